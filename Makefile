@@ -1,0 +1,64 @@
+# `make help` lists the commands. Each of them makes .venv first if it has to.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := runs/demo
+NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
+
+.PHONY: help setup test demo lab notebooks pocket clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with all extras and test tools (again only when pyproject.toml changes)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Expected Python 3.11 or newer, but \
+	$(PYTHON) is %d.%d; run make with PYTHON=/path/to/a/newer/python3" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	touch $@
+
+test: $(READY) ## ruff, mypy, pytest, and the committed notebooks against their stored outputs; offline
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks \
+	  --nbval-lax --nbval-current-env --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+demo: $(READY) ## train and measure DCLIP on the pocket profile; results go to runs/demo
+	mkdir -p $(DEMO)
+	rm -f $(DEMO)/report.json
+	PLOTLY_RENDERER=plotly_mimetype+notebook $(BIN)/papermill --kernel python3 --cwd notebooks \
+	  --no-progress-bar --stdout-file - --stderr-file - \
+	  -p full True -p run_dir ../$(DEMO) notebooks/00_quickstart.ipynb $(DEMO)/00_quickstart.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --coalesce-streams $(DEMO)/00_quickstart.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --to html $(DEMO)/00_quickstart.ipynb
+	@$(BIN)/python -m dclip_kit.notebooks table $(DEMO)/report.json
+	@echo "Figures: $(CURDIR)/$(DEMO)/00_quickstart.html"
+
+lab: $(READY) ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --allow-root notebooks
+
+# The plotly renderers: `notebook` above puts plotly.js into the page once, so its HTML draws without
+# a network; the PNGs stored below let code hosts show the figures, and cost a Chromium here only.
+notebooks: $(READY) ## run all notebooks again in place, with pictures of their figures (needs a Chromium)
+	@test -n "$$BROWSER_PATH" || command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  echo "Expected a Chromium to draw the figures' pictures; install one or set BROWSER_PATH" >&2; exit 1; }
+	$(BIN)/python -m dclip_kit.notebooks refresh $(NOTEBOOKS)
+
+# tqdm.auto draws bars of text, which live on in a terminal and in HTML, and not widgets, which do
+# not, where the environment has a variable whose name begins with SPYDER.
+demo notebooks: export SPYDER_TEXT_BARS := 1
+
+pocket: $(READY) ## rebuild everything in assets/: sprites, pocket CLIP, pocket YOLO (hours)
+	$(BIN)/python -m dclip_kit.pocket.build_sprites
+	$(BIN)/python -m dclip_kit.pocket.pretrain_clip
+	$(BIN)/python -m dclip_kit.pocket.train_detector
+
+clean: ## delete what the other commands made, .venv too
+	rm -rf $(VENV) runs dist .ruff_cache .mypy_cache .pytest_cache
+	find dclip_kit tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

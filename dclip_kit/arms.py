@@ -1,0 +1,201 @@
+"""The compared arms: clip (untouched), contrastive (the control) and dclip, under one rule."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dclip_kit.checkpoint import load_tensors, load_weights, save_tensors, write_atomically
+from dclip_kit.config import Profile, contrastive_control
+from dclip_kit.embedding import Pictures
+from dclip_kit.encoders import ClipBundle
+from dclip_kit.evaluate import (
+    Candidate,
+    RetrievalSet,
+    ZeroShot,
+    ZeroShotSet,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+    select_alpha,
+)
+from dclip_kit.features import FrozenFeatures
+from dclip_kit.metrics import RetrievalMetrics
+from dclip_kit.student import clone_clip
+from dclip_kit.teacher import MetaTeacher
+from dclip_kit.train import History, distill
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSets:
+    """What arms are chosen on (val) and measured on (test), ready to embed."""
+
+    val: RetrievalSet
+    test: RetrievalSet
+    zero_shot_val: ZeroShotSet
+    zero_shot: ZeroShotSet
+    zero_shot_held_out: ZeroShotSet
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One way to treat CLIP.
+
+    Attributes:
+        name: "clip", "contrastive", "dclip", …
+        clip: the result, after interpolation.
+        alpha: its weight; None for the untouched CLIP.
+        candidates: what the selection on val saw.
+        history: a row of figures an epoch.
+    """
+
+    name: str
+    clip: ClipBundle
+    alpha: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    history: History | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ArmResult:
+    """An arm on test."""
+
+    arm: Arm
+    retrieval: RetrievalMetrics
+    zero_shot: ZeroShot
+    held_out: ZeroShot
+
+
+def train_arm(
+    name: str,
+    clip: ClipBundle,
+    pictures: Pictures,
+    features: FrozenFeatures,
+    profile: Profile,
+    sets: EvaluationSets,
+    teacher_embeddings: Float[Tensor, "text embed"] | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[ClipBundle, History], None] | None = None,
+) -> Arm:
+    """Fine-tunes a copy of CLIP and chooses its interpolation on val.
+
+    Args:
+        name: of the arm; without `teacher_embeddings` it is a contrastive control.
+        clip: the untouched CLIP.
+        pictures: of the training data.
+        features: of the training data.
+        profile: settings, rule of selection and seed, the same for all arms.
+        sets: val decides; test is not looked at.
+        teacher_embeddings: what to distil.
+        checkpoint: to continue from.
+        on_epoch: called after each epoch.
+    """
+    settings = profile.student
+    if teacher_embeddings is None:
+        settings = contrastive_control(settings)
+
+    def validate(student: ClipBundle) -> dict[str, float]:
+        found = evaluate_retrieval(student, sets.val)
+        return {
+            "val_recall_at_1": found.text_to_image.recall_at[1],
+            "val_zero_shot": evaluate_zero_shot(student, sets.zero_shot_val).top1,
+        }
+
+    run = distill(
+        clip,
+        pictures,
+        features,
+        settings,
+        teacher_embeddings,
+        profile.seed,
+        checkpoint,
+        validate,
+        on_epoch,
+        name,
+    )
+    chosen = select_alpha(clip, run.student, sets.val, sets.zero_shot_val, profile.selection)
+    return Arm(name, chosen.student, chosen.alpha, chosen.candidates, run.history)
+
+
+def evaluate_arm(arm: Arm, sets: EvaluationSets) -> ArmResult:
+    """Measures an arm on test: retrieval, zero-shot, zero-shot in the held-out style."""
+    return ArmResult(
+        arm,
+        evaluate_retrieval(arm.clip, sets.test),
+        evaluate_zero_shot(arm.clip, sets.zero_shot),
+        evaluate_zero_shot(arm.clip, sets.zero_shot_held_out),
+    )
+
+
+def save_arm(arm: Arm, folder: Path) -> None:
+    """Writes an arm's image tower (fp16; the text tower is CLIP's own) and how it came about."""
+    tower = arm.clip.model.visual.state_dict()
+    save_tensors(
+        {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in tower.items()
+        },
+        folder / f"{arm.name}.safetensors",
+    )
+    record = {
+        "alpha": arm.alpha,
+        "candidates": [asdict(c) for c in arm.candidates],
+        "history": arm.history,
+    }
+    write_atomically(folder / f"{arm.name}.json", json.dumps(record, indent=1) + "\n")
+
+
+def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
+    """Reads what `save_arm` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, damaged, or of another architecture.
+    """
+    loaded = clone_clip(clip)
+    path = folder / f"{name}.safetensors"
+    load_weights(loaded.model.visual, load_tensors(path), str(path))
+    record: Mapping[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    candidates = tuple(Candidate(**candidate) for candidate in record["candidates"])
+    return Arm(name, loaded, record["alpha"], candidates, record["history"])
+
+
+def save_teacher(teacher: MetaTeacher, history: History, profile: Profile, folder: Path) -> None:
+    """Writes a teacher's weights and how it came about."""
+    save_tensors(teacher.state_dict(), folder / "teacher.safetensors")
+    record = {"settings": asdict(profile.teacher), "history": history}
+    write_atomically(folder / "teacher.json", json.dumps(record, indent=1) + "\n")
+
+
+def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTeacher, History]:
+    """Reads what `save_teacher` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, damaged, or of another architecture.
+    """
+    settings = profile.teacher
+    teacher = MetaTeacher(
+        embed_dim,
+        settings.heads,
+        settings.layers,
+        settings.pooling_temperature,
+        settings.caption_free,
+    )
+    path = folder / "teacher.safetensors"
+    load_weights(teacher, load_tensors(path), str(path))
+    record = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
+    return teacher.eval(), record["history"]
+
+
+def round_tower(arm: Arm) -> Arm:
+    """The arm with its tower in the precision that `save_arm` keeps, so both measure the same."""
+    tower = arm.clip.model.visual
+    tower.load_state_dict(
+        {
+            name: value.half().to(value.dtype) if value.is_floating_point() else value
+            for name, value in tower.state_dict().items()
+        }
+    )
+    return replace(arm)

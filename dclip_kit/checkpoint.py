@@ -1,0 +1,124 @@
+"""Training states on disk: safetensors and JSON, renamed into place, continued exactly."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name and renames it: no reader sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file atomically; shared storage is copied, as the format demands."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(
+        {name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary
+    )
+    temporary.replace(path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it was cut short or is no safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a safetensors file at {path}, found none.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"Expected a whole safetensors file, but {path} is damaged or cut short ({error}); "
+            "delete it or fetch it again."
+        ) from error
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Loads weights strictly, refusing those of another architecture in one sentence.
+
+    Args:
+        module: receives the weights, in its own dtype.
+        tensors: the weights by parameter name.
+        source: what to call them in an error.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [
+        name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
+    ]
+    if missing or extra or shapes:
+        raise ValueError(
+            f"Expected weights for {type(module).__name__}, but {source} is of another "
+            f"architecture ({len(missing)} missing, {len(extra)} unknown, {len(shapes)} of another "
+            f"shape; first: {(missing + extra + sorted(shapes))[0]}); load it into its own."
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def save_training_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+) -> None:
+    """Writes all that exact continuation needs into one safetensors file.
+
+    Args:
+        path: the file.
+        module: the trained module.
+        optimizer: its per-parameter tensors are kept; its hyperparameters are the caller's.
+        progress: JSON values: step, history, …; in the file as a tensor of UTF-8 bytes, so that
+            weights and progress can never be of different moments.
+    """
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+    tensors["random_state"] = torch.get_rng_state()
+    tensors["progress"] = torch.frombuffer(
+        bytearray(json.dumps(dict(progress)).encode()), dtype=torch.uint8
+    )
+    save_tensors(tensors, path)
+
+
+def load_training_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restores what `save_training_state` wrote and returns its progress.
+
+    Raises:
+        FileNotFoundError, ValueError: no file, a damaged one, or one of another architecture.
+    """
+    tensors = load_tensors(path)
+    if "progress" not in tensors or "random_state" not in tensors:
+        raise ValueError(f"Expected a training state, but {path} holds other tensors.")
+    weights = {
+        name.removeprefix("module."): value
+        for name, value in tensors.items()
+        if name.startswith("module.")
+    }
+    load_weights(module, weights, str(path))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    torch.set_rng_state(tensors["random_state"])
+    return json.loads(bytes(tensors["progress"].tolist()).decode())

@@ -1,0 +1,169 @@
+"""The two shapes that all data takes here, and the one place where pictures are opened."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+
+def open_picture(path: Path | str) -> Image.Image:
+    """Reads a picture whole, as RGB.
+
+    Raises:
+        ValueError: it is missing, cut short or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"Expected a whole picture at {path}, but reading it failed ({error}); restore it, or "
+            "leave it out with drop_unusable."
+        ) from error
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Pictures, each with any number of captions.
+
+    Attributes:
+        paths: one a picture.
+        captions: for each picture its captions.
+        split: "train", "val", "test", …
+        source: what to call the data in reports.
+    """
+
+    paths: tuple[Path, ...]
+    captions: tuple[tuple[str, ...], ...]
+    split: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.paths) != len(self.captions):
+            raise ValueError(
+                f"Expected captions for each of {len(self.paths)} pictures, got "
+                f"{len(self.captions)} groups; give an empty group to a picture without any."
+            )
+        if isinstance(self.captions, str) or any(isinstance(c, str) for c in self.captions):
+            raise ValueError(
+                "Expected a group of captions a picture, got a single text; wrap each in a tuple."
+            )
+        empty = [i for i, group in enumerate(self.captions) if not all(c.strip() for c in group)]
+        if empty:
+            raise ValueError(
+                f"Expected captions with text, got an empty one at {self.paths[empty[0]]} (and "
+                f"{len(empty) - 1} more pictures); leave them out with drop_unusable."
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """All captions in one list, picture by picture."""
+        return [caption for group in self.captions for caption in group]
+
+    @cached_property
+    def image_of_text(self) -> Tensor:
+        """For each of `texts` the index of its picture, int64 of shape (text,)."""
+        counts = torch.tensor([len(group) for group in self.captions])
+        return torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+    def select(self, indices: Sequence[int]) -> "CaptionedImages":
+        """The pictures at these indices, in this order."""
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in indices),
+            captions=tuple(self.captions[i] for i in indices),
+        )
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Pictures, each of one class, for zero-shot classification.
+
+    Attributes:
+        paths: one a picture.
+        labels: index of each picture's class.
+        class_names: the classes.
+        in_domain: for each class, whether fine-tuning data may show it.
+        source: what to call the data in reports.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
+    in_domain: tuple[bool, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.paths) != len(self.labels) or len(self.class_names) != len(self.in_domain):
+            raise ValueError(
+                f"Expected one label a picture and one domain flag a class, got {len(self.labels)} "
+                f"for {len(self.paths)} pictures and {len(self.in_domain)} for "
+                f"{len(self.class_names)} classes."
+            )
+        if self.labels and not 0 <= min(self.labels) <= max(self.labels) < len(self.class_names):
+            raise ValueError(
+                f"Expected labels from 0 to {len(self.class_names) - 1}, got "
+                f"{min(self.labels)} to {max(self.labels)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class UsableImages:
+    """What is left after leaving out what cannot be used, and what was left out.
+
+    Attributes:
+        dataset: pictures that can be read, with their captions that have text.
+        unreadable: reason by path.
+        empty_captions: how many captions had no text.
+    """
+
+    dataset: CaptionedImages
+    unreadable: dict[Path, str]
+    empty_captions: int
+
+
+def drop_unusable(
+    paths: Sequence[Path], captions: Sequence[Sequence[str]], split: str, source: str
+) -> UsableImages:
+    """Reads every picture once and leaves out, counted, what training could not use.
+
+    Args:
+        paths: one a picture.
+        captions: for each picture its captions, some perhaps empty.
+        split: as in `CaptionedImages`.
+        source: as in `CaptionedImages`.
+
+    Raises:
+        ValueError: nothing is left, or the lengths differ.
+    """
+    unreadable: dict[Path, str] = {}
+    kept_paths, kept_captions, empty = [], [], 0
+    pairs = list(zip(paths, captions, strict=True))
+    for path, group in tqdm(pairs, desc=f"checking {source}", delay=2):
+        try:
+            open_picture(path)
+        except ValueError as error:
+            unreadable[Path(path)] = str(error)
+            continue
+        texts = tuple(caption for caption in group if caption.strip())
+        empty += len(group) - len(texts)
+        kept_paths.append(Path(path))
+        kept_captions.append(texts)
+    if not any(kept_captions):
+        raise ValueError(
+            f"Expected captioned pictures in {source}, but of {len(paths)} none was left "
+            f"({len(unreadable)} unreadable, {empty} captions without text)."
+        )
+    dataset = CaptionedImages(tuple(kept_paths), tuple(kept_captions), split, source)
+    return UsableImages(dataset, unreadable, empty)

@@ -1,0 +1,109 @@
+"""How sure a difference between two models is.
+
+Axes with a leading underscore are checked by hand, so that the error can say what to do.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from dclip_kit.metrics.ranking import TILE_SIZE
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the ends of its bootstrap percentile interval.
+
+    `undefined` counts the resamples left out because a ratio would have divided by 0.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    undefined: int = 0
+
+
+def paired_bootstrap(
+    before: Shaped[Tensor, "query"],
+    after: Shaped[Tensor, "_query"],
+    group: Int[Tensor, "_query"],
+    statistic: Literal["difference", "relative", "ratio"] = "difference",
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """How the mean over queries changes between two models, with a percentile interval.
+
+    Groups are resampled whole: the captions of one picture are not independent.
+
+    Args:
+        before: A value for each query, such as `DirectionMetrics.hits(1)` of the first model.
+        after: The same queries, in the same order, under the second model.
+        group: What each query belongs to, such as `DirectionMetrics.image_of_query`.
+        statistic: "difference" after - before, "ratio" after / before, "relative" ratio - 1.
+        resamples: Number of resamples.
+        confidence: Share of the resamples that the interval holds.
+        seed: Equal seeds draw equal resamples.
+
+    Raises:
+        ValueError: Lengths differ or are 0, values not finite, settings out of range, a ratio to 0.
+    """
+    if not len(before) == len(after) == len(group) > 0:
+        raise ValueError(
+            "before, after and group must hold one entry for each query, but hold "
+            f"{len(before)}, {len(after)} and {len(group)}: pass the same queries to all three."
+        )
+    if statistic not in ("difference", "relative", "ratio"):
+        raise ValueError(f"statistic must be difference, relative or ratio, not {statistic!r}.")
+    if resamples < 1 or not 0 < confidence < 1:
+        raise ValueError(
+            "resamples must be at least 1 and confidence between 0 and 1, "
+            f"but they are {resamples} and {confidence}."
+        )
+    values = torch.stack([x.double().cpu() for x in (before, after)], dim=1)  # query 2
+    if not values.isfinite().all():
+        raise ValueError("before and after must be finite: look for NaN in what was measured.")
+
+    _, place = group.cpu().unique(return_inverse=True)
+    groups = int(place.max()) + 1
+    values = torch.cat([values, torch.ones(len(values), 1)], dim=1)
+    sums = torch.zeros(groups, 3, dtype=torch.double).index_add(0, place, values)
+    generator = torch.Generator().manual_seed(seed)
+    totals = [sums.sum(dim=0, keepdim=True)]  # of the sample itself, then of the resamples
+    for some in torch.arange(resamples).split(max(1, TILE_SIZE // groups)):
+        drawn = torch.randint(groups, (len(some), groups), generator=generator)
+        times = torch.zeros(len(some), groups, dtype=torch.double)
+        totals.append(times.scatter_add(1, drawn, torch.ones_like(times)) @ sums)
+
+    old, new, queries = torch.cat(totals).unbind(dim=1)
+    if statistic == "difference":
+        change = (new - old) / queries
+    else:
+        change = torch.where(old != 0, new / old - int(statistic == "relative"), torch.nan)
+    defined = change[1:][change[1:].isfinite()]
+    if change[0].isnan() or len(defined) == 0:
+        raise ValueError(f"a {statistic} to a mean of 0 is undefined: use statistic='difference'.")
+    tail = (1 - confidence) / 2
+    low, high = defined.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
+    return Interval(float(change[0]), low, high, undefined=resamples - len(defined))
+
+
+def retention(
+    before: Bool[Tensor, "image"],
+    after: Bool[Tensor, "_image"],
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Share of the zero-shot accuracy that was kept: accuracy after / before.
+
+    Args:
+        before: `top1_accuracy` of the original model.
+        after: `top1_accuracy` of the fine-tuned model on the same images.
+        resamples, confidence, seed: As in `paired_bootstrap`, whose errors these are too.
+    """
+    image = torch.arange(len(before))
+    return paired_bootstrap(before, after, image, "ratio", resamples, confidence, seed)

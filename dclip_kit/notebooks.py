@@ -1,0 +1,103 @@
+"""What the Makefile does with notebooks: `python -m dclip_kit.notebooks refresh|table FILE...`."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# Plotly's own format for JupyterLab, and a PNG (drawn by kaleido's Chromium) for code hosts.
+STORED_FIGURES = "plotly_mimetype+png"
+
+
+def refresh(path: Path) -> None:
+    """Executes a notebook in its own folder and replaces it by the result.
+
+    Widget state and timings, which differ at every run, are not kept. If a cell fails, the
+    notebook stays as it was.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: A cell failed.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=None,
+        coalesce_streams=True,
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute(env={**os.environ, "PLOTLY_RENDERER": STORED_FIGURES})
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    temporary = path.with_suffix(".ipynb.tmp")
+    nbformat.write(notebook, temporary)
+    temporary.replace(path)
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """Lays out the quickstart's `report.json`: a Markdown table, then sentences; shares in percent.
+
+    Args:
+        report: Shares are fractions; a gain's `ci95` is the interval of its absolute difference.
+    """
+    columns = ["arm", *("t→i R@1", "R@5", "R@10", "MAP"), *("i→t R@1", "R@5", "R@10", "MAP")]
+    columns += ["zero-shot", "held-out style", "retention [95 %]", "weight α"]
+    rows = [columns]
+    for name, arm in report["arms"].items():
+        shares = []
+        for side in (arm["text_to_image"], arm["image_to_text"]):
+            shares += [side["recall_at"][k] for k in ("1", "5", "10")]
+            shares.append(side["mean_average_precision"])
+        zero_shot = arm["zero_shot"]
+        shares += [zero_shot["top1"], zero_shot["top1_held_out_style"]]
+        low, high = zero_shot["retention_ci95"] or (None, None)
+        kept = f"{_percent(zero_shot['retention'])} [{_percent(low)}, {_percent(high)}]"
+        alpha = "–" if arm["alpha"] is None else f"{arm['alpha']:.2f}"
+        rows.append([name, *map(_percent, shares), kept, alpha])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * (width - 1) + ":" for width in widths])
+    padded = [[c.rjust(width) for c, width in zip(row, widths, strict=True)] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in padded] + [""]
+    for key, rival in (("gain", "clip"), ("gain_over_control", "contrastive")):
+        gain = report[key]["text_to_image_recall_at_1"]
+        low, high = gain["ci95"]
+        lines.append(
+            f"dclip over {rival}, text→image R@1: {100 * gain['absolute']:+.1f} points "
+            f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}), "
+            f"{100 * gain['relative']:+.1f} % relative."
+        )
+    probe = ", ".join(f"{name} {_percent(r)}" for name, r in report["teacher_probe"].items())
+    made = "trained in this run" if report["trained_in_this_run"] else "loaded, not trained"
+    cost = f"{report['seconds']:.0f} s, {report['peak_memory_mb']:.0f} MB at most"
+    lines.append(f"Teacher's R@1 with its own, another picture's and blank regions: {probe}.")
+    return "\n".join([*lines, f"Profile {report['profile']}, {made}: {cost}."])
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python -m dclip_kit.notebooks", description=__doc__)
+    parser.add_argument("command", choices=["refresh", "table"])
+    parser.add_argument("file", nargs="+", type=Path, help="notebooks, or report.json files")
+    arguments = parser.parse_args()
+    for path in arguments.file:
+        if arguments.command == "refresh":
+            print(path, flush=True)
+            refresh(path)
+        else:
+            print(format_report(json.loads(path.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()

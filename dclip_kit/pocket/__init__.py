@@ -1,0 +1,1 @@
+"""The embedded default: sprites, scenes, captions, and pre-training of small real models."""

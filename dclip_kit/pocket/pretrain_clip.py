@@ -1,0 +1,180 @@
+"""Pre-trains the pocket CLIP on weak alt-text: `python -m dclip_kit.pocket.pretrain_clip`.
+
+Every batch shows every noun once, mostly as one prominent object with an alt-text such as shops
+and albums have; never a relation, seldom a size. Interrupted, the same command continues.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torchvision.transforms.functional import normalize, pil_to_tensor
+from tqdm.auto import tqdm
+
+from dclip_kit.assets import asset_path
+from dclip_kit.checkpoint import (
+    load_training_state,
+    save_tensors,
+    save_training_state,
+    write_atomically,
+)
+from dclip_kit.pocket.sprites import load_nouns
+
+MERGES = 8000  # of CLIP's 48,894: the most frequent ones; rarer words fall into more pieces
+ARCHITECTURE = {
+    "embed_dim": 256,
+    "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 64, "patch_size": 8},
+    "text_cfg": {
+        "context_length": 40,
+        "vocab_size": 512 + MERGES + 2,
+        "width": 192,
+        "heads": 3,
+        "layers": 3,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the pocket CLIP is pre-trained."""
+
+    seed: int = 7
+    steps: int = 5000
+    learning_rate: float = 1e-3  # a ViT this small takes it from scratch
+    warmup_steps: int = 250
+    weight_decay: float = 0.1
+    single_share: float = 0.65  # of pictures with one prominent object
+    span: tuple[float, float] = (0.2, 0.95)  # object's share of the side; crops fill the picture
+
+
+def make_batch(step: int, recipe: Recipe) -> tuple[torch.Tensor, list[str]]:
+    """The pictures (noun, 3, side, side) and texts of a step: all nouns, once each."""
+    pairs = [
+        weak_pair(
+            noun,
+            ARCHITECTURE["vision_cfg"]["image_size"],
+            np.random.default_rng([recipe.seed, step, noun]),
+            recipe.single_share,
+            recipe.span,
+        )
+        for noun in range(len(load_nouns()))
+    ]
+    images = torch.stack([pil_to_tensor(picture) for picture, _ in pairs]).float() / 255
+    return (
+        normalize(images, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+        [text for _, text in pairs],
+    )
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def write_merges(path: Path) -> None:
+    """Shortens CLIP's own merges file; without a time stamp, so that its bytes stay the same."""
+    source = Path(open_clip.tokenizer.default_bpe())
+    lines = gzip.decompress(source.read_bytes()).decode().split("\n")[: MERGES + 1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+
+
+def save_clip(model: torch.nn.Module, folder: Path) -> None:
+    """Writes what open_clip loads as `local-dir:`; fp16 on disk."""
+    save_tensors(
+        {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in model.state_dict().items()
+        },
+        folder / "open_clip_model.safetensors",
+    )
+    preprocess = {
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": preprocess}
+    write_atomically(folder / "open_clip_config.json", json.dumps(config, indent=1) + "\n")
+
+
+def main() -> None:
+    """Trains, or continues, and writes assets/pocket_clip."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/pretrain_clip"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = Recipe()
+    folder = asset_path("sprites").parent / "pocket_clip"
+    write_merges(folder / "merges.txt.gz")
+    tokenizer = open_clip.SimpleTokenizer(
+        str(folder / "merges.txt.gz"), context_length=ARCHITECTURE["text_cfg"]["context_length"]
+    )
+    torch.manual_seed(recipe.seed)
+    model = open_clip.CLIP(**ARCHITECTURE)
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decay, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+    )
+    state, progress = arguments.runs / "state.safetensors", {"step": 0, "seconds": 0.0, "loss": []}
+    if state.exists():
+        progress = load_training_state(state, model, optimizer)
+        print(f"Continuing at step {progress['step']} of {recipe.steps}.")
+    began = time.monotonic() - progress["seconds"]
+    for step in tqdm(
+        range(progress["step"], recipe.steps),
+        initial=progress["step"],
+        total=recipe.steps,
+        desc="pocket CLIP",
+        mininterval=10,
+    ):
+        images, texts = make_batch(step, recipe)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        # On CPUs the fused attention's backward pass took a third of the step.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+            text_features = F.normalize(model.encode_text(tokenizer(texts)).float(), dim=-1)
+        logits = model.logit_scale.exp() * image_features @ text_features.T
+        target = torch.arange(len(texts))
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            progress["step"], progress["seconds"] = step + 1, time.monotonic() - began
+            progress["loss"].append([step + 1, round(loss.item(), 4)])
+            save_training_state(state, model, optimizer, progress)
+            save_clip(model, folder if step + 1 == recipe.steps else arguments.runs / "clip")
+    log = {
+        "recipe": asdict(recipe),
+        "seconds": round(progress["seconds"]),
+        "threads": arguments.threads,
+        "loss": progress["loss"],
+    }
+    write_atomically(folder / "training.json", json.dumps(log) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The result of a run as one JSON: arms, gains with intervals, the probe, what it cost."""
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dclip_kit.arms import ArmResult
+from dclip_kit.checkpoint import write_atomically
+from dclip_kit.config import Profile
+from dclip_kit.evaluate import ShortcutProbe
+from dclip_kit.metrics import Interval, paired_bootstrap, retention
+
+
+def peak_memory_mb() -> float:
+    """The most resident memory that this process has had, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def compare_recall(before: ArmResult, after: ArmResult) -> dict[str, Any]:
+    """Text→image Recall@1 of two arms: difference, with a bootstrap over images, and ratio - 1."""
+    first, second = before.retrieval.text_to_image, after.retrieval.text_to_image
+    hits = first.hits(1).float(), second.hits(1).float()
+    absolute = paired_bootstrap(hits[0], hits[1], second.image_of_query, "difference")
+    relative = paired_bootstrap(hits[0], hits[1], second.image_of_query, "relative")
+    return {
+        "absolute": absolute.estimate,
+        "ci95": [absolute.low, absolute.high],
+        "relative": relative.estimate,
+        "relative_ci95": [relative.low, relative.high],
+    }
+
+
+def arm_entry(result: ArmResult, untouched: ArmResult) -> dict[str, Any]:
+    """One arm's part of the report."""
+    kept: Interval = retention(untouched.zero_shot.correct, result.zero_shot.correct)
+    return {
+        "text_to_image": result.retrieval.text_to_image.as_dict(),
+        "image_to_text": result.retrieval.image_to_text.as_dict(),
+        "zero_shot": {
+            "top1": result.zero_shot.top1,
+            "top1_domain": result.zero_shot.top1_domain,
+            "top1_never_fine_tuned": result.zero_shot.top1_other,
+            "top1_held_out_style": result.held_out.top1,
+            "retention": kept.estimate,
+            "retention_ci95": [kept.low, kept.high],
+        },
+        "alpha": result.arm.alpha,
+    }
+
+
+def make_report(
+    profile: Profile,
+    results: Mapping[str, ArmResult],
+    probe: ShortcutProbe,
+    ceiling: float,
+    seconds: float,
+    trained_in_this_run: bool,
+    **more: Any,
+) -> dict[str, Any]:
+    """Gathers a run's result.
+
+    Args:
+        profile: its settings, kept whole under "settings".
+        results: by arm: "clip", "contrastive" and "dclip", and perhaps more.
+        probe: of the teacher.
+        ceiling: text→image Recall@1 that a perfect model could reach.
+        seconds: the run took.
+        trained_in_this_run: or loaded.
+        more: further entries.
+
+    Raises:
+        ValueError: one of the three arms is missing.
+    """
+    missing = {"clip", "contrastive", "dclip"} - results.keys()
+    if missing:
+        raise ValueError(
+            f"Expected results of clip, contrastive and dclip, got none of "
+            f"{', '.join(sorted(missing))}; evaluate them too."
+        )
+    clip, control, dclip = (results[name] for name in ("clip", "contrastive", "dclip"))
+    return {
+        "profile": profile.name,
+        "trained_in_this_run": trained_in_this_run,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": round(peak_memory_mb()),
+        "arms": {name: arm_entry(result, clip) for name, result in results.items()},
+        "gain": {"text_to_image_recall_at_1": compare_recall(clip, dclip)},
+        "gain_over_control": {"text_to_image_recall_at_1": compare_recall(control, dclip)},
+        "gain_of_control": {"text_to_image_recall_at_1": compare_recall(clip, control)},
+        "teacher_probe": asdict(probe),
+        "ceiling": ceiling,
+        **more,
+        "settings": profile.as_dict(),
+    }
+
+
+def write_report(report: Mapping[str, Any], path: Path | str) -> None:
+    """Writes a report atomically."""
+    write_atomically(Path(path), json.dumps(report, indent=1) + "\n")

@@ -1,0 +1,124 @@
+"""The student is CLIP itself: what of its image tower trains, and weight interpolation."""
+
+import copy
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dclip_kit.encoders import ClipBundle
+
+POLICIES = ("projection", "attention", "last_blocks(n)", "all")
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """Which parameters of an image tower train.
+
+    Attributes:
+        names: in the tower's order.
+        share: of all the tower's numbers.
+    """
+
+    names: tuple[str, ...]
+    share: float
+
+
+def clone_clip(bundle: ClipBundle) -> ClipBundle:
+    """A copy whose training leaves the original as it is."""
+    return ClipBundle(
+        copy.deepcopy(bundle.model),
+        bundle.preprocess,
+        bundle.tokenizer,
+        bundle.name,
+        bundle.model_config,
+    )
+
+
+def freeze(bundle: ClipBundle, policy: str) -> Trainable:
+    """Sets `requires_grad`: the text tower and logit scale never, the image tower by policy.
+
+    Args:
+        bundle: the student.
+        policy: "projection" (into the joint space), "attention" (every attention's weights, and
+            the projection), "last_blocks(n)" (the last n blocks, what follows them) or "all".
+
+    Raises:
+        ValueError: the policy is unknown, or matches nothing in this tower.
+    """
+    bundle.model.requires_grad_(False)
+    visual = bundle.model.visual
+    everything = dict(visual.named_parameters())
+    chosen = _select(list(everything), policy)
+    if not chosen:
+        raise ValueError(
+            f"Expected a policy that trains something, but {policy!r} matches no "
+            f"parameter of {bundle.name}'s image tower; take 'all'."
+        )
+    for name in chosen:
+        everything[name].requires_grad_(True)
+    total = sum(parameter.numel() for parameter in everything.values())
+    return Trainable(tuple(chosen), sum(everything[name].numel() for name in chosen) / total)
+
+
+def _select(names: list[str], policy: str) -> list[str]:
+    """By open_clip's names: `proj`, `….attn.…`, `….resblocks.i.…`; timm says `blocks.i`."""
+    head = re.compile(r"^(proj|head\..*|ln_post\..*|attnpool\..*)$")
+    if policy == "all":
+        return names
+    if policy == "projection":
+        return [
+            name for name in names if re.match(r"^(proj|head\.proj.*|attnpool\.c_proj\..*)$", name)
+        ]
+    if policy == "attention":
+        return [
+            name for name in names if re.search(r"(^|\.)(attn|attnpool)\.", name) or name == "proj"
+        ]
+    last = re.fullmatch(r"last_blocks\((\d+)\)", policy)
+    if not last or int(last[1]) < 1:
+        raise ValueError(f"Expected a policy out of {', '.join(POLICIES)}, got {policy!r}.")
+    block = re.compile(r"(?:resblocks|blocks)\.(\d+)\.")
+    numbers = sorted({int(found[1]) for name in names if (found := block.search(name))})
+    if int(last[1]) > len(numbers):
+        raise ValueError(
+            f"Expected at most {len(numbers)} blocks, as this tower has, got {policy!r}."
+        )
+    kept = set(numbers[-int(last[1]) :])
+    return [
+        name
+        for name in names
+        if head.match(name) or ((found := block.search(name)) and int(found[1]) in kept)
+    ]
+
+
+def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBundle:
+    """Mixes weights, (1 - alpha) * before + alpha * after (WiSE-FT, arXiv 2109.01903).
+
+    Args:
+        before: usually the untouched CLIP.
+        after: of the same architecture.
+        alpha: 0 to 1; 0 and 1 give exactly the ends.
+
+    Raises:
+        ValueError: alpha is outside, or the architectures differ.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"Expected an alpha from 0 to 1, got {alpha}.")
+    ends = before.model.state_dict(), after.model.state_dict()
+    if {k: v.shape for k, v in ends[0].items()} != {k: v.shape for k, v in ends[1].items()}:
+        raise ValueError("Expected two CLIPs of one architecture, got different parameters.")
+    mixed = clone_clip(before)
+    mixed.model.load_state_dict(
+        {name: _mix(value, ends[1][name], alpha) for name, value in ends[0].items()}
+    )
+    return mixed
+
+
+def _mix(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    return torch.lerp(a, b, alpha) if a.is_floating_point() else (b if alpha == 1 else a)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a module learns or could learn."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,16 @@
+"""The two trainings, as plain loops on accelerate: the teacher's, and the student's."""
+
+from dclip_kit.train.loop import History, draw_pairs
+from dclip_kit.train.student import StudentRun, distill
+from dclip_kit.train.teacher import TeacherRun, apply_teacher, embed_with_teacher, train_teacher
+
+__all__ = [
+    "History",
+    "StudentRun",
+    "TeacherRun",
+    "apply_teacher",
+    "distill",
+    "draw_pairs",
+    "embed_with_teacher",
+    "train_teacher",
+]

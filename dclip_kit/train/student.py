@@ -1,0 +1,171 @@
+"""Fine-tuning the student: distillation, and its contrastive control."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import cos, pi
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from dclip_kit.config import StudentSettings
+from dclip_kit.embedding import Pictures, read_pixels
+from dclip_kit.encoders import ClipBundle
+from dclip_kit.features import FrozenFeatures
+from dclip_kit.losses import dclip_loss
+from dclip_kit.student import Trainable, clone_clip, freeze
+from dclip_kit.train.loop import History, draw_pairs, finish_epoch, resume, split_batches
+
+
+@dataclass(frozen=True, eq=False)
+class StudentRun:
+    """A fine-tuned CLIP, what of it trained, and a row of figures an epoch."""
+
+    student: ClipBundle
+    trainable: Trainable
+    history: History
+
+
+def distill(
+    bundle: ClipBundle,
+    pictures: Pictures,
+    features: FrozenFeatures,
+    settings: StudentSettings,
+    teacher_embeddings: Float[Tensor, "text embed"] | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    validate: Callable[[ClipBundle], dict[str, float]] | None = None,
+    on_epoch: Callable[[ClipBundle, History], None] | None = None,
+    name: str = "student",
+) -> StudentRun:
+    """Fine-tunes a copy of CLIP's image tower; text tower and teacher give no gradient.
+
+    Args:
+        bundle: the untouched CLIP.
+        pictures: of `features`, in its order: paths, or `read_pixels`' bytes.
+        features: of the training pictures, from the same CLIP.
+        settings: what trains and how; `distillation_weight=0` is the contrastive control.
+        teacher_embeddings: from `embed_with_teacher`; may be None for the control.
+        seed: of the order; arms with one seed see the same batches.
+        checkpoint: file to continue from, and to write after each epoch.
+        validate: figures to add to each epoch's row of history.
+        on_epoch: called after each epoch (plots).
+        name: of the progress bar.
+
+    Raises:
+        ValueError: lengths or widths differ, a distilling run has no teacher, the loss is not
+            finite, or the checkpoint is damaged or of another run.
+    """
+    _check_distillation(pictures, features, settings, teacher_embeddings)
+    torch.manual_seed(seed)
+    precision = settings.mixed_precision if torch.cuda.is_available() else "no"
+    accelerator = Accelerator(
+        mixed_precision=precision, gradient_accumulation_steps=settings.gradient_accumulation
+    )
+    student = clone_clip(bundle)
+    trainable = freeze(student, settings.train)
+    tower = student.model.visual
+    chosen = [p for p in tower.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        chosen, lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    progress = resume(checkpoint, tower, optimizer, {"kind": "student", **asdict(settings)})
+    # The wrapped tower itself is called: `encode_image` of the unwrapped model would skip the
+    # gradient synchronisation of many processes.
+    visual, prepared = accelerator.prepare(tower, optimizer)
+    step_count = settings.epochs * -(-len(draw_pairs(features, seed, 0)) // settings.batch_size)
+    bar = tqdm(total=step_count, desc=name, unit="step", delay=2)
+    for epoch in range(progress["epoch"], settings.epochs):
+        visual.train()
+        began, totals = time.monotonic(), torch.zeros(3)
+        batches = split_batches(draw_pairs(features, seed, epoch), settings.batch_size)
+        bar.update(epoch * len(batches) - bar.n)
+        for number, texts in enumerate(batches):
+            step = epoch * len(batches) + number
+            for group in prepared.param_groups:
+                group["lr"] = settings.learning_rate * _schedule(step / step_count, settings)
+            pixels = _take(bundle, pictures, features.image_of_text[texts])
+            target = (
+                features.text[texts] if teacher_embeddings is None else teacher_embeddings[texts]
+            )
+            with accelerator.accumulate(visual):
+                image_features = F.normalize(visual(student.normalize(pixels)).float(), dim=-1)
+                loss = dclip_loss(
+                    image_features,
+                    features.text[texts].to(accelerator.device),
+                    target.to(accelerator.device),
+                    settings.temperature,
+                    settings.distillation_weight,
+                    settings.contrastive_weight,
+                )
+                if not loss.total.isfinite():
+                    raise ValueError(
+                        f"Expected a finite loss, got {loss.total.item()} at step "
+                        f"{step}; lower the learning rate."
+                    )
+                accelerator.backward(loss.total)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(chosen, settings.clip_norm)
+                prepared.step()
+                prepared.zero_grad()
+            parts = (loss.total.item(), loss.distillation.item(), loss.contrastive.item())
+            totals += torch.tensor(parts)
+            bar.update()
+        mean = (totals / len(batches)).tolist()
+        row = {
+            "epoch": epoch + 1,
+            "loss": mean[0],
+            "distillation": mean[1],
+            "contrastive": mean[2],
+            "seconds": time.monotonic() - began,
+        }
+        tower.eval()
+        row |= validate(student) if validate else {}
+        finish_epoch(row, progress, checkpoint, tower, optimizer, bar)
+        if on_epoch:
+            on_epoch(student, progress["history"])
+    bar.close()
+    student.model.requires_grad_(False).eval()
+    return StudentRun(student, trainable, progress["history"])
+
+
+def _check_distillation(
+    pictures: Pictures,
+    features: FrozenFeatures,
+    settings: StudentSettings,
+    teacher_embeddings: Tensor | None,
+) -> None:
+    if len(pictures) != len(features):
+        raise ValueError(
+            f"Expected the {len(features)} pictures of the features, got "
+            f"{len(pictures)}; give both from one data set."
+        )
+    if teacher_embeddings is None and settings.distillation_weight:
+        raise ValueError(
+            "Expected teacher_embeddings to distil from, got None; make them with "
+            "embed_with_teacher, or set distillation_weight=0 for the control."
+        )
+    if teacher_embeddings is not None and teacher_embeddings.shape != features.text.shape:
+        raise ValueError(
+            f"Expected teacher embeddings of shape {tuple(features.text.shape)}, got "
+            f"{tuple(teacher_embeddings.shape)}; make them from these features."
+        )
+
+
+def _take(bundle: ClipBundle, pictures: Pictures, images: Tensor) -> Tensor:
+    if isinstance(pictures, Tensor):
+        return pictures[images]
+    return read_pixels(bundle, [pictures[i] for i in images.tolist()], progress=False)
+
+
+def _schedule(done: float, settings: StudentSettings) -> float:
+    """Share of the learning rate: linear warm-up, cosine to zero."""
+    warmup = settings.warmup_share
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + cos(pi * (done - warmup) / (1 - warmup)))

@@ -1,0 +1,345 @@
+import math
+
+import pytest
+import torch
+
+from dclip_kit.losses import (
+    contrastive_loss,
+    cosine_distillation_loss,
+    dclip_loss,
+    relational_distillation_loss,
+)
+
+
+def features(pairs=6, width=8, seed=0, count=3):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(pairs, width, generator=generator) for _ in range(count)]
+
+
+# Slow loops over plain Python numbers
+
+
+def slow_cosine(a, b):
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+def slow_cosines(a, b):
+    return [[slow_cosine(x, y) for y in b.tolist()] for x in a.tolist()]
+
+
+def transposed(rows):
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def slow_contrastive(images, texts, temperature, same_pair):
+    scores, left_out = slow_cosines(images, texts), same_pair.tolist()
+    total = 0.0
+    for rows, skip in ((scores, left_out), (transposed(scores), transposed(left_out))):
+        for i, row in enumerate(rows):
+            kept = [j for j in range(len(row)) if j == i or not skip[i][j]]
+            denominator = sum(math.exp(row[j] / temperature) for j in kept)
+            total -= math.log(math.exp(row[i] / temperature) / denominator)
+    return total / (2 * len(scores))
+
+
+def slow_softmax(row, temperature):
+    powers = [math.exp(x / temperature) for x in row]
+    return [x / sum(powers) for x in powers]
+
+
+def slow_relational(student, texts, teacher, temperature):
+    of_student, of_teacher = slow_cosines(student, texts), slow_cosines(teacher, texts)
+    total = 0.0
+    for turn in (lambda rows: rows, transposed):
+        for s_row, t_row in zip(turn(of_student), turn(of_teacher), strict=True):
+            s, t = slow_softmax(s_row, temperature), slow_softmax(t_row, temperature)
+            total += sum(q * math.log(q / p) for q, p in zip(t, s, strict=True))
+    return total / (2 * len(of_student))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_contrastive_against_a_slow_loop(temperature, seed):
+    images, texts, _ = features(seed=seed)
+    nothing = torch.zeros(6, 6, dtype=torch.bool)
+    expected = slow_contrastive(images, texts, temperature, nothing)
+    loss = contrastive_loss(images, texts, temperature)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert contrastive_loss(images, texts, temperature, nothing).item() == loss.item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masked_contrastive_against_a_slow_loop(seed):
+    images, texts, _ = features(seed=seed)
+    image_id = torch.tensor([0, 1, 0, 2, 1, 0])
+    same_pair = image_id[:, None] == image_id[None]
+    same_pair[3, 5] = True  # text 5 fits image 3 as well, but not the other way round
+    expected = slow_contrastive(images, texts, 0.2, same_pair)
+    assert contrastive_loss(images, texts, 0.2, same_pair).item() == pytest.approx(expected, 1e-5)
+    assert expected < slow_contrastive(images, texts, 0.2, torch.zeros_like(same_pair))
+    off_diagonal = same_pair & ~torch.eye(6, dtype=torch.bool)
+    without_diagonal = contrastive_loss(images, texts, 0.2, off_diagonal)
+    assert without_diagonal.item() == pytest.approx(expected, 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cosine_distillation_against_a_slow_loop(seed):
+    student, teacher, _ = features(seed=seed)
+    cosines = [slow_cosine(a, b) for a, b in zip(student.tolist(), teacher.tolist(), strict=True)]
+    expected = sum(1 - c for c in cosines) / len(cosines)
+    assert cosine_distillation_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_relational_distillation_against_a_slow_loop(temperature, seed):
+    student, texts, teacher = features(seed=seed)
+    expected = slow_relational(student, texts, teacher, temperature)
+    loss = relational_distillation_loss(student, texts, teacher, temperature)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+# Pinned numbers
+
+
+def test_contrastive_pinned():
+    images, texts = torch.eye(2), torch.eye(2)
+    # Own text at cosine 1, the other at 0: log(1 + exp(-1 / temperature)).
+    loss = contrastive_loss(images, texts, temperature=1.0)
+    assert loss.item() == pytest.approx(0.3132617)
+    assert contrastive_loss(images.double(), texts.double()).item() == pytest.approx(2.0611537e-9)
+    # Swapped: log(1 + exp(20)).
+    assert contrastive_loss(images, texts.flip(0)).item() == pytest.approx(20.0)
+    # Everything alike: log of the number of pairs.
+    assert contrastive_loss(torch.ones(5, 3), torch.ones(5, 3)).item() == pytest.approx(math.log(5))
+    assert contrastive_loss(torch.ones(1, 3), -torch.ones(1, 3)).item() == 0
+
+
+def test_contrastive_weighs_both_directions():
+    images = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    texts = torch.eye(2)
+    # Images over texts: rows (1, 0) and (0.6, 0.8); texts over images: (1, 0.6) and (0, 0.8).
+    rows = math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(-0.2))
+    columns = math.log(1 + math.exp(-0.4)) + math.log(1 + math.exp(-0.8))
+    loss = contrastive_loss(images, texts, temperature=1.0)
+    assert loss.item() == pytest.approx((rows + columns) / 4)
+    assert contrastive_loss(texts, images, temperature=1.0).item() == pytest.approx(loss.item())
+
+
+def test_repeated_pair_stops_pushing_itself_away_once_masked():
+    images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # one image twice
+    texts = images
+    same_pair = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
+    assert contrastive_loss(images, texts).item() == pytest.approx(2 / 3 * math.log(2), abs=1e-6)
+    assert contrastive_loss(images, texts, 0.05, same_pair).item() == pytest.approx(0, abs=1e-6)
+    all_same = torch.ones(3, 3).bool()
+    assert contrastive_loss(images, texts, 0.05, all_same).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("student", "expected"), [([2.0, 0.0], 0.0), ([0.0, 3.0], 1.0), ([-1.0, 0.0], 2.0)]
+)
+def test_cosine_distillation_pinned(student, expected):
+    loss = cosine_distillation_loss(torch.tensor([student]), torch.tensor([[1.0, 0.0]]))
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_relational_distillation_pinned():
+    student, texts, _ = features()
+    alike = relational_distillation_loss(student, texts, student)
+    assert alike.item() == pytest.approx(0, abs=1e-6)
+    # Teacher (1, 0) and (0, 1) against a student that sees no difference: rows are log 2 - entropy.
+    student, texts = torch.ones(2, 2), torch.eye(2)
+    p = 1 / (1 + math.exp(-1.0))
+    expected = math.log(2) + p * math.log(p) + (1 - p) * math.log(1 - p)
+    loss = relational_distillation_loss(student, texts, torch.eye(2), temperature=1.0)
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_relational_distillation_is_the_divergence_from_the_teacher():
+    student, texts, teacher = features()
+    forth = relational_distillation_loss(student, texts, teacher)
+    back = relational_distillation_loss(teacher, texts, student)
+    assert forth.item() > 0
+    assert forth.item() != pytest.approx(back.item(), rel=0.05)  # KL has a direction
+
+
+def test_dclip_loss_is_the_weighted_sum_of_its_parts():
+    student, texts, teacher = features()
+    same_pair = torch.zeros(6, 6).bool()
+    same_pair[0, 1] = True
+    loss = dclip_loss(student, texts, teacher, 0.1, 2.0, 0.5, same_pair)
+    assert torch.equal(loss.distillation, cosine_distillation_loss(student, teacher))
+    assert torch.equal(loss.contrastive, contrastive_loss(student, texts, 0.1, same_pair))
+    expected = 2.0 * loss.distillation.item() + 0.5 * loss.contrastive.item()
+    assert loss.total.item() == pytest.approx(expected)
+    assert loss.contrastive.item() < contrastive_loss(student, texts, 0.1).item()
+
+
+def test_dclip_loss_defaults_are_the_papers():
+    student, texts, teacher = features()
+    loss = dclip_loss(student, texts, teacher)
+    slow = slow_contrastive(student, texts, 0.05, torch.zeros(6, 6))
+    assert loss.contrastive.item() == pytest.approx(slow, rel=1e-5)
+    assert loss.total.item() == pytest.approx((loss.distillation + loss.contrastive).item())
+
+
+# Scale, precision, order
+
+
+LOSSES = {
+    "contrastive": lambda s, x, t: contrastive_loss(s, x),
+    "cosine": lambda s, x, t: cosine_distillation_loss(s, t),
+    "relational": lambda s, x, t: relational_distillation_loss(s, x, t),
+    "dclip": lambda s, x, t: dclip_loss(s, x, t).total,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_only_directions_and_pairs_matter(loss):
+    student, texts, teacher = features()
+    expected = loss(student, texts, teacher).item()
+    assert loss(student * 9, texts / 5, teacher * 0.1).item() == pytest.approx(expected, rel=1e-4)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    shuffled = loss(student[order], texts[order], teacher[order]).item()
+    assert shuffled == pytest.approx(expected, rel=1e-4)
+    unpaired = loss(student[order], texts, teacher).item()
+    assert unpaired != pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_autocast_does_not_coarsen(loss):
+    student, texts, teacher = features(width=64)
+    expected = loss(student, texts, teacher).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert loss(student, texts, teacher).item() == pytest.approx(expected, rel=1e-5)
+        assert (student @ texts.T).dtype == torch.bfloat16  # autocast was on
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_half_precision_features_are_widened(loss):
+    half = [x.bfloat16() for x in features()]
+    result = loss(*half)
+    assert result.dtype == torch.float32
+    assert result.item() == pytest.approx(loss(*[x.float() for x in half]).item(), rel=1e-6)
+    assert loss(half[0], *[x.float() for x in half[1:]]).item() == pytest.approx(result.item())
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_gradients_reach_the_student_and_never_the_teacher_or_frozen_texts(loss):
+    student, texts, teacher = features()
+    student.requires_grad_()
+    teacher.requires_grad_()
+    loss(student, texts, teacher).backward()
+    assert (student.grad.abs().sum(dim=1) > 0).all()
+    assert student.grad.isfinite().all()
+    assert teacher.grad is None
+    assert texts.grad is None
+
+
+def test_texts_get_a_gradient_only_where_they_ask_and_from_the_students_side():
+    student, texts, teacher = features()
+    texts.requires_grad_()
+    dclip_loss(student, texts, teacher).total.backward()
+    assert (texts.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_the_teachers_similarities_do_not_move_with_the_texts():
+    student, texts, teacher = features()
+    texts.requires_grad_()
+    relational_distillation_loss(student, texts, teacher).backward()
+
+    def logits(images, texts):
+        cosine = torch.nn.functional.cosine_similarity(images[:, None], texts[None], dim=2)
+        return cosine / 0.05
+
+    fixed, moving = logits(teacher, texts.detach()), logits(student, texts)
+    rows = -(fixed.softmax(1) * moving.log_softmax(1)).sum() / 6
+    columns = -(fixed.softmax(0) * moving.log_softmax(0)).sum() / 6
+    (expected,) = torch.autograd.grad((rows + columns) / 2, texts)
+    assert torch.allclose(texts.grad, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_gradients_against_differences(loss):
+    student, texts, teacher = (x.double() for x in features(pairs=3, width=4))
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: loss(s, texts, teacher), (student,))
+
+
+def test_masked_pairs_get_no_gradient():
+    images, texts, _ = features(pairs=3)
+    texts.requires_grad_()
+    everything = torch.ones(3, 3).bool()
+    everything[0, 1] = False
+    contrastive_loss(images, texts, 0.5, everything).backward()
+    assert texts.grad.isfinite().all()
+    assert (texts.grad.abs().sum(dim=1) > 0).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_descent_lowers_the_loss(loss):
+    student, texts, teacher = features(pairs=16, width=32)
+    student.requires_grad_()
+    optimizer = torch.optim.Adam([student], lr=0.1)
+    first = loss(student, texts, teacher)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss(student, texts, teacher).backward()
+        optimizer.step()
+    assert loss(student, texts, teacher).item() < 0.9 * first.item()
+
+
+# Bad input
+
+
+def spoiled(x, row, value):
+    x = x.clone()
+    x[row, 1] = value
+    return x
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_features_that_are_not_finite_are_named(loss, value):
+    student, texts, teacher = features()
+    name = "image_features" if loss is LOSSES["contrastive"] else "student_features"
+    with pytest.raises(ValueError, match=rf"{name} must be finite .* 1 of 6 .* first row 4"):
+        loss(spoiled(student, 4, value), texts, teacher)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, x, t: contrastive_loss(s, x[:5]), r"text_features must .*\(5, 8\) and \(6, 8\)"),
+        (lambda s, x, t: contrastive_loss(s, x[:, :7]), r"text_features .*\(6, 7\) and \(6, 8\)"),
+        (lambda s, x, t: contrastive_loss(s[:0], x[:0]), "image_features must be .* not empty"),
+        (lambda s, x, t: contrastive_loss(s, spoiled(x, 2, math.nan)), "text_features .* row 2"),
+        (lambda s, x, t: contrastive_loss(s, x * 0), "text_features .* not all zeros.* 6 of 6"),
+        (lambda s, x, t: contrastive_loss(s, x, 0.0), "temperature must be positive, not 0.0"),
+        (lambda s, x, t: contrastive_loss(s, x, -0.05), "positive, not -0.05"),
+        (lambda s, x, t: contrastive_loss(s, x, math.nan), "positive, not nan"),
+        (
+            lambda s, x, t: contrastive_loss(s, x, 0.05, torch.zeros(6, 5).bool()),
+            r"same_pair must be \(6, 6\), .*\(6, 5\)",
+        ),
+        (lambda s, x, t: cosine_distillation_loss(s, t[:, :4]), r"teacher_features .*\(6, 4\)"),
+        (lambda s, x, t: cosine_distillation_loss(s, t[:2]), r"teacher_features .*\(2, 8\)"),
+        (
+            lambda s, x, t: cosine_distillation_loss(s, spoiled(t, 0, math.nan)),
+            "teacher_features .* row 0",
+        ),
+        (lambda s, x, t: dclip_loss(s, x, t[:5]), r"teacher_features .*\(5, 8\)"),
+        (lambda s, x, t: dclip_loss(s, x[:5], t), r"text_features .*\(5, 8\)"),
+        (lambda s, x, t: relational_distillation_loss(s, x[:5], t), r"text_features .*\(5, 8\)"),
+        (lambda s, x, t: relational_distillation_loss(s, x, t[:5]), r"teacher_features .*\(5, 8\)"),
+        (lambda s, x, t: relational_distillation_loss(s, x, t, 0.0), "positive, not 0.0"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*features())

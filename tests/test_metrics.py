@@ -1,0 +1,586 @@
+import itertools
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import pytrec_eval
+import torch
+from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k as benchmark_recall_at_k
+
+from dclip_kit.metrics import (
+    average_precision,
+    chance_recall,
+    mean_average_precision,
+    mean_reciprocal_rank,
+    median_rank,
+    paired_bootstrap,
+    ranks,
+    recall_at_k,
+    recall_ceiling,
+    retention,
+    retrieval_metrics,
+    top1_accuracy,
+)
+
+
+def random_features(images=40, texts=130, width=16, seed=0, uncaptioned=3):
+    """Captions that resemble their image a little, images without captions, no ties."""
+    generator = torch.Generator().manual_seed(seed)
+    image_features = torch.randn(images, width, generator=generator)
+    image_of_text = torch.randint(images - uncaptioned, (texts,), generator=generator)
+    noise = torch.randn(texts, width, generator=generator)
+    return image_features, image_features[image_of_text] + 2 * noise, image_of_text
+
+
+def cosines(a, b):
+    return torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=2)
+
+
+def features_of(scores):
+    """Unit image and text features whose cosines are `scores` [image, text], scaled down."""
+    width = len(scores)
+    rest = (1 - (scores**2).sum(dim=0)).sqrt()  # fills the captions up to unit length
+    texts = torch.cat([scores, rest[None]]).T
+    return torch.eye(width, width + 1), texts
+
+
+def slow_direction(scores, positives):
+    """Ranks and average precisions by sorting, for scores without ties."""
+    best, precisions = [], []
+    for row, right in zip(scores.tolist(), positives.tolist(), strict=True):
+        order = sorted(range(len(row)), key=lambda i: -row[i])
+        found = [place for place, i in enumerate(order, start=1) if right[i]]
+        best.append(found[0])
+        precisions.append(sum((n + 1) / place for n, place in enumerate(found)) / len(found))
+    return best, precisions
+
+
+# Matrices written by hand
+
+
+def test_ranks_with_negative_scores():
+    scores = torch.tensor([[-0.1, -0.5, -0.3], [-0.9, -0.2, 0.4]])
+    positives = torch.tensor([[False, False, True], [True, False, False]])
+    assert ranks(scores, positives).tolist() == [2, 3]
+    assert average_precision(scores, positives).tolist() == [1 / 2, 1 / 3]
+
+
+@pytest.mark.parametrize(
+    ("row", "positive", "rank"),
+    [
+        ([0.5, 0.5, 0.1], [1, 0, 0], 1.5),  # two at the top
+        ([0.5, 0.5, 0.1], [0, 0, 1], 3),  # a tie elsewhere
+        ([0.9, 0.2, 0.2, 0.2], [0, 0, 1, 0], 3),  # places 2, 3, 4
+        ([0.3, 0.3, 0.3, 0.3], [0, 1, 0, 0], 2.5),  # collapsed
+        ([-0.3, -0.3, -0.9], [0, 1, 0], 1.5),  # negative and tied
+        ([0.5, 0.5, 0.1], [1, 1, 0], 1),  # tied, but only with another positive
+        ([0.9, 0.5, 0.5, 0.1], [0, 1, 1, 0], 2),
+        ([0.5, 0.5, 0.5, 0.1], [1, 1, 0, 0], 2),  # with a positive and a negative
+        ([0.5, 0.5 + 4e-7, 0.1], [1, 0, 0], 1.5),  # tied up to rounding
+        ([0.5, 0.5 + 4e-6, 0.1], [1, 0, 0], 2),  # a difference, if small
+        ([0.1, -math.inf, -math.inf], [0, 0, 1], 2.5),
+    ],
+)
+def test_rank_of_the_best_positive_under_ties(row, positive, rank):
+    assert ranks(torch.tensor([row]), torch.tensor([positive]).bool()).tolist() == [rank]
+
+
+def test_tied_rank_is_the_mean_over_all_ways_to_break_the_tie():
+    scores = [0.2, 0.7, 0.7, 0.1, 0.7, 0.2]
+    for positive in range(6):
+        places = [
+            sorted(range(6), key=lambda i, tie=tie: (-scores[i], tie[i])).index(positive) + 1
+            for tie in itertools.permutations(range(6))
+        ]
+        mask = torch.eye(6, dtype=torch.bool)[[positive]]
+        rank = ranks(torch.tensor([scores]), mask)
+        assert rank.item() == pytest.approx(sum(places) / len(places))
+        assert average_precision(torch.tensor([scores]), mask).item() == 1 / rank.item()
+
+
+def test_average_precision_looks_at_all_positives():
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5]])
+    positives = torch.tensor([[True, False, True, False, True]])
+    assert average_precision(scores, positives).item() == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
+    assert ranks(scores, positives).item() == 1
+
+
+def test_average_precision_under_ties():
+    # Places 1 and (2, 3, 4). Among the positives: 1 and (2, 3), a mean of 2.5 over a rank of 3.
+    scores = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.1]])
+    positives = torch.tensor([[True, True, False, True, False]])
+    expected = (1 + 2.5 / 3 + 2.5 / 3) / 3
+    assert average_precision(scores, positives).item() == pytest.approx(expected)
+    assert average_precision(torch.zeros(1, 4), torch.ones(1, 4).bool()).item() == 1
+
+
+def test_a_tolerance_fits_the_scale_of_the_scores():
+    probabilities = torch.tensor([[2e-7, 1e-7, 3e-7]])
+    positive = torch.tensor([[True, False, False]])
+    assert ranks(probabilities, positive).item() == 2  # all tie
+    assert ranks(probabilities, positive, tolerance=0.0).item() == 2
+    assert ranks(probabilities * 1e7, positive, tolerance=1.5).item() == 2
+    assert ranks(torch.tensor([[2.0, 1.0, 9.0]]), positive, tolerance=1.5).item() == 2.5
+
+
+def test_numbers_from_ranks():
+    rank = torch.tensor([1.0, 1.5, 4.0, 10.0])
+    assert [recall_at_k(rank, k) for k in (1, 2, 5, 10)] == [0.25, 0.5, 0.75, 1.0]
+    assert mean_reciprocal_rank(rank) == pytest.approx((1 + 1 / 1.5 + 1 / 4 + 1 / 10) / 4)
+    assert median_rank(rank) == 2.75
+    assert median_rank(rank[:3]) == 1.5
+    assert mean_average_precision(torch.tensor([0.5, 1.0])) == 0.75
+
+
+def test_retrieval_by_hand():
+    scores = torch.tensor(  # image text: captions 0 and 1 show image 0, caption 2 shows image 2
+        [
+            [-0.1, 0.3, 0.2],
+            [-0.3, 0.4, 0.1],  # no caption, but in the way of caption 1
+            [-0.2, 0.3, 0.3],
+        ]
+    )
+    images, texts = features_of(scores)
+    result = retrieval_metrics(images * 7, texts * 0.01, torch.tensor([0, 0, 2]), (1, 2))
+    forth, back = result.text_to_image, result.image_to_text
+    assert forth.ranks.tolist() == [1, 2.5, 1]
+    assert forth.recall_at == {1: pytest.approx(2 / 3), 2: pytest.approx(2 / 3)}
+    assert forth.mean_reciprocal_rank == pytest.approx((1 + 0.4 + 1) / 3)
+    assert forth.mean_average_precision == forth.mean_reciprocal_rank  # one positive a caption
+    assert forth.median_rank == 1
+    assert forth.image_of_query.tolist() == [0, 0, 2]
+    assert forth.candidates == 3
+    assert back.ranks.tolist() == [1, 1.5]  # image 0: 1 and 3; image 2: tied with caption 1
+    assert back.recall_at == {1: 0.5, 2: 1}
+    assert back.average_precision.tolist() == pytest.approx([(1 + 2 / 3) / 2, 1 / 1.5])
+    assert back.median_rank == 1.25
+    assert back.image_of_query.tolist() == [0, 2]
+    assert result.images_without_captions == 1
+    assert back.hits(1).tolist() == [True, False]
+
+
+def test_report_is_json_and_holds_no_tensors():
+    report = retrieval_metrics(*random_features()).as_dict()
+    assert json.loads(json.dumps(report)) == report
+    assert report["images_without_captions"] >= 3
+    direction = report["text_to_image"]
+    assert set(direction["recall_at"]) == {"1", "5", "10"}
+    assert direction["queries"] == 130
+    assert direction["candidates"] == 40
+    assert direction["undecided_queries"] == 0
+
+
+# Other people's code
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_recall_against_clip_benchmark(seed):
+    images, texts, image_of_text = random_features(seed=seed)
+    scores = cosines(texts, images)
+    positives = torch.zeros_like(scores, dtype=torch.bool)
+    positives[torch.arange(len(texts)), image_of_text] = True
+    captioned = positives.any(dim=0)
+    result = retrieval_metrics(images, texts, image_of_text)
+    for k in (1, 5, 10):
+        forth = benchmark_recall_at_k(scores, positives, k) > 0
+        back = benchmark_recall_at_k(scores.T[captioned], positives.T[captioned], k) > 0
+        assert 0 < forth.float().mean() < 1
+        assert result.text_to_image.hits(k).tolist() == forth.tolist()
+        assert result.image_to_text.hits(k).tolist() == back.tolist()
+        assert result.text_to_image.recall_at[k] == pytest.approx(forth.double().mean().item())
+        assert result.image_to_text.recall_at[k] == pytest.approx(back.double().mean().item())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_and_reciprocal_rank_against_trec_eval(seed):
+    images, texts, image_of_text = random_features(seed=seed)
+    scores = cosines(images, texts)
+    result = retrieval_metrics(images, texts, image_of_text).image_to_text
+    asked = result.image_of_query.tolist()
+    relevant = {str(i): {str(int(t)): 1 for t in (image_of_text == i).nonzero()} for i in asked}
+    run = {str(i): {str(t): float(s) for t, s in enumerate(scores[i])} for i in asked}
+    trec = pytrec_eval.RelevanceEvaluator(relevant, {"map", "recip_rank"}).evaluate(run)
+    expected = [trec[str(i)]["map"] for i in asked]
+    assert result.average_precision.tolist() == pytest.approx(expected)
+    assert result.mean_average_precision == pytest.approx(np.mean(expected))
+    reciprocal = np.mean([trec[str(i)]["recip_rank"] for i in asked])
+    assert result.mean_reciprocal_rank == pytest.approx(reciprocal)
+    assert result.mean_average_precision < result.mean_reciprocal_rank  # they are not one thing
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_against_sorting(seed):
+    images, texts, image_of_text = random_features(seed=seed)
+    result = retrieval_metrics(images, texts, image_of_text)
+    scores, positives = cosines(texts, images), image_of_text[:, None] == torch.arange(len(images))
+    asked = positives.any(dim=0)
+    for direction, s, p in (
+        (result.text_to_image, scores, positives),
+        (result.image_to_text, scores.T[asked], positives.T[asked]),
+    ):
+        best, precisions = slow_direction(s, p)
+        assert direction.ranks.tolist() == best
+        assert direction.average_precision.tolist() == pytest.approx(precisions)
+        assert direction.median_rank == np.median(best)
+
+
+# Numerics
+
+
+@pytest.mark.parametrize("tile_size", [1, 7, 130, 131, 1000, 2**22])
+def test_tiles_change_nothing(tile_size):
+    images, texts, image_of_text = random_features()
+    texts[5], texts[9] = texts[6], texts[6]  # with ties
+    images[3] = images[4]
+    whole = retrieval_metrics(images, texts, image_of_text, tile_size=10**9)
+    tiled = retrieval_metrics(images, texts, image_of_text, tile_size=tile_size)
+    assert (whole.text_to_image.ranks % 1 == 0.5).any()
+    assert tiled.as_dict() == whole.as_dict()
+    for name in ("text_to_image", "image_to_text"):
+        assert torch.equal(getattr(tiled, name).ranks, getattr(whole, name).ranks)
+
+
+def test_scores_are_never_held_all_at_once(monkeypatch):
+    sizes = []
+
+    def spy(a, b, matmul=torch.Tensor.matmul):
+        product = matmul(a, b)
+        sizes.append(product.numel())
+        return product
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", spy)
+    retrieval_metrics(*random_features(), tile_size=500)
+    assert sum(sizes) >= 130 * 40 + 37 * 130 - 3 * 130  # spied on both directions
+    assert max(sizes) <= 500
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_scale_and_precision_of_features_do_not_matter(dtype):
+    images, texts, image_of_text = random_features()
+    images, texts = images.to(dtype), texts.to(dtype)
+    expected = retrieval_metrics(images.double(), texts.double(), image_of_text).as_dict()
+    assert retrieval_metrics(images, texts, image_of_text).as_dict() == expected
+    assert retrieval_metrics(images * 64, texts / 64, image_of_text).as_dict() == expected
+    assert retrieval_metrics(images.double(), texts, image_of_text.int()).as_dict() == expected
+    if dtype.itemsize >= 4:  # squares of these leave the range of float32
+        huge = retrieval_metrics(images * 1e30, texts * 1e-30, image_of_text)
+        assert huge.as_dict() == expected
+
+
+def collapsed(images, captions, width=64):
+    generator = torch.Generator().manual_seed(images)
+    one = torch.randn(1, width, generator=generator)
+    other = torch.randn(1, width, generator=generator)
+    image_of_text = torch.arange(images).repeat_interleave(captions)
+    return one.repeat(images, 1), other.repeat(images * captions, 1), image_of_text
+
+
+@pytest.mark.parametrize(("images", "captions"), [(2, 1), (7, 2), (12, 5), (16, 1), (101, 5)])
+@pytest.mark.parametrize("noise", [0, 1e-7])
+def test_a_collapsed_model_gets_at_most_chance(images, captions, noise):
+    image_features, text_features, image_of_text = collapsed(images, captions)
+    generator = torch.Generator().manual_seed(1)
+    image_features += noise * torch.randn(image_features.shape, generator=generator)
+    text_features += noise * torch.randn(text_features.shape, generator=generator)
+    every_k = tuple(range(1, images * captions + 1))
+    result = retrieval_metrics(image_features, text_features, image_of_text, every_k, tile_size=999)
+    for direction, candidates, positives in (
+        (result.text_to_image, images, 1),
+        (result.image_to_text, images * captions, captions),
+    ):
+        for k in every_k:
+            assert direction.recall_at[k] <= chance_recall(candidates, positives, k) + 1e-12
+            assert direction.recall_at[k] == (k >= candidates)
+        assert direction.ranks.tolist() == [(candidates + 1) / 2] * len(direction.ranks)
+        assert direction.undecided.all()
+        harmonic = sum(1 / i for i in range(1, candidates + 1))
+        more = (positives - 1) / max(1, candidates - 1) * (candidates - harmonic)
+        chance_precision = (harmonic + more) / candidates
+        assert direction.mean_average_precision <= chance_precision
+    assert result.text_to_image.mean_reciprocal_rank == pytest.approx(2 / (images + 1))
+
+
+def test_a_collapsed_image_tower_alone_gets_at_most_chance():
+    _, texts, image_of_text = random_features(images=30, texts=60, uncaptioned=0)
+    result = retrieval_metrics(torch.ones(30, 16), texts, image_of_text, (1, 5, 20))
+    assert set(result.text_to_image.recall_at.values()) == {0}
+    assert result.image_to_text.recall_at[1] == pytest.approx(1 / len(image_of_text.unique()))
+
+
+def test_one_image_with_all_texts_is_no_collapse():
+    only = retrieval_metrics(torch.ones(1, 4), torch.ones(3, 4), torch.zeros(3).long(), (1,))
+    for direction in (only.text_to_image, only.image_to_text):
+        assert direction.recall_at[1] == direction.mean_average_precision == 1
+        assert not direction.undecided.any()
+
+
+def test_metrics_leave_their_input_alone_and_need_no_gradient():
+    images, texts, image_of_text = random_features()
+    before = images.clone()
+    result = retrieval_metrics(images.requires_grad_(), texts, image_of_text)
+    assert torch.equal(images, before)
+    assert not result.text_to_image.ranks.requires_grad
+
+
+# Zero-shot
+
+
+def test_top1_accuracy():
+    classes = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, -1.0]])
+    images = torch.tensor([[5.0, 1.0], [0.1, 0.2], [-1.0, -3.0], [1.0, 0.1], [1.0, 1.0]])
+    correct = top1_accuracy(images, classes, torch.tensor([0, 1, 2, 1, 0]))
+    assert correct.tolist() == [True, True, True, False, False]  # the last is half way: a tie
+
+
+def test_top1_accuracy_against_argmax():
+    images, classes, _ = random_features(images=200, texts=11)
+    target = torch.arange(200) % 11
+    expected = cosines(images, classes).argmax(dim=1) == target
+    assert 0 < expected.sum() < 200
+    assert top1_accuracy(images, classes, target).tolist() == expected.tolist()
+    assert not top1_accuracy(torch.ones(200, 16), torch.ones(11, 16), target).any()
+    assert top1_accuracy(images, classes[:1], torch.zeros(200).long()).all()
+
+
+# What can be reached
+
+
+@pytest.mark.parametrize(
+    ("candidates", "positives", "k"), [(5, 1, 1), (5, 2, 1), (6, 2, 3), (6, 5, 2), (4, 1, 9)]
+)
+def test_chance_recall_counts_all_draws(candidates, positives, k):
+    draws = list(itertools.combinations(range(candidates), min(k, candidates)))
+    expected = sum(min(draw) < positives for draw in draws) / len(draws)
+    assert chance_recall(candidates, positives, k) == pytest.approx(expected)
+
+
+def test_chance_recall_is_a_mean_over_queries():
+    expected = (chance_recall(9, 1, 2) + chance_recall(9, 4, 2)) / 2
+    assert chance_recall(9, torch.tensor([1, 4]), 2) == pytest.approx(expected)
+    assert chance_recall(1000, 1, 1) == pytest.approx(0.001)
+
+
+def test_recall_ceiling():
+    matches = torch.tensor([1, 1, 2, 4])
+    assert recall_ceiling(matches) == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 4)
+    assert recall_ceiling(matches, k=2) == pytest.approx((1 + 1 + 1 + 1 / 2) / 4)
+    assert recall_ceiling(matches, k=5) == 1
+
+
+def test_recall_ceiling_is_what_a_perfect_model_gets_on_average():
+    # Captions name one of 3 kinds; a perfect model sees the kind and breaks ties at random.
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.tensor([0, 0, 0, 1, 1, 2])
+    fits = kind[:, None] == kind[None]
+    own = torch.eye(6, dtype=torch.bool)
+    recalls = [
+        recall_at_k(ranks(fits + torch.rand(6, 6, generator=generator) / 2, own), 1)
+        for _ in range(2000)
+    ]
+    assert recall_ceiling(fits.sum(dim=1)) == pytest.approx(np.mean(recalls), abs=0.015)
+
+
+# Bootstrap
+
+
+def captions_of_two_models(images=60, captions=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ease = torch.rand(images, 1, generator=generator)
+    draw = torch.rand(2, images, captions, generator=generator)
+    before, after = draw[0] < ease, draw[1] < ease + 0.15
+    group = torch.arange(images)[:, None].expand(images, captions) * 3 + 1  # ids need not be dense
+    shuffled = torch.randperm(images * captions, generator=generator)
+    return before.flatten()[shuffled], after.flatten()[shuffled], group.flatten()[shuffled]
+
+
+def slow_bootstrap(before, after, group, change, resamples=1000, seed=5):
+    """Draws images one by one and pools their captions."""
+    rng = np.random.default_rng(seed)
+    before, after, group = before.numpy(), after.numpy(), group.numpy()
+    images = np.unique(group)
+    of_image = {image: np.flatnonzero(group == image) for image in images}
+    changes = []
+    for _ in range(resamples):
+        drawn = np.concatenate([of_image[i] for i in rng.choice(images, size=len(images))])
+        changes.append(change(before[drawn].mean(), after[drawn].mean()))
+    return np.quantile(changes, [0.025, 0.975])
+
+
+CHANGES = {
+    "difference": lambda before, after: after - before,
+    "ratio": lambda before, after: after / before,
+    "relative": lambda before, after: after / before - 1,
+}
+
+
+@pytest.mark.parametrize("statistic", CHANGES)
+def test_bootstrap_against_a_slow_loop(statistic):
+    before, after, group = captions_of_two_models()
+    keep = torch.ones(len(group)).bool()
+    keep[::7] = False  # images with unequal numbers of captions
+    before, after, group = before[keep], after[keep], group[keep]
+    fast = paired_bootstrap(before, after, group, statistic, resamples=4000)
+    low, high = slow_bootstrap(before, after, group, CHANGES[statistic], resamples=4000)
+    means = before.double().mean().item(), after.double().mean().item()
+    assert fast.estimate == pytest.approx(CHANGES[statistic](*means))
+    width = high - low
+    assert fast.low == pytest.approx(low, abs=0.06 * width)
+    assert fast.high == pytest.approx(high, abs=0.06 * width)
+    assert fast.undefined == 0
+
+
+def test_bootstrap_draws_exactly_what_its_seed_says(monkeypatch):
+    before, after, group = (x[3:] for x in captions_of_two_models(images=7, captions=4))
+    assert len(group.unique()) == 7
+    assert len(group.unique(return_counts=True)[1].unique()) > 1  # unequal numbers of captions
+    drawn = torch.randint(7, (50, 7), generator=torch.Generator().manual_seed(3))
+    images = group.unique()
+    changes = []
+    for row in drawn:
+        rows = torch.cat([(group == images[i]).nonzero().flatten() for i in row])
+        changes.append((after[rows].double().mean() - before[rows].double().mean()).item())
+    result = paired_bootstrap(before, after, group, resamples=50, confidence=0.8, seed=3)
+    assert [result.low, result.high] == pytest.approx(np.quantile(changes, [0.1, 0.9]).tolist())
+    home = sys.modules[paired_bootstrap.__module__]
+    monkeypatch.setattr(home, "TILE_SIZE", 30)  # a few resamples at a time
+    assert paired_bootstrap(before, after, group, resamples=50, confidence=0.8, seed=3) == result
+
+
+def test_captions_of_one_image_are_not_independent():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.arange(200).repeat_interleave(5)
+    before = (torch.rand(200, generator=generator) < 0.3)[image]  # an image's captions agree
+    after = (torch.rand(200, generator=generator) < 0.4)[image]
+    grouped = paired_bootstrap(before, after, image)
+    alone = paired_bootstrap(before, after, torch.arange(1000))
+    ratio = (grouped.high - grouped.low) / (alone.high - alone.low)
+    assert ratio == pytest.approx(math.sqrt(5), rel=0.1)
+
+
+def test_bootstrap_is_paired():
+    before, _, group = captions_of_two_models()
+    same = paired_bootstrap(before, before, group, "ratio")
+    assert (same.estimate, same.low, same.high) == (1, 1, 1)
+
+
+def test_bootstrap_repeats_with_its_seed():
+    arms = captions_of_two_models()
+    assert paired_bootstrap(*arms, seed=1) == paired_bootstrap(*arms, seed=1)
+    assert paired_bootstrap(*arms, seed=1) != paired_bootstrap(*arms, seed=2)
+    narrow, wide = (paired_bootstrap(*arms, confidence=c) for c in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.estimate < narrow.high < wide.high
+
+
+def test_bootstrap_counts_resamples_without_a_ratio():
+    before, after = torch.tensor([True, False, False]), torch.tensor([True, True, False])
+    result = paired_bootstrap(before, after, torch.arange(3), "ratio", resamples=2000)
+    assert result.estimate == 2
+    assert result.undefined / 2000 == pytest.approx((2 / 3) ** 3, abs=0.04)
+    assert math.isfinite(result.high)
+    assert paired_bootstrap(before, after, torch.arange(3)).undefined == 0
+
+
+def test_retention():
+    before = torch.arange(400) % 2 == 0
+    after = torch.arange(400) % 20 == 0
+    kept = retention(before, after | (before & (torch.arange(400) < 360)))
+    assert kept.estimate == pytest.approx(182 / 200)
+    low, high = slow_bootstrap(
+        before, after | (before & (torch.arange(400) < 360)), torch.arange(400), CHANGES["ratio"]
+    )
+    assert [kept.low, kept.high] == pytest.approx([low, high], abs=0.01)
+    assert kept.low < kept.estimate < kept.high < 1
+
+
+def test_hits_feed_the_bootstrap():
+    images, texts, image_of_text = random_features(images=60, texts=200)
+    worse = retrieval_metrics(images, texts, image_of_text).text_to_image
+    better = retrieval_metrics(images, texts + images[image_of_text], image_of_text).text_to_image
+    gain = paired_bootstrap(worse.hits(1), better.hits(1), worse.image_of_query, "relative")
+    assert gain.estimate == pytest.approx(better.recall_at[1] / worse.recall_at[1] - 1)
+    assert 0 < gain.low < gain.estimate < gain.high
+
+
+# Bad input
+
+
+def broken(change):
+    images, texts, image_of_text = random_features(images=4, texts=6, uncaptioned=1)
+    return change(images, texts, image_of_text)
+
+
+def with_row(features, row, value):
+    features = features.clone()
+    features[row] = value
+    return features
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda i, t, of: (with_row(i, 2, math.nan), t, of), "image_features .* 1 of 4 .* row 2"),
+        (lambda i, t, of: (i, with_row(t, 5, math.inf), of), "text_features .* 1 of 6 .* row 5"),
+        (lambda i, t, of: (i, with_row(t, 0, 0), of), "text_features .* not all zeros"),
+        (lambda i, t, of: (i, t[:, :9], of), "equally wide, but are 9 and 16"),
+        (lambda i, t, of: (i, t, of[:5]), "6 of them from 0 to 3, but there are 5 from"),
+        (lambda i, t, of: (i, t, of[:0]), "but there are 0"),
+        (lambda i, t, of: (i, t, with_row(of, 1, 4)), r"6 from \d to 4"),
+        (lambda i, t, of: (i, t, with_row(of, 1, -1)), "6 from -1 to"),
+        (lambda i, t, of: (i[:0], t, of), r"image_features must not be empty, but is \(0, 16\)"),
+        (lambda i, t, of: (i, t[:0], of[:0]), "text_features must not be empty"),
+        (lambda i, t, of: (i, t, of, (1, 0)), "k must be a whole number from 1, not 0"),
+    ],
+)
+def test_bad_features_are_named(change, message):
+    retrieval_metrics(*broken(lambda *sound: sound))
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(*broken(change))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ranks(torch.zeros(2, 3), torch.ones(3, 2).bool()), r"\(2, 3\), but has \(3, 2\)"),
+        (lambda: ranks(torch.tensor([[math.nan, 1]]), torch.ones(1, 2).bool()), "not be NaN"),
+        (lambda: ranks(torch.zeros(2, 3), torch.tensor([[True] * 3, [False] * 3])), "1 of 2 have"),
+        (lambda: recall_at_k(torch.ones(3), 0), "not 0"),
+        (lambda: chance_recall(3, 4), "1..3"),
+        (lambda: chance_recall(3, 0), "1..3"),
+        (lambda: chance_recall(3, 1, 0), "k must be at least 1"),
+        (lambda: recall_ceiling(torch.tensor([1, 0, 2])), "1 of 3 captions match nothing"),
+        (lambda: recall_ceiling(torch.zeros(0).long()), "0 of 0"),
+        (lambda: top1_accuracy(torch.ones(2, 3), torch.ones(4, 3), torch.tensor([0, 4])), "0 to 3"),
+        (lambda: top1_accuracy(torch.ones(2, 3), torch.ones(4, 5), torch.tensor([0, 3])), "3 and"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"after": torch.ones(2)}, "3, 2 and 3"),
+        ({"group": torch.arange(4)}, "3, 3 and 4"),
+        ({"before": torch.ones(0), "after": torch.ones(0), "group": torch.arange(0)}, "0, 0 and 0"),
+        ({"after": torch.tensor([1, math.nan, 0])}, "finite"),
+        ({"before": torch.zeros(3), "statistic": "ratio"}, "use statistic='difference'"),
+        ({"before": torch.zeros(3), "statistic": "relative"}, "use statistic='difference'"),
+        ({"resamples": 0}, "at least 1"),
+        ({"confidence": 95.0}, "between 0 and 1"),
+    ],
+)
+def test_bad_bootstraps_are_named(change, message):
+    sound = {"before": torch.tensor([1.0, 0, 1]), "after": torch.ones(3), "group": torch.arange(3)}
+    paired_bootstrap(**sound)
+    with pytest.raises(ValueError, match=message):
+        paired_bootstrap(**(sound | change))
+
+
+def test_unknown_statistic_lists_the_known_ones():
+    # With the type check on, it is the annotation that lists them.
+    with pytest.raises(Exception, match=r"(?s)difference.*relative.*ratio"):
+        paired_bootstrap(torch.ones(2), torch.ones(2), torch.arange(2), "quotient")
