@@ -1,7 +1,7 @@
 """The compared arms: clip (untouched), contrastive (the control) and dclip, under one rule."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
     loaded = clone_clip(clip)
     path = folder / f"{name}.safetensors"
     load_weights(loaded.model.visual, load_tensors(path), str(path))
-    record: Mapping[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    record = _read_record(folder / f"{name}.json", {"alpha", "candidates", "history"})
     candidates = tuple(Candidate(**candidate) for candidate in record["candidates"])
     return Arm(name, loaded, record["alpha"], candidates, record["history"])
 
@@ -173,9 +173,17 @@ def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTe
     """Reads what `save_teacher` wrote.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, damaged, or of another architecture.
+        FileNotFoundError, ValueError: it is not there, damaged, or computes otherwise than the
+            profile's would.
     """
     settings = profile.teacher
+    record = _read_record(folder / "teacher.json", {"settings", "history"})
+    for name in ("heads", "layers", "pooling_temperature", "caption_free"):
+        if record["settings"].get(name) != getattr(settings, name):
+            raise ValueError(
+                f"Expected a teacher with {name}={getattr(settings, name)!r} in {folder}, got "
+                f"{record['settings'].get(name)!r}; change the profile or train another."
+            )
     teacher = MetaTeacher(
         embed_dim,
         settings.heads,
@@ -185,17 +193,31 @@ def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTe
     )
     path = folder / "teacher.safetensors"
     load_weights(teacher, load_tensors(path), str(path))
-    record = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
     return teacher.eval(), record["history"]
 
 
+def _read_record(path: Path, names: set[str]) -> dict[str, Any]:
+    """What stands beside weights, with at least these entries."""
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected how the weights came about in {path}, found no file.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {name: record[name] for name in names}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected {', '.join(sorted(names))} in {path}, but it is damaged ({error}); save it "
+            "again."
+        ) from error
+
+
 def round_tower(arm: Arm) -> Arm:
-    """The arm with its tower in the precision that `save_arm` keeps, so both measure the same."""
-    tower = arm.clip.model.visual
+    """A copy with its tower in the precision that `save_arm` keeps, so both measure the same."""
+    clip = clone_clip(arm.clip)
+    tower = clip.model.visual
     tower.load_state_dict(
         {
             name: value.half().to(value.dtype) if value.is_floating_point() else value
             for name, value in tower.state_dict().items()
         }
     )
-    return replace(arm)
+    return replace(arm, clip=clip)

@@ -1,5 +1,6 @@
 """Training states on disk: safetensors and JSON, renamed into place, continued exactly."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,15 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
             f"shape; first: {(missing + extra + sorted(shapes))[0]}); load it into its own."
         )
     module.load_state_dict(dict(tensors))
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """A digest of tensors' contents, to notice that a checkpoint was made from others."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save_training_state(

@@ -52,7 +52,7 @@ class StudentSettings:
     temperature: float = 0.05
     distillation_weight: float = 1.0  # 0 makes the plain contrastive fine-tune: the control
     contrastive_weight: float = 1.0
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 in hardware, or no
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Profile:
 
 _REFERENCE_TEACHER = TeacherSettings(learning_rate=1e-5, weight_decay=0.0, batch_size=32, epochs=5)
 _REFERENCE_STUDENT = StudentSettings(
-    learning_rate=1e-6, batch_size=32, gradient_accumulation=4, epochs=2, mixed_precision="bf16"
+    learning_rate=1e-6, batch_size=32, gradient_accumulation=4, epochs=2
 )
 
 PROFILES: dict[str, Profile] = {

@@ -3,7 +3,7 @@
 Axes: image, text, token, embed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +62,15 @@ def encode_images(
     Raises:
         ValueError: as `read_pixels`, or a feature is not finite.
     """
+    if len(pictures) == 0:
+        raise ValueError("Expected at least one picture, got none.")
     features = []
     for start in tqdm(
         range(0, len(pictures), batch_size), desc="encoding pictures", delay=2, disable=not progress
     ):
         pixels = read_pixels(bundle, pictures[start : start + batch_size], progress=False)
         features.append(bundle.model.encode_image(bundle.normalize(pixels), normalize=True).cpu())
-    return _finite(torch.cat(features) if features else torch.empty(0, 0), "image")
+    return _finite(torch.cat(features), "image")
 
 
 @torch.no_grad()
@@ -80,11 +82,11 @@ def encode_texts(
     Raises:
         ValueError: a text is empty, there is none, or a feature is not finite.
     """
-    features = []
-    for start in range(0, len(texts), batch_size):
-        ids = tokenize(bundle, texts[start : start + batch_size]).to(bundle.device)
-        features.append(bundle.model.encode_text(ids, normalize=True).cpu())
-    return _finite(torch.cat(features) if features else torch.empty(0, 0), "text")
+    features = [
+        bundle.model.encode_text(ids, normalize=True).cpu()
+        for ids in _token_batches(bundle, texts, batch_size)
+    ]
+    return _finite(torch.cat(features), "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,18 +107,18 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
     """Last hidden states at the real tokens, through the text projection (METHOD: caption tokens).
 
     Raises:
-        ValueError: a text is empty, or the text tower has no token features of this kind.
+        ValueError: a text has no token, or the text tower has no token features of this kind.
     """
     text_tower = getattr(bundle.model, "text", bundle.model)
     projection = getattr(text_tower, "text_projection", None)
-    if projection is None or not hasattr(bundle.model, "forward_intermediates"):
+    pooling = getattr(text_tower, "text_pool_type", getattr(text_tower, "pool_type", None))
+    if projection is None or pooling != "argmax":
         raise ValueError(
-            f"Expected a text tower with a projection, {bundle.name} has none that "
-            "open_clip exposes; take a CLIP with a transformer of open_clip's own."
+            f"Expected a text tower with a projection and the end token's pooling, {bundle.name} "
+            "has not both; take a CLIP whose text transformer is open_clip's own."
         )
     features, masks = [], []
-    for start in range(0, len(texts), batch_size):
-        ids = tokenize(bundle, texts[start : start + batch_size]).to(bundle.device)
+    for ids in _token_batches(bundle, texts, batch_size):
         hidden = bundle.model.forward_intermediates(
             text=ids, text_indices=1, normalize_intermediates=True, intermediates_only=True
         )["text_intermediates"][-1]
@@ -125,6 +127,9 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
         features.append((F.normalize(projected, dim=-1) * mask[..., None]).cpu())
         masks.append(mask.cpu())
     mask = torch.cat(masks)
+    if not mask.any(1).all():
+        silent = [texts[index] for index in (~mask.any(1)).nonzero().flatten().tolist()]
+        raise ValueError(f"Expected texts with a token each, got {silent[:3]}; leave them out.")
     longest = int(mask.sum(1).max()) + 1  # the start token stands first, masked
     return TokenFeatures(_finite(torch.cat(features)[:, :longest], "token"), mask[:, :longest])
 
@@ -133,14 +138,26 @@ def tokenize(bundle: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text cont
     """Token ids.
 
     Raises:
-        ValueError: a text is empty.
+        ValueError: a text is empty, or there is none.
     """
+    _require_texts(texts)
+    return bundle.tokenizer(list(texts))
+
+
+def _require_texts(texts: Sequence[str]) -> None:
+    if len(texts) == 0:
+        raise ValueError("Expected at least one text, got none.")
     empty = [index for index, text in enumerate(texts) if not text.strip()]
-    if len(texts) == 0 or empty:
+    if empty:
         raise ValueError(
             f"Expected texts that say something, got an empty one at {empty[:5]}; leave it out."
         )
-    return bundle.tokenizer(list(texts))
+
+
+def _token_batches(bundle: ClipBundle, texts: Sequence[str], size: int) -> Iterator[Tensor]:
+    _require_texts(texts)  # all of them before the first batch costs time
+    for start in range(0, len(texts), size):
+        yield tokenize(bundle, texts[start : start + size]).to(bundle.device)
 
 
 def real_tokens(ids: Int[Tensor, "text context"]) -> Bool[Tensor, "text context"]:

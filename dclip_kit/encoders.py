@@ -20,6 +20,8 @@ from dclip_kit.assets import asset_path
 from dclip_kit.checkpoint import save_tensors, write_atomically
 from dclip_kit.hub import require_weights
 
+MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
+
 
 @dataclass(frozen=True, eq=False)
 class ClipBundle:
@@ -31,6 +33,7 @@ class ClipBundle:
         tokenizer: texts to token ids.
         name: what it was loaded as.
         model_config: open_clip's architecture, for export.
+        merges: the tokenizer's vocabulary file; None where it is open_clip's own.
     """
 
     model: Any  # open_clip's classes share no type that has these
@@ -38,6 +41,7 @@ class ClipBundle:
     tokenizer: Callable[..., Tensor]
     name: str
     model_config: dict
+    merges: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -73,8 +77,8 @@ def load_clip(
         device: where to put it.
 
     Raises:
-        FileNotFoundError: the folder or its weights are not there, or weights are neither on disk
-            nor to be downloaded (said within 5 s).
+        FileNotFoundError: the folder lacks config or weights, or weights are neither on disk nor
+            to be downloaded (said within 5 s).
         ValueError: the name or tag is unknown, the file damaged, of another architecture, or made
             for another activation (QuickGELU).
     """
@@ -94,7 +98,7 @@ def load_clip(
         model, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=None if untrained else pretrained, device=device
         )
-    except RuntimeError as error:
+    except Exception as error:  # open_clip, torch and safetensors raise many types
         raise ValueError(
             f"Expected weights for {name}, but {pretrained} do not fit or cannot be "
             f"read ({str(error)[:200]}); check that they belong together."
@@ -116,27 +120,39 @@ def _load_folder(folder: Path, name: str, device: str | torch.device) -> ClipBun
             "export_clip writes such a folder."
         )
     reference = f"local-dir:{folder}"
+    file = folder / MERGES_FILE
+    merges = file if file.exists() else None
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(reference, device=device)
+        vocabulary = {"bpe_path": str(file)} if merges else {}
+        tokenizer = open_clip.get_tokenizer(reference, **vocabulary)
     except Exception as error:  # open_clip and safetensors raise many types on damaged files
         raise ValueError(
             f"Expected a CLIP in {folder}, but its files are damaged or do not fit "
             f"({str(error)[:200]}); export or fetch it again."
         ) from error
-    merges = folder / "merges.txt.gz"  # a shortened vocabulary travels with its model
-    extra = {"bpe_path": str(merges)} if merges.exists() else {}
-    tokenizer = open_clip.get_tokenizer(reference, **extra)
     model_config = json.loads(config.read_text(encoding="utf-8"))["model_cfg"]
-    return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config)
+    size = model_config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
+    if isinstance(tokenizer, open_clip.SimpleTokenizer) and tokenizer.vocab_size != size:
+        raise ValueError(
+            f"Expected a vocabulary of {size} tokens in {folder}, got {tokenizer.vocab_size}; put "
+            f"the model's own {MERGES_FILE} beside its weights."
+        )
+    return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
 
 
 def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
-    """Writes what plain open_clip loads as `local-dir:folder`, without this kit; fp32."""
+    """Writes what plain open_clip loads as `local-dir:folder`, without this kit; fp32.
+
+    A shortened vocabulary goes with it, as merges.txt.gz; open_clip must be told of it:
+    `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
+    """
     folder = Path(folder)
     save_tensors(bundle.model.state_dict(), folder / "open_clip_model.safetensors")
     preprocess = open_clip.model.get_model_preprocess_cfg(bundle.model.visual)
     config = {"model_cfg": bundle.model_config, "preprocess_cfg": preprocess}
-    merges = getattr(bundle.tokenizer, "merges_file", None)
-    if merges:
-        (folder / "merges.txt.gz").write_bytes(Path(merges).read_bytes())
+    if bundle.merges:
+        (folder / MERGES_FILE).write_bytes(bundle.merges.read_bytes())
+    else:
+        (folder / MERGES_FILE).unlink(missing_ok=True)  # an earlier export's would be misread
     write_atomically(folder / "open_clip_config.json", json.dumps(config, indent=1) + "\n")

@@ -126,9 +126,15 @@ def shortcut_probe(
         features: of pictures that it was not trained on.
         regions: as in training.
         seed: of which other picture lends its regions.
+
+    Raises:
+        ValueError: there are not two captioned pictures to exchange the regions of.
     """
     teacher.eval()
+    device = next(teacher.parameters()).device
     texts = torch.stack([features.texts_of(i)[0] for i in features.image_of_text.unique().tolist()])
+    if len(texts) < 2:
+        raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
     own = features.image_of_text[texts]
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(own), generator=generator)
@@ -136,16 +142,16 @@ def shortcut_probe(
     other[order] = own[order.roll(1)]  # one cycle: nobody keeps its own
 
     def score(embedding: Tensor) -> float:
-        found = retrieval_metrics(embedding, features.text[texts], torch.arange(len(texts)))
+        found = retrieval_metrics(embedding.cpu(), features.text[texts], torch.arange(len(texts)))
         return found.image_to_text.recall_at[1]
 
     gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
     tokens = features.tokens_of(texts)
     blank = teacher(
-        gray.expand(len(texts), 1, -1),
-        torch.ones(len(texts), 1, dtype=torch.bool),
-        tokens.features,
-        tokens.mask,
+        gray.expand(len(texts), 1, -1).to(device),
+        torch.ones(len(texts), 1, dtype=torch.bool, device=device),
+        tokens.features.to(device),
+        tokens.mask.to(device),
     )
     return ShortcutProbe(
         own=score(apply_teacher(teacher, features, texts, regions).embedding),
@@ -183,8 +189,16 @@ def select_alpha(
 
     Of the interpolations that keep `rule.least_retention` of val's zero-shot accuracy, the one
     with the best text→image Recall@1; if none keeps it, alpha is 0: the untouched CLIP.
+
+    Raises:
+        ValueError: the untouched CLIP classifies nothing, so that there is nothing to retain.
     """
     base = evaluate_zero_shot(before, zero_shot).top1
+    if base == 0:
+        raise ValueError(
+            "Expected a CLIP that knows some of val's classes, got none right; give it classes "
+            "that it can name."
+        )
     untouched = evaluate_retrieval(before, retrieval).text_to_image.recall_at[1]
     candidates = [Candidate(0.0, untouched, 1.0)]
     for alpha in tqdm(rule.alphas, desc="interpolations", delay=2):
@@ -197,5 +211,5 @@ def select_alpha(
             )
         )
     kept = [c for c in candidates if c.retention >= rule.least_retention]
-    best = max(kept, key=lambda candidate: candidate.recall_at_1)
+    best = max(kept or candidates[:1], key=lambda candidate: candidate.recall_at_1)
     return Selection(interpolate(before, after, best.alpha), best.alpha, tuple(candidates))

@@ -19,31 +19,29 @@ def require_weights(name: str, pretrained: str | None) -> None:
         ValueError: no such tag or file, or the weights were trained with the other activation.
         FileNotFoundError: not on disk, and there is no network; after at most 3 s.
     """
-    if pretrained and Path(pretrained).is_file():
-        return
     weights = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     if not weights:
+        if pretrained and Path(pretrained).is_file():
+            return
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ValueError(
             f"Expected weights for {name}: one of its tags ({tags}), a file that exists or "
             f"'untrained', got {pretrained!r}."
         )
-    if weights.get("quick_gelu", False) != open_clip.get_model_config(name).get(
-        "quick_gelu", False
-    ):
+    fitting = name.removesuffix("-quickgelu") + "-quickgelu" * weights.get("quick_gelu", False)
+    quick = open_clip.get_model_config(name).get("quick_gelu", False)
+    # Some towers are quick under a plain name and have no twin: there, the tag only does not say.
+    if weights.get("quick_gelu", False) != quick and fitting != name:
         raise ValueError(
             f"Expected an architecture with the activation that {pretrained!r} was trained with, "
-            f"got {name}; take {name.removesuffix('-quickgelu')}"
-            f"{'-quickgelu' if weights.get('quick_gelu') else ''}."
+            f"got {name}; take {fitting}."
         )
-    repository = weights.get("hf_hub", "").strip("/")
+    repository, _, file = weights.get("hf_hub", "").rpartition("/")
     if repository:
-        candidates = (
-            "open_clip_model.safetensors",
-            "open_clip_pytorch_model.safetensors",
-            "open_clip_pytorch_model.bin",
-        )
-        if any(isinstance(try_to_load_from_cache(repository, file), str) for file in candidates):
+        # The two that open_clip asks for, in its order.
+        safe = f"{Path(file).stem}.safetensors" if file else "open_clip_model.safetensors"
+        candidates = (safe, file or "open_clip_pytorch_model.bin")
+        if any(isinstance(try_to_load_from_cache(repository, each), str) for each in candidates):
             return
     elif (Path.home() / ".cache/clip" / Path(weights.get("url", "-")).name).is_file():
         return

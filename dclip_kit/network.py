@@ -1,6 +1,7 @@
 """Whether a server answers, asked once and briefly before a library retries for a minute."""
 
 import contextlib
+import http.client
 import threading
 import urllib.error
 import urllib.request
@@ -11,7 +12,7 @@ def is_reachable(url: str, seconds: float = 3.0) -> bool:
     answered = threading.Event()
 
     def ask() -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             try:
                 request = urllib.request.Request(url, method="HEAD")
                 urllib.request.urlopen(request, timeout=seconds).close()

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from dclip_kit.encoders import ClipBundle
 
 POLICIES = ("projection", "attention", "last_blocks(n)", "all")
+_PROJECTION = re.compile(r"proj$|head\.|attnpool\.c_proj\.")
+_ATTENTION = re.compile(r"(^|\.)attn(_?pool)?\.")
+_BLOCK = re.compile(r".*?\b(res)?blocks\.\d+\.")
+_AFTER_BLOCKS = re.compile(
+    r"proj$|head\.|ln_post\.|attn_?pool\.|trunk\.(norm|fc_norm|attn_pool|head)\."
+)
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,7 @@ class Trainable:
 
 def clone_clip(bundle: ClipBundle) -> ClipBundle:
     """A copy whose training leaves the original as it is."""
-    return ClipBundle(
-        copy.deepcopy(bundle.model),
-        bundle.preprocess,
-        bundle.tokenizer,
-        bundle.name,
-        bundle.model_config,
-    )
+    return replace(bundle, model=copy.deepcopy(bundle.model))
 
 
 def freeze(bundle: ClipBundle, policy: str) -> Trainable:
@@ -63,33 +63,23 @@ def freeze(bundle: ClipBundle, policy: str) -> Trainable:
 
 
 def _select(names: list[str], policy: str) -> list[str]:
-    """By open_clip's names: `proj`, `….attn.…`, `….resblocks.i.…`; timm says `blocks.i`."""
-    head = re.compile(r"^(proj|head\..*|ln_post\..*|attnpool\..*)$")
+    """By open_clip's names, its own towers' and those of timm's that it wraps (`trunk`, `head`)."""
     if policy == "all":
         return names
     if policy == "projection":
-        return [
-            name for name in names if re.match(r"^(proj|head\.proj.*|attnpool\.c_proj\..*)$", name)
-        ]
+        return [name for name in names if _PROJECTION.match(name)]
     if policy == "attention":
-        return [
-            name for name in names if re.search(r"(^|\.)(attn|attnpool)\.", name) or name == "proj"
-        ]
+        return [name for name in names if _ATTENTION.search(name) or _PROJECTION.match(name)]
     last = re.fullmatch(r"last_blocks\((\d+)\)", policy)
     if not last or int(last[1]) < 1:
         raise ValueError(f"Expected a policy out of {', '.join(POLICIES)}, got {policy!r}.")
-    block = re.compile(r"(?:resblocks|blocks)\.(\d+)\.")
-    numbers = sorted({int(found[1]) for name in names if (found := block.search(name))})
-    if int(last[1]) > len(numbers):
+    blocks = list(dict.fromkeys(found[0] for name in names if (found := _BLOCK.match(name))))
+    if int(last[1]) > len(blocks):
         raise ValueError(
-            f"Expected at most {len(numbers)} blocks, as this tower has, got {policy!r}."
+            f"Expected at most {len(blocks)} blocks, as this tower has, got {policy!r}."
         )
-    kept = set(numbers[-int(last[1]) :])
-    return [
-        name
-        for name in names
-        if head.match(name) or ((found := block.search(name)) and int(found[1]) in kept)
-    ]
+    kept = tuple(blocks[-int(last[1]) :])
+    return [name for name in names if name.startswith(kept) or _AFTER_BLOCKS.match(name)]
 
 
 def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBundle:

@@ -1,17 +1,35 @@
-"""What every notebook begins with: the data of a profile, read and ready to embed."""
+"""What the notebooks share: a profile's data, and weights trained now or loaded.
+
+`python -m dclip_kit.walk` trains the pocket's teacher and arms and keeps them in assets/.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from dclip_kit.arms import EvaluationSets
-from dclip_kit.config import Profile
+from dclip_kit.arms import (
+    Arm,
+    EvaluationSets,
+    load_arm,
+    load_teacher,
+    round_tower,
+    save_arm,
+    save_teacher,
+    train_arm,
+)
+from dclip_kit.assets import asset_path
+from dclip_kit.config import Profile, get_profile
 from dclip_kit.datasets import CaptionedImages, LabelledImages
+from dclip_kit.detectors import load_detector
 from dclip_kit.embedding import encode_texts, read_pixels
-from dclip_kit.encoders import ClipBundle
+from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.evaluate import RetrievalSet, ZeroShotSet, encode_classes
+from dclip_kit.features import FrozenFeatures, extract_features
 from dclip_kit.metrics import recall_ceiling
 from dclip_kit.pocket import data as pocket
+from dclip_kit.teacher import MetaTeacher
+from dclip_kit.train import TeacherRun, embed_with_teacher, train_teacher
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,3 +100,68 @@ def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
         zero_shot(data.zero_shot),
         zero_shot(data.zero_shot_held_out),
     )
+
+
+def obtain_teacher(
+    profile: Profile, clip: ClipBundle, features: FrozenFeatures | None, saved: Path
+) -> TeacherRun:
+    """Trains the teacher on features of the training data; without any, loads the saved one."""
+    if features is None:
+        teacher, history = load_teacher(clip.model.visual.output_dim, profile, saved)
+        print(f"Loaded the saved teacher: {len(history)} epochs.")
+        return TeacherRun(teacher, history)
+    run = train_teacher(features, profile.teacher, profile.regions, profile.seed)
+    save_teacher(run.teacher, run.history, profile, saved)
+    print(f"Trained the teacher now: {len(run.history)} epochs.")
+    return run
+
+
+def obtain_arms(
+    profile: Profile,
+    clip: ClipBundle,
+    teacher: MetaTeacher,
+    train: CaptionedImages,
+    features: FrozenFeatures | None,
+    sets: EvaluationSets,
+    saved: Path,
+) -> dict[str, Arm]:
+    """Trains contrastive and dclip; without features of the training data, loads the saved ones.
+
+    Returns:
+        clip (untouched), contrastive and dclip, by name. Trained ones are rounded to the half
+        precision that they are saved in, so that loading them gives the same figures.
+    """
+    arms = {"clip": Arm("clip", clip)}
+    if features is None:
+        arms |= {name: load_arm(name, clip, saved) for name in ("contrastive", "dclip")}
+        print("Loaded the saved arms.")
+        return arms
+    pixels = read_pixels(clip, train.paths)
+    targets = embed_with_teacher(teacher, features, profile.regions)
+    for name, embeddings in (("contrastive", None), ("dclip", targets)):
+        arm = train_arm(name, clip, pixels, features, profile, sets, embeddings)
+        arms[name] = round_tower(arm)
+        save_arm(arm, saved)
+    print("Trained the arms now.")
+    return arms
+
+
+def main() -> None:
+    """Trains the pocket's teacher and arms into assets/pocket_arms."""
+    profile = get_profile("pocket")
+    folder = asset_path("sprites").parent / "pocket_arms"
+    clip = load_clip(profile.clip)
+    detector = load_detector(
+        profile.regions.detector,
+        confidence=profile.regions.confidence,
+        max_regions=profile.regions.max_regions,
+    )
+    data = load_data(profile)
+    features = extract_features(clip, detector, data.train, profile.regions)
+    teacher = obtain_teacher(profile, clip, features, folder).teacher
+    sets = prepare_evaluation(clip, data)
+    obtain_arms(profile, clip, teacher, data.train, features, sets, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,13 @@
-"""What every test runs under: no network, checked shapes, fixed seeds, few threads."""
+"""What every test runs under: no network, checked shapes, fixed seeds; and a tiny CLIP and data."""
 
+import gzip
+import json
 import os
 import random
 import sys
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 # Libraries read these when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from PIL import Image, ImageDraw
 
 # Ultralytics writes settings at import; a test must not change those of the person who runs it.
 _SETTINGS = tempfile.TemporaryDirectory(prefix="ultralytics-")
@@ -35,3 +40,163 @@ def _fixed_seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+# A CLIP in open_clip's own format, small enough to train in a blink. Every number in it is random,
+# so that no bias or norm hides a mistake by being 0 or 1.
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 714, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def make_clip_folder(tmp_path_factory) -> Callable[..., Path]:
+    """Writes a tiny CLIP as open_clip's local-dir; keywords change its `model_cfg`."""
+    import open_clip
+
+    from dclip_kit.checkpoint import save_tensors
+
+    def make(**changes) -> Path:
+        folder = tmp_path_factory.mktemp("clip")
+        torch.manual_seed(1)
+        config = TINY | changes
+        custom = config.get("custom_text", False)
+        build = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+        model = build(**{name: value for name, value in config.items() if name != "custom_text"})
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+            elif parameter.ndim == 1:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        save_tensors(model.state_dict(), folder / "open_clip_model.safetensors")
+        preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "interpolation": "bilinear"}
+        record = {"model_cfg": config, "preprocess_cfg": preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(record), encoding="utf-8")
+        merges = gzip.decompress(Path(open_clip.tokenizer.default_bpe()).read_bytes()).split(b"\n")
+        (folder / "merges.txt.gz").write_bytes(gzip.compress(b"\n".join(merges[:201]), mtime=0))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clip_folder(make_clip_folder) -> Path:
+    """The tiny CLIP on disk; not to be changed."""
+    return make_clip_folder()
+
+
+@pytest.fixture(scope="session")
+def _clip(clip_folder):
+    from dclip_kit.encoders import load_clip
+
+    return load_clip(clip_folder)
+
+
+@pytest.fixture
+def clip(_clip):
+    """The tiny CLIP, a test's own copy."""
+    from dclip_kit.student import clone_clip
+
+    return clone_clip(_clip)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[Image.Image]:
+    """Six drawn pictures of different shapes."""
+    rng = random.Random(3)
+    drawn = []
+    for size in [(40, 30), (30, 40), (32, 32), (64, 50), (33, 47), (90, 31)]:
+        picture = Image.new("RGB", size, tuple(rng.choices(range(256), k=3)))
+        draw = ImageDraw.Draw(picture)
+        for shape in (draw.ellipse, draw.rectangle, draw.ellipse):
+            left, top = rng.randrange(size[0] // 2), rng.randrange(size[1] // 2)
+            box = (left, top, left + size[0] // 3, top + size[1] // 3)
+            shape(box, fill=tuple(rng.choices(range(256), k=3)))
+        drawn.append(picture)
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def captioned(pictures, tmp_path_factory):
+    """These pictures on disk with two, one or no caption."""
+    from dclip_kit.datasets import CaptionedImages
+
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = tuple(folder / f"{index}.png" for index in range(len(pictures)))
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    captions = (
+        ("a red ball", "the ball"),
+        ("two dogs on a very long road to a far town by the sea with sand",),
+        (),
+        ("boats", "three boats at sea!?"),
+        ("a box",),
+        ("it", "an apple"),
+    )
+    return CaptionedImages(paths, captions, "train", "drawn")
+
+
+@pytest.fixture
+def detector():
+    """Finds no, one or two boxes in a picture, by its width."""
+    from dclip_kit.detectors import Detections, Detector
+    from dclip_kit.regions import Regions
+
+    class Fake(Detector):
+        def detect(self, images, batch_size=32, progress=True, skip_unreadable=False):
+            found = []
+            for picture in images:
+                count = picture.width % 3
+                boxes = torch.tensor([[2.0, 3, 20, 25], [5, 1, 29, 11]])[:count]
+                score = torch.tensor([0.9, 0.6])[:count]
+                report = Regions.from_boxes(boxes, score, ["thing"] * count, picture.size)
+                found.append(report.regions)
+            return Detections(tuple(found), sum(each.is_whole_image for each in found), 0)
+
+    return Fake(("thing",), 64, 0.25, 2, Path("fake"), None)
+
+
+@pytest.fixture(scope="session")
+def make_features() -> Callable[..., object]:
+    """Draws frozen features; captions stand in no order, and some pictures have none."""
+    from dclip_kit.features import FrozenFeatures
+
+    def make(images: int = 11, embed: int = 32, seed: int = 0) -> FrozenFeatures:
+        generator = torch.Generator().manual_seed(seed)
+
+        def unit(count: int) -> torch.Tensor:
+            return torch.nn.functional.normalize(torch.randn(count, embed, generator=generator))
+
+        number = torch.arange(images)
+        owners = torch.repeat_interleave(number, number % 3)
+        owners = owners[torch.randperm(len(owners), generator=generator)]
+        region_count, token_count = number % 4 + 1, torch.arange(len(owners)) % 3 + 1
+        regions, tokens = int(region_count.sum()), int(token_count.sum())
+        return FrozenFeatures(
+            image=unit(images),
+            region=unit(regions),
+            region_count=region_count,
+            area=torch.rand(regions, generator=generator) + 0.01,
+            confidence=torch.rand(regions, generator=generator),
+            text=unit(len(owners)),
+            token=unit(tokens).half(),
+            token_count=token_count,
+            image_of_text=owners,
+            without_detections=torch.tensor(0),
+        )
+
+    return make
+
+
+@pytest.fixture
+def features(make_features):
+    """Eleven pictures' frozen features, as wide as the tiny CLIP's."""
+    return make_features()
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    """The bytes of these eleven pictures, as the tiny CLIP takes them."""
+    return torch.randint(0, 256, (11, 3, 32, 32), dtype=torch.uint8)

@@ -20,11 +20,24 @@ def open_picture(path: Path | str) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise ValueError(
             f"Expected a whole picture at {path}, but reading it failed ({error}); restore it, or "
             "leave it out with drop_unusable."
         ) from error
+
+
+def _check_groups(paths: Sequence[Path], captions: Sequence[Sequence[str]]) -> None:
+    """One group of captions a picture; a single text would pass for a group of letters."""
+    if isinstance(captions, str) or any(isinstance(group, str) for group in captions):
+        raise ValueError(
+            "Expected a group of captions a picture, got a single text; wrap each in a tuple."
+        )
+    if len(paths) != len(captions):
+        raise ValueError(
+            f"Expected captions for each of {len(paths)} pictures, got {len(captions)} groups; "
+            "give an empty group to a picture without any."
+        )
 
 
 @dataclass(frozen=True)
@@ -44,15 +57,7 @@ class CaptionedImages:
     source: str
 
     def __post_init__(self) -> None:
-        if len(self.paths) != len(self.captions):
-            raise ValueError(
-                f"Expected captions for each of {len(self.paths)} pictures, got "
-                f"{len(self.captions)} groups; give an empty group to a picture without any."
-            )
-        if isinstance(self.captions, str) or any(isinstance(c, str) for c in self.captions):
-            raise ValueError(
-                "Expected a group of captions a picture, got a single text; wrap each in a tuple."
-            )
+        _check_groups(self.paths, self.captions)
         empty = [i for i, group in enumerate(self.captions) if not all(c.strip() for c in group)]
         if empty:
             raise ValueError(
@@ -71,7 +76,7 @@ class CaptionedImages:
     @cached_property
     def image_of_text(self) -> Tensor:
         """For each of `texts` the index of its picture, int64 of shape (text,)."""
-        counts = torch.tensor([len(group) for group in self.captions])
+        counts = torch.tensor([len(group) for group in self.captions], dtype=torch.int64)
         return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
     def select(self, indices: Sequence[int]) -> "CaptionedImages":
@@ -145,8 +150,9 @@ def drop_unusable(
         source: as in `CaptionedImages`.
 
     Raises:
-        ValueError: nothing is left, or the lengths differ.
+        ValueError: nothing is left, the lengths differ, or a picture has a text for its group.
     """
+    _check_groups(paths, captions)
     unreadable: dict[Path, str] = {}
     kept_paths, kept_captions, empty = [], [], 0
     pairs = list(zip(paths, captions, strict=True))

@@ -15,7 +15,7 @@ def _noise(side: int, cells: int, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(smooth)[..., None]
 
 
-def _vertical(side: int, stops: list[tuple[float, tuple[int, int, int]]]) -> np.ndarray:
+def _vertical(side: int, stops: list[tuple[float | int, tuple[int, ...]]]) -> np.ndarray:
     """A gradient from top (0) to bottom (1) through the given colours."""
     at = np.linspace(0, 1, side)
     where, colors = zip(*stops, strict=True)
@@ -23,7 +23,7 @@ def _vertical(side: int, stops: list[tuple[float, tuple[int, int, int]]]) -> np.
     return np.repeat(np.stack(columns, -1)[:, None], side, axis=1)
 
 
-def _ground(ground: tuple[int, int, int], sky: tuple[int, int, int], roughness: float) -> Painter:
+def _ground(ground: tuple[int, int, int], sky: tuple[int, int, int], roughness: int) -> Painter:
     """A horizon with sky above and textured ground below."""
 
     def paint(side: int, rng: np.random.Generator) -> np.ndarray:
@@ -79,8 +79,8 @@ def _table(side: int, rng: np.random.Generator) -> np.ndarray:
     row = np.arange(side) * planks / side
     tone = rng.uniform(-14, 14, planks)[row.astype(int)][:, None, None]
     seams = (np.abs(row - np.round(row)) < 0.03)[:, None, None]
-    grain = Image.fromarray(rng.uniform(-1, 1, (48, 3)).astype(np.float32))
-    grain = np.asarray(grain.resize((side, side), Image.Resampling.BICUBIC))[..., None]
+    streaks = Image.fromarray(rng.uniform(-1, 1, (48, 3)).astype(np.float32))
+    grain = np.asarray(streaks.resize((side, side), Image.Resampling.BICUBIC))[..., None]
     return np.array([165, 112, 66]) + tone + 12 * grain - 45 * seams
 
 

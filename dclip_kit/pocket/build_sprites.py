@@ -92,10 +92,10 @@ def fit_tile(picture: Image.Image) -> Image.Image:
     box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 24)).getbbox()
     picture = picture.crop(box)
     scale = TILE / max(picture.size)
-    size = tuple(max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     tile = Image.new("RGBA", (TILE, TILE))
-    tile.paste(picture, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    tile.paste(picture, ((TILE - width) // 2, (TILE - height) // 2))
     return tile
 
 

@@ -81,20 +81,21 @@ def holds(statement: Statement, scene: Scene) -> bool:
         candidates.append(fitting)
     if statement.position is not None:
         inside = POSITIONS[statement.position]
-        return any(
-            inside(
+        candidates[0] = [
+            thing
+            for thing in candidates[0]
+            if inside(
                 (thing.xyxy[0] + thing.xyxy[2]) / 2 / SIDE,
                 (thing.xyxy[1] + thing.xyxy[3]) / 2 / SIDE,
             )
-            for thing in candidates[0]
-        )
+        ]
     if statement.relation is not None:
         return any(
             related(first, statement.relation, second)
             for first in candidates[0]
             for second in candidates[1]
         )
-    return True
+    return bool(candidates[0])
 
 
 def _phrase(mention: Mention) -> str:
@@ -204,12 +205,12 @@ def read_caption(caption: str) -> Statement:
         ValueError: the caption is not of the templates' language.
     """
     body, place, relation, position = caption, None, None, None
-    for name, (_, phrases) in PLACES.items():
-        for phrase in phrases:
-            if body.startswith(f"{phrase}, "):
-                body, place = body.removeprefix(f"{phrase}, "), name
-            elif body.endswith(f" {phrase}"):
-                body, place = body.removesuffix(f" {phrase}"), name
+    said = [(phrase, name) for name, (_, phrases) in PLACES.items() for phrase in phrases]
+    for phrase, name in said:
+        stripped = body.removeprefix(f"{phrase}, ").removesuffix(f" {phrase}")
+        if stripped != body:
+            body, place = stripped, name
+            break
     for opening in sorted(OPENINGS, key=len, reverse=True):
         if opening and body.startswith(opening):
             body = body.removeprefix(opening)
@@ -224,7 +225,7 @@ def read_caption(caption: str) -> Statement:
         parts = re.split(r", | and ", body)
         for word in RELATIONS:
             if f" {word} " in body:
-                relation, parts = word, body.split(f" {word} ")
+                relation, parts = word, body.split(f" {word} ", 1)
     unknown = [part for part in parts if part not in _mention_of()]
     if unknown:
         raise ValueError(

@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import secrets
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
@@ -17,7 +19,6 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dclip_kit.assets import asset_path
-from dclip_kit.checkpoint import write_atomically
 from dclip_kit.datasets import CaptionedImages, LabelledImages
 from dclip_kit.pocket.captions import count_matches, write_captions
 from dclip_kit.pocket.scenes import Scene, SceneObject, render_scene, sample_scene, sample_single
@@ -37,9 +38,10 @@ _ORDER = (*SCENE_SPLITS, *SINGLE_SPLITS)  # a split's number, part of its pictur
 def _fingerprint() -> str:
     """Changes with whatever decides the bytes: sprites, and the code that draws and describes."""
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    sources = [here / f"{name}.py" for name in ("backgrounds", "scenes", "captions", "data")]
-    for path in [*sorted(asset_path("sprites").glob("*.*")), *sources]:
+    modules = ("backgrounds", "captions", "data", "scenes", "sprites")
+    sources = [Path(__file__).with_name(f"{name}.py") for name in modules]
+    atlases = [asset_path("sprites", f"{style}.webp") for style in (*KNOWN_STYLES, HELD_OUT_STYLE)]
+    for path in (asset_path("sprites", "nouns.json"), *atlases, *sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -52,14 +54,18 @@ def cache_folder() -> Path:
     return Path(root) / f"pocket-{_fingerprint()}"
 
 
+def _require(split: str, known: Iterable[str]) -> None:
+    if split not in known:
+        raise ValueError(f"Expected a pocket split out of {', '.join(known)}, got {split!r}.")
+
+
 def make_scene(split: str, index: int) -> tuple[Scene, tuple[str, ...]]:
     """The scene with a number in a split, and its captions (none for single objects).
 
     Raises:
         ValueError: the split is unknown.
     """
-    if split not in _ORDER:
-        raise ValueError(f"Expected a pocket split out of {', '.join(_ORDER)}, got {split!r}.")
+    _require(split, _ORDER)
     rng = np.random.default_rng([SEED, _ORDER.index(split), index])
     if split in SCENE_SPLITS:
         domain = [i for i, noun in enumerate(load_nouns()) if noun.domain]
@@ -70,8 +76,20 @@ def make_scene(split: str, index: int) -> tuple[Scene, tuple[str, ...]]:
 
 
 def split_size(split: str) -> int:
-    """How many pictures a split has."""
+    """How many pictures a split has.
+
+    Raises:
+        ValueError: the split is unknown.
+    """
+    _require(split, _ORDER)
     return SCENE_SPLITS.get(split) or SINGLE_SPLITS[split][0] * len(load_nouns())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Renames into place, from a name of its own: two notebooks may draw the same split at once."""
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def _make_picture(split: str, index: int, path: Path) -> tuple[Scene, tuple[str, ...]]:
@@ -79,9 +97,7 @@ def _make_picture(split: str, index: int, path: Path) -> tuple[Scene, tuple[str,
     if not path.exists():
         encoded = io.BytesIO()
         render_scene(scene).save(encoded, format="JPEG", quality=92)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(encoded.getvalue())
-        temporary.replace(path)
+        _write(path, encoded.getvalue())
     return scene, captions
 
 
@@ -92,10 +108,13 @@ def prepare(split: str, workers: int = 2, folder: Path | None = None) -> Path:
         split: one of `SCENE_SPLITS` or `SINGLE_SPLITS`.
         workers: threads that draw.
         folder: instead of `cache_folder()`.
+
+    Raises:
+        ValueError: the split is unknown.
     """
     place = (folder or cache_folder()) / split
-    place.mkdir(parents=True, exist_ok=True)
     paths = [place / f"{index:05d}.jpg" for index in range(split_size(split))]
+    place.mkdir(parents=True, exist_ok=True)
     if (place / "annotations.json").exists() and all(path.exists() for path in paths):
         return place
     with ThreadPoolExecutor(workers) as pool:
@@ -108,7 +127,7 @@ def prepare(split: str, workers: int = 2, folder: Path | None = None) -> Path:
             )
         )
     entries = [{"scene": asdict(scene), "captions": captions} for scene, captions in made]
-    write_atomically(place / "annotations.json", json.dumps(entries))
+    _write(place / "annotations.json", json.dumps(entries).encode())
     return place
 
 
@@ -133,7 +152,12 @@ def load_scenes(split: str) -> list[Scene]:
 
 
 def load_captioned(split: str) -> CaptionedImages:
-    """A split of scenes with five captions each."""
+    """A split of scenes with five captions each.
+
+    Raises:
+        ValueError: it is no split of scenes.
+    """
+    _require(split, SCENE_SPLITS)
     place, entries = _read(split)
     paths = tuple(place / f"{index:05d}.jpg" for index in range(len(entries)))
     return CaptionedImages(
@@ -142,7 +166,12 @@ def load_captioned(split: str) -> CaptionedImages:
 
 
 def load_labelled(split: str) -> LabelledImages:
-    """A split of single objects, over all nouns."""
+    """A split of single objects, over all nouns.
+
+    Raises:
+        ValueError: it is no split of single objects.
+    """
+    _require(split, SINGLE_SPLITS)
     place, entries = _read(split)
     nouns = load_nouns()
     return LabelledImages(

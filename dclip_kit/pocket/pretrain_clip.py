@@ -11,6 +11,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -28,9 +29,10 @@ from dclip_kit.checkpoint import (
     write_atomically,
 )
 from dclip_kit.pocket.sprites import load_nouns
+from dclip_kit.pocket.weak_pairs import weak_pair
 
 MERGES = 8000  # of CLIP's 48,894: the most frequent ones; rarer words fall into more pieces
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 256,
     "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 64, "patch_size": 8},
     "text_cfg": {
@@ -54,6 +56,8 @@ class Recipe:
     weight_decay: float = 0.1
     single_share: float = 0.65  # of pictures with one prominent object
     span: tuple[float, float] = (0.2, 0.95)  # object's share of the side; crops fill the picture
+    line_art: float = 0.3  # how often a sprite is redrawn in lines: for styles never seen
+    line_art_from: int = 3400  # steps of plain pictures first
 
 
 def make_batch(step: int, recipe: Recipe) -> tuple[torch.Tensor, list[str]]:
@@ -65,6 +69,7 @@ def make_batch(step: int, recipe: Recipe) -> tuple[torch.Tensor, list[str]]:
             np.random.default_rng([recipe.seed, step, noun]),
             recipe.single_share,
             recipe.span,
+            recipe.line_art if step >= recipe.line_art_from else 0.0,
         )
         for noun in range(len(load_nouns()))
     ]
@@ -134,7 +139,8 @@ def main() -> None:
         ],
         betas=(0.9, 0.98),
     )
-    state, progress = arguments.runs / "state.safetensors", {"step": 0, "seconds": 0.0, "loss": []}
+    state = arguments.runs / "state.safetensors"
+    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": []}
     if state.exists():
         progress = load_training_state(state, model, optimizer)
         print(f"Continuing at step {progress['step']} of {recipe.steps}.")

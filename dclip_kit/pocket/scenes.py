@@ -103,7 +103,7 @@ def sample_scene(
     boxes: list[Box] = []
     for _ in range(count):
         repeat = bool(objects) and rng.random() < repeat_probability
-        noun = objects[-1].noun if repeat else int(nouns[rng.integers(len(nouns))])
+        noun = objects[-1].noun if repeat else nouns[int(rng.integers(len(nouns)))]
         if not objects and first is not None:
             noun = first
         style, picture = choose_sprite(noun, styles, rng)

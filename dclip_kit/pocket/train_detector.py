@@ -73,7 +73,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 class _WithAverage(torch.nn.Module):
     """The trained weights and their running average, in one module so that both are resumed."""
 
-    def __init__(self, model: torch.nn.Module, average: torch.nn.Module) -> None:
+    def __init__(self, model: Any, average: torch.nn.Module) -> None:
         super().__init__()
         self.model, self.average = model, average
 
@@ -95,7 +95,7 @@ def build_model() -> Any:
         from ultralytics.nn.tasks import DetectionModel
         from ultralytics.utils import DEFAULT_CFG
 
-        model = DetectionModel("yolov8n.yaml", nc=len(load_categories()), verbose=False)
+        model: Any = DetectionModel("yolov8n.yaml", nc=len(load_categories()), verbose=False)
         model.args = DEFAULT_CFG  # the loss reads its gains here
     return model.to(memory_format=torch.channels_last)
 

@@ -62,12 +62,37 @@ def weak_text(scene: Scene, rng: np.random.Generator) -> str:
     return LIST_TEXTS[rng.integers(len(LIST_TEXTS))].format(things=joined, place=place)
 
 
-def augment_sprite(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Changes colours, turns, outlines: so that shape counts, and other drawing styles are read."""
+def draw_as_lines(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Redraws a sprite as a pen would: dark lines where its colours meet, over paler fills."""
+    smooth = sprite.convert("L").filter(ImageFilter.GaussianBlur(0.8))  # fur has no outlines
+    edges = smooth.filter(ImageFilter.FIND_EDGES).point(lambda edge: 255 * (edge > 35))
+    if rng.random() < 0.5:
+        edges = edges.filter(ImageFilter.MaxFilter(3))
+    alpha = sprite.getchannel("A")
+    paper = Image.new("RGB", sprite.size, "white")
+    fills = Image.blend(sprite.convert("RGB"), paper, float(rng.choice([0.0, 0.3, 0.6, 0.95])))
+    fills.paste((15, 15, 15), mask=edges)
+    fills.putalpha(alpha)
+    return fills
+
+
+def augment_sprite(
+    sprite: Image.Image, rng: np.random.Generator, line_art: float = 0.0
+) -> Image.Image:
+    """Changes colours, turns, outlines: so that shape counts, and other drawing styles are read.
+
+    Args:
+        sprite: RGBA, at the atlas's size.
+        rng: the only source of randomness.
+        line_art: how often it is redrawn in lines.
+    """
     sprite = sprite.reduce(2)  # the picture is only 64 pixels wide
+    lines = line_art > 0 and rng.random() < line_art
+    if lines:
+        sprite = draw_as_lines(sprite, rng)
     if rng.random() < 0.3:
         sprite = sprite.rotate(rng.uniform(-20, 20), Image.Resampling.BILINEAR, expand=True)
-    if rng.random() < 0.3:  # an ink outline around the silhouette
+    if lines or rng.random() < 0.3:  # an ink outline around the silhouette
         border = 3
         alpha = Image.new("L", (sprite.width + 2 * border, sprite.height + 2 * border))
         alpha.paste(sprite.getchannel("A"), (border, border))
@@ -76,7 +101,7 @@ def augment_sprite(sprite: Image.Image, rng: np.random.Generator) -> Image.Image
         inked.paste(sprite, (border, border), sprite)
         sprite = inked
     if rng.random() < 0.6:
-        pixels = np.asarray(sprite, dtype=np.float32)
+        pixels: np.ndarray = np.asarray(sprite, dtype=np.float32)
         color = pixels[..., :3]
         if rng.random() < 0.25:  # flat colours, as icons have
             levels = float(rng.integers(3, 6))
@@ -96,6 +121,7 @@ def weak_pair(
     rng: np.random.Generator,
     single_share: float,
     span: tuple[float, float],
+    line_art: float = 0.0,
 ) -> tuple[Image.Image, str]:
     """One picture in which a noun appears, and its alt-text.
 
@@ -105,6 +131,7 @@ def weak_pair(
         rng: the only source of randomness.
         single_share: how often it is alone.
         span: share of the side that a single object takes, from and to.
+        line_art: how often a sprite is redrawn in lines.
     """
     if rng.random() < single_share:
         scene = sample_single(rng, noun, KNOWN_STYLES, span)
@@ -112,7 +139,7 @@ def weak_pair(
         everything = range(len(load_nouns()))
         scene = sample_scene(rng, everything, KNOWN_STYLES, (0.0, 0.5, 0.3, 0.2), first=noun)
     text = weak_text(scene, rng)
-    picture = render_scene(scene, side, lambda sprite: augment_sprite(sprite, rng))
+    picture = render_scene(scene, side, lambda sprite: augment_sprite(sprite, rng, line_art))
     if rng.random() < 0.2:  # small crops arrive enlarged, that is soft
         small = int(side * rng.uniform(0.4, 0.9))
         picture = picture.resize((small, small), Image.Resampling.BILINEAR)

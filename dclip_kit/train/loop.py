@@ -46,12 +46,21 @@ def resume(
     optimizer: torch.optim.Optimizer,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
+    """Restores module and optimizer from a checkpoint, if there is one.
+
+    Returns:
+        The run's progress: "epoch" (how many are done), "history", "settings".
+
+    Raises:
+        ValueError: the checkpoint is damaged, of another architecture or of other settings.
+    """
     fresh: dict[str, Any] = {"epoch": 0, "history": [], "settings": settings}
     if checkpoint is None or not checkpoint.exists():
         return fresh
     progress = load_training_state(checkpoint, module, optimizer)
     if progress["settings"] != settings:
-        differing = sorted(k for k in settings if progress["settings"].get(k) != settings[k])
+        old = progress["settings"]
+        differing = sorted(k for k in settings | old if old.get(k) != settings.get(k))
         raise ValueError(
             f"Expected a run with these settings in {checkpoint}, but they differ in "
             f"{', '.join(differing)}; give another file or delete it."
@@ -67,6 +76,7 @@ def finish_epoch(
     optimizer: torch.optim.Optimizer,
     bar: tqdm,
 ) -> None:
+    """Keeps and shows the row of figures of an epoch, and writes the checkpoint if there is one."""
     progress["history"].append(row)
     progress["epoch"] = int(row["epoch"])
     bar.set_postfix({key: f"{value:.3g}" for key, value in row.items() if key != "epoch"})

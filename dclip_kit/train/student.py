@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from math import cos, pi
 from pathlib import Path
@@ -11,8 +12,10 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import StudentSettings
 from dclip_kit.embedding import Pictures, read_pixels
 from dclip_kit.encoders import ClipBundle
@@ -46,7 +49,8 @@ def distill(
     """Fine-tunes a copy of CLIP's image tower; text tower and teacher give no gradient.
 
     Args:
-        bundle: the untouched CLIP.
+        bundle: the untouched CLIP. The student trains where accelerate says, and comes back to
+            where this one is.
         pictures: of `features`, in its order: paths, or `read_pixels`' bytes.
         features: of the training pictures, from the same CLIP.
         settings: what trains and how; `distillation_weight=0` is the contrastive control.
@@ -58,65 +62,68 @@ def distill(
         name: of the progress bar.
 
     Raises:
-        ValueError: lengths or widths differ, a distilling run has no teacher, the loss is not
-            finite, or the checkpoint is damaged or of another run.
+        ValueError: lengths or widths differ, a distilling run has no teacher, a feature or the
+            loss is not finite, or the checkpoint is damaged or of another run.
     """
     _check_distillation(pictures, features, settings, teacher_embeddings)
     torch.manual_seed(seed)
-    precision = settings.mixed_precision if torch.cuda.is_available() else "no"
-    accelerator = Accelerator(
-        mixed_precision=precision, gradient_accumulation_steps=settings.gradient_accumulation
-    )
+    accelerator = Accelerator()
+    precision = choose_precision(settings.mixed_precision)
     student = clone_clip(bundle)
+    student.model.to(accelerator.device)
     trainable = freeze(student, settings.train)
     tower = student.model.visual
     chosen = [p for p in tower.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         chosen, lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    progress = resume(checkpoint, tower, optimizer, {"kind": "student", **asdict(settings)})
+    targets = features.text if teacher_embeddings is None else teacher_embeddings
+    run = {
+        "kind": "student",
+        "seed": seed,
+        "data": fingerprint(features.text, features.image_of_text, targets),
+        **asdict(settings),
+        "mixed_precision": precision,
+    }
+    progress = resume(checkpoint, tower, optimizer, run)
     # The wrapped tower itself is called: `encode_image` of the unwrapped model would skip the
     # gradient synchronisation of many processes.
     visual, prepared = accelerator.prepare(tower, optimizer)
-    step_count = settings.epochs * -(-len(draw_pairs(features, seed, 0)) // settings.batch_size)
+    step_count = settings.epochs * len(_plan(features, settings, seed, 0))
     bar = tqdm(total=step_count, desc=name, unit="step", delay=2)
     for epoch in range(progress["epoch"], settings.epochs):
         visual.train()
         began, totals = time.monotonic(), torch.zeros(3)
-        batches = split_batches(draw_pairs(features, seed, epoch), settings.batch_size)
-        bar.update(epoch * len(batches) - bar.n)
-        for number, texts in enumerate(batches):
-            step = epoch * len(batches) + number
+        steps = _plan(features, settings, seed, epoch)
+        bar.update(epoch * len(steps) - bar.n)
+        for step, batches in enumerate(steps, start=epoch * len(steps)):
             for group in prepared.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(step / step_count, settings)
-            pixels = _take(bundle, pictures, features.image_of_text[texts])
-            target = (
-                features.text[texts] if teacher_embeddings is None else teacher_embeddings[texts]
-            )
-            with accelerator.accumulate(visual):
-                image_features = F.normalize(visual(student.normalize(pixels)).float(), dim=-1)
+            for texts in batches:
+                pixels = _take(bundle, pictures, features.image_of_text[texts])
+                with autocast(accelerator.device, precision), fast_attention(accelerator.device):
+                    image_features = visual(student.normalize(pixels))
                 loss = dclip_loss(
-                    image_features,
+                    F.normalize(image_features.float(), dim=-1),
                     features.text[texts].to(accelerator.device),
-                    target.to(accelerator.device),
+                    targets[texts].to(accelerator.device),
                     settings.temperature,
                     settings.distillation_weight,
                     settings.contrastive_weight,
                 )
                 if not loss.total.isfinite():
                     raise ValueError(
-                        f"Expected a finite loss, got {loss.total.item()} at step "
-                        f"{step}; lower the learning rate."
+                        f"Expected a finite loss, got {loss.total.item()} at step {step}; lower "
+                        "the learning rate."
                     )
-                accelerator.backward(loss.total)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(chosen, settings.clip_norm)
-                prepared.step()
-                prepared.zero_grad()
-            parts = (loss.total.item(), loss.distillation.item(), loss.contrastive.item())
-            totals += torch.tensor(parts)
+                accelerator.backward(loss.total / len(batches))
+                parts = (loss.total.item(), loss.distillation.item(), loss.contrastive.item())
+                totals += torch.tensor(parts)
+            accelerator.clip_grad_norm_(chosen, settings.clip_norm)
+            prepared.step()
+            prepared.zero_grad()
             bar.update()
-        mean = (totals / len(batches)).tolist()
+        mean = (totals / sum(map(len, steps))).tolist()
         row = {
             "epoch": epoch + 1,
             "loss": mean[0],
@@ -130,7 +137,7 @@ def distill(
         if on_epoch:
             on_epoch(student, progress["history"])
     bar.close()
-    student.model.requires_grad_(False).eval()
+    student.model.requires_grad_(False).eval().to(bundle.device)
     return StudentRun(student, trainable, progress["history"])
 
 
@@ -155,6 +162,41 @@ def _check_distillation(
             f"Expected teacher embeddings of shape {tuple(features.text.shape)}, got "
             f"{tuple(teacher_embeddings.shape)}; make them from these features."
         )
+
+
+def choose_precision(asked: str) -> str:
+    """Turns "auto" into bf16 where the hardware has it, and into fp32 elsewhere.
+
+    Raises:
+        ValueError: the precision is unknown.
+    """
+    if asked in ("no", "bf16"):
+        return asked
+    if asked != "auto":
+        raise ValueError(f"Expected a precision out of auto, no, bf16, got {asked!r}.")
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+
+
+def fast_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Plain attention on CPUs, whose fused kernel's backward pass took a third of a step."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Not accelerate's, which lasts: the first training's would hold for all later ones, and
+    evaluation of its student would be in bf16 too."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _plan(
+    features: FrozenFeatures, settings: StudentSettings, seed: int, epoch: int
+) -> list[list[Tensor]]:
+    """An epoch's steps, each of `gradient_accumulation` batches; the last may have fewer."""
+    batches = split_batches(draw_pairs(features, seed, epoch), settings.batch_size)
+    each = settings.gradient_accumulation
+    return [batches[start : start + each] for start in range(0, len(batches), each)]
 
 
 def _take(bundle: ClipBundle, pictures: Pictures, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import RegionSettings, TeacherSettings
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
@@ -92,7 +93,7 @@ def train_teacher(
         on_epoch: called after each epoch (plots, more figures).
 
     Raises:
-        ValueError: the checkpoint is damaged or of another teacher.
+        ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
     torch.manual_seed(seed)
     accelerator = Accelerator()
@@ -106,7 +107,14 @@ def train_teacher(
     optimizer = torch.optim.AdamW(
         teacher.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    progress = resume(checkpoint, teacher, optimizer, {"kind": "teacher", **asdict(settings)})
+    run = {
+        "kind": "teacher",
+        "seed": seed,
+        "weighted": regions.weighted,
+        "data": fingerprint(features.region, features.token, features.image_of_text),
+        **asdict(settings),
+    }
+    progress = resume(checkpoint, teacher, optimizer, run)
     model, prepared = accelerator.prepare(teacher, optimizer)
     epochs = range(progress["epoch"], settings.epochs)
     bar = tqdm(

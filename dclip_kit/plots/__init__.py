@@ -1,0 +1,18 @@
+"""Functions that return plotly figures: light, legible at half a page's width, small when stored."""
+
+from dclip_kit.plots.curves import plot_history, plot_tradeoff
+from dclip_kit.plots.pictures import plot_regions, plot_student_view
+from dclip_kit.plots.results import plot_probe, plot_recall
+from dclip_kit.plots.search import plot_search
+from dclip_kit.plots.weights import plot_region_weights
+
+__all__ = [
+    "plot_history",
+    "plot_probe",
+    "plot_recall",
+    "plot_region_weights",
+    "plot_regions",
+    "plot_search",
+    "plot_student_view",
+    "plot_tradeoff",
+]

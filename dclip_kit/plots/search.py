@@ -1,0 +1,118 @@
+"""What a search finds, before and after."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from dclip_kit.datasets import open_picture
+from dclip_kit.metrics import ranks
+from dclip_kit.plots.panels import Box, add_canvas, add_image, references
+from dclip_kit.plots.style import SMALL, add_text, arm_colors, blank_figure, escape_text, wrap_text
+
+_ROW, _GAP, _HEADING = 108, 8, 44  # pixels
+_THUMBNAIL = 128  # pixels a side that are stored
+_RING = "#00A35C"
+
+
+def plot_search(
+    queries: Sequence[str],
+    query_features: Float[Tensor, "_query embed"],
+    pictures: Sequence[Path] | Sequence[Image.Image],
+    image_features: Mapping[str, Float[Tensor, "image embed"]],
+    correct: Int[Tensor, "_query"],
+    top_k: int = 5,
+) -> go.Figure:
+    """The pictures that each model finds first for a few queries, the correct one ringed.
+
+    Below each query stands a row for each model, with the rank that it gives the correct picture
+    (ties count as their mean rank).
+
+    Args:
+        queries: shown as plain text.
+        query_features: from `encode_texts`; the text tower is the same for all models.
+        pictures: what is searched; only those shown are read.
+        image_features: by the model's name, of these pictures, as `encode_images` gives them.
+        correct: index of each query's picture.
+        top_k: pictures shown a row.
+
+    Raises:
+        ValueError: numbers of queries or pictures differ or are 0, an index is out of range, or a
+            picture cannot be read.
+    """
+    counts = {len(queries), len(query_features), len(correct)}
+    sizes = {len(pictures), *(len(features) for features in image_features.values())}
+    if len(counts) > 1 or len(sizes) > 1 or 0 in counts | sizes or not image_features:
+        raise ValueError(
+            f"Expected a text, features and the correct picture for each query, and features of "
+            f"each picture from every model, got {sorted(counts)} and {sorted(sizes)}; "
+            "give one of each."
+        )
+    if not (int(correct.min()) >= 0 and int(correct.max()) < len(pictures) and top_k >= 1):
+        raise ValueError(
+            f"Expected correct pictures from 0 to {len(pictures) - 1} and top_k from 1, got "
+            f"{correct.tolist()} and {top_k}; count the pictures from 0."
+        )
+    top_k = min(top_k, len(pictures))
+    block = _HEADING + len(image_features) * (_ROW + _GAP)
+    height = len(queries) * block
+    figure = blank_figure(height + 16, left=96)
+    colors = arm_colors(image_features)
+    positives = F.one_hot(correct, len(pictures)).bool()
+    found = {}
+    for name, features in image_features.items():
+        scores = F.normalize(query_features, dim=-1) @ F.normalize(features, dim=-1).T
+        found[name] = scores.topk(top_k).indices.tolist(), ranks(scores, positives).tolist()
+    for number, query in enumerate(queries):
+        y = height - number * block
+        text = f"<b>{wrap_text(query, 66, 2)}</b>"
+        place = {"xref": "paper", "yref": "paper", "xanchor": "left", "xshift": -88}
+        add_text(figure, text, 0, (y - _HEADING + 4) / height, yanchor="bottom", **place)
+        y -= _HEADING
+        for name, (best, rank) in found.items():
+            axes = add_canvas(
+                figure, (0, 1), ((y - _ROW) / height, y / height), (top_k, 1), toward="left"
+            )
+            for column, image in enumerate(best[number]):
+                box = (column + 0.03, 0.03, column + 0.97, 0.97)
+                shown = pictures[image]
+                picture = shown if isinstance(shown, Image.Image) else open_picture(shown)
+                add_image(figure, picture, axes, _fit(picture, box), _THUMBNAIL)
+                if image == correct[number]:
+                    _ring(figure, box, axes)
+            add_text(
+                figure,
+                f"<b>{escape_text(name)}</b><br>rank {rank[number]:,g}<br>of {len(pictures):,}",
+                0,
+                0,
+                xanchor="right",
+                yanchor="top",
+                xshift=-8,
+                align="right",
+                font={"color": colors[name], "size": SMALL},
+                **references(axes),
+            )
+            y -= _ROW + _GAP
+    return figure
+
+
+def _fit(picture: Image.Image, box: Box) -> Box:
+    """The part of a square box that a picture fills with its own proportions."""
+    left, top, right, bottom = box
+    longest = max(picture.size)
+    half_width = (right - left) * picture.width / longest / 2
+    half_height = (bottom - top) * picture.height / longest / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+def _ring(figure: go.Figure, box: Box, axes: dict[str, str]) -> None:
+    for color, width in (("white", 7), (_RING, 4)):
+        corners = dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
+        figure.add_shape(
+            type="rect", line={"color": color, "width": width}, **corners, **references(axes)
+        )
