@@ -52,7 +52,7 @@ class StudentSettings:
     temperature: float = 0.05
     distillation_weight: float = 1.0  # 0 makes the plain contrastive fine-tune: the control
     contrastive_weight: float = 1.0
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 in hardware, or no
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 in hardware, else no
 
 
 @dataclass(frozen=True)

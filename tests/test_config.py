@@ -36,7 +36,7 @@ def test_pretrained_profiles_compute_with_the_activation_of_their_weights(name) 
 def test_the_selection_rule_tries_shares_of_the_fine_tuned_weights_up_to_all() -> None:
     for profile in PROFILES.values():
         alphas = profile.selection.alphas
-        assert 0 < alphas[0] and alphas[-1] == 1 and list(alphas) == sorted(set(alphas))
+        assert alphas[0] > 0 and alphas[-1] == 1 and list(alphas) == sorted(set(alphas))
         assert 0.94 <= profile.selection.least_retention <= 1
 
 

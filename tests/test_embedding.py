@@ -145,7 +145,7 @@ def test_token_features_do_not_depend_on_batches(clip) -> None:
 
 def test_a_text_without_any_token_is_named(clip) -> None:
     assert clip.tokenizer.encode("&nbsp;") == []
-    with pytest.raises(ValueError, match="token each, got .*nbsp"):
+    with pytest.raises(ValueError, match=r"token each, got .*nbsp"):
         encode_tokens(clip, ["a ball", "&nbsp;"])
 
 

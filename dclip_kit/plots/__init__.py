@@ -1,4 +1,4 @@
-"""Functions that return plotly figures: light, legible at half a page's width, small when stored."""
+"""Functions that return plotly figures: legible at half a page's width, small when stored."""
 
 from dclip_kit.plots.curves import plot_history, plot_tradeoff
 from dclip_kit.plots.pictures import plot_regions, plot_student_view

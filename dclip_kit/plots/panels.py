@@ -11,8 +11,9 @@ from dclip_kit.plots.style import PALETTE, add_text, escape_text
 from dclip_kit.regions import Regions
 
 MAX_SIDE = 256  # pixels a side of a stored picture
+TAG_SIZE = 11
 _CHARACTER, _LINE = 6.5, 16  # pixels that a label's letter and line take, about
-_SHOWN = 160  # pixels that a picture is shown at, about, when its labels are placed
+_SHOWN = 130  # pixels that a picture is shown at, about, when its labels are placed
 
 Span = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -156,7 +157,7 @@ def add_tag(
     anchor: str = "left",
 ) -> None:
     """A short escaped text in white on a colour, below y and at the named side of x."""
-    look = {"bgcolor": color, "borderpad": 1, "font": {"color": "white", "size": 11}}
+    look = {"bgcolor": color, "borderpad": 1, "font": {"color": "white", "size": TAG_SIZE}}
     add_text(figure, text, x, y, xanchor=anchor, yanchor="top", **look, **references(axes))
 
 
@@ -183,7 +184,7 @@ def _outline(box: Sequence[float]) -> tuple[list[float], list[float]]:
 def _place_labels(
     boxes: Sequence[Sequence[float]], labels: Sequence[str], image_size: tuple[int, int]
 ) -> list[tuple[float, float, str]]:
-    """For each label x, upper y and the side it is anchored at, away from labels placed before."""
+    """For each label x, upper y and the side it is anchored at, where it hides least."""
     unit = max(image_size) / _SHOWN  # picture's pixels a pixel shown
     taken: list[tuple[float, float, float, float]] = []
     places = []
@@ -195,7 +196,9 @@ def _place_labels(
                 start = x if anchor == "left" else x - wide
                 rectangle = (start, y, start + wide, y + high)
                 outside = wide * high - _overlap(rectangle, (0, 0, *image_size))
-                cost = 4 * outside + sum(_overlap(rectangle, other) for other in taken)
+                hidden = sum(_overlap(rectangle, other) for other in taken)
+                covered = sum(_overlap(rectangle, box) for box in boxes)
+                cost = 4 * outside + 2 * hidden + covered
                 if best is None or cost < best[0]:
                     best = (cost, rectangle, (x, y, anchor))
         assert best is not None

@@ -50,7 +50,7 @@ def plot_regions(
         )
     columns = min(columns, len(pictures))
     rows = ceil(len(pictures) / columns)
-    row_height, below = 760 // max(columns, 3), 58 if captions else 10
+    row_height, below = 640 // max(columns, 3), 58 if captions else 10
     height = rows * (row_height + below)
     figure = blank_figure(height + 16)
     for index, (picture, found) in enumerate(zip(pictures, regions, strict=True)):
@@ -64,8 +64,9 @@ def plot_regions(
             (top - row_height / height, top),
             wrap_text(captions[index], max(72 // columns, 14)) if captions else "",
         )
+        room = max(64 // columns, 12) - 5  # letters; hovering shows the whole label
         labels = [
-            f"{escape_text(label)} {confidence:.2f}"
+            f"{wrap_text(label, room, 1)} {confidence:.2f}"
             for label, confidence in zip(found.label, found.confidence.tolist(), strict=True)
         ]
         add_boxes(figure, found, axes, labels, label_colors(found.label))

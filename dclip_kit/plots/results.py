@@ -118,7 +118,7 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     """
     if not probes:
         raise ValueError(
-            "Expected the probe of at least one teacher, got none; run shortcut_probe."
+            "Expected the probe of at least one teacher, got none; see shortcut_probe."
         )
     groups = {
         escape_text(name): [

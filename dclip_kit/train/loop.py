@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from dclip_kit.checkpoint import load_training_state, save_training_state
 from dclip_kit.features import FrozenFeatures
 
-History = list[dict[str, float]]
+Row = dict[str, int | float]  # an epoch's figures
+History = list[Row]
 
 
 def draw_pairs(features: FrozenFeatures, seed: int, epoch: int) -> Int[Tensor, "pair"]:
@@ -69,7 +70,7 @@ def resume(
 
 
 def finish_epoch(
-    row: dict[str, float],
+    row: Row,
     progress: dict[str, Any],
     checkpoint: Path | None,
     module: nn.Module,

@@ -22,7 +22,7 @@ from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import dclip_loss
 from dclip_kit.student import Trainable, clone_clip, freeze
-from dclip_kit.train.loop import History, draw_pairs, finish_epoch, resume, split_batches
+from dclip_kit.train.loop import History, Row, draw_pairs, finish_epoch, resume, split_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ def distill(
             prepared.zero_grad()
             bar.update()
         mean = (totals / sum(map(len, steps))).tolist()
-        row = {
+        row: Row = {
             "epoch": epoch + 1,
             "loss": mean[0],
             "distillation": mean[1],
@@ -185,8 +185,11 @@ def fast_attention(device: torch.device) -> AbstractContextManager[None]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Not accelerate's, which lasts: the first training's would hold for all later ones, and
-    evaluation of its student would be in bf16 too."""
+    """For one forward pass.
+
+    Accelerate's would last: the first training's precision holds for every later one in the
+    process, and wraps the tower, so that validation would run in bf16 too.
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -17,7 +17,7 @@ from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.regions import region_weights
 from dclip_kit.teacher import MetaTeacher, TeacherOutput
-from dclip_kit.train.loop import History, draw_pairs, finish_epoch, resume, split_batches
+from dclip_kit.train.loop import History, Row, draw_pairs, finish_epoch, resume, split_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ def train_teacher(
             prepared.step()
             prepared.zero_grad()
             losses.append(loss.item())
-        row = {
+        row: Row = {
             "epoch": epoch + 1,
             "loss": sum(losses) / len(losses),
             "seconds": time.monotonic() - began,

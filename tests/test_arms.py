@@ -1,0 +1,201 @@
+"""The arms: one rule for all, nothing of test seen, and back from disk as they were rounded."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dclip_kit import arms
+from dclip_kit.arms import (
+    Arm,
+    EvaluationSets,
+    evaluate_arm,
+    load_arm,
+    load_teacher,
+    round_tower,
+    save_arm,
+    save_teacher,
+    train_arm,
+)
+from dclip_kit.config import Profile, SelectionRule, StudentSettings, TeacherSettings
+from dclip_kit.embedding import encode_images
+from dclip_kit.evaluate import (
+    RetrievalSet,
+    ZeroShotSet,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+    select_alpha,
+)
+from dclip_kit.student import clone_clip
+from dclip_kit.teacher import MetaTeacher
+from dclip_kit.train import distill
+
+STUDENT = StudentSettings(batch_size=4, epochs=2, learning_rate=1e-3, mixed_precision="no")
+PROFILE = Profile(
+    "pocket",
+    "pocket",
+    None,
+    teacher=TeacherSettings(heads=4),
+    student=STUDENT,
+    selection=SelectionRule((0.5, 1.0), 0.0),
+    seed=3,
+)
+
+
+def retrieval(pixels, features) -> RetrievalSet:
+    return RetrievalSet(pixels, features.text, features.image_of_text)
+
+
+@pytest.fixture
+def sets(clip, pixels, features) -> EvaluationSets:
+    """Test's pictures are val's from behind; of each zero-shot set other labels are right."""
+    classes = F.normalize(torch.randn(3, 32), dim=1)
+    nearest = (encode_images(clip, pixels) @ classes.T).argmax(1)
+
+    def zero_shot(wrong: int) -> ZeroShotSet:
+        labels = (nearest + (torch.arange(len(nearest)) < wrong)) % 3
+        return ZeroShotSet(pixels, labels, classes, torch.tensor([True, True, False]))
+
+    return EvaluationSets(
+        val=retrieval(pixels, features),
+        test=retrieval(pixels.flip(0), features),
+        zero_shot_val=zero_shot(1),
+        zero_shot=zero_shot(3),
+        zero_shot_held_out=zero_shot(7),
+    )
+
+
+@pytest.fixture
+def targets(features) -> torch.Tensor:
+    return F.normalize(torch.randn_like(features.text), dim=1)
+
+
+def weights(module) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in module.state_dict().values()])
+
+
+@pytest.mark.parametrize("name", ["contrastive", "dclip"])
+def test_an_arm_is_fine_tuned_and_chosen_on_val(
+    name, clip, pixels, features, sets, targets, tmp_path
+) -> None:
+    teacher = targets if name == "dclip" else None
+    settings = STUDENT if name == "dclip" else replace(STUDENT, distillation_weight=0.0)
+    path, shown = tmp_path / "state.safetensors", []
+    # Without pictures: whoever looked at test would fail.
+    unseen = replace(sets.test, pictures=[]), replace(sets.zero_shot, pictures=[])
+    arm = train_arm(
+        name,
+        clip,
+        pixels,
+        features,
+        PROFILE,
+        EvaluationSets(sets.val, unseen[0], sets.zero_shot_val, unseen[1], unseen[1]),
+        teacher,
+        path,
+        lambda student, history: shown.append(len(history)),
+    )
+    tuned = distill(clip, pixels, features, settings, teacher, seed=3).student
+    chosen = select_alpha(clip, tuned, sets.val, sets.zero_shot_val, PROFILE.selection)
+    assert (arm.name, arm.alpha, arm.candidates) == (name, chosen.alpha, chosen.candidates)
+    assert [candidate.alpha for candidate in arm.candidates] == [0, 0.5, 1]
+    assert torch.equal(weights(arm.clip.model), weights(chosen.student.model))
+    assert path.exists() and shown == [1, 2]
+    last = arm.history[-1]
+    assert last["val_recall_at_1"] == arm.candidates[-1].recall_at_1
+    assert last["val_zero_shot"] == evaluate_zero_shot(tuned, sets.zero_shot_val).top1
+
+
+def test_an_arm_is_measured_on_test(clip, sets) -> None:
+    arm = Arm("clip", clip)
+    result = evaluate_arm(arm, sets)
+    assert result.arm is arm
+    assert result.retrieval.as_dict() == evaluate_retrieval(clip, sets.test).as_dict()
+    assert result.zero_shot.correct.tolist() == [False] * 3 + [True] * 8
+    assert result.held_out.correct.tolist() == [False] * 7 + [True] * 4
+
+
+# On disk
+
+
+@pytest.fixture
+def arm(clip, sets) -> Arm:
+    tuned = clone_clip(clip)
+    with torch.no_grad():
+        for parameter in tuned.model.visual.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    chosen = select_alpha(clip, tuned, sets.val, sets.zero_shot_val, SelectionRule((0.7,), 0.0))
+    history = [{"epoch": 1, "loss": 0.1 + 0.2}]
+    return Arm("dclip", tuned, 0.7, chosen.candidates, history)
+
+
+def test_a_saved_arm_is_the_rounded_one(arm, clip, tmp_path) -> None:
+    before = weights(arm.clip.model)
+    rounded = round_tower(arm)
+    assert torch.equal(weights(arm.clip.model), before)  # a copy was rounded
+    save_arm(rounded, tmp_path)
+    loaded = load_arm("dclip", clip, tmp_path)
+    assert torch.equal(weights(loaded.clip.model), weights(rounded.clip.model))
+    assert {p.dtype for p in loaded.clip.model.parameters()} == {torch.float32}
+    assert not torch.equal(weights(loaded.clip.model), before)
+    assert torch.allclose(weights(loaded.clip.model), before, atol=1e-2)
+    for name in ("name", "alpha", "candidates", "history"):
+        assert getattr(loaded, name) == getattr(arm, name)
+    save_arm(arm, tmp_path / "other")
+    assert (tmp_path / "other/dclip.safetensors").read_bytes() == (
+        tmp_path / "dclip.safetensors"
+    ).read_bytes()
+
+
+def test_a_saved_teacher_computes_the_same(features, tmp_path) -> None:
+    teacher, history = MetaTeacher(32, 4), [{"epoch": 1, "loss": 0.25}]
+    save_teacher(teacher, history, PROFILE, tmp_path)
+    loaded, its_history = load_teacher(32, PROFILE, tmp_path)
+    assert its_history == history and not loaded.training
+    assert torch.equal(weights(loaded), weights(teacher))
+    assert loaded.regions[0].attention.num_heads == 4
+    record = json.loads((tmp_path / "teacher.json").read_text())
+    assert record["settings"]["heads"] == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"heads": 2}, {"layers": 2}, {"caption_free": True}, {"pooling_temperature": 1.0}],
+    ids=str,
+)
+def test_a_saved_teacher_of_other_settings_is_refused(change, tmp_path) -> None:
+    """Some fit by shape, and would compute something else."""
+    save_teacher(MetaTeacher(32, 4), [], PROFILE, tmp_path)
+    other = replace(PROFILE, teacher=replace(PROFILE.teacher, **change))
+    with pytest.raises(ValueError, match=f"{next(iter(change))}=.*{tmp_path}"):
+        load_teacher(32, other, tmp_path)
+    retrained = replace(PROFILE, teacher=replace(PROFILE.teacher, learning_rate=1.0))
+    assert load_teacher(32, retrained, tmp_path)
+
+
+def cut(path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "kind"),
+    [
+        ("safetensors", lambda path: path.unlink(), FileNotFoundError),
+        ("safetensors", cut, ValueError),
+        ("safetensors", lambda path: arms.save_tensors({"x": torch.ones(1)}, path), ValueError),
+        ("json", lambda path: path.unlink(), FileNotFoundError),
+        ("json", cut, ValueError),
+        ("json", lambda path: path.write_text("[]"), ValueError),
+        ("json", lambda path: path.write_text("{}"), ValueError),
+    ],
+)
+@pytest.mark.parametrize("what", ["dclip", "teacher"])
+def test_what_is_not_whole_on_disk_is_named(what, file, harm, kind, arm, clip, tmp_path) -> None:
+    save_arm(arm, tmp_path)
+    save_teacher(MetaTeacher(32, 4), [], PROFILE, tmp_path)
+    harm(tmp_path / f"{what}.{file}")
+    with pytest.raises(kind, match=rf"Expected .*{what}\.{file}"):
+        load_arm("dclip", clip, tmp_path) if what == "dclip" else load_teacher(
+            32, PROFILE, tmp_path
+        )

@@ -1,0 +1,196 @@
+"""Measuring on features made by hand: zero-shot shares, the shortcut probe, the choice of alpha."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dclip_kit import evaluate
+from dclip_kit.config import RegionSettings, SelectionRule
+from dclip_kit.embedding import encode_images, encode_texts, read_pixels
+from dclip_kit.evaluate import (
+    RetrievalSet,
+    ZeroShotSet,
+    encode_classes,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+    select_alpha,
+    shortcut_probe,
+)
+from dclip_kit.features import FrozenFeatures
+from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.teacher import MetaTeacher, TeacherOutput
+
+# Zero-shot and retrieval
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown", "top1", "domain", "other"),
+    [
+        ([0, 1, 2, 2], [True, True, False], 0.75, 1.0, 0.5),
+        ([0, 0, 2, 1], [True, False, False], 0.5, 0.5, 0.5),
+        ([0, 1, 2, 0], [True, True, True], 1.0, 1.0, None),
+        ([1, 2, 0, 1], [False, False, False], 0.0, None, 0.0),
+    ],
+)
+def test_zero_shot_counts_all_and_each_domain(
+    labels, shown, top1, domain, other, clip, pixels, monkeypatch
+) -> None:
+    looks_like = torch.tensor([0, 1, 2, 0])  # the class that each picture is nearest to
+    classes = torch.eye(3, 8) + 0.1
+    monkeypatch.setattr(evaluate, "encode_images", lambda *_: torch.eye(3, 8)[looks_like])
+    data = ZeroShotSet(pixels[:4], torch.tensor(labels), classes, torch.tensor(shown))
+    result = evaluate_zero_shot(clip, data)
+    assert result.correct.tolist() == [x == y for x, y in zip(labels, [0, 1, 2, 0], strict=True)]
+    assert (result.top1, result.top1_domain, result.top1_other) == (top1, domain, other)
+
+
+def test_a_class_is_the_mean_of_its_prompts(clip) -> None:
+    got = encode_classes(clip, ["ball", "dog"], ("a {}", "{}!", "the {} at sea"))
+    for row, name in zip(got, ["ball", "dog"], strict=True):
+        each = encode_texts(clip, [f"a {name}", f"{name}!", f"the {name} at sea"])
+        assert torch.allclose(row, F.normalize(each.mean(0), dim=0), atol=1e-6)
+    assert not torch.allclose(got[0], got[1], atol=1e-2)
+
+
+def test_evaluation_embeds_with_the_clip_it_is_given(clip, captioned) -> None:
+    texts = encode_texts(clip, captioned.texts)
+    data = RetrievalSet(captioned.paths, texts, captioned.image_of_text)
+    with torch.no_grad():
+        clip.model.visual.proj += 0.3 * torch.randn_like(clip.model.visual.proj)
+    features = encode_images(clip, captioned.paths)
+    found = evaluate_retrieval(clip, data).as_dict()
+    assert found == retrieval_metrics(features, texts, captioned.image_of_text).as_dict()
+    nearest = (features @ texts.T).argmax(1)  # each caption for a class
+    zero_shot = ZeroShotSet(
+        read_pixels(clip, captioned.paths), nearest, texts, torch.ones(len(texts)).bool()
+    )
+    assert evaluate_zero_shot(clip, zero_shot).top1 == 1
+    other = replace(zero_shot, labels=(nearest + 1) % len(texts))
+    assert evaluate_zero_shot(clip, other).top1 == 0
+
+
+# The shortcut probe
+
+
+class Looks(MetaTeacher):
+    """Embeds the mean of the regions, and no word."""
+
+    def forward(self, region_features, region_mask, token_features, token_mask, weights=None):
+        share = region_mask / region_mask.sum(1, keepdim=True)
+        return self.answer((share[..., None] * region_features).sum(1), share)
+
+    def answer(self, embedding, share):
+        return TeacherOutput(F.normalize(embedding, dim=-1), None, None, share)
+
+
+class Reads(Looks):
+    """Embeds the mean of the caption's tokens, and nothing that is to be seen."""
+
+    def forward(self, region_features, region_mask, token_features, token_mask, weights=None):
+        share = region_mask / region_mask.sum(1, keepdim=True)
+        return self.answer(token_features.sum(1), share)
+
+
+@pytest.fixture
+def plain() -> FrozenFeatures:
+    """Six pictures, five with captions; regions and tokens are each picture's own direction."""
+    owners = torch.tensor([4, 0, 1, 4, 2, 5])  # picture 3 has none
+    return FrozenFeatures(
+        image=torch.eye(6, 32),
+        region=torch.eye(6, 32).repeat_interleave(2, 0),
+        region_count=torch.full((6,), 2),
+        area=torch.full((12,), 0.5),
+        confidence=torch.ones(12),
+        text=torch.eye(6, 32)[owners],
+        token=torch.eye(6, 32)[owners].half(),
+        token_count=torch.ones(6, dtype=torch.long),
+        image_of_text=owners,
+        without_detections=torch.tensor(0),
+    )
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_probe_tells_a_teacher_that_looks_from_one_that_reads(
+    weighted, seed, clip, plain
+) -> None:
+    regions = RegionSettings(weighted=weighted)
+    looks = shortcut_probe(Looks(32).train(), clip, plain, regions, seed)
+    assert (looks.own, looks.shuffled) == (1, 0)  # so nobody kept its own regions
+    assert looks.blank <= 1 / 5
+    reads = shortcut_probe(Reads(32), clip, plain, regions, seed)
+    assert (reads.own, reads.shuffled, reads.blank) == (1, 1, 1)
+
+
+def test_blank_regions_are_one_gray_picture(clip, plain, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        Looks,
+        "answer",
+        lambda self, x, share: seen.append(x) or TeacherOutput(x, None, None, share),
+    )
+    shortcut_probe(Looks(32), clip, plain, RegionSettings(weighted=False))
+    gray = clip.normalize(torch.full((1, 3, 32, 32), 128, dtype=torch.uint8))
+    with torch.no_grad():
+        expected = F.normalize(clip.model.encode_image(gray), dim=-1).expand(5, -1)
+    assert sum(torch.allclose(x, expected, atol=1e-6) for x in seen) == 1
+
+
+def test_the_probe_needs_two_pictures(clip, plain) -> None:
+    one = replace(plain, image_of_text=torch.full((6,), 2))
+    with pytest.raises(ValueError, match="two captioned pictures, got 1"):
+        shortcut_probe(Looks(32), clip, one, RegionSettings())
+
+
+# The choice of alpha
+
+
+@pytest.mark.parametrize(
+    ("recall", "top1", "least", "chosen"),
+    [
+        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.8, 0.8, 0.8), 0.95, 1.0),  # the best of those that remember
+        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.8, 0.77, 0.5), 0.95, 0.6),
+        ((0.1, 0.5, 0.3, 0.4), (0.8, 0.7, 0.8, 0.8), 0.95, 1.0),  # not the first that remembers
+        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.7, 0.7, 0.7), 0.95, 0.0),  # none does: untouched
+        ((0.5, 0.2, 0.3, 0.4), (0.8, 0.8, 0.8, 0.8), 0.95, 0.0),  # all are worse than untouched
+        ((0.1, 0.3, 0.3, 0.3), (0.8, 0.8, 0.8, 0.8), 0.95, 0.3),  # the nearest of equals
+        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.8, 0.9, 0.9), 1.05, 1.0),
+        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.8, 0.8, 0.8), 1.05, 0.0),
+    ],
+)
+def test_alpha_is_chosen_by_the_rule(recall, top1, least, chosen, clip, monkeypatch) -> None:
+    alphas = (0.0, 0.3, 0.6, 1.0)
+    before, after = clip, evaluate.interpolate(clip, clip, 0.5)
+    before.model.logit_scale.data.fill_(0)
+    after.model.logit_scale.data.fill_(1)  # so that this weight is the alpha of what is measured
+
+    def measured(values):
+        return lambda bundle, _: values[alphas.index(round(bundle.model.logit_scale.item(), 3))]
+
+    retrieval = [SimpleNamespace(text_to_image=SimpleNamespace(recall_at={1: r})) for r in recall]
+    zero_shot = [SimpleNamespace(top1=share) for share in top1]
+    monkeypatch.setattr(evaluate, "evaluate_retrieval", measured(retrieval))
+    monkeypatch.setattr(evaluate, "evaluate_zero_shot", measured(zero_shot))
+    rule = SelectionRule(alphas[1:], least)
+    data = RetrievalSet([], torch.zeros(1, 1), torch.zeros(1).long())
+    classes = ZeroShotSet([], torch.zeros(1).long(), torch.zeros(1, 1), torch.ones(1).bool())
+    selection = select_alpha(before, after, data, classes, rule)
+    assert selection.alpha == chosen
+    assert selection.student.model.logit_scale.item() == pytest.approx(chosen)
+    assert [(c.alpha, c.recall_at_1) for c in selection.candidates] == list(
+        zip(alphas, recall, strict=True)
+    )
+    kept = [c.retention for c in selection.candidates]
+    assert kept == pytest.approx([share / 0.8 for share in top1])
+
+
+def test_a_clip_that_knows_no_class_has_nothing_to_retain(clip, captioned) -> None:
+    texts = encode_texts(clip, captioned.texts)
+    data = RetrievalSet(captioned.paths, texts, captioned.image_of_text)
+    farthest = (encode_images(clip, captioned.paths) @ texts.T).argmin(1)
+    classes = ZeroShotSet(captioned.paths, farthest, texts, torch.ones(len(texts)).bool())
+    with pytest.raises(ValueError, match="knows some of val's classes"):
+        select_alpha(clip, clip, data, classes, SelectionRule())
