@@ -52,7 +52,7 @@ def test_a_batchs_pictures_are_its_scenes_at_the_detectors_size(scenes) -> None:
     assert pictures.min() >= 0 and pictures.max() <= 1
     for picture, scene in zip(pictures, scenes, strict=True):
         expected = np.asarray(render_scene(scene).resize((64, 64), Image.Resampling.BILINEAR)) / 255
-        assert np.abs(picture.permute(1, 2, 0).numpy() - expected).mean() < 0.03  # antialiasing
+        assert np.abs(picture.permute(1, 2, 0).numpy() - expected).mean() < 0.05  # antialiasing
 
 
 def test_step_and_seed_decide_a_batch() -> None:

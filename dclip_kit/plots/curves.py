@@ -5,29 +5,30 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from dclip_kit.arms import Arm
-from dclip_kit.evaluate import Candidate
 from dclip_kit.plots.panels import add_axes, references
 from dclip_kit.plots.style import (
     GRID,
     INK,
     SMALL,
+    Number,
     add_text,
     arm_colors,
+    axis_title,
     blank_figure,
     escape_text,
+    label_room,
     spread,
 )
-from dclip_kit.train import History
 
 _PANELS = {  # row's key, heading, whether it is a share
     "loss": ("training loss", False),
-    "val_recall_at_1": ("text→image R@1, val", True),
-    "val_zero_shot": ("zero-shot top-1, val", True),
+    "val_recall_at_1": ("text→image R@1<br>on val", True),
+    "val_zero_shot": ("zero-shot top-1<br>on val", True),
 }
 _PLOT = 190  # height of the drawing itself, in pixels
 
 
-def plot_history(histories: Mapping[str, History]) -> go.Figure:
+def plot_history(histories: Mapping[str, Sequence[Mapping[str, Number]]]) -> go.Figure:
     """Loss and figures on val, epoch by epoch, a line for each arm (or teacher).
 
     Losses of arms that add up different terms are no measure of each other.
@@ -47,7 +48,7 @@ def plot_history(histories: Mapping[str, History]) -> go.Figure:
         )
     keys = [key for key in _PANELS if any(key in rows[0] for rows in histories.values())]
     colors = arm_colors(histories)
-    figure = blank_figure(_PLOT + 30 + 42, left=44, right=88, top=30, bottom=42)
+    figure = blank_figure(_PLOT + 44 + 42, left=44, right=label_room(histories), top=44, bottom=42)
     room = 0.12 if len(keys) > 1 else 0.0  # between panels, for tick labels
     width = (1 - room * (len(keys) - 1)) / len(keys)
     for number, key in enumerate(keys):
@@ -62,8 +63,8 @@ def plot_history(histories: Mapping[str, History]) -> go.Figure:
             figure,
             (start, start + width),
             (0, 1),
-            {"gridcolor": GRID, "dtick": max(1, epochs // 4), "title": {"text": "epoch"}}
-            | {"tickfont": {"size": SMALL}},
+            {"gridcolor": GRID, "dtick": max(1, epochs // 4), "title": axis_title("epoch")}
+            | {"tickfont": {"size": SMALL}, "range": [1 - 0.06 * epochs, epochs * 1.06]},
             {"gridcolor": GRID, "range": [low - pad, high + pad], "nticks": 5}
             | {"tickfont": {"size": SMALL}}
             | ({"tickformat": ".0%" if high - low > 0.04 else ".1%"} if is_share else {}),
@@ -78,6 +79,7 @@ def plot_history(histories: Mapping[str, History]) -> go.Figure:
             xanchor="left",
             yanchor="bottom",
             yshift=4,
+            align="left",
         )
         for name, rows in drawn.items():
             _add_line(figure, name, rows, key, colors[name], is_share, axes)
@@ -92,12 +94,14 @@ def plot_history(histories: Mapping[str, History]) -> go.Figure:
                 figure,
                 escape_text(name),
                 drawn[name][-1]["epoch"],
-                y,
-                xanchor="left" if rightmost else "right",
+                (y - low + pad) / (high - low + 2 * pad),
+                xref=axes["xaxis"],
+                yref="paper",  # in the axis's units, one pushed out of its range would vanish
+                xanchor="left" if rightmost else "center",
                 yanchor="middle" if rightmost else "bottom",
                 xshift=6 if rightmost else 0,
+                yshift=0 if rightmost else 6,
                 font={"color": colors[name], "size": SMALL},
-                **references(axes),
             )
     return figure
 
@@ -105,7 +109,7 @@ def plot_history(histories: Mapping[str, History]) -> go.Figure:
 def _add_line(
     figure: go.Figure,
     name: str,
-    rows: Sequence[Mapping[str, float]],
+    rows: Sequence[Mapping[str, Number]],
     key: str,
     color: str,
     is_share: bool,
@@ -151,7 +155,8 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
     retentions = [*(point.retention for point in points), least_retention]
     recalls = [point.recall_at_1 for point in points]
     across, up = max(retentions) - min(retentions), max(recalls) - min(recalls) or 0.01
-    x = (min(retentions) - 0.04 * across, max(retentions) + 0.04 * across)
+    across = across or 0.01
+    x = (min(retentions) - 0.04 * across, max(retentions) + 0.06 * across)
     y = (min(recalls) - 0.08 * up, max(recalls) + 0.16 * up)
     figure = blank_figure(380, left=64, bottom=50, top=10, right=14)
     titles = "zero-shot retention on val", "text→image Recall@1 on val"
@@ -160,12 +165,23 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
         figure,
         (0, 1),
         (0, 1),
-        look | {"range": list(x), "title": {"text": titles[0], "standoff": 8}},
-        look | {"range": list(y), "title": {"text": titles[1], "standoff": 8}, "nticks": 7},
+        look | {"range": list(x), "title": axis_title(titles[0])},
+        look | {"range": list(y), "title": axis_title(titles[1]), "nticks": 7},
     )
     line = {"color": INK, "width": 1.5, "dash": "dash"}
     ends = {"x0": least_retention, "x1": least_retention, "y0": 0, "y1": 1}
-    figure.add_shape(type="line", xref="x", yref="paper", line=line, **ends)
+    figure.add_shape(type="line", xref=axes["xaxis"], yref="paper", line=line, **ends)
+    add_text(
+        figure,
+        f"keep at least {least_retention:.1%}",
+        least_retention,
+        0,
+        xref=axes["xaxis"],
+        yref="paper",
+        xanchor="right",
+        yanchor="bottom",
+        xshift=-4,
+    )
     for name, arm in paths.items():
         path = sorted(arm.candidates, key=lambda candidate: candidate.alpha)
         figure.add_scatter(
@@ -182,11 +198,26 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
             ],
             **axes,
         )
-        _mark_ends(figure, name, path, colors[name], axes)
+        add_text(
+            figure,
+            f"<b>{escape_text(name)}</b>, α = {path[-1].alpha:g}",
+            path[-1].retention,
+            path[-1].recall_at_1,
+            xanchor="left",
+            yanchor="bottom",
+            xshift=-6,
+            yshift=6,
+            font={"color": colors[name], "size": SMALL},
+            **references(axes),
+        )
+    start = min(points, key=lambda point: point.alpha)
+    if start.alpha == 0:
+        place = {"yanchor": "top", "yshift": -6, **references(axes)}
+        add_text(figure, "clip", start.retention, start.recall_at_1, **place)
     chosen = {n: c for n, arm in paths.items() for c in arm.candidates if c.alpha == arm.alpha}
     heights = spread([point.recall_at_1 for point in chosen.values()], 16 / 320 * (y[1] - y[0]))
     for (name, point), height in zip(chosen.items(), heights, strict=True):
-        ring = {"symbol": "circle-open", "size": 16, "line": {"width": 2.5, "color": INK}}
+        ring = {"symbol": "circle-open", "size": 16, "color": INK, "line": {"width": 2.5}}
         figure.add_scatter(
             x=[point.retention],
             y=[point.recall_at_1],
@@ -197,28 +228,13 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
         )
         add_text(
             figure,
-            f"<b>{escape_text(name)}</b>, α = {point.alpha:g}: {point.recall_at_1:.1%}",
+            f"<b>α = {point.alpha:g}</b>",
             point.retention,
             height,
             xanchor="left",
-            xshift=14,
+            xshift=10,
+            yshift=10,
             font={"color": colors[name], "size": SMALL},
             **references(axes),
         )
     return figure
-
-
-def _mark_ends(
-    figure: go.Figure, name: str, path: Sequence[Candidate], color: str, axes: dict[str, str]
-) -> None:
-    for point in (path[0], path[-1]):
-        add_text(
-            figure,
-            "clip" if point.alpha == 0 else f"{escape_text(name)}, α = {point.alpha:g}",
-            point.retention,
-            point.recall_at_1,
-            yanchor="top" if point.alpha == 0 else "bottom",
-            yshift=-5 if point.alpha == 0 else 5,
-            font={"color": INK if point.alpha == 0 else color, "size": SMALL},
-            **references(axes),
-        )

@@ -1,13 +1,14 @@
 """Pictures inside figures: small data URIs on axes of their own, and boxes with labels on them."""
 
 import base64
+import html
 import io
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
 from PIL import Image
 
-from dclip_kit.plots.style import PALETTE, add_text, escape_text
+from dclip_kit.plots.style import PALETTE, Number, add_text, escape_text
 from dclip_kit.regions import Regions
 
 MAX_SIDE = 256  # pixels a side of a stored picture
@@ -15,8 +16,8 @@ TAG_SIZE = 11
 _CHARACTER, _LINE = 6.5, 16  # pixels that a label's letter and line take, about
 _SHOWN = 130  # pixels that a picture is shown at, about, when its labels are placed
 
-Span = tuple[float, float]
-Box = tuple[float, float, float, float]
+Span = tuple[Number, Number]
+Box = tuple[Number, Number, Number, Number]
 
 
 def data_uri(picture: Image.Image, side: int = MAX_SIDE, quality: int = 80) -> str:
@@ -42,8 +43,7 @@ def add_axes(figure: go.Figure, x: Span, y: Span, x_axis: dict, y_axis: dict) ->
     Returns:
         What a trace takes to be drawn on them: {"xaxis": "x2", "yaxis": "y2"}.
     """
-    used = sum(1 for _ in figure.select_xaxes())
-    number = "" if used == 0 else str(used + 1)
+    number = _next_number(figure)
     fixed = {"fixedrange": True, "zeroline": False}
     figure.update_layout(
         {
@@ -52,6 +52,12 @@ def add_axes(figure: go.Figure, x: Span, y: Span, x_axis: dict, y_axis: dict) ->
         }
     )
     return {"xaxis": f"x{number}", "yaxis": f"y{number}"}
+
+
+def _next_number(figure: go.Figure) -> str:
+    """Plotly's first axes have no number, its second ones 2."""
+    used = sum(key.startswith("xaxis") for key in figure.layout.to_plotly_json())
+    return str(used + 1) if used else ""
 
 
 def references(axes: dict[str, str]) -> dict[str, str]:
@@ -66,8 +72,7 @@ def add_canvas(
 
     They keep their proportions in whatever room the figure has.
     """
-    used = sum(1 for _ in figure.select_xaxes())
-    partner = "x" if used == 0 else f"x{used + 1}"
+    partner = f"x{_next_number(figure)}"
     hidden = {"visible": False, "constrain": "domain"}
     axes = add_axes(
         figure,
@@ -151,8 +156,8 @@ def add_tag(
     figure: go.Figure,
     text: str,
     axes: dict[str, str],
-    x: float,
-    y: float,
+    x: Number,
+    y: Number,
     color: str,
     anchor: str = "left",
 ) -> None:
@@ -189,7 +194,7 @@ def _place_labels(
     taken: list[tuple[float, float, float, float]] = []
     places = []
     for (left, top, right, bottom), label in zip(boxes, labels, strict=True):
-        wide, high = unit * (_CHARACTER * len(label) + 4), unit * _LINE
+        wide, high = unit * (_CHARACTER * len(html.unescape(label)) + 4), unit * _LINE
         best = None
         for y in (top - high, top, bottom - high, bottom):
             for anchor, x in (("left", left), ("right", right)):
@@ -207,7 +212,7 @@ def _place_labels(
     return places
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+def _overlap(a: Sequence[Number], b: Sequence[Number]) -> float:
     across = min(a[2], b[2]) - max(a[0], b[0])
     down = min(a[3], b[3]) - max(a[1], b[1])
     return max(across, 0.0) * max(down, 0.0)

@@ -19,7 +19,7 @@ from dclip_kit.plots.panels import (
     references,
     require_size,
 )
-from dclip_kit.plots.style import add_text, blank_figure, escape_text, wrap_text
+from dclip_kit.plots.style import add_text, blank_figure, wrap_text
 from dclip_kit.regions import Regions, crop_regions
 
 
@@ -64,7 +64,7 @@ def plot_regions(
             (top - row_height / height, top),
             wrap_text(captions[index], max(72 // columns, 14)) if captions else "",
         )
-        room = max(64 // columns, 12) - 5  # letters; hovering shows the whole label
+        room = max(60 // columns, 12) - 5  # letters; hovering shows the whole label
         labels = [
             f"{wrap_text(label, room, 1)} {confidence:.2f}"
             for label, confidence in zip(found.label, found.confidence.tolist(), strict=True)
@@ -93,14 +93,16 @@ def plot_student_view(
         max_crops: shown; the caption counts them.
 
     Raises:
-        ValueError: the regions are of another picture's size.
+        ValueError: the regions are of another picture's size, or max_crops is below 1.
     """
     require_size(picture, regions)
+    if max_crops < 1:
+        raise ValueError(f"Expected max_crops from 1, got {max_crops}; regions are what it shows.")
     crops = crop_regions(picture, regions, margin)[:max_crops]
     seen = _as_received(picture, clip)
     size = f"{seen.width} × {seen.height}"
     share = "" if len(crops) == len(regions) else f" ({len(crops)} of {len(regions)} shown)"
-    height, below = 350, 66
+    height, below = 310, 66
     figure = blank_figure(height)
     y = (below / (height - 16), 1)
     captions = (
@@ -120,8 +122,10 @@ def plot_student_view(
     for index, crop in enumerate(crops):
         row, column = divmod(index, columns)
         box = (column + 0.02, row + 0.02, column + 0.98, row + 0.98)
-        add_image(figure, _as_received(crop, clip), axes, box, MAX_SIDE // columns)
-        tag = f"{numbers[index]} {escape_text(regions.label[index])}"
+        add_image(figure, _as_received(crop, clip), axes, box, MAX_SIDE // min(columns, 2))
+        tag = numbers[index]
+        if columns < 3:  # else there is no room
+            tag += f" {wrap_text(regions.label[index], 22 // columns - 2, 1)}"
         add_tag(figure, tag, axes, box[0], box[1], colors[index])
     rows = ceil(len(crops) / columns)
     add_text(figure, texts[2], columns / 2, rows, yanchor="top", yshift=-2, **references(axes))

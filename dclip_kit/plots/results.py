@@ -17,8 +17,10 @@ from dclip_kit.plots.style import (
     SMALL,
     add_text,
     arm_colors,
+    axis_title,
     blank_figure,
     escape_text,
+    label_room,
 )
 
 _ROW, _HEADING = 24, 28  # pixels
@@ -67,12 +69,14 @@ def plot_recall(
 
     ways = {"text → image": groups("text_to_image"), "image → text": groups("image_to_text")}
     height = _panel_height(ways["text → image"])
-    figure = blank_figure(height + 8 + 26 + 22, left=92, top=26, bottom=22)
+    figure = blank_figure(height + 26 + 22, left=label_room(results), top=26, bottom=22)
+    top = max(_end(bar) for groups in ways.values() for bars in groups.values() for bar in bars)
+    limit = max(top, ceiling or 0)
     for (title, bars), x in zip(ways.items(), ((0, 0.48), (0.52, 1)), strict=True):
-        axes = _add_groups(figure, bars, x, named=x[0] == 0)
+        axes = _add_groups(figure, bars, x, limit, named=x[0] == 0)
         add_text(
             figure,
-            f"<b>{title}</b>",
+            f"<b>{title}</b>, %",
             0,
             1,
             xref=axes["xaxis"],
@@ -95,7 +99,7 @@ def plot_recall(
             right = ceiling > 0.5
             add_text(
                 figure,
-                f"perfect model {100 * ceiling:.1f}",
+                f"ceiling {100 * ceiling:.1f}",
                 ceiling,
                 rows[0],
                 xanchor="right" if right else "left",
@@ -128,11 +132,15 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
         ]
         for name, probe in probes.items()
     }
-    figure = blank_figure(_panel_height(groups) + 8 + 8 + 40, left=130, bottom=40)
-    axes = _add_groups(figure, groups, (0, 1), named=True)
-    title = {"text": "Recall@1 of the caption (%)", "standoff": 6}
-    figure.update_layout({axes["xaxis"].replace("x", "xaxis"): {"title": title}})
+    figure = blank_figure(_panel_height(groups) + 8 + 40, left=130, bottom=40)
+    limit = max(bar.value for bars in groups.values() for bar in bars)
+    _add_groups(figure, groups, (0, 1), limit, named=True)
+    figure.update_xaxes(title=axis_title("Recall@1 of the caption, %"))
     return figure
+
+
+def _end(bar: _Bar) -> float:
+    return bar.interval.high if bar.interval else bar.value
 
 
 def _interval(found: DirectionMetrics, k: int, resamples: int) -> Interval | None:
@@ -143,12 +151,12 @@ def _interval(found: DirectionMetrics, k: int, resamples: int) -> Interval | Non
     return paired_bootstrap(nothing, hits, found.image_of_query, resamples=resamples)
 
 
-def _panel_height(groups: Mapping[str, Sequence[_Bar]]) -> float:
+def _panel_height(groups: Mapping[str, Sequence[_Bar]]) -> int:
     return sum(_HEADING + _ROW * len(bars) for bars in groups.values())
 
 
 def _add_groups(
-    figure: go.Figure, groups: Mapping[str, Sequence[_Bar]], x: Span, named: bool
+    figure: go.Figure, groups: Mapping[str, Sequence[_Bar]], x: Span, limit: float, named: bool
 ) -> dict[str, str]:
     """Groups of horizontal bars, a heading over each, on axes whose y counts rows of `_ROW`."""
     places: list[float] = []
@@ -160,12 +168,14 @@ def _add_groups(
         places += [y + row + 0.5 for row in range(len(bars))]
         y += len(bars)
     every = [bar for bars in groups.values() for bar in bars]
-    percent = [0, 0.25, 0.5, 0.75, 1]
+    limit = max(limit, 0.01) * 1.25  # room for the numbers
+    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.25) if s >= min(limit, 1) / 5 or s == 0.25)
+    percent = [n * step for n in range(round(1 / step) + 1) if n * step <= limit]
     axes = add_axes(
         figure,
         x,
         (0, 1),
-        {"range": [0, 1.0], "gridcolor": GRID, "tickvals": percent}
+        {"range": [0, limit], "gridcolor": GRID, "tickvals": percent}
         | {"ticktext": [f"{100 * p:.0f}" for p in percent], "tickfont": {"size": SMALL}},
         {"range": [y + 0.2, 0], "showgrid": False, "ticks": "", "showticklabels": named}
         | {"tickvals": places, "ticktext": [escape_text(bar.name) for bar in every]}

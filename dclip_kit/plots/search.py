@@ -12,9 +12,17 @@ from torch.nn import functional as F
 from dclip_kit.datasets import open_picture
 from dclip_kit.metrics import ranks
 from dclip_kit.plots.panels import Box, add_canvas, add_image, references
-from dclip_kit.plots.style import SMALL, add_text, arm_colors, blank_figure, escape_text, wrap_text
+from dclip_kit.plots.style import (
+    SMALL,
+    add_text,
+    arm_colors,
+    blank_figure,
+    escape_text,
+    label_room,
+    wrap_text,
+)
 
-_ROW, _GAP, _HEADING = 108, 8, 44  # pixels
+_ROW, _GAP, _LINE = 96, 8, 17  # pixels
 _THUMBNAIL = 128  # pixels a side that are stored
 _RING = "#00A35C"
 
@@ -58,21 +66,28 @@ def plot_search(
             f"{correct.tolist()} and {top_k}; count the pictures from 0."
         )
     top_k = min(top_k, len(pictures))
-    block = _HEADING + len(image_features) * (_ROW + _GAP)
-    height = len(queries) * block
-    figure = blank_figure(height + 16, left=96)
+    texts = [wrap_text(f"“{query}”", 60, 2) for query in queries]
+    headings = [_LINE * (text.count("<br>") + 1) + 10 for text in texts]
+    height = sum(headings) + len(queries) * len(image_features) * (_ROW + _GAP)
+    left = max(label_room(image_features), 96)
+    figure = blank_figure(height + 16, left=left)
     colors = arm_colors(image_features)
     positives = F.one_hot(correct, len(pictures)).bool()
     found = {}
     for name, features in image_features.items():
         scores = F.normalize(query_features, dim=-1) @ F.normalize(features, dim=-1).T
         found[name] = scores.topk(top_k).indices.tolist(), ranks(scores, positives).tolist()
-    for number, query in enumerate(queries):
-        y = height - number * block
-        text = f"<b>{wrap_text(query, 66, 2)}</b>"
-        place = {"xref": "paper", "yref": "paper", "xanchor": "left", "xshift": -88}
-        add_text(figure, text, 0, (y - _HEADING + 4) / height, yanchor="bottom", **place)
-        y -= _HEADING
+    y: float = height
+    place = {
+        "xref": "paper",
+        "yref": "paper",
+        "xanchor": "left",
+        "xshift": 8 - left,
+        "align": "left",
+    }
+    for number, (text, heading) in enumerate(zip(texts, headings, strict=True)):
+        y -= heading
+        add_text(figure, f"<b>{text}</b>", 0, (y + 3) / height, yanchor="bottom", **place)
         for name, (best, rank) in found.items():
             axes = add_canvas(
                 figure, (0, 1), ((y - _ROW) / height, y / height), (top_k, 1), toward="left"

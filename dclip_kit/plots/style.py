@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import plotly.graph_objects as go
 
+Number = float | int
+
 INK = "#222222"
-FAINT = "#8A8A8A"  # for lines that only guide the eye
 GRID = "#E6E6E6"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 FONT_SIZE = 13
@@ -39,7 +40,8 @@ def escape_text(text: str) -> str:
 
 def wrap_text(text: str, width: int, max_lines: int = 3) -> str:
     """`escape_text` in lines of at most `width` characters, cut with … after `max_lines`."""
-    lines = textwrap.wrap(" ".join(text.split()), width, max_lines=max_lines, placeholder="…")
+    words = " ".join(text.split())
+    lines = textwrap.wrap(words, width, max_lines=max_lines, placeholder="…")
     return "<br>".join(escape_text(line) for line in lines)
 
 
@@ -63,11 +65,21 @@ def blank_figure(
     )
 
 
-def add_text(figure: go.Figure, text: str, x: float, y: float, **more: object) -> None:
+def axis_title(text: str) -> dict[str, object]:
+    """An axis's title in the size of the other text; plotly's own is larger."""
+    return {"text": text, "standoff": 6, "font": {"size": FONT_SIZE}}
+
+
+def add_text(figure: go.Figure, text: str, x: Number, y: Number, **more: object) -> None:
     """Adds a text without an arrow; `text` must be escaped already."""
     figure.add_annotation(
         {"text": text, "x": x, "y": y, "showarrow": False, "font": {"size": SMALL}} | more
     )
+
+
+def label_room(names: Iterable[str]) -> int:
+    """Pixels of margin for names in small type, within reason."""
+    return min(20 + 7 * max((len(name) for name in names), default=0), 160)
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

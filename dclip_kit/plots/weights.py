@@ -7,7 +7,7 @@ from plotly.colors import sample_colorscale
 from torch import Tensor
 
 from dclip_kit.plots.panels import add_axes, add_boxes, add_picture, references, require_size
-from dclip_kit.plots.style import INK, PALETTE, add_text, blank_figure, escape_text, wrap_text
+from dclip_kit.plots.style import INK, PALETTE, SMALL, add_text, blank_figure, wrap_text
 from dclip_kit.regions import Regions
 
 _SCALE = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark blue
@@ -41,40 +41,42 @@ def plot_region_weights(
     require_size(picture, regions)
     quantities = {
         "area": area,
-        "× confidence": confidence,
-        "× similarity": similarity,
-        "→ weight": weight,
+        "confidence": confidence,
+        "similarity": similarity,
+        "weight": weight,
     }
     for name, values in quantities.items():
         if len(values) != len(regions) or not values.isfinite().all():
             raise ValueError(
                 f"Expected a finite number for each of {len(regions)} regions, got "
-                f"{len(values)} for {name.split()[-1]}; leave padding out."
+                f"{len(values)} for {name}; leave padding out."
             )
     order = weight.argsort(descending=True, stable=True).tolist()
     place = {region: rank for rank, region in enumerate(order)}
     shares = (weight / weight.max().clamp(min=1e-12)).clamp(0, 1).tolist()
-    rows = max(len(regions), 6)
-    height = max(330, 26 * rows + 80)
+    row = 34 if len(regions) < 8 else 26  # pixels
+    height = max(310, row * len(regions) + 84)
     figure = blank_figure(height)
     below = 66 / (height - 16)
-    axes = add_picture(figure, picture, (0, 0.38), (below, 1), wrap_text(f"“{caption}”", 30))
+    axes = add_picture(figure, picture, (0, 0.3), (below, 1), wrap_text(f"“{caption}”", 24))
     numbers = [str(place[index] + 1) for index in range(len(regions))]
     colors = sample_colorscale(_SCALE, shares)
     add_boxes(figure, regions, axes, numbers, colors, [2 + 3 * share for share in shares])
 
-    names = [f"{rank + 1} {escape_text(regions.label[index])}" for rank, index in enumerate(order)]
+    names = [f"{rank + 1} {wrap_text(regions.label[i], 10, 1)}" for rank, i in enumerate(order)]
+    top = 1 - 20 / (height - 16)  # below the headings
+    bottom = top - row * len(regions) / (height - 16)
     for column, (name, values) in enumerate(quantities.items()):
         bars = [values[index].item() for index in order]
         final = column == len(quantities) - 1
         ticks = {"tickvals": list(range(len(names))), "ticktext": names, "ticks": ""}
-        start = 0.55 + 0.45 * column / len(quantities)
+        start = 0.47 + 0.53 * column / len(quantities)
         axes = add_axes(
             figure,
-            (start, start + 0.1),
-            (0, 1 - 24 / (height - 16)),
-            {"visible": False, "range": [0, max(*bars, 1e-9) * 1.9]},
-            {"range": [rows - 0.5, -0.5], "showgrid": False, "linecolor": INK}
+            (start, start + 0.125),
+            (bottom, top),
+            {"visible": False, "range": [0, 2 * max(*bars, 1e-9)]},  # the other half is for text
+            {"range": [len(bars) - 0.5, -0.5], "showgrid": False, "linecolor": INK}
             | (ticks if column == 0 else {"showticklabels": False}),
         )
         figure.add_bar(
@@ -83,12 +85,17 @@ def plot_region_weights(
             orientation="h",
             width=0.7,
             marker={"color": [colors[i] for i in order] if final else PALETTE[0]},
-            text=[f"{value:.0%}" if final else f"{value:.2g}" for value in bars],
+            text=[f"{value:.0%}" if column in (0, 3) else f"{value:.2f}" for value in bars],
             textposition="outside",
+            textfont={"size": SMALL},
             cliponaxis=False,
             hoverinfo="skip",
             **axes,
         )
         heading = f"<b>{name}</b>" if final else name
-        add_text(figure, heading, 0, -0.5, xanchor="left", yanchor="bottom", **references(axes))
+        where = {"xanchor": "left", "yanchor": "bottom", **references(axes)}
+        add_text(figure, heading, 0, -0.5, xshift=-4, font={"size": 11}, **where)
+    formula = "weight = area × confidence × similarity,<br>scaled to sum to 1"
+    corner = {"xref": "paper", "yref": "paper", "xanchor": "right", "align": "right"}
+    add_text(figure, formula, 1, bottom, yanchor="top", yshift=-8, **corner)
     return figure

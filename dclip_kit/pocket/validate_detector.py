@@ -6,6 +6,7 @@ Writes assets/pocket_yolo/validation.json: mAP on the test scenes, whole and by 
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -26,7 +27,7 @@ def write_yolo_dataset(split: str, folder: Path) -> Path:
     labels.mkdir(parents=True)
     scenes, paths = data.load_scenes(split), data.load_captioned(split).paths
     for scene, path in zip(scenes, paths, strict=True):
-        (images / path.name).symlink_to(path)
+        (images / path.name).symlink_to(path.resolve())
         lines = []
         for thing in scene.objects:
             x1, y1, x2, y2 = (edge / SIDE for edge in thing.xyxy)
@@ -43,6 +44,7 @@ def write_yolo_dataset(split: str, folder: Path) -> Path:
     return folder / "data.yaml"
 
 
+@torch.no_grad()
 def validate(split: str = "test") -> dict[str, object]:
     """Runs ultralytics' `val` on a split of scenes.
 
@@ -54,7 +56,7 @@ def validate(split: str = "test") -> dict[str, object]:
         from ultralytics import YOLO
 
         described = write_yolo_dataset(split, Path(scratch) / "data")
-        yolo = YOLO(str(asset_path("pocket_yolo", "model.yaml")))
+        yolo: Any = YOLO(str(asset_path("pocket_yolo", "model.yaml")))
         yolo.model.load_state_dict(weights.model.state_dict())
         yolo.model.names = weights.model.names
         found = yolo.val(
@@ -82,7 +84,6 @@ def validate(split: str = "test") -> dict[str, object]:
 
 def main() -> None:
     """Validates on test, prints and keeps the result."""
-    torch.set_grad_enabled(False)
     result = validate()
     text = json.dumps(result, indent=1)
     write_atomically(asset_path("pocket_yolo") / "validation.json", text + "\n")

@@ -1,0 +1,170 @@
+"""The notebooks' shared steps, on pocket splits of a few pictures and a tiny CLIP."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dclip_kit import walk
+from dclip_kit.arms import EvaluationSets
+from dclip_kit.config import PROFILES, Profile, SelectionRule
+from dclip_kit.embedding import encode_images
+from dclip_kit.metrics import top1_accuracy
+from dclip_kit.pocket import data as pocket
+from dclip_kit.pocket.sprites import load_nouns
+from dclip_kit.walk import WalkData, load_data, obtain_arms, obtain_teacher, prepare_evaluation
+
+SPLITS = {"train": 11, "val": 6, "test": 8}
+PROFILE = replace(
+    PROFILES["pocket"],
+    teacher=replace(PROFILES["pocket"].teacher, epochs=2, heads=2),
+    student=replace(PROFILES["pocket"].student, epochs=2, learning_rate=1e-3),
+    selection=SelectionRule((0.5, 1.0), 0.0),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> WalkData:
+    """The pocket's data, of a few pictures, in a cache of the test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(pocket, "SCENE_SPLITS", SPLITS)
+        singles = {split: (1, styles) for split, (_, styles) in pocket.SINGLE_SPLITS.items()}
+        patch.setattr(pocket, "SINGLE_SPLITS", singles)
+        return load_data(PROFILES["pocket"])
+
+
+@pytest.fixture
+def sets(data, clip) -> EvaluationSets:
+    """With zero-shot labels that the tiny CLIP names rightly, so that there is much to forget."""
+    made = prepare_evaluation(clip, data)
+    guessed = encode_images(clip, made.zero_shot_val.pictures) @ made.zero_shot.class_features.T
+    return replace(made, zero_shot_val=replace(made.zero_shot_val, labels=guessed.argmax(1)))
+
+
+# Data
+
+
+def test_a_walk_begins_with_all_six_sets_and_the_ceiling(data, monkeypatch) -> None:
+    assert {name: len(getattr(data, name)) for name in SPLITS} == SPLITS
+    assert (data.train.split, data.val.split, data.test.split) == ("train", "val", "test")
+    for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
+        found = getattr(data, name)
+        assert len(found) == len(load_nouns()) and found.source == f"pocket {name}"
+    scenes = [pocket.make_scene("test", index) for index in range(8)]
+    fits = [
+        sum(pocket.count_matches([text], [scene])[0] for scene, _ in scenes)
+        for _, texts in scenes
+        for text in texts
+    ]
+    assert data.ceiling == pytest.approx(sum(1 / fit for fit in fits) / 40)
+
+
+@pytest.mark.parametrize("name", ["base", "paper"])
+def test_a_profile_without_data_of_its_own_says_what_to_do(name) -> None:
+    with pytest.raises(ValueError, match=f"got '{name}'; make a WalkData of your own"):
+        load_data(PROFILES[name])
+
+
+def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
+    sets = prepare_evaluation(clip, data)
+    for name in ("val", "test"):
+        dataset, found = getattr(data, name), getattr(sets, name)
+        expected = encode_images(clip, dataset.paths)
+        torch.testing.assert_close(encode_images(clip, found.pictures), expected)
+        assert torch.equal(found.image_of_text, dataset.image_of_text)
+        ids = clip.tokenizer(dataset.texts)
+        torch.testing.assert_close(found.text_features, clip.model.encode_text(ids, normalize=True))
+    for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
+        dataset, found = getattr(data, name), getattr(sets, name)
+        assert found.pictures.shape == (len(dataset), 3, 32, 32)
+        assert found.labels.tolist() == list(dataset.labels)
+        assert found.in_domain.tolist() == list(dataset.in_domain)
+        assert found.class_features.shape == (len(dataset.class_names), 32)
+    pictures = [getattr(sets, name).pictures for name in ("zero_shot", "zero_shot_held_out")]
+    assert not torch.equal(*pictures)
+
+
+# Weights, trained now or loaded
+
+
+def test_a_saved_teacher_is_the_trained_one(clip, features, tmp_path, capsys) -> None:
+    trained = obtain_teacher(PROFILE, clip, features, tmp_path)
+    assert capsys.readouterr().out.strip() == "Trained the teacher now: 2 epochs."
+    loaded = obtain_teacher(PROFILE, clip, None, tmp_path)
+    assert capsys.readouterr().out.strip() == "Loaded the saved teacher: 2 epochs."
+    one, other = trained.teacher.state_dict(), loaded.teacher.state_dict()
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert loaded.history == trained.history and not loaded.teacher.training
+
+
+def test_without_a_saved_teacher_or_arms_it_says_so(clip, data, sets, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="teacher"):
+        obtain_teacher(PROFILE, clip, None, tmp_path)
+    teacher = walk.MetaTeacher(32, 2)
+    with pytest.raises(FileNotFoundError, match="contrastive"):
+        obtain_arms(PROFILE, clip, teacher, data.train, None, sets, tmp_path)
+
+
+def test_saved_arms_measure_what_the_trained_ones_did(
+    clip, data, features, sets, tmp_path, capsys
+) -> None:
+    before = {name: value.clone() for name, value in clip.model.state_dict().items()}
+    teacher = obtain_teacher(PROFILE, clip, features, tmp_path).teacher
+    capsys.readouterr()
+    trained = obtain_arms(PROFILE, clip, teacher, data.train, features, sets, tmp_path)
+    assert capsys.readouterr().out.strip() == "Trained the arms now."
+    loaded = obtain_arms(PROFILE, clip, teacher, data.train, None, sets, tmp_path)
+    assert capsys.readouterr().out.strip() == "Loaded the saved arms."
+    assert list(trained) == list(loaded) == ["clip", "contrastive", "dclip"]
+    assert trained["clip"].clip is clip and trained["clip"].alpha is None
+    assert all(torch.equal(value, before[key]) for key, value in clip.model.state_dict().items())
+    for name in ("contrastive", "dclip"):
+        one, other = trained[name], loaded[name]
+        for field in ("alpha", "candidates", "history"):
+            assert getattr(one, field) == getattr(other, field)
+        embedded = [encode_images(arm.clip, sets.test.pictures) for arm in (one, other)]
+        assert torch.equal(*embedded)
+    # The control sees no teacher, the other does; both saw the same batches.
+    one, other = trained["contrastive"].history, trained["dclip"].history
+    assert one[0]["loss"] == pytest.approx(one[0]["contrastive"])
+    assert other[0]["loss"] > other[0]["contrastive"]
+
+
+def test_the_command_leaves_teacher_and_arms_in_the_assets(
+    clip, data, features, sets, tmp_path, monkeypatch
+) -> None:
+    asked: dict[str, tuple] = {}
+
+    def record(name: str, result: object) -> Callable:
+        return lambda *args, **keywords: asked.setdefault(name, (*args, keywords)) and result
+
+    def profile(name: str) -> Profile:
+        assert name == "pocket"
+        return PROFILE
+
+    monkeypatch.setattr(walk, "get_profile", profile)
+    monkeypatch.setattr(walk, "asset_path", lambda name: tmp_path / name)
+    for name, result in [
+        ("load_clip", clip),
+        ("load_detector", "a detector"),
+        ("load_data", data),
+        ("extract_features", features),
+        ("prepare_evaluation", sets),
+    ]:
+        monkeypatch.setattr(walk, name, record(name, result))
+    walk.main()
+    assert asked["load_detector"] == ("pocket", {"confidence": 0.25, "max_regions": 10})
+    assert asked["extract_features"][:3] == (clip, "a detector", data.train)
+    written = {path.name for path in Path(tmp_path / "pocket_arms").iterdir()}
+    stems = ("teacher", "contrastive", "dclip")
+    assert written == {f"{stem}.{kind}" for stem in stems for kind in ("json", "safetensors")}
+
+
+def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
+    """Otherwise nothing above measured retention."""
+    found = sets.zero_shot_val
+    embedded = encode_images(clip, found.pictures)
+    assert top1_accuracy(embedded, found.class_features, found.labels).all()
