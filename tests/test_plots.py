@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -295,7 +296,7 @@ class TestHistory:
         figure = plots.plot_history({name: history(3.0) for name in ("a", "b", "c")})
         places = sorted(note.y for note in figure.layout.annotations if len(note.text) == 1)
         height = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
-        assert min(b - a for a, b in zip(places, places[1:], strict=False)) * height >= 14
+        assert min(b - a for a, b in pairwise(places)) * height >= 14
         assert {note.yref for note in figure.layout.annotations} == {"paper"}
 
     def test_names_are_plain_text(self) -> None:

@@ -192,6 +192,7 @@ PARK = Scene(
         thing("owl", "medium", 180, 90, 240, 170),  # right, at middle height
     ),
 )
+SKY = Scene("sky", 0, tuple(thing("owl", "small", x, 0, x + 50, 40) for x in (0, 90, 200)))
 CRAB = Scene("beach", 0, (thing("crab", "medium", 90, 90, 170, 170),))
 
 
@@ -232,6 +233,10 @@ CRAB = Scene("beach", 0, (thing("crab", "medium", 90, 90, 170, 170),))
         ("a pig at the top", PARK, True),
         ("a large pig at the top", PARK, False),
         ("a large pig at the bottom in a meadow", PARK, True),
+        ("an owl", SKY, True),
+        ("two owls", SKY, False),  # exactly two
+        ("three owls", SKY, True),
+        ("four owls", SKY, False),
         ("a crab in the middle", CRAB, True),
         ("a crab in the middle at the seaside", CRAB, True),
         ("a crab in the middle at night", CRAB, False),

@@ -78,16 +78,11 @@ def plot_search(
         scores = F.normalize(query_features, dim=-1) @ F.normalize(features, dim=-1).T
         found[name] = scores.topk(top_k).indices.tolist(), ranks(scores, positives).tolist()
     y: float = height
-    place = {
-        "xref": "paper",
-        "yref": "paper",
-        "xanchor": "left",
-        "xshift": 8 - left,
-        "align": "left",
-    }
+    place = {"xref": "paper", "yref": "paper", "xanchor": "left", "align": "left"}
     for number, (text, heading) in enumerate(zip(texts, headings, strict=True)):
         y -= heading
-        add_text(figure, f"<b>{text}</b>", 0, (y + 3) / height, yanchor="bottom", **place)
+        where = (y + 3) / height
+        add_text(figure, f"<b>{text}</b>", 0, where, yanchor="bottom", xshift=8 - left, **place)
         for name, (best, rank) in found.items():
             axes = add_canvas(
                 figure, (0, 1), ((y - _ROW) / height, y / height), (top_k, 1), toward="left"
