@@ -54,10 +54,12 @@ notebooks: $(READY) ## run all notebooks again in place, with pictures of their 
 # not, where the environment has a variable whose name begins with SPYDER.
 demo notebooks: export SPYDER_TEXT_BARS := 1
 
-pocket: $(READY) ## rebuild everything in assets/: sprites, pocket CLIP, pocket YOLO (hours)
+pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teacher and arms (hours)
 	$(BIN)/python -m dclip_kit.pocket.build_sprites
 	$(BIN)/python -m dclip_kit.pocket.pretrain_clip
 	$(BIN)/python -m dclip_kit.pocket.train_detector
+	$(BIN)/python -m dclip_kit.pocket.validate_detector
+	$(BIN)/python -m dclip_kit.walk
 
 clean: ## delete what the other commands made, .venv too
 	rm -rf $(VENV) runs dist .ruff_cache .mypy_cache .pytest_cache

@@ -27,6 +27,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file(
         {name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary
     )
+    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     temporary.replace(path)
 
 

@@ -1,11 +1,15 @@
 """What the Makefile does with notebooks: `python -m dclip_kit.notebooks refresh|table FILE...`."""
 
 import argparse
+import base64
+import io
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 # Plotly's own format for JupyterLab, and a PNG (drawn by kaleido's Chromium) for code hosts.
 STORED_FIGURES = "plotly_mimetype+png"
@@ -37,9 +41,20 @@ def refresh(path: Path) -> None:
     client.execute(env={**os.environ, "PLOTLY_RENDERER": STORED_FIGURES})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = shrink_png(output["data"]["image/png"])
     temporary = path.with_suffix(".ipynb.tmp")
     nbformat.write(notebook, temporary)
     temporary.replace(path)
+
+
+def shrink_png(encoded: str) -> str:
+    """Redraws a PNG (base64) in 128 colours: a quarter of the size, and hardly to be told apart."""
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+    small = io.BytesIO()
+    picture.quantize(128, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode("ascii")
 
 
 def format_report(report: Mapping[str, Any]) -> str:
