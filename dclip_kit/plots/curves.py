@@ -160,7 +160,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
     y = (min(recalls) - 0.08 * up, max(recalls) + 0.16 * up)
     figure = blank_figure(380, left=64, bottom=50, top=10, right=14)
     titles = "zero-shot retention on val", "text→image Recall@1 on val"
-    look = {"gridcolor": GRID, "tickformat": ".0%", "tickfont": {"size": SMALL}}
+    look = {"gridcolor": GRID, "tickformat": ".1%", "tickfont": {"size": SMALL}}
     axes = add_axes(
         figure,
         (0, 1),
