@@ -63,7 +63,7 @@ class SelectionRule:
     is held to, since a maximum over candidates is flattered by noise.
     """
 
-    alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    alphas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
     least_retention: float = 0.955
 
 
