@@ -98,10 +98,10 @@ def train_arm(
         settings = contrastive_control(settings)
 
     def validate(student: ClipBundle) -> dict[str, float]:
-        found = evaluate_retrieval(student, sets.val)
+        found = evaluate_retrieval(student, sets.val, progress=False)
         return {
             "val_recall_at_1": found.text_to_image.recall_at[1],
-            "val_zero_shot": evaluate_zero_shot(student, sets.zero_shot_val).top1,
+            "val_zero_shot": evaluate_zero_shot(student, sets.zero_shot_val, progress=False).top1,
         }
 
     run = distill(

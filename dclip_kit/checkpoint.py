@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name and renames it: no reader sees half of it."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file of the writer's own, renamed onto `path` once whole: no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # two may write at once
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file, text as UTF-8, so that it is there whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes a safetensors file atomically; shared storage is copied, as the format demands."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(
-        {name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary
-    )
-    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(
+            {name: value.detach().contiguous().clone() for name, value in tensors.items()},
+            temporary,
+        )
+        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

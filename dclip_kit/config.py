@@ -18,6 +18,7 @@ class RegionSettings:
     confidence: float = 0.25  # ultralytics' own default
     max_regions: int = 10
     margin: float = 0.1  # share of the box's side kept around a crop: context helps CLIP
+    square: bool = True  # crops widened to squares, of which CLIP's preprocessing cuts nothing off
     weighted: bool = True  # area * confidence * similarity; the published code never applies it
     whole_image: bool = False  # adds the whole picture as one more region, beyond the description
 

@@ -74,16 +74,18 @@ def encode_classes(
     return F.normalize(features.mean(1), dim=-1)
 
 
-def evaluate_retrieval(bundle: ClipBundle, data: RetrievalSet) -> RetrievalMetrics:
+def evaluate_retrieval(
+    bundle: ClipBundle, data: RetrievalSet, progress: bool = True
+) -> RetrievalMetrics:
     """Embeds the pictures and measures both directions; the text tower is frozen, so given."""
-    return retrieval_metrics(
-        encode_images(bundle, data.pictures), data.text_features, data.image_of_text
-    )
+    image_features = encode_images(bundle, data.pictures, progress=progress)
+    return retrieval_metrics(image_features, data.text_features, data.image_of_text)
 
 
-def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet) -> ZeroShot:
+def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = True) -> ZeroShot:
     """Embeds the pictures and gives each its nearest class."""
-    correct = top1_accuracy(encode_images(bundle, data.pictures), data.class_features, data.labels)
+    image_features = encode_images(bundle, data.pictures, progress=progress)
+    correct = top1_accuracy(image_features, data.class_features, data.labels)
     shown = data.in_domain[data.labels]
 
     def share(chosen: Tensor) -> float | None:
@@ -193,23 +195,19 @@ def select_alpha(
     Raises:
         ValueError: the untouched CLIP classifies nothing, so that there is nothing to retain.
     """
-    base = evaluate_zero_shot(before, zero_shot).top1
+    base = evaluate_zero_shot(before, zero_shot, progress=False).top1
     if base == 0:
         raise ValueError(
             "Expected a CLIP that knows some of val's classes, got none right; give it classes "
             "that it can name."
         )
-    untouched = evaluate_retrieval(before, retrieval).text_to_image.recall_at[1]
-    candidates = [Candidate(0.0, untouched, 1.0)]
+    untouched = evaluate_retrieval(before, retrieval, progress=False)
+    candidates = [Candidate(0.0, untouched.text_to_image.recall_at[1], 1.0)]
     for alpha in tqdm(rule.alphas, desc="interpolations", delay=2):
         mixed = interpolate(before, after, alpha)
-        candidates.append(
-            Candidate(
-                alpha,
-                evaluate_retrieval(mixed, retrieval).text_to_image.recall_at[1],
-                evaluate_zero_shot(mixed, zero_shot).top1 / base,
-            )
-        )
-    kept = [c for c in candidates if c.retention >= rule.least_retention]
-    best = max(kept or candidates[:1], key=lambda candidate: candidate.recall_at_1)
+        found = evaluate_retrieval(mixed, retrieval, progress=False)
+        kept = evaluate_zero_shot(mixed, zero_shot, progress=False).top1 / base
+        candidates.append(Candidate(alpha, found.text_to_image.recall_at[1], kept))
+    able = [c for c in candidates if c.retention >= rule.least_retention]
+    best = max(able or candidates[:1], key=lambda candidate: candidate.recall_at_1)
     return Selection(interpolate(before, after, best.alpha), best.alpha, tuple(candidates))

@@ -15,7 +15,8 @@ from dclip_kit.datasets import CaptionedImages, open_picture
 from dclip_kit.detectors import Detector
 from dclip_kit.embedding import encode_images, encode_texts, encode_tokens
 from dclip_kit.encoders import ClipBundle
-from dclip_kit.regions import PaddedFeatures, crop_regions, pad_features, pad_values
+from dclip_kit.padding import PaddedFeatures, pad_features, pad_values
+from dclip_kit.regions import crop_regions
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,7 @@ def extract_features(
         bundle: the frozen CLIP.
         detector: from `load_detector(settings.detector, …)`.
         dataset: pictures with captions.
-        settings: margin of the crops, and whether the whole picture is one more region.
+        settings: how crops are cut, and whether the whole picture is one more region.
         batch_size: pictures in memory at a time.
 
     Raises:
@@ -124,7 +125,7 @@ def extract_features(
         without += found.without_detections
         crops = []
         for picture, regions in zip(pictures, found.regions, strict=True):
-            own = crop_regions(picture, regions, settings.margin)
+            own = crop_regions(picture, regions, settings.margin, settings.square)
             areas, confidences = [regions.area], [regions.confidence]
             if settings.whole_image and not regions.is_whole_image:
                 own, whole = [*own, picture], torch.ones(1)

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from dclip_kit.checkpoint import write_atomically
+
 # Plotly's own format for JupyterLab, and a PNG (drawn by kaleido's Chromium) for code hosts.
 STORED_FIGURES = "plotly_mimetype+png"
 
@@ -44,9 +46,7 @@ def refresh(path: Path) -> None:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = shrink_png(output["data"]["image/png"])
-    temporary = path.with_suffix(".ipynb.tmp")
-    nbformat.write(notebook, temporary)
-    temporary.replace(path)
+    write_atomically(path, nbformat.writes(notebook) + "\n")
 
 
 def shrink_png(encoded: str) -> str:

@@ -1,7 +1,7 @@
-"""Image regions: boxes, their crops, padding with masks, and DCLIP's region weights.
+"""Image regions: boxes, their crops, and DCLIP's region weights.
 
-Axes: `image` a batch, `region` the boxes of one image, `token` the tokens of its caption, `item`
-either of the two, `embed` the joint space. Boxes are `xyxy`: left, top, right, bottom in pixels.
+Axes: `image` a batch, `region` the boxes of one image, `token` the tokens of its caption, `embed`
+the joint space. Boxes are `xyxy`: left, top, right, bottom in pixels.
 """
 
 import math
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: comparing tensors with == gives no single answer
@@ -107,11 +106,19 @@ class RegionsReport:
     dropped: int
 
 
-def crop_regions(image: Image.Image, regions: Regions, margin: float = 0.0) -> list[Image.Image]:
+def crop_regions(
+    image: Image.Image, regions: Regions, margin: float = 0.0, square: bool = True
+) -> list[Image.Image]:
     """Cuts the regions out of their picture.
 
-    Boxes are widened to whole pixels, and by `margin`, a share of the box's side added on each
-    side as far as the picture reaches. Crops come in the regions' order and the picture's mode.
+    Crops come in the regions' order and the picture's mode; boxes are widened to whole pixels.
+
+    Args:
+        image: what the regions were found in.
+        regions: what to cut out.
+        margin: a share of the box's side added on each side, as far as the picture reaches.
+        square: widens the shorter side to the longer one, as far as the picture reaches. CLIP's
+            preprocessing keeps the middle square: of a narrow crop it would lose both ends.
 
     Raises:
         ValueError: if the picture is not of the regions' size, or the margin is negative.
@@ -124,50 +131,22 @@ def crop_regions(image: Image.Image, regions: Regions, margin: float = 0.0) -> l
     crops = []
     for left, top, right, bottom in regions.xyxy.tolist():
         across, down = margin * (right - left), margin * (bottom - top)
-        box = (
-            max(0, math.floor(left - across)),
-            max(0, math.floor(top - down)),
-            min(image.width, math.ceil(right + across)),
-            min(image.height, math.ceil(bottom + down)),
-        )
-        crops.append(image.crop(box))
+        x1, y1 = max(0, math.floor(left - across)), max(0, math.floor(top - down))
+        x2 = min(image.width, math.ceil(right + across))
+        y2 = min(image.height, math.ceil(bottom + down))
+        if square:
+            side = max(x2 - x1, y2 - y1)
+            x1, x2 = _widen(x1, x2, side, image.width)
+            y1, y2 = _widen(y1, y2, side, image.height)
+        crops.append(image.crop((x1, y1, x2, y2)))
     return crops
 
 
-@dataclass(frozen=True, eq=False)
-class PaddedFeatures:
-    """Features of unequally many items an image; `mask` is True where an item is real."""
-
-    features: Float[Tensor, "image item embed"]
-    mask: Bool[Tensor, "image item"]
-
-
-def pad_features(features: Sequence[Float[Tensor, "_ embed"]]) -> PaddedFeatures:
-    """Pads each image's features (of regions or tokens) with zeros to the longest.
-
-    Raises:
-        ValueError: as `pad_values`, or if widths differ.
-    """
-    widths = sorted({item.shape[-1] for item in features})
-    if len(widths) > 1:
-        raise ValueError(f"features must all have one width, not {widths}; encode with one model.")
-    ones = pad_values([item.new_ones(len(item)) for item in features])
-    return PaddedFeatures(pad_sequence(list(features), batch_first=True), ones.bool())
-
-
-def pad_values(values: Sequence[Float[Tensor, "_"]]) -> Float[Tensor, "image item"]:
-    """Pads each image's numbers (areas, confidences) with zeros to the longest.
-
-    Raises:
-        ValueError: if there is no image, or an image without items.
-    """
-    empty = [index for index, items in enumerate(values) if len(items) == 0]
-    if empty or not values:
-        raise ValueError(
-            "padding needs at least one image and in each at least one region or token, but "
-            f"{f'images {empty} have none' if empty else 'there is no image'}; leave them out."
-        )
-    return pad_sequence(list(values), batch_first=True)
+def _widen(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
+    """Start to end, lengthened on both sides and moved to lie inside 0 to `limit`."""
+    length = min(length, limit)
+    start = min(max(0, start - (length - (end - start)) // 2), limit - length)
+    return start, start + length
 
 
 def region_similarity(

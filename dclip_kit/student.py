@@ -12,7 +12,7 @@ from dclip_kit.encoders import ClipBundle
 POLICIES = ("projection", "attention", "last_blocks(n)", "all")
 _PROJECTION = re.compile(r"proj$|head\.|attnpool\.c_proj\.")
 _ATTENTION = re.compile(r"(^|\.)attn(_?pool)?\.")
-_BLOCK = re.compile(r".*?\b(res)?blocks\.\d+\.")
+_BLOCK = re.compile(r".*?\b(?:(?:res)?blocks|layer\d+)\.\d+\.")
 _AFTER_BLOCKS = re.compile(
     r"proj$|head\.|ln_post\.|attn_?pool\.|trunk\.(norm|fc_norm|attn_pool|head)\."
 )

@@ -59,6 +59,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch) -> None
         save_tensors({"x": torch.zeros(2)}, tmp_path / "a.safetensors")
     with pytest.raises(UnicodeEncodeError):
         write_atomically(tmp_path / "a.json", "new, but\udc80 broken")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "a.json"}
     assert torch.equal(load_tensors(tmp_path / "a.safetensors")["x"], old["x"])
     assert (tmp_path / "a.json").read_text() == "old"
 

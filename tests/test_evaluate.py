@@ -40,7 +40,7 @@ def test_zero_shot_counts_all_and_each_domain(
 ) -> None:
     looks_like = torch.tensor([0, 1, 2, 0])  # the class that each picture is nearest to
     classes = torch.eye(3, 8) + 0.1
-    monkeypatch.setattr(evaluate, "encode_images", lambda *_: torch.eye(3, 8)[looks_like])
+    monkeypatch.setattr(evaluate, "encode_images", lambda *_, **__: torch.eye(3, 8)[looks_like])
     data = ZeroShotSet(pixels[:4], torch.tensor(labels), classes, torch.tensor(shown))
     result = evaluate_zero_shot(clip, data)
     assert result.correct.tolist() == [x == y for x, y in zip(labels, [0, 1, 2, 0], strict=True)]
@@ -168,7 +168,9 @@ def test_alpha_is_chosen_by_the_rule(recall, top1, least, chosen, clip, monkeypa
     after.model.logit_scale.data.fill_(1)  # so that this weight is the alpha of what is measured
 
     def measured(values):
-        return lambda bundle, _: values[alphas.index(round(bundle.model.logit_scale.item(), 3))]
+        return lambda bundle, *_, **__: values[
+            alphas.index(round(bundle.model.logit_scale.item(), 3))
+        ]
 
     retrieval = [SimpleNamespace(text_to_image=SimpleNamespace(recall_at={1: r})) for r in recall]
     zero_shot = [SimpleNamespace(top1=share) for share in top1]

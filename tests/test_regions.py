@@ -1,4 +1,4 @@
-"""Regions: what they refuse and mend, their crops, padding, and weights against a slow loop."""
+"""Regions: what they refuse and mend, their crops, and weights against a slow loop."""
 
 import math
 
@@ -8,14 +8,8 @@ from jaxtyping import TypeCheckError
 from PIL import Image
 from torch import Tensor
 
-from dclip_kit.regions import (
-    Regions,
-    crop_regions,
-    pad_features,
-    pad_values,
-    region_similarity,
-    region_weights,
-)
+from dclip_kit.padding import pad_features, pad_values
+from dclip_kit.regions import Regions, crop_regions, region_similarity, region_weights
 
 # Where the shape check is on, it refuses some of these before our own sentence does.
 REFUSED = (ValueError, TypeCheckError)
@@ -152,13 +146,31 @@ def corners(crop: Image.Image) -> tuple[int, int, int, int]:
     ],
 )
 def test_crops_hold_the_pixels_of_their_box(box, margin, expected) -> None:
+    (crop,) = crop_regions(coordinates(100, 50), make_regions(box), margin, square=False)
+    assert corners(crop) == expected
+
+
+@pytest.mark.parametrize(
+    ("box", "margin", "expected"),
+    [
+        ([10.0, 20.0, 30.0, 40.0], 0.0, (10, 20, 30, 40)),  # it is one
+        ([10.0, 20.0, 50.0, 30.0], 0.0, (10, 5, 50, 45)),
+        ([10.0, 5.0, 15.0, 25.0], 0.0, (3, 5, 23, 25)),  # an odd number of pixels: right of it
+        ([10.0, 0.0, 50.0, 10.0], 0.0, (10, 0, 50, 40)),  # moved down, where the picture is
+        ([10.0, 45.0, 30.0, 50.0], 0.5, (0, 10, 40, 50)),  # margin first, then moved up
+        ([96.0, 0.0, 100.0, 40.0], 0.0, (60, 0, 100, 40)),
+        ([10.0, 20.0, 90.0, 30.0], 0.0, (10, 0, 90, 50)),  # longer than the picture is high
+        ([0.0, 0.0, 100.0, 50.0], 0.5, (0, 0, 100, 50)),
+    ],
+)
+def test_square_crops_are_widened_inside_the_picture(box, margin, expected) -> None:
     (crop,) = crop_regions(coordinates(100, 50), make_regions(box), margin)
     assert corners(crop) == expected
 
 
 def test_crops_come_in_order_and_keep_the_mode() -> None:
     regions = make_regions([0.0, 0.0, 10.0, 10.0], [40.0, 0.0, 60.0, 50.0])
-    crops = crop_regions(coordinates(100, 50).convert("L"), regions)
+    crops = crop_regions(coordinates(100, 50).convert("L"), regions, square=False)
     assert [(crop.size, crop.mode) for crop in crops] == [((10, 10), "L"), ((20, 50), "L")]
 
 
@@ -169,40 +181,6 @@ def test_crops_of_another_picture_or_margin_are_refused() -> None:
     for margin in (-0.1, math.nan, math.inf):
         with pytest.raises(ValueError, match="margin must be a share"):
             crop_regions(coordinates(100, 50), regions, margin)
-
-
-# Padding
-
-
-def test_padding_keeps_the_items_and_marks_the_rest() -> None:
-    items = [torch.randn(count, 4) for count in (2, 5, 1)]
-    padded = pad_features(items)
-    assert padded.features.shape == (3, 5, 4)
-    assert padded.mask.sum(1).tolist() == [2, 5, 1]
-    for row, item in enumerate(items):
-        assert torch.equal(padded.features[row][padded.mask[row]], item)
-    assert (padded.features[~padded.mask] == 0).all()
-    values = pad_values([torch.ones(2), torch.ones(5), torch.ones(1)])
-    assert torch.equal(values, padded.mask.float())
-
-
-def test_padding_keeps_the_type() -> None:
-    assert pad_features([torch.ones(1, 2, dtype=torch.float64)]).features.dtype == torch.float64
-    assert pad_values([torch.ones(1, dtype=torch.float16)]).dtype == torch.float16
-
-
-def test_padding_nothing_is_refused() -> None:
-    for pad in (pad_features, pad_values):
-        with pytest.raises(ValueError, match="there is no image"):
-            pad([])
-    with pytest.raises(ValueError, match=r"images \[1\] have none"):
-        pad_values([torch.ones(1), torch.ones(0)])
-    with pytest.raises(ValueError, match=r"images \[0\] have none"):
-        pad_features([torch.ones(0, 3), torch.ones(1, 3)])
-    with pytest.raises(REFUSED):
-        pad_features([torch.ones(1, 3), torch.ones(1, 4)])
-    with pytest.raises(ValueError, match=r"one width, not \[3, 4\]"):
-        pad_features.__wrapped__([torch.ones(1, 3), torch.ones(1, 4)])
 
 
 # Weights

@@ -14,7 +14,7 @@ MAX_LINES = 250
 
 # Imports run downwards only. A module or package of the kit stands on exactly one floor.
 FLOORS = (
-    {"config", "regions", "losses", "metrics", "assets", "checkpoint", "network"},
+    {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket"},
     {"train", "evaluate", "search", "arms", "report", "walk"},

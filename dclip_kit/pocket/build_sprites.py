@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dclip_kit.assets import asset_path
+from dclip_kit.checkpoint import replacing
 from dclip_kit.pocket.sprites import ATLAS_COLUMNS, TILE, Noun, load_nouns
 
 PACKAGES = {  # style -> npm package; the photographs come from Debian (see `fetch`)
@@ -105,9 +106,8 @@ def save_atlas(tiles: list[Image.Image], path: Path) -> None:
     atlas = Image.new("RGBA", (ATLAS_COLUMNS * TILE, rows * TILE))
     for index, tile in enumerate(tiles):
         atlas.paste(tile, (index % ATLAS_COLUMNS * TILE, index // ATLAS_COLUMNS * TILE))
-    temporary = path.with_suffix(".tmp")
-    atlas.save(temporary, format="WEBP", quality=90, method=6)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        atlas.save(temporary, format="WEBP", quality=90, method=6)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dclip_kit.assets import asset_path
+from dclip_kit.checkpoint import write_atomically
 from dclip_kit.datasets import CaptionedImages, LabelledImages
 from dclip_kit.pocket.captions import count_matches, write_captions
 from dclip_kit.pocket.scenes import Scene, SceneObject, render_scene, sample_scene, sample_single
@@ -26,7 +26,7 @@ from dclip_kit.pocket.sprites import HELD_OUT_STYLE, KNOWN_STYLES, load_nouns
 
 SCENE_SPLITS = {"train": 4000, "val": 500, "test": 1000}
 SINGLE_SPLITS = {  # pictures a noun, and the styles they are drawn in
-    "zero_shot_val": (8, KNOWN_STYLES),
+    "zero_shot_val": (20, KNOWN_STYLES),
     "zero_shot": (30, KNOWN_STYLES),
     "zero_shot_held_out": (30, (HELD_OUT_STYLE,)),
 }
@@ -85,19 +85,12 @@ def split_size(split: str) -> int:
     return SCENE_SPLITS.get(split) or SINGLE_SPLITS[split][0] * len(load_nouns())
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Renames into place, from a name of its own: two notebooks may draw the same split at once."""
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
 def _make_picture(split: str, index: int, path: Path) -> tuple[Scene, tuple[str, ...]]:
     scene, captions = make_scene(split, index)
     if not path.exists():
         encoded = io.BytesIO()
         render_scene(scene).save(encoded, format="JPEG", quality=92)
-        _write(path, encoded.getvalue())
+        write_atomically(path, encoded.getvalue())
     return scene, captions
 
 
@@ -127,7 +120,7 @@ def prepare(split: str, workers: int = 2, folder: Path | None = None) -> Path:
             )
         )
     entries = [{"scene": asdict(scene), "captions": captions} for scene, captions in made]
-    _write(place / "annotations.json", json.dumps(entries).encode())
+    write_atomically(place / "annotations.json", json.dumps(entries).encode())
     return place
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
@@ -93,6 +93,7 @@ def distill(
     bar = tqdm(total=step_count, desc=name, unit="step", delay=2)
     for epoch in range(progress["epoch"], settings.epochs):
         visual.train()
+        keep_statistics(tower)
         began, totals = time.monotonic(), torch.zeros(3)
         steps = _plan(features, settings, seed, epoch)
         bar.update(epoch * len(steps) - bar.n)
@@ -162,6 +163,13 @@ def _check_distillation(
             f"Expected teacher embeddings of shape {tuple(features.text.shape)}, got "
             f"{tuple(teacher_embeddings.shape)}; make them from these features."
         )
+
+
+def keep_statistics(tower: nn.Module) -> None:
+    """Batch norm goes on normalising by what CLIP saw: a few pictures of one kind would bend it."""
+    for module in tower.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def choose_precision(asked: str) -> str:
