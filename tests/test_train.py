@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
 from dclip_kit.embedding import encode_images, read_pixels
+from dclip_kit.encoders import load_clip
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
 from dclip_kit.regions import region_weights
 from dclip_kit.student import clone_clip
@@ -263,6 +264,18 @@ def test_gradients_reach_what_trains_and_nothing_else(policy, clip, pixels, feat
         assert all(parameter.grad is None for parameter in module.parameters())
     assert not run.student.model.training
     assert not any(parameter.requires_grad for parameter in run.student.model.parameters())
+
+
+def test_batch_norm_keeps_clips_statistics(make_clip_folder, pixels, features, targets) -> None:
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+    resnet = load_clip(make_clip_folder(vision_cfg=vision))
+    tuned = distill(resnet, pixels, features, STUDENT, targets).student
+    before, after = (bundle.model.visual.state_dict() for bundle in (resnet, tuned))
+    statistics = [name for name in before if "running" in name or "num_batches" in name]
+    assert len(statistics) > 30
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    learnt = [name for name in before if name not in statistics]
+    assert all(not torch.equal(before[name], after[name]) for name in learnt if "bn" in name)
 
 
 def test_pictures_may_come_as_paths(clip, captioned, make_features) -> None:
