@@ -142,5 +142,9 @@ def load_training_state(
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+    for parameter, own in optimizer.state.items():
+        for key, value in own.items():
+            if value.shape == parameter.shape:  # fused optimizers read both in one order of memory
+                own[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     torch.set_rng_state(tensors["random_state"])
     return json.loads(bytes(tensors["progress"].tolist()).decode())

@@ -160,7 +160,7 @@ def main() -> None:
         print(f"Continuing at step {progress['step']} of {recipe.steps}.")
     began = time.monotonic() - progress["seconds"]
     steps = range(progress["step"], recipe.steps)
-    batches = DataLoader(  # drawn ahead, in a process beside the training
+    batches: DataLoader[Any] = DataLoader(  # drawn ahead, in a process beside the training
         steps,  # type: ignore[arg-type]
         batch_size=None,
         collate_fn=partial(make_batch, recipe=recipe),
