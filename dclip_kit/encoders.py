@@ -104,7 +104,7 @@ def load_clip(
             f"read ({str(error)[:200]}); check that they belong together."
         ) from error
     return ClipBundle(
-        model.eval(),
+        _ready(model),
         preprocess,
         open_clip.get_tokenizer(name),
         name,
@@ -138,7 +138,13 @@ def _load_folder(folder: Path, name: str, device: str | torch.device) -> ClipBun
             f"Expected a vocabulary of {size} tokens in {folder}, got {tokenizer.vocab_size}; put "
             f"the model's own {MERGES_FILE} beside its weights."
         )
-    return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
+    return ClipBundle(_ready(model), preprocess, tokenizer, name, model_config, merges)
+
+
+def _ready(model: Any) -> Any:
+    """For evaluation; with channels last, since a ResNet's convolutions are faster so."""
+    model.visual.to(memory_format=torch.channels_last)
+    return model.eval()
 
 
 def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
