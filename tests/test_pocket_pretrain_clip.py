@@ -17,6 +17,7 @@ from dclip_kit.pocket.data import make_scene
 from dclip_kit.pocket.pretrain_clip import (
     ARCHITECTURE,
     Recipe,
+    encode_pictures,
     encode_short,
     learning_rate,
     make_batch,
@@ -27,6 +28,7 @@ from dclip_kit.pocket.sprites import load_nouns
 from dclip_kit.pocket.weak_pairs import weak_pair
 
 SIDE = ARCHITECTURE["vision_cfg"]["image_size"]
+SMALL = Recipe().small_side
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def batch() -> tuple[torch.Tensor, list[str]]:
 
 def test_a_batch_shows_and_names_every_noun_once_in_order(batch) -> None:
     images, texts = batch
-    assert images.shape == (len(load_nouns()), 3, SIDE, SIDE) and images.dtype == torch.float32
+    assert images.shape == (len(load_nouns()), 3, SMALL, SMALL) and images.dtype == torch.float32
     for noun, text in zip(load_nouns(), texts, strict=True):
         assert noun.noun in text or noun.plural in text
 
@@ -49,7 +51,7 @@ def test_pixels_are_normalised_as_clips_are(batch) -> None:
     for noun in (0, 77):
         rng = np.random.default_rng([recipe.seed, 3, noun])
         picture, text = weak_pair(
-            noun, SIDE, rng, recipe.single_share, recipe.span, recipe.line_art
+            noun, SMALL, rng, recipe.single_share, recipe.span, recipe.line_art
         )
         expected = (np.asarray(picture) / 255 - mean) / std
         np.testing.assert_allclose(batch[0][noun].permute(1, 2, 0), expected, atol=1e-5)
@@ -61,6 +63,30 @@ def test_step_and_seed_decide_a_batch(batch) -> None:
     assert torch.equal(again[0], batch[0]) and again[1] == batch[1]
     assert not torch.equal(other[0], batch[0]) and other[1] != batch[1]
     assert make_batch(3, Recipe(seed=8))[1] != batch[1]
+
+
+def test_pictures_are_small_until_the_given_step() -> None:
+    recipe = Recipe(small_side=32, small_steps=5)
+    sides = [make_batch(step, recipe)[0].shape[-2:] for step in (4, 5)]
+    assert sides == [(32, 32), (SIDE, SIDE)]
+
+
+@pytest.mark.parametrize("side", [SIDE, SMALL])
+def test_pictures_are_encoded_as_open_clip_does_and_small_ones_too(side) -> None:
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**ARCHITECTURE).eval()
+    images = torch.randn(3, 3, side, side)
+    with torch.no_grad():
+        features = encode_pictures(model, images)
+        if side == SIDE:
+            torch.testing.assert_close(features, model.encode_image(images), rtol=0, atol=0)
+        else:
+            # A plain picture's grid is nearly the same everywhere, at any size.
+            plain = torch.ones(1, 3, 1, 1) * 0.4
+            grown = encode_pictures(model, plain.expand(1, 3, SIDE, SIDE))
+            small = encode_pictures(model, plain.expand(1, 3, side, side))
+            assert torch.cosine_similarity(grown, small).item() > 0.95
+    assert features.shape == (3, ARCHITECTURE["embed_dim"])
 
 
 @pytest.mark.parametrize(

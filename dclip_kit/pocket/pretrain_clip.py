@@ -38,7 +38,7 @@ ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 256,
     # CLIP's own ResNet with attention pooling, shallow and narrow: its convolutions see a thing of
     # 16 pixels that patches of 8 see as two tokens, and cost less.
-    "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 2], "width": 32, "head_width": 64},
+    "vision_cfg": {"image_size": 96, "layers": [2, 2, 2, 2], "width": 32, "head_width": 64},
     "text_cfg": {
         "context_length": 40,
         "vocab_size": 512 + MERGES + 2,
@@ -54,7 +54,9 @@ class Recipe:
     """How the pocket CLIP is pre-trained."""
 
     seed: int = 7
-    steps: int = 14000
+    steps: int = 11000
+    small_side: int = 64  # most steps see smaller pictures, at half the cost …
+    small_steps: int = 7000  # … so many, from the first
     learning_rate: float = 1e-3
     warmup_steps: int = 250
     weight_decay: float = 0.1
@@ -65,10 +67,13 @@ class Recipe:
 
 def make_batch(step: int, recipe: Recipe) -> tuple[torch.Tensor, list[str]]:
     """The pictures (noun, 3, side, side) and texts of a step: all nouns, once each."""
+    side = recipe.small_side
+    if step >= recipe.small_steps:
+        side = ARCHITECTURE["vision_cfg"]["image_size"]
     pairs = [
         weak_pair(
             noun,
-            ARCHITECTURE["vision_cfg"]["image_size"],
+            side,
             np.random.default_rng([recipe.seed, step, noun]),
             recipe.single_share,
             recipe.span,
@@ -89,6 +94,16 @@ def learning_rate(step: int, recipe: Recipe) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     progress = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def encode_pictures(model: Any, images: torch.Tensor) -> torch.Tensor:
+    """open_clip's `encode_image`, also of smaller pictures: their grid is stretched for pooling."""
+    visual = model.visual
+    grid = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
+    side = math.isqrt(len(visual.attnpool.positional_embedding) - 1)
+    if grid.shape[-1] != side:
+        grid = F.interpolate(grid, size=(side, side), mode="bilinear")
+    return visual.attnpool(grid)  # image embed
 
 
 def encode_short(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -175,7 +190,7 @@ def main() -> None:
             group["lr"] = learning_rate(step, recipe)
         # On CPUs the fused attention's backward pass took a third of the step.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+            image_features = F.normalize(encode_pictures(model, images).float(), dim=-1)
             text_features = F.normalize(encode_short(model, tokenizer(texts)).float(), dim=-1)
         logits = model.logit_scale.exp() * image_features @ text_features.T
         target = torch.arange(len(texts))

@@ -1,7 +1,7 @@
 """Weak image-text pairs, such as CLIP was trained on: alt-text that names, and seldom describes."""
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from dclip_kit.pocket.backgrounds import PLACES
 from dclip_kit.pocket.scenes import Scene, render_scene, sample_scene, sample_single
@@ -77,16 +77,17 @@ def draw_as_lines(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def augment_sprite(
-    sprite: Image.Image, rng: np.random.Generator, line_art: float = 0.0
+    sprite: Image.Image, side: int, rng: np.random.Generator, line_art: float = 0.0
 ) -> Image.Image:
     """Changes colours, turns, outlines: so that shape counts, and other drawing styles are read.
 
     Args:
         sprite: RGBA, at the atlas's size.
+        side: of the picture that it is for, in pixels; it needs no more.
         rng: the only source of randomness.
         line_art: how often it is redrawn in lines.
     """
-    sprite = sprite.reduce(2)  # the picture is only 64 pixels wide
+    sprite = ImageOps.contain(sprite, (side, side))
     lines = line_art > 0 and rng.random() < line_art
     if lines:
         sprite = draw_as_lines(sprite, rng)
@@ -139,7 +140,7 @@ def weak_pair(
         everything = range(len(load_nouns()))
         scene = sample_scene(rng, everything, KNOWN_STYLES, (0.0, 0.5, 0.3, 0.2), first=noun)
     text = weak_text(scene, rng)
-    picture = render_scene(scene, side, lambda sprite: augment_sprite(sprite, rng, line_art))
+    picture = render_scene(scene, side, lambda sprite: augment_sprite(sprite, side, rng, line_art))
     if rng.random() < 0.2:  # small crops arrive enlarged, that is soft
         small = int(side * rng.uniform(0.4, 0.9))
         picture = picture.resize((small, small), Image.Resampling.BILINEAR)
