@@ -285,6 +285,17 @@ class TestHistory:
         assert lines[0].line.color == lines[2].line.color == ARM_COLORS["dclip"]
         assert lines[0].line.color != lines[1].line.color
 
+    def test_asked_panels_are_drawn_in_their_order(self) -> None:
+        rows = history(3.0, contrastive=2.0, distillation=0.4)
+        figure = plots.plot_history({"dclip": rows}, ["distillation", "contrastive"])
+        assert [list(line.y) for line in figure.data] == [[0.4] * 3, [2.0] * 3]
+        assert shown(figure)[:2] == ["distillation term", "contrastive term"]
+
+    @pytest.mark.parametrize("panels", [[], ["distillation"], ["epoch"]])
+    def test_panels_that_no_history_has_are_named(self, panels) -> None:
+        with pytest.raises(ValueError, match="Expected panels out of loss, contrastive"):
+            plots.plot_history({"dclip": history(3.0)}, panels)
+
     def test_each_arm_is_named_once(self) -> None:
         more = {"val_recall_at_1": 0.2}
         figure = plots.plot_history({"dclip": history(3.0, **more), "teacher": history(6.0)})
@@ -306,6 +317,23 @@ class TestHistory:
     def test_bad_input_is_named(self, histories) -> None:
         with pytest.raises(ValueError, match="rows of epoch and loss"):
             plots.plot_history(histories)
+
+
+class TestShares:
+    def test_a_bar_for_each_share(self) -> None:
+        figure = plots.plot_shares({"projection": 0.02, "all": 1.0}, "share that trains, %")
+        assert list(figure.data[0].x) == [0.02, 1.0]
+        assert list(figure.data[1].text) == [" 2.0", " 100.0"]
+        assert figure.layout.xaxis.title.text == "share that trains, %"
+        assert list(figure.layout.yaxis.ticktext) == ["projection", "all"]
+
+    def test_names_are_plain_text(self) -> None:
+        assert_harmless(plots.plot_shares({HOSTILE: 0.5}, "share"))
+
+    @pytest.mark.parametrize("shares", [{}, {"all": 1.2}, {"all": float("nan")}])
+    def test_bad_input_is_named(self, shares) -> None:
+        with pytest.raises(ValueError, match="shares from 0 to 1"):
+            plots.plot_shares(shares, "share")
 
 
 @pytest.fixture

@@ -139,6 +139,25 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     return figure
 
 
+def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
+    """A bar for each named share, largest possible 1.
+
+    Args:
+        shares: from 0 to 1, by name.
+        title: of the axis, which counts in percent.
+
+    Raises:
+        ValueError: there is no share, or one is not from 0 to 1.
+    """
+    if not shares or not all(0 <= share <= 1 for share in shares.values()):
+        raise ValueError(f"Expected shares from 0 to 1, got {dict(shares) or 'none'}.")
+    groups = {"": [_Bar(name, PALETTE[2], share) for name, share in shares.items()]}
+    figure = blank_figure(_panel_height(groups) + 40, left=label_room(shares) + 30, bottom=40)
+    _add_groups(figure, groups, (0, 1), 1.0, named=True)
+    figure.update_xaxes(title=axis_title(title))
+    return figure
+
+
 def _end(bar: _Bar) -> float:
     return bar.interval.high if bar.interval else bar.value
 

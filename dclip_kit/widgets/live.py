@@ -1,0 +1,42 @@
+"""Training curves that grow in place while a notebook's cell runs."""
+
+from collections.abc import Callable, Sequence
+
+from IPython.display import DisplayHandle, display
+
+from dclip_kit.encoders import ClipBundle
+from dclip_kit.plots import plot_history
+from dclip_kit.train import History
+
+
+class LiveHistory:
+    """One figure with a line for each followed training, drawn anew after every epoch.
+
+    A plain figure that replaces the one before: stored in the notebook it is the final picture, and
+    needs no kernel to be seen.
+    """
+
+    def __init__(
+        self, panels: Sequence[str] = ("loss", "val_recall_at_1", "val_zero_shot")
+    ) -> None:
+        """Nothing is shown before the first epoch.
+
+        Args:
+            panels: as `plots.plot_history`'s.
+        """
+        self.panels = tuple(panels)
+        self.histories: dict[str, History] = {}
+        self._handle: DisplayHandle | None = None
+
+    def follow(self, name: str) -> Callable[[ClipBundle, History], None]:
+        """What `train_arm` and `distill` take as `on_epoch`; `name` is the line's."""
+
+        def redraw(student: ClipBundle, history: History) -> None:
+            self.histories[name] = list(history)
+            figure = plot_history(self.histories, self.panels)
+            if self._handle is None:
+                self._handle = display(figure, display_id=True)
+            else:
+                self._handle.update(figure)
+
+        return redraw

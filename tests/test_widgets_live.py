@@ -1,0 +1,53 @@
+"""Live curves: one display, replaced after each epoch, that ends as the whole history."""
+
+import pytest
+
+from dclip_kit.widgets import LiveHistory, live
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[tuple[str, object]]:
+    """What the page was told: ("display" or "update", figure)."""
+    told: list[tuple[str, object]] = []
+
+    class Handle:
+        def update(self, figure) -> None:
+            told.append(("update", figure))
+
+    def display(figure, display_id) -> Handle:
+        assert display_id is True
+        told.append(("display", figure))
+        return Handle()
+
+    monkeypatch.setattr(live, "display", display)
+    return told
+
+
+def rows(count: int, loss: float) -> list[dict[str, float]]:
+    return [{"epoch": n, "loss": loss / n, "val_recall_at_1": 0.1 * n} for n in range(1, count + 1)]
+
+
+def lines(figure) -> list[list[float]]:
+    return [list(trace.y) for trace in figure.data]
+
+
+def test_one_figure_grows_by_epoch_and_by_arm(shown, clip) -> None:
+    curves = LiveHistory(["loss"])
+    first, second = curves.follow("contrastive"), curves.follow("dclip")
+    first(clip, rows(1, 2.0))
+    first(clip, rows(2, 2.0))
+    second(clip, rows(1, 3.0))
+    assert [kind for kind, _ in shown] == ["display", "update", "update"]
+    assert [lines(figure) for _, figure in shown] == [
+        [[2.0]],
+        [[2.0, 1.0]],
+        [[2.0, 1.0], [3.0]],
+    ]
+
+
+def test_what_was_shown_does_not_change_with_the_running_history(shown, clip) -> None:
+    curves, history = LiveHistory(), rows(1, 2.0)
+    curves.follow("dclip")(clip, history)
+    history += rows(2, 2.0)[1:]
+    assert len(curves.histories["dclip"]) == 1
+    assert lines(shown[0][1])[0] == [2.0]
