@@ -276,3 +276,10 @@ def test_another_sprite_means_another_cache_and_another_licence_text_does_not(
     without_snowman = name()
     (tmp_path / "noto.webp").write_bytes(b"other pixels")
     assert len({before, without_snowman, name()}) == 3
+
+
+def test_the_command_draws_every_split(small, capsys) -> None:
+    data.main()
+    shown = capsys.readouterr().out.splitlines()
+    assert [Path(line).name for line in shown] == [*data.SCENE_SPLITS, *data.SINGLE_SPLITS]
+    assert all((Path(line) / "annotations.json").is_file() for line in shown)

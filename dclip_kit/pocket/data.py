@@ -179,3 +179,13 @@ def load_labelled(split: str) -> LabelledImages:
 def caption_matches(split: str) -> list[int]:
     """For each caption of a split the number of its scenes that it is true of."""
     return count_matches(load_captioned(split).texts, load_scenes(split)).tolist()
+
+
+def main() -> None:
+    """Draws every split now instead of on first use: `python -m dclip_kit.pocket.data`."""
+    for split in _ORDER:
+        print(prepare(split))
+
+
+if __name__ == "__main__":
+    main()
