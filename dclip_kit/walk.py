@@ -22,7 +22,7 @@ from dclip_kit.assets import asset_path
 from dclip_kit.config import Profile, get_profile
 from dclip_kit.datasets import CaptionedImages, LabelledImages
 from dclip_kit.detectors import load_detector
-from dclip_kit.embedding import encode_texts, read_pixels
+from dclip_kit.embedding import Pictures, encode_texts, read_pixels
 from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.evaluate import RetrievalSet, ZeroShotSet, encode_classes
 from dclip_kit.features import FrozenFeatures, extract_features
@@ -74,31 +74,30 @@ def load_data(profile: Profile) -> WalkData:
 
 
 def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
-    """Reads val's and test's pictures once, and encodes their texts once: the tower is frozen."""
+    """Encodes texts once, since their tower is frozen; reads val's pictures once.
 
-    def retrieval(dataset: CaptionedImages) -> RetrievalSet:
-        return RetrievalSet(
-            read_pixels(clip, dataset.paths),
-            encode_texts(clip, dataset.texts),
-            dataset.image_of_text,
-        )
+    Test's are read whenever an arm is measured: seldom, and so they need no memory meanwhile.
+    """
+
+    def retrieval(dataset: CaptionedImages, pictures: Pictures) -> RetrievalSet:
+        return RetrievalSet(pictures, encode_texts(clip, dataset.texts), dataset.image_of_text)
 
     classes = encode_classes(clip, data.zero_shot.class_names)
 
-    def zero_shot(dataset: LabelledImages) -> ZeroShotSet:
+    def zero_shot(dataset: LabelledImages, pictures: Pictures) -> ZeroShotSet:
         return ZeroShotSet(
-            read_pixels(clip, dataset.paths),
+            pictures,
             torch.tensor(dataset.labels),
             classes,
             torch.tensor(dataset.in_domain),
         )
 
     return EvaluationSets(
-        retrieval(data.val),
-        retrieval(data.test),
-        zero_shot(data.zero_shot_val),
-        zero_shot(data.zero_shot),
-        zero_shot(data.zero_shot_held_out),
+        retrieval(data.val, read_pixels(clip, data.val.paths)),
+        retrieval(data.test, data.test.paths),
+        zero_shot(data.zero_shot_val, read_pixels(clip, data.zero_shot_val.paths)),
+        zero_shot(data.zero_shot, data.zero_shot.paths),
+        zero_shot(data.zero_shot_held_out, data.zero_shot_held_out.paths),
     )
 
 

@@ -79,12 +79,13 @@ def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
         torch.testing.assert_close(found.text_features, clip.model.encode_text(ids, normalize=True))
     for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
         dataset, found = getattr(data, name), getattr(sets, name)
-        assert found.pictures.shape == (len(dataset), 3, 32, 32)
+        expected = encode_images(clip, dataset.paths)
+        torch.testing.assert_close(encode_images(clip, found.pictures), expected)
         assert found.labels.tolist() == list(dataset.labels)
         assert found.in_domain.tolist() == list(dataset.in_domain)
         assert found.class_features.shape == (len(dataset.class_names), 32)
-    pictures = [getattr(sets, name).pictures for name in ("zero_shot", "zero_shot_held_out")]
-    assert not torch.equal(*pictures)
+    assert sets.zero_shot.pictures != sets.zero_shot_held_out.pictures
+    assert sets.zero_shot_val.pictures.shape[1:] == (3, 32, 32)  # read once: it is used often
 
 
 # Weights, trained now or loaded
