@@ -132,8 +132,8 @@ def _add_line(
     )
 
 
-def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
-    """What each interpolation of each arm gains in retrieval and keeps of zero-shot, on val.
+def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = "val") -> go.Figure:
+    """What each interpolation of each arm gains in retrieval and keeps of zero-shot.
 
     A path begins at the untouched CLIP and goes on as more of the fine-tuned weights are mixed in;
     the chosen point is ringed: the highest that is right of the dashed line.
@@ -141,6 +141,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
     Args:
         arms: by name; those without candidates (the untouched CLIP) are left out.
         least_retention: the rule's, as share of CLIP's zero-shot accuracy.
+        split: which data the candidates were measured on, for the axes' titles.
 
     Raises:
         ValueError: no arm has candidates.
@@ -159,7 +160,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
     x = (min(retentions) - 0.04 * across, max(retentions) + 0.06 * across)
     y = (min(recalls) - 0.08 * up, max(recalls) + 0.16 * up)
     figure = blank_figure(380, left=64, bottom=50, top=10, right=14)
-    titles = "zero-shot retention on val", "text→image Recall@1 on val"
+    titles = f"zero-shot retention on {split}", f"text→image Recall@1 on {split}"
     look = {"gridcolor": GRID, "tickformat": ".1%", "tickfont": {"size": SMALL}}
     axes = add_axes(
         figure,
