@@ -15,13 +15,15 @@ from dclip_kit.checkpoint import write_atomically
 
 # Plotly's own format for JupyterLab, and a PNG (drawn by kaleido's Chromium) for code hosts.
 STORED_FIGURES = "plotly_mimetype+png"
+# Of no use without a running kernel: a reader would see an error where the text beside it helps.
+LIVE_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def refresh(path: Path) -> None:
     """Executes a notebook in its own folder and replaces it by the result.
 
-    Widget state and timings, which differ at every run, are not kept. If a cell fails, the
-    notebook stays as it was.
+    Timings, which differ at every run, are not kept; of widgets, only their text is. If a cell
+    fails, the notebook stays as it was.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
@@ -44,6 +46,8 @@ def refresh(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
+            if "text/plain" in output.get("data", {}):
+                output["data"].pop(LIVE_WIDGET, None)
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = shrink_png(output["data"]["image/png"])
     write_atomically(path, nbformat.writes(notebook) + "\n")

@@ -6,7 +6,7 @@ from dclip_kit.plots.hubs import plot_occurrences
 from dclip_kit.plots.pictures import plot_regions, plot_student_view
 from dclip_kit.plots.results import plot_probe, plot_recall
 from dclip_kit.plots.scores import plot_scores
-from dclip_kit.plots.search import PictureRow, plot_picture_rows, plot_search
+from dclip_kit.plots.search import PictureRow, plot_picture_rows, plot_picture_search, plot_search
 from dclip_kit.plots.weights import plot_region_weights
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "plot_history",
     "plot_occurrences",
     "plot_picture_rows",
+    "plot_picture_search",
     "plot_probe",
     "plot_recall",
     "plot_region_weights",

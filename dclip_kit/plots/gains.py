@@ -84,11 +84,11 @@ def plot_gains(
         where = {"xref": "paper", "yref": axes["yaxis"], "xanchor": "left", "yanchor": "bottom"}
         shift = 6 - figure.layout.margin.l
         add_text(figure, f"<b>{escape_text(heading)}</b>", 0, place, xshift=shift, **where)
-    place = {"xref": "paper", "yref": axes["yaxis"], "xanchor": "left", "yanchor": "middle"}
+    key = {"xref": "paper", "yref": axes["yaxis"], "xanchor": "left", "yanchor": "middle"}
     shift = 0
     for name in names:
         look = {"font": {"color": colors[name], "size": SMALL}, "xshift": shift}
-        add_text(figure, f"<b>● {escape_text(name)}</b>", 0, _LINE / 2, **place, **look)
+        add_text(figure, f"<b>● {escape_text(name)}</b>", 0, _LINE / 2, **key, **look)
         shift += 34 + 7 * len(name)  # about as wide as the name
     return figure
 

@@ -49,7 +49,11 @@ def plot_scores(
         (0, 1),
         hidden
         | {"range": [-0.5, columns - 0.5], "side": "top", "tickvals": list(range(columns))}
-        | {"ticktext": [wrap_text(text, 8, 4) for text in captions], "tickangle": 0},
+        | {
+            "ticktext": [wrap_text(text, 7, 4) for text in captions],
+            "tickangle": 0,
+            "ticklabelstandoff": 3,
+        },
         hidden
         | {"range": [rows - 0.5, -0.5], "tickvals": list(range(rows))}
         | {"ticktext": [wrap_text(text, 20) for text in pictures], "ticklabelstandoff": 5},

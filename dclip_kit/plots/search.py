@@ -22,6 +22,7 @@ from dclip_kit.plots.style import (
     label_room,
     wrap_text,
 )
+from dclip_kit.search import search_images, shared_things
 
 _ROW, _GAP, _LINE = 96, 8, 17  # pixels
 _THUMBNAIL = 128  # pixels a side that are stored
@@ -104,6 +105,49 @@ def plot_search(
     return plot_picture_rows(sections, pictures)
 
 
+def plot_picture_search(
+    query: int,
+    pictures: Sequence[Path] | Sequence[Image.Image],
+    image_features: Mapping[str, Float[Tensor, "image embed"]],
+    things: Sequence[frozenset[str]] | None = None,
+    top_k: int = 5,
+) -> go.Figure:
+    """The pictures that each model finds most like one of them, which is left out.
+
+    Args:
+        query: index of the picture asked with.
+        pictures: what is searched; only those shown are read.
+        image_features: by the model's name; each searches with its own vector of the query.
+        things: what each picture shows, if known: those that share a thing with the query are
+            ringed and say what.
+        top_k: pictures shown a row.
+
+    Raises:
+        ValueError: numbers of pictures differ, or as `search_images` and `plot_picture_rows`.
+    """
+    sizes = {len(each) for each in image_features.values()} | {len(pictures)}
+    sizes |= {len(pictures if things is None else things)}
+    if len(sizes) > 1 or not 0 <= query < len(pictures) or not image_features:
+        raise ValueError(
+            f"Expected features (and things) of {len(pictures)} pictures from every model, and a "
+            f"query among them, got {sorted(sizes)} and {query}."
+        )
+    heading = "asked with this picture"
+    rows = [PictureRow("query", [query])]
+    if things is not None:
+        heading += f": {', '.join(sorted(things[query]))}"
+    for name, features in image_features.items():
+        found = search_images(features[query], features, top_k, [query]).images
+        if things is None:
+            rows.append(PictureRow(name, found))
+            continue
+        shared = shared_things(found, things, query)
+        right = frozenset(image for image, each in zip(found, shared, strict=True) if each)
+        tags = [", ".join(sorted(each)) for each in shared]
+        rows.append(PictureRow(name, found, right, (f"{len(right)} of {len(found)}",), tags))
+    return plot_picture_rows([(heading, rows)], pictures)
+
+
 def plot_picture_rows(
     sections: Sequence[tuple[str, Sequence[PictureRow]]],
     pictures: Sequence[Path] | Sequence[Image.Image],
@@ -167,7 +211,8 @@ def _add_row(
         if image in row.ringed:
             _ring(figure, box, axes)
     for column, tag in enumerate(row.tags):
-        add_tag(figure, escape_text(tag), axes, column + 0.05, 0.05, color)
+        if tag:
+            add_tag(figure, wrap_text(tag, 14, 1), axes, column + 0.05, 0.05, color)
     notes = "".join(f"<br>{escape_text(note)}" for note in row.notes)
     add_text(
         figure,
