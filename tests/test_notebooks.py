@@ -21,6 +21,7 @@ from dclip_kit.notebooks import format_report, refresh
 ROOT = Path(__file__).parent.parent
 MAX_CELL_LINES = 15
 MAX_BYTES = 500_000
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -107,6 +108,8 @@ def guard_outputs(notebook: NotebookNode) -> Iterator[str]:
                 yield f"an error is stored: {output.ename}"
             if PLOTLY in data and not {"image/png", "image/svg+xml"} & set(data):
                 yield "a figure has no picture beside it: run `make notebooks`"
+            if WIDGET in data:
+                yield "a widget is stored, which is an error to whoever has no kernel"
         if match := re.search(r"/(home|root|Users)/\S*", "\n".join(texts(cell))):
             yield f"an output names somebody's own folder: {match[0]}"
 
@@ -228,6 +231,7 @@ def _strip(notebook: NotebookNode) -> None:
         ("execution", _set(2, source=" "), "empty"),
         ("outputs", lambda notebook: notebook.metadata.update(widgets={}), "widget state"),
         ("outputs", _error, "ValueError"),
+        ("outputs", lambda nb: code_cells(nb)[2].outputs[0].data.update({WIDGET: {}}), "a widget"),
         ("outputs", lambda nb: code_cells(nb)[2].outputs[0].data.pop("image/png"), "no picture"),
         ("outputs", lambda nb: code_cells(nb)[3].outputs[0].update(text="/home/me/x"), "folder"),
         ("checked", _set(3, metadata={}), "no cell"),
@@ -270,6 +274,16 @@ def test_refresh_stores_outputs_and_nothing_volatile(tmp_path: Path) -> None:
     assert not any(cell.metadata for cell in notebook.cells)
     assert "widgets" not in notebook.metadata
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_refresh_keeps_a_widgets_words_and_not_the_widget(tmp_path: Path) -> None:
+    bundle = {"text/plain": "run me", WIDGET: {"model_id": "a"}}
+    path = write(
+        tmp_path / "a.ipynb", f"from IPython.display import display\ndisplay({bundle}, raw=True)"
+    )
+    refresh(path)
+    (output,) = nbformat.read(path, as_version=4).cells[0].outputs
+    assert output.data == {"text/plain": "run me"}
 
 
 def test_refresh_keeps_the_old_notebook_when_a_cell_fails(tmp_path: Path) -> None:
