@@ -51,7 +51,7 @@ class TestGains:
         places = sorted([*contrastive.y, *dclip.y])
         assert min(b - a for a, b in pairwise(places)) >= 15
         (axis,) = [axis for axis in figure.select_yaxes() if axis.ticktext]
-        assert list(axis.ticktext) == ["small", "large (40)", "one"]
+        assert list(axis.ticktext) == ["small (100)", "large (40)", "one"]
         middles = [(a + b) / 2 for a, b in zip(contrastive.y, dclip.y, strict=True)]
         assert list(axis.tickvals) == pytest.approx(middles)
         assert {"size", "count", "● contrastive", "● dclip"} == set(shown(figure))
@@ -160,6 +160,11 @@ class TestPictureRows:
         assert shown(figure).count("12 ×") == 2
         assert {"one", "two", "clipa note", "dclip"} <= set(shown(figure))
 
+    def test_names_and_notes_have_room_on_the_left(self, pictures) -> None:
+        row = plots.PictureRow("clip", [0], notes=["a note of some length"])
+        figure = plots.plot_picture_rows([("one", [row])], pictures)
+        assert figure.layout.margin.l >= 7 * len("a note of some length")
+
     def test_all_text_is_plain(self, pictures) -> None:
         row = plots.PictureRow(HOSTILE, [0], notes=[HOSTILE], tags=[HOSTILE])
         assert_harmless(plots.plot_picture_rows([(HOSTILE, [row])], pictures))
@@ -207,5 +212,8 @@ class TestPictureSearch:
 def test_the_tradeoff_says_which_data_it_is_of(clip) -> None:
     path = (Candidate(0.0, 0.2, 1.0), Candidate(0.5, 0.3, 0.9))
     figure = plots.plot_tradeoff({"dclip": Arm("dclip", clip, 0.5, path)}, 0.9, split="test")
+    notes = {note.text: note for note in figure.layout.annotations}
+    assert notes["keep at least 90.0%"].xanchor == "left"  # at the left edge, its text stays inside
+    assert len([text for text in notes if "α = 0.5" in text]) == 1
     assert figure.layout.xaxis.title.text.endswith("on test")
     assert figure.layout.yaxis.title.text.endswith("on test")

@@ -172,6 +172,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
     line = {"color": INK, "width": 1.5, "dash": "dash"}
     ends = {"x0": least_retention, "x1": least_retention, "y0": 0, "y1": 1}
     figure.add_shape(type="line", xref=axes["xaxis"], yref="paper", line=line, **ends)
+    at_left = least_retention < x[0] + 0.4 * (x[1] - x[0])  # where its text has no room
     add_text(
         figure,
         f"keep at least {least_retention:.1%}",
@@ -179,9 +180,9 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
         0,
         xref=axes["xaxis"],
         yref="paper",
-        xanchor="right",
+        xanchor="left" if at_left else "right",
         yanchor="bottom",
-        xshift=-4,
+        xshift=4 if at_left else -4,
     )
     for name, arm in paths.items():
         path = sorted(arm.candidates, key=lambda candidate: candidate.alpha)
@@ -227,6 +228,8 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
             hoverinfo="skip",
             **axes,
         )
+        if point.alpha == max(each.alpha for each in paths[name].candidates):
+            continue  # the end of a path says its α already
         add_text(
             figure,
             f"<b>α = {point.alpha:g}</b>",

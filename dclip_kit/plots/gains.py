@@ -27,7 +27,7 @@ def plot_gains(
     """How much each arm gains over another: a point with its 95 % interval, and a line at zero.
 
     An interval that touches the line says that the arms are not known to differ there; such
-    points are hollow. Numbers of queries stand behind the groups' names.
+    points are hollow. Where groups have different numbers of queries, these stand behind the names.
 
     Args:
         gains: by heading, then by arm, a gain for each group; the same groups for each arm.
@@ -54,8 +54,10 @@ def plot_gains(
     for heading, arms in gains.items():
         y += _HEADING
         headings.append((y, heading))
-        for group, gain in enumerate(next(iter(arms.values()))):
-            count = "" if gain.queries == every[0].queries else f" ({gain.queries:,})"
+        first = next(iter(arms.values()))
+        counted = len({gain.queries for gain in first}) > 1
+        for group, gain in enumerate(first):
+            count = f" ({gain.queries:,})" if counted else ""
             labels.append((y + _LINE * len(arms) / 2, f"{escape_text(gain.name)}{count}"))
             for row, name in enumerate(arms):
                 places[heading, name, group] = y + _LINE * (row + 0.5)

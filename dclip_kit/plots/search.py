@@ -178,7 +178,7 @@ def plot_picture_rows(
     height = sum(headings) + len(rows) * (_ROW + _GAP)
     names = list(dict.fromkeys(row.name for row in rows))
     columns = max(len(row.images) for row in rows)
-    left = max(label_room(names), 96)
+    left = max(label_room([*names, *(note for row in rows for note in row.notes)]), 96)
     figure = blank_figure(height + 16, left=left)
     colors = arm_colors(names)
     y: float = height

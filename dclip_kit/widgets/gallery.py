@@ -37,7 +37,8 @@ class QueryGallery:
     """Two rows of pictures, found by the untouched CLIP and by a mixture with the fine-tuned one.
 
     Works with mouse and keyboard: Tab goes from control to control, arrows move a slider, Enter
-    searches. Show it by naming it last in a cell.
+    searches, Space presses a button and opens the list (JupyterLab keeps the arrow keys of a closed
+    list to itself). Show it by naming it last in a cell.
 
     Attributes:
         kind: what is asked with: words or a picture.
@@ -113,6 +114,7 @@ class QueryGallery:
             description="share of fine-tuned weights",
             continuous_update=False,
             style=narrow,
+            layout={"width": "30em"},
         )
         self.boxes = ipywidgets.Checkbox(False, description="draw boxes", indent=False)
         self.message = ipywidgets.Label()

@@ -65,11 +65,11 @@ def draw_boxes(picture: Image.Image, regions: Regions) -> Image.Image:
     """A copy of a picture with its regions' outlines and labels in it."""
     drawn = picture.copy()
     pen = ImageDraw.Draw(drawn)
-    font = ImageFont.load_default(max(drawn.size) / 16)
+    font = ImageFont.load_default(max(drawn.size) / 11)  # legible at the size shown
     for box, label, color in zip(
         regions.xyxy.tolist(), regions.label, label_colors(regions.label), strict=True
     ):
-        pen.rectangle(box, outline=color, width=max(1, max(drawn.size) // 80))
+        pen.rectangle(box, outline=color, width=max(1, max(drawn.size) // 60))
         place = pen.textbbox((box[0], box[1]), label, font=font)
         pen.rectangle(place, fill=color)
         pen.text((box[0], box[1]), label, fill="white", font=font)
