@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dclip_kit.notebooks import format_report, refresh
+from dclip_kit.notebooks import format_report, make_static, refresh
 
 ROOT = Path(__file__).parent.parent
 MAX_CELL_LINES = 15
@@ -284,6 +284,21 @@ def test_refresh_keeps_a_widgets_words_and_not_the_widget(tmp_path: Path) -> Non
     refresh(path)
     (output,) = nbformat.read(path, as_version=4).cells[0].outputs
     assert output.data == {"text/plain": "run me"}
+
+
+def test_a_notebook_run_elsewhere_is_made_static(tmp_path: Path) -> None:
+    notebook = good_notebook()
+    _set(0, outputs=[new_output("display_data", {"text/plain": "run me", WIDGET: {}})])(notebook)
+    _set(1, outputs=[new_output("display_data", {WIDGET: {}})])(notebook)  # says nothing: it stays
+    notebook.metadata["widgets"] = {"state": {}}
+    path = tmp_path / "a.ipynb"
+    nbformat.write(notebook, path)
+    make_static(path)
+    found = nbformat.read(path, as_version=4)
+    first, second, figure = (cell.outputs[0].data for cell in code_cells(found)[:3])
+    assert first == {"text/plain": "run me"} and set(second) == {WIDGET}
+    assert figure == code_cells(notebook)[2].outputs[0].data
+    assert "widgets" not in found.metadata
 
 
 def test_refresh_keeps_the_old_notebook_when_a_cell_fails(tmp_path: Path) -> None:
