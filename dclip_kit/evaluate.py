@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionSettings, SelectionRule
-from dclip_kit.embedding import Pictures, encode_images, encode_texts
+from dclip_kit.datasets import CaptionedImages, LabelledImages
+from dclip_kit.embedding import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics, retrieval_metrics, top1_accuracy
@@ -72,6 +73,22 @@ def encode_classes(
     prompts = [template.format(name) for name in class_names for template in templates]
     features = encode_texts(bundle, prompts).reshape(len(class_names), len(templates), -1)
     return F.normalize(features.mean(1), dim=-1)
+
+
+def prepare_retrieval(bundle: ClipBundle, dataset: CaptionedImages) -> RetrievalSet:
+    """Reads the pictures once, and encodes the captions once: the text tower is frozen."""
+    pixels, texts = read_pixels(bundle, dataset.paths), encode_texts(bundle, dataset.texts)
+    return RetrievalSet(pixels, texts, dataset.image_of_text)
+
+
+def prepare_zero_shot(bundle: ClipBundle, dataset: LabelledImages) -> ZeroShotSet:
+    """Reads the pictures once, and encodes the classes once."""
+    return ZeroShotSet(
+        read_pixels(bundle, dataset.paths),
+        torch.tensor(dataset.labels),
+        encode_classes(bundle, dataset.class_names),
+        torch.tensor(dataset.in_domain),
+    )
 
 
 def evaluate_retrieval(

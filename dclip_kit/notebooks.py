@@ -1,4 +1,4 @@
-"""What the Makefile does with notebooks: `python -m dclip_kit.notebooks refresh|table FILE...`."""
+"""What is done to whole notebooks: `python -m dclip_kit.notebooks refresh|static|table FILE`."""
 
 import argparse
 import base64
@@ -15,13 +15,15 @@ from dclip_kit.checkpoint import write_atomically
 
 # Plotly's own format for JupyterLab, and a PNG (drawn by kaleido's Chromium) for code hosts.
 STORED_FIGURES = "plotly_mimetype+png"
+# Of no use without a running kernel: a reader would see an error where the text beside it helps.
+LIVE_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def refresh(path: Path) -> None:
     """Executes a notebook in its own folder and replaces it by the result.
 
-    Widget state and timings, which differ at every run, are not kept. If a cell fails, the
-    notebook stays as it was.
+    Timings, which differ at every run, are not kept; of widgets, only their text is. If a cell
+    fails, the notebook stays as it was.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
@@ -30,7 +32,6 @@ def refresh(path: Path) -> None:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("widgets", None)
     client = NotebookClient(
         notebook,
         kernel_name="python3",
@@ -41,11 +42,30 @@ def refresh(path: Path) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute(env={**os.environ, "PLOTLY_RENDERER": STORED_FIGURES})
+    drop_widgets(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = shrink_png(output["data"]["image/png"])
+    write_atomically(path, nbformat.writes(notebook) + "\n")
+
+
+def drop_widgets(notebook: Any) -> None:
+    """Takes widgets and their state out of a notebook; what they say in plain text stays."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "text/plain" in output.get("data", {}):
+                output["data"].pop(LIVE_WIDGET, None)
+
+
+def make_static(path: Path) -> None:
+    """Replaces a notebook that was run elsewhere by one for readers without a kernel."""
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    drop_widgets(notebook)
     write_atomically(path, nbformat.writes(notebook) + "\n")
 
 
@@ -103,13 +123,15 @@ def _percent(share: float | None) -> str:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m dclip_kit.notebooks", description=__doc__)
-    parser.add_argument("command", choices=["refresh", "table"])
+    parser.add_argument("command", choices=["refresh", "static", "table"])
     parser.add_argument("file", nargs="+", type=Path, help="notebooks, or report.json files")
     arguments = parser.parse_args()
     for path in arguments.file:
         if arguments.command == "refresh":
             print(path, flush=True)
             refresh(path)
+        elif arguments.command == "static":
+            make_static(path)
         else:
             print(format_report(json.loads(path.read_text(encoding="utf-8"))))
 

@@ -128,6 +128,17 @@ def test_labels_that_do_not_fit_are_refused(changes, says) -> None:
         replace(LABELLED, **changes)
 
 
+def test_a_few_pictures_of_each_class_keep_their_order_and_labels() -> None:
+    paths = tuple(Path(f"{index}.png") for index in range(6))
+    data = LabelledImages(paths, (1, 0, 1, 1, 0, 0), ("cat", "dog"), (True, False), "mine")
+    few = data.take_per_class(2)
+    assert few.paths == tuple(paths[i] for i in (0, 1, 2, 4)) and few.labels == (1, 0, 1, 0)
+    assert (few.class_names, few.in_domain, few.source) == (("cat", "dog"), (True, False), "mine")
+    assert data.take_per_class(9) == data
+    with pytest.raises(ValueError, match="at least one picture a class, got 0"):
+        data.take_per_class(0)
+
+
 # Leaving out what cannot be used
 
 

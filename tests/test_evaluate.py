@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dclip_kit import evaluate
 from dclip_kit.config import RegionSettings, SelectionRule
+from dclip_kit.datasets import LabelledImages
 from dclip_kit.embedding import encode_images, encode_texts, read_pixels
 from dclip_kit.evaluate import (
     RetrievalSet,
@@ -16,6 +17,8 @@ from dclip_kit.evaluate import (
     encode_classes,
     evaluate_retrieval,
     evaluate_zero_shot,
+    prepare_retrieval,
+    prepare_zero_shot,
     select_alpha,
     shortcut_probe,
 )
@@ -53,6 +56,21 @@ def test_a_class_is_the_mean_of_its_prompts(clip) -> None:
         each = encode_texts(clip, [f"a {name}", f"{name}!", f"the {name} at sea"])
         assert torch.allclose(row, F.normalize(each.mean(0), dim=0), atol=1e-6)
     assert not torch.allclose(got[0], got[1], atol=1e-2)
+
+
+def test_data_is_read_and_encoded_once(clip, captioned) -> None:
+    retrieval = prepare_retrieval(clip, captioned)
+    assert torch.equal(retrieval.pictures, read_pixels(clip, captioned.paths))
+    assert torch.equal(retrieval.text_features, encode_texts(clip, captioned.texts))
+    assert torch.equal(retrieval.image_of_text, captioned.image_of_text)
+    labelled = LabelledImages(
+        captioned.paths, (1, 0, 1, 0, 0, 1), ("ball", "dog"), (True, False), "drawn"
+    )
+    zero_shot = prepare_zero_shot(clip, labelled)
+    assert torch.equal(zero_shot.pictures, retrieval.pictures)
+    assert zero_shot.labels.tolist() == [1, 0, 1, 0, 0, 1]
+    assert torch.equal(zero_shot.class_features, encode_classes(clip, ["ball", "dog"]))
+    assert zero_shot.in_domain.tolist() == [True, False]
 
 
 def test_evaluation_embeds_with_the_clip_it_is_given(clip, captioned) -> None:

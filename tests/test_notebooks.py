@@ -16,11 +16,12 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dclip_kit.notebooks import format_report, refresh
+from dclip_kit.notebooks import format_report, make_static, refresh
 
 ROOT = Path(__file__).parent.parent
 MAX_CELL_LINES = 15
 MAX_BYTES = 500_000
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -107,6 +108,8 @@ def guard_outputs(notebook: NotebookNode) -> Iterator[str]:
                 yield f"an error is stored: {output.ename}"
             if PLOTLY in data and not {"image/png", "image/svg+xml"} & set(data):
                 yield "a figure has no picture beside it: run `make notebooks`"
+            if WIDGET in data:
+                yield "a widget is stored, which is an error to whoever has no kernel"
         if match := re.search(r"/(home|root|Users)/\S*", "\n".join(texts(cell))):
             yield f"an output names somebody's own folder: {match[0]}"
 
@@ -228,6 +231,7 @@ def _strip(notebook: NotebookNode) -> None:
         ("execution", _set(2, source=" "), "empty"),
         ("outputs", lambda notebook: notebook.metadata.update(widgets={}), "widget state"),
         ("outputs", _error, "ValueError"),
+        ("outputs", lambda nb: code_cells(nb)[2].outputs[0].data.update({WIDGET: {}}), "a widget"),
         ("outputs", lambda nb: code_cells(nb)[2].outputs[0].data.pop("image/png"), "no picture"),
         ("outputs", lambda nb: code_cells(nb)[3].outputs[0].update(text="/home/me/x"), "folder"),
         ("checked", _set(3, metadata={}), "no cell"),
@@ -270,6 +274,31 @@ def test_refresh_stores_outputs_and_nothing_volatile(tmp_path: Path) -> None:
     assert not any(cell.metadata for cell in notebook.cells)
     assert "widgets" not in notebook.metadata
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_refresh_keeps_a_widgets_words_and_not_the_widget(tmp_path: Path) -> None:
+    bundle = {"text/plain": "run me", WIDGET: {"model_id": "a"}}
+    path = write(
+        tmp_path / "a.ipynb", f"from IPython.display import display\ndisplay({bundle}, raw=True)"
+    )
+    refresh(path)
+    (output,) = nbformat.read(path, as_version=4).cells[0].outputs
+    assert output.data == {"text/plain": "run me"}
+
+
+def test_a_notebook_run_elsewhere_is_made_static(tmp_path: Path) -> None:
+    notebook = good_notebook()
+    _set(0, outputs=[new_output("display_data", {"text/plain": "run me", WIDGET: {}})])(notebook)
+    _set(1, outputs=[new_output("display_data", {WIDGET: {}})])(notebook)  # says nothing: it stays
+    notebook.metadata["widgets"] = {"state": {}}
+    path = tmp_path / "a.ipynb"
+    nbformat.write(notebook, path)
+    make_static(path)
+    found = nbformat.read(path, as_version=4)
+    first, second, figure = (cell.outputs[0].data for cell in code_cells(found)[:3])
+    assert first == {"text/plain": "run me"} and set(second) == {WIDGET}
+    assert figure == code_cells(notebook)[2].outputs[0].data
+    assert "widgets" not in found.metadata
 
 
 def test_refresh_keeps_the_old_notebook_when_a_cell_fails(tmp_path: Path) -> None:

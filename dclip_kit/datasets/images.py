@@ -1,5 +1,6 @@
 """The two shapes that all data takes here, and the one place where pictures are opened."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -121,6 +122,26 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def take_per_class(self, count: int) -> "LabelledImages":
+        """The first `count` pictures of each class, or all where it has fewer.
+
+        Raises:
+            ValueError: count is below 1.
+        """
+        if count < 1:
+            raise ValueError(f"Expected at least one picture a class, got {count}.")
+        taken: Counter[int] = Counter()
+        kept = []
+        for index, label in enumerate(self.labels):
+            taken[label] += 1
+            if taken[label] <= count:
+                kept.append(index)
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in kept),
+            labels=tuple(self.labels[i] for i in kept),
+        )
 
 
 @dataclass(frozen=True)

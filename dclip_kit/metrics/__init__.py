@@ -1,6 +1,8 @@
 """Retrieval and zero-shot metrics: pure functions of tensors."""
 
 from dclip_kit.metrics.bootstrap import Interval, paired_bootstrap, retention
+from dclip_kit.metrics.groups import Gain, gain_by_group
+from dclip_kit.metrics.hubness import k_occurrence, skewness
 from dclip_kit.metrics.ranking import (
     average_precision,
     chance_recall,
@@ -20,10 +22,13 @@ from dclip_kit.metrics.retrieval import (
 
 __all__ = [
     "DirectionMetrics",
+    "Gain",
     "Interval",
     "RetrievalMetrics",
     "average_precision",
     "chance_recall",
+    "gain_by_group",
+    "k_occurrence",
     "mean_average_precision",
     "mean_reciprocal_rank",
     "median_rank",
@@ -33,5 +38,6 @@ __all__ = [
     "recall_ceiling",
     "retention",
     "retrieval_metrics",
+    "skewness",
     "top1_accuracy",
 ]

@@ -19,8 +19,8 @@ from dclip_kit.plots.style import (
 )
 
 
-def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
-    """What each interpolation of each arm gains in retrieval and keeps of zero-shot, on val.
+def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = "val") -> go.Figure:
+    """What each interpolation of each arm gains in retrieval and keeps of zero-shot.
 
     A path begins at the untouched CLIP and goes on as more of the fine-tuned weights are mixed in;
     the chosen point is ringed: the highest that is right of the dashed line.
@@ -28,6 +28,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
     Args:
         arms: by name; those without candidates (the untouched CLIP) are left out.
         least_retention: the rule's, as share of CLIP's zero-shot accuracy.
+        split: which data the candidates were measured on, for the axes' titles.
 
     Raises:
         ValueError: no arm has candidates.
@@ -46,7 +47,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
     x = (min(retentions) - 0.04 * across, max(retentions) + 0.06 * across)
     y = (min(recalls) - 0.08 * up, max(recalls) + 0.16 * up)
     figure = blank_figure(380, left=64, bottom=50, top=10, right=14)
-    titles = "zero-shot retention on val", "text→image Recall@1 on val"
+    titles = f"zero-shot retention on {split}", f"text→image Recall@1 on {split}"
     look = {"gridcolor": GRID, "tickformat": ".1%", "tickfont": {"size": SMALL}}
     axes = add_axes(
         figure,
@@ -58,6 +59,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
     line = {"color": INK, "width": 1.5, "dash": "dash"}
     ends = {"x0": least_retention, "x1": least_retention, "y0": 0, "y1": 1}
     figure.add_shape(type="line", xref=axes["xaxis"], yref="paper", line=line, **ends)
+    at_left = least_retention < x[0] + 0.4 * (x[1] - x[0])  # where its text has no room
     add_text(
         figure,
         f"keep at least {least_retention:.1%}",
@@ -65,9 +67,9 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
         0,
         xref=axes["xaxis"],
         yref="paper",
-        xanchor="right",
+        xanchor="left" if at_left else "right",
         yanchor="bottom",
-        xshift=-4,
+        xshift=4 if at_left else -4,
     )
     for name, arm in paths.items():
         path = sorted(arm.candidates, key=lambda candidate: candidate.alpha)
@@ -113,6 +115,8 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
             hoverinfo="skip",
             **axes,
         )
+        if point.alpha == max(each.alpha for each in paths[name].candidates):
+            continue  # the end of a path says its α already
         add_text(
             figure,
             f"<b>α = {point.alpha:g}</b>",
