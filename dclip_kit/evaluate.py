@@ -75,16 +75,24 @@ def encode_classes(
     return F.normalize(features.mean(1), dim=-1)
 
 
-def prepare_retrieval(bundle: ClipBundle, dataset: CaptionedImages) -> RetrievalSet:
-    """Reads the pictures once, and encodes the captions once: the text tower is frozen."""
-    pixels, texts = read_pixels(bundle, dataset.paths), encode_texts(bundle, dataset.texts)
-    return RetrievalSet(pixels, texts, dataset.image_of_text)
+def prepare_retrieval(
+    bundle: ClipBundle, dataset: CaptionedImages, read: bool = True
+) -> RetrievalSet:
+    """Encodes the captions once, since the text tower is frozen, and reads the pictures once.
+
+    Without `read` the pictures stay paths: read whenever they are measured, for sets that seldom
+    are, they take no memory meanwhile.
+    """
+    pictures = read_pixels(bundle, dataset.paths) if read else dataset.paths
+    return RetrievalSet(pictures, encode_texts(bundle, dataset.texts), dataset.image_of_text)
 
 
-def prepare_zero_shot(bundle: ClipBundle, dataset: LabelledImages) -> ZeroShotSet:
-    """Reads the pictures once, and encodes the classes once."""
+def prepare_zero_shot(
+    bundle: ClipBundle, dataset: LabelledImages, read: bool = True
+) -> ZeroShotSet:
+    """Encodes the classes once; reads the pictures as `prepare_retrieval` does."""
     return ZeroShotSet(
-        read_pixels(bundle, dataset.paths),
+        read_pixels(bundle, dataset.paths) if read else dataset.paths,
         torch.tensor(dataset.labels),
         encode_classes(bundle, dataset.class_names),
         torch.tensor(dataset.in_domain),

@@ -22,9 +22,9 @@ from dclip_kit.assets import asset_path
 from dclip_kit.config import Profile, get_profile
 from dclip_kit.datasets import CaptionedImages, LabelledImages
 from dclip_kit.detectors import load_detector
-from dclip_kit.embedding import Pictures, encode_texts, read_pixels
+from dclip_kit.embedding import read_pixels
 from dclip_kit.encoders import ClipBundle, load_clip
-from dclip_kit.evaluate import RetrievalSet, ZeroShotSet, encode_classes
+from dclip_kit.evaluate import prepare_retrieval, prepare_zero_shot
 from dclip_kit.features import FrozenFeatures, extract_features
 from dclip_kit.metrics import recall_ceiling
 from dclip_kit.pocket import data as pocket
@@ -74,30 +74,13 @@ def load_data(profile: Profile) -> WalkData:
 
 
 def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
-    """Encodes texts once, since their tower is frozen; reads val's pictures once.
-
-    Test's are read whenever an arm is measured: seldom, and so they need no memory meanwhile.
-    """
-
-    def retrieval(dataset: CaptionedImages, pictures: Pictures) -> RetrievalSet:
-        return RetrievalSet(pictures, encode_texts(clip, dataset.texts), dataset.image_of_text)
-
-    classes = encode_classes(clip, data.zero_shot.class_names)
-
-    def zero_shot(dataset: LabelledImages, pictures: Pictures) -> ZeroShotSet:
-        return ZeroShotSet(
-            pictures,
-            torch.tensor(dataset.labels),
-            classes,
-            torch.tensor(dataset.in_domain),
-        )
-
+    """Encodes all texts once; reads val's pictures, which every epoch looks at, once."""
     return EvaluationSets(
-        retrieval(data.val, read_pixels(clip, data.val.paths)),
-        retrieval(data.test, data.test.paths),
-        zero_shot(data.zero_shot_val, read_pixels(clip, data.zero_shot_val.paths)),
-        zero_shot(data.zero_shot, data.zero_shot.paths),
-        zero_shot(data.zero_shot_held_out, data.zero_shot_held_out.paths),
+        prepare_retrieval(clip, data.val),
+        prepare_retrieval(clip, data.test, read=False),
+        prepare_zero_shot(clip, data.zero_shot_val),
+        prepare_zero_shot(clip, data.zero_shot, read=False),
+        prepare_zero_shot(clip, data.zero_shot_held_out, read=False),
     )
 
 
