@@ -74,6 +74,26 @@ def encode_classes(
     return F.normalize(features.mean(1), dim=-1)
 
 
+def nearest_classes(
+    image_features: Float[Tensor, "image embed"],
+    class_features: Float[Tensor, "class embed"],
+    class_names: Sequence[str],
+    top_k: int = 3,
+) -> list[list[str]]:
+    """Each image's nearest classes by name, nearest first; all features L2-normalised.
+
+    Raises:
+        ValueError: there is not one name a class.
+    """
+    if len(class_names) != len(class_features):
+        raise ValueError(
+            f"Expected a name for each of {len(class_features)} classes, got {len(class_names)}; "
+            "give the names that the features were encoded from."
+        )
+    best = (image_features @ class_features.T).topk(min(top_k, len(class_names))).indices
+    return [[class_names[index] for index in row] for row in best.tolist()]
+
+
 def evaluate_retrieval(
     bundle: ClipBundle, data: RetrievalSet, progress: bool = True
 ) -> RetrievalMetrics:

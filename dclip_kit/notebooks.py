@@ -15,13 +15,14 @@ from dclip_kit.checkpoint import write_atomically
 
 # Plotly's own format for JupyterLab, and a PNG (drawn by kaleido's Chromium) for code hosts.
 STORED_FIGURES = "plotly_mimetype+png"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def refresh(path: Path) -> None:
     """Executes a notebook in its own folder and replaces it by the result.
 
-    Widget state and timings, which differ at every run, are not kept. If a cell fails, the
-    notebook stays as it was.
+    Widgets and timings, which differ at every run, are not kept; what a widget says of itself in
+    plain text is. If a cell fails, the notebook stays as it was.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
@@ -44,8 +45,10 @@ def refresh(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                output["data"]["image/png"] = shrink_png(output["data"]["image/png"])
+            data = output.get("data", {})
+            data.pop(WIDGET_VIEW, None)  # without its state it shows as an error; the text stays
+            if "image/png" in data:
+                data["image/png"] = shrink_png(data["image/png"])
     write_atomically(path, nbformat.writes(notebook) + "\n")
 
 

@@ -1,0 +1,5 @@
+"""Controls for notebooks, in plain ipywidgets; whatever they compute is the kit's."""
+
+from dclip_kit.widgets.weighting import WeightSliders
+
+__all__ = ["WeightSliders"]
