@@ -154,7 +154,7 @@ def shortcut_probe(
     """
     teacher.eval()
     device = next(teacher.parameters()).device
-    texts = torch.stack([features.texts_of(i)[0] for i in features.image_of_text.unique().tolist()])
+    texts = features.first_texts()
     if len(texts) < 2:
         raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
     own = features.image_of_text[texts]

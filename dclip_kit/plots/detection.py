@@ -28,6 +28,7 @@ from dclip_kit.pocket.scenes import SIZES
 from dclip_kit.regions import Regions
 
 _AREAS = (0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0)  # ends of the bars, each twice the one before
+_CONFIDENCES = tuple(number / 10 for number in range(11))
 _PLOT = 190  # height of the drawing itself, in pixels
 
 
@@ -50,50 +51,53 @@ def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
     nothing = torch.zeros(0)
     area = torch.cat([nothing, *(found.area for found in detected)])
     confidence = torch.cat([nothing, *(found.confidence for found in detected)])
-    tenths = [number / 10 for number in range(11)]
-    panels = [
+    most = max(counts)
+    panels = [  # title, of what shares are, ends of the bars, how they are written, shares
         (
-            "regions in a picture",
+            "regions found",
             "pictures",
-            [str(number) for number in range(max(counts) + 1)],
-            [counts.count(number) / len(counts) for number in range(max(counts) + 1)],
+            [number - 0.5 for number in range(most + 2)],
+            {float(number): str(number) for number in range(most + 1)},
+            [counts.count(number) / len(counts) for number in range(most + 1)],
         ),
         (
-            "area, % of the picture",
+            "area, %",
             "regions",
-            [f"{100 * low:.0f}–{100 * high:.0f}" for low, high in pairwise(_AREAS)],
+            list(range(len(_AREAS))),  # each twice as large as the one before, drawn alike
+            {float(place): f"{100 * end:g}" for place, end in enumerate(_AREAS)},
             _shares(area, _AREAS),
         ),
         (
             "confidence",
             "regions",
-            [f"{low:.1f}–{high:.1f}" for low, high in pairwise(tenths)],
-            _shares(confidence, tenths),
+            _CONFIDENCES,
+            {end: f"{end:g}" for end in (0.0, 0.5, 1.0)},
+            _shares(confidence, _CONFIDENCES),
         ),
     ]
-    figure = blank_figure(_PLOT + 30 + 74, left=40, top=30, bottom=74)
-    for number, (title, whole, names, shares) in enumerate(panels):
+    figure = blank_figure(_PLOT + 30 + 46, left=40, top=30, bottom=46)
+    for number, (title, whole, ends, ticks, shares) in enumerate(panels):
         start = number * 0.35
         axes = add_axes(
             figure,
             (start, start + 0.3),
             (0, 1),
-            {"tickvals": list(range(len(names))), "ticktext": names, "ticks": ""}
-            | {"tickfont": {"size": 11}, "title": axis_title(title), "showgrid": False}
-            | {"tickangle": 0 if number == 0 else -60, "range": [-0.6, len(names) - 0.4]},
+            {"tickvals": list(ticks), "ticktext": list(ticks.values()), "showgrid": False}
+            | {"tickfont": {"size": 11}, "title": axis_title(title), "tickangle": 0}
+            | {"range": [ends[0], ends[-1]]},
             {"gridcolor": GRID, "tickformat": ".0%", "tickfont": {"size": SMALL}, "nticks": 5}
             | {"range": [0, 1.12 * max(*shares, 0.01)]},
         )
         place = {"xref": f"{axes['xaxis']} domain", "yref": "paper"}
         corner = {"xanchor": "left", "yanchor": "bottom", "yshift": 4}
         add_text(figure, f"share of {whole}", 0, 1, **corner, **place)
+        bars = list(pairwise(ends))
         figure.add_bar(
-            x=list(range(len(names))),
+            x=[(low + high) / 2 for low, high in bars],
             y=shares,
-            width=0.86,
+            width=[0.9 * (high - low) for low, high in bars],
             marker={"color": PALETTE[2]},
-            hoverinfo="text",
-            hovertext=[f"{name}: {share:.1%}" for name, share in zip(names, shares, strict=True)],
+            hoverinfo="y",
             **axes,
         )
     return figure
@@ -233,7 +237,7 @@ def _share(
     hits: Bool[Tensor, "object"], objects: SceneObjects, size: str, resamples: int
 ) -> tuple[float, float, float]:
     """The share of hits among things of a size, and its interval's ends."""
-    chosen = torch.tensor([each == size for each in objects.size])
+    chosen = objects.of_size(size)
     values = hits[chosen].float()
     found = paired_bootstrap(
         torch.zeros_like(values), values, objects.image[chosen], resamples=resamples

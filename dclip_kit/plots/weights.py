@@ -16,7 +16,7 @@ from dclip_kit.plots.panels import (
     references,
     require_size,
 )
-from dclip_kit.plots.style import INK, PALETTE, SMALL, add_text, blank_figure, wrap_text
+from dclip_kit.plots.style import INK, PALETTE, SMALL, add_text, blank_figure, label_room, wrap_text
 from dclip_kit.regions import Regions
 
 _SCALE = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark blue
@@ -73,7 +73,7 @@ def plot_region_weights(
     bottom = top - row * len(regions) / (height - 16)
     drawn = [(name, [values[i].item() for i in order]) for name, values in quantities.items()]
     ordered = [colors[i] for i in order]
-    _add_columns(figure, drawn, _names(regions, order), (0.47, 1), (bottom, top), ordered)
+    _add_columns(figure, drawn, _names(regions, order), (0.48, 1), (bottom, top), ordered)
     below_bars = f"weight = {wrap_text(formula, 40)},<br>scaled to sum to 1"
     corner = {"xref": "paper", "yref": "paper", "xanchor": "right", "align": "right"}
     add_text(figure, below_bars, 1, bottom, yanchor="top", yshift=-8, **corner)
@@ -102,15 +102,17 @@ def plot_weightings(
     row = 34 if len(regions) < 8 else 26  # pixels
     headings = [wrap_text(name, max(48 // len(weightings), 10), 3) for name in weightings]
     above = 8 + 15 * max(heading.count("<br>") + 1 for heading in headings)
-    figure = blank_figure(row * len(regions) + above + 8, top=above)
+    names = _names(regions, order)
+    figure = blank_figure(
+        row * len(regions) + above + 8, left=label_room(names), right=0, top=above
+    )
     columns = [
         (heading, [values[index].item() for index in order])
         for heading, values in zip(headings, weightings.values(), strict=True)
     ]
     scale = max(max(values) for _, values in columns)
-    names = _names(regions, order)
     colors = [PALETTE[2]] * len(order)
-    _add_columns(figure, columns, names, (0.16, 1), (0, 1), colors, scale)
+    _add_columns(figure, columns, names, (0, 1), (0, 1), colors, scale)
     return figure
 
 
@@ -146,12 +148,16 @@ def _add_columns(
         final = scale is None and column == len(columns) - 1
         shares = scale is not None or column in (0, 3)
         ticks = {"tickvals": list(range(len(names))), "ticktext": names, "ticks": ""}
+        ticks |= {"tickfont": {"size": SMALL}, "ticklabelstandoff": 3}
         start = x[0] + width * column
         axes = add_axes(
             figure,
             (start, start + 0.94 * width),
             y,
-            {"visible": False, "range": [0, 2 * max(scale or max(bars), 1e-9)]},  # half is for text
+            {
+                "visible": False,
+                "range": [0, 2.3 * max(scale or max(bars), 1e-9)],
+            },  # the rest is for text
             {"range": [len(bars) - 0.5, -0.5], "showgrid": False, "linecolor": INK}
             | (ticks if column == 0 else {"showticklabels": False}),
         )

@@ -38,6 +38,10 @@ class SceneObjects:
     def __len__(self) -> int:
         return len(self.size)
 
+    def of_size(self, size: str) -> Bool[Tensor, "object"]:
+        """Which of them are of a size."""
+        return torch.tensor([each == size for each in self.size])
+
 
 def list_objects(scenes: Sequence[Scene]) -> SceneObjects:
     """All things of these scenes, scene by scene.

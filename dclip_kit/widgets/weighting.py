@@ -47,9 +47,7 @@ class WeightSliders(widgets.VBox):
     def draw(picture: Image.Image, captioned: CaptionedRegions, **powers: float) -> go.Figure:
         """The figure for these powers of area, confidence and similarity."""
         regions = captioned.regions
-        factors = [
-            f"{name}^{power:g}".removesuffix("^1") for name, power in powers.items() if power
-        ]
+        raised = [f"{name}^{power:g}" for name, power in powers.items() if power > 0]
         return plot_region_weights(
             picture,
             regions,
@@ -58,7 +56,7 @@ class WeightSliders(widgets.VBox):
             captioned.similarity,
             reweight_regions(captioned, **powers),
             captioned.caption,
-            formula=" × ".join(factors) or "1",
+            formula=" × ".join(term.removesuffix("^1") for term in raised) or "1",
         )
 
     def __repr__(self) -> str:
