@@ -147,8 +147,10 @@ def _add_columns(
     for column, (heading, bars) in enumerate(columns):
         final = scale is None and column == len(columns) - 1
         shares = scale is not None or column in (0, 3)
-        ticks = {"tickvals": list(range(len(names))), "ticktext": names, "ticks": ""}
-        ticks |= {"tickfont": {"size": SMALL}, "ticklabelstandoff": 3}
+        ticks = {"tickvals": list(range(len(names))), "ticktext": names, "ticks": ""} | {
+            "tickfont": {"size": SMALL},
+            "ticklabelstandoff": 3,
+        }
         start = x[0] + width * column
         axes = add_axes(
             figure,
