@@ -16,6 +16,7 @@ from dclip_kit.evaluate import (
     encode_classes,
     evaluate_retrieval,
     evaluate_zero_shot,
+    nearest_classes,
     select_alpha,
     shortcut_probe,
 )
@@ -53,6 +54,19 @@ def test_a_class_is_the_mean_of_its_prompts(clip) -> None:
         each = encode_texts(clip, [f"a {name}", f"{name}!", f"the {name} at sea"])
         assert torch.allclose(row, F.normalize(each.mean(0), dim=0), atol=1e-6)
     assert not torch.allclose(got[0], got[1], atol=1e-2)
+
+
+@pytest.mark.parametrize(("top_k", "expected"), [(1, 1), (2, 2), (9, 3)])
+def test_the_nearest_classes_come_by_name(top_k, expected) -> None:
+    images = F.normalize(torch.tensor([[3.0, 1, 2], [0, 1, -1]]), dim=1)
+    got = nearest_classes(images, torch.eye(3), ["a dog", "a ball", "a boat"], top_k)
+    names = [["a dog", "a boat", "a ball"], ["a ball", "a dog", "a boat"]]
+    assert got == [row[:expected] for row in names]
+
+
+def test_a_class_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="each of 3 classes, got 2"):
+        nearest_classes(torch.eye(3), torch.eye(3), ["a dog", "a ball"])
 
 
 def test_evaluation_embeds_with_the_clip_it_is_given(clip, captioned) -> None:
