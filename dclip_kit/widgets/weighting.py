@@ -60,7 +60,12 @@ def show_weight_sliders(picture: Image.Image, captioned: CaptionedRegions) -> We
     def drawn(powers: dict[str, float]) -> dict:
         return draw_reweighted(picture, captioned, powers)._repr_mimebundle_()
 
-    sliders = WeightSliders(lambda powers: handle.update(drawn(powers), raw=True))
+    def redraw(powers: dict[str, float]) -> None:
+        # JupyterLab's renderer of plotly keeps its first figure, until another kind replaces it.
+        handle.update({"text/plain": "…"}, raw=True)
+        handle.update(drawn(powers), raw=True)
+
+    sliders = WeightSliders(redraw)
     display(sliders)
     handle = display(drawn(sliders.powers), raw=True, display_id=True)
     return sliders
