@@ -15,10 +15,11 @@ from dclip_kit.datasets import CaptionedImages, LabelledImages
 from dclip_kit.detectors import load_detector
 from dclip_kit.embedding import encode_images, encode_texts, encode_tokens
 from dclip_kit.encoders import ClipBundle, export_clip, load_clip
-from dclip_kit.evaluate import evaluate_retrieval, evaluate_zero_shot, shortcut_probe
+from dclip_kit.evaluate import evaluate_retrieval, evaluate_zero_shot
 from dclip_kit.features import FrozenFeatures, extract_features
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss, dclip_loss
 from dclip_kit.metrics import paired_bootstrap, retrieval_metrics
+from dclip_kit.probe import shortcut_probe
 from dclip_kit.regions import Regions, region_weights
 from dclip_kit.student import freeze, interpolate
 from dclip_kit.teacher import MetaTeacher

@@ -4,6 +4,7 @@ Ultralytics is AGPL-3.0 and imported on first use. Regions may as well come from
 see `Regions.from_boxes`.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +173,28 @@ def load_detector(
         predictor.setup_model(weights.model, verbose=False)
         predictor([np.zeros((size, size, 3), np.uint8)])  # the first one also warms up
     return Detector(weights.names, size, confidence, max_regions, source, predictor)
+
+
+def find_photographs() -> list[Path]:
+    """The photographs that ultralytics packages for trying detectors on; nothing is downloaded.
+
+    Raises:
+        ModuleNotFoundError: ultralytics is not installed.
+        FileNotFoundError: its package has no such photographs.
+    """
+    package = importlib.util.find_spec("ultralytics")  # where it lies, without importing it
+    if package is None or not package.origin:
+        raise ModuleNotFoundError(
+            "expected ultralytics, whose package has photographs, but it is not installed; "
+            "pip install 'dclip-kit[detect]'."
+        )
+    folder = Path(package.origin).parent / "assets"
+    found = sorted(folder.glob("*.jpg"))
+    if not found:
+        raise FileNotFoundError(
+            f"expected photographs in {folder}, but found none; give paths of your own."
+        )
+    return found
 
 
 def _read_picture(image: Image.Image | Path | str) -> np.ndarray:

@@ -144,6 +144,25 @@ def tokenize(bundle: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text cont
     return bundle.tokenizer(list(texts))
 
 
+def read_tokens(bundle: ClipBundle, text: str) -> tuple[str, ...]:
+    """The text's real tokens as one reads them, in the order of `encode_tokens`' features.
+
+    A rare word is several tokens: a vocabulary holds frequent ones whole, others in pieces.
+
+    Raises:
+        ValueError: the text is empty, or the tokenizer cannot turn ids back into text.
+    """
+    ids = tokenize(bundle, [text])
+    decode = getattr(bundle.tokenizer, "decode", None)
+    decode = decode or getattr(getattr(bundle.tokenizer, "tokenizer", None), "decode", None)
+    if decode is None:
+        raise ValueError(
+            f"Expected a tokenizer with `decode`, {bundle.name}'s has none; take a CLIP whose "
+            "tokenizer is open_clip's own."
+        )
+    return tuple(decode([token]).strip() for token in ids[real_tokens(ids)].tolist())
+
+
 def _require_texts(texts: Sequence[str]) -> None:
     if len(texts) == 0:
         raise ValueError("Expected at least one text, got none.")

@@ -1,24 +1,20 @@
-"""Measuring: retrieval, zero-shot, the teacher's shortcut probe, and choosing an interpolation."""
+"""Measuring: retrieval, zero-shot, and choosing an interpolation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from dclip_kit.config import RegionSettings, SelectionRule
+from dclip_kit.config import SelectionRule
 from dclip_kit.datasets import CaptionedImages, LabelledImages
 from dclip_kit.embedding import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.encoders import ClipBundle
-from dclip_kit.features import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics, retrieval_metrics, top1_accuracy
 from dclip_kit.student import interpolate
-from dclip_kit.teacher import MetaTeacher
-from dclip_kit.train import apply_teacher
 
 TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "{}", "a close-up of {}")
 
@@ -99,6 +95,26 @@ def prepare_zero_shot(
     )
 
 
+def nearest_classes(
+    image_features: Float[Tensor, "image embed"],
+    class_features: Float[Tensor, "class embed"],
+    class_names: Sequence[str],
+    top_k: int = 3,
+) -> list[list[str]]:
+    """Each image's nearest classes by name, nearest first; all features L2-normalised.
+
+    Raises:
+        ValueError: there is not one name a class.
+    """
+    if len(class_names) != len(class_features):
+        raise ValueError(
+            f"Expected a name for each of {len(class_features)} classes, got {len(class_names)}; "
+            "give the names that the features were encoded from."
+        )
+    best = (image_features @ class_features.T).topk(min(top_k, len(class_names))).indices
+    return [[class_names[index] for index in row] for row in best.tolist()]
+
+
 def evaluate_retrieval(
     bundle: ClipBundle, data: RetrievalSet, progress: bool = True
 ) -> RetrievalMetrics:
@@ -117,74 +133,6 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
         return correct[chosen].float().mean().item() if chosen.any() else None
 
     return ZeroShot(correct, correct.float().mean().item(), share(shown), share(~shown))
-
-
-@dataclass(frozen=True)
-class ShortcutProbe:
-    """The teacher's Recall@1 (embedding to caption) with its regions exchanged.
-
-    Attributes:
-        own: with the picture's own regions.
-        shuffled: with another picture's regions.
-        blank: with a plain gray picture as the one region.
-    """
-
-    own: float
-    shuffled: float
-    blank: float
-
-
-@torch.no_grad()
-def shortcut_probe(
-    teacher: MetaTeacher,
-    bundle: ClipBundle,
-    features: FrozenFeatures,
-    regions: RegionSettings,
-    seed: int = 0,
-) -> ShortcutProbe:
-    """Does the teacher look? One caption a picture; candidates are all these captions.
-
-    If another picture's regions, or blank ones, score like its own, it reads the caption that it
-    is given and ignores the picture (METHOD section 2, row 8).
-
-    Args:
-        teacher: trained.
-        bundle: the frozen CLIP; says what a blank picture looks like.
-        features: of pictures that it was not trained on.
-        regions: as in training.
-        seed: of which other picture lends its regions.
-
-    Raises:
-        ValueError: there are not two captioned pictures to exchange the regions of.
-    """
-    teacher.eval()
-    device = next(teacher.parameters()).device
-    texts = torch.stack([features.texts_of(i)[0] for i in features.image_of_text.unique().tolist()])
-    if len(texts) < 2:
-        raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
-    own = features.image_of_text[texts]
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(own), generator=generator)
-    other = torch.empty_like(own)
-    other[order] = own[order.roll(1)]  # one cycle: nobody keeps its own
-
-    def score(embedding: Tensor) -> float:
-        found = retrieval_metrics(embedding.cpu(), features.text[texts], torch.arange(len(texts)))
-        return found.image_to_text.recall_at[1]
-
-    gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
-    tokens = features.tokens_of(texts)
-    blank = teacher(
-        gray.expand(len(texts), 1, -1).to(device),
-        torch.ones(len(texts), 1, dtype=torch.bool, device=device),
-        tokens.features.to(device),
-        tokens.mask.to(device),
-    )
-    return ShortcutProbe(
-        own=score(apply_teacher(teacher, features, texts, regions).embedding),
-        shuffled=score(apply_teacher(teacher, features, texts, regions, other).embedding),
-        blank=score(blank.embedding),
-    )
 
 
 @dataclass(frozen=True)

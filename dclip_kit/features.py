@@ -70,6 +70,10 @@ class FrozenFeatures:
         """Indices of a picture's captions."""
         return (self.image_of_text == image).nonzero().flatten()
 
+    def first_texts(self) -> Int[Tensor, "captioned"]:
+        """The index of one caption, the first, of each picture that has any, in their order."""
+        return torch.stack([self.texts_of(i)[0] for i in self.image_of_text.unique().tolist()])
+
     def save(self, path: Path) -> None:
         """Writes one safetensors file, atomically."""
         save_tensors({field.name: getattr(self, field.name) for field in fields(self)}, path)

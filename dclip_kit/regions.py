@@ -202,6 +202,18 @@ def region_weights(
         raise ValueError("areas and confidences must be finite and at least 0; see Regions.area.")
     features = region_features.masked_fill(~region_mask[..., None], 0.0)
     product = importance * region_similarity(features, token_features, token_mask)
+    return scale_products(product, region_mask)
+
+
+def scale_products(
+    product: Float[Tensor, "image region"], region_mask: Bool[Tensor, "image region"]
+) -> Float[Tensor, "image region"]:
+    """Scales what regions count to sum to 1 over an image; all real ones alike where it is all 0.
+
+    Args:
+        product: 0 or more, and 0 at padding.
+        region_mask: True at real regions, of which each image has one.
+    """
     total = product.sum(dim=1, keepdim=True)
     uniform = region_mask.to(product) / region_mask.sum(dim=1, keepdim=True)
     # The divisor is made safe first: `where` alone would let 0/0 into the gradient.

@@ -11,8 +11,8 @@ from typing import Any
 from dclip_kit.arms import ArmResult
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import Profile
-from dclip_kit.evaluate import ShortcutProbe
 from dclip_kit.metrics import Interval, paired_bootstrap, retention
+from dclip_kit.probe import ShortcutProbe
 
 
 def peak_memory_mb() -> float:

@@ -1,7 +1,10 @@
 """Detecting: where boxes are, what decides nothing, and what is refused or reported."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ from PIL import Image, ImageOps
 from test_yolo import NAMES, SIZE, tiny_model
 
 from dclip_kit import detectors
-from dclip_kit.detectors import Detections, Detector, load_detector
+from dclip_kit.detectors import Detections, Detector, find_photographs, load_detector
 from dclip_kit.yolo import contained_ultralytics, save_detector
 
 
@@ -340,3 +343,31 @@ def test_a_single_picture_is_no_sequence(detector, tmp_path) -> None:
 def test_the_bar_shows_only_for_long_work(detector, pictures, capfd) -> None:
     detector.detect(pictures)
     assert capfd.readouterr() == ("", "")
+
+
+# Photographs
+
+
+def test_the_packaged_photographs_are_found_without_importing_ultralytics() -> None:
+    program = (
+        "import sys\nfrom dclip_kit.detectors import find_photographs\n"
+        "print(*(path.name for path in find_photographs()))\n"
+        "assert 'ultralytics' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"bus.jpg", "zidane.jpg"} <= set(done.stdout.split())
+    assert all(Image.open(path).size > (256, 256) for path in find_photographs())
+
+
+def test_photographs_that_are_not_there_are_named(monkeypatch, tmp_path) -> None:
+    def lies(folder: Path | None):
+        spec = folder and SimpleNamespace(origin=str(folder / "__init__.py"))
+        monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda name: spec)
+
+    lies(None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[detect\]'"):
+        find_photographs()
+    lies(tmp_path)
+    with pytest.raises(FileNotFoundError, match="paths of your own"):
+        find_photographs()

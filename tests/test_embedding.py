@@ -11,6 +11,7 @@ from dclip_kit.embedding import (
     encode_texts,
     encode_tokens,
     read_pixels,
+    read_tokens,
     real_tokens,
     tokenize,
 )
@@ -105,6 +106,34 @@ def test_real_tokens_are_the_captions_own_however_long_it_is(clip) -> None:
         assert row[mask].tolist() == own[: ids.shape[1] - 2]
     assert real_tokens(ids).sum(1).max() == ids.shape[1] - 2  # one was cut off
     assert 0 in ids[1, :4]  # "!" before "?": a real token 0
+
+
+@pytest.mark.parametrize(
+    "text", ["a red ball", "the Trumpet!", "two dogs on a very long road to a far town by the sea"]
+)
+def test_tokens_are_read_in_the_order_of_their_features(text, clip) -> None:
+    words = read_tokens(clip, text)
+    assert len(words) == int(encode_tokens(clip, [text]).mask.sum())
+    whole = text.lower().replace(" ", "")
+    assert whole.startswith("".join(words)) and all(words)
+    if len(text) < 20:  # else the context cuts it
+        assert "".join(words) == whole
+
+
+def test_a_tokenizer_of_another_kind_is_read_or_named(clip) -> None:
+    class Wrapped:
+        """As open_clip wraps those of the hub."""
+
+        def __init__(self, **parts) -> None:
+            vars(self).update(parts)
+
+        def __call__(self, texts):
+            return clip.tokenizer(texts)
+
+    wrapped = replace(clip, tokenizer=Wrapped(tokenizer=clip.tokenizer))
+    assert read_tokens(wrapped, "a red ball") == read_tokens(clip, "a red ball")
+    with pytest.raises(ValueError, match="has none"):
+        read_tokens(replace(clip, tokenizer=Wrapped()), "a red ball")
 
 
 @pytest.mark.parametrize("custom_text", [False, True])

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from dclip_kit import evaluate
-from dclip_kit.config import RegionSettings, SelectionRule
+from dclip_kit.config import SelectionRule
 from dclip_kit.datasets import LabelledImages
 from dclip_kit.embedding import encode_images, encode_texts, read_pixels
 from dclip_kit.evaluate import (
@@ -17,14 +17,12 @@ from dclip_kit.evaluate import (
     encode_classes,
     evaluate_retrieval,
     evaluate_zero_shot,
+    nearest_classes,
     prepare_retrieval,
     prepare_zero_shot,
     select_alpha,
-    shortcut_probe,
 )
-from dclip_kit.features import FrozenFeatures
 from dclip_kit.metrics import retrieval_metrics
-from dclip_kit.teacher import MetaTeacher, TeacherOutput
 
 # Zero-shot and retrieval
 
@@ -73,6 +71,19 @@ def test_data_is_read_and_encoded_once(clip, captioned) -> None:
     assert zero_shot.in_domain.tolist() == [True, False]
 
 
+@pytest.mark.parametrize(("top_k", "expected"), [(1, 1), (2, 2), (9, 3)])
+def test_the_nearest_classes_come_by_name(top_k, expected) -> None:
+    images = F.normalize(torch.tensor([[3.0, 1, 2], [0, 1, -1]]), dim=1)
+    got = nearest_classes(images, torch.eye(3), ["a dog", "a ball", "a boat"], top_k)
+    names = [["a dog", "a boat", "a ball"], ["a ball", "a dog", "a boat"]]
+    assert got == [row[:expected] for row in names]
+
+
+def test_a_class_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="each of 3 classes, got 2"):
+        nearest_classes(torch.eye(3), torch.eye(3), ["a dog", "a ball"])
+
+
 def test_evaluation_embeds_with_the_clip_it_is_given(clip, captioned) -> None:
     texts = encode_texts(clip, captioned.texts)
     data = RetrievalSet(captioned.paths, texts, captioned.image_of_text)
@@ -88,79 +99,6 @@ def test_evaluation_embeds_with_the_clip_it_is_given(clip, captioned) -> None:
     assert evaluate_zero_shot(clip, zero_shot).top1 == 1
     other = replace(zero_shot, labels=(nearest + 1) % len(texts))
     assert evaluate_zero_shot(clip, other).top1 == 0
-
-
-# The shortcut probe
-
-
-class Looks(MetaTeacher):
-    """Embeds the mean of the regions, and no word."""
-
-    def forward(self, region_features, region_mask, token_features, token_mask, weights=None):
-        share = region_mask / region_mask.sum(1, keepdim=True)
-        return self.answer((share[..., None] * region_features).sum(1), share)
-
-    def answer(self, embedding, share):
-        return TeacherOutput(F.normalize(embedding, dim=-1), None, None, share)
-
-
-class Reads(Looks):
-    """Embeds the mean of the caption's tokens, and nothing that is to be seen."""
-
-    def forward(self, region_features, region_mask, token_features, token_mask, weights=None):
-        share = region_mask / region_mask.sum(1, keepdim=True)
-        return self.answer(token_features.sum(1), share)
-
-
-@pytest.fixture
-def plain() -> FrozenFeatures:
-    """Six pictures, five with captions; regions and tokens are each picture's own direction."""
-    owners = torch.tensor([4, 0, 1, 4, 2, 5])  # picture 3 has none
-    return FrozenFeatures(
-        image=torch.eye(6, 32),
-        region=torch.eye(6, 32).repeat_interleave(2, 0),
-        region_count=torch.full((6,), 2),
-        area=torch.full((12,), 0.5),
-        confidence=torch.ones(12),
-        text=torch.eye(6, 32)[owners],
-        token=torch.eye(6, 32)[owners].half(),
-        token_count=torch.ones(6, dtype=torch.long),
-        image_of_text=owners,
-        without_detections=torch.tensor(0),
-    )
-
-
-@pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("seed", range(4))
-def test_the_probe_tells_a_teacher_that_looks_from_one_that_reads(
-    weighted, seed, clip, plain
-) -> None:
-    regions = RegionSettings(weighted=weighted)
-    looks = shortcut_probe(Looks(32).train(), clip, plain, regions, seed)
-    assert (looks.own, looks.shuffled) == (1, 0)  # so nobody kept its own regions
-    assert looks.blank <= 1 / 5
-    reads = shortcut_probe(Reads(32), clip, plain, regions, seed)
-    assert (reads.own, reads.shuffled, reads.blank) == (1, 1, 1)
-
-
-def test_blank_regions_are_one_gray_picture(clip, plain, monkeypatch) -> None:
-    seen = []
-    monkeypatch.setattr(
-        Looks,
-        "answer",
-        lambda self, x, share: seen.append(x) or TeacherOutput(x, None, None, share),
-    )
-    shortcut_probe(Looks(32), clip, plain, RegionSettings(weighted=False))
-    gray = clip.normalize(torch.full((1, 3, 32, 32), 128, dtype=torch.uint8))
-    with torch.no_grad():
-        expected = F.normalize(clip.model.encode_image(gray), dim=-1).expand(5, -1)
-    assert sum(torch.allclose(x, expected, atol=1e-6) for x in seen) == 1
-
-
-def test_the_probe_needs_two_pictures(clip, plain) -> None:
-    one = replace(plain, image_of_text=torch.full((6,), 2))
-    with pytest.raises(ValueError, match="two captioned pictures, got 1"):
-        shortcut_probe(Looks(32), clip, one, RegionSettings())
 
 
 # The choice of alpha

@@ -85,6 +85,14 @@ def test_a_pictures_captions_are_found_wherever_they_stand(features) -> None:
         assert (features.image_of_text[own] == picture).all()
 
 
+def test_the_first_caption_of_each_captioned_picture(features) -> None:
+    first = features.first_texts()
+    owners = features.image_of_text[first].tolist()
+    assert owners == sorted(set(features.image_of_text.tolist()))  # picture 0 has none
+    for text, owner in zip(first.tolist(), owners, strict=True):
+        assert text == features.image_of_text.tolist().index(owner)
+
+
 def test_features_come_back_from_disk_as_they_were(features, tmp_path) -> None:
     path = tmp_path / "features.safetensors"
     features.save(path)

@@ -301,6 +301,22 @@ def test_a_notebook_run_elsewhere_is_made_static(tmp_path: Path) -> None:
     assert "widgets" not in found.metadata
 
 
+def test_refresh_keeps_of_a_widget_its_text(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.ipynb",
+        "import ipywidgets\nipywidgets.IntSlider(3)",
+        "from IPython.display import display\n"
+        "shown = display({'text/plain': 'once'}, raw=True, display_id=True)\n"
+        "shown.update({'text/plain': 'twice'}, raw=True)",
+    )
+    refresh(path)
+    notebook = nbformat.read(path, as_version=4)
+    (slider,), (shown,) = (cell.outputs for cell in notebook.cells)
+    assert slider.data == {"text/plain": "IntSlider(value=3)"}
+    assert shown.data == {"text/plain": "twice"}
+    assert "widgets" not in notebook.metadata
+
+
 def test_refresh_keeps_the_old_notebook_when_a_cell_fails(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ipynb", "1 / 0")
     before = path.read_bytes()

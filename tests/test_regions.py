@@ -9,7 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from dclip_kit.padding import pad_features, pad_values
-from dclip_kit.regions import Regions, crop_regions, region_similarity, region_weights
+from dclip_kit.regions import (
+    Regions,
+    crop_regions,
+    region_similarity,
+    region_weights,
+    scale_products,
+)
 
 # Where the shape check is on, it refuses some of these before our own sentence does.
 REFUSED = (ValueError, TypeCheckError)
@@ -359,3 +365,9 @@ def test_features_of_two_models_are_refused() -> None:
     names = ("region_features", "token_features", "token_mask")
     with pytest.raises(ValueError, match="4 and 6 wide"):
         region_similarity.__wrapped__(*[arguments[name] for name in names])
+
+
+def test_products_are_scaled_within_each_image() -> None:
+    product = torch.tensor([[1.0, 3, 0], [0, 0, 0], [2, 0, 0]])
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
+    assert scale_products(product, mask).tolist() == [[0.25, 0.75, 0], [0.5, 0.5, 0], [1, 0, 0]]

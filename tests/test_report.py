@@ -11,8 +11,9 @@ import torch
 
 from dclip_kit.arms import Arm, ArmResult
 from dclip_kit.config import get_profile
-from dclip_kit.evaluate import Candidate, ShortcutProbe, ZeroShot
+from dclip_kit.evaluate import Candidate, ZeroShot
 from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.probe import ShortcutProbe
 from dclip_kit.report import arm_entry, compare_recall, make_report, peak_memory_mb, write_report
 
 OWNERS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])

@@ -17,7 +17,8 @@ FLOORS = (
     {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket"},
-    {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"},
+    {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
+    | {"inspection", "probe"},
     {"plots", "widgets", "notebooks", "__main__"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

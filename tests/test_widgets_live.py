@@ -11,8 +11,8 @@ def shown(monkeypatch) -> list[tuple[str, object]]:
     told: list[tuple[str, object]] = []
 
     class Handle:
-        def update(self, figure) -> None:
-            told.append(("update", figure))
+        def update(self, figure, raw: bool = False) -> None:
+            told.append(("clear" if raw else "update", figure))
 
     def display(figure, display_id) -> Handle:
         assert display_id is True
@@ -37,8 +37,8 @@ def test_one_figure_grows_by_epoch_and_by_arm(shown, clip) -> None:
     first(clip, rows(1, 2.0))
     first(clip, rows(2, 2.0))
     second(clip, rows(1, 3.0))
-    assert [kind for kind, _ in shown] == ["display", "update", "update"]
-    assert [lines(figure) for _, figure in shown] == [
+    assert [kind for kind, _ in shown] == ["display", *["clear", "update"] * 2]
+    assert [lines(figure) for kind, figure in shown if kind != "clear"] == [
         [[2.0]],
         [[2.0, 1.0]],
         [[2.0, 1.0], [3.0]],

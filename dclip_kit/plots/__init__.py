@@ -1,24 +1,32 @@
 """Functions that return plotly figures: legible at half a page's width, small when stored."""
 
+from dclip_kit.plots.attention import plot_attention, plot_masking
+from dclip_kit.plots.detection import plot_average_precision, plot_region_statistics
 from dclip_kit.plots.gains import plot_gains
 from dclip_kit.plots.history import plot_history
 from dclip_kit.plots.hubs import plot_occurrences
+from dclip_kit.plots.naming import plot_naming
 from dclip_kit.plots.pictures import plot_regions, plot_student_view
 from dclip_kit.plots.results import plot_probe, plot_recall, plot_shares
 from dclip_kit.plots.scores import plot_scores
 from dclip_kit.plots.search import PictureRow, plot_picture_rows, plot_picture_search, plot_search
 from dclip_kit.plots.tradeoff import plot_tradeoff
-from dclip_kit.plots.weights import plot_region_weights
+from dclip_kit.plots.weights import plot_region_weights, plot_weightings
 
 __all__ = [
     "PictureRow",
+    "plot_attention",
+    "plot_average_precision",
     "plot_gains",
     "plot_history",
+    "plot_masking",
+    "plot_naming",
     "plot_occurrences",
     "plot_picture_rows",
     "plot_picture_search",
     "plot_probe",
     "plot_recall",
+    "plot_region_statistics",
     "plot_region_weights",
     "plot_regions",
     "plot_scores",
@@ -26,4 +34,5 @@ __all__ = [
     "plot_shares",
     "plot_student_view",
     "plot_tradeoff",
+    "plot_weightings",
 ]

@@ -37,6 +37,8 @@ class LiveHistory:
             if self._handle is None:
                 self._handle = display(figure, display_id=True)
             else:
+                # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
+                self._handle.update({"text/plain": "…"}, raw=True)
                 self._handle.update(figure)
 
         return redraw
