@@ -55,7 +55,7 @@ def read_pixels(
 
 @torch.no_grad()
 def encode_images(
-    bundle: ClipBundle, pictures: Pictures, batch_size: int = 256, progress: bool = True
+    bundle: ClipBundle, pictures: Pictures, batch_size: int = 64, progress: bool = True
 ) -> Float[Tensor, "image embed"]:
     """Encodes pictures, a batch in memory at a time.
 
