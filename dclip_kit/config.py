@@ -43,12 +43,12 @@ class StudentSettings:
     """Fine-tuning of CLIP's image tower."""
 
     train: FreezePolicy = "all"
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     weight_decay: float = 0.01
     batch_size: int = 128
     gradient_accumulation: int = 1
     clip_norm: float = 0.5
-    epochs: int = 6
+    epochs: int = 12
     warmup_share: float = 0.1  # of all steps
     temperature: float = 0.05
     distillation_weight: float = 1.0  # 0 makes the plain contrastive fine-tune: the control
@@ -64,7 +64,7 @@ class SelectionRule:
     is held to, since a maximum over candidates is flattered by noise.
     """
 
-    alphas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    alphas: tuple[float, ...] = (0.2, 0.3, 0.4, 0.6, 1.0)
     least_retention: float = 0.955
 
 
