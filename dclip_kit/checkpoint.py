@@ -144,7 +144,9 @@ def load_training_state(
     )
     for parameter, own in optimizer.state.items():
         for key, value in own.items():
-            if value.shape == parameter.shape:  # fused optimizers read both in one order of memory
+            # Fused optimizers read both in one order of memory. Of another run's state, some may
+            # belong to no parameter here.
+            if isinstance(parameter, Tensor) and value.shape == parameter.shape:
                 own[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     torch.set_rng_state(tensors["random_state"])
     return json.loads(bytes(tensors["progress"].tolist()).decode())

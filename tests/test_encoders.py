@@ -31,6 +31,7 @@ result, folder, *pictures = sys.argv[1:]
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
 tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=f"{folder}/merges.txt.gz")
 model.eval()
+model.visual.to(memory_format=torch.channels_last)  # as here: it orders a convolution's sums
 with torch.no_grad():
     images = model.encode_image(torch.stack([preprocess(Image.open(p)) for p in pictures]), True)
     ids = tokenizer(TEXTS)

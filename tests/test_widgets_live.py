@@ -1,22 +1,27 @@
 """Live curves: one display, replaced after each epoch, that ends as the whole history."""
 
+import plotly.io
 import pytest
 
 from dclip_kit.widgets import LiveHistory, live
 
+PLOTLY = "application/vnd.plotly.v1+json"
+
 
 @pytest.fixture
 def shown(monkeypatch) -> list[tuple[str, object]]:
-    """What the page was told: ("display" or "update", figure)."""
+    """What the page was told: ("display", "clear" or "update", bundle)."""
     told: list[tuple[str, object]] = []
+    monkeypatch.setattr(plotly.io.renderers, "default", "plotly_mimetype")
 
     class Handle:
-        def update(self, figure, raw: bool = False) -> None:
-            told.append(("clear" if raw else "update", figure))
+        def update(self, bundle, raw: bool) -> None:
+            assert raw
+            told.append(("update" if PLOTLY in bundle else "clear", bundle))
 
-    def display(figure, display_id) -> Handle:
-        assert display_id is True
-        told.append(("display", figure))
+    def display(bundle, raw: bool, display_id: bool) -> Handle:
+        assert raw and display_id is True
+        told.append(("display", bundle))
         return Handle()
 
     monkeypatch.setattr(live, "display", display)
@@ -27,8 +32,8 @@ def rows(count: int, loss: float) -> list[dict[str, float]]:
     return [{"epoch": n, "loss": loss / n, "val_recall_at_1": 0.1 * n} for n in range(1, count + 1)]
 
 
-def lines(figure) -> list[list[float]]:
-    return [list(trace.y) for trace in figure.data]
+def lines(bundle) -> list[list[float]]:
+    return [list(trace["y"]) for trace in bundle[PLOTLY]["data"]]
 
 
 def test_one_figure_grows_by_epoch_and_by_arm(shown, clip) -> None:

@@ -33,12 +33,13 @@ class LiveHistory:
 
         def redraw(student: ClipBundle, history: History) -> None:
             self.histories[name] = list(history)
-            figure = plot_history(self.histories, self.panels)
+            # As a bundle: a plotly figure displays itself, and would be a new one every time.
+            bundle = plot_history(self.histories, self.panels)._repr_mimebundle_()
             if self._handle is None:
-                self._handle = display(figure, display_id=True)
+                self._handle = display(bundle, raw=True, display_id=True)
             else:
                 # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
                 self._handle.update({"text/plain": "…"}, raw=True)
-                self._handle.update(figure)
+                self._handle.update(bundle, raw=True)
 
         return redraw
