@@ -162,6 +162,21 @@ def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
     return Arm(name, loaded, record["alpha"], candidates, record["history"])
 
 
+def load_arms(clip: ClipBundle, folder: Path) -> dict[str, Arm]:
+    """Reads contrastive and dclip, beside the untouched CLIP, and says so.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_arm`.
+    """
+    arms = {"clip": Arm("clip", clip)}
+    arms |= {name: load_arm(name, clip, folder) for name in ("contrastive", "dclip")}
+    mixed = ", ".join(
+        f"{name} (α = {arm.alpha:g})" for name, arm in arms.items() if arm.alpha is not None
+    )
+    print(f"Loaded the saved arms, trained earlier: {mixed}.")
+    return arms
+
+
 def save_teacher(teacher: MetaTeacher, history: History, profile: Profile, folder: Path) -> None:
     """Writes a teacher's weights and how it came about."""
     save_tensors(teacher.state_dict(), folder / "teacher.safetensors")

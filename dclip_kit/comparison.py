@@ -5,16 +5,13 @@ Intervals are bootstraps over images: the captions of one picture are not indepe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dclip_kit.arms import Arm, load_arm
-from dclip_kit.assets import asset_path
-from dclip_kit.config import Profile
+from dclip_kit.arms import Arm
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.evaluate import (
     Candidate,
@@ -33,35 +30,6 @@ from dclip_kit.metrics import (
 from dclip_kit.student import interpolate
 
 WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
-
-
-def load_arms(
-    profile: Profile, clip: ClipBundle, folder: Path | str | None = None
-) -> dict[str, Arm]:
-    """Loads what fine-tuning left, beside the untouched CLIP, and says so.
-
-    Args:
-        profile: the pocket's arms come with the kit.
-        clip: the untouched one.
-        folder: where `save_arm` wrote "contrastive" and "dclip"; the pocket needs none.
-
-    Raises:
-        ValueError: no folder is given for a profile whose arms do not come with the kit.
-        FileNotFoundError: there are no arms in the folder.
-    """
-    if not folder and profile.name != "pocket":
-        raise ValueError(
-            f"Expected a folder of trained arms for the profile {profile.name!r}, got none: only "
-            "the pocket's come with the kit. Train them (train_arm, save_arm) and name the folder."
-        )
-    place = Path(folder) if folder else asset_path("pocket_arms")
-    arms = {"clip": Arm("clip", clip)}
-    arms |= {name: load_arm(name, clip, place) for name in ("contrastive", "dclip")}
-    mixed = ", ".join(
-        f"{name} (α = {arm.alpha:g})" for name, arm in arms.items() if arm.alpha is not None
-    )
-    print(f"Loaded the saved arms, trained earlier: {mixed}.")
-    return arms
 
 
 def _values(found: DirectionMetrics) -> dict[str, Tensor]:

@@ -45,7 +45,8 @@ class StudentSettings:
     train: FreezePolicy = "all"
     learning_rate: float = 3e-4
     weight_decay: float = 0.01
-    batch_size: int = 128
+    batch_size: int = 128  # pictures
+    captions_per_image: int = 1  # in a step; a picture's captions are no negatives of each other
     gradient_accumulation: int = 1
     clip_norm: float = 0.5
     epochs: int = 12
@@ -75,6 +76,7 @@ class Profile:
     name: str
     clip: str
     pretrained: str | None
+    data: str = "pocket"  # whose pictures and captions: the pocket's come with the kit
     regions: RegionSettings = field(default_factory=RegionSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
@@ -97,17 +99,18 @@ PROFILES: dict[str, Profile] = {
         "base",
         "ViT-B-32-quickgelu",
         "openai",
-        RegionSettings(detector="yolov8n.pt"),
-        _REFERENCE_TEACHER,
-        _REFERENCE_STUDENT,
+        regions=RegionSettings(detector="yolov8n.pt"),
+        teacher=_REFERENCE_TEACHER,
+        student=_REFERENCE_STUDENT,
     ),
     "paper": Profile(
         "paper",
         "ViT-B-16-quickgelu",
         "openai",
-        RegionSettings(detector="yolov8x.pt"),
-        _REFERENCE_TEACHER,
-        _REFERENCE_STUDENT,
+        data="coco",
+        regions=RegionSettings(detector="yolov8x.pt"),
+        teacher=_REFERENCE_TEACHER,
+        student=_REFERENCE_STUDENT,
     ),
 }
 

@@ -11,7 +11,7 @@ import torch
 from dclip_kit.arms import (
     Arm,
     EvaluationSets,
-    load_arm,
+    load_arms,
     load_teacher,
     round_tower,
     save_arm,
@@ -57,10 +57,10 @@ def load_data(profile: Profile) -> WalkData:
     Raises:
         ValueError: the profile's data must be given by the user.
     """
-    if profile.name != "pocket":
+    if profile.data != "pocket":
         raise ValueError(
-            f"Expected the profile 'pocket', whose data comes with the kit, got "
-            f"{profile.name!r}; make a WalkData of your own pictures instead."
+            f"Expected a profile with the data 'pocket', which comes with the kit, got "
+            f"{profile.data!r}; make a WalkData of your own pictures instead."
         )
     return WalkData(
         train=pocket.load_captioned("train"),
@@ -113,11 +113,9 @@ def obtain_arms(
         clip (untouched), contrastive and dclip, by name. Trained ones are rounded to the half
         precision that they are saved in, so that loading them gives the same figures.
     """
-    arms = {"clip": Arm("clip", clip)}
     if features is None:
-        arms |= {name: load_arm(name, clip, saved) for name in ("contrastive", "dclip")}
-        print("Loaded the saved arms.")
-        return arms
+        return load_arms(clip, saved)
+    arms = {"clip": Arm("clip", clip)}
     pixels = read_pixels(clip, train.paths)
     targets = embed_with_teacher(teacher, features, profile.regions)
     for name, embeddings in (("contrastive", None), ("dclip", targets)):
@@ -128,21 +126,43 @@ def obtain_arms(
     return arms
 
 
-def main() -> None:
-    """Trains the pocket's teacher and arms into assets/pocket_arms."""
-    profile = get_profile("pocket")
-    folder = asset_path("sprites").parent / "pocket_arms"
-    clip = load_clip(profile.clip)
+def train_all(profile: Profile, clip: ClipBundle, data: WalkData, folder: Path) -> None:
+    """Trains a profile's teacher and arms into a folder."""
     detector = load_detector(
         profile.regions.detector,
         confidence=profile.regions.confidence,
         max_regions=profile.regions.max_regions,
     )
-    data = load_data(profile)
     features = extract_features(clip, detector, data.train, profile.regions)
     teacher = obtain_teacher(profile, clip, features, folder).teacher
     sets = prepare_evaluation(clip, data)
     obtain_arms(profile, clip, teacher, data.train, features, sets, folder)
+
+
+def find_saved(profile: Profile, clip: ClipBundle, data: WalkData, folder: str = "") -> Path:
+    """The folder of a profile's teacher and arms.
+
+    Args:
+        profile: the pocket's come with the kit. Another's are trained now unless they have been,
+            which takes long without a GPU.
+        clip: the untouched one.
+        data: to train with.
+        folder: where a run of yours left them, instead.
+    """
+    if folder or profile.name == "pocket":
+        return Path(folder) if folder else asset_path("pocket_arms")
+    place = Path("../runs", profile.name, "arms")  # from notebooks/
+    if not (place / "dclip.json").exists():  # the last to be written
+        print(f"Training the teacher and the arms into {place}.")
+        train_all(profile, clip, data, place)
+    return place
+
+
+def main() -> None:
+    """Trains the pocket's teacher and arms into assets/pocket_arms."""
+    profile = get_profile("pocket")
+    folder = asset_path("sprites").parent / "pocket_arms"
+    train_all(profile, load_clip(profile.clip), load_data(profile), folder)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dclip_kit.arms import (
     EvaluationSets,
     evaluate_arm,
     load_arm,
+    load_arms,
     load_teacher,
     round_tower,
     save_arm,
@@ -146,6 +147,20 @@ def test_a_saved_arm_is_the_rounded_one(arm, clip, tmp_path) -> None:
     assert (tmp_path / "other/dclip.safetensors").read_bytes() == (
         tmp_path / "dclip.safetensors"
     ).read_bytes()
+
+
+def test_saved_arms_are_loaded_beside_the_untouched_one(arm, clip, tmp_path, capsys) -> None:
+    for name in ("contrastive", "dclip"):
+        save_arm(replace(arm, name=name), tmp_path)
+    loaded = load_arms(clip, tmp_path)
+    assert list(loaded) == ["clip", "contrastive", "dclip"] and loaded["clip"].clip is clip
+    assert f"trained earlier: contrastive (α = {arm.alpha:g}), dclip" in capsys.readouterr().out
+    assert all(loaded[name].alpha == arm.alpha for name in ("contrastive", "dclip"))
+
+
+def test_a_folder_without_arms_is_named(clip, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        load_arms(clip, tmp_path)
 
 
 def test_a_saved_teacher_computes_the_same(features, tmp_path) -> None:

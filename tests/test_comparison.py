@@ -6,19 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dclip_kit.arms import Arm, save_arm
+from dclip_kit.arms import Arm
 from dclip_kit.comparison import (
     WAYS,
     compare,
     draw_queries,
     format_retrieval,
-    load_arms,
     measure_mixes,
     recall_gains,
     say_gain,
     won_and_lost,
 )
-from dclip_kit.config import get_profile
 from dclip_kit.embedding import encode_images
 from dclip_kit.evaluate import Candidate, RetrievalSet, ZeroShotSet, evaluate_zero_shot
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics
@@ -145,29 +143,6 @@ def arms(clip):
             parameter.data *= scale
         found[name] = Arm(name, tuned, 0.8, (Candidate(0.0, 0.1, 1.0),), [])
     return found
-
-
-def test_saved_arms_are_loaded_beside_the_untouched_one(arms, clip, tmp_path, capsys) -> None:
-    for name in ("contrastive", "dclip"):
-        save_arm(arms[name], tmp_path)
-    loaded = load_arms(get_profile("base"), clip, tmp_path)
-    assert list(loaded) == ["clip", "contrastive", "dclip"] and loaded["clip"].clip is clip
-    said = capsys.readouterr().out
-    assert "Loaded the saved arms" in said and "dclip (α = 0.8)" in said
-    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    expected = encode_images(arms["dclip"].clip, pixels)
-    assert torch.allclose(encode_images(loaded["dclip"].clip, pixels), expected, atol=1e-2)
-
-
-@pytest.mark.parametrize("folder", [None, ""])
-def test_only_the_pockets_arms_come_with_the_kit(clip, folder) -> None:
-    with pytest.raises(ValueError, match=r"profile 'base', got none.*name the folder"):
-        load_arms(get_profile("base"), clip, folder)
-
-
-def test_a_folder_without_arms_is_named(clip, tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        load_arms(get_profile("pocket"), clip, str(tmp_path))
 
 
 @pytest.fixture

@@ -16,9 +16,7 @@ from dclip_kit.pocket import pretrain_clip
 from dclip_kit.pocket.data import make_scene
 from dclip_kit.pocket.pretrain_clip import (
     ARCHITECTURE,
-    Leg,
     Recipe,
-    encode_pictures,
     encode_short,
     learning_rate,
     make_batch,
@@ -65,41 +63,12 @@ def test_step_and_seed_decide_a_batch(batch) -> None:
     assert make_batch(3, Recipe(seed=8))[1] != batch[1]
 
 
-def test_a_leg_sets_the_pictures_size_and_the_rate() -> None:
-    recipe = Recipe(legs=(Leg(5, 32, 1e-3, 4e-4), Leg(5, 48, 2e-4, 0.0)), warmup_steps=2)
-    sides = [make_batch(step, recipe)[0].shape[-2:] for step in (4, 5)]
-    assert sides == [(32, 32), (48, 48)] and recipe.steps == 10
-    rates = [learning_rate(step, recipe) for step in range(10)]
-    assert rates[:2] == [5e-4, 1e-3] and rates[5] == 2e-4  # no warm-up: a tenth of two steps
-    assert 4e-4 < rates[4] < rates[3] < 1e-3 and 0 < rates[9] < rates[8] < 2e-4
-    with pytest.raises(ValueError, match="Expected a step of the recipe's 10"):
-        learning_rate(10, recipe)
-
-
-@pytest.mark.parametrize("side", [SIDE, 96])
-def test_pictures_are_encoded_as_open_clip_does_and_larger_ones_too(side) -> None:
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**ARCHITECTURE).eval()
-    images = torch.randn(3, 3, side, side)
-    with torch.no_grad():
-        features = encode_pictures(model, images)
-        if side == SIDE:
-            torch.testing.assert_close(features, model.encode_image(images), rtol=0, atol=0)
-        else:
-            # A plain picture's grid is nearly the same everywhere, at any size.
-            plain = torch.ones(1, 3, 1, 1) * 0.4
-            own = encode_pictures(model, plain.expand(1, 3, SIDE, SIDE))
-            larger = encode_pictures(model, plain.expand(1, 3, side, side))
-            assert torch.cosine_similarity(own, larger).item() > 0.95
-    assert features.shape == (3, ARCHITECTURE["embed_dim"])
-
-
 @pytest.mark.parametrize(
     ("step", "rate"),
     [(0, 0.0002), (4, 0.001), (9, 0.002), (10, 0.002), (20, 0.00170710678), (30, 0.001)],
 )
 def test_the_rate_warms_up_and_falls_as_a_cosine(step, rate) -> None:
-    recipe = Recipe(legs=(Leg(50, 64, 0.002, 0.0),), warmup_steps=10)
+    recipe = Recipe(steps=50, learning_rate=0.002, warmup_steps=10)
     assert learning_rate(step, recipe) == pytest.approx(rate, abs=1e-9)
 
 
@@ -166,7 +135,7 @@ def train(tmp_path, monkeypatch, batch):
     )
 
     def run(name: str, steps: int) -> Path:
-        recipe = Recipe(legs=(Leg(steps, SIDE, 1e-3, 0.0),))
+        recipe = Recipe(steps=steps)
         monkeypatch.setattr(pretrain_clip, "Recipe", lambda: recipe)
         monkeypatch.setattr(pretrain_clip, "asset_path", lambda _: tmp_path / name / "sprites")
         command = ["pretrain_clip", "--threads", "1", "--runs", str(tmp_path / name / "runs")]
@@ -188,11 +157,7 @@ def test_an_interrupted_training_continues_exactly(train, capsys) -> None:
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     log = json.loads((broken / "training.json").read_text())
     assert [step for step, _ in log["loss"]] == [2, 3]
-    assert (
-        log["recipe"]["legs"][0]["steps"] == 3
-        and log["recipe"]["seed"] == 7
-        and log["threads"] == 1
-    )
+    assert log["recipe"]["steps"] == 3 and log["recipe"]["seed"] == 7 and log["threads"] == 1
 
 
 def test_training_lowers_the_loss_and_keeps_the_scale_in_bounds(train, monkeypatch, batch) -> None:

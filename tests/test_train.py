@@ -14,7 +14,7 @@ from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
 from dclip_kit.regions import region_weights
 from dclip_kit.student import clone_clip
 from dclip_kit.teacher import MetaTeacher
-from dclip_kit.train import apply_teacher, distill, draw_pairs, embed_with_teacher, train_teacher
+from dclip_kit.train import apply_teacher, distill, draw_captions, embed_with_teacher, train_teacher
 from dclip_kit.train import student as student_module
 from dclip_kit.train.loop import split_batches
 
@@ -43,14 +43,32 @@ def figures(history) -> list[dict]:
 
 def test_an_epoch_shows_each_captioned_picture_once_with_one_of_its_captions(features) -> None:
     state = torch.get_rng_state()
-    orders = [draw_pairs(features, seed=3, epoch=epoch) for epoch in range(60)]
+    orders = [draw_captions(features, seed=3, epoch=epoch)[:, 0] for epoch in range(60)]
     for order in orders:
         assert sorted(features.image_of_text[order].tolist()) == CAPTIONED
     assert torch.cat(orders).unique().tolist() == list(range(len(features.text)))
-    assert torch.equal(draw_pairs(features, seed=3, epoch=1), orders[1])
-    different = [*orders, draw_pairs(features, seed=4, epoch=0)]
+    assert torch.equal(draw_captions(features, seed=3, epoch=1)[:, 0], orders[1])
+    different = [*orders, draw_captions(features, seed=4, epoch=0)[:, 0]]
     assert len({tuple(order.tolist()) for order in different}) == len(different)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("captions", [1, 2, 3, 9])
+def test_an_epoch_draws_several_captions_of_each_picture_where_it_has_them(
+    captions, features
+) -> None:
+    drawn = [draw_captions(features, 3, epoch, captions) for epoch in range(60)]
+    first = [draw_captions(features, 3, epoch)[:, 0].tolist() for epoch in range(60)]
+    assert [rows[:, 0].tolist() for rows in drawn] == first  # more of them change no order
+    owned = features.image_of_text.bincount()
+    for rows in drawn:
+        assert rows.shape == (len(CAPTIONED), captions)
+        for row in rows.tolist():
+            (image,) = {int(features.image_of_text[text]) for text in row if text >= 0}
+            count = min(captions, int(owned[image]))
+            assert len({*row[:count]}) == count and row[count:] == [-1] * (captions - count)
+    assert torch.cat(drawn).unique().tolist()[-len(features.text) :] == [*range(len(features.text))]
+    assert not torch.equal(drawn[0].sort().values, drawn[1].sort().values)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +142,7 @@ def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=0.01, weight_decay=1e-4)
     history = []
     for epoch in range(4):
-        order, losses = draw_pairs(features, 8, epoch), []
+        order, losses = draw_captions(features, 8, epoch)[:, 0], []
         for texts in (order[:3], order[3:]):  # seven: a last one alone joins
             embedding = apply_teacher(teacher, features, texts, REGIONS).embedding
             loss = contrastive_loss(embedding, features.text[texts], 0.05)
@@ -159,8 +177,9 @@ def by_hand(clip, pixels, features, settings, targets, seed):
     optimizer = torch.optim.AdamW(tower.parameters(), weight_decay=settings.weight_decay)
     plan = []
     for epoch in range(settings.epochs):
-        order = draw_pairs(features, seed, epoch)
-        batches = [order[0:2], order[2:4], order[4:7]]
+        rows = draw_captions(features, seed, epoch, settings.captions_per_image)
+        order = [row[row >= 0] for row in rows]  # a picture's captions
+        batches = [torch.cat(order[start:end]) for start, end in ((0, 2), (2, 4), (4, 7))]
         each = settings.gradient_accumulation
         plan += [batches[start : start + each] for start in range(0, 3, each)]
     losses = []
@@ -174,7 +193,10 @@ def by_hand(clip, pixels, features, settings, targets, seed):
             with student_module.fast_attention(torch.device("cpu")):
                 image = tower(student.normalize(pixels[features.image_of_text[texts]]))
             image = F.normalize(image, dim=-1)
-            loss = contrastive_loss(image, features.text[texts], settings.temperature)
+            owner = features.image_of_text[texts]
+            loss = contrastive_loss(
+                image, features.text[texts], settings.temperature, owner[:, None] == owner
+            )
             if settings.distillation_weight:
                 distance = cosine_distillation_loss(image, targets[texts])
                 loss = loss + settings.distillation_weight * distance
@@ -189,13 +211,13 @@ def by_hand(clip, pixels, features, settings, targets, seed):
     return student, losses
 
 
-@pytest.mark.parametrize("accumulation", [1, 2, 3])
+@pytest.mark.parametrize(("accumulation", "captions"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 9)])
 @pytest.mark.parametrize("settings", [CONTROL, STUDENT], ids=["contrastive", "dclip"])
 def test_fine_tuning_is_a_plain_loop(
-    settings, accumulation, clip, pixels, features, targets
+    settings, accumulation, captions, clip, pixels, features, targets
 ) -> None:
     """Accumulated steps descend the mean of their batches' losses; an epoch's last may be short."""
-    settings = replace(settings, gradient_accumulation=accumulation)
+    settings = replace(settings, gradient_accumulation=accumulation, captions_per_image=captions)
     teacher = targets if settings.distillation_weight else None
     run = distill(clip, pixels, features, settings, teacher, seed=6)
     expected, losses = by_hand(clip, pixels, features, settings, targets, 6)
@@ -213,7 +235,7 @@ def test_two_small_batches_step_like_the_mean_of_their_losses(clip, pixels, feat
     """One step of plain gradient descent would show it; AdamW's first one shows its direction."""
     settings = replace(CONTROL, epochs=1, batch_size=4, gradient_accumulation=2, warmup_share=0.0)
     run = distill(clip, pixels, features, settings)
-    order = draw_pairs(features, 0, 0)
+    order = draw_captions(features, 0, 0)[:, 0]
     tower = clip.model.visual
     image = [tower(clip.normalize(pixels[features.image_of_text[o]])) for o in order.split(4)]
     text = [features.text[o] for o in order.split(4)]
@@ -229,7 +251,7 @@ def test_two_small_batches_step_like_the_mean_of_their_losses(clip, pixels, feat
 def test_one_step_lowers_the_loss(settings, clip, pixels, features, targets) -> None:
     settings = replace(settings, epochs=1, batch_size=99, warmup_share=0.0)
     run = distill(clip, pixels, features, settings, targets)
-    texts = draw_pairs(features, 0, 0)
+    texts = draw_captions(features, 0, 0)[:, 0]
 
     def loss(bundle) -> float:
         image = encode_images(bundle, pixels[features.image_of_text[texts]])

@@ -33,7 +33,7 @@ def data(tmp_path_factory) -> WalkData:
         patch.setattr(pocket, "SCENE_SPLITS", SPLITS)
         singles = {split: (1, styles) for split, (_, styles) in pocket.SINGLE_SPLITS.items()}
         patch.setattr(pocket, "SINGLE_SPLITS", singles)
-        return load_data(PROFILES["pocket"])
+        return load_data(PROFILES["base"])  # real weights walk through the pocket's pictures
 
 
 @pytest.fixture
@@ -62,10 +62,9 @@ def test_a_walk_begins_with_all_six_sets_and_the_ceiling(data, monkeypatch) -> N
     assert data.ceiling == pytest.approx(sum(1 / fit for fit in fits) / 40)
 
 
-@pytest.mark.parametrize("name", ["base", "paper"])
-def test_a_profile_without_data_of_its_own_says_what_to_do(name) -> None:
-    with pytest.raises(ValueError, match=f"got '{name}'; make a WalkData of your own"):
-        load_data(PROFILES[name])
+def test_data_that_does_not_come_with_the_kit_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match="got 'coco'; make a WalkData of your own"):
+        load_data(PROFILES["paper"])
 
 
 def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
@@ -118,7 +117,7 @@ def test_saved_arms_measure_what_the_trained_ones_did(
     trained = obtain_arms(PROFILE, clip, teacher, data.train, features, sets, tmp_path)
     assert capsys.readouterr().out.strip() == "Trained the arms now."
     loaded = obtain_arms(PROFILE, clip, teacher, data.train, None, sets, tmp_path)
-    assert capsys.readouterr().out.strip() == "Loaded the saved arms."
+    assert "Loaded the saved arms" in capsys.readouterr().out
     assert list(trained) == list(loaded) == ["clip", "contrastive", "dclip"]
     assert trained["clip"].clip is clip and trained["clip"].alpha is None
     assert all(torch.equal(value, before[key]) for key, value in clip.model.state_dict().items())
@@ -132,6 +131,24 @@ def test_saved_arms_measure_what_the_trained_ones_did(
     one, other = trained["contrastive"].history, trained["dclip"].history
     assert one[0]["loss"] == pytest.approx(one[0]["contrastive"])
     assert other[0]["loss"] > other[0]["contrastive"]
+
+
+def test_a_profile_whose_arms_do_not_come_with_the_kit_trains_them_once(
+    clip, data, features, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setattr(walk, "load_detector", lambda *_, **__: "a detector")
+    extracted: list[object] = []
+    monkeypatch.setattr(walk, "extract_features", lambda *a: extracted.append(a) or features)
+    own = replace(PROFILE, name="base")
+    folder = walk.find_saved(own, clip, data)
+    assert folder.resolve() == tmp_path / "runs" / "base" / "arms" and len(extracted) == 1
+    assert list(walk.load_arms(clip, folder)) == ["clip", "contrastive", "dclip"]
+    assert walk.find_saved(own, clip, data) == folder and len(extracted) == 1  # not again
+    assert walk.find_saved(own, clip, data, "mine") == Path("mine")
+    assert walk.find_saved(PROFILE, clip, data, "mine") == Path("mine")
+    assert walk.find_saved(PROFILE, clip, data) == walk.asset_path("pocket_arms")
 
 
 def test_the_command_leaves_teacher_and_arms_in_the_assets(

@@ -50,40 +50,22 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Leg:
-    """Part of the training: so many steps, on pictures of so many pixels, at a falling rate."""
-
-    steps: int
-    side: int
-    learning_rate: float
-    final_learning_rate: float
-
-
-@dataclass(frozen=True)
 class Recipe:
     """How the pocket CLIP is pre-trained."""
 
     seed: int = 7
-    legs: tuple[Leg, ...] = (
-        Leg(5000, 64, 1e-3, 3.5e-4),
-        Leg(2800, 96, 3.5e-4, 0.0),  # larger pictures teach what to look for in smaller ones
-        Leg(1300, 64, 4e-4, 0.0),
-    )
-    warmup_steps: int = 250  # of the first leg; a tenth of it in later ones
+    steps: int = 7000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 250
     weight_decay: float = 0.1
     single_share: float = 0.7  # of pictures with one prominent object
     span: tuple[float, float] = (0.2, 0.95)  # object's share of the side; crops fill the picture
     line_art: float = 0.35  # how often a sprite is redrawn in lines: for styles never seen
 
-    @property
-    def steps(self) -> int:
-        """Of all legs."""
-        return sum(leg.steps for leg in self.legs)
-
 
 def make_batch(step: int, recipe: Recipe) -> tuple[torch.Tensor, list[str]]:
     """The pictures (noun, 3, side, side) and texts of a step: all nouns, once each."""
-    side = find_leg(step, recipe)[0].side
+    side = ARCHITECTURE["vision_cfg"]["image_size"]
     pairs = [
         weak_pair(
             noun,
@@ -102,33 +84,12 @@ def make_batch(step: int, recipe: Recipe) -> tuple[torch.Tensor, list[str]]:
     )
 
 
-def find_leg(step: int, recipe: Recipe) -> tuple[Leg, int]:
-    """The leg that a step is in, and how many of its steps went before."""
-    for leg in recipe.legs:
-        if step < leg.steps:
-            return leg, step
-        step -= leg.steps
-    raise ValueError(f"Expected a step of the recipe's {recipe.steps}, got {step} more than that.")
-
-
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine from the leg's first rate to its last."""
-    leg, done = find_leg(step, recipe)
-    warmup = recipe.warmup_steps if leg is recipe.legs[0] else recipe.warmup_steps // 10
-    if done < warmup:
-        return leg.learning_rate * (done + 1) / warmup
-    falling = 0.5 * (1 + math.cos(math.pi * (done - warmup) / (leg.steps - warmup)))
-    return leg.final_learning_rate + (leg.learning_rate - leg.final_learning_rate) * falling
-
-
-def encode_pictures(model: Any, images: torch.Tensor) -> torch.Tensor:
-    """open_clip's `encode_image`, also of larger pictures: their grid is shrunk for pooling."""
-    visual = model.visual
-    grid = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
-    side = math.isqrt(len(visual.attnpool.positional_embedding) - 1)
-    if grid.shape[-1] != side:
-        grid = F.interpolate(grid, size=(side, side), mode="bilinear")
-    return visual.attnpool(grid)  # image embed
+    """Linear warm-up, then a cosine to zero."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def encode_short(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -215,7 +176,7 @@ def main() -> None:
             group["lr"] = learning_rate(step, recipe)
         # On CPUs the fused attention's backward pass took a third of the step.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            image_features = F.normalize(encode_pictures(model, images).float(), dim=-1)
+            image_features = F.normalize(model.encode_image(images).float(), dim=-1)
             text_features = F.normalize(encode_short(model, tokenizer(texts)).float(), dim=-1)
         logits = model.logit_scale.exp() * image_features @ text_features.T
         target = torch.arange(len(texts))

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from dclip_kit.pocket.backgrounds import PLACES
-from dclip_kit.pocket.scenes import Scene, render_scene, sample_scene, sample_single
+from dclip_kit.pocket.scenes import Scene, SceneObject, render_scene, sample_scene, sample_single
 from dclip_kit.pocket.sprites import KNOWN_STYLES, load_nouns
 
 ALT_TEXTS = (
@@ -35,10 +35,15 @@ LIST_TEXTS = (
     "a picture with {things}",
     "there is {things}",
 )
+# How often a thing beside the main one is named: alt-text says what a picture is about.
+NAMED_BESIDE = {"small": 0.15, "medium": 0.4, "large": 0.75}
 
 
 def weak_text(scene: Scene, rng: np.random.Generator) -> str:
-    """Writes alt-text: names things, now and then the place; leaves out much; relates nothing."""
+    """Writes alt-text: names things, now and then the place; leaves out much; relates nothing.
+
+    The scene's first object is what the picture is about.
+    """
     nouns = load_nouns()
     phrases = PLACES[scene.place][1]
     place = phrases[rng.integers(len(phrases))]
@@ -48,16 +53,19 @@ def weak_text(scene: Scene, rng: np.random.Generator) -> str:
         return text.format(
             thing=noun.singular, noun=noun.noun, place=place, size=scene.objects[0].size
         )
+    named = {scene.objects[0].noun}
     counts: dict[int, int] = {}
     for thing in scene.objects:
         counts[thing.noun] = counts.get(thing.noun, 0) + 1
+        if rng.random() < NAMED_BESIDE[thing.size]:
+            named.add(thing.noun)
     words = ("", "", "two ", "three ", "four ")
     things = [
         nouns[index].singular if count == 1 else words[count] + nouns[index].plural
         for index, count in counts.items()
+        if index in named
     ]
-    shown = [things[0], *(thing for thing in things[1:] if rng.random() < 0.75)]
-    order = [shown[i] for i in rng.permutation(len(shown))]
+    order = [things[i] for i in rng.permutation(len(things))]
     joined = ", ".join(order[:-1]) + " and " + order[-1] if len(order) > 1 else order[0]
     return LIST_TEXTS[rng.integers(len(LIST_TEXTS))].format(things=joined, place=place)
 
@@ -116,6 +124,11 @@ def augment_sprite(
     return sprite
 
 
+def _longer_side(thing: SceneObject) -> int:
+    x1, y1, x2, y2 = thing.xyxy
+    return max(x2 - x1, y2 - y1)
+
+
 def weak_pair(
     noun: int,
     side: int,
@@ -138,7 +151,10 @@ def weak_pair(
         scene = sample_single(rng, noun, KNOWN_STYLES, span)
     else:
         everything = range(len(load_nouns()))
-        scene = sample_scene(rng, everything, KNOWN_STYLES, (0.0, 0.5, 0.3, 0.2), first=noun)
+        while True:  # until the noun is the largest thing: that is what alt-text would name
+            scene = sample_scene(rng, everything, KNOWN_STYLES, (0.0, 0.5, 0.3, 0.2), first=noun)
+            if _longer_side(scene.objects[0]) == max(map(_longer_side, scene.objects)):
+                break
     text = weak_text(scene, rng)
     picture = render_scene(scene, side, lambda sprite: augment_sprite(sprite, side, rng, line_art))
     if rng.random() < 0.2:  # small crops arrive enlarged, that is soft

@@ -1,6 +1,6 @@
 """The two trainings, as plain loops on accelerate: the teacher's, and the student's."""
 
-from dclip_kit.train.loop import History, draw_pairs
+from dclip_kit.train.loop import History, draw_captions
 from dclip_kit.train.student import StudentRun, distill
 from dclip_kit.train.teacher import TeacherRun, apply_teacher, embed_with_teacher, train_teacher
 
@@ -10,7 +10,7 @@ __all__ = [
     "TeacherRun",
     "apply_teacher",
     "distill",
-    "draw_pairs",
+    "draw_captions",
     "embed_with_teacher",
     "train_teacher",
 ]

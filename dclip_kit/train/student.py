@@ -22,7 +22,7 @@ from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import dclip_loss
 from dclip_kit.student import Trainable, clone_clip, freeze
-from dclip_kit.train.loop import History, Row, draw_pairs, finish_epoch, resume, split_batches
+from dclip_kit.train.loop import History, Row, draw_captions, finish_epoch, resume, split_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +100,19 @@ def distill(
         for step, batches in enumerate(steps, start=epoch * len(steps)):
             for group in prepared.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(step / step_count, settings)
-            for texts in batches:
-                pixels = _take(bundle, pictures, features.image_of_text[texts])
+            for rows in batches:  # image caption
+                pixels = _take(bundle, pictures, features.image_of_text[rows[:, 0]])
+                image, texts = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
                 with autocast(accelerator.device, precision), fast_attention(accelerator.device):
                     image_features = visual(student.normalize(pixels))
                 loss = dclip_loss(
-                    F.normalize(image_features.float(), dim=-1),
+                    F.normalize(image_features.float(), dim=-1)[image],
                     features.text[texts].to(accelerator.device),
                     targets[texts].to(accelerator.device),
                     settings.temperature,
                     settings.distillation_weight,
                     settings.contrastive_weight,
+                    same_pair=(image[:, None] == image).to(accelerator.device),
                 )
                 if not loss.total.isfinite():
                     raise ValueError(
@@ -205,7 +207,8 @@ def _plan(
     features: FrozenFeatures, settings: StudentSettings, seed: int, epoch: int
 ) -> list[list[Tensor]]:
     """An epoch's steps, each of `gradient_accumulation` batches; the last may have fewer."""
-    batches = split_batches(draw_pairs(features, seed, epoch), settings.batch_size)
+    rows = draw_captions(features, seed, epoch, settings.captions_per_image)
+    batches = split_batches(rows, settings.batch_size)
     each = settings.gradient_accumulation
     return [batches[start : start + each] for start in range(0, len(batches), each)]
 

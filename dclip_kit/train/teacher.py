@@ -17,7 +17,7 @@ from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.regions import region_weights
 from dclip_kit.teacher import MetaTeacher, TeacherOutput
-from dclip_kit.train.loop import History, Row, draw_pairs, finish_epoch, resume, split_batches
+from dclip_kit.train.loop import History, Row, draw_captions, finish_epoch, resume, split_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,8 @@ def train_teacher(
     for epoch in bar:
         model.train()
         began, losses = time.monotonic(), []
-        for texts in split_batches(draw_pairs(features, seed, epoch), settings.batch_size):
+        for rows in split_batches(draw_captions(features, seed, epoch), settings.batch_size):
+            texts = rows[:, 0]
             output = apply_teacher(model, features, texts, regions)
             target = features.text[texts].to(accelerator.device)
             loss = contrastive_loss(output.embedding, target, settings.temperature)
