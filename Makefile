@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
+RUN := $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar \
+  --stdout-file - --stderr-file -
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 
 .PHONY: help setup test demo lab notebooks pocket clean
@@ -29,16 +31,20 @@ test: $(READY) ## ruff, mypy, pytest, and the committed notebooks against their 
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks \
 	  --nbval-lax --nbval-current-env --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-demo: $(READY) ## train and measure DCLIP on the pocket profile; results go to runs/demo
+demo: $(READY) ## train and measure DCLIP on the pocket profile, then walk on; see runs/demo
 	mkdir -p $(DEMO)
-	rm -f $(DEMO)/report.json
-	PLOTLY_RENDERER=plotly_mimetype+notebook $(BIN)/papermill --kernel python3 --cwd notebooks \
-	  --no-progress-bar --stdout-file - --stderr-file - \
-	  -p full True -p run_dir ../$(DEMO) notebooks/00_quickstart.ipynb $(DEMO)/00_quickstart.ipynb
-	$(BIN)/jupyter nbconvert --log-level WARN --coalesce-streams $(DEMO)/00_quickstart.ipynb
-	$(BIN)/jupyter nbconvert --log-level WARN --to html $(DEMO)/00_quickstart.ipynb
+	rm -f $(DEMO)/report.json $(DEMO)/*.ipynb $(DEMO)/*.html
+	$(RUN) -p full True -p run_dir ../$(DEMO) notebooks/00_quickstart.ipynb $(DEMO)/00_quickstart.ipynb
 	@$(BIN)/python -m dclip_kit.notebooks table $(DEMO)/report.json
-	@echo "Figures: $(CURDIR)/$(DEMO)/00_quickstart.html"
+	@set -e; for each in 01_region_detection 02_teacher_weighting 03_distillation_training; do \
+	  $(RUN) notebooks/$$each.ipynb $(DEMO)/$$each.ipynb; done
+	@set -e; for each in 04_retrieval_evaluation 05_query_gallery; do \
+	  $(RUN) -p saved ../$(DEMO)/arms notebooks/$$each.ipynb $(DEMO)/$$each.ipynb; done
+	$(BIN)/python -m dclip_kit.notebooks static $(DEMO)/*.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --coalesce-streams $(DEMO)/*.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --to html $(DEMO)/*.ipynb
+	@$(BIN)/python -m dclip_kit.notebooks table $(DEMO)/report.json
+	@echo "Figures: $(CURDIR)/$(DEMO)/00_quickstart.html, and 01 to 05 beside it"
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --allow-root notebooks
@@ -49,6 +55,8 @@ notebooks: $(READY) ## run all notebooks again in place, with pictures of their 
 	@test -n "$$BROWSER_PATH" || command -v chromium chromium-browser google-chrome >/dev/null || { \
 	  echo "Expected a Chromium to draw the figures' pictures; install one or set BROWSER_PATH" >&2; exit 1; }
 	$(BIN)/python -m dclip_kit.notebooks refresh $(NOTEBOOKS)
+
+demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 
 # tqdm.auto draws bars of text, which live on in a terminal and in HTML, and not widgets, which do
 # not, where the environment has a variable whose name begins with SPYDER.

@@ -17,6 +17,10 @@ from dclip_kit.probe import ShortcutProbe
 
 def peak_memory_mb() -> float:
     """The most resident memory that this process has had, in MB (10^6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # `getrusage` would count what the parent held when it started this process
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 

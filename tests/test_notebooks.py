@@ -129,6 +129,14 @@ def guard_assertions(notebook: NotebookNode) -> Iterator[str]:
         yield "neither of the last two code cells asserts anything"
 
 
+def guard_memory(notebook: NotebookNode) -> Iterator[str]:
+    """nbval runs the assertion, so that each kernel's peak is measured in every test run."""
+    if not re.search(
+        r"^assert peak_memory_mb\(\) < .*\b1200\b", code_cells(notebook)[-1].source, re.M
+    ):
+        yield "the last code cell does not hold the kernel's memory to 1200 MB"
+
+
 def guard_rhythm(notebook: NotebookNode) -> Iterator[str]:
     kinds = [cell.cell_type for cell in notebook.cells]
     title = notebook.cells[0].source.partition("\n")[0]
@@ -166,7 +174,7 @@ def good_notebook() -> NotebookNode:
             outputs=[new_output("stream", text="R@1 15.2\n")],
         ),
         new_markdown_cell("Checks."),
-        new_code_cell("assert half(2) == 1"),
+        new_code_cell("assert half(2) == 1\nassert peak_memory_mb() < 1200  # MB"),
     ]
     notebook = new_notebook(cells=cells)
     for count, cell in enumerate(code_cells(notebook), start=1):
@@ -238,6 +246,7 @@ def _strip(notebook: NotebookNode) -> None:
         ("checked", _set(3, outputs=[]), "no stored text"),
         ("checked", _strip, "no stored text"),
         ("assertions", _set(4, source="half(2) == 1"), "asserts anything"),
+        ("memory", _set(4, source="assert peak_memory_mb() < 9000"), "1200 MB"),
         ("rhythm", _without_prose, "without a word"),
         ("rhythm", lambda nb: nb.cells[0].update(source="# It looks"), "question"),
     ],
