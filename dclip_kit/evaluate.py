@@ -1,7 +1,7 @@
 """Measuring: retrieval, zero-shot, and choosing an interpolation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,6 +43,10 @@ class ZeroShotSet:
     labels: Int[Tensor, "image"]
     class_features: Float[Tensor, "class embed"]
     in_domain: Bool[Tensor, "class"]
+
+    def every(self, step: int) -> "ZeroShotSet":
+        """Each `step`-th picture only."""
+        return replace(self, pictures=self.pictures[::step], labels=self.labels[::step])
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,6 +48,14 @@ def test_zero_shot_counts_all_and_each_domain(
     assert (result.top1, result.top1_domain, result.top1_other) == (top1, domain, other)
 
 
+def test_every_second_picture_keeps_its_own_label(clip, pixels) -> None:
+    data = ZeroShotSet(pixels[:5], torch.arange(5), torch.eye(5, 32), torch.ones(5).bool())
+    half = data.every(2)
+    assert half.labels.tolist() == [0, 2, 4] and torch.equal(half.pictures, pixels[[0, 2, 4]])
+    expected = evaluate_zero_shot(clip, data).correct[::2]
+    assert torch.equal(evaluate_zero_shot(clip, half).correct, expected)
+
+
 def test_a_class_is_the_mean_of_its_prompts(clip) -> None:
     got = encode_classes(clip, ["ball", "dog"], ("a {}", "{}!", "the {} at sea"))
     for row, name in zip(got, ["ball", "dog"], strict=True):

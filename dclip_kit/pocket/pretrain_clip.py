@@ -54,7 +54,7 @@ class Recipe:
     """How the pocket CLIP is pre-trained."""
 
     seed: int = 7
-    steps: int = 7000
+    steps: int = 8000
     learning_rate: float = 1e-3
     warmup_steps: int = 250
     weight_decay: float = 0.1
