@@ -23,7 +23,7 @@ FLOORS = (
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 TOP = len(FLOORS) - 1
-OPTIONAL = {"plotly", "ipywidgets", "anywidget", "ultralytics", "faiss"}
+OPTIONAL = {"plotly", "ipywidgets", "anywidget", "ultralytics", "faiss", "webdataset", "imagehash"}
 
 # Whatever writes or reads pickles. Only `detectors` may hand a .pt file on, and to ultralytics.
 PICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

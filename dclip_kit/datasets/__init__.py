@@ -1,11 +1,38 @@
 """Captioned and labelled pictures, whatever format they came in."""
 
-from dclip_kit.datasets.images import (
-    CaptionedImages,
-    LabelledImages,
-    UsableImages,
-    drop_unusable,
-    open_picture,
+from dclip_kit.datasets.curate import PAPER_MIXTURE, curate
+from dclip_kit.datasets.images import CaptionedImages, LabelledImages
+from dclip_kit.datasets.inspect import inspect_data
+from dclip_kit.datasets.leaks import (
+    Leak,
+    LeakReport,
+    find_leaks,
+    index_evaluation,
+    remove_leaks,
+    require_no_leaks,
 )
+from dclip_kit.datasets.manifest import read_manifest
+from dclip_kit.datasets.pictures import open_picture
+from dclip_kit.datasets.read import READERS, read_captioned, recognise_format
+from dclip_kit.datasets.usable import UsableImages, drop_unusable
 
-__all__ = ["CaptionedImages", "LabelledImages", "UsableImages", "drop_unusable", "open_picture"]
+__all__ = [
+    "PAPER_MIXTURE",
+    "READERS",
+    "CaptionedImages",
+    "LabelledImages",
+    "Leak",
+    "LeakReport",
+    "UsableImages",
+    "curate",
+    "drop_unusable",
+    "find_leaks",
+    "index_evaluation",
+    "inspect_data",
+    "open_picture",
+    "read_captioned",
+    "read_manifest",
+    "recognise_format",
+    "remove_leaks",
+    "require_no_leaks",
+]

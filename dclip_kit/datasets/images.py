@@ -1,4 +1,4 @@
-"""The two shapes that all data takes here, and the one place where pictures are opened."""
+"""The two shapes that all data takes here."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,29 +7,15 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
 
-def open_picture(path: Path | str) -> Image.Image:
-    """Reads a picture whole, as RGB.
+def check_groups(paths: Sequence[Path], captions: Sequence[Sequence[str]]) -> None:
+    """Checks for one group of captions a picture; a text would pass for a group of letters.
 
     Raises:
-        ValueError: it is missing, cut short or no picture.
+        ValueError: the lengths differ, or a picture has a text for its group.
     """
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise many types on damaged files
-        raise ValueError(
-            f"Expected a whole picture at {path}, but reading it failed ({error}); restore it, or "
-            "leave it out with drop_unusable."
-        ) from error
-
-
-def _check_groups(paths: Sequence[Path], captions: Sequence[Sequence[str]]) -> None:
-    """One group of captions a picture; a single text would pass for a group of letters."""
     if isinstance(captions, str) or any(isinstance(group, str) for group in captions):
         raise ValueError(
             "Expected a group of captions a picture, got a single text; wrap each in a tuple."
@@ -50,15 +36,23 @@ class CaptionedImages:
         captions: for each picture its captions.
         split: "train", "val", "test", …
         source: what to call the data in reports.
+        image_ids: none, or for each picture what its data set calls it ("coco:391895",
+            "flickr:36979", the address that it came from, or ""), for the leak guard.
     """
 
     paths: tuple[Path, ...]
     captions: tuple[tuple[str, ...], ...]
     split: str
     source: str
+    image_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_groups(self.paths, self.captions)
+        check_groups(self.paths, self.captions)
+        if self.image_ids and len(self.image_ids) != len(self.paths):
+            raise ValueError(
+                f"Expected no ids or one for each of {len(self.paths)} pictures, got "
+                f"{len(self.image_ids)}; give an empty one to a picture without."
+            )
         empty = [i for i, group in enumerate(self.captions) if not all(c.strip() for c in group)]
         if empty:
             raise ValueError(
@@ -86,6 +80,7 @@ class CaptionedImages:
             self,
             paths=tuple(self.paths[i] for i in indices),
             captions=tuple(self.captions[i] for i in indices),
+            image_ids=tuple(self.image_ids[i] for i in indices) if self.image_ids else (),
         )
 
 
@@ -142,55 +137,3 @@ class LabelledImages:
             paths=tuple(self.paths[i] for i in kept),
             labels=tuple(self.labels[i] for i in kept),
         )
-
-
-@dataclass(frozen=True)
-class UsableImages:
-    """What is left after leaving out what cannot be used, and what was left out.
-
-    Attributes:
-        dataset: pictures that can be read, with their captions that have text.
-        unreadable: reason by path.
-        empty_captions: how many captions had no text.
-    """
-
-    dataset: CaptionedImages
-    unreadable: dict[Path, str]
-    empty_captions: int
-
-
-def drop_unusable(
-    paths: Sequence[Path], captions: Sequence[Sequence[str]], split: str, source: str
-) -> UsableImages:
-    """Reads every picture once and leaves out, counted, what training could not use.
-
-    Args:
-        paths: one a picture.
-        captions: for each picture its captions, some perhaps empty.
-        split: as in `CaptionedImages`.
-        source: as in `CaptionedImages`.
-
-    Raises:
-        ValueError: nothing is left, the lengths differ, or a picture has a text for its group.
-    """
-    _check_groups(paths, captions)
-    unreadable: dict[Path, str] = {}
-    kept_paths, kept_captions, empty = [], [], 0
-    pairs = list(zip(paths, captions, strict=True))
-    for path, group in tqdm(pairs, desc=f"checking {source}", delay=2):
-        try:
-            open_picture(path)
-        except ValueError as error:
-            unreadable[Path(path)] = str(error)
-            continue
-        texts = tuple(caption for caption in group if caption.strip())
-        empty += len(group) - len(texts)
-        kept_paths.append(Path(path))
-        kept_captions.append(texts)
-    if not any(kept_captions):
-        raise ValueError(
-            f"Expected captioned pictures in {source}, but of {len(paths)} none was left "
-            f"({len(unreadable)} unreadable, {empty} captions without text)."
-        )
-    dataset = CaptionedImages(tuple(kept_paths), tuple(kept_captions), split, source)
-    return UsableImages(dataset, unreadable, empty)

@@ -1,0 +1,149 @@
+"""A look at data before training: what is usable, what is twice, and what leaks."""
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from dclip_kit.datasets.coco import find_captions
+from dclip_kit.datasets.images import CaptionedImages
+from dclip_kit.datasets.leaks import LeakReport, find_leaks
+from dclip_kit.datasets.pictures import open_picture
+from dclip_kit.datasets.read import read_format, recognise_format, require_readable
+
+_CONTEXT = 77  # tokens of CLIP, the start's and the end's among them
+
+
+def inspect_data(
+    path: Path | str,
+    images: Path | str | None = None,
+    format: str | None = None,
+    against: Sequence[CaptionedImages | Path | str] = (),
+) -> dict[str, Any]:
+    """Looks at a data set, all its splits, and reports what training could not use.
+
+    Args:
+        path: as in `read_captioned`.
+        images: as in `read_captioned`.
+        format: as in `read_captioned`.
+        against: evaluation sets. A path stands for the splits val and test where the format has
+            them, and for all of it where it has not; its pictures may be missing.
+
+    Returns:
+        JSON values: `format`; `pictures` with the count `usable` and the list `unusable` of path
+        and reason (rows that name no usable picture among them, by their place in the file);
+        `captions` with the counts `usable`, `empty` and, of the usable ones, `truncated`: longer
+        than CLIP's 77 tokens; `duplicates`, groups of paths with equal pixels; `leaks`, of picture,
+        evaluation and by. Pictures that leaks could only be looked for by name are told in a
+        warning.
+
+    Raises:
+        ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
+        ModuleNotFoundError: a library of the extra "data" is needed and not installed.
+    """
+    format = format or recognise_format(path)
+    require_readable(path, images, format)
+    split = _all_of(format, path)
+    evaluation = [
+        each if isinstance(each, CaptionedImages) else _read_evaluation(each) for each in against
+    ]
+    unusable: dict[str, str] = {}
+    try:
+        found = read_format(path, images, format, split, "files")
+    except ValueError as error:  # the file as a whole cannot be used
+        dataset, empty = CaptionedImages((), (), "all", str(path)), 0
+        unusable[_printable(path)] = str(error)
+    else:
+        dataset, empty = found.dataset, found.empty_captions
+        unusable |= {_printable(place): why for place, why in found.unreadable.items()}
+        unusable |= {_printable(place): why for place, why in found.broken_rows.items()}
+    kept, groups = [], dict[str, list[str]]()
+    for index, picture in enumerate(tqdm(dataset.paths, desc="reading pictures", delay=2)):
+        try:
+            groups.setdefault(_content(picture), []).append(_printable(picture))
+        except ValueError as error:
+            unusable[_printable(picture)] = str(error)
+            continue
+        kept.append(index)
+    usable = dataset.select(kept)
+    guard = find_leaks(usable, evaluation) if evaluation else LeakReport((), {})
+    if guard.not_compared:
+        place, why = next(iter(guard.not_compared.items()))
+        warnings.warn(
+            f"{len(guard.not_compared)} pictures were compared by name and not by content; the "
+            f"first is {_printable(place)}: {_printable(why)}",
+            stacklevel=2,
+        )
+    return {
+        "format": format,
+        "pictures": {
+            "usable": len(usable),
+            "unusable": [
+                {"path": place, "reason": _printable(why)} for place, why in unusable.items()
+            ],
+        },
+        "captions": {
+            "usable": len(usable.texts),
+            "empty": empty,
+            "truncated": count_truncated(usable.texts),
+        },
+        "duplicates": [group for group in groups.values() if len(group) > 1],
+        "leaks": [
+            {
+                "picture": _printable(leak.picture),
+                "evaluation": _printable(leak.evaluation),
+                "by": leak.by,
+            }
+            for leak in guard.leaks
+        ],
+    }
+
+
+def count_truncated(captions: Sequence[str]) -> int:
+    """How many captions are longer than CLIP's context, by open_clip's default tokenizer."""
+    from open_clip import SimpleTokenizer  # takes seconds, and reading data needs none of it
+
+    tokenizer = SimpleTokenizer()
+    return sum(
+        count
+        for caption, count in Counter(captions).items()
+        # A token has at least one byte: most captions are short enough without asking.
+        if len(caption.encode()) > _CONTEXT - 2 and len(tokenizer.encode(caption)) > _CONTEXT - 2
+    )
+
+
+def _all_of(format: str, path: Path | str) -> str:
+    """The split that stands for all of a data set."""
+    files = find_captions(Path(path)) if format == "coco" and Path(path).is_dir() else []
+    if len(files) > 1:
+        names = ", ".join(str(file) for file in files)
+        raise ValueError(f"Expected one caption file to look at, got {names}; name one of them.")
+    return "all"
+
+
+def _read_evaluation(path: Path | str) -> CaptionedImages:
+    """Reads an evaluation set by its annotations' word, as a missing picture leaks by name too."""
+    format = recognise_format(path)
+    split = "val+test" if format == "karpathy" else _all_of(format, path)
+    found = read_format(path, None, format, split, "names")
+    if not len(found.dataset):
+        raise ValueError(
+            f"Expected evaluation pictures at {path}, found none to compare with; name another."
+        )
+    return found.dataset
+
+
+def _content(picture: Path) -> str:
+    """A digest of a picture's pixels, the same for the same picture in another lossless format."""
+    seen = open_picture(picture)
+    return hashlib.sha256(f"{seen.size}".encode() + seen.tobytes()).hexdigest()
+
+
+def _printable(path: Path | str) -> str:
+    """A path as text that JSON and terminals take, even where its bytes are no UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")

@@ -1,0 +1,96 @@
+"""The one place where pictures are opened: whole, as RGB, and as a person sees them."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+_ORIENTATION = 0x0112  # EXIF's tag
+# How to turn a picture that was stored in another orientation; 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_picture(path: Path | str) -> Image.Image:
+    """Reads a picture whole, as RGB, and as a person sees it.
+
+    That is: turned upright by its EXIF orientation, more than 8 bits a channel scaled down to 8,
+    transparent parts over white, and of an animation the first frame. A plain RGB file arrives as
+    it is stored. Colour profiles are not applied.
+
+    Raises:
+        ValueError: it is missing, cut short, no picture, or has more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS` (a small file may unfold into more than the memory holds).
+    """
+    try:
+        with Image.open(path) as picture:
+            # Pillow itself only warns up to twice this size, which is 0.7 GB as RGBA.
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and picture.width * picture.height > limit:
+                raise ValueError(
+                    f"{picture.width}×{picture.height} pixels, more than the {limit} that "
+                    "PIL.Image.MAX_IMAGE_PIXELS allows: a decompression bomb?"
+                )
+            picture.load()
+            return _as_seen(picture)
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise ValueError(
+            f"Expected a whole picture at {path}, but reading it failed ({error}); restore it, or "
+            "leave it out with drop_unusable."
+        ) from error
+
+
+def _as_seen(picture: Image.Image) -> Image.Image:
+    orientation = _read_orientation(picture)
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        picture = _scale_to_8_bits(picture)
+    elif picture.has_transparency_data:
+        picture = _over_white(picture)
+    picture = picture.convert("RGB")
+    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+def _read_orientation(picture: Image.Image) -> int:
+    """EXIF's orientation, to be asked after loading, as Pillow turns TIFFs itself while it loads.
+
+    Metadata that cannot be read turns no picture: viewers show such a file as it is stored.
+    """
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # garbled metadata, for which Pillow raises many types too
+        return 1
+
+
+def _scale_to_8_bits(picture: Image.Image) -> Image.Image:
+    """Gray of 16 or 32 bits or floats, which Pillow's own conversion would clip to white.
+
+    Integers are of 16 bits, as PNG and PGM have them, and floats run to 1 or to 255; values out of
+    that range say nothing about black and white, so that their own extremes stand for them.
+    """
+    values = np.asarray(picture).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it has pixels that are not finite numbers")
+    low, high = float(values.min()), float(values.max())
+    tops = (1.0, 255.0) if picture.mode == "F" else (65535.0,)
+    top = next((each for each in tops if low >= 0 and high <= each), None)
+    if top is None:
+        scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    else:
+        scaled = values / top
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):  # a PNG may name one gray that is transparent
+        scaled[values == clear] = 1.0
+    return Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    transparent = picture.convert("RGBA")
+    white = Image.new("RGBA", transparent.size, "white")
+    return Image.alpha_composite(white, transparent)

@@ -1,0 +1,135 @@
+"""What can be used of the pictures and captions that were found, and what was left out and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tqdm.auto import tqdm
+
+from dclip_kit.datasets.images import CaptionedImages, check_groups
+from dclip_kit.datasets.pictures import open_picture
+
+# How closely pictures are looked at: read whole, only that they are there, or not at all (as for
+# evaluation data whose names are known and whose pictures are not at hand).
+Checks = Literal["pictures", "files", "names"]
+
+
+@dataclass(frozen=True)
+class UsableImages:
+    """What is left after leaving out what cannot be used, and what was left out.
+
+    Attributes:
+        dataset: pictures that can be read, with their captions that have text.
+        unreadable: reason by path.
+        empty_captions: how many captions had no text.
+        broken_rows: reason by place ("results.csv:19999"), for what annotations say and nobody can
+            use.
+    """
+
+    dataset: CaptionedImages
+    unreadable: dict[Path, str]
+    empty_captions: int
+    broken_rows: dict[str, str] = field(default_factory=dict)
+
+
+def sort_out(
+    paths: Sequence[Path],
+    captions: Sequence[Sequence[str]],
+    split: str,
+    source: str,
+    image_ids: Sequence[str] = (),
+    checks: Checks = "pictures",
+) -> UsableImages:
+    """Leaves out, counted, what training could not use; perhaps everything.
+
+    Args:
+        paths: one a picture.
+        captions: for each picture its captions, some perhaps empty.
+        split: as in `CaptionedImages`.
+        source: as in `CaptionedImages`.
+        image_ids: as in `CaptionedImages`.
+        checks: "pictures" reads every picture once, "files" only asks whether there is one, "names"
+            takes them as they are.
+
+    Raises:
+        ValueError: the lengths differ, or a picture has a text for its group.
+    """
+    check_groups(paths, captions)
+    unreadable: dict[Path, str] = {}
+    kept, kept_captions, empty = [], [], 0
+    for index, path in enumerate(tqdm(paths, desc=f"checking {source}", delay=2)):
+        try:
+            _check(Path(path), checks)
+        except ValueError as error:
+            unreadable[Path(path)] = str(error)
+            continue
+        texts = tuple(caption for caption in captions[index] if caption.strip())
+        empty += len(captions[index]) - len(texts)
+        kept.append(index)
+        kept_captions.append(texts)
+    dataset = CaptionedImages(
+        tuple(Path(paths[i]) for i in kept),
+        tuple(kept_captions),
+        split,
+        source,
+        tuple(image_ids[i] for i in kept) if image_ids else (),
+    )
+    return UsableImages(dataset, unreadable, empty)
+
+
+def drop_unusable(
+    paths: Sequence[Path], captions: Sequence[Sequence[str]], split: str, source: str
+) -> UsableImages:
+    """Reads every picture once and leaves out, counted, what training could not use.
+
+    Args:
+        paths: one a picture.
+        captions: for each picture its captions, some perhaps empty.
+        split: as in `CaptionedImages`.
+        source: as in `CaptionedImages`.
+
+    Raises:
+        ValueError: nothing is left, the lengths differ, or a picture has a text for its group.
+    """
+    found = sort_out(paths, captions, split, source)
+    require_usable(found)
+    return found
+
+
+def require_usable(found: UsableImages) -> None:
+    """Checks that there is at least one captioned picture.
+
+    Raises:
+        ValueError: there is none; says how much was left out, and the first reason.
+    """
+    if any(found.dataset.captions):
+        return
+    total = len(found.dataset) + len(found.unreadable)
+    reasons = [*found.unreadable.values(), *(f"{k}: {v}" for k, v in found.broken_rows.items())]
+    raise ValueError(
+        f"Expected captioned pictures in {found.dataset.source}, but of {total} none was left "
+        f"({len(found.unreadable)} unreadable, {found.empty_captions} captions without text"
+        + (f", {len(found.broken_rows)} broken rows" if found.broken_rows else "")
+        + ")"
+        + (f"; the first reason: {reasons[0]}" if reasons else ".")
+    )
+
+
+def _check(path: Path, checks: Checks) -> None:
+    if checks == "names":
+        return
+    try:
+        there = path.is_file()  # a named pipe would be waited for, for ever
+    except OSError as error:  # a name too long, a loop of links
+        raise ValueError(
+            f"Expected a picture at {path}, but it cannot be one ({error})."
+        ) from error
+    if not there:
+        kind = "something that is no file" if path.exists() else "nothing"
+        raise ValueError(
+            f"Expected a whole picture at {path}, but found {kind}; restore it, or name the folder "
+            "that has the pictures."
+        )
+    if checks == "pictures":
+        open_picture(path)

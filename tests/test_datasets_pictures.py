@@ -1,0 +1,149 @@
+"""Odd but valid pictures, compared with what a person would see; expectations are by hand."""
+
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dclip_kit.datasets import open_picture
+
+# Two pixels high, three wide; letters are colours.
+COLOURS = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "w": (255, 255, 255)}
+COLOURS |= {"k": (0, 0, 0), "y": (255, 255, 0)}
+
+
+def draw(*rows: str) -> Image.Image:
+    return Image.fromarray(np.array([[COLOURS[c] for c in row] for row in rows], dtype=np.uint8))
+
+
+def pixels(picture: Image.Image) -> list:
+    return np.asarray(picture).tolist()
+
+
+# EXIF's orientation says how the stored picture has to be turned to stand upright.
+UPRIGHT = {
+    1: ("rgb", "wky"),
+    2: ("bgr", "ykw"),
+    3: ("ykw", "bgr"),
+    4: ("wky", "rgb"),
+    5: ("rw", "gk", "by"),
+    6: ("wr", "kg", "yb"),
+    7: ("yb", "kg", "wr"),
+    8: ("by", "gk", "rw"),
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize(("orientation", "rows"), UPRIGHT.items())
+def test_a_picture_is_turned_upright_once(tmp_path, suffix, orientation, rows) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    draw("rgb", "wky").save(path, exif=exif, lossless=True)
+    assert pixels(open_picture(path)) == pixels(draw(*rows))
+
+
+def test_a_plain_jpeg_arrives_bit_for_bit(tmp_path) -> None:
+    path = tmp_path / "plain.jpg"
+    Image.effect_noise((61, 43), 90).convert("RGB").save(path, quality=70)
+    with Image.open(path) as stored:
+        assert open_picture(path).tobytes() == stored.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize(
+    "orientation", [b"\0\x03\0\0\0\x01\xff\xff\0\0", b"\0\x02\0\0\0\x03ab\0\0", None]
+)
+def test_metadata_that_says_nothing_turns_nothing(tmp_path, orientation) -> None:
+    """An orientation of 65535, one that is the text "ab", and no EXIF at all inside the EXIF."""
+    path = tmp_path / "garbled.jpg"
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12" + orientation if orientation else b"garbled"
+    Image.new("RGB", (8, 4), "red").save(path, exif=b"Exif\0\0" + exif + b"\0" * 4)
+    assert open_picture(path).size == (8, 4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_scaled_to_8_and_not_clipped(tmp_path, suffix) -> None:
+    path = tmp_path / f"deep.{suffix}"
+    Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16)).save(path)
+    assert pixels(open_picture(path)) == [[[0] * 3, [1] * 3, [128] * 3, [255] * 3]]
+
+
+def test_big_endian_16_bits_are_read_as_such(tmp_path) -> None:
+    path = tmp_path / "deep.pgm"
+    path.write_bytes(b"P5 3 1 65535\n" + struct.pack(">3H", 0, 32896, 65535))
+    assert pixels(open_picture(path)) == [[[0] * 3, [128] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([-10.0, 0.0, 30.0], [0, 64, 255]),
+        ([-3.0, -3.0, -3.0], [0, 0, 0]),
+    ],
+)
+def test_floats_run_to_1_or_255_or_to_their_own_extremes(tmp_path, values, seen) -> None:
+    Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "float.tif")
+    assert pixels(open_picture(tmp_path / "float.tif")) == [[[v] * 3 for v in seen]]
+
+
+def test_pixels_that_are_no_numbers_are_refused(tmp_path) -> None:
+    Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(ValueError, match=r"nan\.tif, but .*not finite"):
+        open_picture(tmp_path / "nan.tif")
+
+
+def test_transparency_lies_over_white(tmp_path) -> None:
+    rgba = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 128]]], dtype=np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "clear.png")
+    Image.fromarray(np.array([[[0, 255], [0, 0]]], dtype=np.uint8), "LA").save(tmp_path / "la.png")
+    palette = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), "P")
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.save(tmp_path / "palette.png", transparency=1)
+    palette.save(tmp_path / "palette.gif", transparency=1)
+    draw("rg").save(tmp_path / "key.png", transparency=(0, 255, 0))
+    deep = Image.fromarray(np.array([[0, 32896]], dtype=np.uint16))
+    deep.save(tmp_path / "deep.png", transparency=32896)
+
+    assert pixels(open_picture(tmp_path / "clear.png")) == [[[255, 0, 0], [255] * 3, [127] * 3]]
+    assert pixels(open_picture(tmp_path / "la.png")) == [[[0] * 3, [255] * 3]]
+    for name in ("palette.png", "palette.gif", "key.png"):
+        assert pixels(open_picture(tmp_path / name)) == [[[255, 0, 0], [255] * 3]], name
+    assert pixels(open_picture(tmp_path / "deep.png")) == [[[0] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_of_several_frames_the_first_is_seen(tmp_path, suffix) -> None:
+    path = tmp_path / f"moving.{suffix}"
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "lime")]
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    assert open_picture(path).getpixel((2, 1)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "1", "P", "YCbCr"])
+def test_other_modes_keep_their_colours(tmp_path, mode) -> None:
+    path = tmp_path / ("mode.png" if mode in ("1", "P") else "mode.jpg")
+    Image.new("RGB", (16, 16), "white").convert(mode).save(path)
+    assert open_picture(path).getpixel((8, 8)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
+def test_one_pixel_and_slivers_are_pictures(tmp_path, size) -> None:
+    Image.new("RGB", size, "navy").save(tmp_path / "small.png")
+    picture = open_picture(tmp_path / "small.png")
+    assert picture.size == size and picture.getpixel((0, 0)) == (0, 0, 128)
+
+
+@pytest.mark.parametrize("side", [20, 14, 11])  # Pillow would read 14 × 10 with a warning only
+def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch, side) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("1", (side, 10)).save(tmp_path / "bomb.png")
+    Image.new("1", (10, 10)).save(tmp_path / "fits.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(ValueError, match=r"bomb\.png, but reading it failed \(.*bomb"):
+            open_picture(tmp_path / "bomb.png")
+    assert open_picture(tmp_path / "fits.png").size == (10, 10)

@@ -1,0 +1,53 @@
+"""What is left out, how closely pictures are looked at, and the words when nothing is left."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dclip_kit.datasets.images import CaptionedImages
+from dclip_kit.datasets.usable import UsableImages, require_usable, sort_out
+
+
+@pytest.fixture
+def paths(tmp_path) -> list[Path]:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "whole.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    names = ("whole", "broken", "folder", "pipe", "missing", "n" * 300)
+    return [tmp_path / f"{name}.png" for name in names]
+
+
+@pytest.mark.parametrize(("checks", "kept"), [("pictures", 1), ("files", 2), ("names", 6)])
+def test_pictures_are_looked_at_as_closely_as_asked(paths, checks, kept) -> None:
+    ids = [f"coco:{i}" for i in range(6)]
+    found = sort_out(paths, [["a", " "]] * 6, "val", "mine", ids, checks)
+    assert found.dataset == CaptionedImages(
+        tuple(paths[:kept]), (("a",),) * kept, "val", "mine", tuple(ids[:kept])
+    )
+    assert list(found.unreadable) == paths[kept:]
+    assert found.empty_captions == kept
+    if checks != "names":
+        assert "found something that is no file" in found.unreadable[paths[2]]
+        assert "found nothing" in found.unreadable[paths[4]]
+
+
+def test_ids_are_one_a_picture_and_follow_a_selection() -> None:
+    paths = (Path("a.jpg"), Path("b.jpg"))
+    dataset = CaptionedImages(paths, (("a",), ("b",)), "val", "mine", ("coco:1", ""))
+    assert dataset.select([1, 0]).image_ids == ("", "coco:1")
+    with pytest.raises(ValueError, match="no ids or one for each of 2 pictures, got 1"):
+        CaptionedImages(paths, (("a",), ("b",)), "val", "mine", ("coco:1",))
+
+
+def test_nothing_usable_is_told_with_the_first_reason() -> None:
+    nothing = CaptionedImages((), (), "val", "mine")
+    found = UsableImages(nothing, {Path("a.jpg"): "it is cut short"}, 2, {"a.csv:3": "no comma"})
+    with pytest.raises(ValueError) as error:
+        require_usable(found)
+    assert str(error.value) == (
+        "Expected captioned pictures in mine, but of 1 none was left (1 unreadable, 2 captions "
+        "without text, 1 broken rows); the first reason: it is cut short"
+    )
