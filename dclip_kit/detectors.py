@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dclip_kit.assets import asset_path
+from dclip_kit.datasets.pictures import open_picture
 from dclip_kit.regions import Regions, RegionsReport
 from dclip_kit.yolo import contained_ultralytics, find_weights, read_weights
 
@@ -67,10 +68,10 @@ class Detector:
         progress: bool = True,
         skip_unreadable: bool = False,
     ) -> Detections:
-        """Finds regions, in pixels of each picture as it is stored.
+        """Finds regions, in pixels of each picture as `open_picture` reads it.
 
         Every picture is letterboxed to one size, so that its neighbours in a batch decide nothing
-        (beyond float rounding). EXIF rotation is not applied: CLIP's preprocessing does not either.
+        (beyond float rounding).
 
         Args:
             images: pictures or their paths.
@@ -79,7 +80,7 @@ class Detector:
             skip_unreadable: leaves unreadable pictures out and reports them instead of raising.
 
         Raises:
-            ValueError: if a picture is missing, broken or not of 8 bits a channel, naming it.
+            ValueError: if a picture is missing, broken or, opened already, not of 8 bits a channel.
         """
         if isinstance(images, str | Path | Image.Image):
             raise TypeError(f"images must be a sequence; for one picture give [{images!r}].")
@@ -200,11 +201,7 @@ def find_photographs() -> list[Path]:
 def _read_picture(image: Image.Image | Path | str) -> np.ndarray:
     """Reads a picture as ultralytics wants its arrays: height, width, blue-green-red."""
     try:
-        if isinstance(image, Image.Image):
-            picture = image
-        else:
-            with Image.open(image) as picture:
-                picture.load()
+        picture = image if isinstance(image, Image.Image) else open_picture(image)
         if picture.mode.startswith(("I", "F")):  # Pillow would clip these to white
             raise ValueError(f"mode {picture.mode} has not 8 bits a channel")
         if 0 in picture.size:

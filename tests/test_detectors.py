@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from test_yolo import NAMES, SIZE, tiny_model
 
 from dclip_kit import detectors
@@ -234,18 +234,6 @@ def test_the_mode_of_a_picture_decides_nothing(detector) -> None:
         torch.testing.assert_close(other.xyxy, found.regions[0].xyxy)
 
 
-def test_a_rotation_noted_in_the_file_is_not_applied(detector, tmp_path) -> None:
-    picture = noise(64, 40)
-    exif = picture.getexif()
-    exif[0x0112] = 6  # shown a quarter turn to the right
-    picture.save(tmp_path / "phone.png", exif=exif)
-    with Image.open(tmp_path / "phone.png") as phone:
-        assert ImageOps.exif_transpose(phone).size == (40, 64)
-    found = detector.detect([tmp_path / "phone.png", picture], progress=False)
-    assert found.regions[0].image_size == (64, 40)
-    assert torch.equal(found.regions[0].xyxy, found.regions[1].xyxy)
-
-
 def test_regions_can_be_trained_on(detector, pictures) -> None:
     for regions in detector.detect(pictures, progress=False).regions:
         assert not (regions.xyxy.is_inference() or regions.confidence.is_inference())
@@ -290,11 +278,23 @@ def bad_files(tmp_path) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ["missing", "text", "empty", "truncated", "deep", "folder"])
 def test_an_unreadable_picture_is_named(detector, bad_files, name) -> None:
     path = bad_files[name]
-    with pytest.raises(ValueError, match=f"picture {path} cannot be read"):
-        detector.detect([noise(8, 8), path], progress=False)
+    if name == "deep":  # 16 bits: `open_picture` scales them, Pillow's own conversion clips them
+        detector.detect([path], progress=False)
+    else:
+        with pytest.raises(ValueError, match=f"picture {path} cannot be read"):
+            detector.detect([noise(8, 8), path], progress=False)
     if name in ("truncated", "deep"):  # opened by somebody else, who has not looked inside
         with Image.open(path) as opened, pytest.raises(ValueError, match=f"picture {path} cannot"):
             detector.detect([opened], progress=False)
+
+
+def test_a_path_is_read_as_a_person_sees_it(detector, tmp_path) -> None:
+    upright, exif = noise(64, 40), Image.Exif()
+    exif[0x0112] = 6  # a camera held upright: turn by a quarter to see it
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "turned.png", exif=exif)
+    found = detector.detect([tmp_path / "turned.png"], progress=False)
+    assert_same(found, detector.detect([upright], progress=False))
 
 
 def test_a_picture_without_pixels_is_refused(detector) -> None:
