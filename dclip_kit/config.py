@@ -44,6 +44,7 @@ class StudentSettings:
 
     train: FreezePolicy = "all"
     learning_rate: float = 3e-4
+    block_rate: float = 1.0  # the blocks' share of it; what pools and projects after them takes all
     weight_decay: float = 0.01
     batch_size: int = 128  # pictures
     captions_per_image: int = 1  # in a step; a picture's captions are no negatives of each other
@@ -65,7 +66,7 @@ class SelectionRule:
     is held to, since a maximum over candidates is flattered by noise.
     """
 
-    alphas: tuple[float, ...] = (0.2, 0.3, 0.4, 0.6, 1.0)
+    alphas: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 1.0)
     least_retention: float = 0.955
 
 
@@ -94,7 +95,17 @@ _REFERENCE_STUDENT = StudentSettings(
 )
 
 PROFILES: dict[str, Profile] = {
-    "pocket": Profile("pocket", "pocket", None),
+    "pocket": Profile(
+        "pocket",
+        "pocket",
+        None,
+        # The described teacher reads the caption; its students searched no better than the control.
+        teacher=TeacherSettings(caption_free=True, epochs=24),
+        # Moving the blocks is what forgets, moving the pooling after them what learns to search.
+        student=StudentSettings(
+            learning_rate=4e-3, block_rate=0.1, captions_per_image=5, distillation_weight=2.0
+        ),
+    ),
     "base": Profile(
         "base",
         "ViT-B-32-quickgelu",

@@ -82,6 +82,11 @@ def _select(names: list[str], policy: str) -> list[str]:
     return [name for name in names if name.startswith(kept) or _AFTER_BLOCKS.match(name)]
 
 
+def follows_blocks(name: str) -> bool:
+    """Whether a parameter of an image tower pools or projects what its blocks have made."""
+    return bool(_AFTER_BLOCKS.match(name))
+
+
 def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBundle:
     """Mixes weights, (1 - alpha) * before + alpha * after (WiSE-FT, arXiv 2109.01903).
 

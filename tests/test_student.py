@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from dclip_kit.student import clone_clip, count_parameters, freeze, interpolate
+from dclip_kit.student import (
+    clone_clip,
+    count_parameters,
+    follows_blocks,
+    freeze,
+    interpolate,
+)
 
 BLOCK = (
     *("ln_1.weight", "ln_1.bias", "attn.in_proj_weight", "attn.in_proj_bias"),
@@ -97,6 +103,17 @@ def test_other_families_name_the_same_things_otherwise(family, policy, clip) -> 
     student = replace(clip, model=tower_of(list(names)))
     expected = {name for name, by in names.items() if policy in (*by, "all")}
     assert set(freeze(student, policy).names) == expected
+
+
+def test_what_pools_or_projects_follows_the_blocks() -> None:
+    """By the policies' table: what trains with the last block without being in one."""
+    names = {name: by for family in FAMILIES.values() for name, by in family.items()}
+    blocks = ("layer", "trunk.layer", "trunk.blocks", "trunk.stages")
+    expected = {
+        name for name, by in names.items() if "last_blocks(1)" in by and not name.startswith(blocks)
+    }
+    assert {name for name in names if follows_blocks(name)} == expected and len(expected) > 6
+    assert [name for name in VIT["all"] if follows_blocks(name)] == AFTER
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,12 @@ def by_hand(clip, pixels, features, settings, targets, seed):
     """Fine-tuning as one would write it down: AdamW, warm-up, cosine, clipped gradients."""
     student = clone_clip(clip)
     tower = student.model.visual
-    optimizer = torch.optim.AdamW(tower.parameters(), weight_decay=settings.weight_decay)
+    after = [tower.proj, *tower.ln_post.parameters()]
+    blocks = [p for p in tower.parameters() if all(p is not other for other in after)]
+    optimizer = torch.optim.AdamW(
+        [{"params": blocks, "share": settings.block_rate}, {"params": after, "share": 1.0}],
+        weight_decay=settings.weight_decay,
+    )
     plan = []
     for epoch in range(settings.epochs):
         rows = draw_captions(features, seed, epoch, settings.captions_per_image)
@@ -206,13 +211,17 @@ def by_hand(clip, pixels, features, settings, targets, seed):
         total.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), settings.clip_norm)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * share
+            group["lr"] = settings.learning_rate * share * group["share"]
         optimizer.step()
     return student, losses
 
 
 @pytest.mark.parametrize(("accumulation", "captions"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 9)])
-@pytest.mark.parametrize("settings", [CONTROL, STUDENT], ids=["contrastive", "dclip"])
+@pytest.mark.parametrize(
+    "settings",
+    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2)],
+    ids=["contrastive", "dclip", "slow blocks"],
+)
 def test_fine_tuning_is_a_plain_loop(
     settings, accumulation, captions, clip, pixels, features, targets
 ) -> None:
@@ -229,6 +238,17 @@ def test_fine_tuning_is_a_plain_loop(
     assert not torch.allclose(weights(clip.model), weights(expected.model), atol=1e-4)
     means = torch.tensor(losses).reshape(3, 3).mean(1).tolist()
     assert [row["loss"] for row in run.history] == pytest.approx(means, rel=1e-4)
+
+
+def test_blocks_at_rate_0_stay_as_they_are(clip, pixels, features, targets) -> None:
+    run = distill(clip, pixels, features, replace(STUDENT, block_rate=0.0), targets)
+    before = dict(clip.model.visual.named_parameters())
+    moved = {
+        name
+        for name, value in run.student.model.visual.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert moved == {"proj", "ln_post.weight", "ln_post.bias"}
 
 
 def test_two_small_batches_step_like_the_mean_of_their_losses(clip, pixels, features) -> None:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from math import cos, pi
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +22,7 @@ from dclip_kit.embedding import Pictures, read_pixels
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import dclip_loss
-from dclip_kit.student import Trainable, clone_clip, freeze
+from dclip_kit.student import Trainable, clone_clip, follows_blocks, freeze
 from dclip_kit.train.loop import History, Row, draw_captions, finish_epoch, resume, split_batches
 
 
@@ -74,9 +75,7 @@ def distill(
     trainable = freeze(student, settings.train)
     tower = student.model.visual
     chosen = [p for p in tower.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        chosen, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.AdamW(_group(tower, settings), weight_decay=settings.weight_decay)
     targets = features.text if teacher_embeddings is None else teacher_embeddings
     run = {
         "kind": "student",
@@ -99,7 +98,7 @@ def distill(
         bar.update(epoch * len(steps) - bar.n)
         for step, batches in enumerate(steps, start=epoch * len(steps)):
             for group in prepared.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(step / step_count, settings)
+                group["lr"] = group["peak"] * _schedule(step / step_count, settings)
             for rows in batches:  # image caption
                 pixels = _take(bundle, pictures, features.image_of_text[rows[:, 0]])
                 image, texts = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
@@ -217,6 +216,16 @@ def _take(bundle: ClipBundle, pictures: Pictures, images: Tensor) -> Tensor:
     if isinstance(pictures, Tensor):
         return pictures[images]
     return read_pixels(bundle, [pictures[i] for i in images.tolist()], progress=False)
+
+
+def _group(tower: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
+    """What trains, by its highest learning rate: in the blocks, and after them."""
+    named = [(name, p) for name, p in tower.named_parameters() if p.requires_grad]
+    rates = {False: settings.learning_rate * settings.block_rate, True: settings.learning_rate}
+    return [
+        {"params": [p for name, p in named if follows_blocks(name) == after], "peak": rate}
+        for after, rate in rates.items()
+    ]
 
 
 def _schedule(done: float, settings: StudentSettings) -> float:
