@@ -112,7 +112,7 @@ def test_what_pools_or_projects_follows_the_blocks() -> None:
     expected = {
         name for name, by in names.items() if "last_blocks(1)" in by and not name.startswith(blocks)
     }
-    assert {name for name in names if follows_blocks(name)} == expected and len(expected) > 6
+    assert {name for name in names if follows_blocks(name)} == expected and len(expected) > 5
     assert [name for name in VIT["all"] if follows_blocks(name)] == AFTER
 
 
