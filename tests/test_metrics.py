@@ -12,6 +12,7 @@ from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k as benchmark_r
 from dclip_kit.metrics import (
     average_precision,
     chance_recall,
+    class_ranks,
     mean_average_precision,
     mean_reciprocal_rank,
     median_rank,
@@ -245,14 +246,13 @@ def test_tiles_change_nothing(tile_size):
 def test_scores_are_never_held_all_at_once(monkeypatch):
     sizes = []
 
-    def spy(a, b, matmul=torch.Tensor.matmul):
-        product = matmul(a, b)
-        sizes.append(product.numel())
-        return product
+    def spy(a, b, out, mm=torch.mm):
+        sizes.append(out.numel())
+        return mm(a, b, out=out)
 
-    monkeypatch.setattr(torch.Tensor, "__matmul__", spy)
+    monkeypatch.setattr(torch, "mm", spy)
     retrieval_metrics(*random_features(), tile_size=500)
-    assert sum(sizes) >= 130 * 40 + 37 * 130 - 3 * 130  # spied on both directions
+    assert sum(sizes) == 130 * 40  # each score once, for both directions
     assert max(sizes) <= 500
 
 
@@ -332,6 +332,21 @@ def test_top1_accuracy():
     images = torch.tensor([[5.0, 1.0], [0.1, 0.2], [-1.0, -3.0], [1.0, 0.1], [1.0, 1.0]])
     correct = top1_accuracy(images, classes, torch.tensor([0, 1, 2, 1, 0]))
     assert correct.tolist() == [True, True, True, False, False]  # the last is half way: a tie
+
+
+def test_class_ranks_by_hand():
+    images = torch.tensor([[3.0, 2, 1], [1, 3, 2], [1, 1, 0], [1, 1, 1]])
+    found = class_ranks(images, torch.eye(3), torch.tensor([0, 0, 1, 1]))
+    assert found.tolist() == [1, 3, 1.5, 3]  # a tie shares its rank; where all tie, the last
+    assert class_ranks(images, torch.eye(3)[:1], torch.zeros(4).long()).tolist() == [1] * 4
+
+
+def test_class_ranks_against_sorting():
+    images, classes = torch.randn(200, 16), torch.randn(40, 16)
+    target = torch.randint(40, (200,))
+    order = (images @ (classes / classes.norm(dim=1, keepdim=True)).T).argsort(1, descending=True)
+    expected = (order == target[:, None]).int().argmax(1) + 1
+    assert class_ranks(images, classes, target).tolist() == expected.tolist()
 
 
 def test_top1_accuracy_against_argmax():

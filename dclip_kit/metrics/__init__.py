@@ -16,6 +16,7 @@ from dclip_kit.metrics.ranking import (
 from dclip_kit.metrics.retrieval import (
     DirectionMetrics,
     RetrievalMetrics,
+    class_ranks,
     retrieval_metrics,
     top1_accuracy,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "RetrievalMetrics",
     "average_precision",
     "chance_recall",
+    "class_ranks",
     "gain_by_group",
     "k_occurrence",
     "mean_average_precision",

@@ -80,8 +80,7 @@ def rank_positives(
         )
     if scores.isnan().any():
         raise ValueError("scores must not be NaN: check the features they were computed from.")
-    of_query = positives.sum(dim=1).cpu()
-    if (lacking := int((of_query == 0).sum())) > 0:
+    if (lacking := int((~positives.any(dim=1)).sum())) > 0:
         raise ValueError(
             f"every query needs a positive, but {lacking} of {len(scores)} have none: "
             "leave those queries out and report how many."
@@ -98,14 +97,36 @@ def rank_positives(
         counts.append(torch.stack(four).cpu())
     higher, tied, right_higher, right_tied = torch.cat(counts, dim=1).double()  # each: pair
 
+    rival_counts = higher, tied, right_higher, right_tied
+    return combine_counts(*rival_counts, query.cpu(), len(scores), scores.shape[1])
+
+
+def combine_counts(
+    higher: Float[Tensor, "pair"],
+    tied: Float[Tensor, "pair"],
+    right_higher: Float[Tensor, "pair"],
+    right_tied: Float[Tensor, "pair"],
+    query: Int[Tensor, "pair"],
+    queries: int,
+    candidates: int,
+) -> Float[Tensor, "3 query"]:
+    """From what competes with each positive: best rank, average precision, undecided (0 or 1).
+
+    Args:
+        higher: candidates that score higher than the positive; doubles on the CPU, as are all.
+        tied: candidates that tie with it, itself among them.
+        right_higher, right_tied: how many of these are positives of the same query.
+        query: whose positive it is.
+        queries, candidates: how many there are.
+    """
     rank = 1 + higher + (tied - 1) / 2
     precision = (1 + right_higher + (right_tied - 1) / 2) / rank
     first_place = torch.where(tied == right_tied, 1 + higher, rank)
-    undecided = (tied == scores.shape[1]) & (tied > right_tied)
-    query, zero = query.cpu(), torch.zeros(len(scores), dtype=torch.double)
+    undecided = ((tied == candidates) & (tied > right_tied)).double()
+    zero = torch.zeros(queries, dtype=torch.double)
     best = zero.scatter_reduce(0, query, first_place, "amin", include_self=False)
-    mean_precision = zero.index_add(0, query, precision) / of_query
-    return torch.stack([best, mean_precision, zero.index_add(0, query, undecided.double()) > 0])
+    mean_precision = zero.index_add(0, query, precision) / query.bincount(minlength=queries)
+    return torch.stack([best, mean_precision, zero.index_add(0, query, undecided) > 0])
 
 
 def chance_recall(candidates: int, positives: Int[Tensor, "query"] | int, k: int = 1) -> float:

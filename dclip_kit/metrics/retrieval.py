@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dclip_kit.metrics.counting import count_rivals
 from dclip_kit.metrics.ranking import (
     TIE_TOLERANCE,
     TILE_SIZE,
+    combine_counts,
     mean_average_precision,
     mean_reciprocal_rank,
     median_rank,
-    rank_positives,
     recall_at_k,
 )
 
@@ -90,24 +91,61 @@ def retrieval_metrics(
         ValueError: Empty, NaN or all-zero features, widths or lengths that differ, an index out of
             range, or k below 1.
     """
-    texts, images = _checked(text_features, image_features, image_of_text, "text", "image")
-    image_of_text = image_of_text.to(images.device).long()
-    image = torch.arange(len(images), device=images.device)
-    asked = torch.bincount(image_of_text, minlength=len(images)) > 0
+    _check(text_features, image_features, image_of_text, "text", "image")
+    own = image_of_text.to(image_features.device).long()
+    found = count_rivals(text_features, image_features, own, TIE_TOLERANCE, tile_size)
+    own = own.cpu()
+    texts, images = len(text_features), len(image_features)
+    asked, query = own.unique(return_inverse=True)
+    text, one = torch.arange(texts), torch.ones(texts)
+    of_text = combine_counts(found.higher, found.tied, 0 * one, one, text, texts, images)
+    beside = _own_rivals(found.score, own)
+    back = found.higher_back, found.tied_back, *beside
+    of_image = combine_counts(*back, query, len(asked), texts)
 
-    def direction(queries: Tensor, others: Tensor, own: Tensor, other: Tensor) -> DirectionMetrics:
-        rank, precision, undecided = _rank_features(queries, others, own, other, tile_size)
-        decided = _decided(rank, undecided > 0, len(others))
+    def direction(found: Tensor, candidates: int, image: Tensor) -> DirectionMetrics:
+        rank, precision, undecided = found[0], found[1], found[2] > 0
+        decided = _decided(rank, undecided, candidates)
         recall = {k: recall_at_k(decided, k) for k in recall_at}
         means = mean_average_precision(precision), mean_reciprocal_rank(rank), median_rank(rank)
-        per_query = rank, precision, undecided > 0, own.cpu()
-        return DirectionMetrics(recall, *means, len(others), *per_query)
+        return DirectionMetrics(recall, *means, candidates, rank, precision, undecided, image)
 
     return RetrievalMetrics(
-        text_to_image=direction(texts, images, image_of_text, image),
-        image_to_text=direction(images[asked], texts, image[asked], image_of_text),
-        images_without_captions=int((~asked).sum()),
+        text_to_image=direction(of_text, images, own),
+        image_to_text=direction(of_image, texts, asked),
+        images_without_captions=images - len(asked),
     )
+
+
+def _own_rivals(score: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """For each text, how many texts of its image score higher, and tie with it."""
+    # One sorted line in which an image's cosines, -1 to 1, lie 4 away from the next image's.
+    place = image.double() * 4
+    key = place + score.double()
+    line = key.sort().values
+    end = torch.searchsorted(line, place + 2)
+    higher = end - torch.searchsorted(line, key + TIE_TOLERANCE, right=True)
+    tied = end - torch.searchsorted(line, key - TIE_TOLERANCE) - higher
+    return higher.double(), tied.double()
+
+
+def class_ranks(
+    image_features: Float[Tensor, "image embed"],
+    class_features: Float[Tensor, "class _embed"],
+    target: Int[Tensor, "_image"],
+) -> Float[Tensor, "image"]:
+    """Rank of each image's own class among all: `recall_at_k` of these is the top-k accuracy.
+
+    Ties share their mean rank, and where all classes tie, the own one is last: a collapsed model
+    gets nothing. Errors as in `retrieval_metrics`, with `target`, a row of `class_features` for
+    each image, as the index.
+    """
+    _check(image_features, class_features, target, "image", "class")
+    own = target.to(image_features.device).long()
+    sides = image_features, class_features
+    found = count_rivals(*sides, own, TIE_TOLERANCE, TILE_SIZE, both=False)
+    rank, classes = 1 + found.higher + (found.tied - 1) / 2, len(class_features)
+    return _decided(rank, found.tied == classes, classes)
 
 
 def top1_accuracy(
@@ -117,27 +155,9 @@ def top1_accuracy(
 ) -> Bool[Tensor, "image"]:
     """True for each image nearer to its own class than to any other: the accuracy is the mean.
 
-    A tie is not nearer, so that a collapsed model gets nothing. Errors as in `retrieval_metrics`,
-    with `target`, a row of `class_features` for each image, as the index.
+    A tie is not nearer. Arguments and errors as in `class_ranks`.
     """
-    images, classes = _checked(image_features, class_features, target, "image", "class")
-    label = torch.arange(len(classes), device=classes.device)
-    return _rank_features(images, classes, target.to(label), label, TILE_SIZE)[0] <= 1
-
-
-def _rank_features(
-    queries: Tensor, candidates: Tensor, own: Tensor, other: Tensor, tile: int
-) -> Tensor:
-    """`rank_positives` of cosines, some queries at a time; equal labels in `own` and `other` match.
-
-    A positive is compared within its own tile: computed apart, it would differ in the last bits.
-    """
-    rows = max(1, tile // len(candidates))
-    ranked = [
-        rank_positives(q @ candidates.T, label[:, None] == other, TIE_TOLERANCE, tile)
-        for q, label in zip(queries.split(rows), own.split(rows), strict=True)
-    ]
-    return torch.cat(ranked, dim=1)
+    return class_ranks(image_features, class_features, target) <= 1
 
 
 def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
@@ -145,26 +165,19 @@ def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
     return torch.where(undecided, float(candidates), ranks)
 
 
-def _checked(
-    queries: Tensor, candidates: Tensor, index: Tensor, query: str, candidate: str
-) -> tuple[Tensor, Tensor]:
-    """Both sides at unit length, once they and the index of queries into candidates are sound."""
-    units = []
-    shared = torch.promote_types(queries.dtype, candidates.dtype)
+def _check(queries: Tensor, candidates: Tensor, index: Tensor, query: str, candidate: str) -> None:
+    """That both sides and the index of queries into candidates are sound."""
     for name, features in ((query, queries), (candidate, candidates)):
         if features.numel() == 0:
             raise ValueError(f"{name}_features must not be empty, but is {tuple(features.shape)}.")
-        x = features.detach().to(torch.promote_types(shared, torch.float32))
-        peak = x.abs().amax(dim=1, keepdim=True)
-        bad = (~peak.isfinite() | (peak == 0)).flatten()
+        peak = torch.cat([x.abs().amax(dim=1) for x in features.detach().split(4096)])
+        bad = ~peak.isfinite() | (peak == 0)
         if bad.any():
             raise ValueError(
                 f"every row of {name}_features must be finite and not all zeros, but "
-                f"{int(bad.sum())} of {len(x)} are NaN, infinite or zeros, first row "
+                f"{int(bad.sum())} of {len(features)} are NaN, infinite or zeros, first row "
                 f"{int(bad.int().argmax())}: encode those again, or leave them out and count them."
             )
-        x = x / peak  # so that squares neither overflow nor vanish
-        units.append(x / x.norm(dim=1, keepdim=True))
     if queries.shape[1] != candidates.shape[1]:
         raise ValueError(
             f"{query}_features and {candidate}_features must be equally wide, but are "
@@ -177,4 +190,3 @@ def _checked(
             f"{len(candidates) - 1}, but there are {len(index)} from {low} to {high}: "
             "count rows of the features passed, from 0."
         )
-    return units[0], units[1]

@@ -1,0 +1,117 @@
+"""How many candidates beat each answer, both ways from one product of features.
+
+Counting needs no sorting, and one product of texts and images serves both directions: the scores
+of a tile are compared along its rows for text→image and along its columns for image→text.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+SIDE = 1024  # of a tile, at most: two of them are 8 MB in float32, about what a core's cache holds
+
+
+@dataclass(frozen=True, eq=False)
+class Rivals:
+    """What each query's answer competes with. On the CPU, in double precision.
+
+    Attributes:
+        score: the cosine of query and answer.
+        higher: candidates that score higher with the query.
+        tied: candidates within the tolerance, the answer itself among them.
+        higher_back: queries that score higher with the answer; 0 if not asked for.
+        tied_back: queries within the tolerance, this one among them; 0 if not asked for.
+    """
+
+    score: Float[Tensor, "query"]
+    higher: Float[Tensor, "query"]
+    tied: Float[Tensor, "query"]
+    higher_back: Float[Tensor, "query"]
+    tied_back: Float[Tensor, "query"]
+
+
+def count_rivals(
+    queries: Float[Tensor, "query embed"],
+    candidates: Float[Tensor, "candidate embed"],
+    answer: Int[Tensor, "query"],
+    tolerance: float,
+    tile: int,
+    both: bool = True,
+) -> Rivals:
+    """Counts each answer's rivals among the candidates and, the other way, among the queries.
+
+    A pair's own score is computed apart from the tiles that it is compared in, and may differ there
+    in the last bits: the tolerance, far above these, makes it tie with itself.
+
+    Args:
+        queries: need not be normalised.
+        candidates: as wide.
+        answer: the candidate that is right for each query.
+        tolerance: largest difference of cosines that still counts as a tie.
+        tile: most scores to hold at once.
+        both: whether to count the other way too, where candidates search among the queries.
+    """
+    rows = max(1, min(SIDE, tile, len(queries)))
+    columns = max(1, min(SIDE, tile // rows, len(candidates)))
+    dtype = torch.promote_types(queries.dtype, candidates.dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    score = torch.cat(
+        [
+            (_unit_rows(some, dtype) * _unit_rows(candidates[own], dtype)).sum(dim=1)
+            for some, own in zip(queries.split(rows), answer.split(rows), strict=True)
+        ]
+    )
+    above, least = score + tolerance, score - tolerance
+    found = score.new_zeros(4, len(score), dtype=torch.int64)  # higher, at least; and back
+
+    def count(flag: Tensor) -> Tensor:
+        return torch.mv(flag, ones[: flag.shape[1]]).long()  # the quickest way to sum up rows
+
+    scores, flags = score.new_empty(2, rows * columns)
+    ones = score.new_ones(max(rows, columns))
+    layers = _layers(answer, len(candidates), columns) if both else {}
+    for top in range(0, len(queries), rows):
+        query = _unit_rows(queries[top : top + rows], dtype)
+        mine = slice(top, top + len(query))
+        for left in range(0, len(candidates), columns):
+            candidate = _unit_rows(candidates[left : left + columns], dtype)
+            shape = len(query), len(candidate)
+            part = torch.mm(query, candidate.T, out=scores[: shape[0] * shape[1]].view(shape))
+            flag = flags[: part.numel()].view(shape)
+            found[0, mine] += count(torch.gt(part, above[mine, None], out=flag))
+            found[1, mine] += count(torch.ge(part, least[mine, None], out=flag))
+            for column, pairs in layers.get(left, ()):
+                own = part if len(column) == shape[1] else part[:, column]
+                flag = flags[: own.numel()].view(own.shape)
+                found[2, pairs] += count(torch.gt(own, above[pairs], out=flag).T)
+                found[3, pairs] += count(torch.ge(own, least[pairs], out=flag).T)
+    higher, least_as_high, higher_back, least_back = found.double().cpu()
+    back = higher_back, least_back - higher_back
+    return Rivals(score.double().cpu(), higher, least_as_high - higher, *back)
+
+
+def _unit_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
+    """At unit length; squares neither overflow nor vanish."""
+    x = features.detach().to(dtype)
+    x = x / x.abs().amax(dim=1, keepdim=True)
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def _layers(
+    answer: Tensor, candidates: int, columns: int
+) -> dict[int, list[tuple[Tensor, Tensor]]]:
+    """For each tile's first column: its columns with a first pair and these pairs, a second, …"""
+    order = answer.argsort(stable=True)
+    counts = answer.bincount(minlength=candidates)
+    ends = counts.cumsum(0)
+    place = torch.arange(len(answer), device=answer.device) - (ends - counts)[answer[order]]
+    layers = {}
+    for left in range(0, candidates, columns):
+        right = min(left + columns, candidates)
+        start, stop = int(ends[left] - counts[left]), int(ends[right - 1])
+        pairs, depth = order[start:stop], place[start:stop]
+        by_depth = [pairs[depth == k] for k in range(int(counts[left:right].max()))]
+        layers[left] = [(answer[each] - left, each) for each in by_depth]
+    return layers
