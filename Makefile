@@ -11,7 +11,7 @@ RUN := $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar \
   --stdout-file - --stderr-file -
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: help setup test demo lab notebooks pocket clean
+.PHONY: help setup test demo lab notebooks badges pocket clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 # tqdm.auto draws bars of text, which live on in a terminal and in HTML, and not widgets, which do
 # not, where the environment has a variable whose name begins with SPYDER.
 demo notebooks: export SPYDER_TEXT_BARS := 1
+
+badges: $(READY) ## put Binder's badge on README and notebooks: make badges REPOSITORY=owner/name
+	$(BIN)/python -m dclip_kit.notebooks badge --repository '$(REPOSITORY)' README.md $(NOTEBOOKS)
 
 pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teacher and arms (hours)
 	$(BIN)/python -m dclip_kit.pocket.build_sprites

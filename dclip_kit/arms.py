@@ -1,29 +1,28 @@
 """The compared arms: clip (untouched), contrastive (the control) and dclip, under one rule."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dclip_kit.checkpoint import load_tensors, load_weights, save_tensors, write_atomically
-from dclip_kit.config import Profile, contrastive_control
+from dclip_kit.config import Profile, TeacherSettings, contrastive_control
 from dclip_kit.embedding import Pictures
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.evaluate import (
-    Candidate,
     RetrievalSet,
     ZeroShot,
     ZeroShotSet,
     evaluate_retrieval,
     evaluate_zero_shot,
-    select_alpha,
 )
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics
+from dclip_kit.selection import Candidate, select_alpha
 from dclip_kit.student import clone_clip
 from dclip_kit.teacher import MetaTeacher
 from dclip_kit.train import History, distill
@@ -37,7 +36,7 @@ class EvaluationSets:
     test: RetrievalSet
     zero_shot_val: ZeroShotSet
     zero_shot: ZeroShotSet
-    zero_shot_held_out: ZeroShotSet
+    zero_shot_held_out: ZeroShotSet | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +49,7 @@ class Arm:
         alpha: its weight; None for the untouched CLIP.
         candidates: what the selection on val saw.
         history: a row of figures an epoch.
+        trained_text: whether the text tower is another than CLIP's, too.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Arm:
     alpha: float | None = None
     candidates: tuple[Candidate, ...] = ()
     history: History | None = None
+    trained_text: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class ArmResult:
     arm: Arm
     retrieval: RetrievalMetrics
     zero_shot: ZeroShot
-    held_out: ZeroShot
+    held_out: ZeroShot | None
 
 
 def train_arm(
@@ -79,6 +80,7 @@ def train_arm(
     teacher_embeddings: Float[Tensor, "text embed"] | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Arm:
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
 
@@ -92,12 +94,13 @@ def train_arm(
         teacher_embeddings: what to distil.
         checkpoint: to continue from.
         on_epoch: called after each epoch.
+        texts: the training captions; only needed where the text tower trains.
     """
     settings = profile.student
     if teacher_embeddings is None:
         settings = contrastive_control(settings)
 
-    glance = sets.zero_shot_val.every(5)  # for the curves; all of it would take half the training
+    glance = sets.zero_shot_val.every(10)  # for the curves; all of it would take half the training
 
     def validate(student: ClipBundle) -> dict[str, float]:
         found = evaluate_retrieval(student, sets.val, progress=False)
@@ -117,32 +120,30 @@ def train_arm(
         validate,
         on_epoch,
         name,
+        texts,
     )
     chosen = select_alpha(clip, run.student, sets.val, sets.zero_shot_val, profile.selection)
-    return Arm(name, chosen.student, chosen.alpha, chosen.candidates, run.history)
+    found = chosen.student, chosen.alpha, chosen.candidates, run.history
+    return Arm(name, *found, trained_text=settings.train_text)
 
 
 def evaluate_arm(arm: Arm, sets: EvaluationSets) -> ArmResult:
-    """Measures an arm on test: retrieval, zero-shot, zero-shot in the held-out style."""
+    """Measures an arm on test: retrieval, zero-shot, zero-shot in a held-out style if any."""
+    held_out = sets.zero_shot_held_out
     return ArmResult(
         arm,
         evaluate_retrieval(arm.clip, sets.test),
         evaluate_zero_shot(arm.clip, sets.zero_shot),
-        evaluate_zero_shot(arm.clip, sets.zero_shot_held_out),
+        None if held_out is None else evaluate_zero_shot(arm.clip, held_out),
     )
 
 
 def save_arm(arm: Arm, folder: Path) -> None:
-    """Writes an arm's image tower (fp16; the text tower is CLIP's own) and how it came about."""
-    tower = arm.clip.model.visual.state_dict()
-    save_tensors(
-        {
-            name: value.half() if value.is_floating_point() else value
-            for name, value in tower.items()
-        },
-        folder / f"{arm.name}.safetensors",
-    )
+    """Writes what of an arm has trained (fp16), its image tower mostly, and how it came about."""
+    weights = _halve(_trained_part(arm.clip, arm.trained_text))
+    save_tensors(weights, folder / f"{arm.name}.safetensors")
     record = {
+        "trained_text": arm.trained_text,
         "alpha": arm.alpha,
         "candidates": [asdict(c) for c in arm.candidates],
         "history": arm.history,
@@ -158,10 +159,20 @@ def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
     """
     loaded = clone_clip(clip)
     path = folder / f"{name}.safetensors"
-    load_weights(loaded.model.visual, load_tensors(path), str(path))
     record = _read_record(folder / f"{name}.json", {"alpha", "candidates", "history"})
+    trained_text = record.get("trained_text", False)
+    load_weights(_trained_part(loaded, trained_text), load_tensors(path), str(path))
     candidates = tuple(Candidate(**candidate) for candidate in record["candidates"])
-    return Arm(name, loaded, record["alpha"], candidates, record["history"])
+    return Arm(name, loaded, record["alpha"], candidates, record["history"], trained_text)
+
+
+def _trained_part(clip: ClipBundle, trained_text: bool) -> nn.Module:
+    return clip.model if trained_text else clip.model.visual
+
+
+def _halve(part: nn.Module) -> dict[str, Tensor]:
+    weights = part.state_dict().items()
+    return {name: x.half() if x.is_floating_point() else x for name, x in weights}
 
 
 def load_arms(clip: ClipBundle, folder: Path) -> dict[str, Arm]:
@@ -195,11 +206,12 @@ def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTe
     """
     settings = profile.teacher
     record = _read_record(folder / "teacher.json", {"settings", "history"})
-    for name in ("heads", "layers", "pooling_temperature", "caption_free"):
-        if record["settings"].get(name) != getattr(settings, name):
+    computed_with = asdict(TeacherSettings()) | record["settings"]
+    for name in ("heads", "layers", "pooling_temperature", "caption_free", "masked"):
+        if computed_with[name] != getattr(settings, name):
             raise ValueError(
                 f"Expected a teacher with {name}={getattr(settings, name)!r} in {folder}, got "
-                f"{record['settings'].get(name)!r}; change the profile or train another."
+                f"{computed_with[name]!r}; change the profile or train another."
             )
     teacher = MetaTeacher(
         embed_dim,
@@ -207,6 +219,7 @@ def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTe
         settings.layers,
         settings.pooling_temperature,
         settings.caption_free,
+        settings.masked,
     )
     path = folder / "teacher.safetensors"
     load_weights(teacher, load_tensors(path), str(path))
@@ -219,7 +232,7 @@ def _read_record(path: Path, names: set[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"Expected how the weights came about in {path}, found no file.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {name: record[name] for name in names}
+        return record | {name: record[name] for name in names}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected {', '.join(sorted(names))} in {path}, but it is damaged ({error}); save it "
@@ -228,13 +241,8 @@ def _read_record(path: Path, names: set[str]) -> dict[str, Any]:
 
 
 def round_tower(arm: Arm) -> Arm:
-    """A copy with its tower in the precision that `save_arm` keeps, so both measure the same."""
+    """A copy with its weights in the precision that `save_arm` keeps, so both measure the same."""
     clip = clone_clip(arm.clip)
-    tower = clip.model.visual
-    tower.load_state_dict(
-        {
-            name: value.half().to(value.dtype) if value.is_floating_point() else value
-            for name, value in tower.state_dict().items()
-        }
-    )
+    part = _trained_part(clip, arm.trained_text)
+    part.load_state_dict(_halve(part))  # copied into what is there, so in single precision again
     return replace(arm, clip=clip)

@@ -1,5 +1,6 @@
-"""Where the embedded default lives: inside an installed package, or in the repository."""
+"""Where files live: the embedded default in the package or repository; what is made of data."""
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -31,3 +32,9 @@ def asset_path(*parts: str) -> Path:
         f"{' or '.join(str(candidate) for candidate in candidates)} and is at neither; "
         "reinstall dclip_kit, or run `make pocket` in the repository to rebuild it."
     )
+
+
+def cache_path(*parts: str) -> Path:
+    """A place for what can be made again: below `DCLIP_CACHE`, else in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dclip_kit"
+    return Path(os.environ.get("DCLIP_CACHE") or user).joinpath(*parts)

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from dclip_kit.arms import Arm
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.evaluate import (
-    Candidate,
     RetrievalSet,
+    ZeroShot,
     ZeroShotSet,
     evaluate_retrieval,
     evaluate_zero_shot,
@@ -23,10 +23,13 @@ from dclip_kit.evaluate import (
 from dclip_kit.metrics import (
     DirectionMetrics,
     Gain,
+    Interval,
     RetrievalMetrics,
     gain_by_group,
     paired_bootstrap,
+    retention,
 )
+from dclip_kit.selection import Candidate
 from dclip_kit.student import interpolate
 
 WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
@@ -65,9 +68,31 @@ def format_retrieval(retrievals: Mapping[str, RetrievalMetrics], resamples: int 
                 row.append(f"{100 * spread.estimate:5.1f} [{ends}]")
             rows.append(row)
         rows.append(["median rank", *(f"{each.median_rank:g}" for each in found.values())])
-        lines += [f"{row[0]:13s}" + "".join(f"{cell:>19s}" for cell in row[1:]) for row in rows]
+        wide = max(19, 2 + max(map(len, found)))
+        lines += [f"{row[0]:13s}" + "".join(cell.rjust(wide) for cell in row[1:]) for row in rows]
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def format_zero_shot(results: Mapping[str, ZeroShot]) -> str:
+    """A line a model: its accuracy with its 95 % interval, and what it keeps of the first one's.
+
+    Args:
+        results: by model, on the same pictures.
+    """
+    lines, first = [], next(iter(results.values()))
+    for name, result in results.items():
+        own, pictures = result.correct.double(), torch.arange(len(result.correct))
+        spread = paired_bootstrap(torch.zeros_like(own), own, pictures)
+        line = f"{name}: {_percent(spread)} %"
+        if result is not first and first.top1:
+            line += f", {_percent(retention(first.correct, result.correct))} % of the first's"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _percent(spread: Interval) -> str:
+    return f"{100 * spread.estimate:.1f} [{100 * spread.low:.1f}–{100 * spread.high:.1f}]"
 
 
 def compare(before: RetrievalMetrics, after: RetrievalMetrics) -> dict[str, tuple[Gain, ...]]:

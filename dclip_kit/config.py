@@ -21,6 +21,8 @@ class RegionSettings:
     square: bool = True  # crops widened to squares, of which CLIP's preprocessing cuts nothing off
     weighted: bool = True  # area * confidence * similarity; the published code never applies it
     whole_image: bool = False  # adds the whole picture as one more region, beyond the description
+    normalized_crops: bool = True  # the published code resizes them and leaves out the rest
+    undetected_as_zeros: bool = False  # the published code's region where nothing was detected
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class TeacherSettings:
     layers: int = 1
     pooling_temperature: float = 2.0
     caption_free: bool = False  # True: regions attend to regions, and no caption is seen
+    masked: bool = True  # False: padding is attended to, as in the published code
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     batch_size: int = 128
@@ -43,6 +46,7 @@ class StudentSettings:
     """Fine-tuning of CLIP's image tower."""
 
     train: FreezePolicy = "all"
+    train_text: bool = False  # True: the text tower too, as the published code does
     learning_rate: float = 3e-4
     block_rate: float = 1.0  # the blocks' share of it; what pools and projects after them takes all
     weight_decay: float = 0.01
@@ -74,15 +78,27 @@ class SelectionRule:
 class Profile:
     """Everything that one run needs to know."""
 
-    name: str
-    clip: str
-    pretrained: str | None
-    data: str = "pocket"  # whose pictures and captions: the pocket's come with the kit
+    name: str  # what reports call the run
+    clip: str  # "pocket", an architecture of open_clip, or a folder that open_clip loads
+    pretrained: str | None  # of an architecture: a tag of open_clip, or a file
+    data: str = "pocket"  # "pocket", the path of captioned pictures, or of curate's manifest
+    images: str = ""  # the folder that the pictures' names are below; empty: it is looked for
+    test: str = ""  # captioned pictures to measure on; empty: the data's own, or a tenth of it
+    # Labelled pictures, half to choose on and half to measure on: "pocket", imagenet:FOLDER,
+    # cifar10:FOLDER, cifar100:FOLDER, or a folder with a folder a class.
+    zero_shot: str = "pocket"
+    # What the classes of zero_shot are put into: the pocket's own templates, CLIP's 80 (imagenet),
+    # or the one of the paper; auto is the pocket's for the pocket and CLIP's for others.
+    templates: Literal["auto", "pocket", "imagenet", "paper"] = "auto"
+    leak_guard: Literal["content", "names"] = "content"  # how pictures in two splits are found
     regions: RegionSettings = field(default_factory=RegionSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     selection: SelectionRule = field(default_factory=SelectionRule)
-    seed: int = 0
+    seed: int = 0  # of weights, of the order of pictures, and of splits that have to be drawn
+    # True: reports give the reciprocal rank of the best match as the "mean average precision", as
+    # the published code does.
+    reciprocal_rank_as_map: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON beside a result."""
@@ -99,6 +115,8 @@ PROFILES: dict[str, Profile] = {
         "pocket",
         "pocket",
         None,
+        # The caption-free teacher would lose what lies outside all boxes, such as the place.
+        regions=RegionSettings(whole_image=True),
         # The described teacher reads the caption; its students searched no better than the control.
         teacher=TeacherSettings(caption_free=True, epochs=24),
         # Moving the blocks is what forgets, moving the pooling after them what learns to search.
@@ -118,7 +136,9 @@ PROFILES: dict[str, Profile] = {
         "paper",
         "ViT-B-16-quickgelu",
         "openai",
-        data="coco",
+        data="",  # the paper's is not to be had by a name: load_data says what to give
+        zero_shot="",
+        templates="paper",
         regions=RegionSettings(detector="yolov8x.pt"),
         teacher=_REFERENCE_TEACHER,
         student=_REFERENCE_STUDENT,
@@ -135,6 +155,52 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"Expected a profile out of {', '.join(PROFILES)}, got {name!r}.")
     return PROFILES[name]
+
+
+# What a recipe changes of a profile. The published code and its description part in eight places
+# (METHOD section 2); its sizes, rates and weights of losses stay the profile's.
+RECIPES: dict[str, dict[str, Any]] = {
+    "dclip": {},
+    "contrastive": {"student": {"distillation_weight": 0.0}},
+    "official_code": {
+        "regions": {
+            "weighted": False,  # 1: the function that computes weights is never called
+            "normalized_crops": False,  # 2
+            "undetected_as_zeros": True,  # 4
+            "whole_image": False,  # it has no such region, which would stand in for the zeros
+        },
+        "teacher": {
+            "masked": False,  # 3
+            "caption_free": False,  # 8: half of its embedding is the caption
+        },
+        "student": {
+            "train_text": True,  # 5
+            "train": "attention",  # 6: whatever has "proj" in its name
+        },
+        "reciprocal_rank_as_map": True,  # 7
+    },
+}
+
+
+def apply_recipe(profile: Profile, name: str) -> Profile:
+    """A profile that trains by a recipe.
+
+    Args:
+        profile: what to work with, and by which sizes and rates.
+        name: "dclip" (the profile as it is), "contrastive" (the same budget without the teacher:
+            the control) or "official_code" (what the published code does where it parts from its
+            description; as METHOD reads it).
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"Expected a recipe out of {', '.join(RECIPES)}, got {name!r}.")
+    changes = {
+        part: replace(getattr(profile, part), **change) if isinstance(change, dict) else change
+        for part, change in RECIPES[name].items()
+    }
+    return replace(profile, **changes)
 
 
 def contrastive_control(student: StudentSettings) -> StudentSettings:

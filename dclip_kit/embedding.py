@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dclip_kit.datasets import open_picture
+from dclip_kit.distributed import gather_rows, is_main_process, own_share
 from dclip_kit.encoders import ClipBundle
 
 Pictures = Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "image 3 height width"]
@@ -47,46 +48,91 @@ def read_pixels(
                     total=len(pictures),
                     delay=2,
                     desc="reading pictures",
-                    disable=not progress,
+                    disable=not (progress and is_main_process()),
                 )
             )
         )
 
 
-@torch.no_grad()
 def encode_images(
     bundle: ClipBundle, pictures: Pictures, batch_size: int = 64, progress: bool = True
 ) -> Float[Tensor, "image embed"]:
-    """Encodes pictures, a batch in memory at a time.
+    """Encodes pictures, a batch in memory at a time; each of several processes encodes its share.
+
+    All processes must call it, with the same pictures, and all get all features.
 
     Raises:
         ValueError: as `read_pixels`, or a feature is not finite.
     """
     if len(pictures) == 0:
         raise ValueError("Expected at least one picture, got none.")
+    own = encode_own_images(bundle, pictures, own_share(len(pictures)), batch_size, progress)
+    return gather_rows(own)[: len(pictures)]
+
+
+@torch.no_grad()
+def encode_own_images(
+    bundle: ClipBundle,
+    pictures: Pictures,
+    chosen: Int[Tensor, "chosen"] | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+    normalized: bool = True,
+) -> Float[Tensor, "chosen embed"]:
+    """Encodes pictures in this process alone.
+
+    Args:
+        bundle: the CLIP.
+        pictures: at least one.
+        chosen: which of them, by index; None for all.
+        batch_size: pictures in memory at a time.
+        progress: whether the main process shows a bar.
+        normalized: as CLIP's preprocessing does; else the model is given values from 0 to 1, as
+            the published code gives it its crops (METHOD section 2, row 2).
+
+    Raises:
+        ValueError: as `read_pixels`, or a feature is not finite.
+    """
+    chosen = torch.arange(len(pictures)) if chosen is None else chosen
     features = []
-    for start in tqdm(
-        range(0, len(pictures), batch_size), desc="encoding pictures", delay=2, disable=not progress
+    for images in tqdm(
+        chosen.split(batch_size),
+        desc="encoding pictures",
+        delay=2,
+        disable=not (progress and is_main_process()),
     ):
-        pixels = read_pixels(bundle, pictures[start : start + batch_size], progress=False)
-        features.append(bundle.model.encode_image(bundle.normalize(pixels), normalize=True).cpu())
-    return _finite(torch.cat(features), "image")
+        pixels = read_pixels(bundle, choose_pictures(pictures, images), progress=False)
+        given = bundle.normalize(pixels) if normalized else pixels.to(bundle.device).float() / 255
+        encoded = bundle.model.encode_image(given, normalize=True).cpu()
+        features.append(_finite(encoded, "image", images))
+    return torch.cat(features)
+
+
+def choose_pictures(
+    pictures: Pictures, chosen: Int[Tensor, "chosen"]
+) -> Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "chosen 3 height width"]:
+    """Some of the pictures, in the order that is asked for."""
+    if isinstance(pictures, Tensor):
+        return pictures[chosen]
+    return [pictures[index] for index in chosen.tolist()]  # type: ignore[return-value]
 
 
 @torch.no_grad()
 def encode_texts(
     bundle: ClipBundle, texts: Sequence[str], batch_size: int = 512
 ) -> Float[Tensor, "text embed"]:
-    """Encodes texts.
+    """Encodes texts; each of several processes, all of which must call it, encodes its share.
 
     Raises:
         ValueError: a text is empty, there is none, or a feature is not finite.
     """
+    _require_texts(texts)
+    own = [texts[index] for index in own_share(len(texts)).tolist()]
     features = [
         bundle.model.encode_text(ids, normalize=True).cpu()
-        for ids in _token_batches(bundle, texts, batch_size)
+        for ids in _token_batches(bundle, own, batch_size)
     ]
-    return _finite(torch.cat(features), "text")
+    return _finite(gather_rows(torch.cat(features))[: len(texts)], "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,15 +142,19 @@ class TokenFeatures:
     Attributes:
         features: of shape (text, token, embed), L2-normalised; 0 where padded.
         mask: True at real tokens; start, end and padding are not.
+        text: of the whole texts, as `encode_texts` gives them.
     """
 
     features: Float[Tensor, "text token embed"]
     mask: Bool[Tensor, "text token"]
+    text: Float[Tensor, "text embed"]
 
 
 @torch.no_grad()
 def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 512) -> TokenFeatures:
     """Last hidden states at the real tokens, through the text projection (METHOD: caption tokens).
+
+    In this process alone.
 
     Raises:
         ValueError: a text has no token, or the text tower has no token features of this kind.
@@ -117,11 +167,13 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
             f"Expected a text tower with a projection and the end token's pooling, {bundle.name} "
             "has not both; take a CLIP whose text transformer is open_clip's own."
         )
-    features, masks = [], []
+    features, masks, whole = [], [], []
     for ids in _token_batches(bundle, texts, batch_size):
-        hidden = bundle.model.forward_intermediates(
-            text=ids, text_indices=1, normalize_intermediates=True, intermediates_only=True
-        )["text_intermediates"][-1]
+        found = bundle.model.forward_intermediates(
+            text=ids, text_indices=1, normalize_intermediates=True
+        )
+        whole.append(found["text_features"].cpu())
+        hidden = found["text_intermediates"][-1]
         projected = projection(hidden) if isinstance(projection, nn.Module) else hidden @ projection
         mask = real_tokens(ids)
         features.append((F.normalize(projected, dim=-1) * mask[..., None]).cpu())
@@ -131,7 +183,8 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
         silent = [texts[index] for index in (~mask.any(1)).nonzero().flatten().tolist()]
         raise ValueError(f"Expected texts with a token each, got {silent[:3]}; leave them out.")
     longest = int(mask.sum(1).max()) + 1  # the start token stands first, masked
-    return TokenFeatures(_finite(torch.cat(features)[:, :longest], "token"), mask[:, :longest])
+    token = _finite(torch.cat(features)[:, :longest], "token")
+    return TokenFeatures(token, mask[:, :longest], _finite(torch.cat(whole), "text"))
 
 
 def tokenize(bundle: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text context"]:
@@ -185,11 +238,12 @@ def real_tokens(ids: Int[Tensor, "text context"]) -> Bool[Tensor, "text context"
     return (position > 0) & (position < ids.argmax(dim=1, keepdim=True))
 
 
-def _finite(features: Tensor, kind: str) -> Tensor:
-    bad = (~features.isfinite()).reshape(len(features), -1).any(1).nonzero().flatten().tolist()
-    if bad:
+def _finite(features: Tensor, kind: str, index: Tensor | None = None) -> Tensor:
+    bad = (~features.isfinite()).reshape(len(features), -1).any(1)
+    if bad.any():
+        found = (bad.nonzero()[:, 0] if index is None else index[bad]).tolist()
         raise ValueError(
-            f"Expected finite {kind} features, got NaN or infinity at {bad[:5]}; the "
+            f"Expected finite {kind} features, got NaN or infinity at {found[:5]}; the "
             "model's weights are damaged or its precision overflows."
         )
     return features

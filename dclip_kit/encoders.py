@@ -4,21 +4,24 @@ Axes: image, text, token, region, embed. All features returned here are L2-norma
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import open_clip
 import torch
 from jaxtyping import Float, UInt8
+from open_clip.transformer import QuickGELU
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose
 
 from dclip_kit.assets import asset_path
 from dclip_kit.checkpoint import save_tensors, write_atomically
-from dclip_kit.hub import require_weights
+from dclip_kit.hub import CONFIG_FILE, require_repository, require_text_files, require_weights
 
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 
@@ -44,6 +47,11 @@ class ClipBundle:
     merges: Path | None = None
 
     @property
+    def embed_dim(self) -> int:
+        """Width of the joint space."""
+        return self.model_config["embed_dim"]
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
@@ -59,7 +67,8 @@ class ClipBundle:
         self, pixels: UInt8[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image 3 height width"]:
         """What the model takes, from `to_pixels`' bytes; on the model's device."""
-        return self.preprocess.transforms[-1](pixels.to(self.device).float() / 255)
+        pixels = pixels.to(self.device, memory_format=torch.channels_last)  # quick convolutions
+        return self.preprocess.transforms[-1](pixels.float() / 255)
 
 
 def load_clip(
@@ -67,98 +76,127 @@ def load_clip(
     pretrained: str | None = None,
     device: str | torch.device = "cpu",
 ) -> ClipBundle:
-    """Loads a CLIP for evaluation, in fp32.
+    """Loads a CLIP for evaluation, in fp32; it computes what plain open_clip computes.
 
     Args:
-        name_or_path: "pocket"; a folder with open_clip_config.json and weights; or an architecture
-            of open_clip ("ViT-B-32-quickgelu").
-        pretrained: for an architecture: a tag of open_clip ("openai"), a file of weights, or
+        name_or_path: "pocket"; a folder with open_clip_config.json and weights, as it is or as
+            "local-dir:folder"; a repository, "hf-hub:organisation/name"; or an architecture of
+            open_clip ("ViT-B-32-quickgelu"), those added by `open_clip.add_model_config` included.
+        pretrained: for an architecture only: a tag of open_clip ("openai"), a file of weights, or
             "untrained" for random ones.
         device: where to put it.
 
     Raises:
-        FileNotFoundError: the folder lacks config or weights, or weights are neither on disk nor
-            to be downloaded (said within 5 s).
+        FileNotFoundError: the folder lacks config or weights, or files are neither on disk nor to
+            be downloaded (said within 5 s).
         ValueError: the name or tag is unknown, the file damaged, of another architecture, or made
             for another activation (QuickGELU).
+        ImportError: its tokenizer or text tower is transformers', which is not installed.
     """
-    if name_or_path == "pocket" or Path(name_or_path).is_dir():
-        folder = asset_path("pocket_clip") if name_or_path == "pocket" else Path(name_or_path)
-        return _load_folder(folder, str(name_or_path), device)
     name = str(name_or_path)
-    if name not in open_clip.list_models():
+    folder = _find_folder(name)
+    if pretrained is not None and (folder or name.startswith("hf-hub:")):
+        raise ValueError(
+            f"Expected no `pretrained` for {name}, which has weights of its own, got "
+            f"{pretrained!r}; leave it out."
+        )
+    if folder:
+        _require_files(folder)
+    elif name.startswith("hf-hub:"):
+        require_repository(name)
+    elif name not in open_clip.list_models():
         raise ValueError(
             f"Expected 'pocket', a folder or an architecture of open_clip, got {name!r}; "
-            "open_clip.list_models() lists them."
+            "open_clip.list_models() lists them, and a repository is 'hf-hub:organisation/name'."
         )
-    untrained = pretrained == "untrained"
-    if not untrained:
+    elif pretrained != "untrained":
         require_weights(name, pretrained)
-    try:
+
+    reference = f"local-dir:{folder}" if folder else name
+    merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
+    source = f"weights for {name}, but {pretrained}"
+    if pretrained is None:
+        source = f"a CLIP in {folder or name}, but its files"
+    with _explained(source):
+        model_config = open_clip.get_model_config(reference)
+    require_text_files(name, model_config, in_folder=folder is not None)
+    with _explained(source):
         model, _, preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=None if untrained else pretrained, device=device
+            reference,
+            pretrained=None if pretrained == "untrained" else pretrained,
+            device=device,
+            pretrained_text=False,  # "untrained" holds for a text tower of transformers too
+            require_pretrained=pretrained != "untrained",  # else a lack of weights is but logged
         )
-    except Exception as error:  # open_clip, torch and safetensors raise many types
+        vocabulary = {"bpe_path": str(merges)} if merges else {}
+        tokenizer = open_clip.get_tokenizer(reference, **vocabulary)
+    size = model_config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
+    read = getattr(tokenizer, "vocab_size", size)  # transformers' know their own
+    # A table of embeddings may have rows to spare, but not beside a vocabulary made for it.
+    if read > size or (merges and read != size):
         raise ValueError(
-            f"Expected weights for {name}, but {pretrained} do not fit or cannot be "
-            f"read ({str(error)[:200]}); check that they belong together."
-        ) from error
-    return ClipBundle(
-        _ready(model),
-        preprocess,
-        open_clip.get_tokenizer(name),
-        name,
-        open_clip.get_model_config(name),
-    )
+            f"Expected a vocabulary of {size} tokens for {folder or name}, got {read}; load a "
+            f"folder with the model's own {MERGES_FILE} in it."
+        )
+    return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
 
 
-def _load_folder(folder: Path, name: str, device: str | torch.device) -> ClipBundle:
-    config = folder / "open_clip_config.json"
-    if not config.is_file() or not any(folder.glob("*.safetensors")):
+def _find_folder(name: str) -> Path | None:
+    if name == "pocket":
+        return asset_path("pocket_clip")
+    if name.startswith("local-dir:"):
+        return Path(name.removeprefix("local-dir:"))
+    return Path(name) if Path(name).is_dir() else None
+
+
+def _require_files(folder: Path) -> None:
+    if not (folder / CONFIG_FILE).is_file() or not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(
-            f"Expected open_clip_config.json and a .safetensors file of weights in {folder}; "
+            f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}; "
             "export_clip writes such a folder."
         )
-    reference = f"local-dir:{folder}"
-    file = folder / MERGES_FILE
-    merges = file if file.exists() else None
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Says in one sentence what open_clip, torch, timm and safetensors raise as many types."""
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(reference, device=device)
-        vocabulary = {"bpe_path": str(file)} if merges else {}
-        tokenizer = open_clip.get_tokenizer(reference, **vocabulary)
-    except Exception as error:  # open_clip and safetensors raise many types on damaged files
-        raise ValueError(
-            f"Expected a CLIP in {folder}, but its files are damaged or do not fit "
-            f"({str(error)[:200]}); export or fetch it again."
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f"Expected {source} need a package that is not there ({error}); "
+            "pip install transformers."
         ) from error
-    model_config = json.loads(config.read_text(encoding="utf-8"))["model_cfg"]
-    size = model_config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
-    if isinstance(tokenizer, open_clip.SimpleTokenizer) and tokenizer.vocab_size != size:
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"Expected a vocabulary of {size} tokens in {folder}, got {tokenizer.vocab_size}; put "
-            f"the model's own {MERGES_FILE} beside its weights."
-        )
-    return ClipBundle(_ready(model), preprocess, tokenizer, name, model_config, merges)
-
-
-def _ready(model: Any) -> Any:
-    """For evaluation; with channels last, since a ResNet's convolutions are faster so."""
-    model.visual.to(memory_format=torch.channels_last)
-    return model.eval()
+            f"Expected {source} do not fit or cannot be read ({reason}); check that they belong "
+            "together, or fetch them again."
+        ) from error
 
 
 def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
     """Writes what plain open_clip loads as `local-dir:folder`, without this kit; fp32.
 
-    A shortened vocabulary goes with it, as merges.txt.gz; open_clip must be told of it:
-    `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
+    A tokenizer of transformers (SigLIP's, or a multilingual CLIP's) is saved in the folder, where
+    open_clip looks for it. A shortened vocabulary goes with it, as merges.txt.gz; open_clip must be
+    told of it: `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
     """
     folder = Path(folder)
     save_tensors(bundle.model.state_dict(), folder / "open_clip_model.safetensors")
-    preprocess = open_clip.model.get_model_preprocess_cfg(bundle.model.visual)
-    config = {"model_cfg": bundle.model_config, "preprocess_cfg": preprocess}
     if bundle.merges:
-        (folder / MERGES_FILE).write_bytes(bundle.merges.read_bytes())
+        write_atomically(folder / MERGES_FILE, bundle.merges.read_bytes())
     else:
         (folder / MERGES_FILE).unlink(missing_ok=True)  # an earlier export's would be misread
-    write_atomically(folder / "open_clip_config.json", json.dumps(config, indent=1) + "\n")
+    if hasattr(bundle.tokenizer, "save_pretrained"):
+        with TemporaryDirectory(dir=folder) as temporary:
+            bundle.tokenizer.save_pretrained(temporary)
+            for file in Path(temporary).iterdir():
+                file.replace(folder / file.name)
+    # Read off the model, as it may have been made quick beside a config that does not say so.
+    quick = any(isinstance(each, QuickGELU) for each in bundle.model.modules())
+    config = {
+        "model_cfg": bundle.model_config | ({"quick_gelu": True} if quick else {}),
+        "preprocess_cfg": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),
+    }
+    write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1) + "\n")

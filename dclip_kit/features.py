@@ -13,7 +13,8 @@ from dclip_kit.checkpoint import load_tensors, save_tensors
 from dclip_kit.config import RegionSettings
 from dclip_kit.datasets import CaptionedImages, open_picture
 from dclip_kit.detectors import Detector
-from dclip_kit.embedding import encode_images, encode_texts, encode_tokens
+from dclip_kit.distributed import gather_rows, is_main_process, own_share
+from dclip_kit.embedding import encode_own_images, encode_tokens
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.padding import PaddedFeatures, pad_features, pad_values
 from dclip_kit.regions import crop_regions
@@ -111,23 +112,29 @@ def extract_features(
 ) -> FrozenFeatures:
     """Detects, crops and encodes a data set once, each picture opened once.
 
+    Each of several processes, all of which must call it, takes its share; all get everything.
+
     Args:
         bundle: the frozen CLIP.
         detector: from `load_detector(settings.detector, …)`.
         dataset: pictures with captions.
-        settings: how crops are cut, and whether the whole picture is one more region.
+        settings: how crops are cut and encoded, what stands for a picture without detections, and
+            whether the whole picture is one more region.
         batch_size: pictures in memory at a time.
 
     Raises:
         ValueError: a picture cannot be read, or a caption is empty, or a feature not finite.
     """
-    image, region, area, confidence, counts, without = [], [], [], [], [], 0
-    starts = range(0, len(dataset), batch_size)
-    for start in tqdm(starts, desc=f"regions of {dataset.split}", delay=2):
-        pictures = [open_picture(path) for path in dataset.paths[start : start + batch_size]]
+    image, region, area, confidence, counts, without = [], [], [], [], [], []
+    for chosen in tqdm(
+        own_share(len(dataset)).split(batch_size),
+        desc=f"regions of {dataset.split}",
+        delay=2,
+        disable=not is_main_process(),
+    ):
+        pictures = [open_picture(dataset.paths[index]) for index in chosen.tolist()]
         found = detector.detect(pictures, batch_size, progress=False)
-        without += found.without_detections
-        crops = []
+        crops, silent = [], []
         for picture, regions in zip(pictures, found.regions, strict=True):
             own = crop_regions(picture, regions, settings.margin, settings.square)
             areas, confidences = [regions.area], [regions.confidence]
@@ -138,29 +145,45 @@ def extract_features(
             counts.append(len(own))
             area += areas
             confidence += confidences
-        image.append(encode_images(bundle, pictures, progress=False))
-        region.append(encode_images(bundle, crops, progress=False))
-    token, token_count = _flat_tokens(bundle, dataset.texts)
+            without.append(int(regions.is_whole_image))
+            silent += [regions.is_whole_image and settings.undetected_as_zeros] * len(own)
+        image.append(encode_own_images(bundle, pictures, progress=False))
+        encoded = encode_own_images(
+            bundle, crops, progress=False, normalized=settings.normalized_crops
+        )
+        region.append(encoded.masked_fill(torch.tensor(silent)[:, None], 0.0))
+    text, token, token_count = _encode_captions(bundle, dataset.texts)
+    region_count = gather_rows(torch.tensor(counts))[: len(dataset)]
+    regions_in_all = int(region_count.sum())  # what repeats at the end of the shares is cut off
     return FrozenFeatures(
-        image=torch.cat(image),
-        region=torch.cat(region),
-        region_count=torch.tensor(counts),
-        area=torch.cat(area).float(),
-        confidence=torch.cat(confidence).float(),
-        text=encode_texts(bundle, dataset.texts),
+        image=gather_rows(torch.cat(image))[: len(dataset)],
+        region=gather_rows(torch.cat(region))[:regions_in_all],
+        region_count=region_count,
+        area=gather_rows(torch.cat(area).float())[:regions_in_all],
+        confidence=gather_rows(torch.cat(confidence).float())[:regions_in_all],
+        text=text,
         token=token,
         token_count=token_count,
         image_of_text=dataset.image_of_text,
-        without_detections=torch.tensor(without),
+        without_detections=gather_rows(torch.tensor(without))[: len(dataset)].sum(),
     )
 
 
-def _flat_tokens(
+def _encode_captions(
     bundle: ClipBundle, texts: Sequence[str], batch_size: int = 512
-) -> tuple[Tensor, Tensor]:
-    values, counts = [], []
-    for start in tqdm(range(0, len(texts), batch_size), desc="caption tokens", delay=2):
-        tokens = encode_tokens(bundle, texts[start : start + batch_size])
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Captions, their tokens end to end, and how many tokens each has."""
+    whole, values, counts = [], [], []
+    for chosen in tqdm(
+        own_share(len(texts)).split(batch_size),
+        desc="encoding captions",
+        delay=2,
+        disable=not is_main_process(),
+    ):
+        tokens = encode_tokens(bundle, [texts[index] for index in chosen.tolist()])
+        whole.append(tokens.text)
         values.append(tokens.features[tokens.mask].half())  # unit vectors: half is plenty
         counts.append(tokens.mask.sum(1))
-    return torch.cat(values), torch.cat(counts)
+    count = gather_rows(torch.cat(counts))[: len(texts)]
+    text = gather_rows(torch.cat(whole))[: len(texts)]
+    return text, gather_rows(torch.cat(values))[: int(count.sum())], count

@@ -123,6 +123,7 @@ def dclip_loss(
     distillation_weight: float = 1.0,
     contrastive_weight: float = 1.0,
     same_pair: Bool[Tensor, "_pair _pair"] | None = None,
+    distil_text: bool = False,
 ) -> DclipLoss:
     """The student's loss: cosine distillation + symmetric InfoNCE against the captions.
 
@@ -134,6 +135,8 @@ def dclip_loss(
         distillation_weight: Multiplies `cosine_distillation_loss`.
         contrastive_weight: Multiplies `contrastive_loss`.
         same_pair: As in `contrastive_loss`.
+        distil_text: Draws the captions to the teacher's embeddings too, and adds 1 - cos of them to
+            the distillation: our reading of the published code's text loss.
 
     Raises:
         ValueError: As `contrastive_loss` and `cosine_distillation_loss`.
@@ -141,6 +144,8 @@ def dclip_loss(
     Source: DCLIP (arXiv 2505.21549), where both weights are 1.
     """
     distillation = cosine_distillation_loss(student_features, teacher_features)
+    if distil_text:
+        distillation = distillation + cosine_distillation_loss(text_features, teacher_features)
     contrastive = contrastive_loss(student_features, text_features, temperature, same_pair)
     total = distillation_weight * distillation + contrastive_weight * contrastive
     return DclipLoss(total, distillation, contrastive)

@@ -1,10 +1,11 @@
-"""What is done to whole notebooks: `python -m dclip_kit.notebooks refresh|static|table FILE`."""
+"""What is done to whole notebooks, from a shell: `python -m dclip_kit.notebooks COMMAND FILE`."""
 
 import argparse
 import base64
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dclip_kit.checkpoint import write_atomically
 STORED_FIGURES = "plotly_mimetype+png"
 # Of no use without a running kernel: a reader would see an error where the text beside it helps.
 LIVE_WIDGET = "application/vnd.jupyter.widget-view+json"
+BINDER = "https://mybinder.org"
 
 
 def refresh(path: Path) -> None:
@@ -67,6 +69,38 @@ def make_static(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     drop_widgets(notebook)
     write_atomically(path, nbformat.writes(notebook) + "\n")
+
+
+def put_badge(path: Path, repository: str) -> None:
+    """Puts Binder's badge below the title of a notebook or a Markdown page, or renews it.
+
+    A notebook's opens that notebook, a page's the quickstart.
+
+    Args:
+        path: in the repository's `notebooks/`, or a page at its top.
+        repository: "owner/name" on GitHub.
+
+    Raises:
+        ValueError: the repository is not named so, or the text does not begin with a title.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"Expected a repository on GitHub as owner/name, got {repository!r}.")
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4) if path.suffix == ".ipynb" else None
+    page = notebook.cells[0].source if notebook else path.read_text(encoding="utf-8")
+    title, _, rest = page.partition("\n\n")
+    if not title.startswith("# "):
+        raise ValueError(f"Expected a title at the top of {path}, got {title[:40]!r}.")
+    if rest.startswith("[![Binder]("):
+        rest = rest.partition("\n\n")[2]
+    opened = path.name if notebook else "00_quickstart.ipynb"
+    address = f"{BINDER}/v2/gh/{repository}/HEAD?urlpath=lab/tree/notebooks/{opened}"
+    page = f"{title}\n\n[![Binder]({BINDER}/badge_logo.svg)]({address})\n\n{rest}"
+    if notebook:
+        notebook.cells[0].source = page
+        page = nbformat.writes(notebook) + "\n"
+    write_atomically(path, page)
 
 
 def shrink_png(encoded: str) -> str:
@@ -123,8 +157,9 @@ def _percent(share: float | None) -> str:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m dclip_kit.notebooks", description=__doc__)
-    parser.add_argument("command", choices=["refresh", "static", "table"])
-    parser.add_argument("file", nargs="+", type=Path, help="notebooks, or report.json files")
+    parser.add_argument("command", choices=["refresh", "static", "badge", "table"])
+    parser.add_argument("file", nargs="+", type=Path, help="notebooks, pages, or report.json files")
+    parser.add_argument("--repository", default="", help="owner/name on GitHub, of a badge")
     arguments = parser.parse_args()
     for path in arguments.file:
         if arguments.command == "refresh":
@@ -132,6 +167,8 @@ def main() -> None:
             refresh(path)
         elif arguments.command == "static":
             make_static(path)
+        elif arguments.command == "badge":
+            put_badge(path, arguments.repository)
         else:
             print(format_report(json.loads(path.read_text(encoding="utf-8"))))
 

@@ -11,7 +11,7 @@ from typing import Any
 from dclip_kit.arms import ArmResult
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import Profile
-from dclip_kit.metrics import Interval, paired_bootstrap, retention
+from dclip_kit.metrics import DirectionMetrics, Interval, paired_bootstrap, retention
 from dclip_kit.probe import ShortcutProbe
 
 
@@ -39,17 +39,32 @@ def compare_recall(before: ArmResult, after: ArmResult) -> dict[str, Any]:
     }
 
 
-def arm_entry(result: ArmResult, untouched: ArmResult) -> dict[str, Any]:
-    """One arm's part of the report."""
+def arm_entry(
+    result: ArmResult, untouched: ArmResult, reciprocal_rank_as_map: bool = False
+) -> dict[str, Any]:
+    """One arm's part of the report.
+
+    Args:
+        result: of the arm.
+        untouched: of CLIP.
+        reciprocal_rank_as_map: gives the reciprocal rank of the best match under the name of the
+            mean average precision, as the published code does (METHOD section 2, row 7).
+    """
+
+    def numbers(direction: DirectionMetrics) -> dict[str, Any]:
+        means = {"mean_average_precision": direction.mean_reciprocal_rank}
+        return direction.as_dict() | (means if reciprocal_rank_as_map else {})
+
     kept: Interval = retention(untouched.zero_shot.correct, result.zero_shot.correct)
     return {
-        "text_to_image": result.retrieval.text_to_image.as_dict(),
-        "image_to_text": result.retrieval.image_to_text.as_dict(),
+        "text_to_image": numbers(result.retrieval.text_to_image),
+        "image_to_text": numbers(result.retrieval.image_to_text),
         "zero_shot": {
             "top1": result.zero_shot.top1,
+            "top5": result.zero_shot.top5,
             "top1_domain": result.zero_shot.top1_domain,
             "top1_never_fine_tuned": result.zero_shot.top1_other,
-            "top1_held_out_style": result.held_out.top1,
+            "top1_held_out_style": None if result.held_out is None else result.held_out.top1,
             "retention": kept.estimate,
             "retention_ci95": [kept.low, kept.high],
         },
@@ -61,7 +76,7 @@ def make_report(
     profile: Profile,
     results: Mapping[str, ArmResult],
     probe: ShortcutProbe,
-    ceiling: float,
+    ceiling: float | None,
     seconds: float,
     trained_in_this_run: bool,
     **more: Any,
@@ -72,7 +87,7 @@ def make_report(
         profile: its settings, kept whole under "settings".
         results: by arm: "clip", "contrastive" and "dclip", and perhaps more.
         probe: of the teacher.
-        ceiling: text→image Recall@1 that a perfect model could reach.
+        ceiling: text→image Recall@1 that a perfect model could reach, where that is known.
         seconds: the run took.
         trained_in_this_run: or loaded.
         more: further entries.
@@ -92,7 +107,10 @@ def make_report(
         "trained_in_this_run": trained_in_this_run,
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak_memory_mb()),
-        "arms": {name: arm_entry(result, clip) for name, result in results.items()},
+        "arms": {
+            name: arm_entry(result, clip, profile.reciprocal_rank_as_map)
+            for name, result in results.items()
+        },
         "gain": {"text_to_image_recall_at_1": compare_recall(clip, dclip)},
         "gain_over_control": {"text_to_image_recall_at_1": compare_recall(control, dclip)},
         "gain_of_control": {"text_to_image_recall_at_1": compare_recall(clip, control)},

@@ -10,11 +10,17 @@ from torch import Tensor, nn
 from dclip_kit.encoders import ClipBundle
 
 POLICIES = ("projection", "attention", "last_blocks(n)", "all")
-_PROJECTION = re.compile(r"proj$|head\.|attnpool\.c_proj\.")
-_ATTENTION = re.compile(r"(^|\.)attn(_?pool)?\.")
+# By open_clip's names, its own towers' and those of timm's that it wraps (`trunk`, `head`). Where
+# `head` is empty, timm's classifier projects; SigLIP has none: its pooling ends in the joint space.
+_PROJECTION = re.compile(
+    r"proj$|head\.|attnpool\.c_proj\.|trunk\.(head(\.fc)?|fc|classifier)\.(weight|bias)$"
+)
+_POOLED_PROJECTION = re.compile(r"trunk\.attn_pool\.(proj|norm|mlp)\.")
+_ATTENTION = re.compile(r"(^|\.)(attn(_?pool)?|token_mixer\.(qkv|proj))\.")
 _BLOCK = re.compile(r".*?\b(?:(?:res)?blocks|layer\d+)\.\d+\.")
 _AFTER_BLOCKS = re.compile(
-    r"proj$|head\.|ln_post\.|attn_?pool\.|trunk\.(norm|fc_norm|attn_pool|head)\."
+    r"proj$|head\.|ln_post\.|attn_?pool\.|"
+    r"trunk\.(norm|fc_norm|attn_pool|head|fc|final_conv|conv_head|bn2|classifier)\."
 )
 
 
@@ -41,8 +47,9 @@ def freeze(bundle: ClipBundle, policy: str) -> Trainable:
 
     Args:
         bundle: the student.
-        policy: "projection" (into the joint space), "attention" (every attention's weights, and
-            the projection), "last_blocks(n)" (the last n blocks, what follows them) or "all".
+        policy: "projection" (into the joint space; of a pooling that ends there, as SigLIP's does,
+            what follows its attention), "attention" (every attention's weights, and the
+            projection), "last_blocks(n)" (the last n blocks, what follows them) or "all".
 
     Raises:
         ValueError: the policy is unknown, or matches nothing in this tower.
@@ -63,13 +70,14 @@ def freeze(bundle: ClipBundle, policy: str) -> Trainable:
 
 
 def _select(names: list[str], policy: str) -> list[str]:
-    """By open_clip's names, its own towers' and those of timm's that it wraps (`trunk`, `head`)."""
     if policy == "all":
         return names
-    if policy == "projection":
-        return [name for name in names if _PROJECTION.match(name)]
-    if policy == "attention":
-        return [name for name in names if _ATTENTION.search(name) or _PROJECTION.match(name)]
+    if policy in ("projection", "attention"):
+        projection = [name for name in names if _PROJECTION.match(name)]
+        projection = projection or [name for name in names if _POOLED_PROJECTION.match(name)]
+        if policy == "projection":
+            return projection
+        return [name for name in names if _ATTENTION.search(name) or name in projection]
     last = re.fullmatch(r"last_blocks\((\d+)\)", policy)
     if not last or int(last[1]) < 1:
         raise ValueError(f"Expected a policy out of {', '.join(POLICIES)}, got {policy!r}.")
@@ -112,6 +120,15 @@ def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBund
 
 def _mix(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     return torch.lerp(a, b, alpha) if a.is_floating_point() else (b if alpha == 1 else a)
+
+
+def same_text_tower(a: ClipBundle, b: ClipBundle) -> bool:
+    """Whether two CLIPs of one architecture make the same features of every text."""
+    if a is b or a.model is b.model:
+        return True
+    ours, theirs = a.model.state_dict(), b.model.state_dict()
+    names = [name for name in ours if not name.startswith(("visual.", "logit_"))]
+    return all(torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in names)
 
 
 def count_parameters(module: nn.Module) -> int:

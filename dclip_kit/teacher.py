@@ -88,8 +88,19 @@ class MetaTeacher(nn.Module):
         layers: int = 1,
         pooling_temperature: float = 2.0,
         caption_free: bool = False,
+        masked: bool = True,
     ) -> None:
         """Builds the block.
+
+        Args:
+            embed_dim: CLIP's joint space.
+            heads: of each attention.
+            layers: blocks in a row.
+            pooling_temperature: of both sides' pooling.
+            caption_free: regions attend to regions, and no caption is seen.
+            masked: False takes padding for real, as the published code does (METHOD section 2, row
+                3). How much there is of it depends on the batch (or a process's share of it), which
+                is padded to its own longest (our reading): so embeddings then do too.
 
         Raises:
             ValueError: the width is no multiple of the heads.
@@ -99,6 +110,7 @@ class MetaTeacher(nn.Module):
             raise ValueError(f"Expected heads that divide the width {embed_dim}, got {heads}.")
         self.pooling_temperature = pooling_temperature
         self.caption_free = caption_free
+        self.masked = masked
         self.regions = nn.ModuleList(CrossModalAttention(embed_dim, heads) for _ in range(layers))
         tokens = 0 if caption_free else layers
         self.tokens = nn.ModuleList(CrossModalAttention(embed_dim, heads) for _ in range(tokens))
@@ -128,6 +140,8 @@ class MetaTeacher(nn.Module):
         regions = region_features
         if region_weights is not None:
             regions = regions * (region_weights * region_mask.sum(1, keepdim=True))[..., None]
+        if not self.masked:
+            region_mask, token_mask = torch.ones_like(region_mask), torch.ones_like(token_mask)
         region_to_token = token_to_region = None
         if self.caption_free:
             for layer in self.regions:

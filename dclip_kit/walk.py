@@ -3,10 +3,12 @@
 `python -m dclip_kit.walk` trains the pocket's teacher and arms and keeps them in assets/.
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
+from PIL import Image
 
 from dclip_kit.arms import (
     Arm,
@@ -19,82 +21,101 @@ from dclip_kit.arms import (
     train_arm,
 )
 from dclip_kit.assets import asset_path
+from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import Profile, get_profile
-from dclip_kit.datasets import CaptionedImages, LabelledImages
-from dclip_kit.detectors import load_detector
+from dclip_kit.datasets import CaptionedImages
+from dclip_kit.detectors import Detector, load_detector
+from dclip_kit.distributed import is_main_process
 from dclip_kit.embedding import read_pixels
 from dclip_kit.encoders import ClipBundle, load_clip
-from dclip_kit.evaluate import prepare_retrieval, prepare_zero_shot
+from dclip_kit.evaluate import TEMPLATE_SETS, prepare_retrieval, prepare_zero_shot
 from dclip_kit.features import FrozenFeatures, extract_features
-from dclip_kit.metrics import recall_ceiling
-from dclip_kit.pocket import data as pocket
+from dclip_kit.printing import say
+from dclip_kit.profile_data import WalkData, load_data
 from dclip_kit.teacher import MetaTeacher
 from dclip_kit.train import TeacherRun, embed_with_teacher, train_teacher
 
-
-@dataclass(frozen=True, eq=False)
-class WalkData:
-    """A profile's data.
-
-    Attributes:
-        train, val, test: captioned pictures.
-        zero_shot_val, zero_shot, zero_shot_held_out: labelled pictures.
-        ceiling: text→image Recall@1 on test that a perfect model could reach.
-    """
-
-    train: CaptionedImages
-    val: CaptionedImages
-    test: CaptionedImages
-    zero_shot_val: LabelledImages
-    zero_shot: LabelledImages
-    zero_shot_held_out: LabelledImages
-    ceiling: float
+KEPT_BYTES = 2 << 30  # of pictures in memory; more are read again whenever they are looked at
 
 
-def load_data(profile: Profile) -> WalkData:
-    """Reads a profile's data; the pocket's is drawn on first use.
-
-    Raises:
-        ValueError: the profile's data must be given by the user.
-    """
-    if profile.data != "pocket":
-        raise ValueError(
-            f"Expected a profile with the data 'pocket', which comes with the kit, got "
-            f"{profile.data!r}; make a WalkData of your own pictures instead."
-        )
-    return WalkData(
-        train=pocket.load_captioned("train"),
-        val=pocket.load_captioned("val"),
-        test=pocket.load_captioned("test"),
-        zero_shot_val=pocket.load_labelled("zero_shot_val"),
-        zero_shot=pocket.load_labelled("zero_shot"),
-        zero_shot_held_out=pocket.load_labelled("zero_shot_held_out"),
-        ceiling=recall_ceiling(torch.tensor(pocket.caption_matches("test"))),
-    )
+def fits_memory(clip: ClipBundle, count: int) -> bool:
+    """Whether pictures are few and small enough to be kept as bytes instead of read again."""
+    return count * clip.to_pixels(Image.new("RGB", (1, 1))).numel() <= KEPT_BYTES
 
 
 def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
-    """Encodes all texts once; reads val's pictures, which every epoch looks at, once."""
+    """Encodes all texts once; keeps val's pictures, which every epoch looks at, if they fit."""
+    held_out, templates = data.zero_shot_held_out, TEMPLATE_SETS[data.templates]
     return EvaluationSets(
-        prepare_retrieval(clip, data.val),
+        prepare_retrieval(clip, data.val, read=fits_memory(clip, len(data.val))),
         prepare_retrieval(clip, data.test, read=False),
-        prepare_zero_shot(clip, data.zero_shot_val),
-        prepare_zero_shot(clip, data.zero_shot, read=False),
-        prepare_zero_shot(clip, data.zero_shot_held_out, read=False),
+        prepare_zero_shot(
+            clip, data.zero_shot_val, fits_memory(clip, len(data.zero_shot_val)), templates
+        ),
+        prepare_zero_shot(clip, data.zero_shot, False, templates),
+        None if held_out is None else prepare_zero_shot(clip, held_out, False, templates),
+    )
+
+
+def obtain_features(
+    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path
+) -> FrozenFeatures:
+    """Extracts a data set's features into a folder, unless they are there already.
+
+    The file's name tells what they were made from: CLIP's weights, how regions are found, and the
+    pictures (by path, size and time) with their captions.
+
+    Raises:
+        ValueError: as `extract_features`, or the file that is there is damaged.
+    """
+    stats = [(str(path.absolute()), path.stat()) for path in dataset.paths]
+    made_from = [
+        fingerprint(*clip.model.state_dict().values()),
+        asdict(profile.regions),
+        [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
+        dataset.captions,
+    ]
+    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
+    path = folder / f"features-{key}.safetensors"
+    if path.exists():
+        say(f"Loaded the features in {path}.")
+        return FrozenFeatures.load(path)
+    features = extract_features(clip, choose_detector(profile, clip), dataset, profile.regions)
+    if is_main_process():
+        features.save(path)
+    return features
+
+
+def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
+    """A profile's detector, on the device of its CLIP."""
+    regions = profile.regions
+    return load_detector(
+        regions.detector,
+        confidence=regions.confidence,
+        max_regions=regions.max_regions,
+        device=clip.device,
     )
 
 
 def obtain_teacher(
-    profile: Profile, clip: ClipBundle, features: FrozenFeatures | None, saved: Path
+    profile: Profile,
+    clip: ClipBundle,
+    features: FrozenFeatures | None,
+    saved: Path,
+    checkpoint: Path | None = None,
 ) -> TeacherRun:
-    """Trains the teacher on features of the training data; without any, loads the saved one."""
+    """Trains the teacher on features of the training data; without any, loads the saved one.
+
+    With a checkpoint, training goes on from where it was left, if it was, and keeps it.
+    """
     if features is None:
-        teacher, history = load_teacher(clip.model.visual.output_dim, profile, saved)
-        print(f"Loaded the saved teacher: {len(history)} epochs.")
+        teacher, history = load_teacher(clip.embed_dim, profile, saved)
+        say(f"Loaded the saved teacher: {len(history)} epochs.")
         return TeacherRun(teacher, history)
-    run = train_teacher(features, profile.teacher, profile.regions, profile.seed)
-    save_teacher(run.teacher, run.history, profile, saved)
-    print(f"Trained the teacher now: {len(run.history)} epochs.")
+    run = train_teacher(features, profile.teacher, profile.regions, profile.seed, checkpoint)
+    if is_main_process():
+        save_teacher(run.teacher, run.history, profile, saved)
+    say(f"Trained the teacher now: {len(run.history)} epochs.")
     return run
 
 
@@ -106,8 +127,11 @@ def obtain_arms(
     features: FrozenFeatures | None,
     sets: EvaluationSets,
     saved: Path,
+    checkpoints: Path | None = None,
 ) -> dict[str, Arm]:
     """Trains contrastive and dclip; without features of the training data, loads the saved ones.
+
+    With a folder of checkpoints, each training goes on from where it was left, if it was.
 
     Returns:
         clip (untouched), contrastive and dclip, by name. Trained ones are rounded to the half
@@ -116,24 +140,23 @@ def obtain_arms(
     if features is None:
         return load_arms(clip, saved)
     arms = {"clip": Arm("clip", clip)}
-    pixels = read_pixels(clip, train.paths)
+    kept = fits_memory(clip, len(train))
+    pictures = read_pixels(clip, train.paths) if kept else train.paths
     targets = embed_with_teacher(teacher, features, profile.regions)
     for name, embeddings in (("contrastive", None), ("dclip", targets)):
-        arm = train_arm(name, clip, pixels, features, profile, sets, embeddings)
+        checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
+        trained_on = pictures, features, profile, sets, embeddings, checkpoint
+        arm = train_arm(name, clip, *trained_on, texts=train.texts)
         arms[name] = round_tower(arm)
-        save_arm(arm, saved)
-    print("Trained the arms now.")
+        if is_main_process():
+            save_arm(arm, saved)
+    say("Trained the arms now.")
     return arms
 
 
 def train_all(profile: Profile, clip: ClipBundle, data: WalkData, folder: Path) -> None:
     """Trains a profile's teacher and arms into a folder."""
-    detector = load_detector(
-        profile.regions.detector,
-        confidence=profile.regions.confidence,
-        max_regions=profile.regions.max_regions,
-    )
-    features = extract_features(clip, detector, data.train, profile.regions)
+    features = extract_features(clip, choose_detector(profile, clip), data.train, profile.regions)
     teacher = obtain_teacher(profile, clip, features, folder).teacher
     sets = prepare_evaluation(clip, data)
     obtain_arms(profile, clip, teacher, data.train, features, sets, folder)
@@ -149,7 +172,7 @@ def find_saved(profile: Profile, clip: ClipBundle, data: WalkData, folder: str =
         data: to train with.
         folder: where a run of yours left them, instead.
     """
-    if folder or profile.name == "pocket":
+    if folder or profile.name == profile.data == "pocket":
         return Path(folder) if folder else asset_path("pocket_arms")
     place = Path("../runs", profile.name, "arms")  # from notebooks/
     if not (place / "dclip.json").exists():  # the last to be written

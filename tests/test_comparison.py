@@ -12,14 +12,16 @@ from dclip_kit.comparison import (
     compare,
     draw_queries,
     format_retrieval,
+    format_zero_shot,
     measure_mixes,
     recall_gains,
     say_gain,
     won_and_lost,
 )
 from dclip_kit.embedding import encode_images
-from dclip_kit.evaluate import Candidate, RetrievalSet, ZeroShotSet, evaluate_zero_shot
+from dclip_kit.evaluate import RetrievalSet, ZeroShot, ZeroShotSet, evaluate_zero_shot
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics
+from dclip_kit.selection import Candidate
 from dclip_kit.student import clone_clip, interpolate
 
 OWNER = torch.tensor([0, 0, 1, 2])  # three pictures, four captions
@@ -186,6 +188,27 @@ def test_bad_mixes_are_named(arms, sets) -> None:
     labels = (encode_images(arms["clip"].clip, sets[1].pictures) @ torch.eye(32)).argmin(1)
     with pytest.raises(ValueError, match="got none right"):
         measure_mixes(arms, sets[0], replace(sets[1], labels=labels), progress=False)
+
+
+def test_zero_shot_is_said_with_intervals_and_what_is_kept() -> None:
+    def result(right: int) -> ZeroShot:
+        correct = torch.arange(20) < right
+        return ZeroShot(correct, right / 20, None, None)
+
+    first, second = format_zero_shot({"clip": result(20), "dclip": result(10)}).splitlines()
+    assert first == "clip: 100.0 [100.0–100.0] %"
+    low, high = re.fullmatch(
+        r"dclip: 50\.0 \[(.+)–(.+)\] %, 50\.0 \[\1–\2\] % of the first's", second
+    ).groups()
+    assert 20 < float(low) < 50 < float(high) < 80
+    nothing = format_zero_shot({"clip": result(0), "dclip": result(10)})
+    assert "of the first's" not in nothing
+
+
+def test_columns_are_as_wide_as_their_names(before, after) -> None:
+    table = format_retrieval({"a": before, "runs/of last week/dclip": after})
+    lines = [line for line in table.splitlines() if line]
+    assert {len(line) for line in lines} == {13 + 2 * len("  runs/of last week/dclip")}
 
 
 def test_a_table_of_nothing_is_an_error() -> None:

@@ -21,6 +21,12 @@ def test_a_profile_is_found_saved_and_cannot_be_changed(name) -> None:
             setattr(part, fields(part)[0].name, None)
 
 
+def test_only_the_paper_asks_for_its_data() -> None:
+    for name, profile in PROFILES.items():
+        asked = "" if name == "paper" else "pocket"
+        assert profile.data == profile.zero_shot == asked and not profile.test
+
+
 def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="pocket, base, paper, got 'big'"):
         get_profile("big")

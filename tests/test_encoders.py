@@ -11,8 +11,10 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from dclip_kit import hub
 from dclip_kit.assets import asset_path
 from dclip_kit.embedding import encode_images, encode_texts
 from dclip_kit.encoders import export_clip, load_clip
@@ -23,15 +25,17 @@ TEXTS = ["a red ball", "two dogs, seven boats & an apple on a long table by the 
 PLAIN = """
 import sys
 sys.modules["dclip_kit"] = None
+from pathlib import Path
 import open_clip, torch
 from PIL import Image
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 result, folder, *pictures = sys.argv[1:]
 model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=f"{folder}/merges.txt.gz")
+merges = Path(folder, "merges.txt.gz")
+vocabulary = {"bpe_path": str(merges)} if merges.exists() else {}
+tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **vocabulary)
 model.eval()
-model.visual.to(memory_format=torch.channels_last)  # as here: it orders a convolution's sums
 with torch.no_grad():
     images = model.encode_image(torch.stack([preprocess(Image.open(p)) for p in pictures]), True)
     ids = tokenizer(TEXTS)
@@ -66,7 +70,11 @@ def test_plain_open_clip_computes_what_was_exported(clip, captioned, tmp_path) -
 def test_plain_open_clip_loads_the_pocket_clip(captioned, tmp_path) -> None:
     clip = load_clip("pocket")
     plain = plain_features(asset_path("pocket_clip"), captioned.paths, tmp_path)
-    assert torch.equal(plain["image"], encode_images(clip, captioned.paths))
+    pictures = torch.stack([clip.preprocess(Image.open(path)) for path in captioned.paths])
+    with torch.no_grad():
+        assert torch.equal(plain["image"], clip.model.encode_image(pictures, normalize=True))
+    # With its numbers in the order that convolutions are quick in, the last bits are others.
+    assert torch.allclose(plain["image"], encode_images(clip, captioned.paths), atol=1e-6)
     assert torch.equal(plain["text"], encode_texts(clip, TEXTS))
 
 
@@ -85,6 +93,87 @@ def test_an_export_loads_again_with_all_that_its_architecture_says(
     assert again.preprocess.transforms[-1].mean == [0.4, 0.5, 0.6]
 
 
+def test_an_export_says_that_it_is_quick(make_clip_folder, captioned, tmp_path) -> None:
+    """Also where the model was made quick beside a config that does not say so."""
+    quick = load_clip(make_clip_folder(quick_gelu=True))
+    silent = {name: value for name, value in quick.model_config.items() if name != "quick_gelu"}
+    export_clip(replace(quick, model_config=silent), tmp_path)
+    again = load_clip(tmp_path)
+    assert again.model_config["quick_gelu"] is True and "quick_gelu" not in silent
+    assert torch.equal(encode_images(again, captioned.paths), encode_images(quick, captioned.paths))
+
+
+def test_an_export_leaves_nothing_else_behind(clip, tmp_path) -> None:
+    export_clip(clip, tmp_path)
+    names = {"open_clip_config.json", "open_clip_model.safetensors", "merges.txt.gz"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.fixture
+def worded_folder(make_clip_folder) -> Path:
+    """A CLIP whose tokenizer is transformers', of whole words, as SigLIP's is of pieces."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["a", "red", "ball", "dogs", "sea"]
+    ids = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    text = {"hf_tokenizer_name": "timm/no-such-tokenizer", "tokenizer_kwargs": {"clean": "lower"}}
+    folder = make_clip_folder(text_cfg=TINY_TEXT | text)
+    (folder / "merges.txt.gz").unlink()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return folder
+
+
+TINY_TEXT = {"context_length": 12, "vocab_size": 714, "width": 32, "heads": 2, "layers": 2}
+
+
+def test_a_tokenizer_of_transformers_travels_with_its_model(
+    worded_folder, captioned, tmp_path
+) -> None:
+    clip = load_clip(worded_folder)
+    export_clip(clip, tmp_path / "exported")
+    plain = plain_features(tmp_path / "exported", captioned.paths, tmp_path)
+    assert plain["ids"][0, :4].tolist() == [3, 4, 5, 0] and torch.equal(
+        plain["ids"], clip.tokenizer(TEXTS)
+    )
+    assert torch.equal(plain["text"], encode_texts(clip, TEXTS))
+    assert torch.equal(plain["image"], encode_images(clip, captioned.paths))
+
+
+def test_open_clips_own_push_takes_a_loaded_clip(
+    worded_folder, captioned, tmp_path, monkeypatch
+) -> None:
+    """All of it but the network: what would be uploaded loads again and computes the same."""
+    network = {
+        "create_repo": lambda repo_id, **_: repo_id,
+        "repo_type_and_id_from_hf_id": lambda url: (None, *url.split("/")),
+        "list_repo_files": lambda _: [],
+        "get_hf_file_metadata": lambda _: None,
+        "upload_folder": lambda folder_path, **_: shutil.copytree(folder_path, tmp_path / "up"),
+    }
+    for name, function in network.items():  # huggingface_hub 2 lacks some of them
+        module = sys.modules["open_clip.push_to_hf_hub"]  # whose function has taken its name
+        monkeypatch.setattr(module, name, function, raising=False)
+    clip = load_clip(worded_folder)
+    open_clip.push_to_hf_hub(
+        clip.model, clip.tokenizer, clip.model_config, "org/name", safe_serialization=True
+    )
+    again = load_clip(tmp_path / "up")
+    assert again.model_config == clip.model_config
+    assert torch.equal(encode_texts(again, TEXTS), encode_texts(clip, TEXTS))
+    assert torch.equal(encode_images(again, captioned.paths), encode_images(clip, captioned.paths))
+
+
+def test_a_tokenizer_without_its_package_names_the_pip_line(worded_folder, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match="pip install transformers"):
+        load_clip(worded_folder)
+
+
 def test_an_export_takes_the_vocabulary_of_an_earlier_one_away(clip, clip_folder, tmp_path) -> None:
     merges = tmp_path / "merges.txt.gz"
     export_clip(clip, tmp_path)
@@ -101,6 +190,61 @@ def test_a_loaded_clip_is_ready_to_evaluate(clip_folder) -> None:
     assert not clip.model.training
     assert {p.dtype for p in clip.model.parameters()} == {torch.float32}
     assert clip.device == torch.device("cpu")
+
+
+def test_a_folder_may_be_given_as_open_clip_names_it(clip, clip_folder) -> None:
+    again = load_clip(f"local-dir:{clip_folder}")
+    assert again.embed_dim == clip.embed_dim == 32 and again.merges == clip.merges
+    assert torch.equal(encode_texts(again, TEXTS), encode_texts(clip, TEXTS))
+
+
+@pytest.fixture
+def repository(clip_folder, tmp_path, monkeypatch) -> Path:
+    """A place for a CLIP in the cache of downloads."""
+    cached = tmp_path / "models--org--name"
+    (cached / "snapshots/abc").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("abc")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return cached / "snapshots/abc"
+
+
+@pytest.fixture
+def full_text_folder(make_clip_folder) -> Path:
+    """A tiny CLIP with open_clip's own vocabulary."""
+    return make_clip_folder(text_cfg=TINY_TEXT | {"vocab_size": 49408})
+
+
+def test_an_export_may_be_uploaded_and_loads_from_a_repository(
+    full_text_folder, repository, captioned
+) -> None:
+    (full_text_folder / "merges.txt.gz").unlink()
+    clip = load_clip(full_text_folder)
+    export_clip(clip, repository)
+    again = load_clip("hf-hub:org/name")  # as it is on disk once it was downloaded
+    assert again.name == "hf-hub:org/name" and again.model_config == clip.model_config
+    assert torch.equal(encode_texts(again, TEXTS), encode_texts(clip, TEXTS))
+    assert torch.equal(encode_images(again, captioned.paths), encode_images(clip, captioned.paths))
+
+
+def test_a_shortened_vocabulary_cannot_come_from_a_repository(clip_folder, repository) -> None:
+    for file in ("open_clip_config.json", "open_clip_model.safetensors"):
+        shutil.copy(clip_folder / file, repository)
+    with pytest.raises(ValueError, match="714 tokens for hf-hub:org/name, got 49408; load a fold"):
+        load_clip("hf-hub:org/name")
+
+
+@pytest.mark.parametrize("cached", [(), ("open_clip_config.json",)], ids=str)
+def test_a_repository_that_is_not_whole_on_disk_is_one_sentence_at_once(
+    cached, clip_folder, repository
+) -> None:
+    for file in cached:
+        shutil.copy(clip_folder / file, repository)
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="CLIP hf-hub:org/name on disk or a netw") as caught:
+        load_clip("hf-hub:org/name")
+    assert time.monotonic() - began < 5
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
@@ -144,10 +288,31 @@ def test_a_folder_that_is_not_whole_is_named(file, harm, kind, clip_folder, tmp_
         load_clip(folder)
 
 
+@pytest.mark.parametrize("folder", ["/no/such/folder", ""])
+def test_a_reference_to_no_folder_is_named(folder) -> None:
+    with pytest.raises(FileNotFoundError, match=r"Expected open_clip_config.json and"):
+        load_clip(f"local-dir:{folder}")
+
+
 @pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder"])
 def test_an_unknown_name_says_what_is_known(name) -> None:
     with pytest.raises(ValueError, match=f"'pocket', a folder or an architecture .*'{name}'"):
         load_clip(name)
+
+
+@pytest.mark.parametrize("place", ["{}", "local-dir:{}", "hf-hub:org/name"])
+@pytest.mark.parametrize("pretrained", ["openai", "untrained"])
+def test_weights_for_what_has_its_own_are_refused(place, pretrained, clip_folder) -> None:
+    with pytest.raises(ValueError, match=f"no `pretrained` for .*'{pretrained}'; leave it out"):
+        load_clip(place.format(clip_folder), pretrained)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
+def test_a_text_side_that_is_not_on_disk_is_one_sentence_at_once(name) -> None:
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=f"of {name} on disk or a network"):
+        load_clip(name, "untrained")
+    assert time.monotonic() - began < 5
 
 
 def test_weights_that_are_not_on_disk_are_one_sentence_at_once() -> None:
@@ -164,32 +329,64 @@ def test_weights_of_the_other_activation_are_refused() -> None:
 
 
 @pytest.fixture
-def tiny_name(clip_folder, tmp_path, monkeypatch) -> str:
+def tiny_name(full_text_folder, tmp_path, monkeypatch) -> str:
     """The tiny architecture under a name, as open_clip's own have one."""
-    config = json.loads((clip_folder / "open_clip_config.json").read_text())["model_cfg"]
-    (tmp_path / "tiny-test.json").write_text(json.dumps(config))
+    return add_config(full_text_folder, "tiny-test", tmp_path, monkeypatch)
+
+
+def add_config(folder: Path, name: str, tmp_path: Path, monkeypatch) -> str:
+    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / f"{name}.json").write_text(json.dumps(config))
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [])
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {})
-    open_clip.add_model_config(tmp_path / "tiny-test.json")
-    return "tiny-test"
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    return name
 
 
-def test_an_architecture_takes_weights_from_a_file_or_none(tiny_name, clip, clip_folder) -> None:
-    loaded = load_clip(tiny_name, str(clip_folder / "open_clip_model.safetensors"))
+def test_an_architecture_takes_weights_from_a_file_or_none(tiny_name, full_text_folder) -> None:
+    weights = full_text_folder / "open_clip_model.safetensors"
+    loaded = load_clip(tiny_name, str(weights))
     untrained = load_clip(tiny_name, "untrained").model.state_dict()
-    assert loaded.merges is None and loaded.model_config == clip.model_config
-    for name, value in clip.model.state_dict().items():
+    assert loaded.merges is None and loaded.model_config["text_cfg"]["vocab_size"] == 49408
+    for name, value in load_file(weights).items():
         assert torch.equal(loaded.model.state_dict()[name], value), name
-    assert not torch.equal(untrained["visual.proj"], clip.model.visual.proj)
+    assert not torch.equal(untrained["visual.proj"], loaded.model.visual.proj)
+
+
+def test_an_architecture_without_a_vocabulary_to_fit_is_refused(
+    clip_folder, tmp_path, monkeypatch
+) -> None:
+    name = add_config(clip_folder, "short", tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="714 tokens for short, got 49408; load a folder"):
+        load_clip(name, "untrained")
+
+
+def test_a_table_of_embeddings_may_have_rows_to_spare(
+    make_clip_folder, tmp_path, monkeypatch
+) -> None:
+    spare = make_clip_folder(text_cfg=TINY_TEXT | {"vocab_size": 50000})
+    name = add_config(spare, "spare", tmp_path, monkeypatch)
+    assert encode_texts(load_clip(name, "untrained"), TEXTS).isfinite().all()
+    with pytest.raises(ValueError, match=r"50000 tokens .*got 714"):  # another model's merges
+        load_clip(spare)
+
+
+def test_a_tokenizer_guessed_from_a_name_is_refused(
+    full_text_folder, tmp_path, monkeypatch
+) -> None:
+    name = add_config(full_text_folder, "my-siglip", tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="hf_tokenizer_name in the text_cfg of my-siglip"):
+        load_clip(name, "untrained")
 
 
 @pytest.mark.parametrize("harm", [cut, other_architecture, lambda p: p.write_bytes(b"x" * 99)])
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_a_file_of_weights_that_does_not_fit_is_named(
-    harm, suffix, tiny_name, clip_folder, tmp_path
+    harm, suffix, tiny_name, full_text_folder, tmp_path
 ) -> None:
     path = tmp_path / f"weights.{suffix}"
-    shutil.copy(clip_folder / "open_clip_model.safetensors", path)
+    shutil.copy(full_text_folder / "open_clip_model.safetensors", path)
     harm(path)
-    with pytest.raises(ValueError, match=f"Expected weights for tiny-test, but {path}"):
+    with pytest.raises(ValueError, match=f"Expected weights for tiny-test, but {path}") as caught:
         load_clip(tiny_name, str(path))
+    assert "\n" not in str(caught.value)

@@ -1,17 +1,16 @@
-"""Measuring on features made by hand: zero-shot shares, the shortcut probe, the choice of alpha."""
+"""Measuring on features made by hand: retrieval and zero-shot shares."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from dclip_kit import evaluate
-from dclip_kit.config import SelectionRule
 from dclip_kit.datasets import LabelledImages
 from dclip_kit.embedding import encode_images, encode_texts, read_pixels
 from dclip_kit.evaluate import (
+    TEMPLATE_SETS,
     RetrievalSet,
     ZeroShotSet,
     encode_classes,
@@ -20,9 +19,9 @@ from dclip_kit.evaluate import (
     nearest_classes,
     prepare_retrieval,
     prepare_zero_shot,
-    select_alpha,
 )
 from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.student import clone_clip
 
 # Zero-shot and retrieval
 
@@ -48,6 +47,29 @@ def test_zero_shot_counts_all_and_each_domain(
     assert (result.top1, result.top1_domain, result.top1_other) == (top1, domain, other)
 
 
+@pytest.mark.parametrize(
+    ("places", "classes", "top1", "top5"),
+    [
+        ([1, 5, 6, 2], 7, 0.25, 0.75),
+        ([1, 5, 6, 2], 6, 0.25, 0.75),
+        ([1, 5, 2, 2], 5, 0.25, None),  # with five classes every picture would be right
+    ],
+)
+def test_top5_counts_the_five_nearest(
+    places, classes, top1, top5, clip, pixels, monkeypatch
+) -> None:
+    # Nearest come the classes from 1 on; the own class, 0, comes where its place says.
+    nearness = torch.linspace(0.9, 0.3, classes)
+    rows = [[*range(1, place), 0, *range(place, classes)] for place in places]
+    images = torch.stack([nearness[torch.tensor(row).argsort()] for row in rows])
+    monkeypatch.setattr(evaluate, "encode_images", lambda *_, **__: images)
+    data = ZeroShotSet(
+        pixels[:4], torch.zeros(4).long(), torch.eye(classes), torch.ones(classes).bool()
+    )
+    result = evaluate_zero_shot(clip, data)
+    assert (result.top1, result.top5) == (top1, top5)
+
+
 def test_every_second_picture_keeps_its_own_label(clip, pixels) -> None:
     data = ZeroShotSet(pixels[:5], torch.arange(5), torch.eye(5, 32), torch.ones(5).bool())
     half = data.every(2)
@@ -62,6 +84,39 @@ def test_a_class_is_the_mean_of_its_prompts(clip) -> None:
         each = encode_texts(clip, [f"a {name}", f"{name}!", f"the {name} at sea"])
         assert torch.allclose(row, F.normalize(each.mean(0), dim=0), atol=1e-6)
     assert not torch.allclose(got[0], got[1], atol=1e-2)
+
+
+def test_templates_may_be_functions_as_open_clips_are(clip) -> None:
+    texts, functions = ("a {}", "{}!"), (lambda name: f"a {name}", lambda name: f"{name}!")
+    names = ["ball", "dog", "boat"]
+    expected = encode_classes(clip, names, texts)
+    assert torch.equal(encode_classes(clip, names, functions), expected)
+
+
+def test_many_prompts_are_the_same_as_few(clip, monkeypatch) -> None:
+    expected = encode_classes(clip, ["ball", "dog", "boat"])
+    monkeypatch.setattr(evaluate, "_PROMPTS_AT_ONCE", 4)
+    assert torch.allclose(encode_classes(clip, ["ball", "dog", "boat"]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "first"),
+    [
+        ("pocket", 5, "a photo of tench"),
+        ("paper", 1, "a photo of a tench."),
+        ("imagenet", 80, "a bad photo of a tench."),
+    ],
+)
+def test_each_set_of_templates_says_what_it_is_called_for(
+    kind, count, first, clip, captioned, monkeypatch
+) -> None:
+    asked = []
+    labelled = LabelledImages(captioned.paths[:1], (0,), ("tench",), (True,), "drawn")
+    monkeypatch.setattr(
+        evaluate, "encode_texts", lambda _, texts: asked.extend(texts) or torch.ones(len(texts), 3)
+    )
+    prepared = prepare_zero_shot(clip, labelled, False, TEMPLATE_SETS[kind])
+    assert (len(asked), asked[0]) == (count, first) and prepared.class_features.shape == (1, 3)
 
 
 def test_data_is_read_and_encoded_once(clip, captioned) -> None:
@@ -109,54 +164,20 @@ def test_evaluation_embeds_with_the_clip_it_is_given(clip, captioned) -> None:
     assert evaluate_zero_shot(clip, other).top1 == 0
 
 
-# The choice of alpha
-
-
-@pytest.mark.parametrize(
-    ("recall", "top1", "least", "chosen"),
-    [
-        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.8, 0.8, 0.8), 0.95, 1.0),  # the best of those that remember
-        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.8, 0.77, 0.5), 0.95, 0.6),
-        ((0.1, 0.5, 0.3, 0.4), (0.8, 0.7, 0.8, 0.8), 0.95, 1.0),  # not the first that remembers
-        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.7, 0.7, 0.7), 0.95, 0.0),  # none does: untouched
-        ((0.5, 0.2, 0.3, 0.4), (0.8, 0.8, 0.8, 0.8), 0.95, 0.0),  # all are worse than untouched
-        ((0.1, 0.3, 0.3, 0.3), (0.8, 0.8, 0.8, 0.8), 0.95, 0.3),  # the nearest of equals
-        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.8, 0.9, 0.9), 1.05, 1.0),
-        ((0.1, 0.2, 0.3, 0.4), (0.8, 0.8, 0.8, 0.8), 1.05, 0.0),
-    ],
-)
-def test_alpha_is_chosen_by_the_rule(recall, top1, least, chosen, clip, monkeypatch) -> None:
-    alphas = (0.0, 0.3, 0.6, 1.0)
-    before, after = clip, evaluate.interpolate(clip, clip, 0.5)
-    before.model.logit_scale.data.fill_(0)
-    after.model.logit_scale.data.fill_(1)  # so that this weight is the alpha of what is measured
-
-    def measured(values):
-        return lambda bundle, *_, **__: values[
-            alphas.index(round(bundle.model.logit_scale.item(), 3))
-        ]
-
-    retrieval = [SimpleNamespace(text_to_image=SimpleNamespace(recall_at={1: r})) for r in recall]
-    zero_shot = [SimpleNamespace(top1=share) for share in top1]
-    monkeypatch.setattr(evaluate, "evaluate_retrieval", measured(retrieval))
-    monkeypatch.setattr(evaluate, "evaluate_zero_shot", measured(zero_shot))
-    rule = SelectionRule(alphas[1:], least)
-    data = RetrievalSet([], torch.zeros(1, 1), torch.zeros(1).long())
-    classes = ZeroShotSet([], torch.zeros(1).long(), torch.zeros(1, 1), torch.ones(1).bool())
-    selection = select_alpha(before, after, data, classes, rule)
-    assert selection.alpha == chosen
-    assert selection.student.model.logit_scale.item() == pytest.approx(chosen)
-    assert [(c.alpha, c.recall_at_1) for c in selection.candidates] == list(
-        zip(alphas, recall, strict=True)
-    )
-    kept = [c.retention for c in selection.candidates]
-    assert kept == pytest.approx([share / 0.8 for share in top1])
-
-
-def test_a_clip_that_knows_no_class_has_nothing_to_retain(clip, captioned) -> None:
-    texts = encode_texts(clip, captioned.texts)
-    data = RetrievalSet(captioned.paths, texts, captioned.image_of_text)
-    farthest = (encode_images(clip, captioned.paths) @ texts.T).argmin(1)
-    classes = ZeroShotSet(captioned.paths, farthest, texts, torch.ones(len(texts)).bool())
-    with pytest.raises(ValueError, match="knows some of val's classes"):
-        select_alpha(clip, clip, data, classes, SelectionRule())
+@torch.no_grad()
+def test_a_trained_text_tower_encodes_its_own_texts(clip, captioned) -> None:
+    names = ("a dog", "a ball", "a boat")
+    labelled = LabelledImages(captioned.paths[:3], (0, 1, 2), names, (True,) * 3, "three")
+    retrieval, zero_shot = prepare_retrieval(clip, captioned), prepare_zero_shot(clip, labelled)
+    other = clone_clip(clip)
+    other.model.visual.proj.mul_(2)
+    assert retrieval.features_for(other) is retrieval.text_features  # its texts are the same
+    assert zero_shot.features_for(other) is zero_shot.class_features
+    other.model.text_projection.add_(torch.randn_like(other.model.text_projection))
+    own = encode_texts(other, captioned.texts)
+    assert torch.equal(retrieval.features_for(other), own)
+    assert not torch.allclose(retrieval.text_features, own, atol=1e-3)
+    assert torch.equal(zero_shot.every(2).features_for(other), encode_classes(other, names))
+    images = encode_images(other, captioned.paths)
+    expected = retrieval_metrics(images, own, captioned.image_of_text).as_dict()
+    assert evaluate_retrieval(other, retrieval).as_dict() == expected

@@ -2,13 +2,14 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
 import pytest
 
 from dclip_kit import hub
-from dclip_kit.hub import require_weights
+from dclip_kit.hub import require_repository, require_text_files, require_weights
 
 OPENAI = "ViT-B-32-quickgelu", "openai"
 
@@ -44,14 +45,29 @@ def test_each_refused_activation_comes_with_an_architecture_that_has_the_right_o
     assert refused > 20
 
 
+WORDED = {"text_cfg": {"hf_tokenizer_name": "org/words"}}
+TOWERED = {"text_cfg": {"hf_model_name": "org/tower"}}
+ASKED = {
+    "weights": (require_weights, OPENAI, r"weights 'openai'.*once, or give a file"),
+    "repository": (require_repository, ("hf-hub:org/name",), "CLIP hf-hub:org/name.*, or give a f"),
+    "tokenizer": (
+        require_text_files,
+        ("mine", WORDED, False),
+        "tokenizer org/words of mine .*ce.$",
+    ),
+    "text tower": (require_text_files, ("mine", TOWERED, True), "tower org/tower of mine .*once.$"),
+}
+
+
 @pytest.mark.parametrize("offline", [True, False], ids=["told", "found out"])
-def test_no_network_is_one_sentence_at_once(offline, monkeypatch) -> None:
+@pytest.mark.parametrize(("require", "asked", "says"), ASKED.values(), ids=ASKED)
+def test_no_network_is_one_sentence_at_once(offline, require, asked, says, monkeypatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
-    with pytest.raises(FileNotFoundError, match=r"'openai'.*go online once") as caught:
-        require_weights(*OPENAI)
+    with pytest.raises(FileNotFoundError, match=says) as caught:
+        require(*asked)
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
 
@@ -60,8 +76,38 @@ def test_with_a_network_nothing_is_refused(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "is_reachable", lambda url: asked.append(url) or True)
-    require_weights(*OPENAI)
-    assert asked == [hub.constants.ENDPOINT]
+    for require, arguments, _ in ASKED.values():
+        require(*arguments)
+    assert asked == [hub.constants.ENDPOINT] * len(ASKED)
+
+
+@pytest.mark.parametrize("place", ["", "a/b/c", "org/na me"])
+def test_what_names_no_repository_is_refused(place) -> None:
+    with pytest.raises(ValueError, match=f"hf-hub:organisation/name, got 'hf-hub:{place}'"):
+        require_repository(f"hf-hub:{place}")
+
+
+@pytest.mark.parametrize(
+    ("config", "in_folder"),
+    [({}, False), ({"text_cfg": {}}, False), (WORDED, True)],
+)
+def test_a_text_side_of_open_clips_own_needs_nothing(config, in_folder) -> None:
+    require_text_files("mine", config, in_folder)
+
+
+@pytest.fixture
+def put_into_cache(tmp_path, monkeypatch) -> Callable[..., None]:
+    """Makes files of a repository look downloaded."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def put(repository: str, file: str) -> None:
+        cached = tmp_path / f"models--{repository.replace('/', '--')}"
+        (cached / "snapshots/abc").mkdir(parents=True, exist_ok=True)
+        (cached / "refs").mkdir(exist_ok=True)
+        (cached / "refs/main").write_text("abc")
+        (cached / "snapshots/abc" / file).touch()
+
+    return put
 
 
 @pytest.mark.parametrize(
@@ -72,17 +118,29 @@ def test_with_a_network_nothing_is_refused(monkeypatch) -> None:
         ("ViTamin-S", "datacomp1b", "pytorch_model.bin"),  # whose tag names the file
     ],
 )
-def test_weights_on_disk_need_no_network(name, tag, file, tmp_path, monkeypatch) -> None:
-    repository = open_clip.get_pretrained_cfg(name, tag)["hf_hub"].rpartition("/")[0]
-    cached = tmp_path / f"models--{repository.replace('/', '--')}"
-    (cached / "snapshots/abc").mkdir(parents=True)
-    (cached / "refs").mkdir()
-    (cached / "refs/main").write_text("abc")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+def test_weights_on_disk_need_no_network(name, tag, file, put_into_cache) -> None:
     with pytest.raises(FileNotFoundError):
         require_weights(name, tag)
-    (cached / "snapshots/abc" / file).touch()
+    put_into_cache(open_clip.get_pretrained_cfg(name, tag)["hf_hub"].rpartition("/")[0], file)
     require_weights(name, tag)
+
+
+@pytest.mark.parametrize(
+    ("asked", "repository", "files"),
+    [
+        ("repository", "org/name", ("open_clip_config.json", "open_clip_model.safetensors")),
+        ("repository", "org/name", ("open_clip_pytorch_model.bin", "open_clip_config.json")),
+        ("tokenizer", "org/words", ("tokenizer.json",)),
+        ("text tower", "org/tower", ("config.json",)),
+    ],
+)
+def test_what_is_whole_on_disk_needs_no_network(asked, repository, files, put_into_cache) -> None:
+    require, arguments, _ = ASKED[asked]
+    for file in files:
+        with pytest.raises(FileNotFoundError):
+            require(*arguments)
+        put_into_cache(repository, file)
+    require(*arguments)
 
 
 def test_a_file_is_taken_unless_its_name_is_a_tag(tmp_path, monkeypatch) -> None:

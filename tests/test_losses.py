@@ -343,3 +343,15 @@ def test_features_that_are_not_finite_are_named(loss, value):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(*features())
+
+
+def test_captions_may_be_drawn_to_the_teacher_too() -> None:
+    image, text, teacher = (torch.randn(4, 8, requires_grad=True) for _ in range(3))
+    plain = dclip_loss(image, text, teacher, 0.05, 2.0, 0.5)
+    both = dclip_loss(image, text, teacher, 0.05, 2.0, 0.5, distil_text=True)
+    extra = cosine_distillation_loss(text, teacher)
+    assert torch.allclose(both.distillation, plain.distillation + extra)
+    assert torch.allclose(both.total, plain.total + 2 * extra)
+    assert torch.equal(both.contrastive, plain.contrastive)
+    both.total.backward()
+    assert teacher.grad is None and text.grad.abs().sum() > 0

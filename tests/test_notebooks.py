@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dclip_kit.notebooks import format_report, make_static, refresh
+from dclip_kit.notebooks import format_report, make_static, put_badge, refresh
 
 ROOT = Path(__file__).parent.parent
 MAX_CELL_LINES = 15
@@ -308,6 +308,37 @@ def test_a_notebook_run_elsewhere_is_made_static(tmp_path: Path) -> None:
     assert first == {"text/plain": "run me"} and set(second) == {WIDGET}
     assert figure == code_cells(notebook)[2].outputs[0].data
     assert "widgets" not in found.metadata
+
+
+def test_a_badge_goes_below_the_title_and_is_renewed(tmp_path: Path) -> None:
+    page, path = tmp_path / "README.md", tmp_path / "01_first.ipynb"
+    page.write_text("# Kit\n\nWords.\n", encoding="utf-8")
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell("# Why?\n\nSo."), new_code_cell("1")]), path
+    )
+    for repository in ("old/place", "new/place"):
+        put_badge(page, repository)
+        put_badge(path, repository)
+    logo = "[![Binder](https://mybinder.org/badge_logo.svg)]"
+    lab = "https://mybinder.org/v2/gh/new/place/HEAD?urlpath=lab/tree/notebooks"
+    assert page.read_text(encoding="utf-8") == (
+        f"# Kit\n\n{logo}({lab}/00_quickstart.ipynb)\n\nWords.\n"
+    )
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[0].source == f"# Why?\n\n{logo}({lab}/01_first.ipynb)\n\nSo."
+    assert len(notebook.cells) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "repository", "says"),
+    [("# Kit\n\nWords.", "place", "owner/name"), ("Words.", "a/b", "a title at the top")],
+)
+def test_a_badge_is_put_nowhere_else(text, repository, says, tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=says):
+        put_badge(page, repository)
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_refresh_keeps_of_a_widget_its_text(tmp_path: Path) -> None:

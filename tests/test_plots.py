@@ -12,12 +12,13 @@ from PIL import Image
 
 from dclip_kit import plots
 from dclip_kit.arms import Arm, ArmResult
-from dclip_kit.evaluate import Candidate, ZeroShot
+from dclip_kit.evaluate import ZeroShot
 from dclip_kit.metrics import paired_bootstrap, ranks, retrieval_metrics
 from dclip_kit.plots.panels import data_uri
 from dclip_kit.plots.style import ARM_COLORS, PALETTE, arm_colors, escape_text, spread, wrap_text
 from dclip_kit.probe import ShortcutProbe
 from dclip_kit.regions import Regions
+from dclip_kit.selection import Candidate
 
 HOSTILE = '<a href="javascript:alert(1)">x</a><b>y</b>'
 OUR_TAGS = re.compile(r"</?b>|<br>")

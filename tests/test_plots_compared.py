@@ -8,11 +8,11 @@ from test_plots import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
 from dclip_kit.arms import Arm
-from dclip_kit.evaluate import Candidate
 from dclip_kit.metrics import Gain, Interval, skewness
 from dclip_kit.plots.panels import data_uri
 from dclip_kit.plots.style import ARM_COLORS
 from dclip_kit.search import search_images
+from dclip_kit.selection import Candidate
 
 
 def gain(name: str, change: float, spread: float = 0.01, queries: int = 100) -> Gain:

@@ -13,10 +13,11 @@ import torch
 
 from dclip_kit.arms import Arm, ArmResult
 from dclip_kit.config import get_profile
-from dclip_kit.evaluate import Candidate, ZeroShot
+from dclip_kit.evaluate import ZeroShot
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.probe import ShortcutProbe
 from dclip_kit.report import arm_entry, compare_recall, make_report, peak_memory_mb, write_report
+from dclip_kit.selection import Candidate
 
 OWNERS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
 
@@ -114,6 +115,15 @@ def test_a_report_is_json_of_the_promised_shape(report, tmp_path) -> None:
     assert saved["settings"]["selection"]["least_retention"] == 0.955
     del saved["arms"]["dclip"]["zero_shot"]["retention"]
     assert breaches(saved, PROMISED) == ["report.arms.dclip.zero_shot has no retention"]
+
+
+def test_what_is_not_known_stays_open(results) -> None:
+    """Own data has neither a ceiling nor a style that no training shows."""
+    plain = {name: replace(each, held_out=None) for name, each in results.items()}
+    probe = ShortcutProbe(own=0.6, shuffled=0.1, blank=0.05)
+    report = make_report(get_profile("base"), plain, probe, None, 1.0, True)
+    assert report["ceiling"] is None
+    assert report["arms"]["dclip"]["zero_shot"]["top1_held_out_style"] is None
 
 
 def test_gains_are_differences_of_the_right_arms(report) -> None:

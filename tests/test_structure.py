@@ -14,12 +14,13 @@ MAX_LINES = 250
 
 # Imports run downwards only. A module or package of the kit stands on exactly one floor.
 FLOORS = (
-    {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"},
+    {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"}
+    | {"distributed", "printing"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket"},
     {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
-    | {"inspection", "probe"},
-    {"plots", "widgets", "notebooks", "__main__"},
+    | {"inspection", "probe", "selection", "profile_data", "index", "runs"},
+    {"plots", "widgets", "notebooks", "commands", "__main__"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 TOP = len(FLOORS) - 1
@@ -78,7 +79,8 @@ def kit_imports(kit: Path, deep: bool = True) -> dict[str, set[str]]:
         inside = kit.name if name == "__init__" else f"{kit.name}.{name}"
         package = inside if path.name == "__init__.py" else inside.rpartition(".")[0]
         graph[name] = set()
-        for imported in imports(parse(path), package, deep):
+        stub = path.with_suffix(".pyi")  # what it imports once its names are asked for
+        for imported in imports(parse(stub if stub.exists() else path), package, deep):
             if imported == kit.name or imported.startswith(f"{kit.name}."):
                 target = imported.removeprefix(kit.name).lstrip(".")
                 while target not in modules and target:

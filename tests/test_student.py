@@ -74,6 +74,27 @@ FAMILIES = {
         "trunk.attn_pool.latent": ("attention", "last_blocks(1)"),
         "head.proj.weight": ("projection", "attention", "last_blocks(1)"),
     },
+    "SigLIP": {  # whose pooling ends in the joint space
+        "trunk.blocks.11.attn.qkv.weight": ("attention", "last_blocks(1)"),
+        "trunk.blocks.11.mlp.fc1.weight": ("last_blocks(1)",),
+        "trunk.attn_pool.latent": ("attention", "last_blocks(1)"),
+        "trunk.attn_pool.kv.weight": ("attention", "last_blocks(1)"),
+        "trunk.attn_pool.proj.weight": ("projection", "attention", "last_blocks(1)"),
+        "trunk.attn_pool.mlp.fc2.weight": ("projection", "attention", "last_blocks(1)"),
+    },
+    "Perception Encoder": {  # whose pooling is followed by timm's classifier
+        "trunk.blocks.11.mlp.fc1.weight": ("last_blocks(1)",),
+        "trunk.attn_pool.proj.weight": ("attention", "last_blocks(1)"),
+        "trunk.attn_pool.mlp.fc2.weight": ("attention", "last_blocks(1)"),
+        "trunk.head.weight": ("projection", "attention", "last_blocks(1)"),
+    },
+    "MobileCLIP": {
+        "trunk.stages.3.blocks.2.mlp.fc1.conv.weight": (),
+        "trunk.stages.3.blocks.3.token_mixer.qkv.weight": ("attention", "last_blocks(1)"),
+        "trunk.stages.3.blocks.3.token_mixer.mixer.weight": ("last_blocks(1)",),
+        "trunk.final_conv.se.fc1.weight": ("last_blocks(1)",),
+        "trunk.head.fc.weight": ("projection", "attention", "last_blocks(1)"),
+    },
     "ConvNeXt": {  # its blocks are counted anew in each stage
         "trunk.stages.2.blocks.26.mlp.fc1.weight": (),
         "trunk.stages.3.blocks.0.mlp.fc1.weight": (),

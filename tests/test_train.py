@@ -15,6 +15,7 @@ from dclip_kit.regions import region_weights
 from dclip_kit.student import clone_clip
 from dclip_kit.teacher import MetaTeacher
 from dclip_kit.train import apply_teacher, distill, draw_captions, embed_with_teacher, train_teacher
+from dclip_kit.train import progress as progress_module
 from dclip_kit.train import student as student_module
 from dclip_kit.train.loop import split_batches
 
@@ -380,16 +381,18 @@ class Stop(Exception):
 
 
 def run_student(settings=STUDENT, seed=0):
-    def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None):
-        done = distill(clip, pixels, features, settings, targets, seed, checkpoint, None, on_epoch)
+    def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None, **more):
+        more |= {"seed": seed, "checkpoint": checkpoint, "on_epoch": on_epoch}
+        more |= {"texts": [f"picture {index}" for index in range(len(features.text))]}
+        done = distill(clip, pixels, features, settings, targets, **more)
         return done.student.model, done.history
 
     return run
 
 
 def run_teacher(settings=TEACHER, regions=REGIONS, seed=0):
-    def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None):
-        done = train_teacher(features, settings, regions, seed, checkpoint, on_epoch)
+    def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None, **more):
+        done = train_teacher(features, settings, regions, seed, checkpoint, on_epoch, **more)
         return done.teacher, done.history
 
     return run
@@ -402,6 +405,7 @@ RUNS = {
     "student in bf16": run_student(replace(STUDENT, mixed_precision="bf16")),
     "student that accumulates": run_student(replace(STUDENT, gradient_accumulation=2)),
     "student's attention": run_student(replace(STUDENT, train="attention")),
+    "student's text": run_student(replace(STUDENT, train_text=True)),
 }
 
 
@@ -427,6 +431,58 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     again, its_history = run(*given, path, pytest.fail)  # it is done: nothing is trained
     assert torch.equal(weights(again), weights(whole))
     assert figures(its_history) == figures(history)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_stopped_within_an_epoch_ends_as_if_it_had_not_been(
+    name, stop_after, clip, pixels, features, targets, tmp_path
+) -> None:
+    """Two or three steps make an epoch; the checkpoint is written when it is time."""
+    given, run = (clip, pixels, features, targets), RUNS[name]
+    path, expected, losses = tmp_path / "state.safetensors", [], []
+
+    def stop(step, loss) -> None:
+        losses.append(loss)
+        if step + 1 == stop_after:
+            raise Stop
+
+    whole, history = run(*given, on_step=lambda step, loss: expected.append(loss))
+    with pytest.raises(Stop):
+        run(*given, path, on_step=stop, checkpoint_minutes=0.0)
+    torch.manual_seed(123)  # another process has drawn other numbers
+    resumed, its_history = run(*given, path, on_step=lambda step, loss: losses.append(loss))
+    assert losses == expected
+    assert torch.equal(weights(resumed), weights(whole))
+    assert figures(its_history) == figures(history)
+
+
+def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch) -> None:
+    clock, path, written = [1000.0], tmp_path / "state.safetensors", []
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+
+    def on_step(step, loss) -> None:
+        written.append(path.exists())
+        path.unlink(missing_ok=True)
+        clock[0] += 50  # seconds
+
+    settings = replace(TEACHER, epochs=1, batch_size=2)
+    train_teacher(features, settings, REGIONS, checkpoint=path, on_step=on_step)
+    assert written == [False] * 3
+    settings = replace(settings, epochs=3)
+    path.unlink()
+    train_teacher(features, settings, REGIONS, 0, path, on_step=on_step, checkpoint_minutes=1.5)
+    assert written[3:] == [False, False, True, True, False, True, True, False, True]
+    assert path.exists()
+
+
+def test_processes_that_would_go_on_from_different_places_are_refused(
+    features, tmp_path, monkeypatch
+) -> None:
+    places = torch.tensor([[2, 1], [0, 0]])
+    monkeypatch.setattr(progress_module, "gather_rows", lambda own: places)
+    with pytest.raises(ValueError, match=r"one place.*\[\[2, 1\], \[0, 0\]\]; put it where"):
+        train_teacher(features, TEACHER, REGIONS, checkpoint=tmp_path / "state.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -518,6 +574,20 @@ def test_what_cannot_train_is_refused(change, says, clip, pixels, features, targ
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="auto, no, bf16, got 'fp16'"):
         student_module.choose_precision("fp16")
+
+
+def test_the_launchers_precision_holds_where_the_settings_leave_it_open(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert student_module.choose_precision("auto") == "bf16"
+    assert student_module.choose_precision("no") == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert student_module.choose_precision("bf16") == "bf16"
+    with pytest.raises(ValueError, match="no or bf16, got 'fp16'; launch it"):
+        student_module.choose_precision("auto")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert student_module.choose_precision("auto") == "no"
 
 
 def test_features_of_another_width_are_refused(clip, pixels, make_features) -> None:

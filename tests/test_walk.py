@@ -62,11 +62,6 @@ def test_a_walk_begins_with_all_six_sets_and_the_ceiling(data, monkeypatch) -> N
     assert data.ceiling == pytest.approx(sum(1 / fit for fit in fits) / 40)
 
 
-def test_data_that_does_not_come_with_the_kit_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match="got 'coco'; make a WalkData of your own"):
-        load_data(PROFILES["paper"])
-
-
 def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
     sets = prepare_evaluation(clip, data)
     for name in ("val", "test"):
@@ -133,12 +128,53 @@ def test_saved_arms_measure_what_the_trained_ones_did(
     assert other[0]["loss"] > other[0]["contrastive"]
 
 
+def test_features_are_extracted_once_for_what_they_are_made_from(
+    clip, data, detector, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(walk, "load_detector", lambda *_, **__: detector)
+    few = data.val.select(range(3))
+    first = walk.obtain_features(PROFILE, clip, few, tmp_path)
+    assert capsys.readouterr().out == ""
+    again = walk.obtain_features(PROFILE, clip, few, tmp_path)
+    assert capsys.readouterr().out.startswith(f"Loaded the features in {tmp_path}/features-")
+    assert torch.equal(first.region, again.region) and torch.equal(first.token, again.token)
+    other = replace(PROFILE, regions=replace(PROFILE.regions, margin=0.3))
+    walk.obtain_features(other, clip, few, tmp_path)
+    walk.obtain_features(PROFILE, clip, few.select([0, 1]), tmp_path)
+    with torch.no_grad():
+        clip.model.visual.proj += 0.1
+    walk.obtain_features(PROFILE, clip, few, tmp_path)
+    assert capsys.readouterr().out == ""
+    assert len(list(tmp_path.glob("features-*.safetensors"))) == 4
+
+
+def test_too_many_pictures_for_the_memory_stay_on_disk(clip, data, monkeypatch) -> None:
+    assert isinstance(prepare_evaluation(clip, data).val.pictures, torch.Tensor)
+    monkeypatch.setattr(walk, "KEPT_BYTES", 3 * 32 * 32 * len(data.val) - 1)
+    assert prepare_evaluation(clip, data).val.pictures == data.val.paths
+
+
+def test_training_continues_from_its_checkpoints(clip, data, features, sets, tmp_path) -> None:
+    state = tmp_path / "checkpoints"
+    teacher = obtain_teacher(PROFILE, clip, features, tmp_path, state / "teacher.safetensors")
+    arms = obtain_arms(PROFILE, clip, teacher.teacher, data.train, features, sets, tmp_path, state)
+    assert {path.name for path in state.glob("*.safetensors")} == {
+        f"{name}.safetensors" for name in ("teacher", "contrastive", "dclip")
+    }
+    again = obtain_teacher(PROFILE, clip, features, tmp_path, state / "teacher.safetensors")
+    assert again.history == teacher.history  # seconds and all: nothing was trained
+    for name, arm in obtain_arms(
+        PROFILE, clip, again.teacher, data.train, features, sets, tmp_path, state
+    ).items():
+        assert arm.history == arms[name].history
+
+
 def test_a_profile_whose_arms_do_not_come_with_the_kit_trains_them_once(
     clip, data, features, tmp_path, monkeypatch
 ) -> None:
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    monkeypatch.setattr(walk, "load_detector", lambda *_, **__: "a detector")
+    monkeypatch.setattr(walk, "choose_detector", lambda *_: "a detector")
     extracted: list[object] = []
     monkeypatch.setattr(walk, "extract_features", lambda *a: extracted.append(a) or features)
     own = replace(PROFILE, name="base")
@@ -152,7 +188,7 @@ def test_a_profile_whose_arms_do_not_come_with_the_kit_trains_them_once(
 
 
 def test_the_command_leaves_teacher_and_arms_in_the_assets(
-    clip, data, features, sets, tmp_path, monkeypatch
+    clip, data, features, sets, detector, tmp_path, monkeypatch
 ) -> None:
     asked: dict[str, tuple] = {}
 
@@ -167,15 +203,16 @@ def test_the_command_leaves_teacher_and_arms_in_the_assets(
     monkeypatch.setattr(walk, "asset_path", lambda name: tmp_path / name)
     for name, result in [
         ("load_clip", clip),
-        ("load_detector", "a detector"),
+        ("load_detector", detector),
         ("load_data", data),
         ("extract_features", features),
         ("prepare_evaluation", sets),
     ]:
         monkeypatch.setattr(walk, name, record(name, result))
     walk.main()
-    assert asked["load_detector"] == ("pocket", {"confidence": 0.25, "max_regions": 10})
-    assert asked["extract_features"][:3] == (clip, "a detector", data.train)
+    options = {"confidence": 0.25, "max_regions": 10, "device": torch.device("cpu")}
+    assert asked["load_detector"] == ("pocket", options)
+    assert asked["extract_features"][:3] == (clip, detector, data.train)
     written = {path.name for path in Path(tmp_path / "pocket_arms").iterdir()}
     stems = ("teacher", "contrastive", "dclip")
     assert written == {f"{stem}.{kind}" for stem in stems for kind in ("json", "safetensors")}

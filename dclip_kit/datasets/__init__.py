@@ -3,6 +3,13 @@
 from dclip_kit.datasets.curate import PAPER_MIXTURE, curate
 from dclip_kit.datasets.images import CaptionedImages, LabelledImages
 from dclip_kit.datasets.inspect import inspect_data
+from dclip_kit.datasets.labelled import (
+    LABELLED_READERS,
+    read_cifar,
+    read_class_folders,
+    read_imagenet,
+    read_labelled,
+)
 from dclip_kit.datasets.leaks import (
     Leak,
     LeakReport,
@@ -17,6 +24,7 @@ from dclip_kit.datasets.read import READERS, read_captioned, recognise_format
 from dclip_kit.datasets.usable import UsableImages, drop_unusable
 
 __all__ = [
+    "LABELLED_READERS",
     "PAPER_MIXTURE",
     "READERS",
     "CaptionedImages",
@@ -31,6 +39,10 @@ __all__ = [
     "inspect_data",
     "open_picture",
     "read_captioned",
+    "read_cifar",
+    "read_class_folders",
+    "read_imagenet",
+    "read_labelled",
     "read_manifest",
     "recognise_format",
     "remove_leaks",

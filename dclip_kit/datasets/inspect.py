@@ -50,7 +50,7 @@ def inspect_data(
     require_readable(path, images, format)
     split = _all_of(format, path)
     evaluation = [
-        each if isinstance(each, CaptionedImages) else _read_evaluation(each) for each in against
+        each if isinstance(each, CaptionedImages) else read_evaluation(each) for each in against
     ]
     unusable: dict[str, str] = {}
     try:
@@ -126,8 +126,14 @@ def _all_of(format: str, path: Path | str) -> str:
     return "all"
 
 
-def _read_evaluation(path: Path | str) -> CaptionedImages:
-    """Reads an evaluation set by its annotations' word, as a missing picture leaks by name too."""
+def read_evaluation(path: Path | str) -> CaptionedImages:
+    """Reads an evaluation set by its annotations' word, as a missing picture leaks by name too.
+
+    Of Karpathy's these are val and test, of other formats all.
+
+    Raises:
+        ValueError: it cannot be read, or there is nothing.
+    """
     format = recognise_format(path)
     split = "val+test" if format == "karpathy" else _all_of(format, path)
     found = read_format(path, None, format, split, "names")

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import tarfile
@@ -14,6 +13,7 @@ from types import ModuleType
 
 from tqdm.auto import tqdm
 
+from dclip_kit.assets import cache_path
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.datasets.annotations import load_json, path_inside
 from dclip_kit.datasets.folder import PICTURE_SUFFIXES, read_files
@@ -56,7 +56,7 @@ def read_shards(
     if not shards:
         raise ValueError(f"Expected .tar shards at {path}, found none; name a shard or a folder.")
     try:
-        folder = unpack_shards(shards, cache or _cache_folder())
+        folder = unpack_shards(shards, cache or cache_path("shards"))
     except OSError as error:
         raise ValueError(
             f"Expected to unpack the shards at {path}, but it failed ({error}); make room, or give "
@@ -114,11 +114,6 @@ def _import_webdataset() -> ModuleType:
             "'dclip-kit[data]'."
         ) from error
     return webdataset
-
-
-def _cache_folder() -> Path:
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dclip_kit"
-    return Path(os.environ.get("DCLIP_CACHE") or user) / "shards"
 
 
 def _unpack(webdataset: ModuleType, shard: Path, folder: Path, refused: dict[str, str]) -> None:

@@ -1,8 +1,7 @@
 """Fine-tuning the student: distillation, and its contrastive control."""
 
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from math import cos, pi
 from pathlib import Path
@@ -13,17 +12,20 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import StudentSettings
-from dclip_kit.embedding import Pictures, read_pixels
+from dclip_kit.distributed import gather_batch, own_share
+from dclip_kit.embedding import Pictures, choose_pictures, read_pixels
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import dclip_loss
 from dclip_kit.student import Trainable, clone_clip, follows_blocks, freeze
-from dclip_kit.train.loop import History, Row, draw_captions, finish_epoch, resume, split_batches
+from dclip_kit.train.loop import draw_captions, split_batches
+from dclip_kit.train.precision import autocast, choose_precision, fast_attention, keep_statistics
+from dclip_kit.train.progress import History, Progress, Row
+from dclip_kit.train.text import encode_pairs, token_ids, unfreeze_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +48,31 @@ def distill(
     validate: Callable[[ClipBundle], dict[str, float]] | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
     name: str = "student",
+    texts: Sequence[str] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    checkpoint_minutes: float = 10.0,
 ) -> StudentRun:
-    """Fine-tunes a copy of CLIP's image tower; text tower and teacher give no gradient.
+    """Fine-tunes a copy of CLIP's image tower (the text tower only with `train_text`).
+
+    Under `accelerate launch` each process takes its share of every batch, and all end with the same
+    weights as one process would; call it, and what you give it, in all of them.
 
     Args:
         bundle: the untouched CLIP. The student trains where accelerate says, and comes back to
             where this one is.
         pictures: of `features`, in its order: paths, or `read_pixels`' bytes.
         features: of the training pictures, from the same CLIP.
-        settings: what trains and how; `distillation_weight=0` is the contrastive control.
+        settings: what trains and how; `distillation_weight=0` is the contrastive control. With
+            `train_text` the student's text tower is another too: its texts are to be encoded anew.
         teacher_embeddings: from `embed_with_teacher`; may be None for the control.
         seed: of the order; arms with one seed see the same batches.
         checkpoint: file to continue from, and to write after each epoch.
-        validate: figures to add to each epoch's row of history.
-        on_epoch: called after each epoch (plots).
+        validate: figures to add to each epoch's row of history, in every process.
+        on_epoch: called after each epoch (plots), in every process.
         name: of the progress bar.
+        texts: of `features`, in its order; only needed with `train_text`.
+        on_step: called after each step with its number and loss, in every process.
+        checkpoint_minutes: the checkpoint is also written after so many, in the middle of an epoch.
 
     Raises:
         ValueError: lengths or widths differ, a distilling run has no teacher, a feature or the
@@ -68,79 +80,109 @@ def distill(
     """
     _check_distillation(pictures, features, settings, teacher_embeddings)
     torch.manual_seed(seed)
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision="no")  # see `autocast`
     precision = choose_precision(settings.mixed_precision)
     student = clone_clip(bundle)
     student.model.to(accelerator.device)
     trainable = freeze(student, settings.train)
-    tower = student.model.visual
-    chosen = [p for p in tower.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(_group(tower, settings), weight_decay=settings.weight_decay)
+    tower = module = student.model.visual
+    ids = features.text  # what stands for captions
+    if settings.train_text:
+        unfreeze_text(student)
+        module, ids = student.model, token_ids(bundle, texts, len(features.text))
+    chosen = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(_group(module, settings), weight_decay=settings.weight_decay)
     targets = features.text if teacher_embeddings is None else teacher_embeddings
     run = {
         "kind": "student",
         "seed": seed,
-        "data": fingerprint(features.text, features.image_of_text, targets),
+        "data": fingerprint(ids, features.image_of_text, targets),
         **asdict(settings),
         "mixed_precision": precision,
     }
-    progress = resume(checkpoint, tower, optimizer, run)
-    # The wrapped tower itself is called: `encode_image` of the unwrapped model would skip the
-    # gradient synchronisation of many processes.
-    visual, prepared = accelerator.prepare(tower, optimizer)
+    progress = Progress(module, optimizer, run, checkpoint, checkpoint_minutes)
+    # The wrapped module itself is called: `encode_image` of the unwrapped model would skip the
+    # gradient synchronisation of several processes.
+    wrapped, prepared = accelerator.prepare(module, optimizer)
+
+    def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch's image and text features, of which each process makes its share."""
+        images, captions = features.image_of_text[rows[:, 0]], rows[rows >= 0]
+        own_images, own = images[own_share(len(images))], captions[own_share(len(captions))]
+        pixels = student.normalize(_take(bundle, pictures, own_images))
+        given = ids[own].to(accelerator.device)
+        with autocast(accelerator.device, precision), fast_attention(accelerator.device):
+            image, text = (
+                encode_pairs(wrapped, pixels, given)
+                if settings.train_text
+                else (wrapped(pixels), given)
+            )
+        image = F.normalize(image.float(), dim=-1)
+        return gather_batch(image, text.float(), len(images), len(captions))
+
     step_count = settings.epochs * len(_plan(features, settings, seed, 0))
-    bar = tqdm(total=step_count, desc=name, unit="step", delay=2)
-    for epoch in range(progress["epoch"], settings.epochs):
-        visual.train()
+    bar = tqdm(
+        total=step_count, desc=name, unit="step", delay=2, disable=not accelerator.is_main_process
+    )
+    for epoch in range(progress.epoch, settings.epochs):
+        wrapped.train()
         keep_statistics(tower)
-        began, totals = time.monotonic(), torch.zeros(3)
+        progress.start_epoch()
         steps = _plan(features, settings, seed, epoch)
-        bar.update(epoch * len(steps) - bar.n)
-        for step, batches in enumerate(steps, start=epoch * len(steps)):
+        first = epoch * len(steps)
+        bar.update(first + progress.step - bar.n)
+        for step, batches in enumerate(steps[progress.step :], start=first + progress.step):
             for group in prepared.param_groups:
                 group["lr"] = group["peak"] * _schedule(step / step_count, settings)
+            losses = []
             for rows in batches:  # image caption
-                pixels = _take(bundle, pictures, features.image_of_text[rows[:, 0]])
-                image, texts = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
-                with autocast(accelerator.device, precision), fast_attention(accelerator.device):
-                    image_features = visual(student.normalize(pixels))
-                loss = dclip_loss(
-                    F.normalize(image_features.float(), dim=-1)[image],
-                    features.text[texts].to(accelerator.device),
-                    targets[texts].to(accelerator.device),
-                    settings.temperature,
-                    settings.distillation_weight,
-                    settings.contrastive_weight,
-                    same_pair=(image[:, None] == image).to(accelerator.device),
-                )
-                if not loss.total.isfinite():
-                    raise ValueError(
-                        f"Expected a finite loss, got {loss.total.item()} at step {step}; lower "
-                        "the learning rate."
+                of_text, captions = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
+                last = rows is batches[-1]  # gradients are put together after it
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    image_features, text_features = encode(rows)
+                    loss = dclip_loss(
+                        image_features[of_text],
+                        text_features,
+                        targets[captions].to(accelerator.device),
+                        settings.temperature,
+                        settings.distillation_weight,
+                        settings.contrastive_weight,
+                        same_pair=(of_text[:, None] == of_text).to(accelerator.device),
+                        distil_text=settings.train_text,
                     )
-                accelerator.backward(loss.total / len(batches))
-                parts = (loss.total.item(), loss.distillation.item(), loss.contrastive.item())
-                totals += torch.tensor(parts)
+                    if not loss.total.isfinite():
+                        raise ValueError(
+                            f"Expected a finite loss, got {loss.total.item()} at step {step}; "
+                            "lower the learning rate."
+                        )
+                    accelerator.backward(loss.total / len(batches))
+                losses.append(loss.total.item())
+                parts = (losses[-1], loss.distillation.item(), loss.contrastive.item())
+                progress.add(torch.tensor(parts))
             accelerator.clip_grad_norm_(chosen, settings.clip_norm)
             prepared.step()
             prepared.zero_grad()
+            progress.finish_step()
             bar.update()
-        mean = (totals / sum(map(len, steps))).tolist()
+            if on_step:
+                on_step(step, sum(losses) / len(losses))
+        mean = (progress.sums.float() / sum(map(len, steps))).tolist()
         row: Row = {
             "epoch": epoch + 1,
             "loss": mean[0],
             "distillation": mean[1],
             "contrastive": mean[2],
-            "seconds": time.monotonic() - began,
+            "seconds": progress.elapsed(),
         }
-        tower.eval()
+        module.eval()
         row |= validate(student) if validate else {}
-        finish_epoch(row, progress, checkpoint, tower, optimizer, bar)
+        progress.finish_epoch(row, bar)
         if on_epoch:
-            on_epoch(student, progress["history"])
+            on_epoch(student, progress.history)
     bar.close()
+    accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     student.model.requires_grad_(False).eval().to(bundle.device)
-    return StudentRun(student, trainable, progress["history"])
+    return StudentRun(student, trainable, progress.history)
 
 
 def _check_distillation(
@@ -166,42 +208,6 @@ def _check_distillation(
         )
 
 
-def keep_statistics(tower: nn.Module) -> None:
-    """Batch norm goes on normalising by what CLIP saw: a few pictures of one kind would bend it."""
-    for module in tower.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
-def choose_precision(asked: str) -> str:
-    """Turns "auto" into bf16 where the hardware has it, and into fp32 elsewhere.
-
-    Raises:
-        ValueError: the precision is unknown.
-    """
-    if asked in ("no", "bf16"):
-        return asked
-    if asked != "auto":
-        raise ValueError(f"Expected a precision out of auto, no, bf16, got {asked!r}.")
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
-
-
-def fast_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Plain attention on CPUs, whose fused kernel's backward pass took a third of a step."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """For one forward pass.
-
-    Accelerate's would last: the first training's precision holds for every later one in the
-    process, and wraps the tower, so that validation would run in bf16 too.
-    """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def _plan(
     features: FrozenFeatures, settings: StudentSettings, seed: int, epoch: int
 ) -> list[list[Tensor]]:
@@ -213,14 +219,16 @@ def _plan(
 
 
 def _take(bundle: ClipBundle, pictures: Pictures, images: Tensor) -> Tensor:
-    if isinstance(pictures, Tensor):
-        return pictures[images]
-    return read_pixels(bundle, [pictures[i] for i in images.tolist()], progress=False)
+    return read_pixels(bundle, choose_pictures(pictures, images), progress=False)
 
 
-def _group(tower: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
-    """What trains, by its highest learning rate: in the blocks, and after them."""
-    named = [(name, p) for name, p in tower.named_parameters() if p.requires_grad]
+def _group(module: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
+    """What trains, by its highest learning rate: in the blocks (and all texts), and after them."""
+    named = [
+        (name.removeprefix("visual."), parameter)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    ]
     rates = {False: settings.learning_rate * settings.block_rate, True: settings.learning_rate}
     return [
         {"params": [p for name, p in named if follows_blocks(name) == after], "peak": rate}

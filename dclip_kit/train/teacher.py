@@ -1,6 +1,5 @@
 """Training the teacher alone, and applying it."""
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +12,13 @@ from tqdm.auto import tqdm
 
 from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import RegionSettings, TeacherSettings
+from dclip_kit.distributed import gather_batch, is_main_process, own_share
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.regions import region_weights
 from dclip_kit.teacher import MetaTeacher, TeacherOutput
-from dclip_kit.train.loop import History, Row, draw_captions, finish_epoch, resume, split_batches
+from dclip_kit.train.loop import draw_captions, split_batches
+from dclip_kit.train.progress import History, Progress, Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,8 @@ def apply_teacher(
     device = next(teacher.parameters()).device
     region, token = features.regions_of(images), features.tokens_of(texts)
     weights = None
-    if regions.weighted and not getattr(teacher, "caption_free", False):
+    plain = getattr(teacher, "module", teacher)  # of several processes, each wraps its own
+    if regions.weighted and not getattr(plain, "caption_free", False):
         weights = region_weights(
             region.features,
             token.features,
@@ -63,13 +65,24 @@ def apply_teacher(
 def embed_with_teacher(
     teacher: MetaTeacher, features: FrozenFeatures, regions: RegionSettings, batch_size: int = 512
 ) -> Float[Tensor, "text embed"]:
-    """The frozen teacher's embedding of every image-caption pair: the students' targets."""
+    """The frozen teacher's embedding of every image-caption pair: the students' targets.
+
+    It is cheap beside CLIP, so that each of several processes makes them all.
+
+    Args:
+        teacher: trained.
+        features: of the training pictures.
+        regions: as it was trained with.
+        batch_size: pairs at a time; a teacher that attends to padding sees that of such a batch.
+    """
     teacher.eval()
     batches = torch.arange(len(features.text)).split(batch_size)
     return torch.cat(
         [
             apply_teacher(teacher, features, texts, regions).embedding.cpu()
-            for texts in tqdm(batches, desc="teacher embeddings", delay=2)
+            for texts in tqdm(
+                batches, desc="teacher embeddings", delay=2, disable=not is_main_process()
+            )
         ]
     )
 
@@ -81,8 +94,13 @@ def train_teacher(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_epoch: Callable[[MetaTeacher, History], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    checkpoint_minutes: float = 10.0,
 ) -> TeacherRun:
     """Trains the teacher alone, by symmetric InfoNCE against the caption embedding.
+
+    Under `accelerate launch` each process takes its share of every batch, and all end with the same
+    weights as one process would; call it, and what you give it, in all of them.
 
     Args:
         features: of the training pictures, from the frozen CLIP.
@@ -90,19 +108,22 @@ def train_teacher(
         regions: whether regions are weighted.
         seed: of weights and order.
         checkpoint: file to continue from, and to write after each epoch.
-        on_epoch: called after each epoch (plots, more figures).
+        on_epoch: called after each epoch (plots, more figures), in every process.
+        on_step: called after each step with its number and loss, in every process.
+        checkpoint_minutes: the checkpoint is also written after so many, in the middle of an epoch.
 
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
     torch.manual_seed(seed)
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
     teacher = MetaTeacher(
         features.text.shape[1],
         settings.heads,
         settings.layers,
         settings.pooling_temperature,
         settings.caption_free,
+        settings.masked,
     )
     optimizer = torch.optim.AdamW(
         teacher.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -114,35 +135,45 @@ def train_teacher(
         "data": fingerprint(features.region, features.token, features.image_of_text),
         **asdict(settings),
     }
-    progress = resume(checkpoint, teacher, optimizer, run)
+    progress = Progress(teacher, optimizer, run, checkpoint, checkpoint_minutes)
     model, prepared = accelerator.prepare(teacher, optimizer)
-    epochs = range(progress["epoch"], settings.epochs)
     bar = tqdm(
-        epochs,
+        range(progress.epoch, settings.epochs),
         desc="teacher",
         unit="epoch",
-        initial=progress["epoch"],
+        initial=progress.epoch,
         total=settings.epochs,
         delay=2,
+        disable=not accelerator.is_main_process,
     )
     for epoch in bar:
         model.train()
-        began, losses = time.monotonic(), []
-        for rows in split_batches(draw_captions(features, seed, epoch), settings.batch_size):
+        progress.start_epoch()
+        steps = split_batches(draw_captions(features, seed, epoch), settings.batch_size)
+        for rows in steps[progress.step :]:
             texts = rows[:, 0]
-            output = apply_teacher(model, features, texts, regions)
-            target = features.text[texts].to(accelerator.device)
-            loss = contrastive_loss(output.embedding, target, settings.temperature)
+            own = texts[own_share(len(texts))]
+            embedding, target = gather_batch(
+                apply_teacher(model, features, own, regions).embedding,
+                features.text[own].to(accelerator.device),
+                len(texts),
+                len(texts),
+            )
+            loss = contrastive_loss(embedding, target, settings.temperature)
             accelerator.backward(loss)
             prepared.step()
             prepared.zero_grad()
-            losses.append(loss.item())
+            progress.add(torch.tensor(loss.item(), dtype=torch.float64))
+            progress.finish_step()
+            if on_step:
+                on_step(epoch * len(steps) + progress.step - 1, loss.item())
         row: Row = {
             "epoch": epoch + 1,
-            "loss": sum(losses) / len(losses),
-            "seconds": time.monotonic() - began,
+            "loss": progress.sums.item() / len(steps),
+            "seconds": progress.elapsed(),
         }
-        finish_epoch(row, progress, checkpoint, teacher, optimizer, bar)
+        progress.finish_epoch(row, bar)
         if on_epoch:
-            on_epoch(teacher, progress["history"])
-    return TeacherRun(teacher.eval(), progress["history"])
+            on_epoch(teacher, progress.history)
+    accelerator.wait_for_everyone()  # until the main process has written the checkpoint
+    return TeacherRun(teacher.eval(), progress.history)

@@ -1,0 +1,202 @@
+"""Commands on captioned pictures: looking at them, and encoding them."""
+
+import json as json_format
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.config import RegionSettings
+from dclip_kit.printing import printable
+
+_SHOWN = 10  # of a list, in the summary; the JSON has all
+
+
+def inspect(
+    data: Positional[Path],
+    *,
+    images: Path | None = None,
+    format: str | None = None,
+    against: tuple[Path, ...] = (),
+    json: Path | None = None,
+) -> int:
+    """Looks at captioned pictures as training would read them: what is usable, twice, or leaks.
+
+    Exit code 1 only when nothing is usable.
+
+    Args:
+        data: captions.csv, a JSONL, Karpathy's or COCO's JSON, Flickr30k's list, a TSV of
+            Conceptual Captions, a .tar of webdataset, or the folder that has one of these or
+            pictures with a .txt beside each.
+        images: the folder that the pictures' names are below; else it is looked for.
+        format: csv, jsonl, files, karpathy, coco, flickr, conceptual or shards; else recognised.
+        against: evaluation sets whose pictures must not be among these.
+        json: file for the whole report.
+    """
+    if json:
+        require_writable(json)
+    from dclip_kit.checkpoint import write_atomically
+    from dclip_kit.datasets import inspect_data
+
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        report = inspect_data(data, images, format, against)
+    if json:
+        write_atomically(json, json_format.dumps(report, indent=1) + "\n")
+    for line in summarize(report, bool(against)):
+        print(line)
+    for note in notes:
+        if issubclass(note.category, UserWarning):
+            print(f"Note: {printable(str(note.message))}")
+    return 0 if report["pictures"]["usable"] else 1
+
+
+def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
+    """The lines of a report by `inspect_data` that a person reads.
+
+    Args:
+        report: what it returned.
+        compared: whether evaluation sets were given.
+    """
+    pictures, captions = report["pictures"], report["captions"]
+    yield f"Format: {report['format']}"
+    yield f"Pictures: {pictures['usable']:,} usable, {len(pictures['unusable']):,} unusable"
+    yield from _list([f"{each['path']}: {each['reason']}" for each in pictures["unusable"]])
+    yield (
+        f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them longer than "
+        f"CLIP's 77 tokens), {captions['empty']:,} empty"
+    )
+    yield f"Duplicates: {len(report['duplicates']):,} groups of equal pictures"
+    yield from _list([" = ".join(group) for group in report["duplicates"]])
+    if compared:
+        yield f"Leaks: {len(report['leaks']):,} pictures that are evaluation pictures too"
+        twins = ((leak["picture"], leak["evaluation"], leak["by"]) for leak in report["leaks"])
+        yield from _list([f"{picture} is {other}, {by}" for picture, other, by in twins])
+
+
+def _list(lines: Sequence[str]) -> Iterator[str]:
+    yield from (f"  {printable(line)}" for line in lines[:_SHOWN])
+    if len(lines) > _SHOWN:
+        yield f"  … and {len(lines) - _SHOWN:,} more; --json FILE has all"
+
+
+def curate(
+    *,
+    out: Path,
+    against: tuple[Path, ...],
+    coco: Path | None = None,
+    flickr30k: Path | None = None,
+    conceptual_captions: Path | None = None,
+    seed: int = 0,
+    leak_guard: Literal["content", "names"] = "content",
+) -> int:
+    """Draws the paper's training mixture, without evaluation pictures, into a manifest for --data.
+
+    50,000 pictures of COCO, 15,000 of Flickr30k and 10,000 of Conceptual Captions, of which a tenth
+    is held out for val; from those that are given.
+
+    Args:
+        out: the .json file to write.
+        against: the sets to be measured on, such as Karpathy's two files; their val and test
+            pictures are left out.
+        coco: as inspect takes it, such as the folder with annotations/ and train2017/.
+        flickr30k: as inspect takes it.
+        conceptual_captions: as inspect takes it: the TSV over an img2dataset download.
+        seed: of the draw.
+        leak_guard: compare by content too, or by names alone, without reading evaluation pictures.
+    """
+    require_writable(out)
+    from dclip_kit.datasets import curate as draw
+    from dclip_kit.datasets import read_captioned, recognise_format
+    from dclip_kit.datasets.inspect import read_evaluation
+
+    given = {
+        "coco": coco,
+        "flickr30k": flickr30k,
+        "conceptual_captions": conceptual_captions,
+    }
+    evaluation = [read_evaluation(path) for path in against]
+    datasets = {}
+    for name, path in given.items():
+        if path:
+            # Karpathy's trains on restval too; what is drawn is read whole then.
+            split = "train+restval" if recognise_format(path) == "karpathy" else "train"
+            datasets[name] = read_captioned(path, split=split, checks="files").dataset
+    record = draw(datasets, out, evaluation, seed=seed, by_content=leak_guard == "content")
+    for name in datasets:
+        count = record["counts"][name]
+        print(f"{name}: {count['train']:,} for train, {count['val']:,} for val")
+    print(
+        f"Left out: {len(record['leaks']):,} evaluation pictures, {len(record['unusable']):,} "
+        f"unusable. Written to {printable(out)}."
+    )
+    return 0
+
+
+def embed(
+    data: Positional[Path],
+    *,
+    out: Path,
+    model: str,
+    pretrained: str | None,
+    regions: RegionSettings,
+    images: Path | None = None,
+    format: str | None = None,
+    split: str = "train",
+    device: str = "auto",
+) -> int:
+    """Encodes captioned pictures once: whole, region by region, captions and their tokens.
+
+    Writes a safetensors file (tensors image, region, text, token, image_of_text and more), and
+    beside it a JSON with the pictures and captions in the tensors' order, and what was left out.
+
+    Args:
+        data: captioned pictures, as inspect takes them.
+        out: the .safetensors file to write.
+        model: "pocket", an architecture of open_clip, a folder that export wrote, or an arm that
+            distill wrote (runs/x/dclip).
+        pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
+        regions: of the pictures.
+        images: the folder that the pictures' names are below; else it is looked for.
+        format: of the data; else recognised.
+        split: of formats with splits (karpathy, coco): train, val, test, all, …
+        device: auto, cpu, cuda:0, …
+    """
+    require_writable(out)
+    from dclip_kit.checkpoint import write_atomically
+    from dclip_kit.datasets import read_captioned
+    from dclip_kit.detectors import load_detector
+    from dclip_kit.distributed import is_main_process
+    from dclip_kit.features import extract_features
+    from dclip_kit.runs import load_model
+
+    found = read_captioned(data, images, format, split)
+    clip = load_model(model, pretrained, choose_device(device))
+    detector = load_detector(
+        regions.detector,
+        confidence=regions.confidence,
+        max_regions=regions.max_regions,
+        device=clip.device,
+    )
+    features = extract_features(clip, detector, found.dataset, regions)
+    if not is_main_process():
+        return 0
+    features.save(out)
+    unusable = found.unreadable | found.broken_rows
+    record = {
+        "model": clip.name,
+        "pictures": [str(path) for path in found.dataset.paths],
+        "captions": found.dataset.texts,
+        "unusable": [{"path": str(place), "reason": why} for place, why in unusable.items()],
+        "empty_captions": found.empty_captions,
+    }
+    write_atomically(out.with_suffix(".json"), json_format.dumps(record, indent=1) + "\n")
+    print(
+        f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
+        f"{len(features.text):,} captions into {printable(out)}; unusable: "
+        f"{len(unusable):,}; without detections: {int(features.without_detections):,}."
+    )
+    return 0

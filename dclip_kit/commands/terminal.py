@@ -1,0 +1,48 @@
+"""What commands ask of their surroundings: whether a file can be written, and which device."""
+
+import os
+from pathlib import Path
+
+from dclip_kit.printing import printable
+
+
+def require_writable(path: Path, kind: str = "file") -> None:
+    """Checks before the work whether its result can be written.
+
+    Args:
+        path: where to.
+        kind: "file" or "folder".
+
+    Raises:
+        ValueError: something of another kind is there: a folder, a file, a device.
+    """
+    fits = path.is_dir() if kind == "folder" else path.is_file()
+    above = next(each for each in path.absolute().parents if each.exists())
+    if (path.exists() and not fits) or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(
+            f"Expected a {kind} that can be written at {printable(path)}, but something else is "
+            "there or it must not be written; name another."
+        )
+
+
+def choose_device(name: str) -> str:
+    """The device by its name; "auto" is a GPU of one's own if there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        if on_cpu or not torch.cuda.is_available():
+            return "cpu"
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"Expected a device of this machine, such as auto, cpu or cuda:0, got {name!r} "
+            f"({str(error).splitlines()[0]})."
+        ) from error
+    return name

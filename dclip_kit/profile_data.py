@@ -1,0 +1,143 @@
+"""What a profile trains on, chooses on and is measured on: the pocket's data, or one's own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dclip_kit.config import Profile
+from dclip_kit.datasets import CaptionedImages, LabelledImages, read_captioned, read_labelled
+from dclip_kit.datasets.division import halve_labelled
+from dclip_kit.datasets.splits import LeftOut, read_splits, read_test
+from dclip_kit.metrics import recall_ceiling
+from dclip_kit.pocket import data as pocket
+from dclip_kit.printing import say
+
+
+@dataclass(frozen=True, eq=False)
+class WalkData:
+    """A profile's data.
+
+    Attributes:
+        train, val, test: captioned pictures.
+        zero_shot_val, zero_shot, zero_shot_held_out: labelled pictures; those of a style that no
+            training shows are the pocket's, and None elsewhere.
+        ceiling: text→image Recall@1 on test that a perfect model could reach; None where it is not
+            known which other pictures a caption fits.
+        left_out: what of the data could not be used; None for the pocket's, which is whole.
+        templates: what the labelled pictures' classes are put into, of `evaluate.TEMPLATE_SETS`.
+    """
+
+    train: CaptionedImages
+    val: CaptionedImages
+    test: CaptionedImages
+    zero_shot_val: LabelledImages
+    zero_shot: LabelledImages
+    zero_shot_held_out: LabelledImages | None
+    ceiling: float | None
+    left_out: LeftOut | None = None
+    templates: str = "pocket"
+
+
+def load_data(profile: Profile) -> WalkData:
+    """Reads a profile's data; the pocket's is drawn on first use.
+
+    What could not be used of other data is printed.
+
+    Raises:
+        ValueError: data must be given, cannot be read or is too little.
+        ModuleNotFoundError: a library of the extra "data" is needed and not installed.
+    """
+    if not profile.data or not profile.zero_shot:
+        raise ValueError(
+            f"Expected data and zero_shot in the profile {profile.name!r}, got {profile.data!r} "
+            f"and {profile.zero_shot!r}; give as data captioned pictures, or curate's manifest and "
+            "Karpathy's dataset_coco.json as test, and as zero_shot labelled pictures or 'pocket'."
+        )
+    zero_shot_val, zero_shot, held_out = _load_zero_shot(profile)
+    templates = choose_templates(profile.zero_shot, profile.templates)
+    if profile.data == "pocket":
+        return WalkData(
+            train=pocket.load_captioned("train"),
+            val=pocket.load_captioned("val"),
+            test=pocket.load_captioned("test"),
+            zero_shot_val=zero_shot_val,
+            zero_shot=zero_shot,
+            zero_shot_held_out=held_out,
+            ceiling=recall_ceiling(torch.tensor(pocket.caption_matches("test"))),
+            templates=templates,
+        )
+    read = read_splits(
+        profile.data,
+        profile.images or None,
+        profile.test or None,
+        profile.seed,
+        profile.leak_guard == "content",
+    )
+    if str(read.left_out):
+        say(str(read.left_out))
+    return WalkData(
+        train=read.train,
+        val=read.val,
+        test=read.test,
+        zero_shot_val=zero_shot_val,
+        zero_shot=zero_shot,
+        zero_shot_held_out=held_out,
+        ceiling=None,
+        left_out=read.left_out,
+        templates=templates,
+    )
+
+
+def _load_zero_shot(
+    profile: Profile,
+) -> tuple[LabelledImages, LabelledImages, LabelledImages | None]:
+    """What alpha is chosen on, what is measured on, and the held-out style."""
+    if profile.zero_shot != "pocket":
+        val, test = halve_labelled(read_labelled(profile.zero_shot), profile.seed)
+        return val, test, None
+    val, test, held_out = (
+        pocket.load_labelled(split)
+        for split in ("zero_shot_val", "zero_shot", "zero_shot_held_out")
+    )
+    return val, test, held_out
+
+
+def read_measured(
+    data: str, images: Path | None = None, split: str = "test", seed: int = 0
+) -> CaptionedImages:
+    """Captioned pictures to measure on.
+
+    Args:
+        data: "pocket", or as in `read_captioned`.
+        images: as in `read_captioned`.
+        split: "test" as `load_data` makes it, "all", or a split that the format has.
+        seed: of the profile.
+
+    Raises:
+        ValueError: as `read_captioned` and `read_splits`.
+    """
+    if data == "pocket":
+        return pocket.load_captioned(split)
+    if split == "test":
+        return read_test(data, images, seed)
+    return read_captioned(data, images, split=split).dataset
+
+
+def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
+    """All labelled pictures of a reference; for "pocket" those of the held-out style come too."""
+    if reference == "pocket":
+        return pocket.load_labelled("zero_shot"), pocket.load_labelled("zero_shot_held_out")
+    return (read_labelled(reference),)
+
+
+def choose_templates(zero_shot: str, asked: str = "auto") -> str:
+    """The name of the templates for labelled pictures, as `Profile.templates` says.
+
+    Args:
+        zero_shot: as in `Profile`.
+        asked: one of `evaluate.TEMPLATE_SETS`, or "auto".
+    """
+    if asked != "auto":
+        return asked
+    return "pocket" if zero_shot == "pocket" else "imagenet"

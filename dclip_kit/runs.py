@@ -1,0 +1,93 @@
+"""A run's folder: which settings it had, and the models that came out of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dclip_kit.arms import load_arm
+from dclip_kit.checkpoint import write_atomically
+from dclip_kit.config import Profile
+from dclip_kit.datasets.annotations import load_json
+from dclip_kit.encoders import ClipBundle, load_clip
+
+SETTINGS = "settings.json"
+_RECORDS = (SETTINGS, "report.json")  # either says which CLIP the arms beside it are of
+
+
+def require_settings(settings: Profile, folder: Path) -> None:
+    """Checks that a run's folder has no settings yet, or these.
+
+    Raises:
+        ValueError: it has others.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        return
+    old, new = _flat(_read(path)), _flat(json.loads(json.dumps(settings.as_dict())))
+    differing = sorted(name for name in old.keys() | new if old.get(name) != new.get(name))
+    if differing:
+        raise ValueError(
+            f"Expected the settings of the run in {folder}, but they differ in "
+            f"{', '.join(differing)}; give the same ones to continue it, or another --out."
+        )
+
+
+def keep_settings(settings: Profile, folder: Path) -> None:
+    """Writes a run's settings into its folder.
+
+    To be called once data and models are loaded: before, a mistyped name would stay there.
+
+    Raises:
+        ValueError: it has others.
+    """
+    require_settings(settings, folder)
+    write_atomically(folder / SETTINGS, json.dumps(settings.as_dict(), indent=1) + "\n")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        deeper = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if deeper else {f"{prefix}{name}": value}
+    return flat
+
+
+def load_model(
+    reference: str, pretrained: str | None = None, device: torch.device | str = "cpu"
+) -> ClipBundle:
+    """Loads a CLIP, or an arm that `distill` wrote: `runs/x/dclip`, with its run's own CLIP.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_clip` and `load_arm`, or it is a run's whole folder.
+    """
+    place = Path(reference)
+    place = place.with_suffix("") if place.suffix == ".safetensors" else place
+    records = [place.parent / name for name in _RECORDS if (place.parent / name).is_file()]
+    if records and place.with_name(f"{place.name}.json").is_file():
+        record = _read(records[0])
+        settings = record.get("settings", record)
+        if not isinstance(settings, dict) or not {"clip", "pretrained"} <= settings.keys():
+            raise ValueError(f"Expected clip and pretrained among the settings in {records[0]}.")
+        clip = load_clip(settings["clip"], settings["pretrained"], device)
+        return replace(load_arm(place.name, clip, place.parent).clip, name=reference)
+    arms = [each.stem for each in sorted(place.glob("*.safetensors")) if _is_arm(each)]
+    if arms:
+        raise ValueError(
+            f"Expected a model, got the folder of a run; name one of its arms: "
+            f"{', '.join(str(place / name) for name in arms)}."
+        )
+    return load_clip(reference, pretrained, device)
+
+
+def _is_arm(path: Path) -> bool:
+    return path.stem != "teacher" and path.with_suffix(".json").is_file()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record = load_json(path)
+    if not isinstance(record, dict):
+        raise ValueError(f"Expected the settings of a run in {path}, got something else.")
+    return record

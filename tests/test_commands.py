@@ -1,0 +1,401 @@
+"""The commands as a person types them, on small data: what they write, say and refuse."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from test_datasets_coco import write_coco
+from test_datasets_leaks import scene
+from test_datasets_splits import write_own
+from test_profile_data import write_classes
+
+from dclip_kit import detectors, walk
+from dclip_kit.commands import COMMANDS, main
+from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.config import PROFILES
+from dclip_kit.encoders import load_clip
+from dclip_kit.features import FrozenFeatures
+from dclip_kit.printing import printable
+from dclip_kit.profile_data import load_data
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    return write_own(tmp_path / "own", range(20), ("gone.png,a", "0.png, "))
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command; gives its exit code, and what it wrote to stdout and stderr."""
+
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(each) for each in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run_command
+
+
+@pytest.fixture
+def fake_detector(detector, monkeypatch):
+    """Stands in for YOLO, which takes seconds to import."""
+    for module in (detectors, walk):
+        monkeypatch.setattr(module, "load_detector", lambda *_, **__: detector)
+    return detector
+
+
+# inspect
+
+
+def test_inspect_reports_to_a_person_and_in_json(own, run, tmp_path) -> None:
+    shutil.copy(own / "1.png", own / "twin.png")
+    with (own / "captions.csv").open("a") as file:
+        file.write(f"\ntwin.png,{'word ' * 90}")
+    test = write_own(tmp_path / "test", range(18, 24))
+    report = tmp_path / "deep" / "report.json"
+    code, out, _ = run("inspect", own, "--against", test, "--json", report)
+    assert code == 0
+    assert out.splitlines()[:2] == ["Format: csv", "Pictures: 21 usable, 1 unusable"]
+    assert "gone.png: Expected a whole picture" in out
+    assert "Captions: 41 usable (1 of them longer than CLIP's 77 tokens), 1 empty" in out
+    assert f"Duplicates: 1 groups of equal pictures\n  {own}/1.png = {own}/twin.png" in out
+    assert "Leaks: 2 pictures that are evaluation pictures too" in out
+    found = json.loads(report.read_text())
+    assert found.keys() == {"format", "pictures", "captions", "duplicates", "leaks"}
+    assert found["pictures"]["usable"] == 21 and len(found["leaks"]) == 2
+
+
+def test_inspect_fails_only_where_nothing_is_usable(tmp_path, run) -> None:
+    (tmp_path / "captions.csv").write_text("image,caption\ngone.png,a\n")
+    code, out, _ = run("inspect", tmp_path)
+    assert code == 1 and "Pictures: 0 usable, 1 unusable" in out
+
+
+def test_inspect_takes_pictures_and_format_and_tells_notes(own, run, tmp_path) -> None:
+    (tmp_path / "list").mkdir()
+    (own / "captions.csv").rename(tmp_path / "list/mine.txt")
+    for picture in (own / "0.png", own / "3.png"):
+        Image.new("RGB", (8, 8), "red").save(picture)
+    options = ("--format", "csv", "--images", own, "--against", own.parent / "test")
+    write_own(tmp_path / "test", range(40, 43))
+    code, out, _ = run("inspect", tmp_path / "list/mine.txt", *options)
+    assert code == 0 and "Pictures: 20 usable" in out
+    assert "Note: 2 pictures were compared by name" in out
+
+
+def test_long_lists_are_cut_and_names_cannot_steer_the_terminal(tmp_path, run) -> None:
+    rows = "".join(f'"gone{i}\x1b[31m.png",a\n' for i in range(15))
+    (tmp_path / "captions.csv").write_text("image,caption\n" + rows)
+    _, out, _ = run("inspect", tmp_path)
+    assert "\x1b" not in out and "gone0\\x1b[31m.png" in out and "and 5 more" in out
+    assert out.count("gone") // 2 == 10  # the path, and the path in its reason
+
+
+# curate
+
+
+def test_curate_draws_a_mixture_that_distill_takes(run, tmp_path) -> None:
+    write_coco(tmp_path / "coco", "train2017", "", [*range(1, 32)])
+    for number, path in enumerate(sorted(tmp_path.glob("coco/train2017/*"))):
+        scene(500 + number).save(path)
+    write_coco(tmp_path / "eval", "val2017", "", [1, 2])
+    out = tmp_path / "mixture.json"
+    test = write_own(tmp_path / "test", range(700, 703))
+    options = ("--coco", tmp_path / "coco", "--against", tmp_path / "eval", test)
+    code, said, err = run("curate", "--out", out, *options)
+    assert code == 0, err
+    # Of 31 pictures ten have no caption, and two are evaluation pictures by their number.
+    assert said.startswith("coco: 17 for train, 2 for val\nLeft out: 2 evaluation pictures, 10 un")
+    settings = replace(PROFILES["base"], data=str(out), test=str(test))
+    assert len(load_data(settings).train) == 17
+    code, _, err = run("curate", "--out", out, "--against", test)
+    assert code == 2 and "Expected pictures to draw from" in err
+
+
+# detect, embed
+
+
+def test_detect_writes_boxes_and_draws_them(run, fake_detector, pictures, tmp_path) -> None:
+    place = tmp_path / "in" / "deep"
+    place.mkdir(parents=True)
+    for number, picture in enumerate(pictures):
+        picture.save(place / f"{number}.png")
+    (place / "bad.jpg").write_bytes(b"no")
+    out = tmp_path / "found.json"
+    plain = fake_detector.detect([p.convert("RGB") for p in pictures])
+
+    def detect(images, skip_unreadable):
+        assert skip_unreadable
+        kept = [i for i, path in enumerate(images) if path.suffix == ".png"]
+        bad = {i: "broken" for i in range(len(images)) if i not in kept}
+        return detectors.Detections(plain.regions, plain.without_detections, 0, bad)
+
+    object.__setattr__(fake_detector, "detect", detect)
+    code, said, _ = run("detect", tmp_path / "in", "--out", out, "--drawn", tmp_path / "drawn")
+    assert code == 0 and said.startswith("Found 4 regions in 6 pictures, none in 3 of them; 1 can")
+    record = json.loads(out.read_text())
+    assert [len(each["regions"]) for each in record["pictures"]] == [
+        0 if regions.is_whole_image else len(regions) for regions in plain.regions
+    ]
+    assert record["unreadable"] == [{"path": str(place / "bad.jpg"), "reason": "broken"}]
+    shown = next(each for each in record["pictures"] if each["regions"])
+    assert shown["regions"][0].keys() == {"label", "confidence", "xyxy"}
+    for entry, picture in zip(record["pictures"], pictures, strict=True):
+        name = Path(entry["path"]).name
+        drawn = Image.open(tmp_path / "drawn" / "deep" / f"{name}.png")
+        assert drawn.size == picture.size == (entry["width"], entry["height"])
+        assert (drawn.tobytes() != picture.tobytes()) == bool(entry["regions"])
+
+
+def test_embed_writes_features_and_whose_they_are(
+    own, run, fake_detector, clip_folder, tmp_path
+) -> None:
+    out = tmp_path / "features.safetensors"
+    code, said, _ = run("embed", own, "--out", out, "--model", clip_folder)
+    assert code == 0 and "Encoded 20 pictures" in said and "unusable: 1;" in said
+    features = FrozenFeatures.load(out)
+    record = json.loads((tmp_path / "features.json").read_text())
+    assert len(record["pictures"]) == len(features) == 20
+    assert len(record["captions"]) == len(features.text) == 40
+    assert record["unusable"][0]["path"].endswith("gone.png") and record["empty_captions"] == 1
+
+
+# train-teacher, distill, evaluate, export
+
+
+SMALL = (
+    *("--teacher.epochs", "2", "--teacher.heads", "2", "--student.epochs", "2"),
+    *("--student.captions-per-image", "1", "--selection.alphas", "0.5", "1"),
+    *("--selection.least-retention", "0"),
+)
+
+
+@pytest.fixture
+def options(own, clip_folder, tmp_path, fake_detector) -> list[object]:
+    classes = write_classes(tmp_path / "classes", 12)
+    return ["--data", own, "--zero-shot", classes, "--clip", clip_folder, *SMALL]
+
+
+def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None:
+    out = tmp_path / "runs" / "mine"
+    code, said, _ = run("train-teacher", "--out", out, *options)
+    assert (code, said.count("Trained the teacher now")) == (0, 1)
+    assert {"teacher.json", "teacher.safetensors", "settings.json", "checkpoints"} < {
+        each.name for each in out.iterdir()
+    }
+    code, said, err = run("distill", "--out", out, *options)
+    assert code == 0, err
+    assert "16 pictures to train on, 2 to choose on, 2 to measure on." in said
+    assert "Loaded the features" in said and "dclip over contrastive" in said
+    report = json.loads((out / "report.json").read_text())
+    assert report["ceiling"] is None and report["arms"].keys() == {"clip", "contrastive", "dclip"}
+    assert report["arms"]["dclip"]["zero_shot"]["top1_held_out_style"] is None
+    assert report["settings"]["data"] == str(own)
+    assert len(report["left_out"]["unusable"]) == 1
+    checkpoints = sorted(path.name for path in (out / "checkpoints").glob("*.safetensors"))
+    assert checkpoints == [f"{name}.safetensors" for name in ("contrastive", "dclip", "teacher")]
+
+    # Again: nothing is trained anew, and the figures are the same.
+    weights = (out / "dclip.safetensors").read_bytes()
+    (out / "dclip.safetensors").unlink()
+    code, _, _ = run("distill", "--out", out, *options)
+    assert code == 0 and (out / "dclip.safetensors").read_bytes() == weights
+    again = json.loads((out / "report.json").read_text())
+    assert again["arms"] == report["arms"]
+    code, _, err = run("distill", "--out", out, *options, "--student.epochs", "3")
+    assert code == 2 and "they differ in student.epochs" in err
+
+    # The same figures from evaluate, beside the untouched CLIP.
+    figures = tmp_path / "figures.json"
+    models = ("--model", options[5], out / "dclip", "--data", own, "--zero-shot", options[3])
+    code, said, err = run("evaluate", *models, "--json", figures)
+    assert code == 0, err
+    assert "2 pictures, 4 captions" in said and "text → image Recall@1:" in said
+    assert "Zero-shot top-1, classes" in said
+    found = json.loads(figures.read_text())["retrieval"]
+    for key in ("text_to_image", "image_to_text"):
+        assert found[str(out / "dclip")][key] == report["arms"]["dclip"][key]
+
+    code, said, _ = run("export", out / "dclip", "--out", tmp_path / "exported")
+    assert code == 0 and f'"local-dir:{tmp_path}/exported"' in said
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'exported'}")
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        one, before = (each.eval().encode_image(pixels) for each in (model, clip.model))
+    exported = load_clip(tmp_path / "exported").model.encode_image(pixels)
+    torch.testing.assert_close(one, exported)
+    if report["arms"]["dclip"]["alpha"]:
+        assert not torch.allclose(one, before)
+
+
+def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
+    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
+    share = ("--teacher", tmp_path / "a", "--features", tmp_path / "a")
+    code, said, _ = run("distill", "--out", tmp_path / "b", *share, *options)
+    assert code == 0 and "Loaded the saved teacher: 2 epochs." in said
+    assert f"Loaded the features in {tmp_path}/a/features-" in said
+    assert not (tmp_path / "b/teacher.safetensors").exists()
+
+
+def test_a_recipe_is_run_and_its_arms_are_read_back(run, options, own, tmp_path) -> None:
+    """Where the text tower trains too, an arm is both towers, and training needs the captions."""
+    out, published = tmp_path / "run", ("--recipe", "official_code", "--student.learning-rate", "1")
+    code, _, err = run("distill", "--out", out, *options, *published)
+    assert code == 0, err
+    report = json.loads((out / "report.json").read_text())
+    settings = report["settings"]
+    assert settings["student"]["train_text"] and not settings["regions"]["weighted"]
+    figures = tmp_path / "figures.json"
+    measure = ("--data", own, "--zero-shot", options[3], "--json", figures)
+    assert run("evaluate", "--model", out / "contrastive", *measure)[0] == 0
+    found = json.loads(figures.read_text())["retrieval"][str(out / "contrastive")]
+    assert (
+        found["text_to_image"]["recall_at"]
+        == (report["arms"]["contrastive"]["text_to_image"]["recall_at"])
+    )
+
+
+def test_evaluate_may_leave_zero_shot_out_and_take_everything(run, own, clip_folder) -> None:
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "")
+    code, said, _ = run("evaluate", *options, "--split", "all")
+    assert code == 0 and said.startswith("20 pictures, 40 captions") and "Zero-shot" not in said
+
+
+# search
+
+
+@pytest.fixture
+def searched(tmp_path, monkeypatch, clip_folder) -> list[object]:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "in").mkdir()
+    for seed in range(6):
+        scene(seed).save(tmp_path / "in" / f"{seed}\n\x1b.png")
+    return [tmp_path / "in", "a red ball", "--model", clip_folder]
+
+
+def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
+    from dclip_kit.embedding import encode_images, encode_texts
+
+    code, out, err = run("search", *searched, "--top-k", "3")
+    assert code == 0 and "Embedded 6 pictures now, 0 were known" in err
+    paths = sorted(searched[0].iterdir())
+    scores = encode_images(clip, paths) @ encode_texts(clip, ["a red ball"])[0]
+    best = scores.argsort(descending=True)[:3].tolist()
+    assert out.splitlines() == [f"{scores[i]:.3f}  {printable(paths[i])}" for i in best]
+    assert "\x1b" not in out
+    code, out, err = run("search", *searched, "--json", "--top-k", "2")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert [hit["path"] for hit in found] == [str(paths[i]) for i in best[:2]]
+    assert found[0]["score"] == pytest.approx(float(scores[best[0]]))
+
+
+# Refusals: a sentence on stderr, exit code 2, no traceback
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["inspect", "nowhere"], "Expected a file or folder at nowhere, found nothing"),
+        (["inspect", "own", "--format", "xml"], "Expected a format of csv, jsonl"),
+        (["inspect", "own", "--json", "own"], "Expected a file that can be written at own"),
+        (["detect", "nowhere", "--out", "o.json"], "a picture or a folder at nowhere"),
+        (["detect", "empty", "--out", "o.json"], "in empty or in folders below it, found none"),
+        (["detect", "own", "--out", "own/0.png/o.json"], "Expected a file that can be written"),
+        (["detect", "own", "--out", "o.json", "--drawn", "own/0.png"], "Expected a folder that"),
+        (["embed", "nowhere", "--out", "o"], "found nothing"),
+        (["search", "empty", "x"], "Expected pictures ("),
+        (["search", "own", " "], "Expected a query that says something"),
+        (["search", "own", "x", "--top-k", "0"], "a --top-k from 1"),
+        (["search", "own", "x", "--model", "no-such-clip"], "got 'no-such-clip'"),
+        (["search", "own", "x", "--device", "cuda:99"], "Expected a device of this machine"),
+        (["export", "no-such-clip", "--out", "o"], "got 'no-such-clip'"),
+        (["export", "pocket", "--out", "own/0.png"], "Expected a folder that can be written"),
+        (["evaluate", "--data", "nowhere"], "found nothing"),
+        (["evaluate", "--profile", "paper"], "give --data"),
+        (["distill", "--out", "o", "--data", "nowhere"], "found nothing"),
+        (["distill", "--out", "o", "--profile", "paper"], "give as data captioned pictures"),
+        (["train-teacher", "--out", "own/0.png"], "Expected a folder that can be written"),
+        (["distill", "--out", "o", "--profile", "big"], "'big' (choose from 'pocket', 'base'"),
+        (["distill"], "--out"),
+        (["detect", "own", "--out", "o.json", "--confidnce", "1"], "--confidnce"),
+        (["embellish"], "embellish"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    arguments, says, own, run, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*arguments)
+    assert code == 2 and out == ""
+    assert says in " ".join(err.split()) and "Traceback" not in err
+    new = {each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*")} - {
+        each.relative_to(tmp_path).as_posix() for each in before
+    }
+    assert not new
+
+
+def test_stopping_a_command_is_no_traceback(run, own, monkeypatch) -> None:
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dclip_kit.datasets.inspect_data", stop)
+    code, _, err = run("inspect", own)
+    assert code == 130 and "stopped" in err
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_given_and_flows(command, run) -> None:
+    code, out, _ = run(*[command] * bool(command), "--help")
+    assert code == 0 and "usage: python -m dclip_kit" in out
+    assert run()[1].startswith("usage")  # nothing asked is help, too
+
+
+def test_a_profile_sets_the_defaults(run) -> None:
+    for arguments in (["--profile", "base"], ["--profile=base"]):
+        out = " ".join(run("distill", *arguments, "--help")[1].replace("│", "").split())
+        assert "(default: ViT-B-32-quickgelu)" in out and "(default: yolov8n.pt)" in out
+        assert "(default: 1e-06)" in out
+    assert "(default: yolov8x.pt)" in run("detect", "--help", "--profile", "paper")[1]
+    published = " ".join(run("distill", "--recipe", "official_code", "--help")[1].split())
+    assert "(default: attention)" in published
+
+
+# What commands share
+
+
+def test_a_result_goes_where_it_can(tmp_path) -> None:
+    require_writable(tmp_path / "new/deep/o.json")
+    require_writable(tmp_path / "new", "folder")
+    require_writable(tmp_path, "folder")
+    null = Path("/dev/null")
+    for path, kind in [(tmp_path, "file"), (null, "file"), (null, "folder")]:
+        with pytest.raises(ValueError, match=f"Expected a {kind} that can be written"):
+            require_writable(path, kind)
+
+
+def test_the_device_is_chosen(monkeypatch) -> None:
+    assert choose_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("auto") == "cuda:3"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="got 'gpu'"):
+        choose_device("gpu")

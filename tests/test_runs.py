@@ -1,0 +1,81 @@
+"""A run's folder: settings that may not change under it, and models found by their names."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dclip_kit.arms import Arm, save_arm
+from dclip_kit.config import PROFILES
+from dclip_kit.runs import keep_settings, load_model, require_settings
+from dclip_kit.student import clone_clip
+
+
+@pytest.fixture
+def profile(clip_folder):
+    return replace(PROFILES["pocket"], clip=str(clip_folder))
+
+
+@pytest.fixture
+def run(tmp_path, clip, profile):
+    """A run with two arms of the tiny CLIP, of which dclip differs from it."""
+    keep_settings(profile, tmp_path)
+    tuned = clone_clip(clip)
+    with torch.no_grad():
+        for parameter in tuned.model.visual.parameters():
+            parameter += 0.1
+    save_arm(Arm("dclip", tuned, 0.5, (), []), tmp_path)
+    save_arm(Arm("contrastive", clip, 0.5, (), []), tmp_path)
+    return tmp_path
+
+
+def test_settings_are_kept_and_may_not_change(tmp_path, profile) -> None:
+    require_settings(profile, tmp_path)
+    assert not list(tmp_path.iterdir())
+    keep_settings(profile, tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text())["clip"] == profile.clip
+    keep_settings(profile, tmp_path)
+    other = replace(profile, seed=3, student=replace(profile.student, epochs=99))
+    with pytest.raises(ValueError, match=r"they differ in seed, student\.epochs; give the same"):
+        keep_settings(other, tmp_path)
+    with pytest.raises(ValueError, match="they differ in"):
+        require_settings(other, tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text())["seed"] == profile.seed
+
+
+def test_damaged_settings_are_named(tmp_path, profile) -> None:
+    for content in ("{", "[]"):
+        (tmp_path / "settings.json").write_text(content)
+        with pytest.raises(ValueError, match=r"settings\.json"):
+            keep_settings(profile, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["dclip", "dclip.safetensors"])
+def test_an_arm_is_loaded_upon_its_runs_own_clip(run, clip, form) -> None:
+    loaded = load_model(str(run / form), "ignored")
+    assert loaded.name == str(run / form)
+    before, after = clip.model.visual.state_dict(), loaded.model.visual.state_dict()
+    assert all(torch.allclose(after[k], v + 0.1, atol=3e-3) for k, v in before.items())
+    # A report says as much as the settings do.
+    record = json.loads((run / "settings.json").read_text())
+    (run / "settings.json").unlink()
+    (run / "report.json").write_text(json.dumps({"settings": record}))
+    assert load_model(str(run / form)).name == str(run / form)
+
+
+def test_a_runs_whole_folder_names_its_arms(run) -> None:
+    with pytest.raises(ValueError, match=r"name one of its arms: .*/contrastive, .*/dclip\."):
+        load_model(str(run))
+
+
+def test_a_record_that_names_no_clip_says_so(run) -> None:
+    (run / "settings.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"clip and pretrained among .*settings\.json"):
+        load_model(str(run / "dclip"))
+
+
+def test_any_other_clip_is_loaded_as_ever(clip_folder, tmp_path) -> None:
+    assert load_model(str(clip_folder)).name == str(clip_folder)
+    with pytest.raises(ValueError, match="Expected"):
+        load_model(str(tmp_path / "nothing"))
