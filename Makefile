@@ -11,7 +11,7 @@ RUN := $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar \
   --stdout-file - --stderr-file -
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: help setup test demo lab notebooks badges pocket clean
+.PHONY: help setup test demo lab notebooks bench badges pocket clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,11 +40,12 @@ demo: $(READY) ## train and measure DCLIP on the pocket profile, then walk on; s
 	  $(RUN) notebooks/$$each.ipynb $(DEMO)/$$each.ipynb; done
 	@set -e; for each in 04_retrieval_evaluation 05_query_gallery; do \
 	  $(RUN) -p saved ../$(DEMO)/arms notebooks/$$each.ipynb $(DEMO)/$$each.ipynb; done
+	$(RUN) -p run ../$(DEMO)/own_pictures notebooks/06_your_own_pictures.ipynb $(DEMO)/06_your_own_pictures.ipynb
 	$(BIN)/python -m dclip_kit.notebooks static $(DEMO)/*.ipynb
 	$(BIN)/jupyter nbconvert --log-level WARN --coalesce-streams $(DEMO)/*.ipynb
 	$(BIN)/jupyter nbconvert --log-level WARN --to html $(DEMO)/*.ipynb
 	@$(BIN)/python -m dclip_kit.notebooks table $(DEMO)/report.json
-	@echo "Figures: $(CURDIR)/$(DEMO)/00_quickstart.html, and 01 to 05 beside it"
+	@echo "Figures: $(CURDIR)/$(DEMO)/00_quickstart.html, and 01 to 06 beside it"
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --allow-root notebooks
@@ -61,6 +62,10 @@ demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 # tqdm.auto draws bars of text, which live on in a terminal and in HTML, and not widgets, which do
 # not, where the environment has a variable whose name begins with SPYDER.
 demo notebooks: export SPYDER_TEXT_BARS := 1
+
+bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests/benchmarks/README.md
+	mkdir -p runs/bench
+	$(BIN)/python tests/benchmarks/retrieval.py runs/bench/report.json
 
 badges: $(READY) ## put Binder's badge on README and notebooks: make badges REPOSITORY=owner/name
 	$(BIN)/python -m dclip_kit.notebooks badge --repository '$(REPOSITORY)' README.md $(NOTEBOOKS)

@@ -52,7 +52,7 @@ def format_retrieval(retrievals: Mapping[str, RetrievalMetrics], resamples: int 
     """
     if not retrievals:
         raise ValueError("Expected the result of at least one arm, got none.")
-    lines = []
+    blocks = []
     for way, title in WAYS.items():
         found = {name: getattr(result, way) for name, result in retrievals.items()}
         rows = [[title, *found]]
@@ -68,7 +68,10 @@ def format_retrieval(retrievals: Mapping[str, RetrievalMetrics], resamples: int 
                 row.append(f"{100 * spread.estimate:5.1f} [{ends}]")
             rows.append(row)
         rows.append(["median rank", *(f"{each.median_rank:g}" for each in found.values())])
-        wide = max(19, 2 + max(map(len, found)))
+        blocks.append(rows)
+    wide = max(19, *(2 + len(cell) for rows in blocks for row in rows for cell in row[1:]))
+    lines = []
+    for rows in blocks:
         lines += [f"{row[0]:13s}" + "".join(cell.rjust(wide) for cell in row[1:]) for row in rows]
         lines.append("")
     return "\n".join(lines).rstrip()

@@ -115,8 +115,6 @@ PROFILES: dict[str, Profile] = {
         "pocket",
         "pocket",
         None,
-        # The caption-free teacher would lose what lies outside all boxes, such as the place.
-        regions=RegionSettings(whole_image=True),
         # The described teacher reads the caption; its students searched no better than the control.
         teacher=TeacherSettings(caption_free=True, epochs=24),
         # Moving the blocks is what forgets, moving the pooling after them what learns to search.

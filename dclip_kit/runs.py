@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
 
 from dclip_kit.arms import load_arm
@@ -60,6 +61,12 @@ def load_model(
 ) -> ClipBundle:
     """Loads a CLIP, or an arm that `distill` wrote: `runs/x/dclip`, with its run's own CLIP.
 
+    Args:
+        reference: the arm, or as in `load_clip`.
+        pretrained: the weights of an architecture. Other models have their own beside it, so that
+            one tag can be given for several models.
+        device: where to put it.
+
     Raises:
         FileNotFoundError, ValueError: as `load_clip` and `load_arm`, or it is a run's whole folder.
     """
@@ -71,7 +78,7 @@ def load_model(
         settings = record.get("settings", record)
         if not isinstance(settings, dict) or not {"clip", "pretrained"} <= settings.keys():
             raise ValueError(f"Expected clip and pretrained among the settings in {records[0]}.")
-        clip = load_clip(settings["clip"], settings["pretrained"], device)
+        clip = _load_clip(settings["clip"], settings["pretrained"], device)
         return replace(load_arm(place.name, clip, place.parent).clip, name=reference)
     arms = [each.stem for each in sorted(place.glob("*.safetensors")) if _is_arm(each)]
     if arms:
@@ -79,7 +86,12 @@ def load_model(
             f"Expected a model, got the folder of a run; name one of its arms: "
             f"{', '.join(str(place / name) for name in arms)}."
         )
-    return load_clip(reference, pretrained, device)
+    return _load_clip(reference, pretrained, device)
+
+
+def _load_clip(reference: str, pretrained: str | None, device: torch.device | str) -> ClipBundle:
+    named = reference in open_clip.list_models()
+    return load_clip(reference, pretrained if named else None, device)
 
 
 def _is_arm(path: Path) -> bool:

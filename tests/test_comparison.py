@@ -69,6 +69,13 @@ def test_the_table_has_every_arm_metric_and_direction(before, after) -> None:
     assert len({len(line) for block in blocks for line in block}) == 1
 
 
+def test_the_tables_columns_do_not_touch(before, after) -> None:
+    perfect = replace(before, text_to_image=after.text_to_image)
+    text = format_retrieval({"clip": perfect, "dclip": perfect})
+    assert "[100.0–100.0]  100.0 [" in text
+    assert len({len(line) for line in text.splitlines() if line}) == 1
+
+
 def test_the_tables_intervals_are_bootstraps_over_images(before) -> None:
     hits = before.text_to_image.hits(1).double()
     spread = paired_bootstrap(0 * hits, hits, OWNER)

@@ -192,6 +192,36 @@ def test_committed_notebooks_pass(guard: Guard) -> None:
     assert not problems, "\n".join(problems)
 
 
+def repeated(folder: Path, length: int = 4) -> list[str]:
+    """Runs of so many statements that two notebooks share: what they do belongs to the kit."""
+    places: dict[tuple[str, ...], set[str]] = {}
+    for path in notebooks(folder):
+        for cell in code_cells(nbformat.read(path, as_version=4)):
+            if "parameters" in cell.metadata.get("tags", ()):
+                continue
+            done = [ast.unparse(each) for each in statements(cell).body]
+            done = [each for each in done if not each.startswith(("import ", "from "))]
+            for start in range(len(done) - length + 1):
+                places.setdefault(tuple(done[start : start + length]), set()).add(path.name)
+    return [f"{sorted(names)} share {run}" for run, names in places.items() if len(names) > 1]
+
+
+def test_no_two_notebooks_do_the_same() -> None:
+    assert repeated(ROOT / "notebooks") == []
+
+
+def test_what_two_notebooks_share_is_seen(tmp_path: Path) -> None:
+    shared = "import math\na = 1\nb = math.pi\nc = a\nprint(\n    a + b)"
+    for name, source in (
+        ("a", shared),
+        ("b", f"c = 0\n{shared}"),
+        ("c", "a = 1\nb = math.pi\nc = a"),
+    ):
+        nbformat.write(new_notebook(cells=[new_code_cell(source)]), tmp_path / f"{name}.ipynb")
+    (problem,) = repeated(tmp_path)
+    assert problem.startswith("['a.ipynb', 'b.ipynb'] share")
+
+
 def test_no_notebook_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="nothing was checked"):
         notebooks(tmp_path)

@@ -416,6 +416,13 @@ class TestTradeoff:
         assert line.x0 == line.x1 == 0.88 and line.xref == path.xaxis == "x"
         assert set(shown(figure)) == {"keep at least 88.0%", "dclip, α = 1", "clip", "α = 0.5"}
 
+    @pytest.mark.parametrize(("retention", "anchor"), [(0.9, "left"), (1.0, "right")])
+    def test_a_chosen_points_name_has_room(self, clip, retention, anchor) -> None:
+        path = (Candidate(0.0, 0.2, 0.95), Candidate(0.5, 0.3, retention), Candidate(1.0, 0.2, 0.8))
+        figure = plots.plot_tradeoff({"dclip": Arm("dclip", clip, 0.5, path)}, 0.88)
+        (name,) = [each for each in figure.layout.annotations if each.text == "<b>α = 0.5</b>"]
+        assert name.xanchor == anchor
+
     def test_arms_that_stayed_at_clip_are_drawn(self, clip) -> None:
         same = (Candidate(0.0, 0.2, 1.0),)
         arms = {"a": Arm("a", clip, 0.0, same), "b": Arm("b", clip, 0.0, same)}

@@ -57,8 +57,11 @@ def test_an_arm_is_loaded_upon_its_runs_own_clip(run, clip, form) -> None:
     assert loaded.name == str(run / form)
     before, after = clip.model.visual.state_dict(), loaded.model.visual.state_dict()
     assert all(torch.allclose(after[k], v + 0.1, atol=3e-3) for k, v in before.items())
-    # A report says as much as the settings do.
+    # A profile's tag that was left beside a folder is not for it.
     record = json.loads((run / "settings.json").read_text())
+    (run / "settings.json").write_text(json.dumps(record | {"pretrained": "openai"}))
+    assert load_model(str(run / form)).name == str(run / form)
+    # A report says as much as the settings do.
     (run / "settings.json").unlink()
     (run / "report.json").write_text(json.dumps({"settings": record}))
     assert load_model(str(run / form)).name == str(run / form)
@@ -77,5 +80,9 @@ def test_a_record_that_names_no_clip_says_so(run) -> None:
 
 def test_any_other_clip_is_loaded_as_ever(clip_folder, tmp_path) -> None:
     assert load_model(str(clip_folder)).name == str(clip_folder)
+    # A profile's tag is for its architecture, and stands beside models that need none.
+    assert load_model(str(clip_folder), "openai").name == str(clip_folder)
+    with pytest.raises(ValueError, match="no-such-tag"):
+        load_model("ViT-B-32-quickgelu", "no-such-tag")
     with pytest.raises(ValueError, match="Expected"):
         load_model(str(tmp_path / "nothing"))

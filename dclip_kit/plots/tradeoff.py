@@ -117,13 +117,14 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
         )
         if point.alpha == max(each.alpha for each in paths[name].candidates):
             continue  # the end of a path says its α already
+        at_right = point.retention > x[1] - 0.12 * (x[1] - x[0])  # where its text has no room
         add_text(
             figure,
             f"<b>α = {point.alpha:g}</b>",
             point.retention,
             height,
-            xanchor="left",
-            xshift=10,
+            xanchor="right" if at_right else "left",
+            xshift=-10 if at_right else 10,
             yshift=10,
             font={"color": colors[name], "size": SMALL},
             **references(axes),
