@@ -83,7 +83,8 @@ def distill(
     accelerator = Accelerator(mixed_precision="no")  # see `autocast`
     precision = choose_precision(settings.mixed_precision)
     student = clone_clip(bundle)
-    student.model.to(accelerator.device)
+    # As the pictures are laid out: else every step would turn the weights of convolutions around.
+    student.model.to(accelerator.device, memory_format=torch.channels_last)
     trainable = freeze(student, settings.train)
     tower = module = student.model.visual
     ids = features.text  # what stands for captions
