@@ -61,7 +61,7 @@ demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 
 # tqdm.auto draws bars of text, which live on in a terminal and in HTML, and not widgets, which do
 # not, where the environment has a variable whose name begins with SPYDER.
-demo notebooks: export SPYDER_TEXT_BARS := 1
+demo: export SPYDER_TEXT_BARS := 1
 
 bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests/benchmarks/README.md
 	mkdir -p runs/bench

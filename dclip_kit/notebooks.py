@@ -19,6 +19,9 @@ STORED_FIGURES = "plotly_mimetype+png"
 # Of no use without a running kernel: a reader would see an error where the text beside it helps.
 LIVE_WIDGET = "application/vnd.jupyter.widget-view+json"
 BINDER = "https://mybinder.org"
+# Where there is a variable whose name begins so, tqdm.auto draws bars of text, which live on in a
+# stored notebook, and not widgets, which leave a bar that never gets to its end.
+TEXT_BARS = {"SPYDER_TEXT_BARS": "1"}
 
 
 def refresh(path: Path) -> None:
@@ -43,7 +46,7 @@ def refresh(path: Path) -> None:
         store_widget_state=False,
         resources={"metadata": {"path": str(path.parent)}},
     )
-    client.execute(env={**os.environ, "PLOTLY_RENDERER": STORED_FIGURES})
+    client.execute(env={**os.environ, "PLOTLY_RENDERER": STORED_FIGURES, **TEXT_BARS})
     drop_widgets(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
