@@ -18,6 +18,7 @@ from dclip_kit.checkpoint import write_atomically
 STORED_FIGURES = "plotly_mimetype+png"
 # Of no use without a running kernel: a reader would see an error where the text beside it helps.
 LIVE_WIDGET = "application/vnd.jupyter.widget-view+json"
+LARGE = 1_000_000  # characters
 BINDER = "https://mybinder.org"
 # Where there is a variable whose name begins so, tqdm.auto draws bars of text, which live on in a
 # stored notebook, and not widgets, which leave a bar that never gets to its end.
@@ -71,7 +72,22 @@ def make_static(path: Path) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     drop_widgets(notebook)
+    drop_repeats(notebook)
     write_atomically(path, nbformat.writes(notebook) + "\n")
+
+
+def drop_repeats(notebook: Any) -> None:
+    """Keeps one of equal large pieces of HTML: plotly's script, 5 MB each time it is stored."""
+    seen: set[str] = set()
+    for cell in notebook.cells:
+        kept = []
+        for output in cell.get("outputs", []):
+            html = output.get("data", {}).get("text/html", "")
+            if len(html) < LARGE or html not in seen:
+                kept.append(output)
+            seen.add(html)
+        if cell.cell_type == "code":
+            cell.outputs = kept
 
 
 def put_badge(path: Path, repository: str) -> None:

@@ -340,6 +340,18 @@ def test_a_notebook_run_elsewhere_is_made_static(tmp_path: Path) -> None:
     assert "widgets" not in found.metadata
 
 
+def test_a_large_script_is_kept_once(tmp_path: Path) -> None:
+    script, figure = "<script>" + "x" * 1_000_000, "<div>small</div>"
+    shown = [new_output("display_data", data={"text/html": html}) for html in (script, figure)]
+    cells = [new_code_cell("1", outputs=shown), new_code_cell("2", outputs=shown)]
+    path = tmp_path / "run.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    make_static(path)
+    first, second = nbformat.read(path, as_version=4).cells
+    assert [output.data["text/html"] for output in first.outputs] == [script, figure]
+    assert [output.data["text/html"] for output in second.outputs] == [figure]
+
+
 def test_a_badge_goes_below_the_title_and_is_renewed(tmp_path: Path) -> None:
     page, path = tmp_path / "README.md", tmp_path / "01_first.ipynb"
     page.write_text("# Kit\n\nWords.\n", encoding="utf-8")
