@@ -3,13 +3,14 @@
 Axes: region, token, embed; pair, an image-caption pair of a batch.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.embedding import encode_images, encode_tokens, read_tokens
@@ -161,31 +162,6 @@ class MaskingEffect:
     attention_on_padding: Float[Tensor, "pair"]
 
 
-class _Unmasked(nn.Module):
-    """A teacher that takes padding for real (METHOD section 2, row 3)."""
-
-    caption_free = False
-
-    def __init__(self, teacher: MetaTeacher) -> None:
-        super().__init__()
-        self.teacher = teacher
-
-    def forward(
-        self,
-        region_features: Float[Tensor, "image region embed"],
-        region_mask: Bool[Tensor, "image region"],
-        token_features: Float[Tensor, "image token embed"],
-        token_mask: Bool[Tensor, "image token"],
-        region_weights: Float[Tensor, "image region"] | None = None,
-    ) -> TeacherOutput:
-        """As `MetaTeacher`'s, but for the masks; weights are by the number of real regions."""
-        if region_weights is not None:
-            scale = region_weights * region_mask.sum(1, keepdim=True)
-            region_features = region_features * scale[..., None]
-        everything = torch.ones_like(region_mask), torch.ones_like(token_mask)
-        return self.teacher(region_features, everything[0], token_features, everything[1])
-
-
 @torch.no_grad()
 def compare_masking(
     teacher: MetaTeacher,
@@ -211,7 +187,9 @@ def compare_masking(
     teacher.eval()
     alone = [apply_teacher(teacher, features, text[None], settings).embedding for text in texts]
     masked = apply_teacher(teacher, features, texts, settings)
-    unmasked = apply_teacher(_Unmasked(teacher), features, texts, settings)
+    careless = copy.copy(teacher)  # of the same weights
+    careless.masked = False
+    unmasked = apply_teacher(careless, features, texts, settings)
     images = features.image_of_text[texts]
     real = features.regions_of(images).mask, features.tokens_of(texts).mask
     every = torch.cat(real, dim=1)

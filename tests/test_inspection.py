@@ -171,6 +171,7 @@ def test_masked_company_changes_nothing_and_unmasked_does(features, weighted) ->
     texts = torch.arange(len(features.text))
     effect = compare_masking(teacher, features, texts, settings)
     assert torch.allclose(effect.masked, torch.ones(len(texts)), atol=1e-5)
+    assert teacher.masked  # a copy took padding for real
     regions = features.region_count[features.image_of_text[texts]]
     room = int(regions.max() + features.token_count[texts].max())
     padding = 1 - (regions + features.token_count[texts]) / room
