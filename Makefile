@@ -61,7 +61,9 @@ demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 
 # tqdm.auto draws bars of text, which live on in a terminal and in HTML, and not widgets, which do
 # not, where the environment has a variable whose name begins with SPYDER.
-demo: export SPYDER_TEXT_BARS := 1
+# nbval reads what a cell sends only when the cell has ended, and what does not fit the queue until
+# then is lost, the message that it has ended among them: widgets send more than twice as much.
+demo test: export SPYDER_TEXT_BARS := 1
 
 bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests/benchmarks/README.md
 	mkdir -p runs/bench
