@@ -9,7 +9,13 @@ Axes of tensors, as type annotations name them:
     query, candidate: what searches, and what is ranked.
 """
 
+import os
+
 import lazy_loader
+
+# PyTorch's threads sleep while they wait for each other, instead of spinning: spinning, beside any
+# other busy program, made training on two cores ten times slower. Read when PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The public names stand in __init__.pyi, beside this file, and are imported on first use: PyTorch
 # and open_clip take seconds, which `python -m dclip_kit --help` need not wait for.
