@@ -13,9 +13,9 @@ import os
 
 import lazy_loader
 
-# PyTorch's threads sleep while they wait for each other, instead of spinning: spinning, beside any
-# other busy program, made training on two cores ten times slower. Read when PyTorch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from dclip_kit.threads import choose_threads
+
+choose_threads(os.environ)  # before anything of the kit imports PyTorch, which reads them
 
 # The public names stand in __init__.pyi, beside this file, and are imported on first use: PyTorch
 # and open_clip take seconds, which `python -m dclip_kit --help` need not wait for.

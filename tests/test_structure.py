@@ -15,7 +15,7 @@ MAX_LINES = 250
 # Imports run downwards only. A module or package of the kit stands on exactly one floor.
 FLOORS = (
     {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"}
-    | {"distributed", "printing"},
+    | {"distributed", "printing", "threads"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket"},
     {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}

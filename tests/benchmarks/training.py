@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -154,7 +155,7 @@ def time_steps(train: Callable[[Callable[[int, float], None]], Any]) -> list[flo
     """Seconds between the ends of a training's steps."""
     ends: list[float] = []
     train(lambda step, loss: ends.append(time.perf_counter()))
-    return [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    return [after - before for before, after in pairwise(ends)]
 
 
 CONTENDERS: dict[str, Callable[[], list[float]]] = {

@@ -1,0 +1,43 @@
+"""How many threads PyTorch computes with, and how they wait; decided before it is loaded."""
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def allowed_cores(folder: Path = CGROUPS) -> float | None:
+    """The share of the machine's cores that this container may use, in cores; None: all of them.
+
+    Args:
+        folder: where Linux says so: in cpu.max, or in cpu/cpu.cfs_*_us before its second version.
+    """
+    try:
+        words = (folder / "cpu.max").read_text(encoding="ascii").split()
+    except OSError:
+        try:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            words = [(folder / "cpu" / name).read_text(encoding="ascii").strip() for name in names]
+        except OSError:
+            return None
+    limited = len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and words[1] != "0"
+    return int(words[0]) / int(words[1]) if limited else None
+
+
+def choose_threads(environment: MutableMapping[str, str], folder: Path = CGROUPS) -> None:
+    """Sets OpenMP's variables, those that the user has not set.
+
+    Threads that wait for each other spin by default. Beside any other busy program, or where a
+    container may use fewer cores than it sees (as on Binder), each then waits for one that is not
+    running: training on two cores became ten times slower. So they sleep, and there are no more of
+    them than cores to use.
+
+    Args:
+        environment: `os.environ`, before torch is imported.
+        folder: as in `allowed_cores`.
+    """
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    cores = allowed_cores(folder)
+    if cores is not None and cores < (os.cpu_count() or 1):
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, int(cores))))
