@@ -1,4 +1,4 @@
-from .arms import evaluate_arm, load_arm, train_arm
+from .arms import load_arm, train_arm
 from .config import Profile, get_profile
 from .datasets import CaptionedImages, LabelledImages
 from .detectors import load_detector
@@ -13,6 +13,7 @@ from .regions import Regions, region_weights
 from .student import freeze, interpolate
 from .teacher import MetaTeacher
 from .train import distill, train_teacher
+from .walk import evaluate_arms
 
 __all__ = [
     "CaptionedImages",
@@ -29,7 +30,7 @@ __all__ = [
     "encode_images",
     "encode_texts",
     "encode_tokens",
-    "evaluate_arm",
+    "evaluate_arms",
     "evaluate_retrieval",
     "evaluate_zero_shot",
     "export_clip",

@@ -127,17 +127,6 @@ def train_arm(
     return Arm(name, *found, trained_text=settings.train_text)
 
 
-def evaluate_arm(arm: Arm, sets: EvaluationSets) -> ArmResult:
-    """Measures an arm on test: retrieval, zero-shot, zero-shot in a held-out style if any."""
-    held_out = sets.zero_shot_held_out
-    return ArmResult(
-        arm,
-        evaluate_retrieval(arm.clip, sets.test),
-        evaluate_zero_shot(arm.clip, sets.zero_shot),
-        None if held_out is None else evaluate_zero_shot(arm.clip, held_out),
-    )
-
-
 def save_arm(arm: Arm, folder: Path) -> None:
     """Writes what of an arm has trained (fp16), its image tower mostly, and how it came about."""
     weights = _halve(_trained_part(arm.clip, arm.trained_text))

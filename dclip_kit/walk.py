@@ -5,13 +5,16 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from dclip_kit.arms import (
     Arm,
+    ArmResult,
     EvaluationSets,
     load_arms,
     load_teacher,
@@ -28,7 +31,13 @@ from dclip_kit.detectors import Detector, load_detector
 from dclip_kit.distributed import is_main_process
 from dclip_kit.embedding import read_pixels
 from dclip_kit.encoders import ClipBundle, load_clip
-from dclip_kit.evaluate import TEMPLATE_SETS, prepare_retrieval, prepare_zero_shot
+from dclip_kit.evaluate import (
+    TEMPLATE_SETS,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+    prepare_retrieval,
+    prepare_zero_shot,
+)
 from dclip_kit.features import FrozenFeatures, extract_features
 from dclip_kit.printing import say
 from dclip_kit.profile_data import WalkData, load_data
@@ -152,6 +161,29 @@ def obtain_arms(
             save_arm(arm, saved)
     say("Trained the arms now.")
     return arms
+
+
+def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, ArmResult]:
+    """Measures arms on test: retrieval, zero-shot, zero-shot in a held-out style if any.
+
+    A set at a time, whose pictures are read once for all arms if they fit into memory.
+    """
+    clip = next(iter(arms.values())).clip
+
+    def measure(evaluate: Callable[..., Any], data: Any) -> dict[str, Any]:
+        if data is None:
+            return dict.fromkeys(arms)
+        if fits_memory(clip, len(data.pictures)):
+            data = replace(data, pictures=read_pixels(clip, data.pictures))
+        return {name: evaluate(arm.clip, data) for name, arm in arms.items()}
+
+    retrieval = measure(evaluate_retrieval, sets.test)
+    zero_shot = measure(evaluate_zero_shot, sets.zero_shot)
+    held_out = measure(evaluate_zero_shot, sets.zero_shot_held_out)
+    return {
+        name: ArmResult(arm, retrieval[name], zero_shot[name], held_out[name])
+        for name, arm in arms.items()
+    }
 
 
 def train_all(profile: Profile, clip: ClipBundle, data: WalkData, folder: Path) -> None:

@@ -11,7 +11,6 @@ from dclip_kit import arms
 from dclip_kit.arms import (
     Arm,
     EvaluationSets,
-    evaluate_arm,
     load_arm,
     load_arms,
     load_teacher,
@@ -26,7 +25,6 @@ from dclip_kit.evaluate import (
     RetrievalSet,
     ZeroShotSet,
     encode_classes,
-    evaluate_retrieval,
     evaluate_zero_shot,
 )
 from dclip_kit.metrics import retrieval_metrics
@@ -108,20 +106,6 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
     last = arm.history[-1]
     assert last["val_recall_at_1"] == arm.candidates[-1].recall_at_1
     assert last["val_zero_shot"] == evaluate_zero_shot(tuned, sets.zero_shot_val.every(10)).top1
-
-
-def test_an_arm_is_measured_on_test(clip, sets) -> None:
-    arm = Arm("clip", clip)
-    result = evaluate_arm(arm, sets)
-    assert result.arm is arm
-    assert result.retrieval.as_dict() == evaluate_retrieval(clip, sets.test).as_dict()
-    assert result.zero_shot.correct.tolist() == [False] * 3 + [True] * 8
-    assert result.held_out.correct.tolist() == [False] * 7 + [True] * 4
-
-
-def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:
-    result = evaluate_arm(Arm("clip", clip), replace(sets, zero_shot_held_out=None))
-    assert result.held_out is None and result.zero_shot.correct.any()
 
 
 # On disk

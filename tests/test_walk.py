@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from dclip_kit import walk
-from dclip_kit.arms import EvaluationSets
+from dclip_kit import embedding, walk
+from dclip_kit.arms import Arm, EvaluationSets
 from dclip_kit.config import PROFILES, Profile, SelectionRule
+from dclip_kit.datasets import open_picture
 from dclip_kit.embedding import encode_images
+from dclip_kit.evaluate import evaluate_retrieval
 from dclip_kit.metrics import top1_accuracy
 from dclip_kit.pocket import data as pocket
 from dclip_kit.pocket.sprites import load_nouns
+from dclip_kit.student import clone_clip
 from dclip_kit.walk import WalkData, load_data, obtain_arms, obtain_teacher, prepare_evaluation
 
 SPLITS = {"train": 11, "val": 6, "test": 8}
@@ -223,3 +226,42 @@ def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
     found = sets.zero_shot_val
     embedded = encode_images(clip, found.pictures)
     assert top1_accuracy(embedded, found.class_features, found.labels).all()
+
+
+# Measuring
+
+
+@pytest.mark.parametrize("kept_bytes", [0, walk.KEPT_BYTES])
+def test_arms_are_measured_on_test_and_pictures_read_once(
+    data, clip, sets, monkeypatch, kept_bytes
+) -> None:
+    monkeypatch.setattr(walk, "KEPT_BYTES", kept_bytes)
+    opened = []
+    monkeypatch.setattr(
+        embedding, "open_picture", lambda path: opened.append(path) or open_picture(path)
+    )
+    other = clone_clip(clip)
+    with torch.no_grad():
+        for parameter in other.model.visual.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    arms = {"clip": Arm("clip", clip), "other": Arm("other", other, 1.0)}
+    results = walk.evaluate_arms(arms, sets)
+    tests = (data.test, data.zero_shot, data.zero_shot_held_out)
+    assert len(opened) == sum(map(len, tests)) * (1 if kept_bytes else 2)
+    assert list(results) == ["clip", "other"]
+    for name, result in results.items():
+        bundle = arms[name].clip
+        assert result.arm is arms[name]
+        expected = evaluate_retrieval(bundle, sets.test)
+        assert result.retrieval.as_dict() == expected.as_dict()
+        for found, measured in (
+            (result.zero_shot, sets.zero_shot),
+            (result.held_out, sets.zero_shot_held_out),
+        ):
+            near = encode_images(bundle, measured.pictures) @ measured.class_features.T
+            assert torch.equal(found.correct, near.argmax(1) == measured.labels)
+
+
+def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:
+    found = walk.evaluate_arms({"clip": Arm("clip", clip)}, replace(sets, zero_shot_held_out=None))
+    assert found["clip"].held_out is None and len(found["clip"].zero_shot.correct)

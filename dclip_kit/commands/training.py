@@ -66,14 +66,19 @@ def distill(
     """
     began = time.monotonic()
     require_writable(out, "folder")
-    from dclip_kit.arms import evaluate_arm
     from dclip_kit.distributed import is_main_process
     from dclip_kit.notebooks import format_report
     from dclip_kit.probe import shortcut_probe
     from dclip_kit.profile_data import load_data
     from dclip_kit.report import make_report, write_report
     from dclip_kit.runs import keep_settings, load_model, require_settings
-    from dclip_kit.walk import obtain_arms, obtain_features, obtain_teacher, prepare_evaluation
+    from dclip_kit.walk import (
+        evaluate_arms,
+        obtain_arms,
+        obtain_features,
+        obtain_teacher,
+        prepare_evaluation,
+    )
 
     require_settings(settings, out)
     data = load_data(settings)
@@ -94,7 +99,7 @@ def distill(
     )
     sets = prepare_evaluation(clip, data)
     arms = obtain_arms(settings, clip, run.teacher, data.train, encoded, sets, out, state)
-    results = {name: evaluate_arm(arm, sets) for name, arm in arms.items()}
+    results = evaluate_arms(arms, sets)
     seen = obtain_features(settings, clip, data.test, features or out)
     report = make_report(
         settings,
