@@ -102,7 +102,7 @@ def plot_student_view(
     seen = _as_received(picture, clip)
     size = f"{seen.width} × {seen.height}"
     share = "" if len(crops) == len(regions) else f" ({len(crops)} of {len(regions)} shown)"
-    height, below = 310, 66
+    height, below = 300, 56
     figure = blank_figure(height)
     y = (below / (height - 16), 1)
     captions = (
@@ -125,7 +125,7 @@ def plot_student_view(
         add_image(figure, _as_received(crop, clip), axes, box, MAX_SIDE // min(columns, 2))
         tag = numbers[index]
         if columns < 3:  # else there is no room
-            tag += f" {wrap_text(regions.label[index], 22 // columns - 2, 1)}"
+            tag += f" {wrap_text(regions.label[index], 28 // columns - 2, 1)}"
         add_tag(figure, tag, axes, box[0], box[1], colors[index])
     rows = ceil(len(crops) / columns)
     add_text(figure, texts[2], columns / 2, rows, yanchor="top", yshift=-2, **references(axes))
