@@ -66,8 +66,7 @@ demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 demo test: export SPYDER_TEXT_BARS := 1
 
 bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests/benchmarks/README.md
-	mkdir -p runs/bench
-	$(BIN)/python tests/benchmarks/retrieval.py runs/bench/report.json
+	$(BIN)/python tests/benchmarks/run.py runs/bench
 
 badges: $(READY) ## put Binder's badge on README and notebooks: make badges REPOSITORY=owner/name
 	$(BIN)/python -m dclip_kit.notebooks badge --repository '$(REPOSITORY)' README.md $(NOTEBOOKS)
