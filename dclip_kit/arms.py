@@ -23,9 +23,9 @@ from dclip_kit.evaluate import (
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics
 from dclip_kit.selection import Candidate, select_alpha
-from dclip_kit.student import clone_clip
+from dclip_kit.student import clone_clip, interpolate
 from dclip_kit.teacher import MetaTeacher
-from dclip_kit.train import History, distill
+from dclip_kit.train import History, average_histories, distill
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,9 @@ def train_arm(
 ) -> Arm:
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
 
+    With a `soup` of runs that differ in the order of data, it goes on with the mean of their
+    weights (arXiv 2203.05482).
+
     Args:
         name: of the arm; without `teacher_embeddings` it is a contrastive control.
         clip: the untouched CLIP.
@@ -92,8 +95,8 @@ def train_arm(
         profile: settings, rule of selection and seed, the same for all arms.
         sets: val decides; test is not looked at.
         teacher_embeddings: what to distil.
-        checkpoint: to continue from.
-        on_epoch: called after each epoch.
+        checkpoint: to continue from; a soup's later runs have their number behind its name.
+        on_epoch: called after each epoch, with the history of the run that it is of.
         texts: the training captions; only needed where the text tower trains.
     """
     settings = profile.student
@@ -109,21 +112,25 @@ def train_arm(
             "val_zero_shot": evaluate_zero_shot(student, glance, progress=False).top1,
         }
 
-    run = distill(
-        clip,
-        pictures,
-        features,
-        settings,
-        teacher_embeddings,
-        profile.seed,
-        checkpoint,
-        validate,
-        on_epoch,
-        name,
-        texts,
-    )
-    chosen = select_alpha(clip, run.student, sets.val, sets.zero_shot_val, profile.selection)
-    found = chosen.student, chosen.alpha, chosen.candidates, run.history
+    mean, histories = clip, []
+    for run in range(settings.soup):
+        trained = distill(
+            clip,
+            pictures,
+            features,
+            settings,
+            teacher_embeddings,
+            profile.seed + run,
+            checkpoint and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
+            validate,
+            on_epoch,
+            name if settings.soup == 1 else f"{name}, {run + 1} of {settings.soup}",
+            texts,
+        )
+        mean = interpolate(mean, trained.student, 1 / (run + 1))
+        histories.append(trained.history)
+    chosen = select_alpha(clip, mean, sets.val, sets.zero_shot_val, profile.selection)
+    found = chosen.student, chosen.alpha, chosen.candidates, average_histories(histories)
     return Arm(name, *found, trained_text=settings.train_text)
 
 

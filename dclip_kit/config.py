@@ -55,6 +55,7 @@ class StudentSettings:
     gradient_accumulation: int = 1
     clip_norm: float = 0.5
     epochs: int = 12
+    soup: int = 1  # so many runs, which differ in the order of data; their weights are averaged
     warmup_share: float = 0.1  # of all steps
     temperature: float = 0.05
     distillation_weight: float = 1.0  # 0 makes the plain contrastive fine-tune: the control

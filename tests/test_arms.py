@@ -108,6 +108,26 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
     assert last["val_zero_shot"] == evaluate_zero_shot(tuned, sets.zero_shot_val.every(10)).top1
 
 
+def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets, tmp_path) -> None:
+    profile = replace(PROFILE, student=replace(STUDENT, soup=3, distillation_weight=0.0))
+    path = tmp_path / "state.safetensors"
+    arm = train_arm("contrastive", clip, pixels, features, profile, sets, checkpoint=path)
+    runs = [distill(clip, pixels, features, profile.student, seed=3 + run) for run in range(3)]
+    assert not torch.equal(weights(runs[0].student.model), weights(runs[1].student.model))
+    tuned = clone_clip(clip)
+    states = [run.student.model.state_dict() for run in runs]
+    tuned.model.load_state_dict({k: sum(s[k] for s in states) / 3 for k in states[0]})
+    chosen = select_alpha(clip, tuned, sets.val, sets.zero_shot_val, profile.selection)
+    assert arm.alpha == chosen.alpha
+    torch.testing.assert_close(weights(arm.clip.model), weights(chosen.student.model))
+    assert [row["epoch"] for row in arm.history] == [1, 2]
+    for number, row in enumerate(arm.history):
+        losses = [run.history[number]["loss"] for run in runs]
+        assert row["loss"] == pytest.approx(sum(losses) / 3)
+    names = {"state.safetensors", "state-1.safetensors", "state-2.safetensors"}
+    assert names <= {each.name for each in tmp_path.iterdir()}
+
+
 # On disk
 
 

@@ -1,7 +1,7 @@
 """The two trainings, as plain loops on accelerate: the teacher's, and the student's."""
 
 from dclip_kit.train.loop import draw_captions
-from dclip_kit.train.progress import History
+from dclip_kit.train.progress import History, average_histories
 from dclip_kit.train.student import StudentRun, distill
 from dclip_kit.train.teacher import TeacherRun, apply_teacher, embed_with_teacher, train_teacher
 
@@ -10,6 +10,7 @@ __all__ = [
     "StudentRun",
     "TeacherRun",
     "apply_teacher",
+    "average_histories",
     "distill",
     "draw_captions",
     "embed_with_teacher",

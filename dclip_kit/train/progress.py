@@ -1,8 +1,10 @@
 """How far a training is: kept on disk, also in the middle of an epoch, and continued exactly."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -14,6 +16,15 @@ from dclip_kit.distributed import gather_rows, is_main_process
 
 Row = dict[str, int | float]  # an epoch's figures
 History = list[Row]
+
+
+def average_histories(histories: Sequence[History]) -> History:
+    """Of several runs of as many epochs: a row an epoch, of each figure's mean."""
+    means: History = []
+    for rows in zip(*histories, strict=True):
+        means.append({key: fmean(row[key] for row in rows) for key in rows[0]})
+        means[-1]["epoch"] = len(means)  # a whole number
+    return means
 
 
 @dataclass(eq=False)
