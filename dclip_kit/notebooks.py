@@ -154,6 +154,11 @@ def format_report(report: Mapping[str, Any]) -> str:
     rows.insert(1, ["-" * (width - 1) + ":" for width in widths])
     padded = [[c.rjust(width) for c, width in zip(row, widths, strict=True)] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in padded] + [""]
+    if report.get("settings", {}).get("reciprocal_rank_as_map"):
+        lines.append(
+            "MAP here is what the published code calls so: the mean reciprocal rank (MRR) of the "
+            "best match, and no mean average precision."
+        )
     for key, rival in (("gain", "clip"), ("gain_over_control", "contrastive")):
         gain = report[key]["text_to_image_recall_at_1"]
         low, high = gain["ci95"]

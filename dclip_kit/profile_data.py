@@ -8,7 +8,7 @@ import torch
 from dclip_kit.config import Profile
 from dclip_kit.datasets import CaptionedImages, LabelledImages, read_captioned, read_labelled
 from dclip_kit.datasets.division import halve_labelled
-from dclip_kit.datasets.splits import LeftOut, read_splits, read_test
+from dclip_kit.datasets.splits import LeftOut, has_splits, read_splits, read_test
 from dclip_kit.metrics import recall_ceiling
 from dclip_kit.pocket import data as pocket
 from dclip_kit.printing import say
@@ -111,16 +111,24 @@ def read_measured(
     Args:
         data: "pocket", or as in `read_captioned`.
         images: as in `read_captioned`.
-        split: "test" as `load_data` makes it, "all", or a split that the format has.
+        split: "test" as `load_data` makes it, "all", or a split that the format has; of data
+            without splits also "train" and "val" as `load_data` makes them.
         seed: of the profile.
 
     Raises:
-        ValueError: as `read_captioned` and `read_splits`.
+        ValueError: there is no such split, or as `read_captioned` and `read_splits`.
     """
     if data == "pocket":
         return pocket.load_captioned(split)
     if split == "test":
         return read_test(data, images, seed)
+    if split != "all" and not has_splits(data):
+        if split not in ("train", "val"):
+            raise ValueError(
+                f"Expected a split of train, val, test or all of {data}, whose format has none of "
+                f"its own, got {split!r}."
+            )
+        return getattr(read_splits(data, images, seed=seed), split)
     return read_captioned(data, images, split=split).dataset
 
 

@@ -1,6 +1,7 @@
 """The commands as a person types them, on small data: what they write, say and refuse."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,15 @@ def test_inspect_takes_pictures_and_format_and_tells_notes(own, run, tmp_path) -
     code, out, _ = run("inspect", tmp_path / "list/mine.txt", *options)
     assert code == 0 and "Pictures: 20 usable" in out
     assert "Note: 2 pictures were compared by name" in out
+
+
+def test_metadata_that_nobody_can_read_is_no_note(tmp_path, run) -> None:
+    broken = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\xff\xff\x06\0\0\0"
+    for index in range(3):
+        scene(index).save(tmp_path / f"{index}.jpg", exif=broken)
+        (tmp_path / f"{index}.txt").write_text("a scene")
+    code, out, _ = run("inspect", tmp_path)
+    assert code == 0 and "Pictures: 3 usable" in out and "Note" not in out
 
 
 def test_long_lists_are_cut_and_names_cannot_steer_the_terminal(tmp_path, run) -> None:
@@ -312,6 +322,7 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
         (["detect", "own", "--out", "own/0.png/o.json"], "Expected a file that can be written"),
         (["detect", "own", "--out", "o.json", "--drawn", "own/0.png"], "Expected a folder that"),
         (["embed", "nowhere", "--out", "o"], "found nothing"),
+        (["embed", "own", "--out", "o.json"], "call it o.safetensors"),
         (["search", "empty", "x"], "Expected pictures ("),
         (["search", "own", " "], "Expected a query that says something"),
         (["search", "own", "x", "--top-k", "0"], "a --top-k from 1"),
@@ -378,14 +389,27 @@ def test_a_profile_sets_the_defaults(run) -> None:
 # What commands share
 
 
-def test_a_result_goes_where_it_can(tmp_path) -> None:
+def test_a_result_goes_where_it_can(tmp_path, monkeypatch) -> None:
     require_writable(tmp_path / "new/deep/o.json")
     require_writable(tmp_path / "new", "folder")
     require_writable(tmp_path, "folder")
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path / "locked")
+    (tmp_path / "locked").mkdir()
+    with pytest.raises(ValueError, match="Expected a folder that can be written"):
+        require_writable(tmp_path / "locked", "folder")
     null = Path("/dev/null")
     for path, kind in [(tmp_path, "file"), (null, "file"), (null, "folder")]:
         with pytest.raises(ValueError, match=f"Expected a {kind} that can be written"):
             require_writable(path, kind)
+
+
+def test_a_missing_package_is_said_in_a_sentence(run, monkeypatch, own) -> None:
+    def lack(*_, **__):
+        raise ImportError("Expected a CLIP, but its files need transformers.")
+
+    monkeypatch.setattr("dclip_kit.runs.load_clip", lack)
+    code, _, err = run("search", own, "x", "--model", "pocket")
+    assert code == 2 and "need transformers" in err
 
 
 def test_the_device_is_chosen(monkeypatch) -> None:

@@ -51,6 +51,12 @@ def test_csv_joins_the_rows_of_a_picture_and_names_what_it_cannot_use(folder) ->
     }
 
 
+def test_empty_lines_say_nothing(folder) -> None:
+    (folder / "list.csv").write_text("\n\nimage,caption\n\na.jpg,a cat\n\n")
+    found = read_csv(folder / "list.csv")
+    assert found.dataset.texts == ["a cat"] and not found.broken_rows
+
+
 def test_a_quote_left_open_swallows_nothing_in_silence(folder) -> None:
     text = 'image,caption\na.jpg,"a cat\nb.png,"a dog"\na.jpg,a cat again\n'
     (folder / "list.csv").write_text(text)
@@ -65,7 +71,9 @@ def test_a_quote_left_open_swallows_nothing_in_silence(folder) -> None:
     [
         (b"file,text\na.jpg,a cat\n", r"columns image and caption in .*, got \['file', 'text'\]"),
         (b"", "got an empty file"),
-        ("image,caption\na.jpg,a\n".encode("utf-16"), "columns image and caption"),
+        ("image,caption\na.jpg,a\n".encode("utf-16"), "columns image and caption .*in UTF-8"),
+        (b"image;caption\na.jpg;a\n", r"got \['image;caption'\]; .*with commas"),
+        (b"\n\n", "got an empty file"),
         (None, "Expected a CSV at .*failed"),
     ],
 )

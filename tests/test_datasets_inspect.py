@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_datasets_coco import write_coco
 
 from dclip_kit.datasets import inspect_data
 from dclip_kit.datasets.inspect import count_truncated
@@ -109,6 +110,16 @@ def test_all_splits_are_looked_at(tmp_path) -> None:
     ]
     (tmp_path / "dataset_mine.json").write_text(json.dumps({"images": entries}))
     assert inspect_data(tmp_path)["pictures"] == {"usable": 2, "unusable": []}
+
+
+def test_all_files_of_coco_are_looked_at_and_its_val_is_the_evaluation(tmp_path) -> None:
+    write_coco(tmp_path, "train2017", "", [1, 2])
+    write_coco(tmp_path, "val2017", "", [4, 5, 7])
+    with pytest.warns(UserWarning, match="compared by name"):  # they show nothing
+        report = inspect_data(tmp_path, against=[tmp_path])
+    assert report["pictures"] == {"usable": 5, "unusable": []}
+    assert report["captions"]["usable"] == 1 + 2 + 1 + 2 + 1
+    assert [leak["by"] for leak in report["leaks"]] == ["coco 4", "coco 5", "coco 7"]
 
 
 def test_names_that_are_no_text_can_be_printed(folder) -> None:

@@ -144,3 +144,11 @@ def test_a_missing_extra_names_the_pip_line(shards, tmp_path, monkeypatch) -> No
     monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[data\]'"):
         read_shards(shards, cache=tmp_path)
+
+
+def test_a_name_with_several_dots_is_a_picture_too(tmp_path) -> None:
+    members = {"p.v2.jpg": jpeg("red"), "p.v2.txt": b"second version", "q.mask.npy": b"numbers"}
+    write_shard(tmp_path / "0.tar", members)
+    found = read_shards(tmp_path, cache=tmp_path / "cache")
+    assert found.dataset.captions == (("second version",),)
+    assert not found.unreadable and not found.broken_rows

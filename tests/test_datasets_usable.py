@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dclip_kit.datasets.images import CaptionedImages
-from dclip_kit.datasets.usable import UsableImages, require_usable, sort_out
+from dclip_kit.datasets.usable import UsableImages, join_usable, require_usable, sort_out
 
 
 @pytest.fixture
@@ -51,3 +51,16 @@ def test_nothing_usable_is_told_with_the_first_reason() -> None:
         "Expected captioned pictures in mine, but of 1 none was left (1 unreadable, 2 captions "
         "without text, 1 broken rows); the first reason: it is cut short"
     )
+
+
+def test_parts_are_put_together(paths) -> None:
+    """What the parts say of captions, of what is broken, and of ids, which one may lack."""
+    first = sort_out(paths[:1], [["a", ""]], "train", "mine", ["coco:1"])
+    second = sort_out(paths[1:2], [["b"]], "val", "mine", checks="files")
+    third = UsableImages(CaptionedImages((), (), "val", "mine"), {paths[2]: "odd"}, 2, {"x:1": "y"})
+    whole = join_usable([first, second, third])
+    assert whole.dataset == CaptionedImages(
+        tuple(paths[:2]), (("a",), ("b",)), "all", "mine", ("coco:1", "")
+    )
+    assert (whole.empty_captions, whole.broken_rows) == (3, {"x:1": "y"})
+    assert whole.unreadable == {paths[2]: "odd"}

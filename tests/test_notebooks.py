@@ -451,3 +451,9 @@ def test_format_report_lays_out_every_arm_and_both_gains() -> None:
     assert "dclip over contrastive" in text and "-1.0 to +5.0" in text
     assert "own 50.0, shuffled 1.0, blank 1.2" in text
     assert "trained in this run: 312 s, 1210 MB" in text
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_reciprocal_rank_under_the_published_name_is_called_so(renamed: bool) -> None:
+    text = format_report(report() | {"settings": {"reciprocal_rank_as_map": renamed}})
+    assert ("MAP here is" in text and "mean reciprocal rank (MRR)" in text) == renamed

@@ -92,3 +92,11 @@ def test_pictures_to_measure_on_are_those_of_the_walk(own) -> None:
     assert len(read_measured(own.data, split="all")) == 20
     (labelled,) = read_zero_shot(own.zero_shot)
     assert len(labelled) == 18
+
+
+def test_a_split_is_never_all_under_another_name(own) -> None:
+    data = load_data(own)
+    assert read_measured(own.data, split="val").paths == data.val.paths
+    assert read_measured(own.data, split="train").paths == data.train.paths
+    with pytest.raises(ValueError, match=r"of train, val, test or all .* got 'dev'"):
+        read_measured(own.data, split="dev")

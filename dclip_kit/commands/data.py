@@ -2,17 +2,14 @@
 
 import json as json_format
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tyro.conf import Positional
 
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import RegionSettings
 from dclip_kit.printing import printable
-
-_SHOWN = 10  # of a list, in the summary; the JSON has all
 
 
 def inspect(
@@ -40,9 +37,12 @@ def inspect(
         require_writable(json)
     from dclip_kit.checkpoint import write_atomically
     from dclip_kit.datasets import inspect_data
+    from dclip_kit.datasets.summary import summarize
 
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
+        # Of metadata that nobody can read, picture by picture, and without saying which.
+        warnings.filterwarnings("ignore", module=r"PIL\b")
         report = inspect_data(data, images, format, against)
     if json:
         write_atomically(json, json_format.dumps(report, indent=1) + "\n")
@@ -52,35 +52,6 @@ def inspect(
         if issubclass(note.category, UserWarning):
             print(f"Note: {printable(str(note.message))}")
     return 0 if report["pictures"]["usable"] else 1
-
-
-def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
-    """The lines of a report by `inspect_data` that a person reads.
-
-    Args:
-        report: what it returned.
-        compared: whether evaluation sets were given.
-    """
-    pictures, captions = report["pictures"], report["captions"]
-    yield f"Format: {report['format']}"
-    yield f"Pictures: {pictures['usable']:,} usable, {len(pictures['unusable']):,} unusable"
-    yield from _list([f"{each['path']}: {each['reason']}" for each in pictures["unusable"]])
-    yield (
-        f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them longer than "
-        f"CLIP's 77 tokens), {captions['empty']:,} empty"
-    )
-    yield f"Duplicates: {len(report['duplicates']):,} groups of equal pictures"
-    yield from _list([" = ".join(group) for group in report["duplicates"]])
-    if compared:
-        yield f"Leaks: {len(report['leaks']):,} pictures that are evaluation pictures too"
-        twins = ((leak["picture"], leak["evaluation"], leak["by"]) for leak in report["leaks"])
-        yield from _list([f"{picture} is {other}, {by}" for picture, other, by in twins])
-
-
-def _list(lines: Sequence[str]) -> Iterator[str]:
-    yield from (f"  {printable(line)}" for line in lines[:_SHOWN])
-    if len(lines) > _SHOWN:
-        yield f"  … and {len(lines) - _SHOWN:,} more; --json FILE has all"
 
 
 def curate(
@@ -131,7 +102,8 @@ def curate(
         print(f"{name}: {count['train']:,} for train, {count['val']:,} for val")
     print(
         f"Left out: {len(record['leaks']):,} evaluation pictures, {len(record['unusable']):,} "
-        f"unusable. Written to {printable(out)}."
+        f"unusable; compared by name alone: {len(record['not_compared']):,}. Written to "
+        f"{printable(out)}."
     )
     return 0
 
@@ -166,6 +138,12 @@ def embed(
         device: auto, cpu, cuda:0, …
     """
     require_writable(out)
+    if out.suffix == ".json":
+        raise ValueError(
+            f"Expected the name of a .safetensors file, beside which a .json is written, got "
+            f"{printable(out)}; call it {printable(out.with_suffix('.safetensors'))}."
+        )
+    require_writable(out.with_suffix(".json"))
     from dclip_kit.checkpoint import write_atomically
     from dclip_kit.datasets import read_captioned
     from dclip_kit.detectors import load_detector

@@ -17,7 +17,9 @@ def require_writable(path: Path, kind: str = "file") -> None:
         ValueError: something of another kind is there: a folder, a file, a device.
     """
     fits = path.is_dir() if kind == "folder" else path.is_file()
-    above = next(each for each in path.absolute().parents if each.exists())
+    whole = path.absolute()
+    inside = whole if kind == "folder" else whole.parent
+    above = next(each for each in (inside, *inside.parents) if each.exists())
     if (path.exists() and not fits) or not above.is_dir() or not os.access(above, os.W_OK):
         raise ValueError(
             f"Expected a {kind} that can be written at {printable(path)}, but something else is "

@@ -59,18 +59,21 @@ def _add_csv(found: Annotations, path: Path, lines: Iterator[str]) -> None:
         except csv.Error as error:
             found.broken[place] = f"expected CSV, got {error} (up to line {rows.line_num})"
             continue
-        if columns is None:
+        if columns is None and row:
             columns = [column.strip().lower() for column in row]
             if not {"image", "caption"} <= set(columns):
                 raise ValueError(
                     f"Expected the columns image and caption in {path}, got "
-                    f"{ascii(columns)[:200]}; put a first line that names them."
+                    f"{ascii(columns)[:200]}; put a first line that names them, and save the file "
+                    "with commas between columns and in UTF-8."
                 )
-        elif row and len(row) != len(columns):
+        elif columns is None or not row:
+            continue  # an empty line
+        elif len(row) != len(columns):
             found.broken[place] = (
                 f"expected {len(columns)} fields, got {len(row)}; quote captions with commas"
             )
-        elif row:
+        else:
             found.add(place, row[columns.index("image")].strip(), row[columns.index("caption")])
     if columns is None:
         raise ValueError(f"Expected the columns image and caption in {path}, got an empty file.")

@@ -15,6 +15,7 @@ from dclip_kit.datasets.images import CaptionedImages
 from dclip_kit.datasets.leaks import LeakReport, find_leaks
 from dclip_kit.datasets.pictures import open_picture
 from dclip_kit.datasets.read import read_format, recognise_format, require_readable
+from dclip_kit.datasets.usable import join_usable
 
 _CONTEXT = 77  # tokens of CLIP, the start's and the end's among them
 
@@ -48,13 +49,14 @@ def inspect_data(
     """
     format = format or recognise_format(path)
     require_readable(path, images, format)
-    split = _all_of(format, path)
     evaluation = [
         each if isinstance(each, CaptionedImages) else read_evaluation(each) for each in against
     ]
     unusable: dict[str, str] = {}
     try:
-        found = read_format(path, images, format, split, "files")
+        found = join_usable(
+            [read_format(each, images, format, "all", "files") for each in _files(format, path)]
+        )
     except ValueError as error:  # the file as a whole cannot be used
         dataset, empty = CaptionedImages((), (), "all", str(path)), 0
         unusable[_printable(path)] = str(error)
@@ -117,26 +119,32 @@ def count_truncated(captions: Sequence[str]) -> int:
     )
 
 
-def _all_of(format: str, path: Path | str) -> str:
-    """The split that stands for all of a data set."""
-    files = find_captions(Path(path)) if format == "coco" and Path(path).is_dir() else []
-    if len(files) > 1:
-        names = ", ".join(str(file) for file in files)
-        raise ValueError(f"Expected one caption file to look at, got {names}; name one of them.")
-    return "all"
+def _files(format: str, path: Path | str, evaluation: bool = False) -> list[Path]:
+    """What has to be read for all of a data set, or for its val and test: COCO has a file a split.
+
+    Args:
+        format: of the data set.
+        path: of the data set.
+        evaluation: whether its train is left out, if it has others.
+    """
+    path = Path(path)
+    files = find_captions(path) if format == "coco" and path.is_dir() else []
+    held_out = [file for file in files if not file.name.startswith("captions_train")]
+    return (held_out if evaluation else []) or files or [path]
 
 
 def read_evaluation(path: Path | str) -> CaptionedImages:
     """Reads an evaluation set by its annotations' word, as a missing picture leaks by name too.
 
-    Of Karpathy's these are val and test, of other formats all.
+    Of Karpathy's these are val and test, of COCO's folder what is not train, of other formats all.
 
     Raises:
         ValueError: it cannot be read, or there is nothing.
     """
     format = recognise_format(path)
-    split = "val+test" if format == "karpathy" else _all_of(format, path)
-    found = read_format(path, None, format, split, "names")
+    split = "val+test" if format == "karpathy" else "all"
+    files = _files(format, path, evaluation=True)
+    found = join_usable([read_format(each, None, format, split, "names") for each in files])
     if not len(found.dataset):
         raise ValueError(
             f"Expected evaluation pictures at {path}, found none to compare with; name another."

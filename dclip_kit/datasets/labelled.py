@@ -70,7 +70,7 @@ def read_class_folders(folder: Path | str, names: Path | str | None = None) -> L
         )
     else:
         class_names = tuple(each.replace("_", " ") for each in called)
-    return LabelledImages(paths, labels, class_names, (True,) * len(called), folder.name)
+    return LabelledImages(paths, labels, class_names, (True,) * len(called), folder.resolve().name)
 
 
 def read_imagenet(folder: Path | str) -> LabelledImages:

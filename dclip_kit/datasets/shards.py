@@ -164,8 +164,9 @@ def _note_irregular(shard: Path, refused: dict[str, str]) -> None:
 
 def _write_sample(sample: dict, folder: Path, shard: str, refused: dict[str, str]) -> None:
     for suffix, content in sample.items():
-        # Suffixes may have several parts, and a slash is never in them.
-        if f".{suffix}" not in PICTURE_SUFFIXES | {".txt", ".json"}:
+        # To webdataset a suffix begins at a name's first dot ("photo.v2.jpg"); here the last tells,
+        # as it does where files lie in a folder. A slash is never in it.
+        if f".{suffix.rpartition('.')[2]}" not in PICTURE_SUFFIXES | {".txt", ".json"}:
             continue
         name = f"{sample['__key__']}.{suffix}"
         place = f"{shard}:{ascii(name)[1:-1]}"

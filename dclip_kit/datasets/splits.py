@@ -136,6 +136,11 @@ def read_test(path: Path | str, images: Path | str | None = None, seed: int = 0)
     return read_splits(path, images, seed=seed, by_content=False).test
 
 
+def has_splits(path: Path | str) -> bool:
+    """Whether the format of what lies at a path has splits of its own, that have names."""
+    return not is_manifest(path) and recognise_format(path) in ("karpathy", "coco")
+
+
 def is_manifest(path: Path | str) -> bool:
     """Whether a file begins as those that `curate` writes."""
     path = Path(path)

@@ -78,6 +78,26 @@ def sort_out(
     return UsableImages(dataset, unreadable, empty)
 
 
+def join_usable(parts: Sequence[UsableImages]) -> UsableImages:
+    """Puts together what was read from several files of one data set."""
+    first = parts[0].dataset
+    datasets = [part.dataset for part in parts]
+    ids = [each.image_ids or ("",) * len(each) for each in datasets]
+    dataset = CaptionedImages(
+        tuple(path for each in datasets for path in each.paths),
+        tuple(captions for each in datasets for captions in each.captions),
+        first.split if len(parts) == 1 else "all",
+        first.source,
+        tuple(image_id for each in ids for image_id in each),
+    )
+    return UsableImages(
+        dataset,
+        {path: reason for part in parts for path, reason in part.unreadable.items()},
+        sum(part.empty_captions for part in parts),
+        {place: reason for part in parts for place, reason in part.broken_rows.items()},
+    )
+
+
 def drop_unusable(
     paths: Sequence[Path], captions: Sequence[Sequence[str]], split: str, source: str
 ) -> UsableImages:
