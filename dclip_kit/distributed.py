@@ -6,6 +6,7 @@ all of them, or those that call it wait for the others. One process has the whol
 
 import os
 import warnings
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -65,6 +66,21 @@ def gather_rows(own: Tensor) -> Tensor:
     counts = gather(torch.tensor([len(own)], device=state.device)).tolist()
     parts = gather(pad_across_processes(own)).chunk(state.num_processes)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).cpu()
+
+
+def exists_for_all(path: Path) -> bool:
+    """Whether there is a file, on which the processes must agree: it decides what they do next.
+
+    Raises:
+        ValueError: some processes see it and others do not, and would wait for each other for ever.
+    """
+    seen = gather_rows(torch.tensor([int(path.exists())])).bool()
+    if seen.any() and not seen.all():
+        raise ValueError(
+            f"Expected all processes to see {path}, but {int(seen.sum())} of {len(seen)} do; put "
+            "it where every machine reads the same."
+        )
+    return bool(seen.all())
 
 
 def gather_batch(

@@ -28,7 +28,7 @@ from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import Profile, get_profile
 from dclip_kit.datasets import CaptionedImages
 from dclip_kit.detectors import Detector, load_detector
-from dclip_kit.distributed import is_main_process
+from dclip_kit.distributed import exists_for_all, is_main_process
 from dclip_kit.embedding import read_pixels
 from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.evaluate import (
@@ -86,7 +86,7 @@ def obtain_features(
     ]
     key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
     path = folder / f"features-{key}.safetensors"
-    if path.exists():
+    if exists_for_all(path):
         say(f"Loaded the features in {path}.")
         return FrozenFeatures.load(path)
     features = extract_features(clip, choose_detector(profile, clip), dataset, profile.regions)

@@ -15,8 +15,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dclip_kit import distributed
 from dclip_kit.checkpoint import load_tensors, save_tensors
-from dclip_kit.distributed import gather_batch, gather_rows, is_main_process, own_share
+from dclip_kit.distributed import (
+    exists_for_all,
+    gather_batch,
+    gather_rows,
+    is_main_process,
+    own_share,
+)
 
 WORKER = Path(distributed_run.__file__)
 VISION = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
@@ -102,6 +109,17 @@ def test_a_notebook_trains_in_two_processes(folder, one) -> None:
     assert done.returncode == 0, done.stderr
     weights = load_tensors(folder / "notebook.safetensors")["weights"]
     assert torch.allclose(weights, one["weights of dclip"], atol=1e-5)
+
+
+def test_a_file_that_some_processes_lack_is_told_and_not_waited_for(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "file"
+    assert not exists_for_all(file)
+    file.touch()
+    assert exists_for_all(file)
+    both = torch.tensor([1, 0])  # what gathering gives where another machine has no such file
+    monkeypatch.setattr(distributed, "gather_rows", lambda own: both)
+    with pytest.raises(ValueError, match=r"see .*file, but 1 of 2 do; put it where every machine"):
+        exists_for_all(file)
 
 
 def test_one_process_has_everything_to_itself() -> None:
