@@ -1,8 +1,12 @@
 """The README's figures are those of the report that a run wrote."""
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
+
+from accelerate.commands.config.config_args import load_config_from_file
 
 from dclip_kit.notebooks import format_report
 
@@ -27,3 +31,44 @@ def test_pictures_exist() -> None:
     assert pictures, "Expected the README to show a picture, found none."
     missing = [path for path in pictures if not (ROOT / path).is_file()]
     assert not missing
+
+
+def test_the_page_on_clusters_is_linked_and_its_examples_are_read(tmp_path: Path) -> None:
+    name = "dclip_kit/commands/CLUSTER.md"
+    assert f"]({name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / name).read_text(encoding="utf-8")
+    machines = []
+    for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        (tmp_path / "config.yaml").write_text(text)
+        found = load_config_from_file(str(tmp_path / "config.yaml"))
+        assert found.distributed_type == "MULTI_GPU" and found.num_processes
+        machines.append(found.num_machines)
+    assert machines == [1, 2]
+    (script,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    assert run_script(script, tmp_path) == [
+        "--multi_gpu --mixed_precision bf16 --dynamo_backend no --num_machines 2 "
+        f"--num_processes 8 --machine_rank {rank} --main_process_ip node1 "
+        "--main_process_port 20077 -m dclip_kit"
+        for rank in (0, 1)
+    ]
+
+
+def run_script(script: str, folder: Path) -> list[str]:
+    """What each node of a job launches, by stand-ins for Slurm and accelerate."""
+    stand_ins = {
+        "scontrol": "printf 'node1\\nnode2\\n'",
+        "srun": 'shift; for SLURM_PROCID in 0 1; do export SLURM_PROCID; "$@"; done',
+        ".venv/bin/accelerate": 'shift; echo "${@:1:17}"',
+    }
+    for name, text in stand_ins.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4"}
+    environment = os.environ | job | {"SLURM_JOB_NODELIST": "node[1-2]"}
+    environment["PATH"] = f"{folder}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
