@@ -1,5 +1,6 @@
 """Odd but valid pictures, compared with what a person would see; expectations are by hand."""
 
+import os
 import struct
 import warnings
 
@@ -147,3 +148,11 @@ def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch, side) -> None:
         with pytest.raises(ValueError, match=r"bomb\.png, but reading it failed \(.*bomb"):
             open_picture(tmp_path / "bomb.png")
     assert open_picture(tmp_path / "fits.png").size == (10, 10)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("pipe.jpg", "folder.jpg"):
+        with pytest.raises(ValueError, match=rf"{name}, but .*it is no file"):
+            open_picture(tmp_path / name)

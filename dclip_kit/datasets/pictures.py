@@ -30,6 +30,8 @@ def open_picture(path: Path | str) -> Image.Image:
             `PIL.Image.MAX_IMAGE_PIXELS` (a small file may unfold into more than the memory holds).
     """
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError("it is no file")  # a named pipe would be waited for, for ever
         with Image.open(path) as picture:
             # Pillow itself only warns up to twice this size, which is 0.7 GB as RGBA.
             limit = Image.MAX_IMAGE_PIXELS
