@@ -9,7 +9,6 @@ see tests/benchmarks/README.md.
 import json
 import secrets
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
@@ -19,12 +18,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dclip_kit.checkpoint import replacing, write_atomically
-from dclip_kit.nearest import Nearest, find_nearest
+from dclip_kit.nearest import Nearest
 from dclip_kit.search_index import Hits, SearchIndex
 
 _FILE = "approximate.json"
 _TRAINED_ON = 64  # vectors a list that k-means sees: more takes longer and finds no better
 _RESCORED = 4  # times top_k: a byte a number swaps neighbours, seldom across so many places
+_RESCORED_AT_ONCE = 100  # queries, which bounds the memory
 _QUERIES = 1000  # to measure with, where none are given
 
 
@@ -118,6 +118,7 @@ class ApproximateIndex:
         width = index.vectors[0].shape[1]
         built = faiss.index_factory(width, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
         built.cp.seed, built.cp.max_points_per_centroid = seed, _TRAINED_ON
+        built.cp.min_points_per_centroid = 1  # else it warns of few
         built.train(index.take(shuffled[: lists * _TRAINED_ON].sort().values).numpy())
         for some in rows.split(2**16):
             built.add_with_ids(index.take(some).numpy(), some.numpy())
@@ -125,12 +126,12 @@ class ApproximateIndex:
         # An index's own vectors are asked with for eleven, and must not find themselves.
         itself = shuffled[:_QUERIES] if queries is None else torch.full((len(queries),), -1)
         asked = index.prepare(index.take(itself) if queries is None else queries)
-        exact = _ten_others(index.find_rows(asked, 11).indices.tolist(), itself)
+        exact = _ten_others(index.find_rows(asked, 11), itself)
 
         def recall_of(probes: int, first: int) -> float:
             built.nprobe = probes
-            found = [each.indices[0].tolist() for each in _find(built, index, asked[first::2], 11)]
-            pairs = zip(_ten_others(found, itself[first::2]), exact[first::2], strict=True)
+            found = _ten_others(_find(built, index, asked[first::2], 11), itself[first::2])
+            pairs = zip(found, exact[first::2], strict=True)
             return sum(len(some & right) / len(right) for some, right in pairs) / len(found)
 
         probes = 1
@@ -167,30 +168,37 @@ class ApproximateIndex:
                 f"Expected {self.index.folder} as it was when the approximate index was built, but "
                 "it has changed; build it again with ApproximateIndex.build."
             )
+        if top_k < 1:
+            raise ValueError(f"Expected top_k from 1, got {top_k}; ask for at least one hit.")
         asked = self.index.prepare(queries)
-        found = _find(self._lists, self.index, asked, top_k)
-        return tuple(hits for each in found for hits in self.index.name_hits(each))
+        return self.index.name_hits(_find(self._lists, self.index, asked, top_k))
 
 
 def _find(
     lists: Any, index: SearchIndex, queries: Float[Tensor, "query embed"], top_k: int
-) -> list[Nearest]:
-    """Each query's nearest by the bytes in the lists, scored again by the index's own vectors."""
-    rough = lists.search(queries.numpy(), max(1, min(len(index), _RESCORED * top_k)))[1]
-    found = []
-    for query, rows in zip(queries[:, None], torch.from_numpy(rough), strict=True):
-        rows = rows[rows >= 0].sort().values  # −1 fills up; in order, so that ties stay as exact
-        if len(rows) < min(top_k, len(index)):
-            found.append(index.find_rows(query, top_k))
-        else:
-            best = find_nearest(query, [index.take(rows)], top_k)
-            found.append(Nearest(rows[best.indices], best.scores))
-    return found
+) -> Nearest:
+    """Finds by the bytes in the lists, and scores what was found by the index's own vectors."""
+    top_k = min(top_k, len(index))
+    found = [torch.empty(0, top_k).long()], [torch.empty(0, top_k)]
+    for some in queries.split(_RESCORED_AT_ONCE):
+        rough = lists.search(some.numpy(), min(len(index), _RESCORED * top_k))[1]
+        rows = torch.from_numpy(rough).sort(dim=1).values  # ties stay in order; −1 means none
+        vectors = index.take(rows.clamp(min=0).flatten()).unflatten(0, rows.shape)
+        scores = (vectors @ some[:, :, None])[:, :, 0].masked_fill(rows < 0, -torch.inf)
+        best, places = scores.sort(dim=1, descending=True, stable=True)
+        best, rows = best[:, :top_k], rows.gather(1, places[:, :top_k])
+        short = rows[:, -1] < 0
+        if short.any():
+            exact = index.find_rows(some[short], top_k)
+            best[short], rows[short] = exact.scores, exact.indices
+        found[0].append(rows)
+        found[1].append(best)
+    return Nearest(torch.cat(found[0]), torch.cat(found[1]))
 
 
-def _ten_others(found: Sequence[Sequence[int]], itself: Int[Tensor, "query"]) -> list[set[int]]:
+def _ten_others(found: Nearest, itself: Int[Tensor, "query"]) -> list[set[int]]:
     """The first ten rows that each query finds, but for its own."""
-    pairs = zip(found, itself.tolist(), strict=True)
+    pairs = zip(found.indices.tolist(), itself.tolist(), strict=True)
     return [set([row for row in rows if row != own][:10]) for rows, own in pairs]
 
 

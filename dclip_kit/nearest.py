@@ -66,8 +66,11 @@ def find_nearest(
             f"{queries.shape[1]}; encode both with one model."
         )
     top_k = min(top_k, left)
+    if not len(queries):
+        nothing = torch.empty(0, top_k, device=queries.device)
+        return Nearest(nothing.long(), nothing)
     batches = queries.float().split(_QUERIES)
-    columns = max(1, tile_size // max(1, min(_QUERIES, len(queries))))
+    columns = max(1, tile_size // min(_QUERIES, len(queries)))
     best = [torch.empty(len(each), 0, dtype=torch.int64, device=each.device) for each in batches]
     start = 0
     for tile in (tile for each in candidates for tile in each.split(columns)):
@@ -81,7 +84,7 @@ def find_nearest(
             keys = torch.cat([known, _best_keys(scores, start, top_k, beaten)], dim=1)
             best[number] = keys.topk(min(top_k, keys.shape[1])).values
         start += len(tile)
-    found = torch.cat(best) if best else torch.empty(0, top_k, dtype=torch.int64)
+    found = torch.cat(best)
     return Nearest(_LAST - (found & _LAST), _to_scores(found))
 
 

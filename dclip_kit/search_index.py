@@ -1,14 +1,15 @@
 """A search index on disk: named vectors, memory-mapped, searched exactly.
 
-In its folder lie shards, safetensors files of vectors and their names that never change, and
-`index.json`, which says which shards count and which of their rows are deleted. A change writes new
-shards first and then a new `index.json`, each renamed into place: a crash between the two leaves
-the index as it was, and a file that the next change deletes.
+Its folder holds shards, safetensors files of vectors and their names that never change, and
+`index.json`, which says which shards count and which rows of them are deleted. A change writes
+shards first and then `index.json`, each renamed into place: a crash between the two leaves the
+index as it was, and a file that the next change deletes.
 """
 
 import hashlib
 import json
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,12 +23,10 @@ from torch.nn import functional as F
 from dclip_kit.checkpoint import load_tensors, save_tensors, write_atomically
 from dclip_kit.nearest import Nearest, find_nearest
 
-try:
+if sys.platform != "win32":  # which has no such lock: there, write from one process at a time
     import fcntl
-except ImportError:  # Windows has no such lock: there, write from one process at a time
-    fcntl = None  # type: ignore[assignment]
 
-SHARD_ROWS = 2**17  # 256 MB at CLIP's 512 numbers: what is in memory when shards are written
+SHARD_ROWS = 2**17  # 256 MB at CLIP's 512 numbers: what a small append reads and writes at most
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class SearchIndex:
         """The shards less some names; each is written again once most of it is deleted."""
         gone, shards = self.names.intersection(ids), []
         for shard in self._shards:
-            rows = {row for row, name in enumerate(shard.ids) if name in gone}
+            rows = {row for row, name in enumerate(shard.ids) if name in gone} if gone else set()
             shard = replace(shard, deleted=shard.deleted | rows)
             if rows and len(shard.deleted) > len(shard.ids) / 2:
                 ids, vectors = shard.kept()
@@ -157,7 +156,7 @@ class SearchIndex:
         return self.name_hits(self.find_rows(self.prepare(queries), top_k))
 
     def prepare(self, queries: Float[Tensor, "query _embed"]) -> Float[Tensor, "query embed"]:
-        """Checks queries, as `search` says, and brings them to length 1."""
+        """Queries of length 1, checked as `search` says."""
         if not len(self):
             raise ValueError(f"Expected vectors in the index at {self.folder}, found none; append.")
         return self._normalize(queries)
@@ -177,7 +176,7 @@ class SearchIndex:
         """The vectors in some rows."""
         taken, start = torch.empty(len(rows), self.vectors[0].shape[1]), 0
         for shard in self.vectors:
-            inside = (rows >= start) & (rows < start + len(shard))
+            inside = ((rows >= start) & (rows < start + len(shard))).nonzero()[:, 0]
             taken[inside] = shard[rows[inside] - start]
             start += len(shard)
         return taken
@@ -197,7 +196,7 @@ class SearchIndex:
         """One process at a time, each on what the one before has left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
-            if fcntl:
+            if sys.platform != "win32":
                 fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it, also after a crash
             self._read()
             used = {shard.name for shard in self._shards}
@@ -224,24 +223,21 @@ class SearchIndex:
         self._read({each.name: each for each in shards})
 
     def _read(self, known: dict[str, _Shard] | None = None) -> None:
-        """Takes on what `index.json` says; shards never change, so that known ones stay open."""
+        """Takes on what `index.json` says, with the shards that are open already."""
         file = self.folder / "index.json"
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         known = known or {each.name: each for each in self._shards}
+        shards = []
         try:
-            entries = json.loads(text)["shards"] if text else []
-            self._shards = [
-                replace(
-                    known.get(each["file"]) or self._load_shard(each["file"]),
-                    deleted=frozenset(each["deleted"]),
-                )
-                for each in entries
-            ]
+            for each in json.loads(text)["shards"] if text else ():
+                shard = known.get(each["file"]) or self._load_shard(each["file"])
+                shards.append(replace(shard, deleted=frozenset(each["deleted"])))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"Expected a whole index at {self.folder}, but it is damaged ({error!r}); delete "
                 "the folder and build it again."
             ) from error
+        self._shards = shards
         self.state = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.vectors = [shard.vectors for shard in self._shards]
         self.ids = [name for shard in self._shards for name in shard.ids]
