@@ -71,6 +71,7 @@ def find_nearest(
         return Nearest(nothing.long(), nothing)
     batches = queries.float().split(_QUERIES)
     columns = max(1, tile_size // min(_QUERIES, len(queries)))
+    columns = max(columns % _BLOCK, columns - columns % _BLOCK)  # whole blocks, or not even one
     best = [torch.empty(len(each), 0, dtype=torch.int64, device=each.device) for each in batches]
     start = 0
     for tile in (tile for each in candidates for tile in each.split(columns)):
