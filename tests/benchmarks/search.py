@@ -189,6 +189,13 @@ def main() -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             report[name] = json.loads(done.stdout)
             print(f"{name}: {report[name]}", file=sys.stderr)
+    kinds = {kind: report[f"a million, approximate, {kind}"] for kind in ("pictures", "captions")}
+    report["ratios"] = {
+        "exact / bare product, 1,000 queries": report["1,000 queries"]["ratio"],
+        "exact / bare product, single query": report["single query"]["ratio"],
+        **{f"exact / approximate, {kind}": each["faster"] for kind, each in kinds.items()},
+        **{f"recall@10, {kind}": each["recall_at_10"] for kind, each in kinds.items()},
+    }
     if len(sys.argv) > 1:
         write_atomically(Path(sys.argv[1]), json.dumps(report, indent=1) + "\n")
 
