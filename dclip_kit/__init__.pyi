@@ -10,6 +10,7 @@ from .losses import contrastive_loss, cosine_distillation_loss, dclip_loss
 from .metrics import paired_bootstrap, retrieval_metrics
 from .probe import shortcut_probe
 from .regions import Regions, region_weights
+from .search_index import SearchIndex
 from .student import freeze, interpolate
 from .teacher import MetaTeacher
 from .train import distill, train_teacher
@@ -23,6 +24,7 @@ __all__ = [
     "MetaTeacher",
     "Profile",
     "Regions",
+    "SearchIndex",
     "contrastive_loss",
     "cosine_distillation_loss",
     "dclip_loss",

@@ -1,11 +1,12 @@
 """A folder's pictures, embedded once and kept: captions are not needed, only a query.
 
-Kept in the user's cache folder, a file for each folder and model: what was embedded is known by
-path, size and time, so that new and changed pictures alone are embedded the next time.
+Kept in the user's cache folder, a search index for each folder and model: what was embedded is
+known by path, size and time, so that new and changed pictures alone are embedded the next time.
 """
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dclip_kit.assets import cache_path
-from dclip_kit.checkpoint import fingerprint, load_tensors, save_tensors
+from dclip_kit.checkpoint import fingerprint
 from dclip_kit.datasets import open_picture
 from dclip_kit.datasets.folder import PICTURE_SUFFIXES, walk_files
 from dclip_kit.embedding import encode_images
 from dclip_kit.encoders import ClipBundle
+from dclip_kit.search import Found
+from dclip_kit.search_index import SearchIndex
 
 _BATCH = 256  # pictures between two looks at what is done, in memory as bytes of CLIP's size
 
@@ -31,15 +34,26 @@ class PictureIndex:
 
     Attributes:
         paths: of the readable ones.
-        image_features: theirs, in this order.
+        vectors: theirs; in any order, and named by what tells that a picture is still the same.
+        place: by this name, a picture's place among the paths.
         unreadable: reason by path, of the others.
         embedded: how many were embedded now; the rest had been before.
     """
 
     paths: tuple[Path, ...]
-    image_features: Float[Tensor, "image embed"]
+    vectors: SearchIndex
+    place: dict[str, int]
     unreadable: dict[Path, str]
     embedded: int
+
+    def search(self, query: Float[Tensor, "_embed"], top_k: int = 5) -> Found:
+        """Finds the pictures nearest to a query's vector, from the same model, by their places.
+
+        Raises:
+            ValueError: as `SearchIndex.search`.
+        """
+        (hits,) = self.vectors.search(query[None], top_k)
+        return Found(tuple(self.place[name] for name in hits.ids), hits.scores)
 
 
 def find_pictures(place: Path) -> list[Path]:
@@ -74,9 +88,8 @@ def index_pictures(bundle: ClipBundle, folder: Path, cache: Path | None = None) 
         ValueError: there is no picture that can be read.
     """
     states = {path: _state(path, folder) for path in find_pictures(folder)}
-    file = (cache or cache_path("search")) / f"{_key(bundle, folder)}.safetensors"
-    known = _load(file)
-    new = [path for path, state in states.items() if state not in known]
+    known = _open((cache or cache_path("search")) / _key(bundle, folder))
+    new = [path for path, state in states.items() if state not in known.names]
     unreadable: dict[Path, str] = {}
     for start in tqdm(range(0, len(new), _BATCH), desc="embedding pictures", delay=2):
         pictures = {}
@@ -86,19 +99,26 @@ def index_pictures(bundle: ClipBundle, folder: Path, cache: Path | None = None) 
             except ValueError as error:
                 unreadable[path] = str(error)
         if pictures:
-            pixels = torch.stack(list(pictures.values()))
-            features = encode_images(bundle, pixels, progress=False)
-            known |= {states[path]: row for path, row in zip(pictures, features, strict=True)}
-    found = [path for path in states if path not in unreadable]
-    if not found:
+            features = encode_images(bundle, torch.stack(list(pictures.values())), progress=False)
+            known.append([states[path] for path in pictures], features)
+    paths = [path for path in states if path not in unreadable]
+    if not paths:
         first = next(iter(unreadable.values()), "none is there")
         raise ValueError(f"Expected pictures that can be read in {folder}, got none: {first}")
-    kept = {states[path]: known[states[path]] for path in found}
-    if len(new) > len(unreadable) or len(kept) < len(known):
-        _save(kept, file)
-    return PictureIndex(
-        tuple(found), torch.stack(list(kept.values())), unreadable, len(new) - len(unreadable)
-    )
+    place = {states[path]: number for number, path in enumerate(paths)}
+    gone = [name for name in known.names if name not in place]
+    if gone:
+        known.delete(gone)
+    return PictureIndex(tuple(paths), known, place, unreadable, len(new) - len(unreadable))
+
+
+def _open(place: Path) -> SearchIndex:
+    """What is kept; nothing where that is damaged, since pictures can be embedded again."""
+    try:
+        return SearchIndex(place)
+    except (FileNotFoundError, ValueError):
+        shutil.rmtree(place)
+        return SearchIndex(place)
 
 
 def _key(bundle: ClipBundle, folder: Path) -> str:
@@ -120,19 +140,3 @@ def _state(path: Path, folder: Path) -> str:
     except OSError:  # a link to nothing, say: told when it is read
         return str(path.relative_to(folder))
     return f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}"
-
-
-def _save(known: dict[str, Tensor], file: Path) -> None:
-    """One file, so that states and features can never be of different moments."""
-    states = torch.frombuffer(bytearray(json.dumps(list(known)).encode()), dtype=torch.uint8)
-    save_tensors({"states": states, "image": torch.stack(list(known.values()))}, file)
-
-
-def _load(file: Path) -> dict[str, Tensor]:
-    """What is kept; nothing where that is damaged, since pictures can be embedded again."""
-    try:
-        tensors = load_tensors(file)
-        states = json.loads(bytes(tensors["states"].tolist()).decode())
-        return dict(zip(states, tensors["image"], strict=True))
-    except (FileNotFoundError, KeyError, ValueError):
-        return {}

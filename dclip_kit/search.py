@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from dclip_kit.metrics import ranks
+from dclip_kit.nearest import find_nearest
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,11 @@ def search_images(
             f"Expected a finite query of {image_features.shape[1]} numbers, not all zeros, got "
             f"{len(query)}; encode it with the pictures' own model."
         )
-    left = torch.ones(len(image_features), dtype=torch.bool)
-    left[list(leave_out)] = False
-    if top_k < 1 or not left.any():
-        raise ValueError(
-            f"Expected top_k from 1 and a picture to find, got {top_k} and {int(left.sum())}."
-        )
-    scores = F.normalize(image_features, dim=-1) @ F.normalize(query, dim=-1)
-    scores = scores.masked_fill(~left.to(scores.device), -torch.inf)
-    best = scores.topk(min(top_k, int(left.sum())))
-    return Found(tuple(best.indices.tolist()), tuple(best.values.tolist()))
+    left_out = torch.zeros(len(image_features), dtype=torch.bool)
+    left_out[list(leave_out)] = True
+    images, asked = F.normalize(image_features, dim=-1), F.normalize(query, dim=-1)
+    best = find_nearest(asked[None], [images], top_k, left_out)
+    return Found(tuple(best.indices[0].tolist()), tuple(best.scores[0].tolist()))
 
 
 def rank_answer(
@@ -91,12 +87,10 @@ def top_k_overlap(
     if not 1 <= k <= len(image_features):
         raise ValueError(f"Expected a k in 1..{len(image_features)} (the pictures), got {k}.")
     images = F.normalize(image_features, dim=-1)
-    first, second = (_top(F.normalize(x, dim=-1) @ images.T, k) for x in (one, other))
+    first, second = (
+        find_nearest(F.normalize(each, dim=-1), [images], k).indices for each in (one, other)
+    )
     return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
-
-
-def _top(scores: Float[Tensor, "query image"], k: int) -> Int[Tensor, "query k"]:
-    return scores.topk(k).indices
 
 
 def shared_things(
@@ -120,12 +114,11 @@ def related_share(
             f"got {len(things)} and {k}."
         )
     images = F.normalize(image_features, dim=-1)
-    scores = images @ images.T
-    scores.fill_diagonal_(-torch.inf)
-    nearest = _top(scores, k).tolist()
+    nearest = find_nearest(images, [images], k + 1).indices.tolist()  # itself, mostly, among them
+    others = [[i for i in found if i != query][:k] for query, found in enumerate(nearest)]
     return torch.tensor(
         [
             sum(bool(shared) for shared in shared_things(found, things, query)) / k
-            for query, found in enumerate(nearest)
+            for query, found in enumerate(others)
         ]
     )

@@ -9,7 +9,8 @@ import torch
 
 from dclip_kit import index
 from dclip_kit.embedding import encode_images
-from dclip_kit.index import find_pictures, index_pictures
+from dclip_kit.index import PictureIndex, find_pictures, index_pictures
+from dclip_kit.search import search_images
 
 
 @pytest.fixture
@@ -51,11 +52,44 @@ def test_pictures_are_found_in_folders_or_alone(folder, tmp_path) -> None:
         find_pictures(tmp_path / "empty")
 
 
+def features(found: PictureIndex) -> torch.Tensor:
+    """The vectors of an index, in the order of its paths."""
+    vectors = found.vectors
+    rows = {found.place[name]: i for i, name in enumerate(vectors.ids) if not vectors.left_out[i]}
+    assert len(vectors) == len(found.paths) and sorted(rows) == list(range(len(rows)))
+    return vectors.take(torch.tensor([rows[place] for place in range(len(rows))]))
+
+
 def test_the_features_are_the_pictures_own(folder, clip, cache) -> None:
     found = index_pictures(clip, folder, cache)
     assert list(found.paths) == find_pictures(folder)
-    torch.testing.assert_close(found.image_features, encode_images(clip, found.paths))
+    torch.testing.assert_close(features(found), encode_images(clip, found.paths))
     assert (found.embedded, found.unreadable) == (6, {})
+
+
+def test_a_search_finds_places_among_the_paths(folder, clip, cache) -> None:
+    for old, new in (("0.png", "0.png"), ("0.png", "zzz.png")):  # then others' places change
+        (folder / old).rename(folder / new)
+        found, pictures = index_pictures(clip, folder, cache), find_pictures(folder)
+        encoded = encode_images(clip, pictures)
+        for query in encoded:
+            every, hits = search_images(query, encoded, 99), found.search(query, 99)
+            assert hits.images == every.images
+            assert hits.scores == pytest.approx(every.scores, abs=1e-6)
+
+
+def test_what_was_embedded_before_a_stop_is_kept(folder, clip, cache, monkeypatch) -> None:
+    monkeypatch.setattr(index, "_BATCH", 4)
+
+    def stop(bundle, pictures, **more):
+        if len(pictures) < 4:
+            raise KeyboardInterrupt
+        return encode_images(bundle, pictures, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(index, "encode_images", stop)
+        index_pictures(clip, folder, cache)
+    assert index_pictures(clip, folder, cache).embedded == 2
 
 
 def test_only_what_is_new_or_changed_is_embedded_again(
@@ -71,8 +105,8 @@ def test_only_what_is_new_or_changed_is_embedded_again(
     assert (second.embedded, encoded) == (2, [6, 2])
     names = [path.name for path in second.paths]
     assert names == ["0.png", "1.png", "3.png", "new.png", "4.png", "5.png"]
-    torch.testing.assert_close(second.image_features, encode_images(clip, second.paths))
-    assert torch.equal(second.image_features[0], first.image_features[0])
+    torch.testing.assert_close(features(second), encode_images(clip, second.paths))
+    assert torch.equal(features(second)[0], features(first)[0])
     assert len(list(cache.iterdir())) == 1
     assert index_pictures(clip, folder, cache).embedded == 0
 
@@ -91,7 +125,7 @@ def test_what_cannot_be_read_is_named_and_found_once_mended(folder, clip, cache)
     (folder / "link.png").symlink_to(folder / "gone.png")
     found = index_pictures(clip, folder, cache)
     assert {path.name for path in found.unreadable} == {"broken.png", "link.png"}
-    assert len(found.paths) == len(found.image_features) == 6
+    assert len(found.paths) == len(features(found)) == 6
     shutil.copy(folder / "0.png", folder / "broken.png")
     found = index_pictures(clip, folder, cache)
     assert (found.embedded, len(found.paths)) == (1, 7)
@@ -105,13 +139,14 @@ def test_nothing_readable_says_so(clip, tmp_path, cache) -> None:
 
 def test_a_damaged_cache_is_made_again(folder, clip, cache, encoded) -> None:
     index_pictures(clip, folder, cache)
-    (file,) = cache.iterdir()
-    file.write_bytes(file.read_bytes()[:-5])
-    assert index_pictures(clip, folder, cache).embedded == 6
-    assert index_pictures(clip, folder, cache).embedded == 0
+    for damaged in ("*.safetensors", "index.json"):
+        (file,) = cache.glob(f"*/{damaged}")
+        file.write_bytes(file.read_bytes()[:-5])
+        assert index_pictures(clip, folder, cache).embedded == 6
+        assert index_pictures(clip, folder, cache).embedded == 0
 
 
 def test_the_cache_is_the_users(folder, clip, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "mine"))
     index_pictures(clip, folder)
-    assert len(list((tmp_path / "mine/search").glob("*.safetensors"))) == 1
+    assert len(list((tmp_path / "mine/search").glob("*/*.safetensors"))) == 1

@@ -65,7 +65,7 @@ def test_a_picture_does_not_count_as_its_own_neighbour() -> None:
         ({"query": torch.zeros(2)}, "not all zeros"),
         ({"query": torch.tensor([1.0, float("nan")])}, "finite"),
         ({"top_k": 0}, "top_k from 1.*got 0"),
-        ({"leave_out": [0, 1, 2, 3]}, "a picture to find, got 2 and 0"),
+        ({"leave_out": [0, 1, 2, 3]}, "something to find, got 2 and 0"),
     ],
 )
 def test_a_search_that_cannot_be_says_why(change, says) -> None:

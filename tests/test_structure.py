@@ -15,11 +15,12 @@ MAX_LINES = 250
 # Imports run downwards only. A module or package of the kit stands on exactly one floor.
 FLOORS = (
     {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"}
-    | {"distributed", "printing", "threads"},
+    | {"distributed", "printing", "threads", "nearest"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket"},
     {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
-    | {"inspection", "probe", "selection", "profile_data", "index", "runs"},
+    | {"inspection", "probe", "selection", "profile_data", "index", "runs"}
+    | {"search_index", "approximate"},
     {"plots", "widgets", "notebooks", "commands", "__main__"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

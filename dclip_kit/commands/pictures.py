@@ -115,7 +115,6 @@ def search(
     from dclip_kit.embedding import encode_texts
     from dclip_kit.index import find_pictures, index_pictures
     from dclip_kit.runs import load_model
-    from dclip_kit.search import search_images
 
     find_pictures(folder)  # an empty folder is told before a model is loaded
     if top_k < 1 or not query.strip():
@@ -130,7 +129,7 @@ def search(
             f"known, {len(index.unreadable):,} cannot be read.",
             file=sys.stderr,
         )
-    found = search_images(encode_texts(clip, [query])[0], index.image_features, top_k)
+    found = index.search(encode_texts(clip, [query])[0], top_k)
     hits = [(index.paths[i], score) for i, score in zip(found.images, found.scores, strict=True)]
     if json:
         print(json_format.dumps([{"path": str(p), "score": score} for p, score in hits], indent=1))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from dclip_kit.datasets import open_picture
 from dclip_kit.metrics import ranks
+from dclip_kit.nearest import find_nearest
 from dclip_kit.plots.panels import Box, add_canvas, add_image, add_tag, references
 from dclip_kit.plots.style import (
     SMALL,
@@ -90,8 +91,9 @@ def plot_search(
     positives = F.one_hot(correct, len(pictures)).bool()
     found = {}
     for name, features in image_features.items():
-        scores = F.normalize(query_features, dim=-1) @ F.normalize(features, dim=-1).T
-        found[name] = scores.topk(top_k).indices.tolist(), ranks(scores, positives).tolist()
+        asked, images = F.normalize(query_features, dim=-1), F.normalize(features, dim=-1)
+        best = find_nearest(asked, [images], top_k).indices.tolist()
+        found[name] = best, ranks(asked @ images.T, positives).tolist()
     sections = []
     for number, query in enumerate(queries):
         own = frozenset([int(correct[number])])

@@ -42,6 +42,12 @@ BARS = (
     Bar("training", "the published code's teacher step / kit", 20, at_least=True),
     Bar("training", "block's share of the teacher's step", 0.7, at_least=True),
     Bar("training", "student's step / plain open_clip", 1.1),
+    Bar("search", "exact / bare product, 1,000 queries", 1.3),
+    Bar("search", "exact / bare product, single query", 1.3),
+    Bar("search", "exact / approximate, pictures", 5, at_least=True),
+    Bar("search", "recall@10, pictures", 0.95, at_least=True),
+    Bar("search", "exact / approximate, captions", 5, at_least=True),
+    Bar("search", "recall@10, captions", 0.95, at_least=True),
 )
 
 
