@@ -19,7 +19,8 @@ from dclip_kit.detectors import Detections, Detector
 from dclip_kit.distributed import gather_batch, is_main_process, own_share
 from dclip_kit.embedding import encode_images, encode_texts
 from dclip_kit.encoders import load_clip
-from dclip_kit.features import FrozenFeatures, extract_features
+from dclip_kit.extraction import extract_features
+from dclip_kit.features import FrozenFeatures
 from dclip_kit.regions import Regions
 from dclip_kit.train import distill, train_teacher
 

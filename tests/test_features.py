@@ -8,7 +8,8 @@ import torch
 from dclip_kit.checkpoint import save_tensors
 from dclip_kit.config import RegionSettings
 from dclip_kit.embedding import encode_images, encode_texts, encode_tokens
-from dclip_kit.features import FrozenFeatures, extract_features
+from dclip_kit.extraction import extract_features
+from dclip_kit.features import FrozenFeatures
 from dclip_kit.regions import crop_regions
 
 BOXES = {0: 1, 1: 0, 2: 2, 3: 1, 4: 0, 5: 0}  # what the fake detector finds in each picture
