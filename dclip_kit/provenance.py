@@ -78,11 +78,11 @@ def differing_entries(kept: Record, now: Record, partial: bool = False) -> dict[
     """Which entries of two records differ, such as `regions.margin`, and from what to what.
 
     Args:
-        kept: as it was read from JSON.
-        now: the same, or before it has been written as JSON.
+        kept: one of them, as it was written as JSON or is going to be.
+        now: the other.
         partial: what is missing now is not compared.
     """
-    old, new = _flatten(kept), _flatten(json.loads(json.dumps(now, default=str)))
+    old, new = (_flatten(json.loads(json.dumps(each, default=str))) for each in (kept, now))
     names = new.keys() if partial else old.keys() | new
     return {
         name: f"{old.get(name)!r}, now {new.get(name)!r}"

@@ -17,6 +17,7 @@ from dclip_kit.features import FEATURES, FrozenFeatures
 from dclip_kit.provenance import Record, differing_entries
 
 SOURCE = "source.json"
+_SHARDS = "shard-*.safetensors*"  # broken-off ones too
 SHARD = 512  # pictures, a whole number of batches: no batch depends on where shards end
 
 
@@ -43,7 +44,7 @@ class FeatureStore:
         """
         record = self.folder / SOURCE
         if not record.is_file():
-            if (self.folder / FEATURES).exists() or self._remains():
+            if (self.folder / FEATURES).exists() or any(self.folder.glob(_SHARDS)):
                 raise ValueError(
                     f"Expected {SOURCE} beside the features in {self.folder}, found none; give "
                     "another folder, or delete what is in this one."
@@ -109,7 +110,7 @@ class FeatureStore:
 
     def _remains(self) -> list[Path]:
         """What is there besides the finished file and its record: shards, and broken-off files."""
-        patterns = "shard-*.safetensors*", f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp"
+        patterns = _SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp"
         return [path for pattern in patterns for path in self.folder.glob(pattern)]
 
     def _clear(self) -> None:
