@@ -36,7 +36,7 @@ def extract_features(
     dataset: CaptionedImages,
     settings: RegionSettings,
     batch_size: int = 64,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
 ) -> FrozenFeatures:
     """Detects, crops and encodes a data set once, each picture opened once.
 
@@ -64,7 +64,7 @@ def extract_features(
             bundle, detector, dataset, settings, batch_size, [part.tolist() for part in own]
         )
         return _gather(list(made), dataset)
-    store = FeatureStore(folder, len(dataset))
+    store = FeatureStore(Path(folder), len(dataset))
     source = describe_source(bundle, dataset, settings, detector)
     features = store.open(source)
     if features is not None:
@@ -79,7 +79,7 @@ def extract_features(
     wait_for_all()
     store.finish()
     wait_for_all()
-    return FrozenFeatures.load(folder)
+    return FrozenFeatures.load(store.folder)
 
 
 def _encode_parts(

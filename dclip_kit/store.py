@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from dclip_kit.checkpoint import load_tensors, raw_bytes, replacing, save_tensors, write_atomically
+from dclip_kit.datasets.annotations import load_json
 from dclip_kit.distributed import is_main_process
 from dclip_kit.features import FEATURES, FrozenFeatures
 from dclip_kit.provenance import Record, differing_entries
@@ -50,8 +51,7 @@ class FeatureStore:
                     "another folder, or delete what is in this one."
                 )
             return None
-        kept = json.loads(record.read_text(encoding="utf-8"))
-        differing = differing_entries(kept, source, partial=True)
+        differing = differing_entries(load_json(record), source, partial=True)
         if differing:
             told = ", ".join(f"{name} ({values})" for name, values in differing.items())
             raise ValueError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dclip_kit import embedding, walk
+from dclip_kit import reading, walk
 from dclip_kit.arms import Arm, EvaluationSets
 from dclip_kit.config import PROFILES, Profile, SelectionRule
 from dclip_kit.datasets import open_picture
@@ -237,7 +237,7 @@ def test_arms_are_measured_on_test_and_pictures_read_once(
     monkeypatch.setattr(walk, "KEPT_BYTES", kept_bytes)
     opened = []
     monkeypatch.setattr(
-        embedding, "open_picture", lambda path: opened.append(path) or open_picture(path)
+        reading, "open_picture", lambda path: opened.append(path) or open_picture(path)
     )
     other = clone_clip(clip)
     with torch.no_grad():
