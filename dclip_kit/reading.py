@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from dclip_kit.datasets import open_picture
 from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle
+from dclip_kit.threads import allowed_cores
 
 Pictures = Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "image 3 height width"]
 
@@ -28,7 +29,8 @@ _MOST_WORKERS = 16  # more of them wait for Python's lock instead of decoding
 def count_workers() -> int:
     """Threads that read: a processor each, of those that this process shares with its siblings."""
     siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(2, (os.cpu_count() or 2) // siblings), _MOST_WORKERS)
+    cores = int(allowed_cores() or os.cpu_count() or 2)
+    return min(max(2, cores // siblings), _MOST_WORKERS)
 
 
 def read_ahead(

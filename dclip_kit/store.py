@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from dclip_kit.checkpoint import load_tensors, raw_bytes, replacing, save_tensors, write_atomically
 from dclip_kit.datasets.annotations import load_json
-from dclip_kit.distributed import is_main_process
+from dclip_kit.distributed import exists_for_all, is_main_process
 from dclip_kit.features import FEATURES, FrozenFeatures
 from dclip_kit.provenance import Record, differing_entries
 
@@ -41,11 +41,13 @@ class FeatureStore:
             source: what they must be made from; entries that it leaves out are not compared.
 
         Raises:
-            ValueError: they are of something else, said what; or of something unknown, or damaged.
+            ValueError: they are of something else, said what; or of something unknown, or damaged;
+                or some of several processes, all of which must call it, see them and others do not.
         """
+        complete = exists_for_all(self.folder / FEATURES)
         record = self.folder / SOURCE
         if not record.is_file():
-            if (self.folder / FEATURES).exists() or any(self.folder.glob(_SHARDS)):
+            if complete or any(self.folder.glob(_SHARDS)):
                 raise ValueError(
                     f"Expected {SOURCE} beside the features in {self.folder}, found none; give "
                     "another folder, or delete what is in this one."
@@ -59,7 +61,7 @@ class FeatureStore:
                 f"entries of its {SOURCE} differ: {told}; give another folder, or delete this one "
                 "to have them made anew."
             )
-        if not (self.folder / FEATURES).is_file():
+        if not complete:
             return None
         self._clear()
         return FrozenFeatures.load(self.folder)

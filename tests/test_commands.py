@@ -322,7 +322,7 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
         (["detect", "own", "--out", "own/0.png/o.json"], "Expected a file that can be written"),
         (["detect", "own", "--out", "o.json", "--drawn", "own/0.png"], "Expected a folder that"),
         (["embed", "nowhere", "--out", "o"], "found nothing"),
-        (["embed", "own", "--out", "o.json"], "call it o.safetensors"),
+        (["embed", "own", "--out", "own/0.png"], "Expected a folder that can be written"),
         (["search", "empty", "x"], "Expected pictures ("),
         (["search", "own", " "], "Expected a query that says something"),
         (["search", "own", "x", "--top-k", "0"], "a --top-k from 1"),
