@@ -5,7 +5,8 @@ from .detectors import load_detector
 from .embedding import encode_images, encode_texts, encode_tokens
 from .encoders import ClipBundle, export_clip, load_clip
 from .evaluate import evaluate_retrieval, evaluate_zero_shot
-from .features import FrozenFeatures, extract_features
+from .extraction import extract_features
+from .features import FrozenFeatures
 from .losses import contrastive_loss, cosine_distillation_loss, dclip_loss
 from .metrics import paired_bootstrap, retrieval_metrics
 from .probe import shortcut_probe

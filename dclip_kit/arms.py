@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dclip_kit.checkpoint import load_tensors, load_weights, save_tensors, write_atomically
 from dclip_kit.config import Profile, TeacherSettings, contrastive_control
-from dclip_kit.embedding import Pictures
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.evaluate import (
     RetrievalSet,
@@ -22,6 +21,7 @@ from dclip_kit.evaluate import (
 )
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics
+from dclip_kit.reading import Pictures
 from dclip_kit.selection import Candidate, select_alpha
 from dclip_kit.student import clone_clip, interpolate
 from dclip_kit.teacher import MetaTeacher

@@ -43,7 +43,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file.
+    """Maps a safetensors file into memory: what is used of it is read, and may be forgotten again.
 
     Raises:
         FileNotFoundError: there is none.
@@ -90,8 +90,13 @@ def fingerprint(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(raw_bytes(tensor))
     return digest.hexdigest()[:16]
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """A tensor's bytes, in its own memory where that is contiguous and the CPU's."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def save_training_state(

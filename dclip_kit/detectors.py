@@ -155,8 +155,7 @@ def load_detector(
         )
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r} needs a CUDA GPU, and there is none; use 'cpu'.")
-    pocket = name_or_path == "pocket"
-    source = asset_path("pocket_yolo") if pocket else find_weights(name_or_path)
+    source = locate_weights(name_or_path)
     weights = read_weights(source)
     size = image_size or -(-weights.image_size // _STRIDE) * _STRIDE
     with contained_ultralytics():
@@ -174,6 +173,15 @@ def load_detector(
         predictor.setup_model(weights.model, verbose=False)
         predictor([np.zeros((size, size, 3), np.uint8)])  # the first one also warms up
     return Detector(weights.names, size, confidence, max_regions, source, predictor)
+
+
+def locate_weights(name_or_path: str | Path) -> Path:
+    """Where a detector's weights are, as `load_detector` takes them, without loading them.
+
+    Raises:
+        FileNotFoundError: as `load_detector`.
+    """
+    return asset_path("pocket_yolo") if name_or_path == "pocket" else find_weights(name_or_path)
 
 
 def find_photographs() -> list[Path]:

@@ -6,7 +6,9 @@ all of them, or those that call it wait for the others. One process has the whol
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -14,6 +16,8 @@ from accelerate.utils import gather, pad_across_processes, parse_flag_from_env
 from jaxtyping import Float, Int
 from open_clip.loss import gather_features
 from torch import Tensor
+
+Thing = TypeVar("Thing")
 
 
 def _several() -> PartialState | None:
@@ -48,6 +52,23 @@ def own_share(count: int) -> Int[Tensor, "own"]:
     each = -(-count // state.num_processes)
     start = each * state.process_index
     return torch.arange(start, start + each).clamp(max=count - 1)
+
+
+def own_turns(things: Sequence[Thing]) -> Sequence[Thing]:
+    """This process's of things that need not be equally many for all: it takes turns with others.
+
+    Args:
+        things: the same in all processes.
+    """
+    state = _several()
+    return things if state is None else things[state.process_index :: state.num_processes]
+
+
+def wait_for_all() -> None:
+    """Goes on once all processes have come here."""
+    state = _several()
+    if state is not None:
+        state.wait_for_everyone()
 
 
 def gather_rows(own: Tensor) -> Tensor:

@@ -4,54 +4,17 @@ Axes: image, text, token, embed.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from dclip_kit.datasets import open_picture
 from dclip_kit.distributed import gather_rows, is_main_process, own_share
 from dclip_kit.encoders import ClipBundle
-
-Pictures = Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "image 3 height width"]
-
-
-def read_pixels(
-    bundle: ClipBundle, pictures: Pictures, workers: int = 2, progress: bool = True
-) -> UInt8[Tensor, "image 3 height width"]:
-    """Reads and preprocesses pictures once, as bytes.
-
-    Raises:
-        ValueError: a picture cannot be read, named; or there is none.
-    """
-    if isinstance(pictures, Tensor):
-        return pictures
-    if len(pictures) == 0:
-        raise ValueError("Expected at least one picture, got none.")
-
-    def one(picture: Path | Image.Image) -> Tensor:
-        return bundle.to_pixels(
-            picture if isinstance(picture, Image.Image) else open_picture(picture)
-        )
-
-    with ThreadPoolExecutor(workers) as pool:
-        return torch.stack(
-            list(
-                tqdm(
-                    pool.map(one, pictures),
-                    total=len(pictures),
-                    delay=2,
-                    desc="reading pictures",
-                    disable=not (progress and is_main_process()),
-                )
-            )
-        )
+from dclip_kit.reading import Pictures, read_batches
 
 
 def encode_images(
@@ -94,27 +57,19 @@ def encode_own_images(
         ValueError: as `read_pixels`, or a feature is not finite.
     """
     chosen = torch.arange(len(pictures)) if chosen is None else chosen
+    batches = chosen.split(batch_size)
     features = []
-    for images in tqdm(
-        chosen.split(batch_size),
+    for images, pixels in tqdm(
+        zip(batches, read_batches(bundle, pictures, batches), strict=True),
         desc="encoding pictures",
+        total=len(batches),
         delay=2,
         disable=not (progress and is_main_process()),
     ):
-        pixels = read_pixels(bundle, choose_pictures(pictures, images), progress=False)
         given = bundle.normalize(pixels) if normalized else pixels.to(bundle.device).float() / 255
         encoded = bundle.model.encode_image(given, normalize=True).cpu()
         features.append(_finite(encoded, "image", images))
     return torch.cat(features)
-
-
-def choose_pictures(
-    pictures: Pictures, chosen: Int[Tensor, "chosen"]
-) -> Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "chosen 3 height width"]:
-    """Some of the pictures, in the order that is asked for."""
-    if isinstance(pictures, Tensor):
-        return pictures[chosen]
-    return [pictures[index] for index in chosen.tolist()]  # type: ignore[return-value]
 
 
 @torch.no_grad()
@@ -126,7 +81,7 @@ def encode_texts(
     Raises:
         ValueError: a text is empty, there is none, or a feature is not finite.
     """
-    _require_texts(texts)
+    require_texts(texts)
     own = [texts[index] for index in own_share(len(texts)).tolist()]
     features = [
         bundle.model.encode_text(ids, normalize=True).cpu()
@@ -193,7 +148,7 @@ def tokenize(bundle: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text cont
     Raises:
         ValueError: a text is empty, or there is none.
     """
-    _require_texts(texts)
+    require_texts(texts)
     return bundle.tokenizer(list(texts))
 
 
@@ -216,7 +171,12 @@ def read_tokens(bundle: ClipBundle, text: str) -> tuple[str, ...]:
     return tuple(decode([token]).strip() for token in ids[real_tokens(ids)].tolist())
 
 
-def _require_texts(texts: Sequence[str]) -> None:
+def require_texts(texts: Sequence[str]) -> None:
+    """Checks that there are texts and that each says something.
+
+    Raises:
+        ValueError: as it says.
+    """
     if len(texts) == 0:
         raise ValueError("Expected at least one text, got none.")
     empty = [index for index, text in enumerate(texts) if not text.strip()]
@@ -227,7 +187,7 @@ def _require_texts(texts: Sequence[str]) -> None:
 
 
 def _token_batches(bundle: ClipBundle, texts: Sequence[str], size: int) -> Iterator[Tensor]:
-    _require_texts(texts)  # all of them before the first batch costs time
+    require_texts(texts)  # all of them before the first batch costs time
     for start in range(0, len(texts), size):
         yield tokenize(bundle, texts[start : start + size]).to(bundle.device)
 

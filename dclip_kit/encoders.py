@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from jaxtyping import Float, UInt8
@@ -18,6 +19,7 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose
+from torchvision.transforms.functional import normalize
 
 from dclip_kit.assets import asset_path
 from dclip_kit.checkpoint import save_tensors, write_atomically
@@ -58,17 +60,24 @@ class ClipBundle:
 
     def to_pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """The preprocessed picture as bytes: a quarter of the memory, and exact."""
-        tensor: Any = picture
-        for step in self.preprocess.transforms[:-1]:
-            tensor = step(tensor)
-        return (tensor * 255).round().to(torch.uint8)
+        *steps, to_tensor, _ = self.preprocess.transforms
+        found: Any = picture
+        for step in steps:
+            found = step(found)
+        if isinstance(found, Image.Image) and found.mode == "RGB":
+            # What came of turning them into floats and back. Threads that read pictures call this,
+            # and of torch's functions each would start threads of its own.
+            return torch.from_numpy(np.ascontiguousarray(np.asarray(found).transpose(2, 0, 1)))
+        return (to_tensor(found) * 255).round().to(torch.uint8)
 
     def normalize(
         self, pixels: UInt8[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image 3 height width"]:
         """What the model takes, from `to_pixels`' bytes; on the model's device."""
         pixels = pixels.to(self.device, memory_format=torch.channels_last)  # quick convolutions
-        return self.preprocess.transforms[-1](pixels.float() / 255)
+        last = self.preprocess.transforms[-1]
+        # In place: on CPUs, getting memory for another tensor takes longer than filling it.
+        return normalize(pixels.float().div_(255), last.mean, last.std, inplace=True)
 
 
 def load_clip(

@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 
 from dclip_kit.datasets import CaptionedImages, LabelledImages
 from dclip_kit.distributed import is_main_process
-from dclip_kit.embedding import Pictures, encode_images, encode_texts, read_pixels
+from dclip_kit.embedding import encode_images, encode_texts
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.metrics import RetrievalMetrics, class_ranks, recall_at_k, retrieval_metrics
+from dclip_kit.reading import Pictures, read_pixels
 from dclip_kit.student import same_text_tower
 
 Templates = Sequence[str] | Sequence[Callable[[str], str]]

@@ -13,6 +13,7 @@ from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import Profile
 from dclip_kit.datasets.annotations import load_json
 from dclip_kit.encoders import ClipBundle, load_clip
+from dclip_kit.provenance import differing_entries
 
 SETTINGS = "settings.json"
 _RECORDS = (SETTINGS, "report.json")  # either says which CLIP the arms beside it are of
@@ -27,8 +28,7 @@ def require_settings(settings: Profile, folder: Path) -> None:
     path = folder / SETTINGS
     if not path.exists():
         return
-    old, new = _flat(_read(path)), _flat(json.loads(json.dumps(settings.as_dict())))
-    differing = sorted(name for name in old.keys() | new if old.get(name) != new.get(name))
+    differing = differing_entries(_read(path), settings.as_dict())
     if differing:
         raise ValueError(
             f"Expected the settings of the run in {folder}, but they differ in "
@@ -46,14 +46,6 @@ def keep_settings(settings: Profile, folder: Path) -> None:
     """
     require_settings(settings, folder)
     write_atomically(folder / SETTINGS, json.dumps(settings.as_dict(), indent=1) + "\n")
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        deeper = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if deeper else {f"{prefix}{name}": value}
-    return flat
 
 
 def load_model(

@@ -3,10 +3,8 @@
 `python -m dclip_kit.walk` trains the pocket's teacher and arms and keeps them in assets/.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,10 @@ from dclip_kit.arms import (
     train_arm,
 )
 from dclip_kit.assets import asset_path
-from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import Profile, get_profile
 from dclip_kit.datasets import CaptionedImages
 from dclip_kit.detectors import Detector, load_detector
-from dclip_kit.distributed import exists_for_all, is_main_process
-from dclip_kit.embedding import read_pixels
+from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.evaluate import (
     TEMPLATE_SETS,
@@ -38,9 +34,13 @@ from dclip_kit.evaluate import (
     prepare_retrieval,
     prepare_zero_shot,
 )
-from dclip_kit.features import FrozenFeatures, extract_features
+from dclip_kit.extraction import extract_features
+from dclip_kit.features import FrozenFeatures
 from dclip_kit.printing import say
 from dclip_kit.profile_data import WalkData, load_data
+from dclip_kit.provenance import describe_source
+from dclip_kit.reading import read_pixels
+from dclip_kit.store import FeatureStore
 from dclip_kit.teacher import MetaTeacher
 from dclip_kit.train import TeacherRun, embed_with_teacher, train_teacher
 
@@ -69,30 +69,21 @@ def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
 def obtain_features(
     profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path
 ) -> FrozenFeatures:
-    """Extracts a data set's features into a folder, unless they are there already.
+    """Extracts a data set's features into a store in a folder, or opens the one that is there.
 
-    The file's name tells what they were made from: CLIP's weights, how regions are found, and the
-    pictures (by path, size and time) with their captions.
+    The store is called by the split. It is opened without loading the detector.
 
     Raises:
-        ValueError: as `extract_features`, or the file that is there is damaged.
+        ValueError: as `extract_features`, or the store that is there is damaged.
     """
-    stats = [(str(path.absolute()), path.stat()) for path in dataset.paths]
-    made_from = [
-        fingerprint(*clip.model.state_dict().values()),
-        asdict(profile.regions),
-        [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
-        dataset.captions,
-    ]
-    key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
-    path = folder / f"features-{key}.safetensors"
-    if exists_for_all(path):
-        say(f"Loaded the features in {path}.")
-        return FrozenFeatures.load(path)
-    features = extract_features(clip, choose_detector(profile, clip), dataset, profile.regions)
-    if is_main_process():
-        features.save(path)
-    return features
+    place = folder / f"features-{dataset.split}"
+    source = describe_source(clip, dataset, profile.regions)
+    features = FeatureStore(place, len(dataset)).open(source)
+    if features is not None:
+        say(f"Loaded the features in {place}.")
+        return features
+    detector = choose_detector(profile, clip)
+    return extract_features(clip, detector, dataset, profile.regions, folder=place)
 
 
 def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:

@@ -141,6 +141,7 @@ def captioned(pictures, tmp_path_factory):
 @pytest.fixture
 def detector():
     """Finds no, one or two boxes in a picture, by its width."""
+    from dclip_kit.assets import asset_path
     from dclip_kit.detectors import Detections, Detector
     from dclip_kit.regions import Regions
 
@@ -155,7 +156,7 @@ def detector():
                 found.append(report.regions)
             return Detections(tuple(found), sum(each.is_whole_image for each in found), 0)
 
-    return Fake(("thing",), 64, 0.25, 2, Path("fake"), None)
+    return Fake(("thing",), 64, 0.25, 10, asset_path("pocket_yolo"), None)
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +165,7 @@ def make_features() -> Callable[..., object]:
     from dclip_kit.features import FrozenFeatures
 
     def make(images: int = 11, embed: int = 32, seed: int = 0) -> FrozenFeatures:
-        generator = torch.Generator().manual_seed(seed)
+        generator, boxes = (torch.Generator().manual_seed(seed) for _ in range(2))
 
         def unit(count: int) -> torch.Tensor:
             return torch.nn.functional.normalize(torch.randn(count, embed, generator=generator))
@@ -178,13 +179,14 @@ def make_features() -> Callable[..., object]:
             image=unit(images),
             region=unit(regions),
             region_count=region_count,
+            xyxy=100 * torch.rand(regions, 4, generator=boxes),
             area=torch.rand(regions, generator=generator) + 0.01,
             confidence=torch.rand(regions, generator=generator),
+            label=torch.arange(regions) % 5,
             text=unit(len(owners)),
             token=unit(tokens).half(),
             token_count=token_count,
             image_of_text=owners,
-            without_detections=torch.tensor(0),
         )
 
     return make

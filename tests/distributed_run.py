@@ -12,6 +12,8 @@ import torch
 from accelerate import Accelerator, notebook_launcher
 from torch import Tensor
 
+from dclip_kit import store as stores
+from dclip_kit.assets import asset_path
 from dclip_kit.checkpoint import load_tensors, save_tensors
 from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
 from dclip_kit.datasets import CaptionedImages
@@ -19,9 +21,13 @@ from dclip_kit.detectors import Detections, Detector
 from dclip_kit.distributed import gather_batch, is_main_process, own_share
 from dclip_kit.embedding import encode_images, encode_texts
 from dclip_kit.encoders import load_clip
-from dclip_kit.features import FrozenFeatures, extract_features
+from dclip_kit.extraction import extract_features
+from dclip_kit.features import FrozenFeatures
 from dclip_kit.regions import Regions
+from dclip_kit.store import FeatureStore
 from dclip_kit.train import distill, train_teacher
+
+WEIGHTS = asset_path("pocket_yolo")  # what the detector below claims to have
 
 # Seven captioned pictures: a step of four, and an uneven one of three; ten steps in all.
 PLAIN = StudentSettings(batch_size=4, captions_per_image=2, epochs=5, mixed_precision="no")
@@ -109,16 +115,34 @@ def work(folder: Path, paths: list[Path], names=(*STUDENTS, *TEACHERS)) -> dict[
         "texts": encode_texts(clip, TEXTS),
         "gradient": gradient(torch.arange(21.0).reshape(3, 7).cos()),
     }
-    frozen = extract_features(
-        clip, Fake(("thing",), 64, 0.25, 2, Path("fake"), None),
-        CaptionedImages(tuple(paths), captions, "train", "drawn"), RegionSettings(), batch_size=2,
-    )  # fmt: skip
+    dataset = CaptionedImages(tuple(paths), captions, "train", "drawn")
+    given = clip, Fake(("thing",), 64, 0.25, 2, WEIGHTS, None), dataset, RegionSettings(), 2
+    frozen = extract_features(*given)
     found |= {f"frozen {name}": value for name, value in vars(frozen).items()}
+    stored = fill_store(folder / f"store of {os.environ.get('WORLD_SIZE', 1)}", *given)
+    found |= {f"stored {name}": value for name, value in vars(stored).items()}
     for name in names:
         losses: list[float] = []
         found[f"weights of {name}"] = train(folder, name, losses)
         found[f"losses of {name}"] = torch.tensor(losses, dtype=torch.float64)
     return found
+
+
+def fill_store(place: Path, *given) -> FrozenFeatures:
+    """Features in a store of as many shards as pictures, and who wrote which of them."""
+    write = FeatureStore.write
+
+    def logging(self: FeatureStore, shard: range, features: FrozenFeatures) -> None:
+        with place.with_suffix(".log").open("a") as log:
+            log.write(f"{os.environ.get('RANK', 0)} {shard.start}\n")
+        write(self, shard, features)
+
+    before = stores.SHARD
+    stores.SHARD, FeatureStore.write = 1, logging
+    try:
+        return extract_features(*given, place)
+    finally:
+        stores.SHARD, FeatureStore.write = before, write
 
 
 def fine_tune(folder: Path) -> None:

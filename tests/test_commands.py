@@ -168,11 +168,11 @@ def test_detect_writes_boxes_and_draws_them(run, fake_detector, pictures, tmp_pa
 def test_embed_writes_features_and_whose_they_are(
     own, run, fake_detector, clip_folder, tmp_path
 ) -> None:
-    out = tmp_path / "features.safetensors"
+    out = tmp_path / "features"
     code, said, _ = run("embed", own, "--out", out, "--model", clip_folder)
     assert code == 0 and "Encoded 20 pictures" in said and "unusable: 1;" in said
     features = FrozenFeatures.load(out)
-    record = json.loads((tmp_path / "features.json").read_text())
+    record = json.loads((out / "contents.json").read_text())
     assert len(record["pictures"]) == len(features) == 20
     assert len(record["captions"]) == len(features.text) == 40
     assert record["unusable"][0]["path"].endswith("gone.png") and record["empty_captions"] == 1
@@ -251,7 +251,7 @@ def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
     share = ("--teacher", tmp_path / "a", "--features", tmp_path / "a")
     code, said, _ = run("distill", "--out", tmp_path / "b", *share, *options)
     assert code == 0 and "Loaded the saved teacher: 2 epochs." in said
-    assert f"Loaded the features in {tmp_path}/a/features-" in said
+    assert f"Loaded the features in {tmp_path}/a/features-train" in said
     assert not (tmp_path / "b/teacher.safetensors").exists()
 
 
@@ -322,7 +322,7 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
         (["detect", "own", "--out", "own/0.png/o.json"], "Expected a file that can be written"),
         (["detect", "own", "--out", "o.json", "--drawn", "own/0.png"], "Expected a folder that"),
         (["embed", "nowhere", "--out", "o"], "found nothing"),
-        (["embed", "own", "--out", "o.json"], "call it o.safetensors"),
+        (["embed", "own", "--out", "own/0.png"], "Expected a folder that can be written"),
         (["search", "empty", "x"], "Expected pictures ("),
         (["search", "own", " "], "Expected a query that says something"),
         (["search", "own", "x", "--top-k", "0"], "a --top-k from 1"),

@@ -87,6 +87,17 @@ def test_two_processes_find_what_one_finds(one, two) -> None:
         assert torch.equal(value, two[1][name]), name
 
 
+def test_two_processes_share_the_shards_of_a_store(one, two, folder) -> None:
+    """Their contents are compared above; each shard was written by one of them."""
+    written = [line.split() for line in (folder / "store of 2.log").read_text().splitlines()]
+    assert sorted(written) == [*([["0", n] for n in "024"]), *([["1", n] for n in "13"])]
+    names = {path.name for path in (folder / "store of 2").iterdir()}
+    assert names == {"features.safetensors", "source.json"}
+    for name in ("source.json", "features.safetensors"):
+        kept = [(folder / f"store of {count}" / name).read_bytes() for count in (1, 2)]
+        assert kept[0] == kept[1]
+
+
 def test_a_killed_process_ends_the_run_and_leaves_a_whole_checkpoint(folder, one) -> None:
     began = time.monotonic()
     launcher = "-m torch.distributed.run --standalone --nproc_per_node=2"

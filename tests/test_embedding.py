@@ -10,12 +10,12 @@ from dclip_kit.embedding import (
     encode_images,
     encode_texts,
     encode_tokens,
-    read_pixels,
     read_tokens,
     real_tokens,
     tokenize,
 )
 from dclip_kit.encoders import load_clip
+from dclip_kit.reading import read_pixels
 
 TEXTS = ["a red ball", "sea!?", "two dogs on a very long road to a far town by the sea", "it"]
 START, END = 712, 713  # the two last of the tiny CLIP's vocabulary

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dclip_kit import evaluate
 from dclip_kit.datasets import LabelledImages
-from dclip_kit.embedding import encode_images, encode_texts, read_pixels
+from dclip_kit.embedding import encode_images, encode_texts
 from dclip_kit.evaluate import (
     TEMPLATE_SETS,
     RetrievalSet,
@@ -21,6 +21,7 @@ from dclip_kit.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.reading import read_pixels
 from dclip_kit.student import clone_clip
 
 # Zero-shot and retrieval

@@ -41,13 +41,14 @@ def plain() -> FrozenFeatures:
         image=torch.eye(6, 32),
         region=torch.eye(6, 32).repeat_interleave(2, 0),
         region_count=torch.full((6,), 2),
+        xyxy=torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(12, 4),
         area=torch.full((12,), 0.5),
         confidence=torch.ones(12),
+        label=torch.zeros(12, dtype=torch.long),
         text=torch.eye(6, 32)[owners],
         token=torch.eye(6, 32)[owners].half(),
         token_count=torch.ones(6, dtype=torch.long),
         image_of_text=owners,
-        without_detections=torch.tensor(0),
     )
 
 

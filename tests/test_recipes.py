@@ -18,7 +18,7 @@ from dclip_kit.config import (
 )
 from dclip_kit.embedding import encode_images, encode_texts
 from dclip_kit.encoders import load_clip
-from dclip_kit.features import extract_features
+from dclip_kit.extraction import extract_features
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.regions import crop_regions

@@ -178,13 +178,14 @@ def features(tower) -> FrozenFeatures:
         image=unit,
         region=unit,
         region_count=one,
+        xyxy=torch.ones(2, 4),
         area=torch.ones(2),
         confidence=torch.ones(2),
+        label=one,
         text=unit.flip(1),
         token=unit.half(),
         token_count=one,
         image_of_text=torch.arange(2),
-        without_detections=torch.tensor(0),
     )
 
 

@@ -8,9 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
-from dclip_kit.embedding import encode_images, read_pixels
+from dclip_kit.embedding import encode_images
 from dclip_kit.encoders import load_clip
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
+from dclip_kit.reading import read_pixels
 from dclip_kit.regions import region_weights
 from dclip_kit.student import clone_clip
 from dclip_kit.teacher import MetaTeacher

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dclip_kit import embedding, walk
+from dclip_kit import reading, walk
 from dclip_kit.arms import Arm, EvaluationSets
 from dclip_kit.config import PROFILES, Profile, SelectionRule
 from dclip_kit.datasets import open_picture
@@ -134,21 +134,20 @@ def test_saved_arms_measure_what_the_trained_ones_did(
 def test_features_are_extracted_once_for_what_they_are_made_from(
     clip, data, detector, tmp_path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(walk, "load_detector", lambda *_, **__: detector)
+    loaded = [detector]
+    monkeypatch.setattr(walk, "load_detector", lambda *_, **__: loaded.pop())
     few = data.val.select(range(3))
     first = walk.obtain_features(PROFILE, clip, few, tmp_path)
     assert capsys.readouterr().out == ""
     again = walk.obtain_features(PROFILE, clip, few, tmp_path)
-    assert capsys.readouterr().out.startswith(f"Loaded the features in {tmp_path}/features-")
+    assert capsys.readouterr().out == f"Loaded the features in {tmp_path}/features-val.\n"
     assert torch.equal(first.region, again.region) and torch.equal(first.token, again.token)
     other = replace(PROFILE, regions=replace(PROFILE.regions, margin=0.3))
-    walk.obtain_features(other, clip, few, tmp_path)
-    walk.obtain_features(PROFILE, clip, few.select([0, 1]), tmp_path)
-    with torch.no_grad():
-        clip.model.visual.proj += 0.1
-    walk.obtain_features(PROFILE, clip, few, tmp_path)
-    assert capsys.readouterr().out == ""
-    assert len(list(tmp_path.glob("features-*.safetensors"))) == 4
+    with pytest.raises(ValueError, match=r"regions\.margin \(0\.1, now 0\.3\); give another"):
+        walk.obtain_features(other, clip, few, tmp_path)
+    loaded.append(detector)
+    walk.obtain_features(PROFILE, clip, replace(few, split="test"), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"features-val", "features-test"}
 
 
 def test_too_many_pictures_for_the_memory_stay_on_disk(clip, data, monkeypatch) -> None:
@@ -238,7 +237,7 @@ def test_arms_are_measured_on_test_and_pictures_read_once(
     monkeypatch.setattr(walk, "KEPT_BYTES", kept_bytes)
     opened = []
     monkeypatch.setattr(
-        embedding, "open_picture", lambda path: opened.append(path) or open_picture(path)
+        reading, "open_picture", lambda path: opened.append(path) or open_picture(path)
     )
     other = clone_clip(clip)
     with torch.no_grad():

@@ -122,12 +122,14 @@ def embed(
 ) -> int:
     """Encodes captioned pictures once: whole, region by region, captions and their tokens.
 
-    Writes a safetensors file (tensors image, region, text, token, image_of_text and more), and
-    beside it a JSON with the pictures and captions in the tensors' order, and what was left out.
+    Fills a folder with features.safetensors (tensors image, region, text, token, image_of_text and
+    more), source.json, which says what they are made from, and contents.json, with the pictures and
+    captions in the tensors' order, and what was left out. Run again, it continues where it was
+    stopped; several processes share the work under accelerate launch.
 
     Args:
         data: captioned pictures, as inspect takes them.
-        out: the .safetensors file to write.
+        out: the folder to fill.
         model: "pocket", an architecture of open_clip, a folder that export wrote, or an arm that
             distill wrote (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
@@ -137,18 +139,12 @@ def embed(
         split: of formats with splits (karpathy, coco): train, val, test, all, …
         device: auto, cpu, cuda:0, …
     """
-    require_writable(out)
-    if out.suffix == ".json":
-        raise ValueError(
-            f"Expected the name of a .safetensors file, beside which a .json is written, got "
-            f"{printable(out)}; call it {printable(out.with_suffix('.safetensors'))}."
-        )
-    require_writable(out.with_suffix(".json"))
+    require_writable(out, "folder")
     from dclip_kit.checkpoint import write_atomically
     from dclip_kit.datasets import read_captioned
     from dclip_kit.detectors import load_detector
     from dclip_kit.distributed import is_main_process
-    from dclip_kit.features import extract_features
+    from dclip_kit.extraction import extract_features
     from dclip_kit.runs import load_model
 
     found = read_captioned(data, images, format, split)
@@ -159,10 +155,9 @@ def embed(
         max_regions=regions.max_regions,
         device=clip.device,
     )
-    features = extract_features(clip, detector, found.dataset, regions)
+    features = extract_features(clip, detector, found.dataset, regions, folder=out)
     if not is_main_process():
         return 0
-    features.save(out)
     unusable = found.unreadable | found.broken_rows
     record = {
         "model": clip.name,
@@ -171,10 +166,10 @@ def embed(
         "unusable": [{"path": str(place), "reason": why} for place, why in unusable.items()],
         "empty_captions": found.empty_captions,
     }
-    write_atomically(out.with_suffix(".json"), json_format.dumps(record, indent=1) + "\n")
+    write_atomically(out / "contents.json", json_format.dumps(record, indent=1) + "\n")
     print(
         f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
         f"{len(features.text):,} captions into {printable(out)}; unusable: "
-        f"{len(unusable):,}; without detections: {int(features.without_detections):,}."
+        f"{len(unusable):,}; without detections: {features.without_detections:,}."
     )
     return 0

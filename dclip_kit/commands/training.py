@@ -25,7 +25,8 @@ def train_teacher(
     Args:
         out: the folder of the run, such as runs/mine; distill with the same options goes on there.
         settings: of the run.
-        features: the folder that keeps encoded pictures, for several runs to share; else OUT.
+        features: the folder that keeps encoded pictures, for several runs to share if they encode
+            the same ones alike; else OUT.
         device: auto, cpu, cuda:0, …
     """
     require_writable(out, "folder")
@@ -61,7 +62,8 @@ def distill(
         out: the folder of the run, such as runs/mine.
         settings: of the run.
         teacher: the folder of a trained teacher, to be used instead of training one.
-        features: the folder that keeps encoded pictures, for several runs to share; else OUT.
+        features: the folder that keeps encoded pictures, for several runs to share if they encode
+            the same ones alike; else OUT.
         device: auto, cpu, cuda:0, …
     """
     began = time.monotonic()

@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import StudentSettings
 from dclip_kit.distributed import gather_batch, own_share
-from dclip_kit.embedding import Pictures, choose_pictures, read_pixels
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import dclip_loss
+from dclip_kit.reading import Pictures, choose_pictures, read_pixels
 from dclip_kit.student import Trainable, clone_clip, follows_blocks, freeze
 from dclip_kit.train.loop import draw_captions, split_batches
 from dclip_kit.train.precision import autocast, choose_precision, fast_attention, keep_statistics

@@ -23,11 +23,12 @@ from torch.nn import functional as F
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import get_profile
 from dclip_kit.datasets import CaptionedImages, open_picture
-from dclip_kit.embedding import read_pixels
 from dclip_kit.encoders import ClipBundle, load_clip
-from dclip_kit.features import FrozenFeatures, extract_features
+from dclip_kit.extraction import extract_features
+from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.pocket.data import load_captioned
+from dclip_kit.reading import read_pixels
 from dclip_kit.regions import crop_regions
 from dclip_kit.teacher import MetaTeacher
 from dclip_kit.train import apply_teacher, distill, train_teacher

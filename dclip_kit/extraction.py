@@ -1,0 +1,194 @@
+"""Making frozen features, once: into a store on disk, or into memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dclip_kit.config import RegionSettings
+from dclip_kit.datasets import CaptionedImages, open_picture
+from dclip_kit.detectors import Detector
+from dclip_kit.distributed import (
+    gather_rows,
+    is_main_process,
+    own_share,
+    own_turns,
+    wait_for_all,
+)
+from dclip_kit.embedding import encode_own_images, encode_tokens, require_texts
+from dclip_kit.encoders import ClipBundle
+from dclip_kit.features import WHOLE_PICTURE, FrozenFeatures
+from dclip_kit.provenance import describe_source
+from dclip_kit.reading import read_ahead
+from dclip_kit.regions import Regions, crop_regions
+from dclip_kit.store import SHARD, FeatureStore
+
+Part = Sequence[int]  # some of a data set's pictures, by index
+
+
+def extract_features(
+    bundle: ClipBundle,
+    detector: Detector,
+    dataset: CaptionedImages,
+    settings: RegionSettings,
+    batch_size: int = 64,
+    folder: Path | str | None = None,
+) -> FrozenFeatures:
+    """Detects, crops and encodes a data set once, each picture opened once.
+
+    Each of several processes, all of which must call it, takes its share; all get everything.
+
+    Args:
+        bundle: the frozen CLIP.
+        detector: from `load_detector(settings.detector, …)`.
+        dataset: pictures with captions.
+        settings: how crops are cut and encoded, what stands for a picture without detections, and
+            whether the whole picture is one more region.
+        batch_size: pictures that are encoded at a time; twice as many are in memory.
+        folder: where to keep the features, for data of any size: whatever ends the work, the next
+            call goes on with it, and what is there already is not made again. Left out, features
+            are in memory only.
+
+    Raises:
+        ValueError: a picture cannot be read, or a caption is empty, or a feature not finite; or
+            the folder has features that were made from something else, said what.
+    """
+    require_texts(dataset.texts)  # before the pictures cost time
+    if folder is None:
+        own = own_share(len(dataset)).split(SHARD)
+        made = _encode_parts(
+            bundle, detector, dataset, settings, batch_size, [part.tolist() for part in own]
+        )
+        return _gather(list(made), dataset)
+    store = FeatureStore(Path(folder), len(dataset))
+    source = describe_source(bundle, dataset, settings, detector)
+    features = store.open(source)
+    if features is not None:
+        return features
+    missing = store.missing()
+    wait_for_all()  # else one could write before another has looked what is missing
+    store.begin(source)
+    mine = own_turns(missing)
+    made = _encode_parts(bundle, detector, dataset, settings, batch_size, mine)
+    for shard, part in zip(mine, made, strict=True):
+        store.write(shard, part)
+    wait_for_all()
+    store.finish()
+    wait_for_all()
+    return FrozenFeatures.load(store.folder)
+
+
+def _encode_parts(
+    bundle: ClipBundle,
+    detector: Detector,
+    dataset: CaptionedImages,
+    settings: RegionSettings,
+    batch_size: int,
+    parts: Sequence[Part],
+) -> Iterator[FrozenFeatures]:
+    """The features of some pictures and of their captions, part by part."""
+    batches = [
+        [part[start : start + batch_size] for start in range(0, len(part), batch_size)]
+        for part in parts
+    ]
+    opened = read_ahead(
+        lambda index: open_picture(dataset.paths[index]),
+        (batch for part in batches for batch in part),
+    )
+    with tqdm(
+        total=sum(map(len, parts)),
+        desc=f"features of {dataset.split}",
+        unit="picture",
+        delay=2,
+        disable=not is_main_process(),
+    ) as bar:
+        for part, own in zip(parts, batches, strict=True):
+            found: dict[str, list[Tensor]] = {}
+            for _ in own:
+                pictures = next(opened)
+                made = _encode_pictures(bundle, detector, settings, batch_size, pictures)
+                for name, value in made.items():
+                    found.setdefault(name, []).append(value)
+                bar.update(len(pictures))
+            joined = {name: torch.cat(values) for name, values in found.items()}
+            yield FrozenFeatures(**joined, **_encode_captions(bundle, dataset, part))
+
+
+def _encode_pictures(
+    bundle: ClipBundle,
+    detector: Detector,
+    settings: RegionSettings,
+    batch_size: int,
+    pictures: list[Image.Image],
+) -> dict[str, Tensor]:
+    """A batch of pictures and their regions, by the names of `FrozenFeatures`."""
+    numbers = {name: number for number, name in enumerate(detector.names)}
+    crops: list[Image.Image] = []
+    regions: list[Regions] = []
+    counts, silent = [], []
+    for picture, found in zip(
+        pictures, detector.detect(pictures, batch_size, progress=False).regions, strict=True
+    ):
+        own = crop_regions(picture, found, settings.margin, settings.square)
+        regions.append(found)
+        if settings.whole_image and not found.is_whole_image:
+            own.append(picture)
+            regions.append(Regions.whole_image(picture.size))
+        crops += own
+        counts.append(len(own))
+        silent += [found.is_whole_image and settings.undetected_as_zeros] * len(own)
+    label = [
+        WHOLE_PICTURE if found.is_whole_image else numbers[name]
+        for found in regions
+        for name in found.label
+    ]
+    encoded = encode_own_images(bundle, crops, progress=False, normalized=settings.normalized_crops)
+    return {
+        "image": encode_own_images(bundle, pictures, progress=False),
+        "region": encoded.masked_fill(torch.tensor(silent)[:, None], 0.0),
+        "region_count": torch.tensor(counts),
+        "xyxy": torch.cat([found.xyxy for found in regions]).float(),
+        "area": torch.cat([found.area for found in regions]).float(),
+        "confidence": torch.cat([found.confidence for found in regions]).float(),
+        "label": torch.tensor(label),
+    }
+
+
+def _encode_captions(
+    bundle: ClipBundle, dataset: CaptionedImages, part: Part, batch_size: int = 512
+) -> dict[str, Tensor]:
+    """The pictures' captions and tokens, by the names of `FrozenFeatures`."""
+    texts = [text for image in part for text in dataset.captions[image]]
+    dtype = next(bundle.model.parameters()).dtype
+    whole = [torch.empty(0, bundle.embed_dim, dtype=dtype)]  # there may be no caption among them
+    values, counts = [whole[0].half()], [torch.empty(0, dtype=torch.int64)]
+    for start in range(0, len(texts), batch_size):
+        tokens = encode_tokens(bundle, texts[start : start + batch_size])
+        whole.append(tokens.text)
+        values.append(tokens.features[tokens.mask].half())  # unit vectors: half is plenty
+        counts.append(tokens.mask.sum(1))
+    owners = [image for image in part for _ in dataset.captions[image]]
+    return {
+        "text": torch.cat(whole),
+        "token": torch.cat(values),
+        "token_count": torch.cat(counts),
+        "image_of_text": torch.tensor(owners, dtype=torch.int64),
+    }
+
+
+def _gather(own: list[FrozenFeatures], dataset: CaptionedImages) -> FrozenFeatures:
+    """The parts of all processes; what repeats at the end of their shares is cut off."""
+    found = {
+        field.name: gather_rows(torch.cat([getattr(part, field.name) for part in own]))
+        for field in fields(FrozenFeatures)
+    }
+    images, texts = len(dataset), len(dataset.texts)
+    regions = int(found["region_count"][:images].sum())
+    tokens = int(found["token_count"][:texts].sum())
+    rows = {"image": images, "region_count": images, "token": tokens}
+    rows |= dict.fromkeys(("text", "token_count", "image_of_text"), texts)
+    return FrozenFeatures(**{name: v[: rows.get(name, regions)] for name, v in found.items()})

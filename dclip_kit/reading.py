@@ -1,0 +1,114 @@
+"""Reading pictures as a CLIP takes them: by threads, and ahead of what computes with them."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dclip_kit.datasets import open_picture
+from dclip_kit.distributed import is_main_process
+from dclip_kit.encoders import ClipBundle
+from dclip_kit.threads import allowed_cores
+
+Pictures = Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "image 3 height width"]
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+_MOST_WORKERS = 16  # more of them wait for Python's lock instead of decoding
+
+
+def count_workers() -> int:
+    """Threads that read: a processor each, of those that this process shares with its siblings."""
+    siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = int(allowed_cores() or os.cpu_count() or 2)
+    return min(max(2, cores // siblings), _MOST_WORKERS)
+
+
+def read_ahead(
+    read: Callable[[Item], Read], batches: Iterable[Sequence[Item]], workers: int | None = None
+) -> Iterator[list[Read]]:
+    """Reads batches, each while whoever takes them is busy with the one before.
+
+    Args:
+        read: what becomes of an item; called in threads.
+        batches: of items. Two of them, read, are in memory at a time.
+        workers: threads; left out, `count_workers`.
+
+    Yields:
+        Each batch's items in their order, read.
+
+    Raises:
+        Whatever `read` does, once the batch is reached.
+    """
+    pool = ThreadPoolExecutor(workers or count_workers())
+    begun: deque[list[Future[Read]]] = deque()
+    try:
+        for batch in batches:
+            begun.append([pool.submit(read, item) for item in batch])
+            if len(begun) > 1:
+                yield [each.result() for each in begun.popleft()]
+        for last in begun:
+            yield [each.result() for each in last]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_pixels(
+    bundle: ClipBundle,
+    pictures: Pictures,
+    workers: int | None = None,
+    progress: bool = True,
+) -> UInt8[Tensor, "image 3 height width"]:
+    """Reads and preprocesses pictures once, as bytes.
+
+    Raises:
+        ValueError: a picture cannot be read, named; or there is none.
+    """
+    if isinstance(pictures, Tensor):
+        return pictures
+    if len(pictures) == 0:
+        raise ValueError("Expected at least one picture, got none.")
+
+    bar = tqdm(
+        torch.arange(len(pictures)).split(64),
+        delay=2,
+        desc="reading pictures",
+        disable=not (progress and is_main_process()),
+    )
+    return torch.cat(list(read_batches(bundle, pictures, bar, workers)))
+
+
+def read_batches(
+    bundle: ClipBundle, pictures: Pictures, batches: Iterable[Tensor], workers: int | None = None
+) -> Iterator[Tensor]:
+    """Batches of pictures, by index, as bytes; each read while the one before is used."""
+    if isinstance(pictures, Tensor):
+        yield from (pictures[images] for images in batches)
+        return
+
+    def one(index: int) -> Tensor:
+        picture = pictures[index]
+        return bundle.to_pixels(
+            picture if isinstance(picture, Image.Image) else open_picture(picture)
+        )
+
+    for read in read_ahead(one, (images.tolist() for images in batches), workers):
+        yield torch.stack(read)
+
+
+def choose_pictures(
+    pictures: Pictures, chosen: Int[Tensor, "chosen"]
+) -> Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "chosen 3 height width"]:
+    """Some of the pictures, in the order that is asked for."""
+    if isinstance(pictures, Tensor):
+        return pictures[chosen]
+    return [pictures[index] for index in chosen.tolist()]  # type: ignore[return-value]

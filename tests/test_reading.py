@@ -1,0 +1,69 @@
+"""Reading ahead: all items in order, a batch early, and errors where they belong."""
+
+import threading
+
+import pytest
+import torch
+
+from dclip_kit import reading
+from dclip_kit.reading import choose_pictures, count_workers, read_ahead, read_batches
+
+
+@pytest.mark.parametrize("workers", [None, 1, 5])
+@pytest.mark.parametrize("sizes", [(), (1,), (3, 1, 4), (2, 0, 2)])
+def test_all_items_come_in_their_batches_and_order(sizes, workers) -> None:
+    batches = [[10 * number + item for item in range(size)] for number, size in enumerate(sizes)]
+    read = list(read_ahead(lambda item: -item, batches, workers))
+    assert read == [[-item for item in batch] for batch in batches]
+
+
+def test_the_next_batch_is_read_meanwhile_and_none_after_it() -> None:
+    read, second = [], threading.Event()
+
+    def one(item: int) -> int:
+        read.append(item)
+        if item == 1:
+            second.set()
+        return item
+
+    ahead = read_ahead(one, ([number] for number in range(9)), workers=1)
+    assert next(ahead) == [0]
+    assert second.wait(timeout=60)  # though nobody has asked for it
+    assert next(ahead) == [1]
+    assert next(ahead) == [2]
+    assert max(read) <= 3  # two batches in memory
+    ahead.close()
+
+
+def test_an_error_comes_with_its_batch() -> None:
+    ahead = read_ahead(lambda item: 1 / item, [[2, 4], [1, 0], [8]])
+    assert next(ahead) == [0.5, 0.25]
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+
+
+def test_processes_on_one_machine_share_its_processors(monkeypatch) -> None:
+    monkeypatch.setattr(reading, "allowed_cores", lambda: None)
+    for processors, processes, threads in (
+        (None, 1, 2),
+        (1, 1, 2),
+        (8, 1, 8),
+        (8, 2, 4),
+        (96, 2, 16),
+    ):
+        monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert count_workers() == threads
+    monkeypatch.setattr(reading, "allowed_cores", lambda: 6.5)  # in a container
+    assert count_workers() == 3
+
+
+def test_batches_are_the_same_of_paths_pictures_and_bytes(clip, pictures, captioned) -> None:
+    pixels = torch.stack([clip.to_pixels(picture) for picture in pictures])
+    batches = [torch.tensor(chosen) for chosen in ([4, 0], [5, 5, 1])]
+    for given in (captioned.paths, pictures, pixels):
+        read = list(read_batches(clip, given, batches))
+        for chosen, batch in zip(batches, read, strict=True):
+            assert torch.equal(batch, pixels[chosen])
+        assert len(choose_pictures(given, batches[1])) == 3
+    assert torch.equal(choose_pictures(pixels, batches[0]), pixels[[4, 0]])
