@@ -124,7 +124,7 @@ PROFILES: dict[str, Profile] = {
             block_rate=0.1,
             captions_per_image=5,
             distillation_weight=2.0,
-            epochs=4,  # as good as twelve, measured on val: more only moves further and forgets more
+            epochs=4,  # as good as twelve on val, where more moved further and forgot more
         ),
     ),
     "base": Profile(
