@@ -91,6 +91,11 @@ def differing_entries(kept: Record, now: Record, partial: bool = False) -> dict[
     }
 
 
+def digest_record(record: Record) -> str:
+    """A short name for what a record says."""
+    return _digest([json.dumps(record, sort_keys=True, default=str).encode()])
+
+
 def _flatten(record: Record, prefix: str = "") -> Record:
     flat: Record = {}
     for name, value in record.items():

@@ -38,7 +38,7 @@ from dclip_kit.extraction import extract_features
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.printing import say
 from dclip_kit.profile_data import WalkData, load_data
-from dclip_kit.provenance import describe_source
+from dclip_kit.provenance import describe_source, digest_record
 from dclip_kit.reading import read_pixels
 from dclip_kit.store import FeatureStore
 from dclip_kit.teacher import MetaTeacher
@@ -71,13 +71,14 @@ def obtain_features(
 ) -> FrozenFeatures:
     """Extracts a data set's features into a store in a folder, or opens the one that is there.
 
-    The store is called by the split. It is opened without loading the detector.
+    The store is called by the split and by what its features are made from: where data or settings
+    have changed, another is made beside it. It is opened without loading the detector.
 
     Raises:
         ValueError: as `extract_features`, or the store that is there is damaged.
     """
-    place = folder / f"features-{dataset.split}"
     source = describe_source(clip, dataset, profile.regions)
+    place = folder / f"features-{dataset.split}-{digest_record(source)}"
     features = FeatureStore(place, len(dataset)).open(source)
     if features is not None:
         say(f"Loaded the features in {place}.")

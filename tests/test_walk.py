@@ -140,14 +140,21 @@ def test_features_are_extracted_once_for_what_they_are_made_from(
     first = walk.obtain_features(PROFILE, clip, few, tmp_path)
     assert capsys.readouterr().out == ""
     again = walk.obtain_features(PROFILE, clip, few, tmp_path)
-    assert capsys.readouterr().out == f"Loaded the features in {tmp_path}/features-val.\n"
+    (kept,) = tmp_path.iterdir()
+    assert capsys.readouterr().out == f"Loaded the features in {kept}.\n"
+    assert kept.name.startswith("features-val-")
     assert torch.equal(first.region, again.region) and torch.equal(first.token, again.token)
-    other = replace(PROFILE, regions=replace(PROFILE.regions, margin=0.3))
-    with pytest.raises(ValueError, match=r"regions\.margin \(0\.1, now 0\.3\); give another"):
-        walk.obtain_features(other, clip, few, tmp_path)
-    loaded.append(detector)
-    walk.obtain_features(PROFILE, clip, replace(few, split="test"), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"features-val", "features-test"}
+    wider = replace(PROFILE, regions=replace(PROFILE.regions, margin=0.3))
+    changed = [
+        (wider, few),
+        (PROFILE, data.val.select(range(2))),
+        (PROFILE, replace(few, split="x")),
+    ]
+    for number, (profile, pictures) in enumerate(changed, start=2):
+        loaded.append(detector)
+        walk.obtain_features(profile, clip, pictures, tmp_path)
+        assert not loaded and len(list(tmp_path.iterdir())) == number
+    assert capsys.readouterr().out == ""
 
 
 def test_too_many_pictures_for_the_memory_stay_on_disk(clip, data, monkeypatch) -> None:
