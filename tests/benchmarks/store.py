@@ -126,7 +126,7 @@ def compare() -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         seconds = make_and_open(Path(folder))
         print(f"{seconds}", file=sys.stderr)
-        place = Path(folder, "features-train")
+        (place,) = Path(folder).iterdir()
         size = (place / FEATURES).stat().st_size / 2**20
         memory = {}
         for how in ("mapped", "copied"):
