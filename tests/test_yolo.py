@@ -335,6 +335,7 @@ def test_the_process_and_the_home_stay_as_they_were(folder, tmp_path) -> None:
 import json, os, random
 import numpy as np, torch
 from PIL import Image
+import dclip_kit  # which sets OpenMP's variables: see threads
 torch.set_num_threads(3)
 def state():
     numbers = [random.getstate()[1][:9], np.random.get_state()[1][:9].tolist()]
