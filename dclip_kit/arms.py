@@ -25,7 +25,7 @@ from dclip_kit.reading import Pictures
 from dclip_kit.selection import Candidate, select_alpha
 from dclip_kit.student import clone_clip, interpolate
 from dclip_kit.teacher import MetaTeacher
-from dclip_kit.train import History, average_histories, distill
+from dclip_kit.train import History, Rehearsal, average_histories, distill
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,7 @@ def train_arm(
     checkpoint: Path | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
     texts: Sequence[str] | None = None,
+    rehearsal: Rehearsal | None = None,
 ) -> Arm:
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
 
@@ -98,6 +99,7 @@ def train_arm(
         checkpoint: to continue from; a soup's later runs have their number behind its name.
         on_epoch: called after each epoch, with the history of the run that it is of.
         texts: the training captions; only needed where the text tower trains.
+        rehearsal: what is not to be forgotten; only needed where the profile rehearses.
     """
     settings = profile.student
     if teacher_embeddings is None:
@@ -126,6 +128,7 @@ def train_arm(
             on_epoch,
             name if settings.soup == 1 else f"{name}, {run + 1} of {settings.soup}",
             texts,
+            rehearsal=rehearsal,
         )
         mean = interpolate(mean, trained.student, 1 / (run + 1))
         histories.append(trained.history)

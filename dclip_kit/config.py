@@ -60,6 +60,9 @@ class StudentSettings:
     temperature: float = 0.05
     distillation_weight: float = 1.0  # 0 makes the plain contrastive fine-tune: the control
     contrastive_weight: float = 1.0
+    # Beyond the paper: crops whose features are to stay those of the untouched CLIP; 0: none.
+    rehearsal_weight: float = 0.0
+    rehearsal_batch: int = 64  # of them beside each batch of pictures
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 in hardware, else no
 
 
@@ -164,7 +167,8 @@ def get_profile(name: str) -> Profile:
 # (METHOD section 2); its sizes, rates and weights of losses stay the profile's.
 RECIPES: dict[str, dict[str, Any]] = {
     "dclip": {},
-    "contrastive": {"student": {"distillation_weight": 0.0}},
+    "contrastive": {"student": {"distillation_weight": 0.0, "rehearsal_weight": 0.0}},
+    "rehearsal": {"student": {"distillation_weight": 0.0}},
     "official_code": {
         "regions": {
             "weighted": False,  # 1: the function that computes weights is never called
@@ -179,6 +183,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "student": {
             "train_text": True,  # 5
             "train": "attention",  # 6: whatever has "proj" in its name
+            "rehearsal_weight": 0.0,
         },
         "reciprocal_rank_as_map": True,  # 7
     },
@@ -190,9 +195,10 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
 
     Args:
         profile: what to work with, and by which sizes and rates.
-        name: "dclip" (the profile as it is), "contrastive" (the same budget without the teacher:
-            the control) or "official_code" (what the published code does where it parts from its
-            description; as METHOD reads it).
+        name: "dclip" (the profile as it is), "contrastive" (neither teacher nor rehearsal: the
+            control), "rehearsal" (without the teacher: what of a gain is the rehearsal's) or
+            "official_code" (what the published code does where it parts from its description; as
+            METHOD reads it).
 
     Raises:
         ValueError: the name is unknown.
@@ -207,5 +213,5 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
 
 
 def contrastive_control(student: StudentSettings) -> StudentSettings:
-    """The control: the same fine-tune, budget and order of data, without the teacher."""
-    return replace(student, distillation_weight=0.0)
+    """The control: a plain fine-tune on the same pictures in the same order, and no more."""
+    return replace(student, distillation_weight=0.0, rehearsal_weight=0.0)

@@ -23,6 +23,7 @@ from dclip_kit.arms import (
 )
 from dclip_kit.assets import asset_path
 from dclip_kit.config import Profile, get_profile
+from dclip_kit.crops import RegionCrops
 from dclip_kit.datasets import CaptionedImages
 from dclip_kit.detectors import Detector, load_detector
 from dclip_kit.distributed import is_main_process
@@ -42,7 +43,7 @@ from dclip_kit.provenance import describe_source, digest_record
 from dclip_kit.reading import read_pixels
 from dclip_kit.store import FeatureStore
 from dclip_kit.teacher import MetaTeacher
-from dclip_kit.train import TeacherRun, embed_with_teacher, train_teacher
+from dclip_kit.train import Rehearsal, TeacherRun, embed_with_teacher, train_teacher
 
 KEPT_BYTES = 2 << 30  # of pictures in memory; more are read again whenever they are looked at
 
@@ -144,10 +145,15 @@ def obtain_arms(
     kept = fits_memory(clip, len(train))
     pictures = read_pixels(clip, train.paths) if kept else train.paths
     targets = embed_with_teacher(teacher, features, profile.regions)
+    rehearsal = None
+    if profile.student.rehearsal_weight:
+        crops = RegionCrops(train.paths, features, profile.regions)
+        kept = fits_memory(clip, len(crops))
+        rehearsal = Rehearsal(read_pixels(clip, crops) if kept else crops, features.region)
     for name, embeddings in (("contrastive", None), ("dclip", targets)):
         checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
         trained_on = pictures, features, profile, sets, embeddings, checkpoint
-        arm = train_arm(name, clip, *trained_on, texts=train.texts)
+        arm = train_arm(name, clip, *trained_on, texts=train.texts, rehearsal=rehearsal)
         arms[name] = round_tower(arm)
         if is_main_process():
             save_arm(arm, saved)

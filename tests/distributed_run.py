@@ -25,7 +25,7 @@ from dclip_kit.extraction import extract_features
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.regions import Regions
 from dclip_kit.store import FeatureStore
-from dclip_kit.train import distill, train_teacher
+from dclip_kit.train import Rehearsal, distill, train_teacher
 
 WEIGHTS = asset_path("pocket_yolo")  # what the detector below claims to have
 
@@ -37,6 +37,7 @@ STUDENTS = {
     "attention": replace(PLAIN, train="attention", distillation_weight=0.0),
     "with text": replace(PLAIN, train_text=True),
     "resnet": replace(PLAIN, epochs=2),
+    "rehearsing": replace(PLAIN, rehearsal_weight=3.0, rehearsal_batch=5),
 }
 TEACHERS = {
     "described": TeacherSettings(heads=4, batch_size=3, epochs=5),
@@ -88,7 +89,8 @@ def train(folder: Path, name: str, losses: list[float], **more) -> Tensor:
 
     run = distill(
         clip, data["pixels"], features, STUDENTS[name], data["targets"],
-        validate=validate, texts=texts, **given,
+        validate=validate, texts=texts,
+        rehearsal=Rehearsal(data["pixels"].flip(3), features.image), **given,
     )  # fmt: skip
     figures = torch.tensor([row["val"] for row in run.history])
     return torch.cat([flat(run.student.model), figures])

@@ -80,7 +80,9 @@ def test_the_official_code_parts_from_the_description_in_eight_places() -> None:
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="dclip, contrastive, official_code, got 'best'"):
+    with pytest.raises(
+        ValueError, match="dclip, contrastive, rehearsal, official_code, got 'best'"
+    ):
         apply_recipe(get_profile("pocket"), "best")
 
 

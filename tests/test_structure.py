@@ -17,7 +17,8 @@ FLOORS = (
     {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"}
     | {"distributed", "printing", "threads", "nearest"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
-    | {"student", "pocket", "reading", "provenance", "store", "extraction"},
+    | {"student", "pocket", "reading", "provenance", "store", "extraction"}
+    | {"crops"},
     {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
     | {"inspection", "probe", "selection", "profile_data", "index", "runs"}
     | {"search_index", "approximate"},

@@ -19,17 +19,26 @@ from dclip_kit.train import apply_teacher, distill, draw_captions, embed_with_te
 from dclip_kit.train import progress as progress_module
 from dclip_kit.train import student as student_module
 from dclip_kit.train.loop import split_batches
+from dclip_kit.train.rehearsal import Rehearsal
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()
 TEACHER = TeacherSettings(heads=4, batch_size=3, epochs=4, learning_rate=0.01)
 STUDENT = StudentSettings(batch_size=2, epochs=3, learning_rate=1e-3, mixed_precision="no")
 CONTROL = replace(STUDENT, distillation_weight=0.0)
+REHEARSED = replace(STUDENT, rehearsal_weight=3.0, rehearsal_batch=5)
 
 
 @pytest.fixture
 def targets(features) -> torch.Tensor:
     return F.normalize(torch.randn_like(features.text), dim=1)
+
+
+@pytest.fixture
+def rehearsal(clip) -> Rehearsal:
+    """Seven other pictures, and features that the untouched CLIP does not have of them."""
+    shown = torch.randint(256, (7, 3, 32, 32), dtype=torch.uint8)
+    return Rehearsal(shown, F.normalize(torch.randn(7, 32), dim=1))
 
 
 def weights(module) -> torch.Tensor:
@@ -172,7 +181,7 @@ def test_training_leaves_the_frozen_features_alone(features, clip, pixels, targe
 # The student
 
 
-def by_hand(clip, pixels, features, settings, targets, seed):
+def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
     """Fine-tuning as one would write it down: AdamW, warm-up, cosine, clipped gradients."""
     student = clone_clip(clip)
     tower = student.model.visual
@@ -196,7 +205,7 @@ def by_hand(clip, pixels, features, settings, targets, seed):
         if done >= warmup:
             share = (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
         total = torch.zeros(())
-        for texts in batches:
+        for batch, texts in enumerate(batches, number * settings.gradient_accumulation):
             with student_module.fast_attention(torch.device("cpu")):
                 image = tower(student.normalize(pixels[features.image_of_text[texts]]))
             image = F.normalize(image, dim=-1)
@@ -207,6 +216,12 @@ def by_hand(clip, pixels, features, settings, targets, seed):
             if settings.distillation_weight:
                 distance = cosine_distillation_loss(image, targets[texts])
                 loss = loss + settings.distillation_weight * distance
+            if settings.rehearsal_weight:
+                again = rehearsal.draw(5, seed, batch)
+                with student_module.fast_attention(torch.device("cpu")):
+                    now = F.normalize(tower(student.normalize(rehearsal.pictures[again])), dim=-1)
+                moved = 1 - (now * rehearsal.features[again]).sum(1)
+                loss = loss + settings.rehearsal_weight * moved.mean()
             losses.append(loss.item())
             total = total + loss / len(batches)
         optimizer.zero_grad()
@@ -221,17 +236,17 @@ def by_hand(clip, pixels, features, settings, targets, seed):
 @pytest.mark.parametrize(("accumulation", "captions"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 9)])
 @pytest.mark.parametrize(
     "settings",
-    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2)],
-    ids=["contrastive", "dclip", "slow blocks"],
+    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2), REHEARSED],
+    ids=["contrastive", "dclip", "slow blocks", "rehearsal"],
 )
 def test_fine_tuning_is_a_plain_loop(
-    settings, accumulation, captions, clip, pixels, features, targets
+    settings, accumulation, captions, clip, pixels, features, targets, rehearsal
 ) -> None:
     """Accumulated steps descend the mean of their batches' losses; an epoch's last may be short."""
     settings = replace(settings, gradient_accumulation=accumulation, captions_per_image=captions)
     teacher = targets if settings.distillation_weight else None
-    run = distill(clip, pixels, features, settings, teacher, seed=6)
-    expected, losses = by_hand(clip, pixels, features, settings, targets, 6)
+    run = distill(clip, pixels, features, settings, teacher, seed=6, rehearsal=rehearsal)
+    expected, losses = by_hand(clip, pixels, features, settings, targets, 6, rehearsal)
     for bundle in (run.student, expected, clip):
         for block in bundle.model.visual.transformer.resblocks:
             # A key's bias shifts all scores alike: AdamW blows its gradient, rounding alone, up.
@@ -240,6 +255,35 @@ def test_fine_tuning_is_a_plain_loop(
     assert not torch.allclose(weights(clip.model), weights(expected.model), atol=1e-4)
     means = torch.tensor(losses).reshape(3, 3).mean(1).tolist()
     assert [row["loss"] for row in run.history] == pytest.approx(means, rel=1e-4)
+
+
+def test_what_is_rehearsed_stays_where_it_was(clip, pixels, features, targets) -> None:
+    """The other losses draw its features away; the more it weighs, the less far they go."""
+    shown = pixels.flip(3)
+    before = encode_images(clip, shown)
+    settings = replace(STUDENT, rehearsal_batch=16, epochs=6)
+    moved = {}
+    for weight in (0.0, 2.0, 50.0):
+        run = distill(
+            clip,
+            pixels,
+            features,
+            replace(settings, rehearsal_weight=weight),
+            targets,
+            rehearsal=Rehearsal(shown, before),
+        )
+        moved[weight] = 1 - float((encode_images(run.student, shown) * before).sum(1).mean())
+        assert ("rehearsal" in run.history[0]) is (weight > 0)
+    assert moved[50.0] < 0.7 * moved[2.0] < 0.7 * 0.9 * moved[0.0]
+
+
+def test_a_batch_rehearses_by_seed_and_place_alone(rehearsal) -> None:
+    state = torch.get_rng_state()
+    drawn = {(seed, batch): rehearsal.draw(40, seed, batch) for seed in (0, 1) for batch in (0, 1)}
+    assert all(torch.equal(rehearsal.draw(40, *place), found) for place, found in drawn.items())
+    assert len({tuple(found.tolist()) for found in drawn.values()}) == 4
+    assert torch.cat(list(drawn.values())).unique().tolist() == list(range(7))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_blocks_at_rate_0_stay_as_they_are(clip, pixels, features, targets) -> None:
@@ -385,6 +429,7 @@ def run_student(settings=STUDENT, seed=0):
     def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None, **more):
         more |= {"seed": seed, "checkpoint": checkpoint, "on_epoch": on_epoch}
         more |= {"texts": [f"picture {index}" for index in range(len(features.text))]}
+        more |= {"rehearsal": Rehearsal(pixels.flip(3), features.image)}
         done = distill(clip, pixels, features, settings, targets, **more)
         return done.student.model, done.history
 
@@ -407,6 +452,7 @@ RUNS = {
     "student that accumulates": run_student(replace(STUDENT, gradient_accumulation=2)),
     "student's attention": run_student(replace(STUDENT, train="attention")),
     "student's text": run_student(replace(STUDENT, train_text=True)),
+    "student that rehearses": run_student(replace(REHEARSED, gradient_accumulation=2)),
 }
 
 
@@ -497,6 +543,7 @@ def test_processes_that_would_go_on_from_different_places_are_refused(
         (run_teacher(), run_student(), "another architecture"),
         (run_student(), run_student(CONTROL), "differ in distillation_weight;"),
         (run_student(), run_student(seed=1), "differ in seed;"),
+        (run_student(), run_student(REHEARSED), "differ in data, rehearsal_batch, rehearsal_w"),
         (
             run_student(),
             run_student(replace(STUDENT, train="projection", learning_rate=1.0)),
@@ -556,6 +603,7 @@ def test_no_teacher_learns_from_what_is_not_finite(name, features) -> None:
             r"shape \(10, 32\), got \(5, 32\)",
         ),
         (lambda given: given["teacher_embeddings"].fill_(math.nan), "finite"),
+        (lambda given: given.update(settings=REHEARSED), "something to rehearse, got None; give"),
         (lambda given: given["features"].text.fill_(math.nan), "finite"),
         (lambda given: given.update(settings=replace(STUDENT, learning_rate=1e30)), "finite"),
         (
@@ -570,6 +618,13 @@ def test_what_cannot_train_is_refused(change, says, clip, pixels, features, targ
     change(given)
     with pytest.raises(ValueError, match=says):
         distill(clip, **given)
+
+
+@pytest.mark.parametrize("pictures", [0, 6])
+def test_what_is_rehearsed_needs_a_feature_for_each(pictures, rehearsal) -> None:
+    says = f"one at least, got {pictures} pictures and 7 features"
+    with pytest.raises(ValueError, match=says):
+        Rehearsal(rehearsal.pictures[:pictures], rehearsal.features)
 
 
 def test_an_unknown_precision_is_refused() -> None:

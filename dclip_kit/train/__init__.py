@@ -2,11 +2,13 @@
 
 from dclip_kit.train.loop import draw_captions
 from dclip_kit.train.progress import History, average_histories
+from dclip_kit.train.rehearsal import Rehearsal
 from dclip_kit.train.student import StudentRun, distill
 from dclip_kit.train.teacher import TeacherRun, apply_teacher, embed_with_teacher, train_teacher
 
 __all__ = [
     "History",
+    "Rehearsal",
     "StudentRun",
     "TeacherRun",
     "apply_teacher",

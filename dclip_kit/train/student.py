@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from math import cos, pi
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
@@ -19,12 +17,14 @@ from dclip_kit.config import StudentSettings
 from dclip_kit.distributed import gather_batch, own_share
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
-from dclip_kit.losses import dclip_loss
+from dclip_kit.losses import cosine_distillation_loss, dclip_loss
 from dclip_kit.reading import Pictures, choose_pictures, read_pixels
-from dclip_kit.student import Trainable, clone_clip, follows_blocks, freeze
+from dclip_kit.student import Trainable, clone_clip, freeze
 from dclip_kit.train.loop import draw_captions, split_batches
 from dclip_kit.train.precision import autocast, choose_precision, fast_attention, keep_statistics
 from dclip_kit.train.progress import History, Progress, Row
+from dclip_kit.train.rates import group_parameters, schedule_rate
+from dclip_kit.train.rehearsal import Rehearsal, choose_rehearsal
 from dclip_kit.train.text import encode_pairs, token_ids, unfreeze_text
 
 
@@ -51,6 +51,7 @@ def distill(
     texts: Sequence[str] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     checkpoint_minutes: float = 10.0,
+    rehearsal: Rehearsal | None = None,
 ) -> StudentRun:
     """Fine-tunes a copy of CLIP's image tower (the text tower only with `train_text`).
 
@@ -73,12 +74,15 @@ def distill(
         texts: of `features`, in its order; only needed with `train_text`.
         on_step: called after each step with its number and loss, in every process.
         checkpoint_minutes: the checkpoint is also written after so many, in the middle of an epoch.
+        rehearsal: what is repeated in every batch; only needed with a `rehearsal_weight`.
 
     Raises:
-        ValueError: lengths or widths differ, a distilling run has no teacher, a feature or the
-            loss is not finite, or the checkpoint is damaged or of another run.
+        ValueError: lengths or widths differ, a distilling run has no teacher, a rehearsing one
+            nothing to rehearse, a feature or the loss is not finite, or the checkpoint is damaged
+            or of another run.
     """
     _check_distillation(pictures, features, settings, teacher_embeddings)
+    rehearsal = choose_rehearsal(settings, rehearsal)
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `autocast`
     precision = choose_precision(settings.mixed_precision)
@@ -92,12 +96,15 @@ def distill(
         unfreeze_text(student)
         module, ids = student.model, token_ids(bundle, texts, len(features.text))
     chosen = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(_group(module, settings), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        group_parameters(module, settings), weight_decay=settings.weight_decay
+    )
     targets = features.text if teacher_embeddings is None else teacher_embeddings
+    seen = [ids, features.image_of_text, targets, *([rehearsal.features] if rehearsal else [])]
     run = {
         "kind": "student",
         "seed": seed,
-        "data": fingerprint(ids, features.image_of_text, targets),
+        "data": fingerprint(*seen),
         **asdict(settings),
         "mixed_precision": precision,
     }
@@ -106,20 +113,30 @@ def distill(
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(module, optimizer)
 
-    def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch's image and text features, of which each process makes its share."""
+    def encode(rows: Tensor, again: Tensor | None) -> tuple[Tensor, ...]:
+        """Features of a batch, of which each process makes its share.
+
+        Of its images and its captions; then of what is rehearsed, now and before the training.
+        """
         images, captions = features.image_of_text[rows[:, 0]], rows[rows >= 0]
         own_images, own = images[own_share(len(images))], captions[own_share(len(captions))]
-        pixels = student.normalize(_take(bundle, pictures, own_images))
-        given = ids[own].to(accelerator.device)
+        shown = _take(bundle, pictures, own_images)
+        if rehearsal and again is not None:
+            own_again = again[own_share(len(again))]
+            shown = torch.cat([shown, _take(bundle, rehearsal.pictures, own_again)])
+        pixels, given = student.normalize(shown), ids[own].to(accelerator.device)
         with autocast(accelerator.device, precision), fast_attention(accelerator.device):
             image, text = (
                 encode_pairs(wrapped, pixels, given)
                 if settings.train_text
                 else (wrapped(pixels), given)
             )
-        image = F.normalize(image.float(), dim=-1)
-        return gather_batch(image, text.float(), len(images), len(captions))
+        image, now = F.normalize(image.float(), dim=-1).tensor_split([len(own_images)])
+        batch = gather_batch(image, text.float(), len(images), len(captions))
+        if rehearsal is None or again is None:
+            return batch
+        before = rehearsal.features[own_again].to(now)
+        return *batch, *gather_batch(now, before, len(again), len(again))
 
     step_count = settings.epochs * len(_plan(features, settings, seed, 0))
     bar = tqdm(
@@ -134,13 +151,16 @@ def distill(
         bar.update(first + progress.step - bar.n)
         for step, batches in enumerate(steps[progress.step :], start=first + progress.step):
             for group in prepared.param_groups:
-                group["lr"] = group["peak"] * _schedule(step / step_count, settings)
+                group["lr"] = group["peak"] * schedule_rate(step / step_count, settings)
             losses = []
-            for rows in batches:  # image caption
+            for number, rows in enumerate(batches, step * settings.gradient_accumulation):
+                # rows: image caption
                 of_text, captions = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
+                size = settings.rehearsal_batch
+                again = rehearsal.draw(size, seed, number) if rehearsal else None
                 last = rows is batches[-1]  # gradients are put together after it
                 with nullcontext() if last else accelerator.no_sync(wrapped):
-                    image_features, text_features = encode(rows)
+                    image_features, text_features, *repeated = encode(rows, again)
                     loss = dclip_loss(
                         image_features[of_text],
                         text_features,
@@ -151,15 +171,17 @@ def distill(
                         same_pair=(of_text[:, None] == of_text).to(accelerator.device),
                         distil_text=settings.train_text,
                     )
-                    if not loss.total.isfinite():
+                    moved = cosine_distillation_loss(*repeated) if repeated else torch.zeros(())
+                    total = loss.total + settings.rehearsal_weight * moved
+                    if not total.isfinite():
                         raise ValueError(
-                            f"Expected a finite loss, got {loss.total.item()} at step {step}; "
+                            f"Expected a finite loss, got {total.item()} at step {step}; "
                             "lower the learning rate."
                         )
-                    accelerator.backward(loss.total / len(batches))
-                losses.append(loss.total.item())
-                parts = (losses[-1], loss.distillation.item(), loss.contrastive.item())
-                progress.add(torch.tensor(parts))
+                    accelerator.backward(total / len(batches))
+                losses.append(total.item())
+                parts = (total, loss.distillation, loss.contrastive, moved)
+                progress.add(torch.tensor([part.item() for part in parts]))
             accelerator.clip_grad_norm_(chosen, settings.clip_norm)
             prepared.step()
             prepared.zero_grad()
@@ -173,6 +195,7 @@ def distill(
             "loss": mean[0],
             "distillation": mean[1],
             "contrastive": mean[2],
+            **({"rehearsal": mean[3]} if rehearsal else {}),
             "seconds": progress.elapsed(),
         }
         module.eval()
@@ -221,25 +244,3 @@ def _plan(
 
 def _take(bundle: ClipBundle, pictures: Pictures, images: Tensor) -> Tensor:
     return read_pixels(bundle, choose_pictures(pictures, images), progress=False)
-
-
-def _group(module: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
-    """What trains, by its highest learning rate: in the blocks (and all texts), and after them."""
-    named = [
-        (name.removeprefix("visual."), parameter)
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    ]
-    rates = {False: settings.learning_rate * settings.block_rate, True: settings.learning_rate}
-    return [
-        {"params": [p for name, p in named if follows_blocks(name) == after], "peak": rate}
-        for after, rate in rates.items()
-    ]
-
-
-def _schedule(done: float, settings: StudentSettings) -> float:
-    """Share of the learning rate: linear warm-up, cosine to zero."""
-    warmup = settings.warmup_share
-    if done < warmup:
-        return (done + 1e-3) / (warmup + 1e-3)
-    return 0.5 * (1 + cos(pi * (done - warmup) / (1 - warmup)))

@@ -1,0 +1,63 @@
+"""The regions of frozen features as pictures, for what looks at them again."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import overload
+
+import torch
+from PIL import Image
+
+from dclip_kit.config import RegionSettings
+from dclip_kit.datasets import open_picture
+from dclip_kit.features import WHOLE_PICTURE, FrozenFeatures
+from dclip_kit.regions import Regions, crop_regions
+
+
+class RegionCrops(Sequence[Image.Image]):
+    """What `features.region` was encoded from, in its order, each cut when it is asked for.
+
+    Args:
+        paths: of the pictures of `features`, in its order.
+        features: with the regions' boxes.
+        settings: that the features were made by.
+
+    Raises:
+        ValueError: the features are of another number of pictures, or the settings encode some
+            regions otherwise than CLIP encodes pictures.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], features: FrozenFeatures, settings: RegionSettings
+    ) -> None:
+        if len(paths) != len(features):
+            raise ValueError(
+                f"Expected the {len(features)} pictures of the features, got {len(paths)}; give "
+                "both from one data set."
+            )
+        if settings.undetected_as_zeros or not settings.normalized_crops:
+            raise ValueError(
+                "Expected features of regions that CLIP encoded as it does pictures, got the "
+                "published code's; set normalized_crops=True and undetected_as_zeros=False."
+            )
+        self._settings = settings
+        self._xyxy, self._label = features.xyxy, features.label
+        self._owner = torch.arange(len(features)).repeat_interleave(features.region_count)
+        self._paths = paths
+        self._open = lru_cache(maxsize=8)(open_picture)  # regions of one picture mostly follow
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image.Image]: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        picture = self._open(self._paths[int(self._owner[index])])
+        if self._label[index] == WHOLE_PICTURE:
+            return picture
+        box = Regions(self._xyxy[index][None], torch.ones(1), ("",), picture.size)
+        return crop_regions(picture, box, self._settings.margin, self._settings.square)[0]
