@@ -1,6 +1,7 @@
 """Frozen features: pictures, their regions, their captions and caption tokens."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dclip_kit.checkpoint import load_tensors, save_tensors
-from dclip_kit.padding import PaddedFeatures, pad_features, pad_values
+from dclip_kit.padding import PaddedFeatures, pad_rows
 
 FEATURES = "features.safetensors"  # of a finished store's folder
 WHOLE_PICTURE = -1  # the label of a region that nobody detected
@@ -50,24 +51,37 @@ class FrozenFeatures:
     @property
     def without_detections(self) -> int:
         """How many pictures have themselves as their one region."""
-        first = self.region_count.cumsum(0) - self.region_count
-        return int((self.label[first] == WHOLE_PICTURE).sum())
+        return int((self.label[self.region_start] == WHOLE_PICTURE).sum())
+
+    @cached_property
+    def region_start(self) -> Int[Tensor, "image"]:
+        """The first region of each picture."""
+        return self.region_count.cumsum(0) - self.region_count
+
+    @cached_property
+    def token_start(self) -> Int[Tensor, "text"]:
+        """The first token of each caption."""
+        return self.token_count.cumsum(0) - self.token_count
 
     def regions_of(self, images: Int[Tensor, "chosen"]) -> PaddedFeatures:
         """The regions of some pictures, padded."""
-        return pad_features(_gather(self.region, self.region_count, images))
+        return PaddedFeatures(*self._pad_regions(self.region, images))
 
     def areas_of(self, images: Int[Tensor, "chosen"]) -> Float[Tensor, "chosen item"]:
         """The regions' areas of some pictures, padded with 0."""
-        return pad_values(_gather(self.area, self.region_count, images))
+        return self._pad_regions(self.area, images)[0]
 
     def confidences_of(self, images: Int[Tensor, "chosen"]) -> Float[Tensor, "chosen item"]:
         """The regions' confidences of some pictures, padded with 0."""
-        return pad_values(_gather(self.confidence, self.region_count, images))
+        return self._pad_regions(self.confidence, images)[0]
 
     def tokens_of(self, texts: Int[Tensor, "chosen"]) -> PaddedFeatures:
         """The tokens of some captions, padded, in single precision."""
-        return pad_features([t.float() for t in _gather(self.token, self.token_count, texts)])
+        token, mask = pad_rows(self.token, self.token_start[texts], self.token_count[texts])
+        return PaddedFeatures(token.float(), mask)
+
+    def _pad_regions(self, values: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        return pad_rows(values, self.region_start[images], self.region_count[images])
 
     def texts_of(self, image: int) -> Int[Tensor, "own"]:
         """Indices of a picture's captions."""
@@ -99,11 +113,3 @@ class FrozenFeatures:
                 "extract them again."
             )
         return cls(**tensors)
-
-
-def _gather(values: Tensor, counts: Tensor, chosen: Tensor) -> list[Tensor]:
-    ends = counts.cumsum(0)
-    return [
-        values[end - count : end]
-        for end, count in zip(ends[chosen].tolist(), counts[chosen].tolist(), strict=True)
-    ]

@@ -3,12 +3,11 @@
 Axes: `image` a batch, `item` the regions or tokens of one image, `embed` the joint space.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,29 +18,30 @@ class PaddedFeatures:
     mask: Bool[Tensor, "image item"]
 
 
-def pad_features(features: Sequence[Float[Tensor, "_ embed"]]) -> PaddedFeatures:
-    """Pads each image's features (of regions or tokens) with zeros to the longest.
+def pad_rows(
+    values: Float[Tensor, "row *rest"], start: Int[Tensor, "image"], count: Int[Tensor, "image"]
+) -> tuple[Float[Tensor, "image item *rest"], Bool[Tensor, "image item"]]:
+    """Takes some images' items out of all, which lie end to end; padded with 0 to the longest.
+
+    Args:
+        values: a row an item: its features, or its number (area, confidence).
+        start: each image's first row.
+        count: how many it has.
+
+    Returns:
+        The items, and a mask that is True where they are real.
 
     Raises:
-        ValueError: as `pad_values`, or if widths differ.
+        ValueError: there is no image, or an image without items.
     """
-    widths = sorted({item.shape[-1] for item in features})
-    if len(widths) > 1:
-        raise ValueError(f"features must all have one width, not {widths}; encode with one model.")
-    ones = pad_values([item.new_ones(len(item)) for item in features])
-    return PaddedFeatures(pad_sequence(list(features), batch_first=True), ones.bool())
-
-
-def pad_values(values: Sequence[Float[Tensor, "_"]]) -> Float[Tensor, "image item"]:
-    """Pads each image's numbers (areas, confidences) with zeros to the longest.
-
-    Raises:
-        ValueError: if there is no image, or an image without items.
-    """
-    empty = [index for index, items in enumerate(values) if len(items) == 0]
-    if empty or not values:
+    empty = (count < 1).nonzero().flatten().tolist()
+    if empty or not len(count):
         raise ValueError(
             "padding needs at least one image and in each at least one region or token, but "
             f"{f'images {empty} have none' if empty else 'there is no image'}; leave them out."
         )
-    return pad_sequence(list(values), batch_first=True)
+    place = torch.arange(int(count.max()))
+    mask = place < count[:, None]  # image item
+    rows = torch.where(mask, start[:, None] + place, start[:, None])
+    padding = ~mask.reshape(*mask.shape, *[1] * (values.ndim - 1))
+    return values[rows].masked_fill(padding, 0.0), mask

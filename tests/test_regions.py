@@ -7,8 +7,8 @@ import torch
 from jaxtyping import TypeCheckError
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from dclip_kit.padding import pad_features, pad_values
 from dclip_kit.regions import (
     Regions,
     crop_regions,
@@ -229,12 +229,16 @@ def weigh(regions: list, tokens: list, areas: list, confidences: list, extra: in
             [values, values.new_full((len(values), extra, *values.shape[2:]), fill)], 1
         )
 
-    padded, words = pad_features(regions), pad_features(tokens)
-    region_mask = widen(padded.mask.float(), 0.0).bool()
-    token_mask = widen(words.mask.float(), 0.0).bool()
-    features = widen(padded.features, math.nan).masked_fill(~region_mask[..., None], math.nan)
-    token_features = widen(words.features, 9.0).masked_fill(~token_mask[..., None], math.inf)
-    area, confidence = widen(pad_values(areas), math.nan), widen(pad_values(confidences), -5.0)
+    def pad(items: list) -> Tensor:
+        return pad_sequence(items, batch_first=True)
+
+    region_mask, token_mask = (
+        widen(pad([torch.ones(len(item)) for item in items]), 0.0).bool()
+        for items in (regions, tokens)
+    )
+    features = widen(pad(regions), math.nan).masked_fill(~region_mask[..., None], math.nan)
+    token_features = widen(pad(tokens), 9.0).masked_fill(~token_mask[..., None], math.inf)
+    area, confidence = widen(pad(areas), math.nan), widen(pad(confidences), -5.0)
     return region_weights(features, token_features, area, confidence, region_mask, token_mask)
 
 

@@ -150,7 +150,7 @@ def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
     settings = replace(TEACHER, caption_free=caption_free)
     torch.manual_seed(8)
     teacher = MetaTeacher(32, 4, caption_free=caption_free)
-    optimizer = torch.optim.AdamW(teacher.parameters(), lr=0.01, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(teacher.parameters(), fused=True, lr=0.01, weight_decay=1e-4)
     history = []
     for epoch in range(4):
         order, losses = draw_captions(features, 8, epoch)[:, 0], []

@@ -126,7 +126,10 @@ def train_teacher(
         settings.masked,
     )
     optimizer = torch.optim.AdamW(
-        teacher.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        teacher.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,  # one pass over all weights: else a seventh of a step
     )
     run = {
         "kind": "teacher",
