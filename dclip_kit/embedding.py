@@ -3,7 +3,7 @@
 Axes: image, text, token, embed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from dclip_kit.distributed import gather_rows, is_main_process, own_share
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.reading import Pictures, read_batches
+from dclip_kit.tokens import real_tokens, require_texts, shortened, token_batches
 
 
 def encode_images(
@@ -83,11 +84,13 @@ def encode_texts(
     """
     require_texts(texts)
     own = [texts[index] for index in own_share(len(texts)).tolist()]
-    features = [
-        bundle.model.encode_text(ids, normalize=True).cpu()
-        for ids in _token_batches(bundle, own, batch_size)
-    ]
-    return _finite(gather_rows(torch.cat(features))[: len(texts)], "text")
+    places, features = [], []
+    for chosen, ids in token_batches(bundle, own, batch_size):
+        with shortened(bundle.model, ids) as given:
+            features.append(bundle.model.encode_text(given, normalize=True).cpu())
+        places.append(chosen)
+    encoded = torch.cat(features)[torch.cat(places).argsort()]
+    return _finite(gather_rows(encoded)[: len(texts)], "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,80 +125,28 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
             f"Expected a text tower with a projection and the end token's pooling, {bundle.name} "
             "has not both; take a CLIP whose text transformer is open_clip's own."
         )
-    features, masks, whole = [], [], []
-    for ids in _token_batches(bundle, texts, batch_size):
-        found = bundle.model.forward_intermediates(
-            text=ids, text_indices=1, normalize_intermediates=True
-        )
+    places, features, masks, whole = [], [], [], []
+    for chosen, batch in token_batches(bundle, texts, batch_size):
+        with shortened(bundle.model, batch) as ids:
+            found = bundle.model.forward_intermediates(
+                text=ids, text_indices=1, normalize_intermediates=True
+            )
+        places.append(chosen)
         whole.append(found["text_features"].cpu())
         hidden = found["text_intermediates"][-1]
         projected = projection(hidden) if isinstance(projection, nn.Module) else hidden @ projection
         mask = real_tokens(ids)
         features.append((F.normalize(projected, dim=-1) * mask[..., None]).cpu())
         masks.append(mask.cpu())
-    mask = torch.cat(masks)
+    order, width = torch.cat(places).argsort(), max(mask.shape[1] for mask in masks)
+    mask = torch.cat([F.pad(own, (0, width - own.shape[1])) for own in masks])[order]
+    token = torch.cat([F.pad(own, (0, 0, 0, width - own.shape[1])) for own in features])[order]
     if not mask.any(1).all():
         silent = [texts[index] for index in (~mask.any(1)).nonzero().flatten().tolist()]
         raise ValueError(f"Expected texts with a token each, got {silent[:3]}; leave them out.")
     longest = int(mask.sum(1).max()) + 1  # the start token stands first, masked
-    token = _finite(torch.cat(features)[:, :longest], "token")
-    return TokenFeatures(token, mask[:, :longest], _finite(torch.cat(whole), "text"))
-
-
-def tokenize(bundle: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text context"]:
-    """Token ids.
-
-    Raises:
-        ValueError: a text is empty, or there is none.
-    """
-    require_texts(texts)
-    return bundle.tokenizer(list(texts))
-
-
-def read_tokens(bundle: ClipBundle, text: str) -> tuple[str, ...]:
-    """The text's real tokens as one reads them, in the order of `encode_tokens`' features.
-
-    A rare word is several tokens: a vocabulary holds frequent ones whole, others in pieces.
-
-    Raises:
-        ValueError: the text is empty, or the tokenizer cannot turn ids back into text.
-    """
-    ids = tokenize(bundle, [text])
-    decode = getattr(bundle.tokenizer, "decode", None)
-    decode = decode or getattr(getattr(bundle.tokenizer, "tokenizer", None), "decode", None)
-    if decode is None:
-        raise ValueError(
-            f"Expected a tokenizer with `decode`, {bundle.name}'s has none; take a CLIP whose "
-            "tokenizer is open_clip's own."
-        )
-    return tuple(decode([token]).strip() for token in ids[real_tokens(ids)].tolist())
-
-
-def require_texts(texts: Sequence[str]) -> None:
-    """Checks that there are texts and that each says something.
-
-    Raises:
-        ValueError: as it says.
-    """
-    if len(texts) == 0:
-        raise ValueError("Expected at least one text, got none.")
-    empty = [index for index, text in enumerate(texts) if not text.strip()]
-    if empty:
-        raise ValueError(
-            f"Expected texts that say something, got an empty one at {empty[:5]}; leave it out."
-        )
-
-
-def _token_batches(bundle: ClipBundle, texts: Sequence[str], size: int) -> Iterator[Tensor]:
-    require_texts(texts)  # all of them before the first batch costs time
-    for start in range(0, len(texts), size):
-        yield tokenize(bundle, texts[start : start + size]).to(bundle.device)
-
-
-def real_tokens(ids: Int[Tensor, "text context"]) -> Bool[Tensor, "text context"]:
-    """True between start and end: CLIP's end token has the highest id, 0 also is a real token."""
-    position = torch.arange(ids.shape[1], device=ids.device)
-    return (position > 0) & (position < ids.argmax(dim=1, keepdim=True))
+    token = _finite(token[:, :longest], "token")
+    return TokenFeatures(token, mask[:, :longest], _finite(torch.cat(whole)[order], "text"))
 
 
 def _finite(features: Tensor, kind: str, index: Tensor | None = None) -> Tensor:

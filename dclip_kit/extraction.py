@@ -19,13 +19,14 @@ from dclip_kit.distributed import (
     own_turns,
     wait_for_all,
 )
-from dclip_kit.embedding import encode_own_images, encode_tokens, require_texts
+from dclip_kit.embedding import encode_own_images, encode_tokens
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import WHOLE_PICTURE, FrozenFeatures
 from dclip_kit.provenance import describe_source
 from dclip_kit.reading import read_ahead
 from dclip_kit.regions import Regions, crop_regions
 from dclip_kit.store import SHARD, FeatureStore
+from dclip_kit.tokens import require_texts
 
 Part = Sequence[int]  # some of a data set's pictures, by index
 
@@ -167,7 +168,7 @@ def _encode_captions(
     whole = [torch.empty(0, bundle.embed_dim, dtype=dtype)]  # there may be no caption among them
     values, counts = [whole[0].half()], [torch.empty(0, dtype=torch.int64)]
     for start in range(0, len(texts), batch_size):
-        tokens = encode_tokens(bundle, texts[start : start + batch_size])
+        tokens = encode_tokens(bundle, texts[start : start + batch_size], batch_size // 4)
         whole.append(tokens.text)
         values.append(tokens.features[tokens.mask].half())  # unit vectors: half is plenty
         counts.append(tokens.mask.sum(1))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dclip_kit.config import RegionSettings
-from dclip_kit.embedding import encode_images, encode_tokens, read_tokens
+from dclip_kit.embedding import encode_images, encode_tokens
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.regions import (
@@ -24,6 +24,7 @@ from dclip_kit.regions import (
     scale_products,
 )
 from dclip_kit.teacher import MetaTeacher, TeacherOutput
+from dclip_kit.tokens import read_tokens
 from dclip_kit.train import apply_teacher
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     | {"distributed", "printing", "threads", "nearest"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket", "reading", "provenance", "store", "extraction"}
-    | {"crops"},
+    | {"crops", "tokens"},
     {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
     | {"inspection", "probe", "selection", "profile_data", "index", "runs"}
     | {"search_index", "approximate"},

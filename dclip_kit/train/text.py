@@ -6,8 +6,8 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dclip_kit.embedding import tokenize
 from dclip_kit.encoders import ClipBundle
+from dclip_kit.tokens import tokenize
 
 
 def unfreeze_text(bundle: ClipBundle) -> None:
