@@ -121,6 +121,23 @@ def obtain_teacher(
     return run
 
 
+def prepare_rehearsal(
+    profile: Profile, clip: ClipBundle, train: CaptionedImages, features: FrozenFeatures
+) -> Rehearsal | None:
+    """The crops of a profile's regions, to be rehearsed; None where it rehearses nothing.
+
+    Kept if they fit into memory, else cut whenever they are looked at.
+
+    Raises:
+        ValueError: as `RegionCrops`.
+    """
+    if not profile.student.rehearsal_weight:
+        return None
+    crops = RegionCrops(train.paths, features, profile.regions)
+    kept = fits_memory(clip, len(crops))
+    return Rehearsal(read_pixels(clip, crops) if kept else crops, features.region)
+
+
 def obtain_arms(
     profile: Profile,
     clip: ClipBundle,
@@ -145,11 +162,7 @@ def obtain_arms(
     kept = fits_memory(clip, len(train))
     pictures = read_pixels(clip, train.paths) if kept else train.paths
     targets = embed_with_teacher(teacher, features, profile.regions)
-    rehearsal = None
-    if profile.student.rehearsal_weight:
-        crops = RegionCrops(train.paths, features, profile.regions)
-        kept = fits_memory(clip, len(crops))
-        rehearsal = Rehearsal(read_pixels(clip, crops) if kept else crops, features.region)
+    rehearsal = prepare_rehearsal(profile, clip, train, features)
     for name, embeddings in (("contrastive", None), ("dclip", targets)):
         checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
         trained_on = pictures, features, profile, sets, embeddings, checkpoint

@@ -179,7 +179,7 @@ def make_features() -> Callable[..., object]:
             image=unit(images),
             region=unit(regions),
             region_count=region_count,
-            xyxy=100 * torch.rand(regions, 4, generator=boxes),
+            xyxy=40 * torch.rand(regions, 4, generator=boxes) + torch.tensor([0.0, 0, 50, 50]),
             area=torch.rand(regions, generator=generator) + 0.01,
             confidence=torch.rand(regions, generator=generator),
             label=torch.arange(regions) % 5,

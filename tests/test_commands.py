@@ -230,9 +230,15 @@ def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None
     assert code == 0, err
     assert "2 pictures, 4 captions" in said and "text → image Recall@1:" in said
     assert "Zero-shot top-1, classes" in said
-    found = json.loads(figures.read_text())["retrieval"]
+    measured = json.loads(figures.read_text())
+    found = measured["retrieval"]
     for key in ("text_to_image", "image_to_text"):
         assert found[str(out / "dclip")][key] == report["arms"]["dclip"][key]
+    gain = measured["gains"][str(out / "dclip")]["text → image"][0]
+    assert gain["name"] == "Recall@1" and gain["queries"] == 4
+    expected = report["gain"]["text_to_image_recall_at_1"]
+    assert gain["change"]["estimate"] == pytest.approx(expected["absolute"])
+    assert list(measured["gains"]) == [str(out / "dclip")]
 
     code, said, _ = run("export", out / "dclip", "--out", tmp_path / "exported")
     assert code == 0 and f'"local-dir:{tmp_path}/exported"' in said

@@ -9,15 +9,24 @@ import torch
 
 from dclip_kit import reading, walk
 from dclip_kit.arms import Arm, EvaluationSets
-from dclip_kit.config import PROFILES, Profile, SelectionRule
+from dclip_kit.config import PROFILES, Profile, SelectionRule, apply_recipe
 from dclip_kit.datasets import open_picture
 from dclip_kit.embedding import encode_images
 from dclip_kit.evaluate import evaluate_retrieval
+from dclip_kit.extraction import extract_features
 from dclip_kit.metrics import top1_accuracy
 from dclip_kit.pocket import data as pocket
 from dclip_kit.pocket.sprites import load_nouns
+from dclip_kit.reading import read_pixels
 from dclip_kit.student import clone_clip
-from dclip_kit.walk import WalkData, load_data, obtain_arms, obtain_teacher, prepare_evaluation
+from dclip_kit.walk import (
+    WalkData,
+    load_data,
+    obtain_arms,
+    obtain_teacher,
+    prepare_evaluation,
+    prepare_rehearsal,
+)
 
 SPLITS = {"train": 11, "val": 6, "test": 8}
 PROFILE = replace(
@@ -125,10 +134,29 @@ def test_saved_arms_measure_what_the_trained_ones_did(
             assert getattr(one, field) == getattr(other, field)
         embedded = [encode_images(arm.clip, sets.test.pictures) for arm in (one, other)]
         assert torch.equal(*embedded)
-    # The control sees no teacher, the other does; both saw the same batches.
+    # The control sees no teacher and rehearses nothing; both saw the same batches.
     one, other = trained["contrastive"].history, trained["dclip"].history
     assert one[0]["loss"] == pytest.approx(one[0]["contrastive"])
-    assert other[0]["loss"] > other[0]["contrastive"]
+    weights = PROFILE.student
+    assert other[0]["loss"] == pytest.approx(
+        other[0]["contrastive"]
+        + weights.distillation_weight * other[0]["distillation"]
+        + weights.rehearsal_weight * other[0]["rehearsal"]
+    )
+    assert "rehearsal" not in one[0] and other[0]["rehearsal"] > 0
+
+
+def test_crops_are_rehearsed_as_the_frozen_clip_saw_them(clip, data, detector, monkeypatch) -> None:
+    features = extract_features(clip, detector, data.train, PROFILE.regions)
+    kept = prepare_rehearsal(PROFILE, clip, data.train, features)
+    assert kept.pictures.shape == (len(features.region), 3, 32, 32)
+    torch.testing.assert_close(encode_images(clip, kept.pictures), features.region)
+    monkeypatch.setattr(walk, "KEPT_BYTES", kept.pictures.numel() - 1)
+    cut = prepare_rehearsal(PROFILE, clip, data.train, features)
+    assert torch.equal(read_pixels(clip, cut.pictures), kept.pictures)
+    for recipe in ("contrastive", "official_code"):
+        other = apply_recipe(PROFILE, recipe)
+        assert prepare_rehearsal(other, clip, data.train, features) is None
 
 
 def test_features_are_extracted_once_for_what_they_are_made_from(

@@ -1,6 +1,7 @@
 """Commands on trained models: measuring them, and handing them on."""
 
 import json as json_format
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +96,7 @@ def evaluate(
             known[each.source][name] = evaluate_zero_shot(clip, prepared)
     if not is_main_process():
         return 0
+    gains = {name: compare(found[model[0]], found[name]) for name in model[1:]}
     if json:
         record = {
             "data": data,
@@ -102,6 +104,10 @@ def evaluate(
             "pictures": len(captioned),
             "captions": len(captioned.texts),
             "retrieval": {name: each.as_dict() for name, each in found.items()},
+            "gains": {
+                name: {way: [asdict(gain) for gain in each] for way, each in own.items()}
+                for name, own in gains.items()
+            },
             "zero_shot": {
                 source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
                 for source, results in known.items()
@@ -111,10 +117,10 @@ def evaluate(
     what = f"{printable(data)} ({printable(split)})"
     print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}\n")
     print(format_retrieval({printable(name): each for name, each in found.items()}))
-    for name in model[1:]:
+    for name, own in gains.items():
         print(f"\n{printable(name)} beside {printable(model[0])}")
-        for way, gains in compare(found[model[0]], found[name]).items():
-            print(f"  {say_gain(gains[0], f'{way} Recall@1')}")
+        for way, (first, *_) in own.items():
+            print(f"  {say_gain(first, f'{way} Recall@1')}")
     for source, results in known.items():
         print(f"\nZero-shot top-1, {printable(source)}")
         print(format_zero_shot({printable(name): each for name, each in results.items()}))

@@ -22,6 +22,7 @@ _PANELS = {  # row's key, heading, whether it is a share
     "loss": ("training loss", False),
     "contrastive": ("contrastive term", False),
     "distillation": ("distillation term", False),
+    "rehearsal": ("rehearsal term", False),
     "val_recall_at_1": ("text→image R@1<br>on val", True),
     "val_zero_shot": ("zero-shot top-1<br>on val", True),
 }
@@ -39,8 +40,8 @@ def plot_history(
     Args:
         histories: by name; rows have "epoch", "loss" and perhaps "val_recall_at_1" and
             "val_zero_shot".
-        panels: which of the rows' figures to draw, in this order; "contrastive" and
-            "distillation" are the student's loss term by term. What no row has is left out.
+        panels: which of the rows' figures to draw, in this order; "contrastive", "distillation"
+            and "rehearsal" are the student's loss term by term. What no row has is left out.
 
     Raises:
         ValueError: there is no history, one is empty or a row lacks "epoch" or "loss", or no row
