@@ -68,7 +68,9 @@ demo test: export SPYDER_TEXT_BARS := 1
 bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests/benchmarks/README.md
 	$(BIN)/python tests/benchmarks/run.py runs/bench
 
-badges: $(READY) ## put Binder's badge on README and notebooks: make badges REPOSITORY=owner/name
+REPOSITORY ?= $(shell git remote get-url origin 2>/dev/null | sed -E 's#^.*github\.com[:/]##; s#\.git$$##')
+
+badges: $(READY) ## put Binder's badge on README and notebooks: of origin, or REPOSITORY=owner/name
 	$(BIN)/python -m dclip_kit.notebooks badge --repository '$(REPOSITORY)' README.md $(NOTEBOOKS)
 
 pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teacher and arms (hours)
