@@ -105,7 +105,7 @@ def train_arm(
     if teacher_embeddings is None:
         settings = contrastive_control(settings)
 
-    glance = sets.zero_shot_val.every(10)  # for the curves; all of it would take half the training
+    glance = sets.zero_shot_val.every(20)  # for the curves; all of it would double the training
 
     def validate(student: ClipBundle) -> dict[str, float]:
         found = evaluate_retrieval(student, sets.val, progress=False)

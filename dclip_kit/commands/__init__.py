@@ -30,7 +30,7 @@ search with it.
 options, which its --help then shows: pocket (embedded, tiny, offline: the default),
 base (OpenAI's ViT-B/32, for a laptop), paper (OpenAI's ViT-B/16 and the published
 settings, for GPUs). --recipe official_code changes them to what the published code does
-where that parts from its description.
+where that parts from its description; rehearsal leaves the teacher out.
 
 Exit codes: 0 done; 1 inspect found nothing usable; 2 what was asked cannot be done, and
 a sentence on stderr says why."""

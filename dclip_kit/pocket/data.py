@@ -26,7 +26,7 @@ from dclip_kit.pocket.sprites import HELD_OUT_STYLE, KNOWN_STYLES, load_nouns
 
 SCENE_SPLITS = {"train": 4000, "val": 500, "test": 1000}
 SINGLE_SPLITS = {  # pictures a noun, and the styles they are drawn in
-    "zero_shot_val": (20, KNOWN_STYLES),
+    "zero_shot_val": (40, KNOWN_STYLES),  # interpolations are chosen by it, within a percent
     "zero_shot": (30, KNOWN_STYLES),
     "zero_shot_held_out": (30, (HELD_OUT_STYLE,)),
 }
