@@ -131,7 +131,7 @@ PROFILES: dict[str, Profile] = {
             soup=2,
             rehearsal_weight=4.0,
         ),
-        selection=SelectionRule(alphas=(0.5, 0.6, 0.8, 1.0)),
+        selection=SelectionRule(alphas=(0.4, 0.6, 0.8, 1.0)),
     ),
     "base": Profile(
         "base",
