@@ -62,7 +62,7 @@ def test_no_scene_is_in_two_splits_or_twice_in_one(made) -> None:
         for scene in scenes:
             owners.setdefault((scene.place, scene.objects), []).append(split)
     assert [where for where in owners.values() if len(where) > 1] == []
-    assert len(owners) == sum(SCENES.values()) + (20 + 30 + 30) * len(NOUNS)
+    assert len(owners) == sum(SCENES.values()) + (40 + 30 + 30) * len(NOUNS)
 
 
 @pytest.mark.parametrize("split", SCENES)
