@@ -183,7 +183,8 @@ def test_embed_writes_features_and_whose_they_are(
 
 SMALL = (
     *("--teacher.epochs", "2", "--teacher.heads", "2", "--student.epochs", "2"),
-    *("--student.captions-per-image", "1", "--selection.alphas", "0.5", "1"),
+    *("--student.captions-per-image", "1", "--student.soup", "1"),
+    *("--selection.alphas", "0.5", "1"),
     *("--selection.least-retention", "0"),
 )
 
