@@ -196,7 +196,8 @@ def test_training_continues_from_its_checkpoints(clip, data, features, sets, tmp
     teacher = obtain_teacher(PROFILE, clip, features, tmp_path, state / "teacher.safetensors")
     arms = obtain_arms(PROFILE, clip, teacher.teacher, data.train, features, sets, tmp_path, state)
     assert {path.name for path in state.glob("*.safetensors")} == {
-        f"{name}.safetensors" for name in ("teacher", "contrastive", "dclip")
+        f"{name}.safetensors"
+        for name in ("teacher", "contrastive", "contrastive-1", "dclip", "dclip-1")  # soups of two
     }
     again = obtain_teacher(PROFILE, clip, features, tmp_path, state / "teacher.safetensors")
     assert again.history == teacher.history  # seconds and all: nothing was trained
