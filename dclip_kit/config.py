@@ -58,7 +58,7 @@ class StudentSettings:
     soup: int = 1  # so many runs, which differ in the order of data; their weights are averaged
     warmup_share: float = 0.1  # of all steps
     temperature: float = 0.05
-    distillation_weight: float = 1.0  # 0 makes the plain contrastive fine-tune: the control
+    distillation_weight: float = 1.0  # 0 does without the teacher
     contrastive_weight: float = 1.0
     # Beyond the paper: crops whose features are to stay those of the untouched CLIP; 0: none.
     rehearsal_weight: float = 0.0
