@@ -22,6 +22,7 @@ from dclip_kit.distributed import (
 from dclip_kit.embedding import encode_own_images, encode_tokens
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import WHOLE_PICTURE, FrozenFeatures
+from dclip_kit.memory import return_memory
 from dclip_kit.provenance import describe_source
 from dclip_kit.reading import read_ahead
 from dclip_kit.regions import Regions, crop_regions
@@ -64,7 +65,9 @@ def extract_features(
         made = _encode_parts(
             bundle, detector, dataset, settings, batch_size, [part.tolist() for part in own]
         )
-        return _gather(list(made), dataset)
+        gathered = _gather(list(made), dataset)
+        return_memory()
+        return gathered
     store = FeatureStore(Path(folder), len(dataset))
     source = describe_source(bundle, dataset, settings, detector)
     features = store.open(source)
@@ -79,6 +82,7 @@ def extract_features(
         store.write(shard, part)
     wait_for_all()
     store.finish()
+    return_memory()
     wait_for_all()
     return FrozenFeatures.load(store.folder)
 

@@ -1,8 +1,6 @@
 """The result of a run as one JSON: arms, gains with intervals, the probe, what it cost."""
 
 import json
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,18 +9,9 @@ from typing import Any
 from dclip_kit.arms import ArmResult
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import Profile
+from dclip_kit.memory import peak_memory_mb
 from dclip_kit.metrics import DirectionMetrics, Interval, paired_bootstrap, retention
 from dclip_kit.probe import ShortcutProbe
-
-
-def peak_memory_mb() -> float:
-    """The most resident memory that this process has had, in MB (10^6 bytes)."""
-    status = Path("/proc/self/status")
-    if status.exists():  # `getrusage` would count what the parent held when it started this process
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def compare_recall(before: ArmResult, after: ArmResult) -> dict[str, Any]:

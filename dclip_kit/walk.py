@@ -37,6 +37,7 @@ from dclip_kit.evaluate import (
 )
 from dclip_kit.extraction import extract_features
 from dclip_kit.features import FrozenFeatures
+from dclip_kit.memory import return_memory
 from dclip_kit.printing import say
 from dclip_kit.profile_data import WalkData, load_data
 from dclip_kit.provenance import describe_source, digest_record
@@ -56,7 +57,7 @@ def fits_memory(clip: ClipBundle, count: int) -> bool:
 def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
     """Encodes all texts once; keeps val's pictures, which every epoch looks at, if they fit."""
     held_out, templates = data.zero_shot_held_out, TEMPLATE_SETS[data.templates]
-    return EvaluationSets(
+    sets = EvaluationSets(
         prepare_retrieval(clip, data.val, read=fits_memory(clip, len(data.val))),
         prepare_retrieval(clip, data.test, read=False),
         prepare_zero_shot(
@@ -65,6 +66,8 @@ def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
         prepare_zero_shot(clip, data.zero_shot, False, templates),
         None if held_out is None else prepare_zero_shot(clip, held_out, False, templates),
     )
+    return_memory()
+    return sets
 
 
 def obtain_features(

@@ -2,11 +2,7 @@
 
 import json
 import math
-import resource
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +12,7 @@ from dclip_kit.config import get_profile
 from dclip_kit.evaluate import ZeroShot
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.probe import ShortcutProbe
-from dclip_kit.report import arm_entry, compare_recall, make_report, peak_memory_mb, write_report
+from dclip_kit.report import arm_entry, compare_recall, make_report, write_report
 from dclip_kit.selection import Candidate
 
 OWNERS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
@@ -177,27 +173,3 @@ def test_arms_of_different_queries_cannot_be_compared(results) -> None:
     fewer = retrieval_metrics(torch.eye(4), torch.eye(4)[OWNERS[:6]], OWNERS[:6])
     with pytest.raises(ValueError, match="8, 6 and 6"):
         compare_recall(results["clip"], replace(results["dclip"], retrieval=fewer))
-
-
-@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
-def test_peak_memory_is_in_millions_of_bytes(platform, unit, monkeypatch) -> None:
-    """Where no /proc tells it."""
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(Path, "exists", lambda path: False)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert peak_memory_mb() == pytest.approx(peak * unit / 1e6, rel=0.05)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-def test_peak_memory_is_of_this_process_alone() -> None:
-    held = bytearray(b"1") * 600_000_000  # by the parent: not the child's
-    code = """
-from dclip_kit.report import peak_memory_mb
-print(peak_memory_mb())
-more = bytearray(b"1") * 300_000_000
-print(peak_memory_mb())
-"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, after = map(float, found.stdout.split())
-    assert after - before == pytest.approx(300, rel=0.1)
-    assert before < peak_memory_mb() - len(held) / 2e6

@@ -15,7 +15,7 @@ MAX_LINES = 250
 # Imports run downwards only. A module or package of the kit stands on exactly one floor.
 FLOORS = (
     {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"}
-    | {"distributed", "printing", "threads", "nearest"},
+    | {"distributed", "printing", "threads", "nearest", "memory"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket", "reading", "provenance", "store", "extraction"}
     | {"crops", "tokens"},

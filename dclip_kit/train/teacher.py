@@ -15,6 +15,7 @@ from dclip_kit.config import RegionSettings, TeacherSettings
 from dclip_kit.distributed import gather_batch, is_main_process, own_share
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
+from dclip_kit.memory import return_memory
 from dclip_kit.regions import region_weights
 from dclip_kit.teacher import MetaTeacher, TeacherOutput
 from dclip_kit.train.loop import draw_captions, split_batches
@@ -77,7 +78,7 @@ def embed_with_teacher(
     """
     teacher.eval()
     batches = torch.arange(len(features.text)).split(batch_size)
-    return torch.cat(
+    embeddings = torch.cat(
         [
             apply_teacher(teacher, features, texts, regions).embedding.cpu()
             for texts in tqdm(
@@ -85,6 +86,8 @@ def embed_with_teacher(
             )
         ]
     )
+    return_memory()
+    return embeddings
 
 
 def train_teacher(

@@ -27,9 +27,9 @@ from dclip_kit.approximate import ApproximateIndex
 from dclip_kit.checkpoint import load_tensors, save_tensors, write_atomically
 from dclip_kit.embedding import encode_images, encode_texts
 from dclip_kit.encoders import load_clip
+from dclip_kit.memory import peak_memory_mb
 from dclip_kit.nearest import find_nearest
 from dclip_kit.pocket.data import load_captioned
-from dclip_kit.report import peak_memory_mb
 from dclip_kit.search_index import SHARD_ROWS, SearchIndex
 
 CANDIDATES, WIDTH, TOP_K = 100_000, 512, 20
