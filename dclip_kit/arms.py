@@ -12,31 +12,14 @@ from torch import Tensor, nn
 from dclip_kit.checkpoint import load_tensors, load_weights, save_tensors, write_atomically
 from dclip_kit.config import Profile, TeacherSettings, contrastive_control
 from dclip_kit.encoders import ClipBundle
-from dclip_kit.evaluate import (
-    RetrievalSet,
-    ZeroShot,
-    ZeroShotSet,
-    evaluate_retrieval,
-    evaluate_zero_shot,
-)
+from dclip_kit.evaluate import ZeroShot, evaluate_retrieval, evaluate_zero_shot
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics
-from dclip_kit.reading import Pictures
+from dclip_kit.preparation import TrainingSet
 from dclip_kit.selection import Candidate, select_alpha
 from dclip_kit.student import clone_clip, interpolate
 from dclip_kit.teacher import MetaTeacher
-from dclip_kit.train import History, Rehearsal, average_histories, distill
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationSets:
-    """What arms are chosen on (val) and measured on (test), ready to embed."""
-
-    val: RetrievalSet
-    test: RetrievalSet
-    zero_shot_val: ZeroShotSet
-    zero_shot: ZeroShotSet
-    zero_shot_held_out: ZeroShotSet | None
+from dclip_kit.train import History, average_histories, distill
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +56,13 @@ class ArmResult:
 def train_arm(
     name: str,
     clip: ClipBundle,
-    pictures: Pictures,
+    shown: TrainingSet,
     features: FrozenFeatures,
     profile: Profile,
-    sets: EvaluationSets,
     teacher_embeddings: Float[Tensor, "text embed"] | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
     texts: Sequence[str] | None = None,
-    rehearsal: Rehearsal | None = None,
 ) -> Arm:
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
 
@@ -91,34 +72,33 @@ def train_arm(
     Args:
         name: of the arm; without `teacher_embeddings` it is a contrastive control.
         clip: the untouched CLIP.
-        pictures: of the training data.
+        shown: the training data's pictures, and val, which decides; test is not looked at.
         features: of the training data.
         profile: settings, rule of selection and seed, the same for all arms.
-        sets: val decides; test is not looked at.
         teacher_embeddings: what to distil.
         checkpoint: to continue from; a soup's later runs have their number behind its name.
         on_epoch: called after each epoch, with the history of the run that it is of.
         texts: the training captions; only needed where the text tower trains.
-        rehearsal: what is not to be forgotten; only needed where the profile rehearses.
     """
+    start = shown.front.rest(clip) if shown.front else clip
     settings = profile.student
     if teacher_embeddings is None:
         settings = contrastive_control(settings)
 
-    glance = sets.zero_shot_val.every(20)  # for the curves; all of it would double the training
+    glance = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
 
     def validate(student: ClipBundle) -> dict[str, float]:
-        found = evaluate_retrieval(student, sets.val, progress=False)
+        found = evaluate_retrieval(student, shown.val, progress=False)
         return {
             "val_recall_at_1": found.text_to_image.recall_at[1],
             "val_zero_shot": evaluate_zero_shot(student, glance, progress=False).top1,
         }
 
-    mean, histories = clip, []
+    mean, histories = start, []
     for run in range(settings.soup):
         trained = distill(
-            clip,
-            pictures,
+            start,
+            shown.pictures,
             features,
             settings,
             teacher_embeddings,
@@ -128,12 +108,13 @@ def train_arm(
             on_epoch,
             name if settings.soup == 1 else f"{name}, {run + 1} of {settings.soup}",
             texts,
-            rehearsal=rehearsal,
+            rehearsal=shown.rehearsal,
         )
         mean = interpolate(mean, trained.student, 1 / (run + 1))
         histories.append(trained.history)
-    chosen = select_alpha(clip, mean, sets.val, sets.zero_shot_val, profile.selection)
-    found = chosen.student, chosen.alpha, chosen.candidates, average_histories(histories)
+    chosen = select_alpha(start, mean, shown.val, shown.zero_shot_val, profile.selection)
+    student = shown.front.whole(chosen.student) if shown.front else chosen.student
+    found = student, chosen.alpha, chosen.candidates, average_histories(histories)
     return Arm(name, *found, trained_text=settings.train_text)
 
 

@@ -71,9 +71,14 @@ class ClipBundle:
         return (to_tensor(found) * 255).round().to(torch.uint8)
 
     def normalize(
-        self, pixels: UInt8[Tensor, "image 3 height width"]
-    ) -> Float[Tensor, "image 3 height width"]:
-        """What the model takes, from `to_pixels`' bytes; on the model's device."""
+        self, pixels: UInt8[Tensor, "image 3 height width"] | Float[Tensor, "image ..."]
+    ) -> Float[Tensor, "image ..."]:
+        """What the model takes, from `to_pixels`' bytes; on the model's device.
+
+        Floats are what a `FrozenFront` made of pictures, and stay what they are.
+        """
+        if pixels.is_floating_point():
+            return pixels.to(self.device).float()
         pixels = pixels.to(self.device, memory_format=torch.channels_last)  # quick convolutions
         last = self.preprocess.transforms[-1]
         # In place: on CPUs, getting memory for another tensor takes longer than filling it.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -18,7 +18,13 @@ from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.threads import allowed_cores
 
-Pictures = Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "image 3 height width"]
+# Files, pictures, their bytes, or what a `FrozenFront` made of them.
+Pictures = (
+    Sequence[Path]
+    | Sequence[Image.Image]
+    | UInt8[Tensor, "image 3 height width"]
+    | Float[Tensor, "image ..."]
+)
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -67,8 +73,8 @@ def read_pixels(
     pictures: Pictures,
     workers: int | None = None,
     progress: bool = True,
-) -> UInt8[Tensor, "image 3 height width"]:
-    """Reads and preprocesses pictures once, as bytes.
+) -> UInt8[Tensor, "image 3 height width"] | Float[Tensor, "image ..."]:
+    """Reads and preprocesses pictures once, as bytes; tensors are left as they are.
 
     Raises:
         ValueError: a picture cannot be read, named; or there is none.
@@ -107,7 +113,12 @@ def read_batches(
 
 def choose_pictures(
     pictures: Pictures, chosen: Int[Tensor, "chosen"]
-) -> Sequence[Path] | Sequence[Image.Image] | UInt8[Tensor, "chosen 3 height width"]:
+) -> (
+    Sequence[Path]
+    | Sequence[Image.Image]
+    | UInt8[Tensor, "chosen 3 height width"]
+    | Float[Tensor, "chosen ..."]
+):
     """Some of the pictures, in the order that is asked for."""
     if isinstance(pictures, Tensor):
         return pictures[chosen]

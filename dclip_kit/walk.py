@@ -8,12 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dclip_kit.arms import (
     Arm,
     ArmResult,
-    EvaluationSets,
     load_arms,
     load_teacher,
     round_tower,
@@ -23,51 +20,31 @@ from dclip_kit.arms import (
 )
 from dclip_kit.assets import asset_path
 from dclip_kit.config import Profile, get_profile
-from dclip_kit.crops import RegionCrops
 from dclip_kit.datasets import CaptionedImages
 from dclip_kit.detectors import Detector, load_detector
 from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.evaluate import (
-    TEMPLATE_SETS,
     evaluate_retrieval,
     evaluate_zero_shot,
-    prepare_retrieval,
-    prepare_zero_shot,
 )
 from dclip_kit.extraction import extract_features
 from dclip_kit.features import FrozenFeatures
-from dclip_kit.memory import return_memory
+from dclip_kit.front import find_shared_front
+from dclip_kit.preparation import (
+    KEPT_BYTES,
+    EvaluationSets,
+    fits_memory,
+    prepare_evaluation,
+    prepare_training,
+)
 from dclip_kit.printing import say
 from dclip_kit.profile_data import WalkData, load_data
 from dclip_kit.provenance import describe_source, digest_record
 from dclip_kit.reading import read_pixels
 from dclip_kit.store import FeatureStore
 from dclip_kit.teacher import MetaTeacher
-from dclip_kit.train import Rehearsal, TeacherRun, embed_with_teacher, train_teacher
-
-KEPT_BYTES = 2 << 30  # of pictures in memory; more are read again whenever they are looked at
-
-
-def fits_memory(clip: ClipBundle, count: int) -> bool:
-    """Whether pictures are few and small enough to be kept as bytes instead of read again."""
-    return count * clip.to_pixels(Image.new("RGB", (1, 1))).numel() <= KEPT_BYTES
-
-
-def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
-    """Encodes all texts once; keeps val's pictures, which every epoch looks at, if they fit."""
-    held_out, templates = data.zero_shot_held_out, TEMPLATE_SETS[data.templates]
-    sets = EvaluationSets(
-        prepare_retrieval(clip, data.val, read=fits_memory(clip, len(data.val))),
-        prepare_retrieval(clip, data.test, read=False),
-        prepare_zero_shot(
-            clip, data.zero_shot_val, fits_memory(clip, len(data.zero_shot_val)), templates
-        ),
-        prepare_zero_shot(clip, data.zero_shot, False, templates),
-        None if held_out is None else prepare_zero_shot(clip, held_out, False, templates),
-    )
-    return_memory()
-    return sets
+from dclip_kit.train import TeacherRun, embed_with_teacher, train_teacher
 
 
 def obtain_features(
@@ -124,23 +101,6 @@ def obtain_teacher(
     return run
 
 
-def prepare_rehearsal(
-    profile: Profile, clip: ClipBundle, train: CaptionedImages, features: FrozenFeatures
-) -> Rehearsal | None:
-    """The crops of a profile's regions, to be rehearsed; None where it rehearses nothing.
-
-    Kept if they fit into memory, else cut whenever they are looked at.
-
-    Raises:
-        ValueError: as `RegionCrops`.
-    """
-    if not profile.student.rehearsal_weight:
-        return None
-    crops = RegionCrops(train.paths, features, profile.regions)
-    kept = fits_memory(clip, len(crops))
-    return Rehearsal(read_pixels(clip, crops) if kept else crops, features.region)
-
-
 def obtain_arms(
     profile: Profile,
     clip: ClipBundle,
@@ -162,14 +122,13 @@ def obtain_arms(
     if features is None:
         return load_arms(clip, saved)
     arms = {"clip": Arm("clip", clip)}
-    kept = fits_memory(clip, len(train))
-    pictures = read_pixels(clip, train.paths) if kept else train.paths
     targets = embed_with_teacher(teacher, features, profile.regions)
-    rehearsal = prepare_rehearsal(profile, clip, train, features)
+    shown = prepare_training(profile, clip, train, features, sets)
     for name, embeddings in (("contrastive", None), ("dclip", targets)):
         checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
-        trained_on = pictures, features, profile, sets, embeddings, checkpoint
-        arm = train_arm(name, clip, *trained_on, texts=train.texts, rehearsal=rehearsal)
+        arm = train_arm(
+            name, clip, shown, features, profile, embeddings, checkpoint, texts=train.texts
+        )
         arms[name] = round_tower(arm)
         if is_main_process():
             save_arm(arm, saved)
@@ -180,14 +139,20 @@ def obtain_arms(
 def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, ArmResult]:
     """Measures arms on test: retrieval, zero-shot, zero-shot in a held-out style if any.
 
-    A set at a time, whose pictures are read once for all arms if they fit into memory.
+    A set at a time, whose pictures are read once for all arms, and go once through the blocks that
+    all arms share, if what there is to keep fits into memory.
     """
     clip = next(iter(arms.values())).clip
+    front = find_shared_front([arm.clip for arm in arms.values()])
 
     def measure(evaluate: Callable[..., Any], data: Any) -> dict[str, Any]:
         if data is None:
             return dict.fromkeys(arms)
-        if fits_memory(clip, len(data.pictures)):
+        count = len(data.pictures)
+        if front and front.size_of(count) <= KEPT_BYTES:
+            data = replace(data, pictures=front.activations(data.pictures))
+            return {name: evaluate(front.rest(arm.clip), data) for name, arm in arms.items()}
+        if fits_memory(clip, count):
             data = replace(data, pictures=read_pixels(clip, data.pictures))
         return {name: evaluate(arm.clip, data) for name, arm in arms.items()}
 

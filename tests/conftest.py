@@ -202,3 +202,18 @@ def features(make_features):
 def pixels() -> torch.Tensor:
     """The bytes of these eleven pictures, as the tiny CLIP takes them."""
     return torch.randint(0, 256, (11, 3, 32, 32), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """The pocket's data as a walk begins with it, of a few pictures, in a cache of the tests'."""
+    from dclip_kit.config import PROFILES
+    from dclip_kit.pocket import data as pocket
+    from dclip_kit.profile_data import load_data
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(pocket, "SCENE_SPLITS", {"train": 11, "val": 6, "test": 8})
+        singles = {split: (1, styles) for split, (_, styles) in pocket.SINGLE_SPLITS.items()}
+        patch.setattr(pocket, "SINGLE_SPLITS", singles)
+        return load_data(PROFILES["base"])  # real weights walk through the pocket's pictures

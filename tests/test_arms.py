@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from dclip_kit import arms
 from dclip_kit.arms import (
     Arm,
-    EvaluationSets,
     load_arm,
     load_arms,
     load_teacher,
@@ -27,7 +26,9 @@ from dclip_kit.evaluate import (
     encode_classes,
     evaluate_zero_shot,
 )
+from dclip_kit.front import find_front
 from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.preparation import EvaluationSets, TrainingSet
 from dclip_kit.selection import select_alpha
 from dclip_kit.student import clone_clip, same_text_tower
 from dclip_kit.teacher import MetaTeacher
@@ -73,6 +74,10 @@ def targets(features) -> torch.Tensor:
     return F.normalize(torch.randn_like(features.text), dim=1)
 
 
+def training_set(pixels, sets) -> TrainingSet:
+    return TrainingSet(pixels, None, sets.val, sets.zero_shot_val)
+
+
 def weights(module) -> torch.Tensor:
     return torch.cat([value.flatten().float() for value in module.state_dict().values()])
 
@@ -84,15 +89,12 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
     teacher = targets if name == "dclip" else None
     settings = STUDENT if name == "dclip" else replace(STUDENT, distillation_weight=0.0)
     path, shown = tmp_path / "state.safetensors", []
-    # Without pictures: whoever looked at test would fail.
-    unseen = replace(sets.test, pictures=[]), replace(sets.zero_shot, pictures=[])
     arm = train_arm(
         name,
         clip,
-        pixels,
+        training_set(pixels, sets),
         features,
         PROFILE,
-        EvaluationSets(sets.val, unseen[0], sets.zero_shot_val, unseen[1], unseen[1]),
         teacher,
         path,
         lambda student, history: shown.append(len(history)),
@@ -111,7 +113,9 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
 def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets, tmp_path) -> None:
     profile = replace(PROFILE, student=replace(STUDENT, soup=3, distillation_weight=0.0))
     path = tmp_path / "state.safetensors"
-    arm = train_arm("contrastive", clip, pixels, features, profile, sets, checkpoint=path)
+    arm = train_arm(
+        "contrastive", clip, training_set(pixels, sets), features, profile, checkpoint=path
+    )
     runs = [distill(clip, pixels, features, profile.student, seed=3 + run) for run in range(3)]
     assert not torch.equal(weights(runs[0].student.model), weights(runs[1].student.model))
     tuned = clone_clip(clip)
@@ -126,6 +130,29 @@ def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets
         assert row["loss"] == pytest.approx(sum(losses) / 3)
     names = {"state.safetensors", "state-1.safetensors", "state-2.safetensors"}
     assert names <= {each.name for each in tmp_path.iterdir()}
+
+
+def test_an_arm_behind_a_frozen_front_trains_as_the_whole_tower_does(
+    clip, pixels, features, sets, targets
+) -> None:
+    student = replace(STUDENT, train="last_blocks(1)", soup=2, epochs=10, learning_rate=5e-3)
+    profile = replace(PROFILE, student=student)
+    front = find_front(clip, student.train)
+
+    def behind(data):
+        return replace(data, pictures=front.activations(data.pictures))
+
+    fronted = TrainingSet(
+        front.activations(pixels), None, behind(sets.val), behind(sets.zero_shot_val), front
+    )
+    plain, quick = (
+        train_arm("dclip", clip, shown, features, profile, targets)
+        for shown in (training_set(pixels, sets), fronted)
+    )
+    assert plain.candidates == quick.candidates
+    torch.testing.assert_close(weights(plain.clip.model), weights(quick.clip.model))
+    assert torch.equal(encode_images(quick.clip, pixels), encode_images(plain.clip, pixels))
+    assert not torch.equal(weights(quick.clip.model), weights(clip.model))
 
 
 # On disk
@@ -162,15 +189,15 @@ def test_a_saved_arm_is_the_rounded_one(arm, clip, tmp_path) -> None:
 
 def test_an_arm_whose_text_tower_trains_keeps_it(clip, pixels, features, tmp_path) -> None:
     texts = [f"{count} boats at sea" for count in range(len(features.text))]
-    names, shown = ("a ball", "a dog", "the sea"), torch.tensor([True] * 3)
+    names, domain = ("a ball", "a dog", "the sea"), torch.tensor([True] * 3)
     val = RetrievalSet(pixels, encode_texts(clip, texts), features.image_of_text, texts, clip)
     classes = encode_classes(clip, names)
     nearest = (encode_images(clip, pixels) @ classes.T).argmax(1)
-    named = ZeroShotSet(pixels, nearest, classes, shown, names, encoder=clip)
+    named = ZeroShotSet(pixels, nearest, classes, domain, names, encoder=clip)
     student = replace(STUDENT, train_text=True, epochs=20, learning_rate=5e-3)
     profile = replace(PROFILE, student=student)
-    sets = EvaluationSets(val, val, named, named, None)
-    arm = train_arm("contrastive", clip, pixels, features, profile, sets, texts=texts)
+    shown = TrainingSet(pixels, None, val, named)
+    arm = train_arm("contrastive", clip, shown, features, profile, texts=texts)
     assert arm.alpha and arm.trained_text and not same_text_tower(arm.clip, clip)
     own = encode_texts(arm.clip, texts)
     assert not torch.allclose(own, val.text_features, atol=1e-4)

@@ -10,13 +10,13 @@ from test_datasets_splits import write_own
 
 from dclip_kit.config import PROFILES, Profile
 from dclip_kit.evaluate import TEMPLATE_SETS, encode_classes
+from dclip_kit.preparation import prepare_evaluation
 from dclip_kit.profile_data import (
     choose_templates,
     load_data,
     read_measured,
     read_zero_shot,
 )
-from dclip_kit.walk import prepare_evaluation
 
 
 def write_classes(folder: Path, count: int = 6) -> Path:

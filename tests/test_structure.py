@@ -18,9 +18,9 @@ FLOORS = (
     | {"distributed", "printing", "threads", "nearest", "memory"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket", "reading", "provenance", "store", "extraction"}
-    | {"crops", "tokens"},
+    | {"crops", "tokens", "front"},
     {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
-    | {"inspection", "probe", "selection", "profile_data", "index", "runs"}
+    | {"inspection", "probe", "selection", "profile_data", "index", "runs", "preparation"}
     | {"search_index", "approximate"},
     {"plots", "widgets", "notebooks", "commands", "__main__"},
 )

@@ -7,45 +7,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from dclip_kit import reading, walk
-from dclip_kit.arms import Arm, EvaluationSets
-from dclip_kit.config import PROFILES, Profile, SelectionRule, apply_recipe
+from dclip_kit import preparation, reading, walk
+from dclip_kit.arms import Arm
+from dclip_kit.config import PROFILES, Profile, SelectionRule
 from dclip_kit.datasets import open_picture
 from dclip_kit.embedding import encode_images
 from dclip_kit.evaluate import evaluate_retrieval
-from dclip_kit.extraction import extract_features
 from dclip_kit.metrics import top1_accuracy
 from dclip_kit.pocket import data as pocket
 from dclip_kit.pocket.sprites import load_nouns
-from dclip_kit.reading import read_pixels
+from dclip_kit.preparation import EvaluationSets, prepare_evaluation
 from dclip_kit.student import clone_clip
-from dclip_kit.walk import (
-    WalkData,
-    load_data,
-    obtain_arms,
-    obtain_teacher,
-    prepare_evaluation,
-    prepare_rehearsal,
-)
+from dclip_kit.walk import obtain_arms, obtain_teacher
 
-SPLITS = {"train": 11, "val": 6, "test": 8}
 PROFILE = replace(
     PROFILES["pocket"],
     teacher=replace(PROFILES["pocket"].teacher, epochs=2, heads=2),
     student=replace(PROFILES["pocket"].student, epochs=2, learning_rate=1e-3),
     selection=SelectionRule((0.5, 1.0), 0.0),
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> WalkData:
-    """The pocket's data, of a few pictures, in a cache of the test's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(pocket, "SCENE_SPLITS", SPLITS)
-        singles = {split: (1, styles) for split, (_, styles) in pocket.SINGLE_SPLITS.items()}
-        patch.setattr(pocket, "SINGLE_SPLITS", singles)
-        return load_data(PROFILES["base"])  # real weights walk through the pocket's pictures
 
 
 @pytest.fixture
@@ -60,7 +40,7 @@ def sets(data, clip) -> EvaluationSets:
 
 
 def test_a_walk_begins_with_all_six_sets_and_the_ceiling(data, monkeypatch) -> None:
-    assert {name: len(getattr(data, name)) for name in SPLITS} == SPLITS
+    assert (len(data.train), len(data.val), len(data.test)) == (11, 6, 8)
     assert (data.train.split, data.val.split, data.test.split) == ("train", "val", "test")
     for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
         found = getattr(data, name)
@@ -146,19 +126,6 @@ def test_saved_arms_measure_what_the_trained_ones_did(
     assert "rehearsal" not in one[0] and other[0]["rehearsal"] > 0
 
 
-def test_crops_are_rehearsed_as_the_frozen_clip_saw_them(clip, data, detector, monkeypatch) -> None:
-    features = extract_features(clip, detector, data.train, PROFILE.regions)
-    kept = prepare_rehearsal(PROFILE, clip, data.train, features)
-    assert kept.pictures.shape == (len(features.region), 3, 32, 32)
-    torch.testing.assert_close(encode_images(clip, kept.pictures), features.region)
-    monkeypatch.setattr(walk, "KEPT_BYTES", kept.pictures.numel() - 1)
-    cut = prepare_rehearsal(PROFILE, clip, data.train, features)
-    assert torch.equal(read_pixels(clip, cut.pictures), kept.pictures)
-    for recipe in ("contrastive", "official_code"):
-        other = apply_recipe(PROFILE, recipe)
-        assert prepare_rehearsal(other, clip, data.train, features) is None
-
-
 def test_features_are_extracted_once_for_what_they_are_made_from(
     clip, data, detector, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -183,12 +150,6 @@ def test_features_are_extracted_once_for_what_they_are_made_from(
         walk.obtain_features(profile, clip, pictures, tmp_path)
         assert not loaded and len(list(tmp_path.iterdir())) == number
     assert capsys.readouterr().out == ""
-
-
-def test_too_many_pictures_for_the_memory_stay_on_disk(clip, data, monkeypatch) -> None:
-    assert isinstance(prepare_evaluation(clip, data).val.pictures, torch.Tensor)
-    monkeypatch.setattr(walk, "KEPT_BYTES", 3 * 32 * 32 * len(data.val) - 1)
-    assert prepare_evaluation(clip, data).val.pictures == data.val.paths
 
 
 def test_training_continues_from_its_checkpoints(clip, data, features, sets, tmp_path) -> None:
@@ -270,7 +231,8 @@ def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
 def test_arms_are_measured_on_test_and_pictures_read_once(
     data, clip, sets, monkeypatch, kept_bytes
 ) -> None:
-    monkeypatch.setattr(walk, "KEPT_BYTES", kept_bytes)
+    for module in (walk, preparation):
+        monkeypatch.setattr(module, "KEPT_BYTES", kept_bytes)
     opened = []
     monkeypatch.setattr(
         reading, "open_picture", lambda path: opened.append(path) or open_picture(path)
@@ -295,6 +257,25 @@ def test_arms_are_measured_on_test_and_pictures_read_once(
         ):
             near = encode_images(bundle, measured.pictures) @ measured.class_features.T
             assert torch.equal(found.correct, near.argmax(1) == measured.labels)
+
+
+def test_blocks_that_arms_share_are_run_once_for_all(data, clip, sets, monkeypatch) -> None:
+    other = clone_clip(clip)
+    with torch.no_grad():
+        other.model.visual.transformer.resblocks[1].ln_2.bias += 1
+    arms = {"clip": Arm("clip", clip), "other": Arm("other", other, 1.0)}
+    passed = []
+    for bundle in (clip, other):
+        first = bundle.model.visual.transformer.resblocks[0]
+        first.register_forward_hook(lambda _, given, __: passed.append(len(given[0])))
+    results = walk.evaluate_arms(arms, sets)
+    tests = (data.test, data.zero_shot, data.zero_shot_held_out)
+    assert sum(passed) - sum(map(len, tests)) == len(tests)  # and a blank one to see its size
+    for name, result in results.items():
+        expected = evaluate_retrieval(arms[name].clip, sets.test)
+        assert result.retrieval.as_dict() == expected.as_dict()
+    one, two = (result.retrieval.as_dict() for result in results.values())
+    assert one != two
 
 
 def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:

@@ -70,6 +70,7 @@ def distill(
     require_writable(out, "folder")
     from dclip_kit.distributed import is_main_process
     from dclip_kit.notebooks import format_report
+    from dclip_kit.preparation import prepare_evaluation
     from dclip_kit.probe import shortcut_probe
     from dclip_kit.profile_data import load_data
     from dclip_kit.report import make_report, write_report
@@ -79,7 +80,6 @@ def distill(
         obtain_arms,
         obtain_features,
         obtain_teacher,
-        prepare_evaluation,
     )
 
     require_settings(settings, out)

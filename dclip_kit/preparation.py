@@ -1,0 +1,114 @@
+"""What is looked at again and again, made ready once: pictures, frozen activations, texts."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+
+from dclip_kit.config import Profile
+from dclip_kit.crops import RegionCrops
+from dclip_kit.datasets import CaptionedImages
+from dclip_kit.encoders import ClipBundle
+from dclip_kit.evaluate import (
+    TEMPLATE_SETS,
+    RetrievalSet,
+    ZeroShotSet,
+    prepare_retrieval,
+    prepare_zero_shot,
+)
+from dclip_kit.features import FrozenFeatures
+from dclip_kit.front import FrozenFront, find_front
+from dclip_kit.memory import return_memory
+from dclip_kit.profile_data import WalkData
+from dclip_kit.reading import Pictures, read_pixels
+from dclip_kit.train import Rehearsal
+
+KEPT_BYTES = 2 << 30  # of pictures in memory; more are read again whenever they are looked at
+
+
+def fits_memory(clip: ClipBundle, count: int) -> bool:
+    """Whether pictures are few and small enough to be kept as bytes instead of read again."""
+    return count * clip.to_pixels(Image.new("RGB", (1, 1))).numel() <= KEPT_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSets:
+    """What arms are chosen on (val) and measured on (test), ready to embed."""
+
+    val: RetrievalSet
+    test: RetrievalSet
+    zero_shot_val: ZeroShotSet
+    zero_shot: ZeroShotSet
+    zero_shot_held_out: ZeroShotSet | None
+
+
+def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
+    """Encodes all texts once; keeps val's pictures, which every epoch looks at, if they fit."""
+    held_out, templates = data.zero_shot_held_out, TEMPLATE_SETS[data.templates]
+    sets = EvaluationSets(
+        prepare_retrieval(clip, data.val, read=fits_memory(clip, len(data.val))),
+        prepare_retrieval(clip, data.test, read=False),
+        prepare_zero_shot(
+            clip, data.zero_shot_val, fits_memory(clip, len(data.zero_shot_val)), templates
+        ),
+        prepare_zero_shot(clip, data.zero_shot, False, templates),
+        None if held_out is None else prepare_zero_shot(clip, held_out, False, templates),
+    )
+    return_memory()
+    return sets
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What arms train on and are chosen on.
+
+    Attributes:
+        pictures: to train on.
+        rehearsal: what is not to be forgotten; None where a profile rehearses nothing.
+        val, zero_shot_val: what decides.
+        front: whose activations stand for all of these pictures, if they do.
+    """
+
+    pictures: Pictures
+    rehearsal: Rehearsal | None
+    val: RetrievalSet
+    zero_shot_val: ZeroShotSet
+    front: FrozenFront | None = None
+
+
+def prepare_training(
+    profile: Profile,
+    clip: ClipBundle,
+    train: CaptionedImages,
+    features: FrozenFeatures,
+    sets: EvaluationSets,
+) -> TrainingSet:
+    """Runs the blocks that no arm will change, once a picture, and keeps what they make of it.
+
+    Where nothing is frozen in front, or what it makes does not fit into memory, pictures are kept
+    as bytes; where these do not fit either, they are read whenever they are looked at.
+
+    Raises:
+        ValueError: as `RegionCrops`, `freeze` and `read_pixels`.
+    """
+    rehearses = profile.student.rehearsal_weight > 0
+    crops = RegionCrops(train.paths, features, profile.regions) if rehearses else []
+    front = find_front(clip, profile.student.train)
+    count = len(train) + len(crops) + len(sets.val.pictures) + len(sets.zero_shot_val.pictures)
+    if front and front.size_of(count, torch.float16) > KEPT_BYTES:
+        front = None
+
+    def keep(pictures: Pictures) -> Pictures:
+        if front:
+            return front.activations(pictures, torch.float16)
+        return read_pixels(clip, pictures) if fits_memory(clip, len(pictures)) else pictures
+
+    prepared = TrainingSet(
+        keep(train.paths),
+        Rehearsal(keep(crops), features.region) if rehearses else None,
+        replace(sets.val, pictures=keep(sets.val.pictures)),
+        replace(sets.zero_shot_val, pictures=keep(sets.zero_shot_val.pictures)),
+        front,
+    )
+    return_memory()
+    return prepared
