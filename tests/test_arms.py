@@ -149,10 +149,11 @@ def test_an_arm_behind_a_frozen_front_trains_as_the_whole_tower_does(
         train_arm("dclip", clip, shown, features, profile, targets)
         for shown in (training_set(pixels, sets), fronted)
     )
-    assert plain.candidates == quick.candidates
-    torch.testing.assert_close(weights(plain.clip.model), weights(quick.clip.model))
-    assert torch.equal(encode_images(quick.clip, pixels), encode_images(plain.clip, pixels))
-    assert not torch.equal(weights(quick.clip.model), weights(clip.model))
+    assert plain.candidates == quick.candidates and plain.alpha
+    # By what they make: AdamW blows up the last bits of weights that have no say, as keys' biases.
+    found = [encode_images(each, pixels) for each in (plain.clip, quick.clip, clip)]
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
+    assert (found[1] - found[2]).abs().max() > 0.01
 
 
 # On disk

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from dclip_kit.plots.panels import add_axes
 from dclip_kit.plots.style import (
     GRID,
+    HALO,
     SMALL,
     Number,
     add_text,
@@ -114,6 +115,7 @@ def plot_history(
                 xshift=6 if rightmost else 0,
                 yshift=0 if rightmost else 6,
                 font={"color": colors[name], "size": SMALL},
+                **HALO,
             )
     return figure
 

@@ -70,6 +70,9 @@ def axis_title(text: str) -> dict[str, object]:
     return {"text": text, "standoff": 6, "font": {"size": FONT_SIZE}}
 
 
+HALO = {"bgcolor": "rgba(255, 255, 255, 0.75)"}  # of a label that a line may run through
+
+
 def add_text(figure: go.Figure, text: str, x: Number, y: Number, **more: object) -> None:
     """Adds a text without an arrow; `text` must be escaped already."""
     figure.add_annotation(

@@ -8,6 +8,7 @@ from dclip_kit.arms import Arm
 from dclip_kit.plots.panels import add_axes, references
 from dclip_kit.plots.style import (
     GRID,
+    HALO,
     INK,
     SMALL,
     add_text,
@@ -97,6 +98,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
             xshift=-6,
             yshift=6,
             font={"color": colors[name], "size": SMALL},
+            **HALO,
             **references(axes),
         )
     start = min(points, key=lambda point: point.alpha)
@@ -127,6 +129,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
             xshift=-10 if at_right else 10,
             yshift=10,
             font={"color": colors[name], "size": SMALL},
+            **HALO,
             **references(axes),
         )
     return figure
