@@ -43,14 +43,12 @@ class EvaluationSets:
 
 
 def prepare_evaluation(clip: ClipBundle, data: WalkData) -> EvaluationSets:
-    """Encodes all texts once; keeps val's pictures, which every epoch looks at, if they fit."""
+    """Encodes all texts once; pictures are read when they are looked at."""
     held_out, templates = data.zero_shot_held_out, TEMPLATE_SETS[data.templates]
     sets = EvaluationSets(
-        prepare_retrieval(clip, data.val, read=fits_memory(clip, len(data.val))),
+        prepare_retrieval(clip, data.val, read=False),
         prepare_retrieval(clip, data.test, read=False),
-        prepare_zero_shot(
-            clip, data.zero_shot_val, fits_memory(clip, len(data.zero_shot_val)), templates
-        ),
+        prepare_zero_shot(clip, data.zero_shot_val, False, templates),
         prepare_zero_shot(clip, data.zero_shot, False, templates),
         None if held_out is None else prepare_zero_shot(clip, held_out, False, templates),
     )
@@ -83,10 +81,11 @@ def prepare_training(
     features: FrozenFeatures,
     sets: EvaluationSets,
 ) -> TrainingSet:
-    """Runs the blocks that no arm will change, once a picture, and keeps what they make of it.
+    """Reads all pictures that training looks at, val's among them, and runs frozen blocks on them.
 
-    Where nothing is frozen in front, or what it makes does not fit into memory, pictures are kept
-    as bytes; where these do not fit either, they are read whenever they are looked at.
+    Kept is what the blocks make that no arm will change. Where there are none, or it does not fit
+    into memory, pictures are kept as bytes; where these do not fit either, they are read whenever
+    they are looked at.
 
     Raises:
         ValueError: as `RegionCrops`, `freeze` and `read_pixels`.

@@ -29,10 +29,17 @@ def sets(clip, data):
     return prepare_evaluation(clip, data)
 
 
-def test_too_many_pictures_for_the_memory_stay_on_disk(clip, data, monkeypatch) -> None:
-    assert isinstance(prepare_evaluation(clip, data).val.pictures, torch.Tensor)
+def test_too_many_pictures_for_the_memory_stay_on_disk(
+    clip, data, features, sets, monkeypatch
+) -> None:
+    assert sets.val.pictures == data.val.paths  # nobody has looked at them
+    made = prepare_training(train("all"), clip, data.train, features, sets)
+    assert torch.equal(made.val.pictures, read_pixels(clip, data.val.paths))
+    assert torch.equal(made.zero_shot_val.pictures, read_pixels(clip, data.zero_shot_val.paths))
     monkeypatch.setattr(preparation, "KEPT_BYTES", 3 * 32 * 32 * len(data.val) - 1)
-    assert prepare_evaluation(clip, data).val.pictures == data.val.paths
+    made = prepare_training(train("all"), clip, data.train, features, sets)
+    assert made.val.pictures == data.val.paths
+    assert made.zero_shot_val.pictures == data.zero_shot_val.paths
 
 
 def test_crops_are_rehearsed_as_the_frozen_clip_saw_them(
