@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from dclip_kit.distributed import gather_rows, is_main_process, own_share
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.reading import Pictures, read_batches
-from dclip_kit.student import clone_clip, follows_blocks, freeze
+from dclip_kit.student import choose_parameters, follows_blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class FrozenFront:
         Each of several processes, all of which must call it, computes its share, and all get all.
 
         Raises:
-            ValueError: as `read_pixels`.
+            ValueError: as `read_pixels`, or an activation is not finite.
         """
         if len(pictures) == 0:
             raise ValueError("Expected at least one picture, got none.")
@@ -62,6 +62,11 @@ class FrozenFront:
             embed = visual.stem if isinstance(visual, ModifiedResNet) else visual._embeds
             hidden = embed(self.clip.normalize(pixels))
             made.append(_pass_blocks(visual, slice(self.blocks), hidden).to(dtype).cpu())
+            if not made[-1].isfinite().all():
+                raise ValueError(
+                    f"Expected finite activations, got NaN or infinity in {dtype}; the model's "
+                    "weights are damaged, or a policy that trains all blocks is needed."
+                )
         return gather_rows(torch.cat(made))[: len(pictures)]
 
     def size_of(self, count: int, dtype: torch.dtype = torch.float32) -> int:
@@ -89,7 +94,7 @@ def find_front(bundle: ClipBundle, policy: str) -> FrozenFront | None:
     Raises:
         ValueError: as `freeze`.
     """
-    return _front_before(bundle, freeze(clone_clip(bundle), policy).names)
+    return _front_before(bundle, choose_parameters(bundle, policy))
 
 
 def find_shared_front(bundles: Sequence[ClipBundle]) -> FrozenFront | None:

@@ -55,18 +55,27 @@ def freeze(bundle: ClipBundle, policy: str) -> Trainable:
         ValueError: the policy is unknown, or matches nothing in this tower.
     """
     bundle.model.requires_grad_(False)
-    visual = bundle.model.visual
-    everything = dict(visual.named_parameters())
-    chosen = _select(list(everything), policy)
+    everything = dict(bundle.model.visual.named_parameters())
+    chosen = choose_parameters(bundle, policy)
+    for name in chosen:
+        everything[name].requires_grad_(True)
+    total = sum(parameter.numel() for parameter in everything.values())
+    return Trainable(tuple(chosen), sum(everything[name].numel() for name in chosen) / total)
+
+
+def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
+    """The image tower's parameters that train by a policy of `freeze`, by name.
+
+    Raises:
+        ValueError: as `freeze`.
+    """
+    chosen = _select([name for name, _ in bundle.model.visual.named_parameters()], policy)
     if not chosen:
         raise ValueError(
             f"Expected a policy that trains something, but {policy!r} matches no "
             f"parameter of {bundle.name}'s image tower; take 'all'."
         )
-    for name in chosen:
-        everything[name].requires_grad_(True)
-    total = sum(parameter.numel() for parameter in everything.values())
-    return Trainable(tuple(chosen), sum(everything[name].numel() for name in chosen) / total)
+    return chosen
 
 
 def _select(names: list[str], policy: str) -> list[str]:

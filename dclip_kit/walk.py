@@ -143,7 +143,7 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
     all arms share, if what there is to keep fits into memory.
     """
     clip = next(iter(arms.values())).clip
-    front = find_shared_front([arm.clip for arm in arms.values()])
+    front = find_shared_front([arm.clip for arm in arms.values()]) if len(arms) > 1 else None
 
     def measure(evaluate: Callable[..., Any], data: Any) -> dict[str, Any]:
         if data is None:

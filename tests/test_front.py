@@ -134,3 +134,16 @@ def test_towers_of_other_kinds_have_no_front(clip, monkeypatch) -> None:
 def test_no_picture_has_no_activations(clip) -> None:
     with pytest.raises(ValueError, match="at least one picture"):
         find_front(clip, "last_blocks(1)").activations([])
+
+
+def test_activations_too_large_for_their_type_are_refused(clip) -> None:
+    large = clone_clip(clip)
+    with torch.no_grad():
+        large.model.visual.transformer.resblocks[0].mlp.c_proj.bias += 1e5
+    front = find_front(large, "last_blocks(1)")
+    pixels = draw_pixels(clip)
+    assert front.activations(pixels).isfinite().all()
+    with pytest.raises(
+        ValueError, match=r"got NaN or infinity in torch\.float16"
+    ):
+        front.activations(pixels, torch.float16)
