@@ -143,7 +143,5 @@ def test_activations_too_large_for_their_type_are_refused(clip) -> None:
     front = find_front(large, "last_blocks(1)")
     pixels = draw_pixels(clip)
     assert front.activations(pixels).isfinite().all()
-    with pytest.raises(
-        ValueError, match=r"got NaN or infinity in torch\.float16"
-    ):
+    with pytest.raises(ValueError, match=r"got NaN or infinity in torch\.float16"):
         front.activations(pixels, torch.float16)

@@ -1,0 +1,29 @@
+"""What `make bench` times runs at all: each contender of the training, on a few pictures."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dclip_kit.encoders import load_clip
+from dclip_kit.extraction import extract_features
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+import training
+
+
+@pytest.mark.parametrize("name", training.CONTENDERS)
+def test_each_contender_takes_its_steps(
+    name, make_clip_folder, data, detector, monkeypatch
+) -> None:
+    vision = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
+    clip = load_clip(make_clip_folder(vision_cfg=vision))
+    features = extract_features(clip, detector, data.train, training.REGIONS)
+    monkeypatch.setattr(training, "prepare", lambda: (clip, data.train, features))
+    monkeypatch.setattr(training, "choose_detector", lambda *_: detector)
+    monkeypatch.setattr(training, "PICTURES", len(data.train))
+    monkeypatch.setattr(training, "TEACHER", replace(training.TEACHER, heads=4, batch_size=4))
+    monkeypatch.setattr(training, "STUDENT", replace(training.STUDENT, batch_size=4, epochs=2))
+    steps = training.CONTENDERS[name]()
+    assert len(steps) >= 3 and all(seconds > 0 for seconds in steps)
