@@ -24,10 +24,7 @@ from dclip_kit.datasets import CaptionedImages
 from dclip_kit.detectors import Detector, load_detector
 from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle, load_clip
-from dclip_kit.evaluate import (
-    evaluate_retrieval,
-    evaluate_zero_shot,
-)
+from dclip_kit.evaluate import evaluate_retrieval, evaluate_zero_shot
 from dclip_kit.extraction import extract_features
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.front import find_shared_front
