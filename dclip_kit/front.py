@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from dclip_kit.distributed import gather_rows, is_main_process, own_share
 from dclip_kit.encoders import ClipBundle
-from dclip_kit.reading import Pictures, read_batches
+from dclip_kit.reading import Pictures, join_batches, read_batches
 from dclip_kit.student import choose_parameters, follows_blocks
 
 
@@ -26,7 +26,7 @@ class FrozenFront:
 
     Attributes:
         clip: one of them.
-        blocks: how many the front has, at least one.
+        blocks: how many the front has; a ResNet's may be its stem alone, with none.
     """
 
     clip: ClipBundle
@@ -50,24 +50,28 @@ class FrozenFront:
         if len(pictures) == 0:
             raise ValueError("Expected at least one picture, got none.")
         visual = self.clip.model.visual
-        batches = own_share(len(pictures)).split(batch_size)
-        made = []
-        for pixels in tqdm(
+        embed = visual.stem if isinstance(visual, ModifiedResNet) else visual._embeds
+        own = own_share(len(pictures))
+        batches = own.split(batch_size)
+        bar = tqdm(
             read_batches(self.clip, pictures, batches),
             desc="frozen blocks",
             total=len(batches),
             delay=2,
             disable=not (progress and is_main_process()),
-        ):
-            embed = visual.stem if isinstance(visual, ModifiedResNet) else visual._embeds
+        )
+
+        def make(pixels: Tensor) -> Tensor:
             hidden = embed(self.clip.normalize(pixels))
-            made.append(_pass_blocks(visual, slice(self.blocks), hidden).to(dtype).cpu())
-            if not made[-1].isfinite().all():
+            made = _pass_blocks(visual, slice(self.blocks), hidden).to(dtype).cpu()
+            if not made.isfinite().all():
                 raise ValueError(
                     f"Expected finite activations, got NaN or infinity in {dtype}; the model's "
                     "weights are damaged, or a policy that trains all blocks is needed."
                 )
-        return gather_rows(torch.cat(made))[: len(pictures)]
+            return made
+
+        return gather_rows(join_batches(map(make, bar), len(own)))[: len(pictures)]
 
     def size_of(self, count: int, dtype: torch.dtype = torch.float32) -> int:
         """The bytes that activations of so many pictures take."""
@@ -124,8 +128,9 @@ def _front_before(bundle: ClipBundle, names: Iterable[str]) -> FrozenFront | Non
     for name in names:
         owner = owners[name.rpartition(".")[0]]
         if not follows_blocks(name):
-            count = min(count, place.get(owner, 0))  # what is in no block stands before them
-    return FrozenFront(bundle, count) if count else None
+            count = min(count, place.get(owner, -1))  # what is in no block stands before them
+    least = 0 if isinstance(visual, ModifiedResNet) else 1  # a ViT's stem costs next to nothing
+    return FrozenFront(bundle, count) if count >= least else None
 
 
 def _replace_visual(bundle: ClipBundle, visual: nn.Module) -> ClipBundle:

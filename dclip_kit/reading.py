@@ -90,7 +90,29 @@ def read_pixels(
         desc="reading pictures",
         disable=not (progress and is_main_process()),
     )
-    return torch.cat(list(read_batches(bundle, pictures, bar, workers)))
+    return join_batches(read_batches(bundle, pictures, bar, workers), len(pictures))
+
+
+def join_batches(batches: Iterable[Tensor], count: int) -> Tensor:
+    """Puts batches one after another into memory for `count` rows; `torch.cat` takes it twice.
+
+    Args:
+        batches: of the same kind; of pictures, with their channels last, as CLIP's are read.
+        count: of all their rows together.
+
+    Raises:
+        ValueError: they have another number of rows.
+    """
+    joined, end = torch.empty(0), 0
+    for batch in batches:
+        if end == 0:
+            layout = torch.channels_last if batch.ndim == 4 else torch.contiguous_format
+            joined = torch.empty((count, *batch.shape[1:]), dtype=batch.dtype, memory_format=layout)
+        joined[end : end + len(batch)] = batch
+        end += len(batch)
+    if end != count:
+        raise ValueError(f"Expected {count} rows in all batches, got {end}.")
+    return joined
 
 
 def read_batches(

@@ -16,10 +16,11 @@ CASES = [
     ("pocket", "last_blocks(3)", 5),
     ("pocket", "attention", 8),  # its only attention pools
     ("pocket", "projection", 8),
+    ("pocket", "last_blocks(8)", 0),  # all blocks, but not the stem
     ("pocket", "all", None),
     ("tiny", "last_blocks(1)", 1),
     ("tiny", "projection", 2),
-    ("tiny", "last_blocks(2)", None),
+    ("tiny", "last_blocks(2)", None),  # before its blocks, a ViT has only one cheap product
     ("tiny", "attention", None),
 ]
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from dclip_kit import reading
-from dclip_kit.reading import choose_pictures, count_workers, read_ahead, read_batches
+from dclip_kit.reading import (
+    choose_pictures,
+    count_workers,
+    join_batches,
+    read_ahead,
+    read_batches,
+    read_pixels,
+)
 
 
 @pytest.mark.parametrize("workers", [None, 1, 5])
@@ -67,3 +74,19 @@ def test_batches_are_the_same_of_paths_pictures_and_bytes(clip, pictures, captio
             assert torch.equal(batch, pixels[chosen])
         assert len(choose_pictures(given, batches[1])) == 3
     assert torch.equal(choose_pictures(pixels, batches[0]), pixels[[4, 0]])
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 5)])
+@pytest.mark.parametrize("sizes", [(2,), (2, 1, 3)])
+def test_joined_batches_are_the_rows_one_after_another(sizes, shape) -> None:
+    batches = [torch.randn(size, *shape).half() for size in sizes]
+    joined = join_batches(iter(batches), sum(sizes))
+    assert joined.dtype == torch.float16 and torch.equal(joined, torch.cat(batches))
+    with pytest.raises(ValueError, match="Expected 9 rows"):
+        join_batches(batches, 9)
+
+
+def test_joined_pictures_are_laid_out_as_they_were_read(clip, pictures) -> None:
+    pixels = read_pixels(clip, pictures)
+    assert len(pixels) == len(pictures)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)

@@ -1,6 +1,7 @@
 """The two loops: against loops written by hand, what they leave alone, and continued exactly."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -16,9 +17,11 @@ from dclip_kit.regions import region_weights
 from dclip_kit.student import clone_clip
 from dclip_kit.teacher import MetaTeacher
 from dclip_kit.train import apply_teacher, distill, draw_captions, embed_with_teacher, train_teacher
+from dclip_kit.train import precision as precision_module
 from dclip_kit.train import progress as progress_module
 from dclip_kit.train import student as student_module
 from dclip_kit.train.loop import split_batches
+from dclip_kit.train.precision import fast_forward, folded_norms
 from dclip_kit.train.rehearsal import Rehearsal
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
@@ -206,7 +209,7 @@ def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
             share = (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
         total = torch.zeros(())
         for batch, texts in enumerate(batches, number * settings.gradient_accumulation):
-            with student_module.fast_attention(torch.device("cpu")):
+            with fast_forward(tower, torch.device("cpu")):
                 image = tower(student.normalize(pixels[features.image_of_text[texts]]))
             image = F.normalize(image, dim=-1)
             owner = features.image_of_text[texts]
@@ -218,7 +221,7 @@ def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
                 loss = loss + settings.distillation_weight * distance
             if settings.rehearsal_weight:
                 again = rehearsal.draw(5, seed, batch)
-                with student_module.fast_attention(torch.device("cpu")):
+                with fast_forward(tower, torch.device("cpu")):
                     now = F.normalize(tower(student.normalize(rehearsal.pictures[again])), dim=-1)
                 moved = 1 - (now * rehearsal.features[again]).sum(1)
                 loss = loss + settings.rehearsal_weight * moved.mean()
@@ -416,6 +419,46 @@ def test_bf16_is_for_training_only_and_auto_asks_the_hardware(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert student_module.choose_precision("auto") == "no"
+
+
+def test_a_resnets_norms_in_its_convolutions_have_the_same_gradients() -> None:
+    tower = clone_clip(load_clip("pocket")).model.visual.double()
+    student_module.keep_statistics(tower.train())
+    names = list(tower.state_dict())
+    pictures, called = torch.randn(3, 3, 64, 64).double(), []
+    tower.layer4[0].bn2.register_forward_hook(lambda _, given, made: called.append((given, made)))
+
+    def run() -> list[torch.Tensor]:
+        tower.zero_grad()
+        features = tower(pictures)
+        features.square().sum().backward()
+        return [features.detach(), *(p.grad.clone() for p in tower.parameters())]
+
+    expected = run()
+    with folded_norms(tower):
+        found = run()
+        assert list(tower.state_dict()) == names
+    assert len(found) == len(expected) > 60
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+    (before, after), (folded_before, folded_after) = called
+    assert not torch.equal(before[0], after)  # a norm
+    assert folded_before[0] is folded_after  # nothing left to do
+    assert all(torch.equal(one, other) for one, other in zip(run(), expected, strict=True))
+
+
+def test_a_resnet_trains_with_folded_norms_and_comes_back_without(monkeypatch, make_features):
+    clip = load_clip("pocket")
+    shown = torch.randint(256, (11, 3, 64, 64), dtype=torch.uint8)
+    features = make_features(embed=256)
+    settings = replace(CONTROL, epochs=1, batch_size=4)
+    folded = distill(clip, shown, features, settings).student
+    assert not any("forward" in vars(module) for module in folded.model.modules())
+    with monkeypatch.context() as patch:
+        patch.setattr(precision_module, "folded_norms", lambda tower: nullcontext())
+        plain = distill(clip, shown, features, settings).student
+    assert not torch.equal(weights(folded.model), weights(plain.model))  # another order of sums
+    torch.testing.assert_close(weights(folded.model), weights(plain.model), rtol=0, atol=1e-3)
 
 
 # Continuing

@@ -1,10 +1,15 @@
-"""What a student computes in while it trains: precision, attention kernels, frozen statistics."""
+"""What a student computes in while it trains: precision, kernels, frozen statistics."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import nn
+from open_clip.modified_resnet import ModifiedResNet
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -13,6 +18,36 @@ def keep_statistics(tower: nn.Module) -> None:
     for module in tower.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+
+
+@contextmanager
+def folded_norms(tower: nn.Module) -> Iterator[None]:
+    """A forward pass in which open_clip's ResNets normalise by the weights of their convolutions.
+
+    With its statistics kept, a batch norm only scales and shifts what the convolution before it
+    makes. Scaling its weights instead has the same gradients, and spares the passes over all
+    activations (arXiv 2305.11624) and, in bf16, a rounding of them. Other towers stay as they are.
+    """
+    pairs: list[tuple[Any, Any]] = [
+        (convolution, norm)
+        for module in (tower.modules() if isinstance(tower, ModifiedResNet) else ())
+        for convolution, norm in pairwise(module.children())
+        if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d
+    ]
+    for convolution, norm in pairs:
+        convolution.forward = partial(_convolve, convolution, norm)
+        norm.forward = nn.Identity.forward.__get__(norm)
+    try:
+        yield
+    finally:
+        for module in (module for pair in pairs for module in pair):
+            del module.forward
+
+
+def _convolve(convolution: Any, norm: Any, pixels: Tensor) -> Tensor:
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.bias - norm.running_mean * scale
+    return convolution._conv_forward(pixels, convolution.weight * scale[:, None, None, None], shift)
 
 
 def choose_precision(asked: str) -> str:
@@ -38,9 +73,16 @@ def choose_precision(asked: str) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
 
 
-def fast_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Plain attention on CPUs, whose fused kernel's backward pass took a third of a step."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+@contextmanager
+def fast_forward(tower: nn.Module, device: torch.device) -> Iterator[None]:
+    """A forward pass that makes the same, and whose backward pass takes less time.
+
+    Plain attention on CPUs, whose fused kernel's backward pass took a third of a ViT's step, and
+    `folded_norms`.
+    """
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with attention, folded_norms(tower):
+        yield
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

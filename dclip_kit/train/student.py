@@ -21,7 +21,7 @@ from dclip_kit.losses import cosine_distillation_loss, dclip_loss
 from dclip_kit.reading import Pictures, choose_pictures, read_pixels
 from dclip_kit.student import Trainable, clone_clip, freeze
 from dclip_kit.train.loop import draw_captions, split_batches
-from dclip_kit.train.precision import autocast, choose_precision, fast_attention, keep_statistics
+from dclip_kit.train.precision import autocast, choose_precision, fast_forward, keep_statistics
 from dclip_kit.train.progress import History, Progress, Row
 from dclip_kit.train.rates import group_parameters, schedule_rate
 from dclip_kit.train.rehearsal import Rehearsal, choose_rehearsal
@@ -97,7 +97,7 @@ def distill(
         module, ids = student.model, token_ids(bundle, texts, len(features.text))
     chosen = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        group_parameters(module, settings), weight_decay=settings.weight_decay
+        group_parameters(module, settings), weight_decay=settings.weight_decay, fused=True
     )
     targets = features.text if teacher_embeddings is None else teacher_embeddings
     seen = [ids, features.image_of_text, targets, *([rehearsal.features] if rehearsal else [])]
@@ -125,7 +125,7 @@ def distill(
             own_again = again[own_share(len(again))]
             shown = torch.cat([shown, _take(bundle, rehearsal.pictures, own_again)])
         pixels, given = student.normalize(shown), ids[own].to(accelerator.device)
-        with autocast(accelerator.device, precision), fast_attention(accelerator.device):
+        with autocast(accelerator.device, precision), fast_forward(tower, accelerator.device):
             image, text = (
                 encode_pairs(wrapped, pixels, given)
                 if settings.train_text
