@@ -447,7 +447,9 @@ def test_a_resnets_norms_in_its_convolutions_have_the_same_gradients() -> None:
     assert all(torch.equal(one, other) for one, other in zip(run(), expected, strict=True))
 
 
-def test_a_resnet_trains_with_folded_norms_and_comes_back_without(monkeypatch, make_features):
+def test_a_resnet_trains_with_folded_norms_and_comes_back_without(
+    monkeypatch, make_features
+) -> None:
     clip = load_clip("pocket")
     shown = torch.randint(256, (11, 3, 64, 64), dtype=torch.uint8)
     features = make_features(embed=256)

@@ -25,8 +25,8 @@ def folded_norms(tower: nn.Module) -> Iterator[None]:
     """A forward pass in which open_clip's ResNets normalise by the weights of their convolutions.
 
     With its statistics kept, a batch norm only scales and shifts what the convolution before it
-    makes. Scaling its weights instead has the same gradients, and spares the passes over all
-    activations (arXiv 2305.11624) and, in bf16, a rounding of them. Other towers stay as they are.
+    makes. Scaling its weights instead has the same gradients, and spares passes over all
+    activations (arXiv 2305.11624). Other towers stay as they are.
     """
     pairs: list[tuple[Any, Any]] = [
         (convolution, norm)
