@@ -15,6 +15,7 @@ from dclip_kit.encoders import ClipBundle
 from dclip_kit.evaluate import ZeroShot, evaluate_retrieval, evaluate_zero_shot
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics
+from dclip_kit.precision import choose_precision
 from dclip_kit.preparation import TrainingSet
 from dclip_kit.selection import Candidate, select_alpha
 from dclip_kit.student import clone_clip, interpolate
@@ -85,9 +86,11 @@ def train_arm(
     if teacher_embeddings is None:
         settings = contrastive_control(settings)
 
+    precision = choose_precision(settings.mixed_precision)
     glance = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
 
-    def validate(student: ClipBundle) -> dict[str, float]:
+    def validate(trained: ClipBundle) -> dict[str, float]:
+        student = replace(trained, precision=precision)
         found = evaluate_retrieval(student, shown.val, progress=False)
         return {
             "val_recall_at_1": found.text_to_image.recall_at[1],
@@ -112,7 +115,8 @@ def train_arm(
         )
         mean = interpolate(mean, trained.student, 1 / (run + 1))
         histories.append(trained.history)
-    chosen = select_alpha(start, mean, shown.val, shown.zero_shot_val, profile.selection)
+    decisive = shown.val, shown.zero_shot_val, profile.selection, precision
+    chosen = select_alpha(start, mean, *decisive)
     student = shown.front.whole(chosen.student) if shown.front else chosen.student
     found = student, chosen.alpha, chosen.candidates, average_histories(histories)
     return Arm(name, *found, trained_text=settings.train_text)

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from dclip_kit.distributed import gather_rows, is_main_process, own_share
 from dclip_kit.encoders import ClipBundle
+from dclip_kit.precision import autocast, fold_norms
 from dclip_kit.reading import Pictures, read_batches
 from dclip_kit.tokens import real_tokens, require_texts, shortened, token_batches
 
@@ -59,6 +60,7 @@ def encode_own_images(
     """
     chosen = torch.arange(len(pictures)) if chosen is None else chosen
     batches = chosen.split(batch_size)
+    model = bundle.with_tower(fold_norms(bundle.model.visual)).model
     features = []
     for images, pixels in tqdm(
         zip(batches, read_batches(bundle, pictures, batches), strict=True),
@@ -68,7 +70,9 @@ def encode_own_images(
         disable=not (progress and is_main_process()),
     ):
         given = bundle.normalize(pixels) if normalized else pixels.to(bundle.device).float() / 255
-        encoded = bundle.model.encode_image(given, normalize=True).cpu()
+        with autocast(bundle.device, bundle.precision):
+            encoded = model.encode_image(given, normalize=False)
+        encoded = F.normalize(encoded.float(), dim=-1).cpu()
         features.append(_finite(encoded, "image", images))
     return torch.cat(features)
 

@@ -3,10 +3,11 @@
 Axes: image, text, token, region, embed. All features returned here are L2-normalised.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from open_clip.transformer import QuickGELU
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import Compose
 from torchvision.transforms.functional import normalize
 
@@ -39,6 +40,7 @@ class ClipBundle:
         name: what it was loaded as.
         model_config: open_clip's architecture, for export.
         merges: the tokenizer's vocabulary file; None where it is open_clip's own.
+        precision: what pictures are encoded in, "no" for float32 or "bf16"; features are float32.
     """
 
     model: Any  # open_clip's classes share no type that has these
@@ -47,6 +49,7 @@ class ClipBundle:
     name: str
     model_config: dict
     merges: Path | None = None
+    precision: str = "no"
 
     @property
     def embed_dim(self) -> int:
@@ -57,6 +60,12 @@ class ClipBundle:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    def with_tower(self, visual: nn.Module) -> "ClipBundle":
+        """With another image tower; all else is shared."""
+        model = copy.copy(self.model)
+        model._modules = {**model._modules, "visual": visual}  # a copy shares the original's
+        return replace(self, model=model)
 
     def to_pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """The preprocessed picture as bytes: a quarter of the memory, and exact."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from dclip_kit.distributed import gather_rows, is_main_process, own_share
 from dclip_kit.encoders import ClipBundle
+from dclip_kit.precision import fold_norms
 from dclip_kit.reading import Pictures, join_batches, read_batches
 from dclip_kit.student import choose_parameters, follows_blocks
 
@@ -49,7 +50,7 @@ class FrozenFront:
         """
         if len(pictures) == 0:
             raise ValueError("Expected at least one picture, got none.")
-        visual = self.clip.model.visual
+        visual: Any = fold_norms(self.clip.model.visual)
         embed = visual.stem if isinstance(visual, ModifiedResNet) else visual._embeds
         own = own_share(len(pictures))
         batches = own.split(batch_size)
@@ -83,13 +84,13 @@ class FrozenFront:
         visual = copy.copy(bundle.model.visual)
         visual.front_blocks = self.blocks
         visual.forward = MethodType(_go_on, visual)
-        return _replace_visual(bundle, visual)
+        return bundle.with_tower(visual)
 
     def whole(self, rest: ClipBundle) -> ClipBundle:
         """The CLIP that `rest` was made of, or that came of its training; it shares all weights."""
         visual = copy.copy(rest.model.visual)
         del visual.forward, visual.front_blocks
-        return _replace_visual(rest, visual)
+        return rest.with_tower(visual)
 
 
 def find_front(bundle: ClipBundle, policy: str) -> FrozenFront | None:
@@ -131,12 +132,6 @@ def _front_before(bundle: ClipBundle, names: Iterable[str]) -> FrozenFront | Non
             count = min(count, place.get(owner, -1))  # what is in no block stands before them
     least = 0 if isinstance(visual, ModifiedResNet) else 1  # a ViT's stem costs next to nothing
     return FrozenFront(bundle, count) if count >= least else None
-
-
-def _replace_visual(bundle: ClipBundle, visual: nn.Module) -> ClipBundle:
-    model = copy.copy(bundle.model)
-    model._modules = {**model._modules, "visual": visual}  # a copy shares the original's
-    return replace(bundle, model=model)
 
 
 def _list_blocks(visual: Any) -> list[nn.Module]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dclip_kit import arms
+from dclip_kit import arms, selection
 from dclip_kit.arms import (
     Arm,
     load_arm,
@@ -80,6 +80,24 @@ def training_set(pixels, sets) -> TrainingSet:
 
 def weights(module) -> torch.Tensor:
     return torch.cat([value.flatten().float() for value in module.state_dict().values()])
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_val_is_encoded_in_the_trainings_precision(
+    precision, clip, pixels, features, sets, monkeypatch
+) -> None:
+    seen = []
+
+    def watched(bundle, *given, **more):
+        seen.append(bundle.precision)
+        return evaluate_zero_shot(bundle, *given, **more)
+
+    for module in (arms, selection):
+        monkeypatch.setattr(module, "evaluate_zero_shot", watched)
+    profile = replace(PROFILE, student=replace(STUDENT, mixed_precision=precision))
+    arm = train_arm("contrastive", clip, training_set(pixels, sets), features, profile)
+    assert seen == [precision] * 5  # two epochs, the untouched one, two candidates
+    assert arm.clip.precision == "no"
 
 
 @pytest.mark.parametrize("name", ["contrastive", "dclip"])

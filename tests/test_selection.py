@@ -53,6 +53,29 @@ def test_alpha_is_chosen_by_the_rule(recall, top1, least, chosen, clip, monkeypa
     assert kept == pytest.approx([share / 0.8 for share in top1])
 
 
+def test_val_is_encoded_as_asked_and_the_chosen_clip_is_whole(clip, captioned, monkeypatch) -> None:
+    seen = []
+
+    def watch(name):
+        evaluate = getattr(selection, name)
+
+        def watched(bundle, *given, **more):
+            seen.append(bundle.precision)
+            return evaluate(bundle, *given, **more)
+
+        monkeypatch.setattr(selection, name, watched)
+
+    watch("evaluate_retrieval")
+    watch("evaluate_zero_shot")
+    texts = encode_texts(clip, captioned.texts)
+    data = RetrievalSet(captioned.paths, texts, captioned.image_of_text)
+    labels = (encode_images(clip, captioned.paths) @ texts.T).argmax(1)
+    classes = ZeroShotSet(captioned.paths, labels, texts, torch.ones(len(texts)).bool())
+    found = select_alpha(clip, clip, data, classes, SelectionRule((0.5, 1.0)), "bf16")
+    assert seen == ["bf16"] * 6
+    assert found.student.precision == clip.precision == "no"
+
+
 def test_a_clip_that_knows_no_class_has_nothing_to_retain(clip, captioned) -> None:
     texts = encode_texts(clip, captioned.texts)
     data = RetrievalSet(captioned.paths, texts, captioned.image_of_text)

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dclip_kit import precision as precision_module
 from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
 from dclip_kit.embedding import encode_images
 from dclip_kit.encoders import load_clip
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
+from dclip_kit.precision import fast_forward
 from dclip_kit.reading import read_pixels
 from dclip_kit.regions import region_weights
 from dclip_kit.student import clone_clip
 from dclip_kit.teacher import MetaTeacher
 from dclip_kit.train import apply_teacher, distill, draw_captions, embed_with_teacher, train_teacher
-from dclip_kit.train import precision as precision_module
 from dclip_kit.train import progress as progress_module
 from dclip_kit.train import student as student_module
 from dclip_kit.train.loop import split_batches
-from dclip_kit.train.precision import fast_forward, folded_norms
 from dclip_kit.train.rehearsal import Rehearsal
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
@@ -421,32 +421,6 @@ def test_bf16_is_for_training_only_and_auto_asks_the_hardware(
     assert student_module.choose_precision("auto") == "no"
 
 
-def test_a_resnets_norms_in_its_convolutions_have_the_same_gradients() -> None:
-    tower = clone_clip(load_clip("pocket")).model.visual.double()
-    student_module.keep_statistics(tower.train())
-    names = list(tower.state_dict())
-    pictures, called = torch.randn(3, 3, 64, 64).double(), []
-    tower.layer4[0].bn2.register_forward_hook(lambda _, given, made: called.append((given, made)))
-
-    def run() -> list[torch.Tensor]:
-        tower.zero_grad()
-        features = tower(pictures)
-        features.square().sum().backward()
-        return [features.detach(), *(p.grad.clone() for p in tower.parameters())]
-
-    expected = run()
-    with folded_norms(tower):
-        found = run()
-        assert list(tower.state_dict()) == names
-    assert len(found) == len(expected) > 60
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
-    (before, after), (folded_before, folded_after) = called
-    assert not torch.equal(before[0], after)  # a norm
-    assert folded_before[0] is folded_after  # nothing left to do
-    assert all(torch.equal(one, other) for one, other in zip(run(), expected, strict=True))
-
-
 def test_a_resnet_trains_with_folded_norms_and_comes_back_without(
     monkeypatch, make_features
 ) -> None:
@@ -670,25 +644,6 @@ def test_what_is_rehearsed_needs_a_feature_for_each(pictures, rehearsal) -> None
     says = f"one at least, got {pictures} pictures and 7 features"
     with pytest.raises(ValueError, match=says):
         Rehearsal(rehearsal.pictures[:pictures], rehearsal.features)
-
-
-def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="auto, no, bf16, got 'fp16'"):
-        student_module.choose_precision("fp16")
-
-
-def test_the_launchers_precision_holds_where_the_settings_leave_it_open(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert student_module.choose_precision("auto") == "bf16"
-    assert student_module.choose_precision("no") == "no"
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    assert student_module.choose_precision("bf16") == "bf16"
-    with pytest.raises(ValueError, match="no or bf16, got 'fp16'; launch it"):
-        student_module.choose_precision("auto")
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert student_module.choose_precision("auto") == "no"
 
 
 def test_features_of_another_width_are_refused(clip, pixels, make_features) -> None:

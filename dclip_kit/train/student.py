@@ -18,10 +18,10 @@ from dclip_kit.distributed import gather_batch, own_share
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import cosine_distillation_loss, dclip_loss
+from dclip_kit.precision import autocast, choose_precision, fast_forward, keep_statistics
 from dclip_kit.reading import Pictures, choose_pictures, read_pixels
 from dclip_kit.student import Trainable, clone_clip, freeze
 from dclip_kit.train.loop import draw_captions, split_batches
-from dclip_kit.train.precision import autocast, choose_precision, fast_forward, keep_statistics
 from dclip_kit.train.progress import History, Progress, Row
 from dclip_kit.train.rates import group_parameters, schedule_rate
 from dclip_kit.train.rehearsal import Rehearsal, choose_rehearsal

@@ -30,11 +30,11 @@ from dclip_kit.features import FrozenFeatures
 from dclip_kit.front import find_front
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.pocket.data import load_captioned
+from dclip_kit.precision import autocast, choose_precision
 from dclip_kit.reading import read_pixels
 from dclip_kit.regions import crop_regions
 from dclip_kit.teacher import MetaTeacher
 from dclip_kit.train import apply_teacher, distill, train_teacher
-from dclip_kit.train.precision import autocast, choose_precision
 from dclip_kit.walk import choose_detector
 
 PICTURES = 512

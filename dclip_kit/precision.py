@@ -1,5 +1,6 @@
-"""What a student computes in while it trains: precision, kernels, frozen statistics."""
+"""What an image tower computes in: precision, kernels, norms, frozen statistics."""
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,6 +12,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def keep_statistics(tower: nn.Module) -> None:
@@ -29,10 +31,8 @@ def folded_norms(tower: nn.Module) -> Iterator[None]:
     activations (arXiv 2305.11624). Other towers stay as they are.
     """
     pairs: list[tuple[Any, Any]] = [
-        (convolution, norm)
-        for module in (tower.modules() if isinstance(tower, ModifiedResNet) else ())
-        for convolution, norm in pairwise(module.children())
-        if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d
+        (getattr(module, convolution), getattr(module, norm))
+        for module, convolution, norm in _normed_convolutions(tower)
     ]
     for convolution, norm in pairs:
         convolution.forward = partial(_convolve, convolution, norm)
@@ -42,6 +42,32 @@ def folded_norms(tower: nn.Module) -> Iterator[None]:
     finally:
         for module in (module for pair in pairs for module in pair):
             del module.forward
+
+
+def fold_norms(tower: nn.Module) -> nn.Module:
+    """A copy to compute features with, of an open_clip ResNet; other towers as they are.
+
+    As `folded_norms`, once for all pictures, and without a trace on the tower: others may be
+    computing with it.
+    """
+    if tower.training or not isinstance(tower, ModifiedResNet):
+        return tower
+    folded = copy.deepcopy(tower)
+    for module, convolution, norm in _normed_convolutions(folded):
+        both = getattr(module, convolution), getattr(module, norm)
+        setattr(module, convolution, fuse_conv_bn_eval(*both))
+        setattr(module, norm, nn.Identity())
+    return folded
+
+
+def _normed_convolutions(tower: nn.Module) -> list[tuple[nn.Module, str, str]]:
+    """Of an open_clip ResNet: modules, and the names of a convolution and its norm in them."""
+    return [
+        (module, convolution, norm)
+        for module in (tower.modules() if isinstance(tower, ModifiedResNet) else ())
+        for (convolution, first), (norm, then) in pairwise(module.named_children())
+        if type(first) is nn.Conv2d and type(then) is nn.BatchNorm2d
+    ]
 
 
 def _convolve(convolution: Any, norm: Any, pixels: Tensor) -> Tensor:
