@@ -21,7 +21,7 @@ FLOORS = (
     | {"crops", "tokens", "front", "precision"},
     {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
     | {"inspection", "probe", "selection", "profile_data", "index", "runs", "preparation"}
-    | {"search_index", "approximate"},
+    | {"search_index", "approximate", "fresh_scenes"},
     {"plots", "widgets", "notebooks", "commands", "__main__"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
