@@ -14,6 +14,7 @@ from dclip_kit.config import Profile, TeacherSettings, contrastive_control
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.evaluate import ZeroShot, evaluate_retrieval, evaluate_zero_shot
 from dclip_kit.features import FrozenFeatures
+from dclip_kit.memory import return_memory
 from dclip_kit.metrics import RetrievalMetrics
 from dclip_kit.precision import choose_precision
 from dclip_kit.preparation import TrainingSet
@@ -115,8 +116,11 @@ def train_arm(
         )
         mean = interpolate(mean, trained.student, 1 / (run + 1))
         histories.append(trained.history)
+        del trained
+        return_memory()
     decisive = shown.val, shown.zero_shot_val, profile.selection, precision
     chosen = select_alpha(start, mean, *decisive)
+    return_memory()
     student = shown.front.whole(chosen.student) if shown.front else chosen.student
     found = student, chosen.alpha, chosen.candidates, average_histories(histories)
     return Arm(name, *found, trained_text=settings.train_text)
