@@ -63,7 +63,7 @@ def encode_own_images(
     model = bundle.with_tower(fold_norms(bundle.model.visual)).model
     features = []
     for images, pixels in tqdm(
-        zip(batches, read_batches(bundle, pictures, batches), strict=True),
+        zip(batches, read_batches(bundle, pictures, batches, busy=bundle.device), strict=True),
         desc="encoding pictures",
         total=len(batches),
         delay=2,

@@ -23,6 +23,7 @@ from dclip_kit.embedding import encode_own_images, encode_tokens
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import WHOLE_PICTURE, FrozenFeatures
 from dclip_kit.memory import return_memory
+from dclip_kit.precision import fold_norms
 from dclip_kit.provenance import describe_source
 from dclip_kit.reading import read_ahead
 from dclip_kit.regions import Regions, crop_regions
@@ -100,9 +101,11 @@ def _encode_parts(
         [part[start : start + batch_size] for start in range(0, len(part), batch_size)]
         for part in parts
     ]
+    bundle = bundle.with_tower(fold_norms(bundle.model.visual))  # once, not batch by batch
     opened = read_ahead(
         lambda index: open_picture(dataset.paths[index]),
         (batch for part in batches for batch in part),
+        busy=bundle.device,
     )
     with tqdm(
         total=sum(map(len, parts)),

@@ -55,7 +55,7 @@ class FrozenFront:
         own = own_share(len(pictures))
         batches = own.split(batch_size)
         bar = tqdm(
-            read_batches(self.clip, pictures, batches),
+            read_batches(self.clip, pictures, batches, busy=self.clip.device),
             desc="frozen blocks",
             total=len(batches),
             delay=2,

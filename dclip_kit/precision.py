@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
+from types import MethodType
 from typing import Any
 
 import torch
@@ -30,10 +31,7 @@ def folded_norms(tower: nn.Module) -> Iterator[None]:
     makes. Scaling its weights instead has the same gradients, and spares passes over all
     activations (arXiv 2305.11624). Other towers stay as they are.
     """
-    pairs: list[tuple[Any, Any]] = [
-        (getattr(module, convolution), getattr(module, norm))
-        for module, convolution, norm in _normed_convolutions(tower)
-    ]
+    pairs = _normed_convolutions(tower)
     for convolution, norm in pairs:
         convolution.forward = partial(_convolve, convolution, norm)
         norm.forward = nn.Identity.forward.__get__(norm)
@@ -48,26 +46,34 @@ def fold_norms(tower: nn.Module) -> nn.Module:
     """A copy to compute features with, of an open_clip ResNet; other towers as they are.
 
     As `folded_norms`, once for all pictures, and without a trace on the tower: others may be
-    computing with it.
+    computing with it. All other weights are shared.
     """
-    if tower.training or not isinstance(tower, ModifiedResNet):
-        return tower
-    folded = copy.deepcopy(tower)
-    for module, convolution, norm in _normed_convolutions(folded):
-        both = getattr(module, convolution), getattr(module, norm)
-        setattr(module, convolution, fuse_conv_bn_eval(*both))
-        setattr(module, norm, nn.Identity())
+    return tower if tower.training or not _normed_convolutions(tower) else _fold(tower)
+
+
+def _fold(module: Any) -> Any:
+    folded = copy.copy(module)
+    folded._modules = {name: _fold(child) for name, child in module._modules.items()}
+    if "forward" in vars(module):  # of a tower behind a front
+        folded.forward = MethodType(module.forward.__func__, folded)
+    for (first, convolution), (then, norm) in pairwise(module.named_children()):
+        if _is_normed(convolution, norm):
+            folded._modules |= {first: fuse_conv_bn_eval(convolution, norm), then: nn.Identity()}
     return folded
 
 
-def _normed_convolutions(tower: nn.Module) -> list[tuple[nn.Module, str, str]]:
-    """Of an open_clip ResNet: modules, and the names of a convolution and its norm in them."""
+def _normed_convolutions(tower: nn.Module) -> list[tuple[Any, Any]]:
+    """An open_clip ResNet's convolutions, each with its norm; of other towers nothing is known."""
     return [
-        (module, convolution, norm)
+        pair
         for module in (tower.modules() if isinstance(tower, ModifiedResNet) else ())
-        for (convolution, first), (norm, then) in pairwise(module.named_children())
-        if type(first) is nn.Conv2d and type(then) is nn.BatchNorm2d
+        for pair in pairwise(module.children())
+        if _is_normed(*pair)
     ]
+
+
+def _is_normed(convolution: nn.Module, norm: nn.Module) -> bool:
+    return type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d
 
 
 def _convolve(convolution: Any, norm: Any, pixels: Tensor) -> Tensor:

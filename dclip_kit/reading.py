@@ -40,14 +40,19 @@ def count_workers() -> int:
 
 
 def read_ahead(
-    read: Callable[[Item], Read], batches: Iterable[Sequence[Item]], workers: int | None = None
+    read: Callable[[Item], Read],
+    batches: Iterable[Sequence[Item]],
+    workers: int | None = None,
+    busy: torch.device | None = None,
 ) -> Iterator[list[Read]]:
     """Reads batches, each while whoever takes them is busy with the one before.
 
     Args:
         read: what becomes of an item; called in threads.
-        batches: of items. Two of them, read, are in memory at a time.
+        batches: of items. At most two of them, read, are in memory at a time.
         workers: threads; left out, `count_workers`.
+        busy: the device that whoever takes them keeps busy. If it is the CPU, a batch is read when
+            it is asked for: two that want the same processors only hold each other up.
 
     Yields:
         Each batch's items in their order, read.
@@ -55,12 +60,13 @@ def read_ahead(
     Raises:
         Whatever `read` does, once the batch is reached.
     """
+    ahead = 0 if busy is not None and busy.type == "cpu" else 1
     pool = ThreadPoolExecutor(workers or count_workers())
     begun: deque[list[Future[Read]]] = deque()
     try:
         for batch in batches:
             begun.append([pool.submit(read, item) for item in batch])
-            if len(begun) > 1:
+            if len(begun) > ahead:
                 yield [each.result() for each in begun.popleft()]
         for last in begun:
             yield [each.result() for each in last]
@@ -116,9 +122,13 @@ def join_batches(batches: Iterable[Tensor], count: int) -> Tensor:
 
 
 def read_batches(
-    bundle: ClipBundle, pictures: Pictures, batches: Iterable[Tensor], workers: int | None = None
+    bundle: ClipBundle,
+    pictures: Pictures,
+    batches: Iterable[Tensor],
+    workers: int | None = None,
+    busy: torch.device | None = None,
 ) -> Iterator[Tensor]:
-    """Batches of pictures, by index, as bytes; each read while the one before is used."""
+    """Batches of pictures, by index, as bytes; `workers` and `busy` as in `read_ahead`."""
     if isinstance(pictures, Tensor):
         yield from (pictures[images] for images in batches)
         return
@@ -129,7 +139,8 @@ def read_batches(
             picture if isinstance(picture, Image.Image) else open_picture(picture)
         )
 
-    for read in read_ahead(one, (images.tolist() for images in batches), workers):
+    listed = (images.tolist() for images in batches)
+    for read in read_ahead(one, listed, workers, busy):
         yield torch.stack(read)
 
 

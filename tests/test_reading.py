@@ -42,8 +42,19 @@ def test_the_next_batch_is_read_meanwhile_and_none_after_it() -> None:
     ahead.close()
 
 
-def test_an_error_comes_with_its_batch() -> None:
-    ahead = read_ahead(lambda item: 1 / item, [[2, 4], [1, 0], [8]])
+def test_on_busy_processors_a_batch_is_read_when_it_is_asked_for() -> None:
+    read: list[int] = []
+    batches = ([number, -number] for number in range(4))
+    ahead = read_ahead(lambda item: read.append(item) or item, batches, 1, torch.device("cpu"))
+    for number in range(4):
+        assert next(ahead) == [number, -number]
+        assert len(read) == 2 * number + 2
+    assert next(ahead, None) is None
+
+
+@pytest.mark.parametrize("busy", [None, torch.device("cpu"), torch.device("cuda")])
+def test_an_error_comes_with_its_batch(busy) -> None:
+    ahead = read_ahead(lambda item: 1 / item, [[2, 4], [1, 0], [8]], busy=busy)
     assert next(ahead) == [0.5, 0.25]
     with pytest.raises(ZeroDivisionError):
         next(ahead)
