@@ -21,7 +21,7 @@ def models():
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in other.model.visual.attnpool.parameters():
-            parameter += 0.06 * torch.randn(parameter.shape, generator=draw)
+            parameter += 0.4 * torch.randn(parameter.shape, generator=draw)
     return {"pocket": pocket, "other": other}
 
 
@@ -63,7 +63,7 @@ def test_a_gallerys_captions_and_pictures_search_for_each_other_alone(models) ->
         gain = found[way]["gains"]["other over pocket"]
         assert gain["absolute"] == pytest.approx(means["other"] - means["pocket"])
         assert gain["relative"] == pytest.approx(means["other"] / means["pocket"] - 1)
-        assert gain["ci95"][0] < gain["absolute"] < gain["ci95"][1]
+        assert gain["ci95"][0] <= gain["absolute"] <= gain["ci95"][1]
     assert hits["pocket"][0] != hits["other"][0] and hits["pocket"][1] != hits["other"][1]
 
 
