@@ -28,16 +28,19 @@ def allowed_cores(folder: Path = CGROUPS) -> float | None:
 def choose_threads(environment: MutableMapping[str, str], folder: Path = CGROUPS) -> None:
     """Sets OpenMP's variables, those that the user has not set.
 
-    Threads that wait for each other spin by default. Beside any other busy program, or where a
-    container may use fewer cores than it sees (as on Binder), each then waits for one that is not
-    running: training on two cores became ten times slower. So they sleep, and there are no more of
-    them than cores to use.
+    Threads that wait for each other spin by default, for long. Beside any other busy program, or
+    where a container may use fewer cores than it sees (as on Binder), each then waits for one that
+    is not running: training on two cores became ten times slower. Sleeping at once is not better:
+    waking up takes longer than much of what they have to do. So they spin for about a tenth of a
+    millisecond and then sleep, and there are no more of them than cores to use.
 
     Args:
         environment: `os.environ`, before torch is imported.
         folder: as in `allowed_cores`.
     """
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
+        # GNU's OpenMP, which PyTorch has on Linux, goes by the second, and others by the first.
+        environment.update({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"})
     cores = allowed_cores(folder)
     if cores is not None and cores < (os.cpu_count() or 1):
         environment.setdefault("OMP_NUM_THREADS", str(max(1, int(cores))))

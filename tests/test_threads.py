@@ -8,7 +8,9 @@ import pytest
 
 from dclip_kit.threads import allowed_cores, choose_threads
 
-PRINT = 'import os, sys, dclip_kit; print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)'
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+PRINT = f"""import os, sys, dclip_kit
+print(*(os.environ.get(name) for name in {NAMES}), "torch" in sys.modules)"""
 
 
 @pytest.mark.parametrize(
@@ -39,16 +41,22 @@ def test_no_more_threads_than_cores_to_use(tmp_path, monkeypatch, quota, given, 
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     (tmp_path / "cpu.max").write_text(f"{quota} 100\n")
     choose_threads(given, tmp_path)
-    assert given == {"OMP_WAIT_POLICY": "PASSIVE"} | (
+    assert given == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"} | (
         {} if threads is None else {"OMP_NUM_THREADS": threads}
     )
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["PASSIVE", "10000"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["None", "7"]),
+    ],
+)
 def test_the_kit_decides_before_torch_is_loaded_unless_the_user_has(given, expected):
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    environment = {k: v for k, v in os.environ.items() if k not in NAMES} | given
     done = subprocess.run(
         [sys.executable, "-c", PRINT], env=environment, check=True, capture_output=True, text=True
     )
-    assert done.stdout.split() == [expected, "False"]
+    assert done.stdout.split() == [*expected, "False"]

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SIDE = 1024  # of a tile, at most: two of them are 8 MB in float32, about what a core's cache holds
+SIDES = 1024, 512  # of a tile, at most: its scores and flags, 4 MB in float32, fit two caches
+KEPT = 1 << 24  # numbers, 64 MB: so many candidates are brought to unit length once, not row by row
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,8 @@ def count_rivals(
         tile: most scores to hold at once.
         both: whether to count the other way too, where candidates search among the queries.
     """
-    rows = max(1, min(SIDE, tile, len(queries)))
-    columns = max(1, min(SIDE, tile // rows, len(candidates)))
+    rows = max(1, min(SIDES[0], tile, len(queries)))
+    columns = max(1, min(SIDES[1], tile // rows, len(candidates)))
     dtype = torch.promote_types(queries.dtype, candidates.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     score = torch.cat(
@@ -71,22 +72,26 @@ def count_rivals(
 
     scores, flags = score.new_empty(2, rows * columns)
     ones = score.new_ones(max(rows, columns))
-    layers = _layers(answer, len(candidates), columns) if both else {}
+    layers = _layers(answer, len(candidates), columns, above, least) if both else {}
+    kept = _unit_rows(candidates, dtype) if candidates.numel() <= KEPT else None
     for top in range(0, len(queries), rows):
         query = _unit_rows(queries[top : top + rows], dtype)
         mine = slice(top, top + len(query))
         for left in range(0, len(candidates), columns):
-            candidate = _unit_rows(candidates[left : left + columns], dtype)
+            some = slice(left, left + columns)
+            candidate = _unit_rows(candidates[some], dtype) if kept is None else kept[some]
             shape = len(query), len(candidate)
             part = torch.mm(query, candidate.T, out=scores[: shape[0] * shape[1]].view(shape))
             flag = flags[: part.numel()].view(shape)
             found[0, mine] += count(torch.gt(part, above[mine, None], out=flag))
             found[1, mine] += count(torch.ge(part, least[mine, None], out=flag))
-            for column, pairs in layers.get(left, ()):
-                own = part if len(column) == shape[1] else part[:, column]
+            for layer in layers.get(left, ()):
+                own = part if len(layer.column) == shape[1] else part[:, layer.column]
                 flag = flags[: own.numel()].view(own.shape)
-                found[2, pairs] += count(torch.gt(own, above[pairs], out=flag).T)
-                found[3, pairs] += count(torch.ge(own, least[pairs], out=flag).T)
+                layer.higher += count(torch.gt(own, layer.above, out=flag).T)
+                layer.at_least += count(torch.ge(own, layer.least, out=flag).T)
+    for layer in (layer for own in layers.values() for layer in own):
+        found[2, layer.pair], found[3, layer.pair] = layer.higher, layer.at_least
     higher, least_as_high, higher_back, least_back = found.double().cpu()
     back = higher_back, least_back - higher_back
     return Rivals(score.double().cpu(), higher, least_as_high - higher, *back)
@@ -99,19 +104,33 @@ def _unit_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
     return x / x.norm(dim=1, keepdim=True)
 
 
+@dataclass(eq=False)
+class _Layer:
+    """Of a tile's columns those with a k-th pair, these pairs, and what is counted for them."""
+
+    column: Tensor
+    pair: Tensor
+    above: Tensor
+    least: Tensor
+    higher: Tensor
+    at_least: Tensor
+
+
 def _layers(
-    answer: Tensor, candidates: int, columns: int
-) -> dict[int, list[tuple[Tensor, Tensor]]]:
+    answer: Tensor, candidates: int, columns: int, above: Tensor, least: Tensor
+) -> dict[int, list[_Layer]]:
     """For each tile's first column: its columns with a first pair and these pairs, a second, …"""
     order = answer.argsort(stable=True)
     counts = answer.bincount(minlength=candidates)
     ends = counts.cumsum(0)
     place = torch.arange(len(answer), device=answer.device) - (ends - counts)[answer[order]]
-    layers = {}
+    layers: dict[int, list[_Layer]] = {}
     for left in range(0, candidates, columns):
         right = min(left + columns, candidates)
         start, stop = int(ends[left] - counts[left]), int(ends[right - 1])
         pairs, depth = order[start:stop], place[start:stop]
-        by_depth = [pairs[depth == k] for k in range(int(counts[left:right].max()))]
-        layers[left] = [(answer[each] - left, each) for each in by_depth]
+        layers[left] = []
+        for each in (pairs[depth == k] for k in range(int(counts[left:right].max()))):
+            bounds = answer[each] - left, each, above[each], least[each]
+            layers[left].append(_Layer(*bounds, torch.zeros_like(each), torch.zeros_like(each)))
     return layers
