@@ -118,8 +118,8 @@ def train_arm(
         histories.append(trained.history)
         del trained
         return_memory()
-    decisive = shown.val, shown.zero_shot_val, profile.selection, precision
-    chosen = select_alpha(start, mean, *decisive)
+    decisive = shown.val, shown.zero_shot_val
+    chosen = select_alpha(start, mean, *decisive, profile.selection, precision)
     return_memory()
     student = shown.front.whole(chosen.student) if shown.front else chosen.student
     found = student, chosen.alpha, chosen.candidates, average_histories(histories)

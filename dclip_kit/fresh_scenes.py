@@ -21,10 +21,10 @@ from dclip_kit.checkpoint import write_atomically
 from dclip_kit.embedding import encode_texts
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.evaluate import RetrievalSet, evaluate_retrieval
-from dclip_kit.metrics import paired_bootstrap
 from dclip_kit.pocket.data import make_scene, split_size
 from dclip_kit.pocket.scenes import render_scene
 from dclip_kit.reading import read_pixels
+from dclip_kit.report import describe_gain
 from dclip_kit.runs import load_model
 
 WAYS = ("text_to_image", "image_to_text")
@@ -68,7 +68,12 @@ def measure_fresh(
     Returns:
         For JSON: sizes, and by direction each model's recall and, for each two of them, the
         difference and the ratio - 1. Bootstraps resample the pictures of all galleries.
+
+    Raises:
+        ValueError: there is no model.
     """
+    if not models:
+        raise ValueError("Expected at least one model to measure, got none; name it, as `pocket`.")
     reader = next(iter(models.values()))
     hits: dict[str, dict[str, list[torch.Tensor]]] = {way: {n: [] for n in models} for way in WAYS}
     images: dict[str, list[torch.Tensor]] = {way: [] for way in WAYS}
@@ -78,7 +83,7 @@ def measure_fresh(
             found = evaluate_retrieval(clip, gallery, progress=False)
             for way in WAYS:
                 one = getattr(found, way)
-                hits[way][name].append(one.hits(1).double())
+                hits[way][name].append(one.hits(1))
                 if place == 0:
                     images[way].append(number * size + one.image_of_query)
     result: dict[str, Any] = {"galleries": galleries, "pictures": galleries * size}
@@ -88,22 +93,16 @@ def measure_fresh(
         gains = {}
         for before, after in combinations(joined, 2):
             pair = joined[before], joined[after], image
-            change, relative = (
-                paired_bootstrap(*pair, kind) for kind in ("difference", "relative")
-            )
-            gains[f"{after} over {before}"] = {
-                "absolute": change.estimate,
-                "ci95": [change.low, change.high],
-                "relative": relative.estimate,
-                "relative_ci95": [relative.low, relative.high],
-            }
-        recalls = {name: own.mean().item() for name, own in joined.items()}
+            gains[f"{after} over {before}"] = describe_gain(*pair)
+        recalls = {name: own.double().mean().item() for name, own in joined.items()}
         result[way] = {"queries": len(image), "recall_at_1": recalls, "gains": gains}
     return result
 
 
-def main(file: str, *names: str) -> None:
+def main(file: str = "", *names: str) -> None:
     """Measures models, prints the gains and keeps the result."""
+    if not names:
+        sys.exit("Expected a file to write and models to measure, got none: FILE MODEL MODEL …")
     found = measure_fresh({name: load_model(name) for name in names})
     write_atomically(Path(file), json.dumps(found, indent=1) + "\n")
     for way in WAYS:

@@ -129,6 +129,7 @@ def _key(bundle: ClipBundle, folder: Path) -> str:
         fingerprint(*visual.state_dict().values()),
         open_clip.model.get_model_preprocess_cfg(visual),
         bundle.model_config,
+        *([] if bundle.precision == "no" else [bundle.precision]),
     ]
     return hashlib.sha256(json.dumps(made_with, default=str).encode()).hexdigest()[:16]
 

@@ -122,5 +122,10 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
     Accelerate's would last: the first training's precision holds for every later one in the
     process, and wraps the tower, so that validation would run in bf16 too.
+
+    Raises:
+        ValueError: the precision is neither "no" nor "bf16".
     """
+    if precision not in ("no", "bf16"):
+        raise ValueError(f"Expected a precision of no or bf16 to compute in, got {precision!r}.")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

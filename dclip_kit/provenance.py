@@ -49,9 +49,10 @@ def describe_source(
     weights = detector.source if detector else locate_weights(settings.detector)
     regions = {k: v for k, v in asdict(settings).items() if k not in _NOT_OF_CROPS}
     paths = [str(path.absolute()) for path in dataset.paths]
+    dtype = str(next(bundle.model.parameters()).dtype).removeprefix("torch.")
     return {
         "format": _FORMAT,
-        "dtype": str(next(bundle.model.parameters()).dtype).removeprefix("torch."),
+        "dtype": dtype if bundle.precision == "no" else bundle.precision,
         "clip": {
             "weights": fingerprint(*bundle.model.state_dict().values()),
             "architecture": bundle.model_config,

@@ -6,6 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Bool, Int
+from torch import Tensor
+
 from dclip_kit.arms import ArmResult
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import Profile
@@ -17,9 +20,16 @@ from dclip_kit.probe import ShortcutProbe
 def compare_recall(before: ArmResult, after: ArmResult) -> dict[str, Any]:
     """Text→image Recall@1 of two arms: difference, with a bootstrap over images, and ratio - 1."""
     first, second = before.retrieval.text_to_image, after.retrieval.text_to_image
-    hits = first.hits(1).float(), second.hits(1).float()
-    absolute = paired_bootstrap(hits[0], hits[1], second.image_of_query, "difference")
-    relative = paired_bootstrap(hits[0], hits[1], second.image_of_query, "relative")
+    return describe_gain(first.hits(1), second.hits(1), second.image_of_query)
+
+
+def describe_gain(
+    before: Bool[Tensor, "query"], after: Bool[Tensor, "_query"], image: Int[Tensor, "_query"]
+) -> dict[str, Any]:
+    """From queries' hits: difference and ratio - 1, with bootstraps over the images they are of."""
+    hits = before.float(), after.float()
+    absolute = paired_bootstrap(*hits, image, "difference")
+    relative = paired_bootstrap(*hits, image, "relative")
     return {
         "absolute": absolute.estimate,
         "ci95": [absolute.low, absolute.high],

@@ -67,6 +67,14 @@ def test_a_gallerys_captions_and_pictures_search_for_each_other_alone(models) ->
     assert hits["pocket"][0] != hits["other"][0] and hits["pocket"][1] != hits["other"][1]
 
 
+def test_nothing_to_measure_is_said() -> None:
+    with pytest.raises(ValueError, match="at least one model to measure, got none"):
+        measure_fresh({})
+    for given in ((), ("fresh.json",)):
+        with pytest.raises(SystemExit, match="a file to write and models"):
+            main(*given)
+
+
 def test_the_command_prints_and_keeps_what_was_measured(
     models, tmp_path, monkeypatch, capsys
 ) -> None:

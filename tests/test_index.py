@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,8 @@ def test_another_model_has_features_of_its_own(folder, clip, cache, encoded) -> 
         clip.model.visual.proj += 0.1
     assert index_pictures(clip, folder, cache).embedded == 6
     assert len(list(cache.iterdir())) == 2
+    assert index_pictures(replace(clip, precision="bf16"), folder, cache).embedded == 6
+    assert len(list(cache.iterdir())) == 3
 
 
 def test_what_cannot_be_read_is_named_and_found_once_mended(folder, clip, cache) -> None:

@@ -77,6 +77,11 @@ def test_half_precision_is_for_pictures_and_gives_whole_features(name, clip, poc
     assert 0 < apart.max() < 1e-3
 
 
+def test_a_precision_that_nothing_computes_in_is_refused(clip, pictures) -> None:
+    with pytest.raises(ValueError, match="no or bf16 to compute in, got 'fp16'"):
+        encode_images(replace(clip, precision="fp16"), pictures)
+
+
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="auto, no, bf16, got 'fp16'"):
         choose_precision("fp16")

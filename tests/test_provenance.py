@@ -98,6 +98,7 @@ OF_CAPTIONED = (
         (project, {"clip.weights"}),
         (preprocess, {"clip.preprocessing.interpolation"}),
         (lambda given: given["bundle"].model.double(), {"dtype", "clip.weights"}),
+        (setting("bundle", precision="bf16"), {"dtype"}),
         (write_into("a", b"3"), {"detector.weights"}),
         (write_into("c", b""), {"detector.weights"}),
         (setting("detector", confidence=0.3), {"detector.confidence"}),
