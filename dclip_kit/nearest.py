@@ -81,37 +81,55 @@ def find_nearest(
             if out is not None and out.any():
                 scores = scores.masked_fill(out.to(scores.device), -torch.inf)
             known = best[number]
-            beaten = _to_scores(known[:, -1:]) if known.shape[1] == top_k else None
-            keys = torch.cat([known, _best_keys(scores, start, top_k, beaten)], dim=1)
-            best[number] = keys.topk(min(top_k, keys.shape[1])).values
+            found = _best_keys(scores, start, top_k, known)
+            best[number] = found.topk(min(top_k, found.shape[1])).values
         start += len(tile)
-    found = torch.cat(best)
-    return Nearest(_LAST - (found & _LAST), _to_scores(found))
+    keys = torch.cat(best)
+    return Nearest(_LAST - (keys & _LAST), _to_scores(keys))
 
 
 def _best_keys(
-    scores: Tensor, start: int, top_k: int, beaten: Tensor | None
+    scores: Tensor, start: int, top_k: int, known: Int[Tensor, "query _known"]
 ) -> Int[Tensor, "query some"]:
-    """Keys among which are those of the top k scores, as far as they beat what has been found.
+    """Keys among which are the top k of the scores and of what is known already.
 
-    A block that is not among the top k by its maximum cannot hold one of them: k better ones stand
-    in those that are. So only these are looked into, and the rest costs one pass for the maxima.
+    A block whose maximum does not beat the worst known hit holds nothing new, and a block that is
+    not among the top k by its maximum holds none of the top k scores. So only the others are looked
+    into, and the rest costs one pass for the maxima.
     """
     columns = torch.arange(scores.shape[1], device=scores.device)
-    if scores.shape[1] <= top_k * _BLOCK:
+    if scores.shape[1] <= top_k * _BLOCK and known.shape[1] < top_k:
         _refuse_nan(scores)
-        return _to_keys(scores, start + columns)
+        return torch.cat([known, _to_keys(scores, start + columns)], dim=1)
     short = -scores.shape[1] % _BLOCK
     blocks = F.pad(scores, (0, short), value=-torch.inf) if short else scores
     blocks = blocks.unflatten(1, (-1, _BLOCK))  # query block column
     largest = blocks.amax(2)  # NaN where one is in the block
     _refuse_nan(largest)
-    if beaten is not None:  # by a higher score only: of equal ones, the earlier stays
-        top_k = min(top_k, int((largest > beaten).sum(1).max()))
+    if known.shape[1] == top_k:  # by a higher score only: of equal ones, the earlier stays
+        worst = _to_scores(known[:, -1:])
+        query, block = (largest > worst).nonzero(as_tuple=True)
+        inside = blocks[query, block]  # found column
+        row, column = (inside > worst[query]).nonzero(as_tuple=True)
+        places = start + block[row] * _BLOCK + column
+        return _append(known, query[row], _to_keys(inside[row, column], places))
     keys = _to_keys(largest, columns[: largest.shape[1]]).topk(top_k, sorted=False).values
     chosen = (_LAST - (keys & _LAST))[:, :, None]  # query k 1
     inside = blocks.gather(1, chosen.expand(-1, -1, _BLOCK))  # query k column
-    return _to_keys(inside, start + chosen * _BLOCK + columns[:_BLOCK]).flatten(1)
+    keys = _to_keys(inside, start + chosen * _BLOCK + columns[:_BLOCK]).flatten(1)
+    return torch.cat([known, keys], dim=1)
+
+
+def _append(
+    known: Int[Tensor, "query known"], query: Int[Tensor, "found"], keys: Int[Tensor, "found"]
+) -> Int[Tensor, "query some"]:
+    """Puts each key behind what is known of its query; queries come in order."""
+    count = query.bincount(minlength=len(known))
+    place = torch.arange(len(query), device=query.device) - (count.cumsum(0) - count)[query]
+    below = torch.iinfo(known.dtype).min  # any key
+    behind = known.new_full((len(known), int(count.max())), below)
+    behind[query, place] = keys
+    return torch.cat([known, behind], dim=1)
 
 
 def _to_keys(scores: Tensor, places: Tensor) -> Tensor:

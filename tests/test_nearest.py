@@ -47,6 +47,8 @@ def test_scores_that_differ_are_in_order() -> None:
     found = find_nearest(queries, [candidates], 20, tile_size=5 * 700)
     assert torch.equal(found.indices, scores.topk(20).indices)
     torch.testing.assert_close(found.scores, scores.topk(20).values)
+    below = find_nearest(-queries.abs(), [candidates.abs()], 20, tile_size=5 * 700)
+    assert torch.equal(below.indices, (-queries.abs() @ candidates.abs().T).topk(20).indices)
 
 
 def test_equal_vectors_come_in_the_order_they_stand_in() -> None:
