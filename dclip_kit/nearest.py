@@ -36,7 +36,7 @@ def find_nearest(
     candidates: Sequence[Float[Tensor, "_candidate _width"]],
     top_k: int,
     left_out: Bool[Tensor, "candidate"] | None = None,
-    tile_size: int = TILE_SIZE,
+    tile_size: int = TILE_SIZE // 2,  # 8 MB, which caches hold
 ) -> Nearest:
     """Finds the candidates with the largest dot products, exactly and in bounded memory.
 
