@@ -97,10 +97,10 @@ def _best_keys(
     not among the top k by its maximum holds none of the top k scores. So only the others are looked
     into, and the rest costs one pass for the maxima.
     """
-    columns = torch.arange(scores.shape[1], device=scores.device)
     if scores.shape[1] <= top_k * _BLOCK and known.shape[1] < top_k:
         _refuse_nan(scores)
-        return torch.cat([known, _to_keys(scores, start + columns)], dim=1)
+        places = torch.arange(start, start + scores.shape[1], device=scores.device)
+        return torch.cat([known, _to_keys(scores, places)], dim=1)
     short = -scores.shape[1] % _BLOCK
     blocks = F.pad(scores, (0, short), value=-torch.inf) if short else scores
     blocks = blocks.unflatten(1, (-1, _BLOCK))  # query block column
@@ -113,10 +113,11 @@ def _best_keys(
         row, column = (inside > worst[query]).nonzero(as_tuple=True)
         places = start + block[row] * _BLOCK + column
         return _append(known, query[row], _to_keys(inside[row, column], places))
-    keys = _to_keys(largest, columns[: largest.shape[1]]).topk(top_k, sorted=False).values
+    each, columns = (torch.arange(size, device=scores.device) for size in blocks.shape[1:])
+    keys = _to_keys(largest, each).topk(top_k, sorted=False).values
     chosen = (_LAST - (keys & _LAST))[:, :, None]  # query k 1
     inside = blocks.gather(1, chosen.expand(-1, -1, _BLOCK))  # query k column
-    keys = _to_keys(inside, start + chosen * _BLOCK + columns[:_BLOCK]).flatten(1)
+    keys = _to_keys(inside, start + chosen * _BLOCK + columns).flatten(1)
     return torch.cat([known, keys], dim=1)
 
 

@@ -13,6 +13,7 @@ from dclip_kit.metrics import (
     average_precision,
     chance_recall,
     class_ranks,
+    counting,
     mean_average_precision,
     mean_reciprocal_rank,
     median_rank,
@@ -230,12 +231,14 @@ def test_against_sorting(seed):
 # Numerics
 
 
+@pytest.mark.parametrize("kept", [0, 700, 2**24])
 @pytest.mark.parametrize("tile_size", [1, 7, 130, 131, 1000, 2**22])
-def test_tiles_change_nothing(tile_size):
+def test_tiles_change_nothing(tile_size, kept, monkeypatch):
     images, texts, image_of_text = random_features()
     texts[5], texts[9] = texts[6], texts[6]  # with ties
     images[3] = images[4]
     whole = retrieval_metrics(images, texts, image_of_text, tile_size=10**9)
+    monkeypatch.setattr(counting, "KEPT", kept)  # neither is, the smaller is, and both are
     tiled = retrieval_metrics(images, texts, image_of_text, tile_size=tile_size)
     assert (whole.text_to_image.ranks % 1 == 0.5).any()
     assert tiled.as_dict() == whole.as_dict()

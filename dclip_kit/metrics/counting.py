@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 SIDES = 1024, 512  # of a tile, at most: its scores and flags, 4 MB in float32, fit two caches
-KEPT = 1 << 24  # numbers, 64 MB: so many candidates are brought to unit length once, not row by row
+KEPT = 1 << 24  # numbers, 64 MB: so many are brought to unit length once, not tile by tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,39 +57,34 @@ def count_rivals(
     rows = max(1, min(SIDES[0], tile, len(queries)))
     columns = max(1, min(SIDES[1], tile // rows, len(candidates)))
     dtype = torch.promote_types(queries.dtype, candidates.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    score = torch.cat(
-        [
-            (_unit_rows(some, dtype) * _unit_rows(candidates[own], dtype)).sum(dim=1)
-            for some, own in zip(queries.split(rows), answer.split(rows), strict=True)
-        ]
-    )
+    exact = max(len(queries), len(candidates)) < 1 << 24  # whole numbers in float32
+    dtype = torch.promote_types(dtype, torch.float32 if exact else torch.float64)
+    unit_queries, unit_candidates = _UnitRows(queries, dtype), _UnitRows(candidates, dtype)
+    tops = [slice(top, top + rows) for top in range(0, len(queries), rows)]
+    score = torch.cat([(unit_queries[t] * unit_candidates[answer[t]]).sum(dim=1) for t in tops])
     above, least = score + tolerance, score - tolerance
-    found = score.new_zeros(4, len(score), dtype=torch.int64)  # higher, at least; and back
-
-    def count(flag: Tensor) -> Tensor:
-        return torch.mv(flag, ones[: flag.shape[1]]).long()  # the quickest way to sum up rows
-
+    found = score.new_zeros(4, len(score))  # higher, at least; and back
     scores, flags = score.new_empty(2, rows * columns)
     ones = score.new_ones(max(rows, columns))
     layers = _layers(answer, len(candidates), columns, above, least) if both else {}
-    kept = _unit_rows(candidates, dtype) if candidates.numel() <= KEPT else None
-    for top in range(0, len(queries), rows):
-        query = _unit_rows(queries[top : top + rows], dtype)
-        mine = slice(top, top + len(query))
+    for mine in tops:
+        query = unit_queries[mine]
+        bounds, counts = (above[mine, None], least[mine, None]), found[:2, mine].unbind()
         for left in range(0, len(candidates), columns):
-            some = slice(left, left + columns)
-            candidate = _unit_rows(candidates[some], dtype) if kept is None else kept[some]
+            candidate = unit_candidates[left : left + columns]
             shape = len(query), len(candidate)
             part = torch.mm(query, candidate.T, out=scores[: shape[0] * shape[1]].view(shape))
             flag = flags[: part.numel()].view(shape)
-            found[0, mine] += count(torch.gt(part, above[mine, None], out=flag))
-            found[1, mine] += count(torch.ge(part, least[mine, None], out=flag))
+            down, across = ones[: shape[0]], ones[: shape[1]]  # their product sums up quickest
+            counts[0].addmv_(torch.gt(part, bounds[0], out=flag), across)
+            counts[1].addmv_(torch.ge(part, bounds[1], out=flag), across)
             for layer in layers.get(left, ()):
-                own = part if len(layer.column) == shape[1] else part[:, layer.column]
-                flag = flags[: own.numel()].view(own.shape)
-                layer.higher += count(torch.gt(own, layer.above, out=flag).T)
-                layer.at_least += count(torch.ge(own, layer.least, out=flag).T)
+                own = part
+                if len(layer.column) < shape[1]:
+                    own = part[:, layer.column]
+                    flag = flags[: own.numel()].view(own.shape)
+                layer.higher.addmv_(torch.gt(own, layer.above, out=flag).T, down)
+                layer.at_least.addmv_(torch.ge(own, layer.least, out=flag).T, down)
     for layer in (layer for own in layers.values() for layer in own):
         found[2, layer.pair], found[3, layer.pair] = layer.higher, layer.at_least
     higher, least_as_high, higher_back, least_back = found.double().cpu()
@@ -100,8 +95,21 @@ def count_rivals(
 def _unit_rows(features: Tensor, dtype: torch.dtype) -> Tensor:
     """At unit length; squares neither overflow nor vanish."""
     x = features.detach().to(dtype)
-    x = x / x.abs().amax(dim=1, keepdim=True)
-    return x / x.norm(dim=1, keepdim=True)
+    x = x / torch.maximum(x.amax(dim=1, keepdim=True), -x.amin(dim=1, keepdim=True))
+    return x.div_(x.norm(dim=1, keepdim=True))  # in place: new memory takes longer than dividing
+
+
+class _UnitRows:
+    """Features at unit length: few all at once, of many those that are asked for."""
+
+    def __init__(self, features: Tensor, dtype: torch.dtype) -> None:
+        self.kept = features.numel() <= KEPT
+        self.dtype = dtype
+        self.features = _unit_rows(features, dtype) if self.kept else features
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        some = self.features[rows]
+        return some if self.kept else _unit_rows(some, self.dtype)
 
 
 @dataclass(eq=False)
@@ -132,5 +140,5 @@ def _layers(
         layers[left] = []
         for each in (pairs[depth == k] for k in range(int(counts[left:right].max()))):
             bounds = answer[each] - left, each, above[each], least[each]
-            layers[left].append(_Layer(*bounds, torch.zeros_like(each), torch.zeros_like(each)))
+            layers[left].append(_Layer(*bounds, *above.new_zeros(2, len(each))))
     return layers

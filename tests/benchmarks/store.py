@@ -54,7 +54,8 @@ def embed(name: str) -> dict[str, Any]:
     """
     reference, pretrained, count, rounds = MODELS[name]
     clip, paths = load_clip(reference, pretrained), load_captioned("train").paths[:count]
-    ready = clip.normalize(read_pixels(clip, paths)).split(BATCH)
+    read = read_pixels(clip, paths, progress=False)
+    ready = clip.normalize(read).split(BATCH)
 
     @torch.no_grad()
     def bare() -> None:
@@ -66,6 +67,7 @@ def embed(name: str) -> dict[str, Any]:
     contenders: dict[str, Callable[[], Any]] = {
         "bare": bare,
         "kit": lambda: encode_images(clip, paths, BATCH, progress=False),
+        "kit, from bytes": lambda: encode_images(clip, read, BATCH, progress=False),
         "decoding": lambda: [open_picture(path) for path in paths],
         "preprocessing": lambda: [clip.to_pixels(picture) for picture in pictures],
         "normalising": lambda: [clip.normalize(batch) for batch in pixels],
@@ -137,7 +139,8 @@ def compare() -> dict[str, Any]:
     for name, found in embedded.items():
         for kind, title in (("passed", "speed"), ("worked", "speed by processor time")):
             times = found[f"{kind}, ms a picture"]
-            ratios[f"embedding files, {title} / bare {name}"] = times["bare"] / times["kit"]
+            for what, kit in (("files", "kit"), ("bytes", "kit, from bytes")):
+                ratios[f"embedding {what}, {title} / bare {name}"] = times["bare"] / times[kit]
     return {
         "threads": torch.get_num_threads(),
         "embedding": embedded,
