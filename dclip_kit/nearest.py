@@ -36,7 +36,7 @@ def find_nearest(
     candidates: Sequence[Float[Tensor, "_candidate _width"]],
     top_k: int,
     left_out: Bool[Tensor, "candidate"] | None = None,
-    tile_size: int = TILE_SIZE // 2,  # 8 MB, which caches hold
+    tile_size: int = TILE_SIZE,  # 8 MB, which caches hold
 ) -> Nearest:
     """Finds the candidates with the largest dot products, exactly and in bounded memory.
 
@@ -72,14 +72,18 @@ def find_nearest(
     batches = queries.float().split(_QUERIES)
     columns = max(1, tile_size // min(_QUERIES, len(queries)))
     columns = max(columns % _BLOCK, columns - columns % _BLOCK)  # whole blocks, or not even one
+    columns = min(columns, max(counts))
     best = [torch.empty(len(each), 0, dtype=torch.int64, device=each.device) for each in batches]
+    room = batches[0].new_empty(len(batches[0]) * columns)  # new memory each time takes longer
     start = 0
     for tile in (tile for each in candidates for tile in each.split(columns)):
         out = None if left_out is None else left_out[start : start + len(tile)]
         for number, batch in enumerate(batches):
-            scores = batch @ tile.float().T  # query candidate
+            shape = len(batch), len(tile)  # query candidate
+            scores = room[: shape[0] * shape[1]].view(shape)
+            torch.mm(batch, tile.float().T, out=scores)
             if out is not None and out.any():
-                scores = scores.masked_fill(out.to(scores.device), -torch.inf)
+                scores.masked_fill_(out.to(scores.device), -torch.inf)
             known = best[number]
             found = _best_keys(scores, start, top_k, known)
             best[number] = found.topk(min(top_k, found.shape[1])).values
