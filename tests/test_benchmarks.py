@@ -1,4 +1,4 @@
-"""What `make bench` times runs at all: each contender of the training, on a few pictures."""
+"""What `make bench` times runs at all: each contender of the training; and how bars are read."""
 
 import sys
 from dataclasses import replace
@@ -10,6 +10,7 @@ from dclip_kit.encoders import load_clip
 from dclip_kit.extraction import extract_features
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
+import run
 import training
 
 
@@ -27,3 +28,11 @@ def test_each_contender_takes_its_steps(
     monkeypatch.setattr(training, "STUDENT", replace(training.STUDENT, batch_size=4, epochs=2))
     steps = training.CONTENDERS[name]()
     assert len(steps) >= 3 and all(seconds > 0 for seconds in steps)
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "margin"),
+    [(1.0, False, 2), (4.0, False, 0.5), (-0.01, False, 100), (1.0, True, 0.5), (500.0, True, 100)],
+)
+def test_a_bar_is_held_by_so_many_times(value, at_least, margin) -> None:
+    assert run.Bar("retrieval", "a ratio", 2.0, at_least).margin(value) == margin

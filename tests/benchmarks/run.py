@@ -29,8 +29,10 @@ class Bar:
     at_least: bool = False
 
     def margin(self, value: float) -> float:
-        """How many times better than asked; below 1 the bar is missed."""
-        return value / self.limit if self.at_least else self.limit / value
+        """How many times better than asked, to a hundred; below 1 the bar is missed."""
+        if self.at_least:
+            return min(value / self.limit, 100)
+        return self.limit / max(value, self.limit / 100)  # what is too small to measure may be < 0
 
 
 BARS = (

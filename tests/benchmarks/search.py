@@ -3,9 +3,9 @@
 `python tests/benchmarks/search.py [FILE.json]` measures each contender in a process of its own and
 writes what it measured. The million vectors are real features of the pocket's training pictures,
 each perturbed 250 times by as much as lies between a picture and the one nearest to it; queries are
-features of its test pictures, as perturbed, and of their captions. Times are the processor's, which
-other programs disturb less than the clock's, and of this machine; the ratios, and what is found,
-are the result.
+features of its test pictures, as perturbed, and of their captions. Times are the clock's: threads
+that wait spin for a moment, which the processor's would count. They are of this machine, which
+should have nothing else to do; the ratios, and what is found, are the result.
 """
 
 import json
