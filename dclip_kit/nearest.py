@@ -31,12 +31,13 @@ class Nearest:
     scores: Float[Tensor, "query k"]
 
 
+@torch.no_grad()
 def find_nearest(
     queries: Float[Tensor, "query _embed"],
     candidates: Sequence[Float[Tensor, "_candidate _width"]],
     top_k: int,
     left_out: Bool[Tensor, "candidate"] | None = None,
-    tile_size: int = TILE_SIZE,  # 8 MB, which caches hold
+    tile_size: int = TILE_SIZE,
 ) -> Nearest:
     """Finds the candidates with the largest dot products, exactly and in bounded memory.
 
@@ -131,7 +132,7 @@ def _append(
     """Puts each key behind what is known of its query; queries come in order."""
     count = query.bincount(minlength=len(known))
     place = torch.arange(len(query), device=query.device) - (count.cumsum(0) - count)[query]
-    below = torch.iinfo(known.dtype).min  # any key
+    below = torch.iinfo(known.dtype).min  # every key
     behind = known.new_full((len(known), int(count.max())), below)
     behind[query, place] = keys
     return torch.cat([known, behind], dim=1)

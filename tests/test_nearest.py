@@ -58,8 +58,12 @@ def test_equal_vectors_come_in_the_order_they_stand_in() -> None:
     assert find_nearest(torch.tensor([[1.0, 0]]), [zeros], 4).indices.tolist() == [[2, 0, 3, 1]]
 
 
-def test_half_precision_and_no_queries() -> None:
+def test_half_precision_gradients_and_no_queries() -> None:
     candidates = torch.randn(40, 8)
+    trained = torch.nn.Parameter(candidates)
+    assert find_nearest(trained, [trained], 1).indices.tolist() == [
+        [int(x)] for x in (candidates @ candidates.T).argmax(1)
+    ]
     halves = find_nearest(candidates.half(), [candidates.half()], 3)
     assert halves.scores.dtype == torch.float32
     assert halves.indices[:, 0].tolist() == [int(x) for x in (candidates @ candidates.T).argmax(1)]
