@@ -82,7 +82,6 @@ def train_arm(
         on_epoch: called after each epoch, with the history of the run that it is of.
         texts: the training captions; only needed where the text tower trains.
     """
-    start = shown.front.rest(clip) if shown.front else clip
     settings = profile.student
     if teacher_embeddings is None:
         settings = contrastive_control(settings)
@@ -98,10 +97,10 @@ def train_arm(
             "val_zero_shot": evaluate_zero_shot(student, glance, progress=False).top1,
         }
 
-    mean, histories = start, []
+    mean, histories = clip, []
     for run in range(settings.soup):
         trained = distill(
-            start,
+            clip,
             shown.pictures,
             features,
             settings,
@@ -119,10 +118,9 @@ def train_arm(
         del trained
         return_memory()
     decisive = shown.val, shown.zero_shot_val
-    chosen = select_alpha(start, mean, *decisive, profile.selection, precision)
+    chosen = select_alpha(clip, mean, *decisive, profile.selection, precision)
     return_memory()
-    student = shown.front.whole(chosen.student) if shown.front else chosen.student
-    found = student, chosen.alpha, chosen.candidates, average_histories(histories)
+    found = chosen.student, chosen.alpha, chosen.candidates, average_histories(histories)
     return Arm(name, *found, trained_text=settings.train_text)
 
 

@@ -69,7 +69,7 @@ def encode_own_images(
         delay=2,
         disable=not (progress and is_main_process()),
     ):
-        given = bundle.normalize(pixels) if normalized else pixels.to(bundle.device).float() / 255
+        given = bundle.normalize(pixels) if normalized else bundle.to_unit(pixels)
         with autocast(bundle.device, bundle.precision):
             encoded = model.encode_image(given, normalize=False)
         encoded = F.normalize(encoded.float(), dim=-1).cpu()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from open_clip.transformer import QuickGELU
 from PIL import Image
 from torch import Tensor, nn
@@ -80,18 +80,35 @@ class ClipBundle:
         return (to_tensor(found) * 255).round().to(torch.uint8)
 
     def normalize(
-        self, pixels: UInt8[Tensor, "image 3 height width"] | Float[Tensor, "image ..."]
-    ) -> Float[Tensor, "image ..."]:
-        """What the model takes, from `to_pixels`' bytes; on the model's device.
+        self, pixels: Shaped[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image 3 height width"]:
+        """What the model takes, from pixels; on the model's device.
 
-        Floats are what a `FrozenFront` made of pictures, and stay what they are.
+        Args:
+            pixels: `to_pixels`' bytes, or floats from 0 to 1.
+
+        Raises:
+            ValueError: they are of another type, or floats outside 0 to 1: normalised already, say.
         """
-        if pixels.is_floating_point():
-            return pixels.to(self.device).float()
-        pixels = pixels.to(self.device, memory_format=torch.channels_last)  # quick convolutions
         last = self.preprocess.transforms[-1]
         # In place: on CPUs, getting memory for another tensor takes longer than filling it.
-        return normalize(pixels.float().div_(255), last.mean, last.std, inplace=True)
+        return normalize(self.to_unit(pixels), last.mean, last.std, inplace=True)
+
+    def to_unit(
+        self, pixels: Shaped[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image 3 height width"]:
+        """Pixels as floats from 0 to 1, in memory of their own; otherwise as `normalize`."""
+        given = pixels.to(self.device, memory_format=torch.channels_last)  # quick convolutions
+        if given.dtype == torch.uint8:
+            return given.float().div_(255)
+        low, high = (given.min().item(), given.max().item()) if given.numel() else (0, 0)
+        if not given.is_floating_point() or not 0 <= low <= high <= 1:
+            raise ValueError(
+                "Expected pixels as bytes or as floats from 0 to 1, got "
+                f"{str(given.dtype).removeprefix('torch.')} from {low:g} to {high:g}; give "
+                "pictures, or their pixels as they are before CLIP normalises them."
+            )
+        return given.to(torch.float32, copy=True)
 
 
 def load_clip(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
-from types import MethodType
 from typing import Any
 
 import torch
@@ -54,8 +53,6 @@ def fold_norms(tower: nn.Module) -> nn.Module:
 def _fold(module: Any) -> Any:
     folded = copy.copy(module)
     folded._modules = {name: _fold(child) for name, child in module._modules.items()}
-    if "forward" in vars(module):  # of a tower behind a front
-        folded.forward = MethodType(module.forward.__func__, folded)
     for (first, convolution), (then, norm) in pairwise(module.named_children()):
         if _is_normed(convolution, norm):
             folded._modules |= {first: fuse_conv_bn_eval(convolution, norm), then: nn.Identity()}

@@ -1,8 +1,7 @@
-"""What is looked at again and again, made ready once: pictures, frozen activations, texts."""
+"""What is looked at again and again, made ready once: pictures and texts."""
 
 from dataclasses import dataclass, replace
 
-import torch
 from PIL import Image
 
 from dclip_kit.config import Profile
@@ -17,7 +16,6 @@ from dclip_kit.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.features import FrozenFeatures
-from dclip_kit.front import FrozenFront, find_front
 from dclip_kit.memory import return_memory
 from dclip_kit.profile_data import WalkData
 from dclip_kit.reading import Pictures, read_pixels
@@ -64,14 +62,12 @@ class TrainingSet:
         pictures: to train on.
         rehearsal: what is not to be forgotten; None where a profile rehearses nothing.
         val, zero_shot_val: what decides.
-        front: whose activations stand for all of these pictures, if they do.
     """
 
     pictures: Pictures
     rehearsal: Rehearsal | None
     val: RetrievalSet
     zero_shot_val: ZeroShotSet
-    front: FrozenFront | None = None
 
 
 def prepare_training(
@@ -81,25 +77,18 @@ def prepare_training(
     features: FrozenFeatures,
     sets: EvaluationSets,
 ) -> TrainingSet:
-    """Reads all pictures that training looks at, val's among them, and runs frozen blocks on them.
+    """Reads all pictures that training looks at, val's among them.
 
-    Kept is what the blocks make that no arm will change. Where there are none, or it does not fit
-    into memory, pictures are kept as bytes; where these do not fit either, they are read whenever
-    they are looked at.
+    They are kept as bytes; where these do not fit into memory, pictures are read whenever they are
+    looked at.
 
     Raises:
-        ValueError: as `RegionCrops`, `freeze` and `read_pixels`.
+        ValueError: as `RegionCrops` and `read_pixels`.
     """
     rehearses = profile.student.rehearsal_weight > 0
     crops = RegionCrops(train.paths, features, profile.regions) if rehearses else []
-    front = find_front(clip, profile.student.train)
-    count = len(train) + len(crops) + len(sets.val.pictures) + len(sets.zero_shot_val.pictures)
-    if front and front.size_of(count, torch.float16) > KEPT_BYTES:
-        front = None
 
     def keep(pictures: Pictures) -> Pictures:
-        if front:
-            return front.activations(pictures, torch.float16)
         return read_pixels(clip, pictures) if fits_memory(clip, len(pictures)) else pictures
 
     prepared = TrainingSet(
@@ -107,7 +96,6 @@ def prepare_training(
         Rehearsal(keep(crops), features.region) if rehearses else None,
         replace(sets.val, pictures=keep(sets.val.pictures)),
         replace(sets.zero_shot_val, pictures=keep(sets.zero_shot_val.pictures)),
-        front,
     )
     return_memory()
     return prepared

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, Shaped
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -18,13 +18,8 @@ from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.threads import allowed_cores
 
-# Files, pictures, their bytes, or what a `FrozenFront` made of them.
-Pictures = (
-    Sequence[Path]
-    | Sequence[Image.Image]
-    | UInt8[Tensor, "image 3 height width"]
-    | Float[Tensor, "image ..."]
-)
+# Files, pictures, or their pixels: bytes, or floats from 0 to 1.
+Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 height width"]
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -79,7 +74,7 @@ def read_pixels(
     pictures: Pictures,
     workers: int | None = None,
     progress: bool = True,
-) -> UInt8[Tensor, "image 3 height width"] | Float[Tensor, "image ..."]:
+) -> Shaped[Tensor, "image 3 height width"]:
     """Reads and preprocesses pictures once, as bytes; tensors are left as they are.
 
     Raises:
@@ -146,12 +141,7 @@ def read_batches(
 
 def choose_pictures(
     pictures: Pictures, chosen: Int[Tensor, "chosen"]
-) -> (
-    Sequence[Path]
-    | Sequence[Image.Image]
-    | UInt8[Tensor, "chosen 3 height width"]
-    | Float[Tensor, "chosen ..."]
-):
+) -> Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "chosen 3 height width"]:
     """Some of the pictures, in the order that is asked for."""
     if isinstance(pictures, Tensor):
         return pictures[chosen]

@@ -27,9 +27,7 @@ from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.evaluate import evaluate_retrieval, evaluate_zero_shot
 from dclip_kit.extraction import extract_features
 from dclip_kit.features import FrozenFeatures
-from dclip_kit.front import find_shared_front
 from dclip_kit.preparation import (
-    KEPT_BYTES,
     EvaluationSets,
     fits_memory,
     prepare_evaluation,
@@ -136,20 +134,14 @@ def obtain_arms(
 def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, ArmResult]:
     """Measures arms on test: retrieval, zero-shot, zero-shot in a held-out style if any.
 
-    A set at a time, whose pictures are read once for all arms, and go once through the blocks that
-    all arms share, if what there is to keep fits into memory.
+    A set at a time, whose pictures are read once for all arms if they fit into memory.
     """
     clip = next(iter(arms.values())).clip
-    front = find_shared_front([arm.clip for arm in arms.values()]) if len(arms) > 1 else None
 
     def measure(evaluate: Callable[..., Any], data: Any) -> dict[str, Any]:
         if data is None:
             return dict.fromkeys(arms)
-        count = len(data.pictures)
-        if front and front.size_of(count) <= KEPT_BYTES:
-            data = replace(data, pictures=front.activations(data.pictures))
-            return {name: evaluate(front.rest(arm.clip), data) for name, arm in arms.items()}
-        if fits_memory(clip, count):
+        if fits_memory(clip, len(data.pictures)):
             data = replace(data, pictures=read_pixels(clip, data.pictures))
         return {name: evaluate(arm.clip, data) for name, arm in arms.items()}
 

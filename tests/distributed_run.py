@@ -23,7 +23,6 @@ from dclip_kit.embedding import encode_images, encode_texts
 from dclip_kit.encoders import load_clip
 from dclip_kit.extraction import extract_features
 from dclip_kit.features import FrozenFeatures
-from dclip_kit.front import find_front
 from dclip_kit.regions import Regions
 from dclip_kit.store import FeatureStore
 from dclip_kit.train import Rehearsal, distill, train_teacher
@@ -111,14 +110,10 @@ def gradient(rows: Tensor) -> Tensor:
 def work(folder: Path, paths: list[Path], names=(*STUDENTS, *TEACHERS)) -> dict[str, Tensor]:
     """All that several processes share out, by name."""
     clip = load_clip(folder / "clip")
-    front = find_front(clip, "last_blocks(1)")
-    assert front
     captions = tuple((text,) for text in TEXTS[: len(paths)])
     found = {
         "images": encode_images(clip, paths, batch_size=2),
         "one image": encode_images(clip, paths[:1]),
-        "activations": front.activations(paths, batch_size=2),
-        "one half": front.activations(paths[:1], torch.float16),
         "texts": encode_texts(clip, TEXTS),
         "gradient": gradient(torch.arange(21.0).reshape(3, 7).cos()),
     }

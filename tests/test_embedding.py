@@ -43,6 +43,35 @@ def test_pictures_may_come_as_paths_pictures_or_bytes(workers, clip, pictures, c
         assert torch.equal(encode_images(clip, given), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_floats_from_0_to_1_are_pixels(dtype, clip, pictures) -> None:
+    pixels = read_pixels(clip, pictures)
+    expected = encode_images(clip, pixels)
+    given = (pixels.double() / 255).to(dtype)
+    before, precise = given.clone(), dtype != torch.float16
+    found = encode_images(clip, given)
+    torch.testing.assert_close(found, expected, atol=1e-6 if precise else 1e-3, rtol=0)
+    assert torch.equal(given, before)  # normalised in memory of its own
+    assert torch.equal(encode_images(clip, pixels.float() / 255), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda x: (x.float() - 120) / 60, "float32 from -2 to"),  # normalised already
+        (lambda x: x.float(), "float32 from 0 to 255"),
+        (lambda x: x.float() / 255 * torch.nan, "float32 from nan"),
+        (lambda x: x.long(), "int64 from 0 to 255"),
+        (lambda x: x > 120, "bool from 0 to 1"),
+    ],
+)
+def test_tensors_that_are_no_pixels_are_refused(make, says, clip, pictures) -> None:
+    pixels = read_pixels(clip, pictures)
+    pixels[0, 0, 0, :2] = torch.tensor([0, 255])
+    with pytest.raises(ValueError, match=f"Expected pixels as bytes or as floats.*{says}"):
+        encode_images(clip, make(pixels))
+
+
 @pytest.mark.parametrize("encode", [read_pixels, encode_images])
 def test_unreadable_or_missing_pictures_are_named(encode, clip, captioned, tmp_path) -> None:
     bad = tmp_path / "cut.png"

@@ -18,7 +18,7 @@ FLOORS = (
     | {"distributed", "printing", "threads", "nearest", "memory"},
     {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
     | {"student", "pocket", "reading", "provenance", "store", "extraction"}
-    | {"crops", "tokens", "front", "precision"},
+    | {"crops", "tokens", "precision"},
     {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
     | {"inspection", "probe", "selection", "profile_data", "index", "runs", "preparation"}
     | {"search_index", "approximate", "fresh_scenes"},

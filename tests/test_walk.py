@@ -226,12 +226,11 @@ def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
 # Measuring
 
 
-@pytest.mark.parametrize("kept_bytes", [0, walk.KEPT_BYTES])
+@pytest.mark.parametrize("kept_bytes", [0, preparation.KEPT_BYTES])
 def test_arms_are_measured_on_test_and_pictures_read_once(
     data, clip, sets, monkeypatch, kept_bytes
 ) -> None:
-    for module in (walk, preparation):
-        monkeypatch.setattr(module, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(preparation, "KEPT_BYTES", kept_bytes)
     opened = []
     monkeypatch.setattr(
         reading, "open_picture", lambda path: opened.append(path) or open_picture(path)
@@ -256,25 +255,6 @@ def test_arms_are_measured_on_test_and_pictures_read_once(
         ):
             near = encode_images(bundle, measured.pictures) @ measured.class_features.T
             assert torch.equal(found.correct, near.argmax(1) == measured.labels)
-
-
-def test_blocks_that_arms_share_are_run_once_for_all(data, clip, sets, monkeypatch) -> None:
-    other = clone_clip(clip)
-    with torch.no_grad():
-        other.model.visual.transformer.resblocks[1].ln_2.bias += 1
-    arms = {"clip": Arm("clip", clip), "other": Arm("other", other, 1.0)}
-    passed = []
-    for bundle in (clip, other):
-        first = bundle.model.visual.transformer.resblocks[0]
-        first.register_forward_hook(lambda _, given, __: passed.append(len(given[0])))
-    results = walk.evaluate_arms(arms, sets)
-    tests = (data.test, data.zero_shot, data.zero_shot_held_out)
-    assert sum(passed) - sum(map(len, tests)) == len(tests)  # and a blank one to see its size
-    for name, result in results.items():
-        expected = evaluate_retrieval(arms[name].clip, sets.test)
-        assert result.retrieval.as_dict() == expected.as_dict()
-    one, two = (result.retrieval.as_dict() for result in results.values())
-    assert one != two
 
 
 def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:

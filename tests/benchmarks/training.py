@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -27,7 +26,6 @@ from dclip_kit.datasets import CaptionedImages, open_picture
 from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.extraction import extract_features
 from dclip_kit.features import FrozenFeatures
-from dclip_kit.front import find_front
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.pocket.data import load_captioned
 from dclip_kit.precision import autocast, choose_precision
@@ -123,17 +121,12 @@ def make_teacher(features: FrozenFeatures) -> MetaTeacher:
     return MetaTeacher(features.text.shape[1], TEACHER.heads, TEACHER.layers)
 
 
-def kit_student(policy: str = STUDENT.train, behind_front: bool = False) -> list[float]:
-    """Steps of `distill`: both losses, from bytes or from what the frozen blocks made of them."""
+def kit_student() -> list[float]:
+    """Steps of `distill`: both losses, from bytes."""
     clip, pictures, features = prepare()
-    student = replace(STUDENT, train=policy)
     shown = read_pixels(clip, pictures.paths)
-    if behind_front:
-        front = find_front(clip, policy)
-        assert front
-        shown, clip = front.activations(shown, torch.float16), front.rest(clip)
     targets = F.normalize(torch.randn(features.text.shape), dim=1)
-    return time_steps(lambda tick: distill(clip, shown, features, student, targets, on_step=tick))
+    return time_steps(lambda tick: distill(clip, shown, features, STUDENT, targets, on_step=tick))
 
 
 def plain_student() -> list[float]:
@@ -172,8 +165,6 @@ CONTENDERS: dict[str, Callable[[], list[float]]] = {
     "teacher, block alone": block_alone,
     "teacher, the published code's work": reference_teacher,
     "student, kit": kit_student,
-    "last two blocks, kit": partial(kit_student, "last_blocks(2)"),
-    "last two blocks, behind the others": partial(kit_student, "last_blocks(2)", True),
     "student, plain open_clip": plain_student,
 }
 
@@ -199,10 +190,6 @@ def compare() -> dict[str, Any]:
             / seconds["teacher, kit"],
             "student's step / plain open_clip": seconds["student, kit"]
             / seconds["student, plain open_clip"],
-            "last two blocks, behind the others / kit": seconds[
-                "last two blocks, behind the others"
-            ]
-            / seconds["last two blocks, kit"],
         },
     }
 
