@@ -1,6 +1,5 @@
 """Reading pictures as a CLIP takes them: by threads, and ahead of what computes with them."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,23 +15,13 @@ from tqdm.auto import tqdm
 from dclip_kit.datasets import open_picture
 from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle
-from dclip_kit.threads import allowed_cores
+from dclip_kit.threads import count_workers
 
 # Files, pictures, or their pixels: bytes, or floats from 0 to 1.
 Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 height width"]
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
-
-_MOST_WORKERS = 16  # more of them wait for Python's lock instead of decoding
-
-
-def count_workers() -> int:
-    """Threads that read: a processor each, of those that this process shares with its siblings."""
-    siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = int(allowed_cores() or os.cpu_count() or 2)
-    return min(max(2, cores // siblings), _MOST_WORKERS)
-
 
 def read_ahead(
     read: Callable[[Item], Read],

@@ -25,6 +25,17 @@ def allowed_cores(folder: Path = CGROUPS) -> float | None:
     return int(words[0]) / int(words[1]) if limited else None
 
 
+def count_workers(most: int = 16) -> int:
+    """Threads that read: a processor each, of those that this process shares with its siblings.
+
+    Args:
+        most: more of them would wait for Python's lock instead of decoding.
+    """
+    siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = int(allowed_cores() or os.cpu_count() or 2)
+    return min(max(2, cores // siblings), most)
+
+
 def choose_threads(environment: MutableMapping[str, str], folder: Path = CGROUPS) -> None:
     """Sets OpenMP's variables, those that the user has not set.
 

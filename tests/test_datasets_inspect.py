@@ -115,6 +115,9 @@ def test_all_splits_are_looked_at(tmp_path) -> None:
 def test_all_files_of_coco_are_looked_at_and_its_val_is_the_evaluation(tmp_path) -> None:
     write_coco(tmp_path, "train2017", "", [1, 2])
     write_coco(tmp_path, "val2017", "", [4, 5, 7])
+    for number in (1, 2):  # no copies of val's
+        plain = Image.new("RGB", (4, 4), (number, 0, 0))
+        plain.save(tmp_path / f"train2017/{number:012d}.jpg", quality=100)
     with pytest.warns(UserWarning, match="compared by name"):  # they show nothing
         report = inspect_data(tmp_path, against=[tmp_path])
     assert report["pictures"] == {"usable": 5, "unusable": []}

@@ -5,10 +5,8 @@ import threading
 import pytest
 import torch
 
-from dclip_kit import reading
 from dclip_kit.reading import (
     choose_pictures,
-    count_workers,
     join_batches,
     read_ahead,
     read_batches,
@@ -58,22 +56,6 @@ def test_an_error_comes_with_its_batch(busy) -> None:
     assert next(ahead) == [0.5, 0.25]
     with pytest.raises(ZeroDivisionError):
         next(ahead)
-
-
-def test_processes_on_one_machine_share_its_processors(monkeypatch) -> None:
-    monkeypatch.setattr(reading, "allowed_cores", lambda: None)
-    for processors, processes, threads in (
-        (None, 1, 2),
-        (1, 1, 2),
-        (8, 1, 8),
-        (8, 2, 4),
-        (96, 2, 16),
-    ):
-        monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        assert count_workers() == threads
-    monkeypatch.setattr(reading, "allowed_cores", lambda: 6.5)  # in a container
-    assert count_workers() == 3
 
 
 def test_batches_are_the_same_of_paths_pictures_and_bytes(clip, pictures, captioned) -> None:

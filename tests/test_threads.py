@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from dclip_kit.threads import allowed_cores, choose_threads
+from dclip_kit import threads
+from dclip_kit.threads import allowed_cores, choose_threads, count_workers
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 PRINT = f"""import os, sys, dclip_kit
@@ -60,3 +61,19 @@ def test_the_kit_decides_before_torch_is_loaded_unless_the_user_has(given, expec
         [sys.executable, "-c", PRINT], env=environment, check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == [*expected, "False"]
+
+
+def test_processes_on_one_machine_share_its_processors(monkeypatch) -> None:
+    monkeypatch.setattr(threads, "allowed_cores", lambda: None)
+    for processors, processes, expected in (
+        (None, 1, 2),
+        (1, 1, 2),
+        (8, 1, 8),
+        (8, 2, 4),
+        (96, 2, 16),
+    ):
+        monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert count_workers() == expected
+    monkeypatch.setattr(threads, "allowed_cores", lambda: 6.5)  # in a container
+    assert count_workers() == 3

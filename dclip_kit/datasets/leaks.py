@@ -7,15 +7,15 @@ of the same thing is not found.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from dclip_kit.datasets.identity import picture_names
 from dclip_kit.datasets.images import CaptionedImages
-from dclip_kit.datasets.pictures import open_picture
+from dclip_kit.datasets.scan import Scan, import_imagehash, scan_pictures
 
 # Bits of imagehash's 64-bit phash in which two pictures may differ and still count as one. Measured
 # on photographs and on pocket scenes: JPEG down to quality 30, resizing from a quarter to double,
@@ -23,9 +23,6 @@ from dclip_kit.datasets.pictures import open_picture
 # share ten backgrounds and look more alike than photographs do, one is as near; on average such
 # pairs differ in 31 bits (standard deviation 4.4).
 MAX_DISTANCE = 4
-# Pictures whose brightest and darkest of 32×32 pixels are nearer than this show nothing to hash:
-# all plain ones would count as one picture.
-_MIN_CONTRAST = 8
 
 
 @dataclass(frozen=True)
@@ -72,20 +69,58 @@ class LeakFreeImages:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationIndex:
-    """The pictures of evaluation sets, ready to be compared with.
+    """Pictures to compare with: those of evaluation sets, or those that a run has trained on.
 
     Attributes:
-        names: an evaluation picture by each of its names.
-        hashed: the pictures that have a row in `bits`.
-        bits: their perceptual hashes as −1 and 1, float32 of shape (picture, 64); None if pictures
-            are not compared by content.
-        not_compared: reason by path, of the pictures without a row.
+        names: a picture by each of its names; its file's digest is one of them ("bytes …").
+        phash: perceptual hashes in hexadecimal, by picture; None if pictures are not compared by
+            content.
+        not_compared: reason by path, of the pictures without a hash.
     """
 
     names: dict[str, Path]
-    hashed: tuple[Path, ...]
-    bits: np.ndarray | None
+    phash: dict[Path, str] | None
     not_compared: dict[Path, str]
+
+    @cached_property
+    def bits(self) -> np.ndarray:
+        """The hashes as −1 and 1, float32 of shape (picture, 64)."""
+        return hash_bits(list((self.phash or {}).values()))
+
+    def join(self, other: "EvaluationIndex") -> "EvaluationIndex":
+        """With another's pictures too, compared by content if either's are."""
+        neither = self.phash is None and other.phash is None
+        return EvaluationIndex(
+            self.names | other.names,
+            None if neither else (self.phash or {}) | (other.phash or {}),
+            self.not_compared | other.not_compared,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values for `from_dict`. Paths only say which picture it was: no name is a path."""
+        names = {n: str(path) for n, path in self.names.items() if not n.startswith("path ")}
+        hashes = self.phash and {str(path): phash for path, phash in self.phash.items()}
+        return {"names": names, "phash": hashes}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "EvaluationIndex":
+        """What `as_dict` made.
+
+        Raises:
+            ValueError: it is of another form.
+        """
+        try:
+            names = {str(name): Path(path) for name, path in record["names"].items()}
+            hashes = record["phash"]
+            if hashes is not None:
+                hashes = {Path(path): str(phash) for path, phash in hashes.items()}
+            found = cls(names, hashes, {})
+            _ = found.bits
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"Expected names and phash of pictures, got others ({error}).") from (
+                error
+            )
+        return found
 
 
 def index_evaluation(
@@ -106,10 +141,14 @@ def index_evaluation(
             for name in picture_names(path, image_id):
                 names.setdefault(name, path)
     if not by_content:
-        return EvaluationIndex(names, (), None, {})
+        return EvaluationIndex(names, None, {})
     paths = list(dict.fromkeys(path for dataset in evaluation for path in dataset.paths))
-    bits, hashed, reasons = _hash_pictures(paths, "hashing evaluation pictures")
-    return EvaluationIndex(names, tuple(paths[i] for i in hashed), bits, reasons)
+    scans = _scan(paths, "hashing evaluation pictures")
+    for path, scan in scans.items():
+        if scan.digest:
+            names.setdefault(f"bytes {scan.digest}", path)
+    hashes = {path: scan.phash for path, scan in scans.items() if scan.phash}
+    return EvaluationIndex(names, hashes, _reasons(scans))
 
 
 def find_leaks(
@@ -131,22 +170,30 @@ def find_leaks(
     index = evaluation
     if not isinstance(index, EvaluationIndex):
         index = index_evaluation(index, by_content)
+    scans: dict[Path, Scan] = {}
+    if index.phash or any(name.startswith("bytes ") for name in index.names):
+        scans = _scan(training.paths, "hashing training pictures", hashes=bool(index.phash))
     leaks: dict[int, Leak] = {}
     for i, (path, image_id) in enumerate(_with_ids(training)):
-        shared = [name for name in picture_names(path, image_id) if name in index.names]
+        names = picture_names(path, image_id)
+        if path in scans:
+            names.append(f"bytes {scans[path].digest}")
+        shared = [name for name in names if name in index.names]
         if shared:
-            by = "path" if shared[0].startswith("path ") else shared[0]
+            kind, _, _ = shared[0].partition(" ")
+            by = {"path": "path", "bytes": "content (0 bits)"}.get(kind, shared[0])
             leaks[i] = Leak(path, index.names[shared[0]], by)
     not_compared = dict(index.not_compared)
-    if index.bits is not None and index.hashed:
-        rest = [i for i in range(len(training)) if i not in leaks]
-        paths = [training.paths[i] for i in rest]
-        bits, hashed, reasons = _hash_pictures(paths, "hashing training pictures")
+    if index.phash:
+        rest = [i for i, path in enumerate(training.paths) if i not in leaks]
+        reasons = _reasons({training.paths[i]: scans[training.paths[i]] for i in rest})
         not_compared |= reasons
+        hashed = [i for i in rest if training.paths[i] not in reasons]
+        bits = hash_bits([scans[training.paths[i]].phash or "" for i in hashed])
+        others = list(index.phash)
         for row, nearest, distance in _near(bits, index.bits):
-            i = rest[hashed[row]]
-            by = f"content ({distance} bits)"
-            leaks[i] = Leak(training.paths[i], index.hashed[nearest], by)
+            i = hashed[row]
+            leaks[i] = Leak(training.paths[i], others[nearest], f"content ({distance} bits)")
     return LeakReport(tuple(leaks[i] for i in sorted(leaks)), not_compared)
 
 
@@ -190,25 +237,23 @@ def _with_ids(dataset: CaptionedImages) -> Iterator[tuple[Path, str]]:
     yield from zip(dataset.paths, dataset.image_ids or [""] * len(dataset), strict=True)
 
 
-def _hash_pictures(
-    paths: Sequence[Path], title: str
-) -> tuple[np.ndarray, list[int], dict[Path, str]]:
-    """Perceptual hashes as −1 and 1, whose they are, and why others have none."""
-    imagehash = _import_imagehash()
-    rows, hashed, reasons = [], [], {}
-    for i, path in enumerate(tqdm(paths, desc=title, delay=2)):
-        try:
-            picture = open_picture(path)
-        except ValueError as error:
-            reasons[path] = str(error)
-            continue
-        levels = np.asarray(picture.convert("L").resize((32, 32)))
-        if int(levels.max()) - int(levels.min()) < _MIN_CONTRAST:
-            reasons[path] = "it is too plain to be compared by content"
-            continue
-        rows.append(np.where(imagehash.phash(picture).hash.ravel(), 1, -1))
-        hashed.append(i)
-    return np.array(rows, dtype=np.float32).reshape(-1, 64), hashed, reasons
+def _scan(paths: Sequence[Path], title: str, hashes: bool = True) -> dict[Path, Scan]:
+    if hashes:
+        import_imagehash()
+    return dict(zip(paths, scan_pictures(paths, title, decode=hashes), strict=True))
+
+
+def _reasons(scans: dict[Path, Scan]) -> dict[Path, str]:
+    """Why pictures have no hash, of those that have none."""
+    plain = "it is too plain to be compared by content"
+    return {path: scan.problem or plain for path, scan in scans.items() if not scan.phash}
+
+
+def hash_bits(hashes: Sequence[str]) -> np.ndarray:
+    """Perceptual hashes in hexadecimal as −1 and 1, float32 of shape (picture, 64)."""
+    whole = np.array([int(each, 16) for each in hashes], dtype=np.uint64)[:, None]
+    bits = (whole >> np.arange(63, -1, -1, dtype=np.uint64)) & np.uint64(1)
+    return bits.astype(np.float32).reshape(-1, 64) * 2 - 1
 
 
 def _near(bits: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int, int]]:
@@ -220,14 +265,3 @@ def _near(bits: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int, int]
         for row, column in enumerate(nearest):
             if distance[row, column] <= MAX_DISTANCE:
                 yield start + row, int(column), int(distance[row, column])
-
-
-def _import_imagehash() -> ModuleType:
-    try:
-        import imagehash
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "Expected imagehash to compare pictures by content, but it is not installed; pip "
-            "install 'dclip-kit[data]', or compare by name alone with by_content=False."
-        ) from error
-    return imagehash
