@@ -155,6 +155,20 @@ PROFILES: dict[str, Profile] = {
 }
 
 
+# What each format of captioned pictures needs at a path, as --help and errors say it.
+FORMATS: dict[str, str] = {
+    "csv": "captions.csv or metadata.csv with the columns image or file_name, caption or text, and "
+    "perhaps split",
+    "jsonl": "a .jsonl with these as keys; captions may be a list",
+    "files": "a .txt beside each picture",
+    "karpathy": "dataset_*.json",
+    "coco": "captions_*.json",
+    "flickr": "results_20130124.token or results.csv",
+    "conceptual": "a .tsv of captions and addresses, over what img2dataset downloaded",
+    "shards": "webdataset's .tar",
+}
+
+
 def get_profile(name: str) -> Profile:
     """Looks a profile up.
 

@@ -59,6 +59,8 @@ class PictureIndex:
 def find_pictures(place: Path) -> list[Path]:
     """The picture itself, or the pictures of a folder and of the folders in it, in order of names.
 
+    Links to pictures and folders are followed.
+
     Raises:
         ValueError: there is nothing at the path, or no picture in the folder.
     """

@@ -18,7 +18,7 @@ from test_profile_data import write_classes
 from dclip_kit import detectors, walk
 from dclip_kit.commands import COMMANDS, main
 from dclip_kit.commands.terminal import choose_device, require_writable
-from dclip_kit.config import PROFILES
+from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.encoders import load_clip
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.printing import printable
@@ -381,6 +381,12 @@ def test_help_is_given_and_flows(command, run) -> None:
     code, out, _ = run(*[command] * bool(command), "--help")
     assert code == 0 and "usage: python -m dclip_kit" in out
     assert run()[1].startswith("usage")  # nothing asked is help, too
+
+
+@pytest.mark.parametrize("command", ["inspect", "embed"])
+def test_help_says_what_each_format_needs(command, run) -> None:
+    said = " ".join(run(command, "--help")[1].replace("│", "").split())
+    assert all(f"{format} ({needs})" in said for format, needs in FORMATS.items())
 
 
 def test_a_profile_sets_the_defaults(run) -> None:

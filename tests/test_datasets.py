@@ -72,6 +72,18 @@ def test_texts_and_their_owners_stand_picture_by_picture() -> None:
     assert dataset.image_of_text.dtype == torch.int64
 
 
+def test_each_picture_may_have_a_split_of_its_own() -> None:
+    captions = (("one",), (), ("two",))
+    dataset = CaptionedImages(PATHS, captions, "all", "mine", splits=("train", "", "val"))
+    assert dataset.select([2, 1]).splits == ("val", "") and dataset.select([]).splits == ()
+    for splits, says in [
+        (("train",), "no splits or one for each of 3 pictures, got 1"),
+        (("train", "dev", "val"), "one of train, val, test or empty, got 'dev'"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            replace(dataset, splits=splits)
+
+
 def test_select_keeps_the_given_order_and_all_else() -> None:
     dataset = CaptionedImages(PATHS, (("one", "two"), ("three",), ("four",)), "val", "mine")
     assert dataset.texts  # cached before, and not carried over
@@ -166,7 +178,7 @@ def test_all_that_is_fine_stays(folder) -> None:
         (
             READABLE[:2],
             [[" "], []],
-            r"of 2 none was left \(0 unreadable, 1 captions without text\)",
+            r"of 2 none was left \(0 unreadable, 1 captions without text, 2 pictures without a cap",
         ),
         ((), [], "of 0 none was left"),
         (READABLE, [["a"]], "each of 4 pictures, got 1 groups"),

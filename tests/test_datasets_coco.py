@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dclip_kit.datasets import read_captioned, recognise_format
 from dclip_kit.datasets.coco import read_coco
 
 
@@ -49,6 +50,7 @@ def test_captions_come_to_their_pictures(tmp_path, subset, prefix) -> None:
     )
     assert found.dataset.image_ids == ("coco:391895", "coco:12", "coco:10")
     assert (found.dataset.split, found.dataset.source) == (subset[:-4], "coco")
+    assert (found.dataset.splits, found.splits_from) == ((subset[:-4],) * 3, "file")
     assert (found.unreadable, found.broken_rows, found.empty_captions) == ({}, {}, 0)
 
 
@@ -64,7 +66,9 @@ def test_pictures_are_found_beside_the_file_or_where_told(tmp_path) -> None:
 
 def test_the_file_has_the_say_on_its_split(tmp_path) -> None:
     file = write_coco(tmp_path, "val2014", "COCO_val2014_", [1])
-    with pytest.raises(ValueError, match=r"split 'train', but captions_val2014.json has .*'val'"):
+    with pytest.raises(
+        ValueError, match=r"split 'train', but captions_val2014.json has .*'val'; give --split val"
+    ):
         read_coco(file)
     with pytest.raises(ValueError, match=r"split 'train' in .*, got 0 \(there: captions_val2014"):
         read_coco(tmp_path)
@@ -95,6 +99,29 @@ def test_broken_entries_are_named_and_others_kept(tmp_path) -> None:
     places = ("images[1]", "images[2]", "annotations[2]", "annotations[3]")
     assert list(found.broken_rows) == [f"captions_val2017.json:{place}" for place in places]
     assert list(found.unreadable) == [Path("../c.jpg")]
+
+
+def test_a_file_of_another_name_has_no_splits(tmp_path) -> None:
+    file = write_coco(tmp_path, "val2017", "", [5]).rename(tmp_path / "mine.json")
+    found = read_coco(file, tmp_path / "val2017")
+    assert (len(found.dataset), found.dataset.splits, found.splits_from) == (1, (), "")
+    named = read_coco(file.rename(tmp_path / "captions_val_mine.json"), tmp_path / "val2017", "all")
+    assert named.dataset.splits == ("val",)
+
+
+@pytest.mark.parametrize("name", ["instances_val2017.json", "mine.json"])
+def test_annotations_of_objects_are_refused(tmp_path, name, monkeypatch) -> None:
+    objects = [{"image_id": 5, "id": 1, "category_id": 3, "bbox": [0, 0, 2, 2], "area": 4}]
+    file = write_coco(tmp_path, "val2017", "", [5], annotations=objects)
+    file = file.rename(tmp_path / name)
+    assert recognise_format(file) == "coco"
+    wanted = "a file such as capt" if name == "mine.json" else "captions_val2017.json beside it"
+    if name != "mine.json":  # half a gigabyte, told by its name
+        monkeypatch.setattr("dclip_kit.datasets.coco.load_json", None)
+    with pytest.raises(
+        ValueError, match=rf"captions in .*{name}, got object annotations.*; give {wanted}"
+    ):
+        read_captioned(file, split="all")
 
 
 @pytest.mark.parametrize("changes", [{"images": None}, {"annotations": {}}])

@@ -62,6 +62,13 @@ def test_each_split_has_its_pictures(coco, split, ids) -> None:
     assert list(found.dataset.image_ids) == ids
     assert (found.dataset.split, found.dataset.source) == (split, "coco")
     assert (found.unreadable, found.broken_rows) == ({}, {})
+    own = {
+        "coco:391895": "test",
+        "coco:522418": "train",
+        "coco:184613": "train",
+        "coco:60623": "val",
+    }
+    assert found.dataset.splits == tuple(own[each] for each in ids) and found.splits_from == "file"
 
 
 def test_captions_are_the_raw_ones(coco) -> None:

@@ -114,11 +114,30 @@ def test_what_fails_half_way_leaves_no_cache(shards, tmp_path, monkeypatch, erro
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises((KeyboardInterrupt, OSError)):
-        unpack_shards([shards / "00000.tar"], tmp_path / "cache")
+        unpack_shards([shards / "00000.tar"], tmp_path / "cache", shards)
     assert not list((tmp_path / "cache").iterdir())
     if isinstance(error, OSError):
         with pytest.raises(ValueError, match=r"unpack the shards at .*No space left.*DCLIP_CACHE"):
             read_shards(shards, cache=tmp_path / "cache")
+
+
+def test_shards_in_the_folders_of_splits_are_one_data_set(tmp_path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "web" / split).mkdir(parents=True)
+        members = {"0.jpg": jpeg("red"), "0.txt": split.encode(), "linked.txt": "/etc/passwd"}
+        write_shard(tmp_path / "web" / split / "00000.tar", members)
+    found = read_shards(tmp_path / "web", cache=tmp_path / "cache")
+    assert found.dataset.captions == (("train",), ("val",))
+    assert (found.dataset.splits, found.splits_from) == (("train", "val"), "folders")
+    assert list(found.broken_rows) == ["train/00000.tar:linked.txt", "val/00000.tar:linked.txt"]
+    alone = read_shards(tmp_path / "web/val", cache=tmp_path / "cache").dataset
+    assert (alone.captions, alone.splits) == ((("val",),), ())
+    for split in ("train", "val"):
+        (tmp_path / "web" / split / "00000.tar").rename(tmp_path / f"web/{split}.tar")
+    found = read_shards(tmp_path / "web", cache=tmp_path / "cache")
+    assert found.dataset.splits == ("train", "val")
+    alone = read_shards(tmp_path / "web/val.tar", cache=tmp_path / "cache").dataset
+    assert (alone.captions, alone.splits) == ((("val",),), ())
 
 
 def test_names_that_no_disk_takes_and_members_that_come_twice_are_named(tmp_path) -> None:
@@ -134,7 +153,7 @@ def test_names_that_no_disk_takes_and_members_that_come_twice_are_named(tmp_path
 
 
 def test_shards_need_shards_and_bring_their_pictures(shards, tmp_path) -> None:
-    with pytest.raises(ValueError, match="leave images out"):
+    with pytest.raises(ValueError, match=r"leave --images \(images= in Python\) out"):
         read_shards(shards, tmp_path)
     with pytest.raises(ValueError, match=r"Expected .tar shards at .*cache, found none"):
         read_shards(tmp_path / "cache")

@@ -1,13 +1,20 @@
 """What is left out, how closely pictures are looked at, and the words when nothing is left."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dclip_kit.datasets.images import CaptionedImages
-from dclip_kit.datasets.usable import UsableImages, join_usable, require_usable, sort_out
+from dclip_kit.datasets.usable import (
+    UsableImages,
+    is_usable,
+    join_usable,
+    require_usable,
+    sort_out,
+)
 
 
 @pytest.fixture
@@ -29,6 +36,8 @@ def test_pictures_are_looked_at_as_closely_as_asked(paths, checks, kept) -> None
     )
     assert list(found.unreadable) == paths[kept:]
     assert found.empty_captions == kept
+    told = sort_out(paths, [["a"]] * 6, "val", "mine", checks=checks, splits=["test"] * 6)
+    assert told.dataset.splits == ("test",) * kept
     if checks != "names":
         assert "found something that is no file" in found.unreadable[paths[2]]
         assert "found nothing" in found.unreadable[paths[4]]
@@ -53,6 +62,16 @@ def test_nothing_usable_is_told_with_the_first_reason() -> None:
     )
 
 
+def test_pictures_without_any_caption_are_not_usable(paths) -> None:
+    found = sort_out(paths[:1], [[]], "val", "mine")
+    assert len(found.dataset) == 1 and not is_usable(found)
+    with pytest.raises(
+        ValueError, match=r"of 1 none was left \(.*, 1 pictures without a caption\)"
+    ):
+        require_usable(found)
+    assert is_usable(sort_out(paths[:1], [["a"]], "val", "mine"))
+
+
 def test_parts_are_put_together(paths) -> None:
     """What the parts say of captions, of what is broken, and of ids, which one may lack."""
     first = sort_out(paths[:1], [["a", ""]], "train", "mine", ["coco:1"])
@@ -63,4 +82,8 @@ def test_parts_are_put_together(paths) -> None:
         tuple(paths[:2]), (("a",), ("b",)), "all", "mine", ("coco:1", "")
     )
     assert (whole.empty_captions, whole.broken_rows) == (3, {"x:1": "y"})
+    assert (whole.dataset.splits, whole.splits_from, whole.linked) == ((), "", 0)
+    told = sort_out(paths[:1], [["c"]], "train", "mine", splits=["val"])
+    both = join_usable([first, replace(told, splits_from="file", linked=2)])
+    assert (both.dataset.splits, both.splits_from, both.linked) == (("", "val"), "file", 2)
     assert whole.unreadable == {paths[2]: "odd"}

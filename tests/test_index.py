@@ -53,6 +53,17 @@ def test_pictures_are_found_in_folders_or_alone(folder, tmp_path) -> None:
         find_pictures(tmp_path / "empty")
 
 
+def test_pictures_are_found_through_links_and_no_link_is_a_trap(folder, tmp_path) -> None:
+    (tmp_path / "else").mkdir()
+    shutil.copy(folder / "0.png", tmp_path / "else/a.png")
+    (folder / "linked").symlink_to(tmp_path / "else")
+    (tmp_path / "else/back").symlink_to(folder)
+    (folder / "b.png").symlink_to(tmp_path / "else/a.png")
+    found = {path.relative_to(folder).as_posix() for path in find_pictures(folder)}
+    own = {"0.png", "1.png", "2.png", "3.png", "deep/4.png", "deep/5.png"}
+    assert found == own | {"b.png", "linked/a.png"}
+
+
 def features(found: PictureIndex) -> torch.Tensor:
     """The vectors of an index, in the order of its paths."""
     vectors = found.vectors

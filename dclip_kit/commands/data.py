@@ -3,20 +3,23 @@
 import json as json_format
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable
-from dclip_kit.config import RegionSettings
+from dclip_kit.config import FORMATS, RegionSettings
 from dclip_kit.printing import printable
+
+_FORMATS = ", ".join(f"{format} ({needed})" for format, needed in FORMATS.items())
+Format = Annotated[str | None, arg(help=f"{_FORMATS}; else recognised.")]
 
 
 def inspect(
     data: Positional[Path],
     *,
     images: Path | None = None,
-    format: str | None = None,
+    format: Format = None,
     against: tuple[Path, ...] = (),
     json: Path | None = None,
 ) -> int:
@@ -25,11 +28,8 @@ def inspect(
     Exit code 1 only when nothing is usable.
 
     Args:
-        data: captions.csv, a JSONL, Karpathy's or COCO's JSON, Flickr30k's list, a TSV of
-            Conceptual Captions, a .tar of webdataset, or the folder that has one of these or
-            pictures with a .txt beside each.
+        data: captioned pictures: a file of a kind that --format lists, or the folder that has it.
         images: the folder that the pictures' names are below; else it is looked for.
-        format: csv, jsonl, files, karpathy, coco, flickr, conceptual or shards; else recognised.
         against: evaluation sets whose pictures must not be among these.
         json: file for the whole report.
     """
@@ -116,7 +116,7 @@ def embed(
     pretrained: str | None,
     regions: RegionSettings,
     images: Path | None = None,
-    format: str | None = None,
+    format: Format = None,
     split: str = "train",
     device: str = "auto",
 ) -> int:
@@ -135,8 +135,7 @@ def embed(
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         regions: of the pictures.
         images: the folder that the pictures' names are below; else it is looked for.
-        format: of the data; else recognised.
-        split: of formats with splits (karpathy, coco): train, val, test, all, …
+        split: of data with splits of their own: train, val, test, all, …
         device: auto, cpu, cuda:0, …
     """
     require_writable(out, "folder")

@@ -7,7 +7,9 @@ from typing import Any
 from dclip_kit.datasets.annotations import Annotations, find_images, gather, load_json
 from dclip_kit.datasets.usable import Checks, UsableImages
 
-_NAME = re.compile(r"captions_(train|val|test)(\d{4})\.json")
+_NAME = re.compile(r"captions_(train|val|test)(.*)\.json")
+_OBJECTS = re.compile(r"(instances|person_keypoints|panoptic|stuff)_(.*\.json)")
+_OF_OBJECTS = {"bbox", "category_id", "keypoints", "segmentation", "segments_info"}
 
 
 def read_coco(
@@ -22,14 +24,17 @@ def read_coco(
         checks: as in `sort_out`.
 
     Raises:
-        ValueError: there is no such file, it is of another split, or of another form.
+        ValueError: there is no such file, it is of another split or of another form, or it has
+            objects and no captions.
     """
     path = _find_file(path, split)
+    if _OBJECTS.fullmatch(path.name):  # half a gigabyte, which need not be read to be refused
+        raise ValueError(_say_objects(path))
     named = _NAME.fullmatch(path.name)
     if named and split not in (named[1], "all"):
         raise ValueError(
             f"Expected the captions of split {split!r}, but {path.name} has those of {named[1]!r}; "
-            f"give split={named[1]!r} or the other file."
+            f"give --split {named[1]} (split={named[1]!r} in Python) or the other file."
         )
     record = load_json(path)
     parts = [record.get(key) for key in ("images", "annotations")] if _is_dict(record) else []
@@ -37,7 +42,11 @@ def read_coco(
         raise ValueError(
             f'Expected lists of "images" and "annotations" in {path}; name a COCO caption file.'
         )
-    found = _join(path, *parts)
+    if any(_is_dict(each) and each.keys() & _OF_OBJECTS for each in parts[1]) and not any(
+        "caption" in each for each in parts[1] if _is_dict(each)
+    ):
+        raise ValueError(_say_objects(path))
+    found = _join(path, parts[0], parts[1], named[1] if named else "")
     if images is None:
         subset = f"{named[1]}{named[2]}" if named else ""
         near = [path.parent.parent, path.parent]
@@ -67,13 +76,19 @@ def _find_file(path: Path, split: str) -> Path:
     return files[0]
 
 
+def _say_objects(path: Path) -> str:
+    named = _OBJECTS.fullmatch(path.name)
+    wanted = f"captions_{named[2]} beside it" if named else "a file such as captions_train2017.json"
+    return f"Expected captions in {path}, got object annotations without any; give {wanted}."
+
+
 def _is_dict(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _join(path: Path, images: list[Any], annotations: list[Any]) -> Annotations:
+def _join(path: Path, images: list[Any], annotations: list[Any], split: str) -> Annotations:
     """Brings each caption to its picture; a picture without captions stays."""
-    found = Annotations()
+    found = Annotations(splits_from="file")
     names: dict[int, str] = {}
     captions: dict[int, list[Any]] = {}
     places: dict[int, str] = {}
@@ -94,5 +109,5 @@ def _join(path: Path, images: list[Any], annotations: list[Any]) -> Annotations:
         else:
             captions[number].append(entry["caption"])
     for number, name in names.items():
-        found.add(places[number], name, captions[number], f"coco:{number}")
+        found.add(places[number], name, captions[number], f"coco:{number}", split)
     return found

@@ -62,7 +62,7 @@ def _find_pictures(found: Annotations, folder: Path) -> dict[str, list[str]]:
         stem = str(Path(name).with_suffix(""))
         try:
             sample = read_sample(folder, stem)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             found.unusable[folder / name] = f"Expected its address in {stem}.json ({error})."
             continue
         url, status = sample.get("url"), sample.get("status", "success")

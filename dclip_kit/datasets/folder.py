@@ -1,115 +1,17 @@
-"""Pictures of your own: captions.csv, a JSONL, or a text file beside each picture."""
+"""A folder's pictures, with a text file beside each."""
 
-import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from dclip_kit.datasets.annotations import (
-    Annotations,
-    gather,
-    is_text,
-    parse_json,
-    path_inside,
-    read_lines,
-)
+from dclip_kit.datasets.annotations import Annotations, gather, is_text, name_folder, parse_json
+from dclip_kit.datasets.pictures import name_with_link
 from dclip_kit.datasets.usable import Checks, UsableImages
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
-
-
-def read_csv(
-    path: Path, images: Path | None = None, split: str = "train", checks: Checks = "pictures"
-) -> UsableImages:
-    """Reads a CSV with the columns image and caption; a picture may have several rows.
-
-    Args:
-        path: the file, or the folder with its captions.csv.
-        images: the folder that the names are below; left out, the file's own.
-        split: as in `CaptionedImages`.
-        checks: as in `sort_out`.
-
-    Raises:
-        ValueError: there is no such file or it lacks a column.
-    """
-    path = path / "captions.csv" if path.is_dir() else path
-    found = Annotations()
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-            _add_csv(found, path, lines)
-    except OSError as error:
-        raise ValueError(f"Expected a CSV at {path}, but reading it failed ({error}).") from error
-    return gather(found, images or path.parent, split, _name(path.parent), checks)
-
-
-def _add_csv(found: Annotations, path: Path, lines: Iterator[str]) -> None:
-    # Strict, as a quote that is never closed would otherwise swallow the rows after it.
-    rows = csv.reader(lines, strict=True)
-    columns: list[str] | None = None
-    while True:
-        start = rows.line_num + 1
-        place = f"{path.name}:{start}"
-        try:
-            row = next(rows)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            found.broken[place] = f"expected CSV, got {error} (up to line {rows.line_num})"
-            continue
-        if columns is None and row:
-            columns = [column.strip().lower() for column in row]
-            if not {"image", "caption"} <= set(columns):
-                raise ValueError(
-                    f"Expected the columns image and caption in {path}, got "
-                    f"{ascii(columns)[:200]}; put a first line that names them, and save the file "
-                    "with commas between columns and in UTF-8."
-                )
-        elif columns is None or not row:
-            continue  # an empty line
-        elif len(row) != len(columns):
-            found.broken[place] = (
-                f"expected {len(columns)} fields, got {len(row)}; quote captions with commas"
-            )
-        else:
-            found.add(place, row[columns.index("image")].strip(), row[columns.index("caption")])
-    if columns is None:
-        raise ValueError(f"Expected the columns image and caption in {path}, got an empty file.")
-
-
-def read_jsonl(
-    path: Path, images: Path | None = None, split: str = "train", checks: Checks = "pictures"
-) -> UsableImages:
-    """Reads a JSONL: an object a line with "image", and "caption" (a text) or "captions" (a list).
-
-    Args:
-        path: the file, or the folder with its only .jsonl.
-        images: the folder that the names are below; left out, the file's own.
-        split: as in `CaptionedImages`.
-        checks: as in `sort_out`.
-
-    Raises:
-        ValueError: there is no such file, or several.
-    """
-    if path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
-        if len(files) != 1:
-            raise ValueError(f"Expected one .jsonl in {path}, got {len(files)}; name the file.")
-        path = files[0]
-    found = Annotations()
-    for place, line in read_lines(path):
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            found.broken[place] = f"expected a JSON object, got {error}"
-            continue
-        if not isinstance(row, dict) or not {"caption", "captions"} & row.keys():
-            found.broken[place] = 'expected an object with "image" and "caption" or "captions"'
-            continue
-        found.add(place, row.get("image"), row["captions" if "captions" in row else "caption"])
-    return gather(found, images or path.parent, split, _name(path.parent), checks)
 
 
 def read_files(
@@ -126,19 +28,19 @@ def read_files(
     to leave the picture out.
 
     Args:
-        path: the folder; folders in it are read too, links to folders are not.
+        path: the folder; folders in it are read too.
         images: not for this layout, whose texts lie beside the pictures.
         split: as in `CaptionedImages`.
         checks: as in `sort_out`.
         source: as in `CaptionedImages`; left out, the folder's name.
 
     Raises:
-        ValueError: there is no such folder, or `images` is another.
+        ValueError: there is no such folder, `images` is another, or as `gather`.
     """
     if images not in (None, path):
         raise ValueError(
             f"Expected the texts of {path} beside its pictures, got another folder of pictures "
-            f"({images}); leave images out."
+            f"({images}); leave --images (images= in Python) out."
         )
     found = Annotations()
     with_picture = set()
@@ -154,19 +56,25 @@ def read_files(
     for name in texts:
         if str(Path(name).with_suffix("")) not in with_picture:
             found.broken[name] = "expected a picture of the same name beside it, found none"
-    return gather(found, path, split, source or _name(path), checks)
+    return gather(found, path, split, source or name_folder(path), checks)
 
 
 def walk_files(folder: Path) -> Iterator[str]:
     """Yields the paths of all files below a folder, relative to it, in order of their names.
+
+    Links to folders are followed, unless they lead back to where the way to them has been.
 
     Raises:
         ValueError: there is no such folder.
     """
     if not folder.is_dir():
         raise ValueError(f"Expected a folder of pictures, got {folder}; name one that exists.")
-    for place, folders, files in os.walk(folder):
-        folders.sort()
+    above = {str(folder): {os.path.realpath(folder)}}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        been = above.pop(place)
+        real = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
+        folders[:] = sorted(name for name in folders if real[name] not in been)
+        above |= {os.path.join(place, name): been | {real[name]} for name in folders}
         for name in sorted(files):
             yield os.path.relpath(os.path.join(place, name), folder)
 
@@ -177,10 +85,8 @@ def read_sample(folder: Path, stem: str) -> dict[str, Any]:
     Raises:
         ValueError: there is one, and it cannot be read.
     """
-    note = path_inside(folder, f"{stem}.json")
-    if not note.is_file():
-        return {}
-    sample = parse_json(note.read_text(encoding="utf-8-sig"))
+    text = _read_beside(folder / f"{stem}.json", "strict")
+    sample = {} if text is None else parse_json(text)
     return sample if isinstance(sample, dict) else {}
 
 
@@ -188,10 +94,8 @@ def _add_sample(found: Annotations, folder: Path, name: str, stem: str) -> None:
     """Takes one picture with its caption."""
     try:
         sample = read_sample(folder, stem)
-    except (OSError, ValueError) as error:
-        found.broken[f"{stem}.json"] = (
-            f"expected img2dataset's JSON, but reading it failed ({error})"
-        )
+    except ValueError as error:
+        found.broken[f"{stem}.json"] = f"expected img2dataset's JSON, but got none ({error})"
         sample = {}
     status, url, caption = (sample.get(key) for key in ("status", "url", "caption"))
     if status not in (None, "success"):
@@ -199,21 +103,26 @@ def _add_sample(found: Annotations, folder: Path, name: str, stem: str) -> None:
         return
     if not isinstance(caption, str):
         try:
-            text = path_inside(folder, f"{stem}.txt").read_text(
-                encoding="utf-8-sig", errors="surrogateescape"
-            )
-        except (OSError, ValueError) as error:
-            found.unusable[folder / name] = (
-                f"Expected its caption in {stem}.txt beside it, but reading that failed ({error})."
-            )
+            text = _read_beside(folder / f"{stem}.txt", "surrogateescape")
+        except ValueError as error:
+            found.unusable[folder / name] = f"Expected its caption beside it, but {error}."
+            return
+        if text is None or not is_text(text):
+            got = "found none" if text is None else "got other bytes than UTF-8"
+            found.unusable[folder / name] = f"Expected its caption in {stem}.txt beside it, {got}."
             return
         caption = [line for line in text.splitlines() if line.strip()] or [""]
-        if not is_text(text):
-            found.unusable[folder / name] = f"Expected UTF-8 in {stem}.txt, got other bytes."
-            return
     image_id = url if isinstance(url, str) and is_text(url) else ""
     found.add(name, name, caption, image_id)
 
 
-def _name(folder: Path) -> str:
-    return folder.resolve().name or "pictures"
+def _read_beside(path: Path, errors: Literal["strict", "surrogateescape"]) -> str | None:
+    """Reads a file beside a picture, if there is one."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        if not path.is_file():
+            raise OSError("no file is there")  # a named pipe would be waited for, for ever
+        return path.read_text(encoding="utf-8-sig", errors=errors)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"reading {name_with_link(path)} failed ({error})") from error

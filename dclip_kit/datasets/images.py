@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+SPLITS = ("train", "val", "test")
+
 
 def check_groups(paths: Sequence[Path], captions: Sequence[Sequence[str]]) -> None:
     """Checks for one group of captions a picture; a text would pass for a group of letters.
@@ -38,6 +40,8 @@ class CaptionedImages:
         source: what to call the data in reports.
         image_ids: none, or for each picture what its data set calls it ("coco:391895",
             "flickr:36979", the address that it came from, or ""), for the leak guard.
+        splits: none, or for each picture which of `SPLITS` its data set puts it into, or "" where
+            that says nothing.
     """
 
     paths: tuple[Path, ...]
@@ -45,13 +49,20 @@ class CaptionedImages:
     split: str
     source: str
     image_ids: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_groups(self.paths, self.captions)
-        if self.image_ids and len(self.image_ids) != len(self.paths):
+        for kind, given in (("ids", self.image_ids), ("splits", self.splits)):
+            if given and len(given) != len(self.paths):
+                raise ValueError(
+                    f"Expected no {kind} or one for each of {len(self.paths)} pictures, got "
+                    f"{len(given)}; give an empty one to a picture without."
+                )
+        if odd := set(self.splits) - {*SPLITS, ""}:
             raise ValueError(
-                f"Expected no ids or one for each of {len(self.paths)} pictures, got "
-                f"{len(self.image_ids)}; give an empty one to a picture without."
+                f"Expected each picture's split to be one of {', '.join(SPLITS)} or empty, got "
+                f"{min(odd)!r}; rename it."
             )
         empty = [i for i, group in enumerate(self.captions) if not all(c.strip() for c in group)]
         if empty:
@@ -81,6 +92,7 @@ class CaptionedImages:
             paths=tuple(self.paths[i] for i in indices),
             captions=tuple(self.captions[i] for i in indices),
             image_ids=tuple(self.image_ids[i] for i in indices) if self.image_ids else (),
+            splits=tuple(self.splits[i] for i in indices) if self.splits else (),
         )
 
 

@@ -37,7 +37,7 @@ def read_karpathy(
     if not isinstance(entries, list):
         raise ValueError(f'Expected a list of "images" in {path}; name one of Karpathy\'s files.')
     source = str(record.get("dataset") or path.stem.removeprefix("dataset_"))
-    found = Annotations()
+    found = Annotations(splits_from="file")
     for index, entry in select_split(entries, split, path):
         _add_entry(found, f"{path.name}:images[{index}]", entry, source)
     if images is None:
@@ -77,7 +77,7 @@ def select_split(entries: list[Any], split: str, path: Path) -> list[tuple[int, 
         if len(test) != _FOLD * len(FOLDS):
             raise ValueError(
                 f"Expected {_FOLD * len(FOLDS)} test pictures in {path} to take folds of, got "
-                f"{len(test)}; folds are COCO's, take split='test'."
+                f"{len(test)}; folds are COCO's, take --split test (split='test' in Python)."
             )
         start = _FOLD * FOLDS.index(split)
         return test[start : start + _FOLD]
@@ -107,4 +107,4 @@ def _add_entry(found: Annotations, place: str, entry: Any, source: str) -> None:
     elif source.startswith("flickr"):
         image_id = f"flickr:{Path(name).stem}"
     folder = entry.get("filepath")
-    found.add(place, f"{folder}/{name}" if folder else name, captions, image_id)
+    found.add(place, f"{folder}/{name}" if folder else name, captions, image_id, _split_of(entry))

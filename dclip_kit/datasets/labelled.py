@@ -66,7 +66,7 @@ def read_class_folders(folder: Path | str, names: Path | str | None = None) -> L
         raise ValueError(
             f"Expected folders in {folder} that are called like their classes, got WordNet's "
             f"numbers ({called[0]}); say their names in classes.txt, or read all 1000 of ImageNet "
-            "with read_imagenet."
+            "with imagenet:FOLDER (read_imagenet in Python)."
         )
     else:
         class_names = tuple(each.replace("_", " ") for each in called)
@@ -128,8 +128,8 @@ def read_cifar(
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
                 f"Expected {name} whole in {folder / kind.base_folder}, or a download, found "
-                f"neither ({error}); pass download=True with a network, or unpack {kind.filename} "
-                f"in {folder}."
+                f"neither ({error}); unpack {kind.filename} in {folder}, or pass download=True in "
+                "Python with a network."
             ) from error
     unpacked = folder / f"{name.lower()}-test"
     if not unpacked.is_dir():

@@ -1,5 +1,6 @@
 """The one place where pictures are opened: whole, as RGB, and as a person sees them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,18 @@ def open_picture(path: Path | str) -> Image.Image:
             return _as_seen(picture)
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise ValueError(
-            f"Expected a whole picture at {path}, but reading it failed ({error}); restore it, or "
-            "leave it out with drop_unusable."
+            f"Expected a whole picture at {name_with_link(path)}, but reading it failed ({error}); "
+            "restore it, or take it out of the data (drop_unusable does in Python)."
         ) from error
+
+
+def name_with_link(path: Path | str) -> str:
+    """A path as errors name it: with what it is a link to, or the broken link on the way to it."""
+    for each in (Path(path), *Path(path).parents):
+        if os.path.islink(each) and (each == Path(path) or not os.path.exists(each)):
+            what = "a link" if each == Path(path) else f"{each} is a link"
+            return f"{path} ({what} to {os.readlink(each)})"
+    return str(path)
 
 
 def _as_seen(picture: Image.Image) -> Image.Image:

@@ -1,15 +1,19 @@
 """One entry to all formats: it recognises what lies at a path."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from dclip_kit.config import FORMATS
 from dclip_kit.datasets.coco import find_captions, read_coco
 from dclip_kit.datasets.conceptual import read_conceptual
 from dclip_kit.datasets.flickr import FILES as FLICKR_FILES
 from dclip_kit.datasets.flickr import read_flickr
-from dclip_kit.datasets.folder import PICTURE_SUFFIXES, read_csv, read_files, read_jsonl, walk_files
+from dclip_kit.datasets.folder import PICTURE_SUFFIXES, read_files, walk_files
+from dclip_kit.datasets.images import SPLITS
 from dclip_kit.datasets.karpathy import read_karpathy
 from dclip_kit.datasets.shards import find_shards, read_shards
+from dclip_kit.datasets.tables import find_tables, read_csv, read_jsonl
 from dclip_kit.datasets.usable import Checks, UsableImages, require_usable
 
 READERS: dict[str, Callable[..., UsableImages]] = {
@@ -39,8 +43,8 @@ def read_captioned(
         images: the folder that the pictures' names are below; left out, it is looked for near the
             annotations.
         format: one of `READERS`; left out, it is recognised.
-        split: which part to read of a format that has parts (`karpathy`, `coco`), and what to call
-            the data of the others.
+        split: which part to read of data that have splits of their own (Karpathy's, COCO's, those
+            that a column or folders tell), or "all"; and what to call the data of the others.
         checks: "pictures" reads every picture once, "files" only asks whether there is one, "names"
             takes the annotations' word for it.
 
@@ -53,15 +57,33 @@ def read_captioned(
         ModuleNotFoundError: a format's library is not installed.
     """
     format = format or recognise_format(path)
-    found = read_format(path, images, format, split, checks)
+    found = _take_split(read_format(path, images, format, split, checks), split)
     require_usable(found)
     return found
+
+
+def _take_split(found: UsableImages, split: str) -> UsableImages:
+    """The part that is asked for, where a column or folders tell parts; the file's are read so."""
+    dataset, wanted = found.dataset, set(split.split("+"))
+    if found.splits_from not in ("column", "folders") or split == "all" or not dataset.splits:
+        return found
+    there = [each for each in SPLITS if each in dataset.splits]
+    if not wanted <= set(there):
+        raise ValueError(
+            f"Expected a split that pictures of {dataset.source} are of ({', '.join(there)}), some "
+            f"joined by '+', or all, got {split!r} ({len(found.unreadable)} unreadable); give "
+            "another with --split (split= in Python)."
+        )
+    kept = [i for i, own in enumerate(dataset.splits) if own in wanted]
+    return replace(found, dataset=dataset.select(kept))
 
 
 def read_format(
     path: Path | str, images: Path | str | None, format: str, split: str, checks: Checks
 ) -> UsableImages:
-    """Reads as `read_captioned` does, and may return that nothing is usable.
+    """Reads as `read_captioned` does, and may return that nothing is usable (see `is_usable`).
+
+    Of the splits that a column or folders tell it reads all: `dataset.splits` says which is whose.
 
     Raises:
         ValueError: the format is unknown, or a file lacks what its format demands.
@@ -95,30 +117,45 @@ def recognise_format(path: Path | str) -> str:
     path = Path(path)
     if not path.exists():
         raise ValueError(f"Expected a file or folder at {path}, found nothing; check the path.")
-    formats = _formats_in_folder(path) if path.is_dir() else _formats_of_file(path)
-    if len(formats) != 1:
-        known = ", ".join(READERS)
-        found = f"several ({', '.join(formats)})" if formats else "none that is recognised"
+    found = _find_formats(path) if path.is_dir() else {each: path for each in _formats_of(path)}
+    if len(found) > 1:
+        files = ", ".join(f"{format} ({file.name})" for format, file in found.items())
         raise ValueError(
-            f"Expected data of one known format ({known}) at {path}, found {found}; say which with "
-            "format=, or name the annotation file."
+            f"Expected data of one format at {path}, found several: {files}; name the annotation "
+            "file, or say which with --format (format= in Python)."
         )
-    return formats[0]
+    if not found:
+        inside = (each for pattern in ("*.parquet", "*/*.parquet") for each in path.glob(pattern))
+        parquet = path if path.suffix == ".parquet" else next(inside, None)
+        if parquet:
+            raise ValueError(
+                f"Expected captions in a format that is read here, got {parquet}, and Parquet is "
+                "not; write it as metadata.csv with the columns file_name and text, and pictures "
+                "that it holds as files beside that."
+            )
+        known = ", ".join(f"{format} ({needed})" for format, needed in FORMATS.items())
+        raise ValueError(
+            f"Expected captioned pictures in a known format at {path}, found none that is "
+            f"recognised; say which with --format (format= in Python), or bring them into one: "
+            f"{known}."
+        )
+    return next(iter(found))
 
 
-def _formats_in_folder(path: Path) -> list[str]:
-    signs = {
-        "csv": (path / "captions.csv").is_file(),
-        "jsonl": any(path.glob("*.jsonl")),
-        "karpathy": any(path.glob("dataset_*.json")),
-        "coco": bool(find_captions(path)),
-        "flickr": any((path / name).is_file() for name in FLICKR_FILES),
-        "conceptual": any(path.glob("*.tsv")),
-        "shards": bool(find_shards(path)),
+def _find_formats(path: Path) -> dict[str, Path]:
+    """The formats that a folder has files of, with the first of their files."""
+    files = {
+        "csv": find_tables(path, ".csv"),
+        "jsonl": find_tables(path, ".jsonl"),
+        "karpathy": sorted(path.glob("dataset_*.json")),
+        "coco": find_captions(path),
+        "flickr": [path / name for name in FLICKR_FILES if (path / name).is_file()],
+        "conceptual": sorted(path.glob("*.tsv")),
+        "shards": find_shards(path),
     }
-    formats = [format for format, there in signs.items() if there]
+    found = {format: each[0] for format, each in files.items() if each}
     # Texts beside pictures may accompany any annotation file, which then has the say.
-    return formats or ["files"] * _has_texts_beside(path)
+    return found or ({"files": path} if _has_texts_beside(path) else {})
 
 
 def _has_texts_beside(path: Path) -> bool:
@@ -134,7 +171,7 @@ def _has_texts_beside(path: Path) -> bool:
     return False
 
 
-def _formats_of_file(path: Path) -> list[str]:
+def _formats_of(path: Path) -> list[str]:
     by_suffix = {".jsonl": "jsonl", ".tsv": "conceptual", ".tar": "shards", ".token": "flickr"}
     suffix = path.suffix.lower()
     if suffix in by_suffix:

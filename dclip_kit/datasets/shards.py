@@ -17,6 +17,7 @@ from dclip_kit.assets import cache_path
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.datasets.annotations import load_json, path_inside
 from dclip_kit.datasets.folder import PICTURE_SUFFIXES, read_files
+from dclip_kit.datasets.own_splits import is_split
 from dclip_kit.datasets.usable import Checks, UsableImages
 
 # What a member's name is to blame for: too long, or a folder where another member is a file.
@@ -37,7 +38,8 @@ def read_shards(
     sizes and times stay.
 
     Args:
-        path: one shard, or a folder of them.
+        path: one shard, a folder of them, or a folder whose folders train, val and test have them.
+            Shards train.tar, val.tar and test.tar of one folder are splits as well.
         images: not for shards, which hold their pictures.
         split: as in `CaptionedImages`.
         checks: as in `sort_out`.
@@ -45,55 +47,69 @@ def read_shards(
 
     Raises:
         ModuleNotFoundError: webdataset is not installed.
-        ValueError: there are no shards, they cannot be unpacked, or `images` is given.
+        ValueError: there are no shards, they cannot be unpacked, `images` is given, or as `gather`.
     """
     if images is not None:
         raise ValueError(
             f"Expected the pictures of {path} in its shards, got a folder of pictures ({images}); "
-            "leave images out."
+            "leave --images (images= in Python) out."
         )
     shards = find_shards(path)
     if not shards:
         raise ValueError(f"Expected .tar shards at {path}, found none; name a shard or a folder.")
     try:
-        folder = unpack_shards(shards, cache or cache_path("shards"))
+        folder = unpack_shards(shards, cache or cache_path("shards"), path)
     except OSError as error:
         raise ValueError(
             f"Expected to unpack the shards at {path}, but it failed ({error}); make room, or give "
             "another folder with DCLIP_CACHE."
         ) from error
-    found = read_files(folder, None, split, checks, source=path.resolve().stem)
+    pictures = folder if path.is_dir() else folder / path.stem
+    found = read_files(pictures, None, split, checks, source=path.resolve().stem)
     refused: dict[str, str] = load_json(folder / _REFUSED)
     return replace(found, broken_rows=refused | found.broken_rows)
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The shard itself, or a folder's shards in order of their names."""
-    return sorted(path.glob("*.tar")) if path.is_dir() else [path] * path.is_file()
+    """The shard itself, or a folder's shards in order of their names; else those of its splits."""
+    if not path.is_dir():
+        return [path] * path.is_file()
+    below = (each for each in path.glob("*/*.tar") if is_split(each.parent))
+    return sorted(path.glob("*.tar")) or sorted(below)
 
 
-def unpack_shards(shards: list[Path], cache: Path) -> Path:
+def unpack_shards(shards: list[Path], cache: Path, root: Path) -> Path:
     """Unpacks shards into a folder of the cache, unless they are there already.
 
+    Args:
+        shards: in `root`, or in folders of it.
+        cache: where to unpack.
+        root: a folder, or the only shard.
+
     Returns:
-        The folder, with one folder a shard, and in refused.json the reason for each member that was
-        left out: a name that leads out of its shard, or something that is no file.
+        The folder, with one folder a shard where the shard is in `root`, and in refused.json the
+        reason for each member that was left out: a name that leads out of its shard, or something
+        that is no file.
 
     Raises:
         ModuleNotFoundError: webdataset is not installed.
     """
     # Asked first, so that whether the extra is there does not depend on what an earlier run left.
     webdataset = _import_webdataset()
-    stats = [(str(shard.resolve()), shard.stat()) for shard in shards]
-    state = json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    top = root if root.is_dir() else root.parent
+    places = {shard: shard.relative_to(top) for shard in shards}
+    stats = [(str(shard.resolve()), shard.stat(), place) for shard, place in places.items()]
+    # The folders that shards lie in are the cache's too, and so part of what it is known by.
+    known = [(name, each.st_size, each.st_mtime_ns, *at.parts[:-1]) for name, each, at in stats]
+    state = json.dumps(known)
     folder = cache / hashlib.sha256(state.encode()).hexdigest()[:16]
     if folder.is_dir():
         return folder
     temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
     refused: dict[str, str] = {}
     try:
-        for shard in tqdm(shards, desc="unpacking shards", delay=2):
-            _unpack(webdataset, shard, temporary / shard.stem, refused)
+        for shard, place in tqdm(places.items(), desc="unpacking shards", delay=2):
+            _unpack(webdataset, shard, place.as_posix(), temporary / place.with_suffix(""), refused)
         write_atomically(temporary / _REFUSED, json.dumps(refused, indent=1))
         try:
             temporary.rename(folder)
@@ -116,7 +132,9 @@ def _import_webdataset() -> ModuleType:
     return webdataset
 
 
-def _unpack(webdataset: ModuleType, shard: Path, folder: Path, refused: dict[str, str]) -> None:
+def _unpack(
+    webdataset: ModuleType, shard: Path, called: str, folder: Path, refused: dict[str, str]
+) -> None:
     """Writes the pictures, texts and notes of a shard; its other members are not needed."""
     folder.mkdir(parents=True)
 
@@ -126,23 +144,23 @@ def _unpack(webdataset: ModuleType, shard: Path, folder: Path, refused: dict[str
             raise error
         detail = ascii(error.args[0]) if error.args else type(error).__name__
         if isinstance(error, tarfile.TarError):
-            refused[shard.name] = f"expected a whole shard, but reading on failed ({detail})"
+            refused[called] = f"expected a whole shard, but reading on failed ({detail})"
             return False  # what follows a damaged place cannot be found
-        refused[f"{shard.name}:{len(refused)}"] = f"a member cannot be used ({detail})"
+        refused[f"{called}:{len(refused)}"] = f"a member cannot be used ({detail})"
         return True
 
-    _note_irregular(shard, refused)
+    _note_irregular(shard, called, refused)
     try:
         with shard.open("rb") as stream:
             # A stream of our own, as webdataset would run a path that begins with "pipe:".
-            source = [{"url": shard.name, "stream": stream}]
+            source = [{"url": called, "stream": stream}]
             members = webdataset.tariterators.tar_file_expander(source, handler=note)
             for sample in webdataset.tariterators.group_by_keys(members, handler=note):
-                _write_sample(sample, folder, shard.name, refused)
+                _write_sample(sample, folder, called, refused)
     except tarfile.TarError as error:
         note(error)
-    if shard.name not in refused and not _has_end(shard):
-        refused[shard.name] = "expected a whole shard, but its end is missing"
+    if called not in refused and not _has_end(shard):
+        refused[called] = "expected a whole shard, but its end is missing"
 
 
 def _has_end(shard: Path) -> bool:
@@ -152,13 +170,13 @@ def _has_end(shard: Path) -> bool:
         return stream.read() == bytes(tarfile.BLOCKSIZE)
 
 
-def _note_irregular(shard: Path, refused: dict[str, str]) -> None:
+def _note_irregular(shard: Path, called: str, refused: dict[str, str]) -> None:
     """Names the links and devices of a shard, which webdataset passes over in silence."""
     # A damaged place ends this look; it is noted where the files are read.
     with suppress(OSError, tarfile.TarError), tarfile.open(shard, "r:") as archive:
         for member in archive:
             if not member.isreg() and not member.isdir():
-                place = f"{shard.name}:{ascii(member.name)[1:-1]}"
+                place = f"{called}:{ascii(member.name)[1:-1]}"
                 refused[place] = "expected a file, got a link or device"
 
 
