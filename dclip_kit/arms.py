@@ -20,7 +20,7 @@ from dclip_kit.precision import choose_precision
 from dclip_kit.preparation import TrainingSet
 from dclip_kit.selection import Candidate, select_alpha
 from dclip_kit.student import clone_clip, interpolate
-from dclip_kit.teacher import MetaTeacher
+from dclip_kit.teacher import MetaTeacher, build_teacher
 from dclip_kit.train import History, average_histories, distill
 
 
@@ -72,7 +72,8 @@ def train_arm(
     weights (arXiv 2203.05482).
 
     Args:
-        name: of the arm; without `teacher_embeddings` it is a contrastive control.
+        name: of the arm. Without `teacher_embeddings` it is a contrastive control, unless the
+            profile's student does without a teacher anyway.
         clip: the untouched CLIP.
         shown: the training data's pictures, and val, which decides; test is not looked at.
         features: of the training data.
@@ -83,7 +84,7 @@ def train_arm(
         texts: the training captions; only needed where the text tower trains.
     """
     settings = profile.student
-    if teacher_embeddings is None:
+    if teacher_embeddings is None and settings.distillation_weight:
         settings = contrastive_control(settings)
 
     precision = choose_precision(settings.mixed_precision)
@@ -105,7 +106,7 @@ def train_arm(
             features,
             settings,
             teacher_embeddings,
-            profile.seed + run,
+            member_seed(profile.seed, run),
             checkpoint and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
             validate,
             on_epoch,
@@ -122,6 +123,11 @@ def train_arm(
     return_memory()
     found = chosen.student, chosen.alpha, chosen.candidates, average_histories(histories)
     return Arm(name, *found, trained_text=settings.train_text)
+
+
+def member_seed(seed: int, member: int) -> int:
+    """The seed of a soup's member: runs of different seeds share none, and repeats are repeats."""
+    return seed + 1_000_003 * member
 
 
 def save_arm(arm: Arm, folder: Path) -> None:
@@ -161,14 +167,15 @@ def _halve(part: nn.Module) -> dict[str, Tensor]:
     return {name: x.half() if x.is_floating_point() else x for name, x in weights}
 
 
-def load_arms(clip: ClipBundle, folder: Path) -> dict[str, Arm]:
-    """Reads contrastive and dclip, beside the untouched CLIP, and says so.
+def load_arms(clip: ClipBundle, folder: Path, recipe: str = "dclip") -> dict[str, Arm]:
+    """Reads a recipe's arm and contrastive, beside the untouched CLIP, and says so.
 
     Raises:
         FileNotFoundError, ValueError: as `load_arm`.
     """
     arms = {"clip": Arm("clip", clip)}
-    arms |= {name: load_arm(name, clip, folder) for name in ("contrastive", "dclip")}
+    names = dict.fromkeys(("contrastive", recipe))
+    arms |= {name: load_arm(name, clip, folder) for name in names}
     mixed = ", ".join(
         f"{name} (α = {arm.alpha:g})" for name, arm in arms.items() if arm.alpha is not None
     )
@@ -199,14 +206,7 @@ def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTe
                 f"Expected a teacher with {name}={getattr(settings, name)!r} in {folder}, got "
                 f"{computed_with[name]!r}; change the profile or train another."
             )
-    teacher = MetaTeacher(
-        embed_dim,
-        settings.heads,
-        settings.layers,
-        settings.pooling_temperature,
-        settings.caption_free,
-        settings.masked,
-    )
+    teacher = build_teacher(embed_dim, settings)
     path = folder / "teacher.safetensors"
     load_weights(teacher, load_tensors(path), str(path))
     return teacher.eval(), record["history"]

@@ -159,18 +159,22 @@ def format_report(report: Mapping[str, Any]) -> str:
             "MAP here is what the published code calls so: the mean reciprocal rank (MRR) of the "
             "best match, and no mean average precision."
         )
+    arm = report.get("settings", {}).get("recipe", "dclip")
     for key, rival in (("gain", "clip"), ("gain_over_control", "contrastive")):
         gain = report[key]["text_to_image_recall_at_1"]
+        if gain is None:  # the control has none
+            continue
         low, high = gain["ci95"]
         lines.append(
-            f"dclip over {rival}, text→image R@1: {100 * gain['absolute']:+.1f} points "
+            f"{arm} over {rival}, text→image R@1: {100 * gain['absolute']:+.1f} points "
             f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}), "
             f"{100 * gain['relative']:+.1f} % relative."
         )
-    probe = ", ".join(f"{name} {_percent(r)}" for name, r in report["teacher_probe"].items())
+    if report["teacher_probe"]:
+        probe = ", ".join(f"{name} {_percent(r)}" for name, r in report["teacher_probe"].items())
+        lines.append(f"Teacher's R@1 with its own, another picture's and blank regions: {probe}.")
     made = "trained in this run" if report["trained_in_this_run"] else "loaded, not trained"
     cost = f"{report['seconds']:.0f} s, {report['peak_memory_mb']:.0f} MB at most"
-    lines.append(f"Teacher's R@1 with its own, another picture's and blank regions: {probe}.")
     return "\n".join([*lines, f"Profile {report['profile']}, {made}: {cost}."])
 
 

@@ -23,6 +23,7 @@ Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 heig
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 
+
 def read_ahead(
     read: Callable[[Item], Read],
     batches: Iterable[Sequence[Item]],

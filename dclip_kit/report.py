@@ -74,7 +74,7 @@ def arm_entry(
 def make_report(
     profile: Profile,
     results: Mapping[str, ArmResult],
-    probe: ShortcutProbe,
+    probe: ShortcutProbe | None,
     ceiling: float | None,
     seconds: float,
     trained_in_this_run: bool,
@@ -84,23 +84,25 @@ def make_report(
 
     Args:
         profile: its settings, kept whole under "settings".
-        results: by arm: "clip", "contrastive" and "dclip", and perhaps more.
-        probe: of the teacher.
+        results: by arm: "clip", "contrastive" and the recipe's, such as "dclip", and perhaps more.
+        probe: of the teacher; None where the recipe has none.
         ceiling: text→image Recall@1 that a perfect model could reach, where that is known.
         seconds: the run took.
         trained_in_this_run: or loaded.
         more: further entries.
 
     Raises:
-        ValueError: one of the three arms is missing.
+        ValueError: one of these arms is missing.
     """
-    missing = {"clip", "contrastive", "dclip"} - results.keys()
+    names = list(dict.fromkeys(("clip", "contrastive", profile.recipe)))
+    missing = set(names) - results.keys()
     if missing:
         raise ValueError(
-            f"Expected results of clip, contrastive and dclip, got none of "
-            f"{', '.join(sorted(missing))}; evaluate them too."
+            f"Expected results of {', '.join(names)}, got none of {', '.join(sorted(missing))}; "
+            "evaluate them too."
         )
-    clip, control, dclip = (results[name] for name in ("clip", "contrastive", "dclip"))
+    clip, control, arm = results["clip"], results["contrastive"], results[profile.recipe]
+    over_control = None if arm is control else compare_recall(control, arm)
     return {
         "profile": profile.name,
         "trained_in_this_run": trained_in_this_run,
@@ -110,10 +112,10 @@ def make_report(
             name: arm_entry(result, clip, profile.reciprocal_rank_as_map)
             for name, result in results.items()
         },
-        "gain": {"text_to_image_recall_at_1": compare_recall(clip, dclip)},
-        "gain_over_control": {"text_to_image_recall_at_1": compare_recall(control, dclip)},
+        "gain": {"text_to_image_recall_at_1": compare_recall(clip, arm)},
+        "gain_over_control": {"text_to_image_recall_at_1": over_control},
         "gain_of_control": {"text_to_image_recall_at_1": compare_recall(clip, control)},
-        "teacher_probe": asdict(probe),
+        "teacher_probe": probe and asdict(probe),
         "ceiling": ceiling,
         **more,
         "settings": profile.as_dict(),

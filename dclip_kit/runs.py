@@ -1,7 +1,10 @@
-"""A run's folder: which settings it had, and the models that came out of it."""
+"""A run's folder: which settings it had, what it has seen, and the models that came out of it."""
 
 import json
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,13 @@ from dclip_kit.arms import load_arm
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import Profile
 from dclip_kit.datasets.annotations import load_json
+from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.provenance import differing_entries
+from dclip_kit.seen import SeenPictures, describe_pocket, load_seen
 
 SETTINGS = "settings.json"
+SECONDS = "seconds.json"
 _RECORDS = (SETTINGS, "report.json")  # either says which CLIP the arms beside it are of
 
 
@@ -28,7 +34,8 @@ def require_settings(settings: Profile, folder: Path) -> None:
     path = folder / SETTINGS
     if not path.exists():
         return
-    differing = differing_entries(_read(path), settings.as_dict())
+    kept = {"recipe": Profile.recipe} | _read(path)  # older runs were all of one recipe
+    differing = differing_entries(kept, settings.as_dict())
     if differing:
         raise ValueError(
             f"Expected the settings of the run in {folder}, but they differ in "
@@ -48,6 +55,80 @@ def keep_settings(settings: Profile, folder: Path) -> None:
     write_atomically(folder / SETTINGS, json.dumps(settings.as_dict(), indent=1) + "\n")
 
 
+@contextmanager
+def count_seconds(folder: Path, began: float) -> Iterator[Callable[[], float]]:
+    """Counts the seconds of a run over all its legs, however each of them ended.
+
+    A leg that was killed counts up to the last file that it wrote into the run's folder.
+
+    Args:
+        folder: of the run.
+        began: what `time.monotonic` said when this leg began.
+
+    Yields:
+        A function that says how many there are so far.
+    """
+    path = folder / SECONDS
+    before = 0.0
+    if path.is_file():
+        kept = _read(path)
+        before = float(kept.get("seconds", 0.0))
+        if kept.get("running_since") is not None:
+            last = max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file())
+            before += max(0.0, last - float(kept["running_since"]))
+
+    def seconds() -> float:
+        return before + time.monotonic() - began
+
+    def keep(so_far: float, running_since: float | None) -> None:
+        if is_main_process():
+            record = {"seconds": round(so_far, 1), "running_since": running_since}
+            write_atomically(path, json.dumps(record) + "\n")
+
+    keep(before, time.time() - (time.monotonic() - began))
+    try:
+        yield seconds
+    finally:
+        keep(seconds(), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The run that an arm came out of.
+
+    Attributes:
+        folder: of the run.
+        settings: those of its profile, as JSON values.
+        seen: the pictures that it has seen; None where it left no record of them.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    seen: SeenPictures | None
+
+
+def find_run(reference: Path | str) -> Run | None:
+    """The run of an arm, by the arm's place; None for any other model.
+
+    Raises:
+        ValueError: the run's records are damaged.
+    """
+    place = Path(reference)
+    place = place.with_suffix("") if place.suffix == ".safetensors" else place
+    folder = place.parent
+    records = [folder / name for name in _RECORDS if (folder / name).is_file()]
+    if not records or not place.with_name(f"{place.name}.json").is_file():
+        return None
+    record = _read(records[0])
+    settings = record.get("settings", record)
+    if not isinstance(settings, dict) or not {"clip", "pretrained"} <= settings.keys():
+        raise ValueError(f"Expected clip and pretrained among the settings in {records[0]}.")
+    seen = load_seen(folder)
+    if seen is None and settings.get("data") == "pocket":  # scenes that need no record
+        seen = describe_pocket()
+    return Run(folder, settings, seen)
+
+
 def load_model(
     reference: str, pretrained: str | None = None, device: torch.device | str = "cpu"
 ) -> ClipBundle:
@@ -63,15 +144,10 @@ def load_model(
         FileNotFoundError, ValueError: as `load_clip` and `load_arm`, or it is a run's whole folder.
     """
     place = Path(reference)
-    place = place.with_suffix("") if place.suffix == ".safetensors" else place
-    records = [place.parent / name for name in _RECORDS if (place.parent / name).is_file()]
-    if records and place.with_name(f"{place.name}.json").is_file():
-        record = _read(records[0])
-        settings = record.get("settings", record)
-        if not isinstance(settings, dict) or not {"clip", "pretrained"} <= settings.keys():
-            raise ValueError(f"Expected clip and pretrained among the settings in {records[0]}.")
-        clip = _load_clip(settings["clip"], settings["pretrained"], device)
-        return replace(load_arm(place.name, clip, place.parent).clip, name=reference)
+    if run := find_run(place):
+        clip = _load_clip(run.settings["clip"], run.settings["pretrained"], device)
+        name = place.name.removesuffix(".safetensors")
+        return replace(load_arm(name, clip, run.folder).clip, name=reference)
     arms = [each.stem for each in sorted(place.glob("*.safetensors")) if _is_arm(each)]
     if arms:
         raise ValueError(

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dclip_kit.config import TeacherSettings
+
 
 @dataclass(frozen=True, eq=False)
 class Attended:
@@ -159,6 +161,22 @@ class MetaTeacher(nn.Module):
             words, _ = pool_by_agreement(tokens, token_mask, self.pooling_temperature)
             pooled = (pooled + words) / 2
         return TeacherOutput(F.normalize(pooled, dim=-1), region_to_token, token_to_region, share)
+
+
+def build_teacher(embed_dim: int, settings: TeacherSettings) -> MetaTeacher:
+    """An untrained teacher of these sizes.
+
+    Raises:
+        ValueError: as `MetaTeacher`.
+    """
+    return MetaTeacher(
+        embed_dim,
+        settings.heads,
+        settings.layers,
+        settings.pooling_temperature,
+        settings.caption_free,
+        settings.masked,
+    )
 
 
 def _check(features: Tensor, mask: Tensor, kind: str) -> None:

@@ -19,9 +19,9 @@ from dclip_kit.arms import (
     train_arm,
 )
 from dclip_kit.assets import asset_path
-from dclip_kit.config import Profile, get_profile
+from dclip_kit.config import Profile, contrastive_control, get_profile
 from dclip_kit.datasets import CaptionedImages
-from dclip_kit.detectors import Detector, load_detector
+from dclip_kit.detectors import Detector, load_detector, locate_weights
 from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle, load_clip
 from dclip_kit.evaluate import evaluate_retrieval, evaluate_zero_shot
@@ -37,8 +37,18 @@ from dclip_kit.printing import say
 from dclip_kit.profile_data import WalkData, load_data
 from dclip_kit.provenance import describe_source, digest_record
 from dclip_kit.reading import read_pixels
+from dclip_kit.runs import find_run
+from dclip_kit.seen import (
+    SeenPictures,
+    describe_pocket,
+    describe_seen,
+    keep_seen,
+    leave_out_trained,
+    load_seen,
+)
 from dclip_kit.store import FeatureStore
-from dclip_kit.teacher import MetaTeacher
+from dclip_kit.student import choose_parameters
+from dclip_kit.teacher import MetaTeacher, build_teacher
 from dclip_kit.train import TeacherRun, embed_with_teacher, train_teacher
 
 
@@ -61,6 +71,53 @@ def obtain_features(
         return features
     detector = choose_detector(profile, clip)
     return extract_features(clip, detector, dataset, profile.regions, folder=place)
+
+
+def require_trainable(profile: Profile, clip: ClipBundle) -> None:
+    """Checks what a profile asks of its CLIP and of its detector, before anything is computed.
+
+    Raises:
+        ValueError: the policy matches nothing in the image tower, or the teacher does not fit CLIP.
+        FileNotFoundError: the detector's weights are not to be had.
+    """
+    choose_parameters(clip, profile.student.train)
+    if profile.student.distillation_weight:
+        build_teacher(clip.embed_dim, profile.teacher)
+    locate_weights(profile.regions.detector)
+
+
+def describe_run(profile: Profile, data: WalkData, teacher: Path | None = None) -> SeenPictures:
+    """What a run on these data sees, and what its teacher from another run's folder has seen."""
+    if profile.data == "pocket":
+        seen = describe_pocket()
+    else:
+        own = profile.zero_shot != "pocket"  # its pictures to choose on are apart from the others
+        labelled = data.zero_shot_val.paths if own else ()
+        seen = describe_seen(data.train, data.val, labelled, profile.leak_guard == "content")
+    taught = load_taught(teacher) if teacher else None
+    return replace(seen, trained=seen.trained.join(taught.trained)) if taught else seen
+
+
+def leave_out_taught(data: WalkData, folder: Path) -> WalkData:
+    """Leaves out of val and test what the teacher in another run's folder has trained on.
+
+    Raises:
+        ValueError: too little is left to choose or to measure on.
+    """
+    seen = load_taught(folder)
+    if seen is None:
+        say(f"What the teacher in {folder} has trained on is not known: it left no record.")
+        return data
+    val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
+    for note in filter(None, (val.describe("val"), test.describe("test"))):
+        say(note)
+    return replace(data, val=val.dataset, test=test.dataset)
+
+
+def load_taught(folder: Path) -> SeenPictures | None:
+    """What a teacher in a run's folder has seen, as `find_run` knows it."""
+    run = find_run(folder / "teacher")
+    return run.seen if run else load_seen(folder)
 
 
 def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
@@ -99,30 +156,42 @@ def obtain_teacher(
 def obtain_arms(
     profile: Profile,
     clip: ClipBundle,
-    teacher: MetaTeacher,
+    teacher: MetaTeacher | None,
     train: CaptionedImages,
     features: FrozenFeatures | None,
     sets: EvaluationSets,
     saved: Path,
     checkpoints: Path | None = None,
 ) -> dict[str, Arm]:
-    """Trains contrastive and dclip; without features of the training data, loads the saved ones.
+    """Trains the profile's recipe and its control; without features, loads the saved ones.
 
     With a folder of checkpoints, each training goes on from where it was left, if it was.
 
+    Args:
+        profile: whose recipe names its arm.
+        clip: the untouched one.
+        teacher: may be None for a recipe that has none.
+        train: the training data.
+        features: of it; None loads.
+        sets: what the arms are chosen on.
+        saved: the folder of the arms.
+        checkpoints: the folder of what training goes on from.
+
     Returns:
-        clip (untouched), contrastive and dclip, by name. Trained ones are rounded to the half
-        precision that they are saved in, so that loading them gives the same figures.
+        clip (untouched), contrastive and the recipe's arm, by name. Trained ones are rounded to the
+        half precision that they are saved in, so that loading them gives the same figures.
     """
     if features is None:
-        return load_arms(clip, saved)
+        return load_arms(clip, saved, profile.recipe)
     arms = {"clip": Arm("clip", clip)}
-    targets = embed_with_teacher(teacher, features, profile.regions)
+    targets = embed_with_teacher(teacher, features, profile.regions) if teacher else None
     shown = prepare_training(profile, clip, train, features, sets)
-    for name, embeddings in (("contrastive", None), ("dclip", targets)):
+    control = replace(profile, student=contrastive_control(profile.student))
+    for name, settings in {"contrastive": control, profile.recipe: profile}.items():
+        embeddings = targets if settings.student.distillation_weight else None
         checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
         arm = train_arm(
-            name, clip, shown, features, profile, embeddings, checkpoint, texts=train.texts
+            name, clip, shown, features, settings, embeddings, checkpoint, texts=train.texts
         )
         arms[name] = round_tower(arm)
         if is_main_process():
@@ -156,6 +225,8 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
 
 def train_all(profile: Profile, clip: ClipBundle, data: WalkData, folder: Path) -> None:
     """Trains a profile's teacher and arms into a folder."""
+    if profile.data != "pocket":  # whose scenes need no record
+        keep_seen(describe_run(profile, data), folder)
     features = extract_features(clip, choose_detector(profile, clip), data.train, profile.regions)
     teacher = obtain_teacher(profile, clip, features, folder).teacher
     sets = prepare_evaluation(clip, data)

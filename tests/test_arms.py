@@ -13,6 +13,7 @@ from dclip_kit.arms import (
     load_arm,
     load_arms,
     load_teacher,
+    member_seed,
     round_tower,
     save_arm,
     save_teacher,
@@ -133,7 +134,8 @@ def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets
     arm = train_arm(
         "contrastive", clip, training_set(pixels, sets), features, profile, checkpoint=path
     )
-    runs = [distill(clip, pixels, features, profile.student, seed=3 + run) for run in range(3)]
+    seeds = [3, 3 + 1_000_003, 3 + 2 * 1_000_003]
+    runs = [distill(clip, pixels, features, profile.student, seed=seed) for seed in seeds]
     assert not torch.equal(weights(runs[0].student.model), weights(runs[1].student.model))
     tuned = clone_clip(clip)
     states = [run.student.model.state_dict() for run in runs]
@@ -147,6 +149,12 @@ def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets
         assert row["loss"] == pytest.approx(sum(losses) / 3)
     names = {"state.safetensors", "state-1.safetensors", "state-2.safetensors"}
     assert names <= {each.name for each in tmp_path.iterdir()}
+
+
+def test_soups_of_two_seeds_share_no_member() -> None:
+    members = [{member_seed(seed, member) for member in range(8)} for seed in range(50)]
+    assert len(set().union(*members)) == 8 * 50
+    assert member_seed(7, 0) == 7  # a run of one is what its seed says
 
 
 # On disk

@@ -19,6 +19,7 @@ from dclip_kit import detectors, walk
 from dclip_kit.commands import COMMANDS, main
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
+from dclip_kit.datasets.splits import read_test
 from dclip_kit.encoders import load_clip
 from dclip_kit.features import FrozenFeatures
 from dclip_kit.printing import printable
@@ -27,7 +28,7 @@ from dclip_kit.profile_data import load_data
 
 @pytest.fixture
 def own(tmp_path) -> Path:
-    return write_own(tmp_path / "own", range(20), ("gone.png,a", "0.png, "))
+    return write_own(tmp_path / "own", range(20), ("gone.png,a", "0.png, "), split=True)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def fake_detector(detector, monkeypatch):
 def test_inspect_reports_to_a_person_and_in_json(own, run, tmp_path) -> None:
     shutil.copy(own / "1.png", own / "twin.png")
     with (own / "captions.csv").open("a") as file:
-        file.write(f"\ntwin.png,{'word ' * 90}")
+        file.write(f"\ntwin.png,{'word ' * 90},train")
     test = write_own(tmp_path / "test", range(18, 24))
     report = tmp_path / "deep" / "report.json"
     code, out, _ = run("inspect", own, "--against", test, "--json", report)
@@ -70,7 +71,10 @@ def test_inspect_reports_to_a_person_and_in_json(own, run, tmp_path) -> None:
     assert f"Duplicates: 1 groups of equal pictures\n  {own}/1.png = {own}/twin.png" in out
     assert "Leaks: 2 pictures that are evaluation pictures too" in out
     found = json.loads(report.read_text())
-    assert found.keys() == {"format", "pictures", "captions", "duplicates", "leaks"}
+    keys = {"format", "pictures", "captions", "splits", "linked", "duplicates", "leaks"}
+    assert found.keys() == keys
+    assert found["splits"] == {"from": "column", "train": 17, "val": 2, "test": 2}
+    assert "Splits, from a column: train 17, val 2, test 2" in out
     assert found["pictures"]["usable"] == 21 and len(found["leaks"]) == 2
 
 
@@ -169,7 +173,7 @@ def test_embed_writes_features_and_whose_they_are(
     own, run, fake_detector, clip_folder, tmp_path
 ) -> None:
     out = tmp_path / "features"
-    code, said, _ = run("embed", own, "--out", out, "--model", clip_folder)
+    code, said, _ = run("embed", own, "--out", out, "--model", clip_folder, "--split", "all")
     assert code == 0 and "Encoded 20 pictures" in said and "unusable: 1;" in said
     features = FrozenFeatures.load(out)
     record = json.loads((out / "contents.json").read_text())
@@ -226,7 +230,7 @@ def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None
 
     # The same figures from evaluate, beside the untouched CLIP.
     figures = tmp_path / "figures.json"
-    models = ("--model", options[5], out / "dclip", "--data", own, "--zero-shot", options[3])
+    models = ("--model", options[5], out / "dclip")
     code, said, err = run("evaluate", *models, "--json", figures)
     assert code == 0, err
     assert "2 pictures, 4 captions" in said and "text → image Recall@1:" in said
@@ -265,19 +269,150 @@ def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
 def test_a_recipe_is_run_and_its_arms_are_read_back(run, options, own, tmp_path) -> None:
     """Where the text tower trains too, an arm is both towers, and training needs the captions."""
     out, published = tmp_path / "run", ("--recipe", "official_code", "--student.learning-rate", "1")
-    code, _, err = run("distill", "--out", out, *options, *published)
+    code, said, err = run("distill", "--out", out, *options, *published)
     assert code == 0, err
+    assert "official_code over contrastive" in said and f"{out}/official_code --out" in said
     report = json.loads((out / "report.json").read_text())
     settings = report["settings"]
     assert settings["student"]["train_text"] and not settings["regions"]["weighted"]
+    assert settings["recipe"] == "official_code"
+    assert report["arms"].keys() == {"clip", "contrastive", "official_code"}
     figures = tmp_path / "figures.json"
     measure = ("--data", own, "--zero-shot", options[3], "--json", figures)
-    assert run("evaluate", "--model", out / "contrastive", *measure)[0] == 0
-    found = json.loads(figures.read_text())["retrieval"][str(out / "contrastive")]
-    assert (
-        found["text_to_image"]["recall_at"]
-        == (report["arms"]["contrastive"]["text_to_image"]["recall_at"])
-    )
+    for name in ("contrastive", "official_code"):
+        assert run("evaluate", "--model", out / name, *measure)[0] == 0
+        found = json.loads(figures.read_text())["retrieval"][str(out / name)]
+        expected = report["arms"][name]["text_to_image"]["recall_at"]
+        assert found["text_to_image"]["recall_at"] == expected
+
+
+@pytest.mark.parametrize("recipe", ["contrastive", "rehearsal"])
+def test_a_recipe_without_a_teacher_trains_none(recipe, run, options, tmp_path) -> None:
+    out = tmp_path / "run"
+    code, said, err = run("distill", "--out", out, *options, "--recipe", recipe)
+    assert code == 0, err
+    arms = {"contrastive", recipe}
+    assert {path.stem for path in out.glob("*.safetensors")} == arms
+    assert {path.stem for path in (out / "checkpoints").glob("*.safetensors")} == arms
+    report = json.loads((out / "report.json").read_text())
+    assert report["arms"].keys() == {"clip", *arms} and report["teacher_probe"] is None
+    assert (report["gain_over_control"]["text_to_image_recall_at_1"] is None) == (len(arms) == 1)
+    assert f"{recipe} over clip" in said and "Teacher" not in said and "dclip over" not in said
+    history = json.loads((out / f"{recipe}.json").read_text())["history"]
+    assert ("rehearsal" in history[0]) == (recipe == "rehearsal")
+    code, _, err = run("train-teacher", "--out", out, *options, "--recipe", recipe)
+    assert code == 2 and f"a recipe with a teacher, got {recipe}" in err
+
+
+# What a run has seen
+
+
+@pytest.fixture
+def drawn(tmp_path) -> Path:
+    """Data without splits, large enough to be divided by any seed."""
+    return write_own(tmp_path / "drawn", range(60))
+
+
+def test_an_arm_is_measured_on_its_own_runs_test(run, options, drawn, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    code, _, err = run("distill", "--out", out, *options, "--data", drawn, "--seed", "1")
+    assert code == 0, err
+    report = json.loads((out / "report.json").read_text())
+    code, said, err = run("evaluate", "--model", out / "dclip", "--json", figures)
+    assert code == 0, err
+    found = json.loads(figures.read_text())
+    assert (found["data"], found["seed"], found["split"]) == (str(drawn), 1, "test")
+    expected = report["arms"]["dclip"]["text_to_image"]
+    assert found["retrieval"][str(out / "dclip")]["text_to_image"] == expected
+    assert found["left_out"]["trained_on"] == {str(out / "dclip"): []}
+    assert "has trained on" not in said and "are few to measure on" in said
+    # Half of the labelled pictures chose α: the accuracy is that of the others, as in the report.
+    (source,) = found["zero_shot"]
+    assert f"Zero-shot top-1, {source}: 18 pictures, without the 18 that a weight α was" in said
+    assert found["left_out"]["zero_shot_chosen_on"] == {source: 18}
+    top1 = found["zero_shot"][source][str(out / "dclip")]["top1"]
+    assert top1 == report["arms"]["dclip"]["zero_shot"]["top1"]
+
+    # Another seed's test has been trained on, mostly; the rest is measured, for all models.
+    models = (options[5], out / "dclip")
+    code, said, err = run("evaluate", "--model", *models, "--seed", "0", "--json", figures)
+    found = json.loads(figures.read_text())
+    test = read_test(drawn, seed=0).paths
+    trained = {Path(each["picture"]) for each in found["left_out"]["trained_on"][str(models[1])]}
+    if code == 0:
+        assert found["pictures"] == len(test) - len(trained) and trained < set(test)
+        assert f"Left out of {drawn}: {len(trained)} pictures that {models[1]} has" in said
+    else:  # nothing to speak of is left
+        assert code == 2 and "that no model has trained on" in err
+
+
+def test_trained_pictures_are_known_in_other_data(run, options, own, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    assert run("distill", "--out", out, *options)[0] == 0
+    other = write_own(tmp_path / "other", range(12, 24))
+    for seed in range(12, 16):
+        scene(seed).save(other / f"{seed}.png", format="JPEG", quality=70)
+    measure = ("--model", out / "dclip", "--data", other, "--split", "all", "--zero-shot", "")
+    code, said, err = run("evaluate", *measure, "--json", figures)
+    assert code == 0, err
+    assert said.startswith("8 pictures, 16 captions")
+    assert f"{out}/dclip was chosen on 2 pictures of {other}" in said
+    found = json.loads(figures.read_text())
+    (left_out,) = found["left_out"]["trained_on"].values()
+    assert sorted(Path(each["picture"]).name for each in left_out) == [
+        f"{seed}.png" for seed in range(12, 16)
+    ]
+    assert found["pictures"] == 8 and found["chosen_on"] == {str(out / "dclip"): 2}
+    code, said, err = run("evaluate", "--model", out / "dclip", "--data", own, "--split", "train")
+    assert (code, said) == (2, "") and "of 16 in own 0 are left" in err
+
+    # A run without a record says so.
+    (out / "pictures.json").unlink()
+    code, said, _ = run("evaluate", *measure)
+    assert code == 0 and f"What {out}/dclip has trained on is not known" in said
+
+
+def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp_path) -> None:
+    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
+    other = write_own(tmp_path / "other", range(8, 28), split=True)
+    table = other / "captions.csv"  # two of the teacher's pictures are measured on, and two are not
+    lines = table.read_text().replace(",test", ",train").replace(",val", ",train").splitlines()
+    splits = {"8.": "test", "9.": "test", "20.": "test", "21.": "test", "22.": "val", "23.": "val"}
+    for place, line in enumerate(lines):
+        for start, split in splits.items():
+            if line.startswith(start):
+                lines[place] = line.removesuffix(",train") + f",{split}"
+    table.write_text("\n".join(lines))
+    out = tmp_path / "b"
+    given = [*options, "--data", other, "--teacher", tmp_path / "a"]
+    code, said, err = run("distill", "--out", out, *given)
+    assert code == 0, err
+    assert f"Left out of test: 2 pictures that {tmp_path}/a has trained on" in said
+    assert "14 pictures to train on, 2 to choose on, 2 to measure on." in said
+    # The student knows them through its teacher.
+    measure = ("--data", other, "--split", "all", "--zero-shot", "")
+    code, said, _ = run("evaluate", "--model", out / "dclip", *measure)
+    assert code == 0 and said.startswith("4 pictures")
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--student.train", "last_blocks(9)"), "Expected at most 2 blocks"),
+        (("--teacher.heads", "5"), "heads that divide the width 32"),
+        (("--regions.detector", "no-such.pt"), "no-such.pt"),
+        (("--test", "nowhere"), "at nowhere, found nothing"),
+        (("--zero-shot", "imagenet:nowhere"), "labelled pictures at nowhere"),
+        (("--teacher", "nowhere"), "nowhere/teacher.json"),
+    ],
+)
+def test_what_a_run_cannot_do_is_said_before_data_is_read(
+    option, says, run, options, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("dclip_kit.datasets.splits.read_format", None)  # nobody may read
+    monkeypatch.setattr(walk, "obtain_features", None)
+    code, _, err = run("distill", "--out", tmp_path / "run", *options, *option)
+    assert code == 2 and says in err and not (tmp_path / "run").exists()
 
 
 def test_evaluate_may_leave_zero_shot_out_and_take_everything(run, own, clip_folder) -> None:

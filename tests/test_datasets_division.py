@@ -6,78 +6,72 @@ from pathlib import Path
 import pytest
 
 from dclip_kit.datasets.division import draw_splits, halve_labelled
-from dclip_kit.datasets.images import CaptionedImages, LabelledImages
+from dclip_kit.datasets.images import LabelledImages
 
 
-def write(folder: Path, contents: dict[str, bytes]) -> CaptionedImages:
+def write(folder: Path, contents: dict[str, bytes]) -> list[Path]:
     """Files of these bytes; nothing here looks at the pictures themselves."""
     folder.mkdir(exist_ok=True)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    paths = tuple(folder / name for name in contents)
-    return CaptionedImages(paths, tuple((f"of {p.name}",) for p in paths), "all", folder.name)
+    return [folder / name for name in contents]
 
 
 @pytest.fixture
-def dataset(tmp_path) -> CaptionedImages:
-    return write(tmp_path / "own", {f"{i}.jpg": f"picture {i}".encode() for i in range(50)})
+def paths(tmp_path) -> list[Path]:
+    return write(tmp_path / "own", {f"{i}.jpg": f"picture {i}".encode() for i in range(500)})
 
 
-def names(dataset: CaptionedImages) -> list[str]:
-    return [path.name for path in dataset.paths]
+def names(paths: list[Path], splits: list[str], split: str) -> set[str]:
+    return {path.name for path, own in zip(paths, splits, strict=True) if own == split}
 
 
-def test_a_tenth_goes_to_each_split_and_nothing_is_lost(dataset) -> None:
-    parts = draw_splits(dataset, ["val", "test"])
-    assert {split: len(part) for split, part in parts.items()} == {
-        "train": 40,
-        "val": 5,
-        "test": 5,
-    }
-    assert all(part.split == split for split, part in parts.items())
-    everything = [name for part in parts.values() for name in names(part)]
-    assert sorted(everything) == sorted(names(dataset))
-    for part in parts.values():
-        assert names(part) == [name for name in names(dataset) if name in names(part)]  # in order
-        assert part.captions == tuple((f"of {name}",) for name in names(part))
+def test_about_a_tenth_goes_to_each_split(paths) -> None:
+    splits = draw_splits(paths, ["val", "test"])
+    assert set(splits) == {"train", "val", "test"}
+    for split in ("val", "test"):  # a binomial of 500: three standard deviations are 20
+        assert 30 <= splits.count(split) <= 70
 
 
-def test_what_exists_is_not_drawn(dataset) -> None:
-    assert draw_splits(dataset, []) == {"train": dataset}
-    parts = draw_splits(dataset, ["val"])
-    assert {split: len(part) for split, part in parts.items()} == {"train": 45, "val": 5}
+def test_what_exists_is_not_drawn(paths) -> None:
+    assert set(draw_splits(paths, [])) == {"train"}
+    both, val = draw_splits(paths, ["val", "test"]), draw_splits(paths, ["val"])
+    assert set(val) == {"train", "val"}
+    assert names(paths, val, "val") == names(paths, both, "val")  # the same, drawn alone
+    test = draw_splits(paths, ["test"])
+    assert names(paths, test, "test") == names(paths, both, "test")
 
 
-def test_the_seed_decides_and_neither_names_nor_order_do(dataset, tmp_path) -> None:
-    first = {split: set(names(part)) for split, part in draw_splits(dataset, ["val"], 7).items()}
-    again = draw_splits(dataset.select(range(49, -1, -1)), ["val"], 7)
-    assert {split: set(names(part)) for split, part in again.items()} == first
-    assert set(names(draw_splits(dataset, ["val"], 8)["val"])) != first["val"]
-    renamed = write(tmp_path / "b", {f"x{p.name}": p.read_bytes() for p in dataset.paths})
-    moved = draw_splits(renamed, ["val"], 7)["val"]
-    assert {name[1:] for name in names(moved)} == first["val"]
+def test_the_seed_decides_and_neither_names_nor_order_do(paths, tmp_path) -> None:
+    first = names(paths, draw_splits(paths, ["val"], 7), "val")
+    backwards = paths[::-1]
+    assert names(backwards, draw_splits(backwards, ["val"], 7), "val") == first
+    assert names(paths, draw_splits(paths, ["val"], 8), "val") != first
+    renamed = write(tmp_path / "b", {f"x{p.name}": p.read_bytes() for p in paths})
+    moved = names(renamed, draw_splits(renamed, ["val"], 7), "val")
+    assert {name[1:] for name in moved} == first
 
 
-def test_copies_of_a_file_stay_together(dataset, tmp_path) -> None:
-    for path in dataset.paths:
-        shutil.copy(path, path.with_name(f"copy of {path.name}"))
-    copies = tuple(path.with_name(f"copy of {path.name}") for path in dataset.paths)
-    both = CaptionedImages(dataset.paths + copies, dataset.captions * 2, "all", "own")
-    for part in draw_splits(both, ["val", "test"]).values():
-        assert sum(name.startswith("copy") for name in names(part)) * 2 == len(part)
+def test_a_picture_keeps_its_split_whatever_is_added(paths, tmp_path) -> None:
+    before = dict(zip(paths, draw_splits(paths, ["val", "test"]), strict=True))
+    more = write(tmp_path / "own", {f"new {i}.jpg": f"more {i}".encode() for i in range(900)})
+    after = dict(zip(paths + more, draw_splits(paths + more, ["val", "test"]), strict=True))
+    assert {path: after[path] for path in paths} == before
+    assert "test" in {after[path] for path in more}
 
 
-def test_too_few_different_pictures_are_refused(tmp_path) -> None:
-    few = write(tmp_path / "own", {f"{i}.jpg": b"%d" % (i % 5) for i in range(9)})
-    with pytest.raises(ValueError, match=r"at least 6 different .* train, val, test, got 5"):
-        draw_splits(few, ["val", "test"])
-    assert len(draw_splits(few, ["val"])["val"]) >= 2
+def test_copies_of_a_file_stay_together(paths) -> None:
+    copies = [path.with_name(f"copy of {path.name}") for path in paths]
+    for path, copy in zip(paths, copies, strict=True):
+        shutil.copy(path, copy)
+    splits = draw_splits(paths + copies, ["val", "test"])
+    assert splits[: len(paths)] == splits[len(paths) :]
 
 
-def test_a_picture_that_has_gone_is_named(dataset) -> None:
-    dataset.paths[3].unlink()
-    with pytest.raises(ValueError, match=r"Expected to read .*3\.jpg"):
-        draw_splits(dataset, ["val"])
+def test_a_picture_that_has_gone_is_named(paths) -> None:
+    paths[3].unlink()
+    with pytest.raises(ValueError, match=r"divide all pictures .*3\.jpg"):
+        draw_splits(paths, ["val"])
 
 
 def labelled(labels: list[int]) -> LabelledImages:

@@ -13,14 +13,24 @@ from dclip_kit.datasets import curate, read_captioned
 from dclip_kit.datasets.splits import LeftOut, is_manifest, read_splits, read_test
 
 
-def write_own(folder: Path, seeds: range, rows: tuple[str, ...] = ()) -> Path:
-    """A captions.csv of one's own, with a picture a seed."""
+def write_own(folder: Path, seeds: range, rows: tuple[str, ...] = (), split: bool = False) -> Path:
+    """A captions.csv of one's own, with a picture a seed.
+
+    Args:
+        folder: to write into.
+        seeds: of the pictures.
+        rows: more of the table.
+        split: whether a column says that the last two pictures are test, two before them val.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["image,caption"]
-    for seed in seeds:
-        scene(seed).save(folder / f"{seed}.png")
-        lines += [f"{seed}.png,picture {seed}", f"{seed}.png,again {seed}"]
-    (folder / "captions.csv").write_text("\n".join([*lines, *rows]))
+    lines = ["image,caption" + ",split" * split]
+    for place, seed in enumerate(seeds, start=1 - len(seeds)):
+        own = f",{'test' if place > -2 else 'val' if place > -4 else 'train'}" * split
+        # Bytes that no version of a library changes, as they decide a picture's split.
+        scene(seed).save(folder / f"{seed}.png", format="BMP")
+        lines += [f"{seed}.png,picture {seed}{own}", f"{seed}.png,again {seed}{own}"]
+    lines += [row + ",train" * split for row in rows]
+    (folder / "captions.csv").write_text("\n".join(lines))
     return folder
 
 
@@ -29,16 +39,75 @@ def names(dataset) -> list[str]:
 
 
 def test_data_without_splits_is_divided(tmp_path) -> None:
-    splits = read_splits(write_own(tmp_path, range(30)))
+    splits = read_splits(write_own(tmp_path, range(100)))
     sizes = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
-    assert sizes == {"train": 24, "val": 3, "test": 3}
+    assert sum(sizes.values()) == 100 and min(sizes["val"], sizes["test"]) > 2
     assert sorted(names(splits.train) + names(splits.val) + names(splits.test)) == sorted(
-        f"{seed}.png" for seed in range(30)
+        f"{seed}.png" for seed in range(100)
     )
     assert [splits.train.split, splits.val.split, splits.test.split] == ["train", "val", "test"]
     assert str(splits.left_out) == ""
     assert read_splits(tmp_path, seed=1).test != splits.test == read_splits(tmp_path).test
     assert read_test(tmp_path).paths == splits.test.paths != read_test(tmp_path, seed=1).paths
+
+
+def test_pictures_keep_their_splits_when_others_are_added(tmp_path) -> None:
+    before = read_splits(write_own(tmp_path, range(100)))
+    after = read_splits(write_own(tmp_path, range(150)))
+    for split in ("train", "val", "test"):
+        assert set(names(getattr(before, split))) <= set(names(getattr(after, split)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_column_says_the_splits(seed, tmp_path) -> None:
+    splits = read_splits(write_own(tmp_path, range(20), split=True), seed=seed)
+    assert names(splits.test) == ["18.png", "19.png"] and names(splits.val) == ["16.png", "17.png"]
+    assert names(splits.train) == [f"{number}.png" for number in range(16)]
+    assert read_test(tmp_path, seed=seed).paths == splits.test.paths
+    # Where other data is measured on, the test is left alone and not trained on.
+    elsewhere = read_splits(tmp_path, test=write_own(tmp_path / "other", range(30, 33)), seed=seed)
+    assert elsewhere.train.paths == splits.train.paths and len(elsewhere.test) == 3
+    given = read_splits(write_own(tmp_path / "mine", range(40, 140)), test=tmp_path, seed=seed)
+    assert names(given.test) == ["18.png", "19.png"]  # its own test, and not all of it
+
+
+def test_folders_say_the_splits(tmp_path) -> None:
+    for folder, seeds in {"train": range(8), "validation": range(8, 11), "test": (20, 21)}.items():
+        (tmp_path / folder).mkdir()
+        for seed in seeds:
+            scene(seed).save(tmp_path / folder / f"{seed}.png")
+            (tmp_path / folder / f"{seed}.txt").write_text("a picture")
+    splits = read_splits(tmp_path)
+    assert (len(splits.train), names(splits.val)) == (8, ["10.png", "8.png", "9.png"])
+    assert names(splits.test) == ["20.png", "21.png"]
+
+
+def test_a_split_that_the_data_lacks_is_drawn_from_train(tmp_path) -> None:
+    own = write_own(tmp_path, range(100), split=True)
+    table = own / "captions.csv"
+    table.write_text(table.read_text().replace(",val", ",train"))
+    splits = read_splits(own)
+    assert names(splits.test) == ["98.png", "99.png"]
+    assert len(splits.val) > 2 and len(splits.train) + len(splits.val) == 98
+
+
+def test_splits_that_got_too_few_pictures_are_refused(tmp_path) -> None:
+    own = write_own(tmp_path, range(5), split=True)
+    with pytest.raises(
+        ValueError, match=r"2 pictures in each split.* train 1, val 2, test 2; give"
+    ):
+        read_splits(own)
+    drawn = write_own(tmp_path / "drawn", range(4))
+    with pytest.raises(ValueError, match=r"each split of drawn, got train \d, val \d, test \d"):
+        read_splits(drawn)
+    with pytest.raises(ValueError, match=r"2 pictures to measure on in .*drawn, got [01] of 4"):
+        read_test(drawn)
+    # A column that names a test alone says nothing of what to train on.
+    table = own / "captions.csv"
+    table.write_text(table.read_text().replace(",train", ",test").replace(",val", ",test"))
+    with pytest.raises(ValueError, match="train 0, val 0, test 5"):
+        read_splits(own)
+    assert len(read_test(own)) == 5
 
 
 def test_twins_leave_the_split_that_is_trained_on(tmp_path) -> None:
@@ -64,13 +133,14 @@ def test_twins_leave_the_split_that_is_trained_on(tmp_path) -> None:
 
 def test_equal_names_in_two_folders_are_two_pictures(tmp_path) -> None:
     for place in ("cats", "dogs"):
-        for seed in range(10):
+        for seed in range(50):
             (tmp_path / place).mkdir(exist_ok=True)
-            scene(seed + 100 * (place == "dogs")).save(tmp_path / place / f"{seed}.png")
+            picture = scene(seed + 100 * (place == "dogs"))
+            picture.save(tmp_path / place / f"{seed}.png", format="BMP")
             (tmp_path / place / f"{seed}.txt").write_text(f"one of {place}")
     splits = read_splits(tmp_path)
     assert not splits.left_out.leaks
-    assert len(splits.train) + len(splits.val) + len(splits.test) == 20
+    assert len(splits.train) + len(splits.val) + len(splits.test) == 100
 
 
 def test_numbers_name_pictures_where_nothing_else_tells(tmp_path) -> None:
@@ -87,7 +157,7 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path) -> None:
     rows = ("gone.png,a", "0.png,", "blank.png, ", "plain1.png,p", "plain2.png,p")
     for name, value in (("blank", 3), ("plain1", 40), ("plain2", 41)):
         Image.new("RGB", (9, 9), (value,) * 3).save(tmp_path / f"{name}.png")
-    left_out = read_splits(write_own(tmp_path, range(12), rows)).left_out
+    left_out = read_splits(write_own(tmp_path, range(12), rows, split=True)).left_out
     assert [Path(place).name for place in left_out.unusable] == ["gone.png"]
     assert (left_out.without_captions, left_out.empty_captions) == (1, 2)
     assert {Path(p).name for p in left_out.not_compared} <= {"plain1.png", "plain2.png"}
@@ -122,20 +192,21 @@ def test_karpathys_splits_serve_as_they_are_called(tmp_path) -> None:
 
 
 def test_cocos_val_is_the_test_unless_another_is_given(tmp_path) -> None:
-    numbers = [1, 2, 4, 5, 7, 8, 10, 11]  # picture 3n has no caption there
+    numbers = [n for n in range(1, 151) if n % 3]  # picture 3n has no caption there
     write_coco(tmp_path, "train2017", "", numbers)
-    write_coco(tmp_path, "val2017", "", [20, 22])
+    write_coco(tmp_path, "val2017", "", [200, 202])
     for i, path in enumerate(sorted(tmp_path.glob("*2017/*.jpg"))):
-        scene(i).save(path)
+        scene(i).save(path, format="BMP")
     splits = read_splits(tmp_path)
-    assert splits.test.image_ids == ("coco:20", "coco:22")
-    assert (len(splits.train), len(splits.val)) == (6, 2)
+    assert splits.test.image_ids == ("coco:200", "coco:202")
+    assert len(splits.train) + len(splits.val) == 100 and len(splits.val) > 2
     assert read_test(tmp_path).paths == splits.test.paths
-    own = write_own(tmp_path / "own", range(50, 53))
+    own = write_own(tmp_path / "own", range(250, 253))
     measured = read_splits(tmp_path, test=own)
-    assert (len(measured.train), measured.val.image_ids) == (8, splits.test.image_ids)
+    assert (len(measured.train), measured.val.image_ids) == (100, splits.test.image_ids)
     one_file = read_splits(tmp_path / "annotations/captions_train2017.json")
-    assert [len(one_file.train), len(one_file.val), len(one_file.test)] == [4, 2, 2]
+    parts = (one_file.train, one_file.val, one_file.test)
+    assert sum(map(len, parts)) == 100 and min(map(len, parts)) > 2
 
 
 @pytest.fixture
@@ -173,7 +244,7 @@ def test_no_data_says_so(make, tmp_path) -> None:
 
 def test_a_split_that_leaks_emptied_says_why(tmp_path) -> None:
     own = write_own(tmp_path / "own", range(8))
-    with pytest.raises(ValueError, match=r"at least 2 pictures for train, got 0.* another split"):
+    with pytest.raises(ValueError, match=r"at least 2 .*train 0.* another split"):
         read_splits(own, test=write_own(tmp_path / "test", range(8)))
 
 

@@ -97,13 +97,12 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., int]]:
     """The commands, with a profile's values for defaults."""
     clip = {"model": profile.clip, "pretrained": profile.pretrained}
     found = ("detector", "confidence", "max_regions")
-    measured = {name: getattr(profile, name) for name in ("data", "zero_shot", "templates")}
     defaults: dict[str, dict[str, Any]] = {
         "detect": {name: getattr(profile.regions, name) for name in found},
         "embed": {**clip, "regions": profile.regions},
         "train-teacher": {"settings": profile},
         "distill": {"settings": profile},
-        "evaluate": {**clip, "model": (profile.clip,), **measured},
+        "evaluate": {**clip, "model": (profile.clip,), "profile": profile.name},
         "export": {"pretrained": profile.pretrained},
         "search": clip,
     }

@@ -7,7 +7,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
+from dclip_kit.config import PROFILES
 from dclip_kit.printing import printable
 
 
@@ -38,32 +39,39 @@ def evaluate(
     *,
     model: tuple[str, ...],
     pretrained: str | None,
-    data: str,
-    zero_shot: str,
-    templates: Literal["auto", "pocket", "imagenet", "paper"],
+    data: str | None = None,
+    zero_shot: str | None = None,
+    templates: Literal["auto", "pocket", "imagenet", "paper"] | None = None,
     images: Path | None = None,
     split: str = "test",
-    seed: int = 0,
+    seed: int | None = None,
     json: Path | None = None,
     device: str = "auto",
+    profile: str = "pocket",
 ) -> int:
     """Measures models: retrieval both ways with 95 % intervals, and zero-shot classification.
+
+    Pictures that one of the models has trained on, whatever data set they come from, are left out
+    for all of them, and so are labelled pictures that one was chosen on; both are counted.
 
     Args:
         model: one or more, the first of which the others are compared with: "pocket", an
             architecture of open_clip, a folder that export wrote, or an arm that distill wrote
             (runs/x/dclip).
         pretrained: for architectures: a tag of open_clip, such as openai, or a file.
-        data: captioned pictures, as inspect takes them, or "pocket".
-        zero_shot: labelled pictures, all of which are classified: "pocket", imagenet:FOLDER,
-            cifar10:FOLDER, cifar100:FOLDER, or a folder with a folder a class; "" leaves this out.
+        data: captioned pictures, as inspect takes them, or "pocket"; left out, those of the first
+            arm's run, which it measured on, and where there is no arm, the profile's.
+        zero_shot: labelled pictures: "pocket", imagenet:FOLDER, cifar10:FOLDER, cifar100:FOLDER, or
+            a folder with a folder a class; "" leaves this out. Left out, as for data.
+        templates: what classes are put into: auto is CLIP's 80 except for the pocket, paper is one.
+            Left out, as for data.
         images: the folder that the pictures' names are below; else it is looked for.
         split: "test" is what distill measures on, a tenth where the data has no splits; "all" is
             everything; formats with splits have more (val, test_1k_0, …).
-        templates: what classes are put into: auto is CLIP's 80 except for the pocket, paper is one.
-        seed: that distill was given.
+        seed: of drawing splits that data has not; left out, that of the first arm's run, else 0.
         json: file for all figures.
         device: auto, cpu, cuda:0, …
+        profile: what the other options' values are left out of.
     """
     if json:
         require_writable(json)
@@ -78,29 +86,58 @@ def evaluate(
         prepare_retrieval,
         prepare_zero_shot,
     )
-    from dclip_kit.profile_data import choose_templates, read_measured, read_zero_shot
-    from dclip_kit.runs import load_model
+    from dclip_kit.profile_data import (
+        choose_measured,
+        choose_templates,
+        read_measured,
+        read_zero_shot,
+    )
+    from dclip_kit.runs import find_run, load_model
+    from dclip_kit.seen import leave_out_chosen, leave_out_trained
 
-    if not data:
-        raise ValueError("Expected captioned pictures to measure on, got none; give --data.")
-    captioned = read_measured(data, images, split, seed)
-    labelled = read_zero_shot(zero_shot) if zero_shot else ()
+    runs = {name: run for name in model if (run := find_run(name))}
+    place = choose_measured(
+        [run.settings for run in runs.values()],
+        PROFILES[profile],
+        data,
+        str(images) if images else None,
+        zero_shot,
+        templates,
+        seed,
+    )
+    folder = Path(place.images) if place.images else None
+    captioned = read_measured(place.data, folder, split, place.seed, place.test)
+    seen = {name: run.seen for name, run in runs.items() if run.seen}
+    unseen = leave_out_trained(captioned, seen)
+    captioned = unseen.dataset
+    digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
+    labelled = {
+        each.source: (each, leave_out_chosen(each, digests))
+        for each in (read_zero_shot(place.zero_shot) if place.zero_shot else ())
+    }
     found = {}
-    known: dict[str, dict[str, ZeroShot]] = {each.source: {} for each in labelled}
+    known: dict[str, dict[str, ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = load_model(name, pretrained, choose_device(device))
         found[name] = evaluate_retrieval(clip, prepare_retrieval(clip, captioned, read=False))
-        for each in labelled:
-            prompts = TEMPLATE_SETS[choose_templates(zero_shot, templates)]
+        for source, (_, each) in labelled.items():
+            prompts = TEMPLATE_SETS[choose_templates(place.zero_shot, place.templates)]
             prepared = prepare_zero_shot(clip, each, False, prompts)
-            known[each.source][name] = evaluate_zero_shot(clip, prepared)
+            known[source][name] = evaluate_zero_shot(clip, prepared)
     if not is_main_process():
         return 0
     gains = {name: compare(found[model[0]], found[name]) for name in model[1:]}
+    notes = [unseen.describe(place.data), warn_of_few(len(captioned))]
+    notes += [
+        f"What {name} has trained on is not known: its run left no record."
+        for name, run in runs.items()
+        if run.seen is None
+    ]
     if json:
         record = {
-            "data": data,
+            "data": place.data,
             "split": split,
+            "seed": place.seed,
             "pictures": len(captioned),
             "captions": len(captioned.texts),
             "retrieval": {name: each.as_dict() for name, each in found.items()},
@@ -112,16 +149,35 @@ def evaluate(
                 source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
                 for source, results in known.items()
             },
+            "left_out": {
+                "trained_on": {
+                    name: [
+                        {"picture": str(x.picture), "trained": str(x.evaluation), "by": x.by}
+                        for x in leaks
+                    ]
+                    for name, leaks in unseen.trained.items()
+                },
+                "zero_shot_chosen_on": {
+                    source: len(whole) - len(rest) for source, (whole, rest) in labelled.items()
+                },
+            },
+            "chosen_on": unseen.chosen,
+            "no_record": [name for name, run in runs.items() if run.seen is None],
         }
         write_atomically(json, json_format.dumps(record, indent=1) + "\n")
-    what = f"{printable(data)} ({printable(split)})"
-    print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}\n")
-    print(format_retrieval({printable(name): each for name, each in found.items()}))
+    what = f"{printable(place.data)} ({printable(split)})"
+    print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}")
+    for note in filter(None, notes):
+        print(printable(note))
+    print("\n" + format_retrieval({printable(name): each for name, each in found.items()}))
     for name, own in gains.items():
         print(f"\n{printable(name)} beside {printable(model[0])}")
         for way, (first, *_) in own.items():
             print(f"  {say_gain(first, f'{way} Recall@1')}")
     for source, results in known.items():
-        print(f"\nZero-shot top-1, {printable(source)}")
+        whole, rest = labelled[source]
+        others = f", without the {len(whole) - len(rest):,} that a weight α was chosen on"
+        counted = f"{len(rest):,} pictures{others * (len(rest) < len(whole))}"
+        print(f"\nZero-shot top-1, {printable(source)}: {counted}")
         print(format_zero_shot({printable(name): each for name, each in results.items()}))
     return 0

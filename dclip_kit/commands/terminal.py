@@ -5,6 +5,8 @@ from pathlib import Path
 
 from dclip_kit.printing import printable
 
+_FEW = 100  # pictures: a percent each
+
 
 def require_writable(path: Path, kind: str = "file") -> None:
     """Checks before the work whether its result can be written.
@@ -48,3 +50,13 @@ def choose_device(name: str) -> str:
             f"({str(error).splitlines()[0]})."
         ) from error
     return name
+
+
+def warn_of_few(pictures: int) -> str:
+    """A sentence where a test is too small for its figures to say much; else nothing."""
+    if pictures >= _FEW:
+        return ""
+    return (
+        f"Note: {pictures} pictures are few to measure on: one more or less moves these figures by "
+        f"{100 / max(pictures, 1):.0f} points or more, and intervals of so few are too narrow."
+    )

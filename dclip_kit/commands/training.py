@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
 from dclip_kit.config import Profile
 from dclip_kit.printing import printable, say
 
@@ -29,17 +29,28 @@ def train_teacher(
             the same ones alike; else OUT.
         device: auto, cpu, cuda:0, …
     """
-    require_writable(out, "folder")
-    from dclip_kit.profile_data import load_data
-    from dclip_kit.runs import keep_settings, load_model, require_settings
-    from dclip_kit.walk import obtain_features, obtain_teacher
+    began = time.monotonic()
+    for folder in (out, features or out):
+        require_writable(folder, "folder")
+    from dclip_kit.profile_data import load_data, require_data
+    from dclip_kit.runs import count_seconds, keep_settings, load_model, require_settings
+    from dclip_kit.seen import keep_seen
+    from dclip_kit.walk import describe_run, obtain_features, obtain_teacher, require_trainable
 
+    if not settings.student.distillation_weight:
+        raise ValueError(
+            f"Expected a recipe with a teacher, got {settings.recipe}; take --recipe dclip."
+        )
     require_settings(settings, out)
-    data = load_data(settings)
+    require_data(settings)
     clip = load_model(settings.clip, settings.pretrained, choose_device(device))
+    require_trainable(settings, clip)
+    data = load_data(settings)
     keep_settings(settings, out)
-    encoded = obtain_features(settings, clip, data.train, features or out)
-    obtain_teacher(settings, clip, encoded, out, out / "checkpoints" / "teacher.safetensors")
+    with count_seconds(out, began):
+        keep_seen(describe_run(settings, data), out)
+        encoded = obtain_features(settings, clip, data.train, features or out)
+        obtain_teacher(settings, clip, encoded, out, out / "checkpoints" / "teacher.safetensors")
     return 0
 
 
@@ -51,12 +62,12 @@ def distill(
     features: Path | None = None,
     device: str = "auto",
 ) -> int:
-    """Fine-tunes a CLIP on captioned pictures, with DCLIP and without a teacher, and measures both.
+    """Fine-tunes a CLIP on captioned pictures by a recipe and by its control, and measures both.
 
-    Writes into OUT the teacher, the arms contrastive (the control) and dclip, each mixed with the
-    untouched CLIP at the weight that is best on val, and report.json, whose table it prints. Run
-    again with the same options, it continues where it was stopped. --profile and --recipe choose
-    what the options below are unless given.
+    Writes into OUT the teacher if the recipe has one, the arms contrastive (the control) and the
+    recipe's (dclip), each mixed with the untouched CLIP at the weight that is best on val, and
+    report.json, whose table it prints. Run again with the same options, it continues where it was
+    stopped. --profile and --recipe choose what the options below are unless given.
 
     Args:
         out: the folder of the run, such as runs/mine.
@@ -67,56 +78,71 @@ def distill(
         device: auto, cpu, cuda:0, …
     """
     began = time.monotonic()
-    require_writable(out, "folder")
+    for folder in (out, features or out):
+        require_writable(folder, "folder")
     from dclip_kit.distributed import is_main_process
     from dclip_kit.notebooks import format_report
     from dclip_kit.preparation import prepare_evaluation
     from dclip_kit.probe import shortcut_probe
-    from dclip_kit.profile_data import load_data
+    from dclip_kit.profile_data import load_data, require_data
     from dclip_kit.report import make_report, write_report
-    from dclip_kit.runs import keep_settings, load_model, require_settings
+    from dclip_kit.runs import count_seconds, keep_settings, load_model, require_settings
+    from dclip_kit.seen import keep_seen
     from dclip_kit.walk import (
+        describe_run,
         evaluate_arms,
+        leave_out_taught,
         obtain_arms,
         obtain_features,
         obtain_teacher,
+        require_trainable,
     )
 
     require_settings(settings, out)
+    require_data(settings)
+    clip = load_model(settings.clip, settings.pretrained, choose_device(device))
+    require_trainable(settings, clip)
+    taught = bool(settings.student.distillation_weight)
+    loaded = obtain_teacher(settings, clip, None, teacher) if teacher and taught else None
     data = load_data(settings)
+    if loaded and teacher:
+        data = leave_out_taught(data, teacher)
     say(
         f"{len(data.train):,} pictures to train on, {len(data.val):,} to choose on, "
         f"{len(data.test):,} to measure on."
     )
-    clip = load_model(settings.clip, settings.pretrained, choose_device(device))
     keep_settings(settings, out)
-    encoded = obtain_features(settings, clip, data.train, features or out)
-    state = out / "checkpoints"
-    run = obtain_teacher(
-        settings,
-        clip,
-        None if teacher else encoded,
-        teacher or out,
-        state / "teacher.safetensors",
-    )
-    sets = prepare_evaluation(clip, data)
-    arms = obtain_arms(settings, clip, run.teacher, data.train, encoded, sets, out, state)
-    results = evaluate_arms(arms, sets)
-    seen = obtain_features(settings, clip, data.test, features or out)
-    report = make_report(
-        settings,
-        results,
-        shortcut_probe(run.teacher, clip, seen, settings.regions),
-        data.ceiling,
-        time.monotonic() - began,
-        trained_in_this_run=True,
-        left_out=data.left_out and data.left_out.as_dict(),
-    )
-    if is_main_process():
-        write_report(report, out / "report.json")
-        print(format_report(json_format.loads(json_format.dumps(report))))
-        print(
-            f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
-            f"{printable(out / 'dclip')} --out FOLDER"
+    with count_seconds(out, began) as seconds:
+        keep_seen(describe_run(settings, data, teacher if loaded else None), out)
+        encoded = obtain_features(settings, clip, data.train, features or out)
+        state = out / "checkpoints"
+        run = loaded
+        if taught and not run:
+            run = obtain_teacher(settings, clip, encoded, out, state / "teacher.safetensors")
+        sets = prepare_evaluation(clip, data)
+        trained = run.teacher if run else None
+        arms = obtain_arms(settings, clip, trained, data.train, encoded, sets, out, state)
+        results = evaluate_arms(arms, sets)
+        probe = None
+        if run:
+            seen = obtain_features(settings, clip, data.test, features or out)
+            probe = shortcut_probe(run.teacher, clip, seen, settings.regions)
+        report = make_report(
+            settings,
+            results,
+            probe,
+            data.ceiling,
+            seconds(),
+            trained_in_this_run=True,
+            left_out=data.left_out and data.left_out.as_dict(),
         )
+        if is_main_process():
+            write_report(report, out / "report.json")
+            print(format_report(json_format.loads(json_format.dumps(report))))
+            if note := warn_of_few(len(data.test)):
+                print(note)
+            print(
+                f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
+                f"{printable(out / settings.recipe)} --out FOLDER"
+            )
     return 0

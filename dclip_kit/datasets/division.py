@@ -1,8 +1,9 @@
-"""Dividing pictures that came without splits, by rules that a seed decides.
+"""Dividing pictures that came without splits, by a digest that a seed decides.
 
-The pictures are put in the order of a digest of the seed and of their bytes. So neither a picture's
-name nor its place matters, copies of one file stay together, and the same pictures are divided
-alike on another machine.
+A digest of the seed and of a picture's bytes is a number from 0 to 1, and where that lies is the
+picture's split. So a picture keeps its split whatever is added to its data set, neither its name
+nor its place matters, copies of one file stay together, and the same pictures are divided alike on
+another machine.
 """
 
 import hashlib
@@ -10,45 +11,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from dclip_kit.datasets.images import LabelledImages
+from dclip_kit.datasets.scan import scan_pictures
 
-from dclip_kit.datasets.images import CaptionedImages, LabelledImages
-
-SHARE = 0.1  # of the pictures, for each split that is drawn
-FEWEST = 2  # pictures of a split: with one, every model finds all
+SHARE = 0.1  # of the pictures, for each of val and test
+_START = {"val": 0.0, "test": SHARE}  # of each split's numbers
 
 
-def draw_splits(
-    dataset: CaptionedImages, splits: Sequence[str], seed: int = 0, share: float = SHARE
-) -> dict[str, CaptionedImages]:
-    """Draws a share of the pictures for each of some splits; the rest is "train".
+def draw_splits(paths: Sequence[Path], splits: Sequence[str], seed: int = 0) -> list[str]:
+    """The split of each picture: about a tenth for each of some splits, "train" for the rest.
 
-    Files of equal bytes come into one split.
+    Args:
+        paths: of pictures.
+        splits: which to draw, of val and test.
+        seed: another one divides otherwise.
 
     Raises:
-        ValueError: there are too few different pictures, or one cannot be read.
+        ValueError: a file cannot be read.
     """
     if not splits:
-        return {"train": dataset}
-    digests = [
-        _digest(path, seed) for path in tqdm(dataset.paths, desc="dividing pictures", delay=2)
-    ]
-    order = sorted(set(digests))
-    count = max(FEWEST, round(share * len(order)))
-    if len(order) < count * len(splits) + FEWEST:
-        raise ValueError(
-            f"Expected at least {FEWEST * (len(splits) + 1)} different captioned pictures in "
-            f"{dataset.source} to divide into train, {', '.join(splits)}, got {len(order)}; give "
-            "more, or a data set of its own to measure on as test."
-        )
-    names = [split for split in splits for _ in range(count)]
-    split_of = dict(zip(order, names + ["train"] * (len(order) - len(names)), strict=True))
-    return {
-        split: replace(
-            dataset.select([i for i, d in enumerate(digests) if split_of[d] == split]), split=split
-        )
-        for split in ("train", *splits)
-    }
+        return ["train"] * len(paths)
+    drawn = []
+    for scan in scan_pictures(paths, "dividing pictures", decode=False):
+        if scan.problem:
+            raise ValueError(f"Expected to divide all pictures into splits: {scan.problem}")
+        place = int(_digest(f"{seed} {scan.digest}")[:16], 16) / 16**16
+        own = [split for split in splits if 0 <= place - _START[split] < SHARE]
+        drawn.append(own[0] if own else "train")
+    return drawn
 
 
 def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
@@ -59,7 +49,7 @@ def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImag
     """
     order = sorted(
         range(len(dataset)),
-        key=lambda i: (dataset.labels[i], _digest_text(f"{seed} {i} {dataset.paths[i].name}")),
+        key=lambda i: (dataset.labels[i], _digest(f"{seed} {i} {dataset.paths[i].name}")),
     )
     halves = sorted(order[::2]), sorted(order[1::2])
     val, test = (
@@ -73,13 +63,5 @@ def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImag
     return val, test
 
 
-def _digest(path: Path, seed: int) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"Expected to read {path}, but it failed ({error}).") from error
-    return hashlib.sha256(f"{seed} ".encode() + content).hexdigest()
-
-
-def _digest_text(text: str) -> str:
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

@@ -20,10 +20,11 @@ def picture_names(path: Path, image_id: str = "") -> list[str]:
 
     Args:
         path: the picture's file.
-        image_id: as in `CaptionedImages`; a COCO or Flickr file name, its number, an address.
+        image_id: as in `CaptionedImages`; a COCO or Flickr file name, its number, an address, or
+            the place of a scene of the pocket.
 
     Returns:
-        Such as "coco 391895", "flickr 36979", "url …", and last, "path …".
+        Such as "coco 391895", "flickr 36979", "url …", "pocket train/7", and last, "path …".
     """
     names = _names_of_id(image_id) if image_id else []
     names += _names_of_stem(path.stem, alone=not image_id)
@@ -35,6 +36,8 @@ def _names_of_id(image_id: str) -> list[str]:
         return _names_of_url(image_id)
     kind, _, rest = image_id.rpartition(":")
     stem = PurePosixPath(rest).stem
+    if kind == "pocket":  # split and number of a scene that the kit draws
+        return [f"pocket {rest}"]
     if kind in ("coco", "flickr"):
         found = [name for name in _names_of_stem(stem, alone=True) if name.startswith(f"{kind} ")]
         return found or [f"{kind} {stem}"]

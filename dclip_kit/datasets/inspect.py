@@ -1,21 +1,20 @@
 """A look at data before training: what is usable, what is twice, and what leaks."""
 
-import hashlib
 import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from dclip_kit.datasets.coco import find_captions
-from dclip_kit.datasets.images import CaptionedImages
+from dclip_kit.datasets.images import SPLITS, CaptionedImages
 from dclip_kit.datasets.leaks import LeakReport, find_leaks
-from dclip_kit.datasets.pictures import open_picture
 from dclip_kit.datasets.read import read_format, recognise_format, require_readable
-from dclip_kit.datasets.usable import join_usable
+from dclip_kit.datasets.scan import scan_pictures
+from dclip_kit.datasets.splits import assign_splits
+from dclip_kit.datasets.usable import UsableImages, join_usable
 
 _CONTEXT = 77  # tokens of CLIP, the start's and the end's among them
 
@@ -39,9 +38,11 @@ def inspect_data(
         JSON values: `format`; `pictures` with the count `usable` and the list `unusable` of path
         and reason (rows that name no usable picture among them, by their place in the file);
         `captions` with the counts `usable`, `empty` and, of the usable ones, `truncated`: longer
-        than CLIP's 77 tokens; `duplicates`, groups of paths with equal pixels; `leaks`, of picture,
-        evaluation and by. Pictures that leaks could only be looked for by name are told in a
-        warning.
+        than CLIP's 77 tokens; `splits`, how many usable pictures with captions training would put
+        into train, val and test, and by what ("from": column, folders, file, or digest where the
+        data says nothing); `linked`, how many pictures are links out of the data's folder;
+        `duplicates`, groups of paths with equal pixels; `leaks`, of picture, evaluation and by.
+        Pictures that leaks could only be looked for by name are told in a warning.
 
     Raises:
         ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
@@ -58,21 +59,19 @@ def inspect_data(
             [read_format(each, images, format, "all", "files") for each in _files(format, path)]
         )
     except ValueError as error:  # the file as a whole cannot be used
-        dataset, empty = CaptionedImages((), (), "all", str(path)), 0
+        found = UsableImages(CaptionedImages((), (), "all", str(path)), {}, 0)
         unusable[_printable(path)] = str(error)
-    else:
-        dataset, empty = found.dataset, found.empty_captions
-        unusable |= {_printable(place): why for place, why in found.unreadable.items()}
-        unusable |= {_printable(place): why for place, why in found.broken_rows.items()}
+    for reasons in (found.unreadable, found.broken_rows):
+        unusable |= {_printable(place): why for place, why in reasons.items()}
     kept, groups = [], dict[str, list[str]]()
-    for index, picture in enumerate(tqdm(dataset.paths, desc="reading pictures", delay=2)):
-        try:
-            groups.setdefault(_content(picture), []).append(_printable(picture))
-        except ValueError as error:
-            unusable[_printable(picture)] = str(error)
+    paths = found.dataset.paths
+    for index, scan in enumerate(scan_pictures(paths)):
+        if scan.problem:
+            unusable[_printable(paths[index])] = scan.problem
             continue
+        groups.setdefault(scan.pixels, []).append(_printable(paths[index]))
         kept.append(index)
-    usable = dataset.select(kept)
+    usable = found.dataset.select(kept)
     guard = find_leaks(usable, evaluation) if evaluation else LeakReport((), {})
     if guard.not_compared:
         place, why = next(iter(guard.not_compared.items()))
@@ -91,9 +90,11 @@ def inspect_data(
         },
         "captions": {
             "usable": len(usable.texts),
-            "empty": empty,
+            "empty": found.empty_captions,
             "truncated": count_truncated(usable.texts),
         },
+        "splits": _count_splits(replace(found, dataset=usable)),
+        "linked": found.linked,
         "duplicates": [group for group in groups.values() if len(group) > 1],
         "leaks": [
             {
@@ -152,10 +153,12 @@ def read_evaluation(path: Path | str) -> CaptionedImages:
     return found.dataset
 
 
-def _content(picture: Path) -> str:
-    """A digest of a picture's pixels, the same for the same picture in another lossless format."""
-    seen = open_picture(picture)
-    return hashlib.sha256(f"{seen.size}".encode() + seen.tobytes()).hexdigest()
+def _count_splits(found: UsableImages) -> dict[str, Any]:
+    captioned = [i for i, captions in enumerate(found.dataset.captions) if captions]
+    found = replace(found, dataset=found.dataset.select(captioned))
+    splits = Counter(assign_splits(found))
+    origin = found.splits_from if found.dataset.splits else ""
+    return {"from": origin or "digest", **{split: splits[split] for split in SPLITS}}
 
 
 def _printable(path: Path | str) -> str:

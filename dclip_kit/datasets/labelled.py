@@ -36,6 +36,20 @@ def read_labelled(reference: str | Path) -> LabelledImages:
     return read_class_folders(Path(reference))
 
 
+def require_labelled(reference: str) -> None:
+    """Checks that there is a folder for `read_labelled`, before anything is read.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    kind, _, folder = reference.partition(":")
+    place = Path(folder) if kind in LABELLED_READERS and folder else Path(reference)
+    if not place.is_dir():
+        raise FileNotFoundError(
+            f"Expected a folder of labelled pictures at {place}, found none; check the path."
+        )
+
+
 def read_class_folders(folder: Path | str, names: Path | str | None = None) -> LabelledImages:
     """Reads a folder with a folder of pictures a class, as torchvision's `ImageFolder` does.
 

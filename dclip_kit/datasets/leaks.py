@@ -99,7 +99,7 @@ class EvaluationIndex:
     def as_dict(self) -> dict[str, Any]:
         """JSON values for `from_dict`. Paths only say which picture it was: no name is a path."""
         names = {n: str(path) for n, path in self.names.items() if not n.startswith("path ")}
-        hashes = self.phash and {str(path): phash for path, phash in self.phash.items()}
+        hashes = None if self.phash is None else {str(p): h for p, h in self.phash.items()}
         return {"names": names, "phash": hashes}
 
     @classmethod
@@ -111,9 +111,8 @@ class EvaluationIndex:
         """
         try:
             names = {str(name): Path(path) for name, path in record["names"].items()}
-            hashes = record["phash"]
-            if hashes is not None:
-                hashes = {Path(path): str(phash) for path, phash in hashes.items()}
+            kept = record["phash"]
+            hashes = None if kept is None else {Path(p): str(phash) for p, phash in kept.items()}
             found = cls(names, hashes, {})
             _ = found.bits
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -143,7 +142,7 @@ def index_evaluation(
     if not by_content:
         return EvaluationIndex(names, None, {})
     paths = list(dict.fromkeys(path for dataset in evaluation for path in dataset.paths))
-    scans = _scan(paths, "hashing evaluation pictures")
+    scans = _scan(paths)
     for path, scan in scans.items():
         if scan.digest:
             names.setdefault(f"bytes {scan.digest}", path)
@@ -172,7 +171,7 @@ def find_leaks(
         index = index_evaluation(index, by_content)
     scans: dict[Path, Scan] = {}
     if index.phash or any(name.startswith("bytes ") for name in index.names):
-        scans = _scan(training.paths, "hashing training pictures", hashes=bool(index.phash))
+        scans = _scan(training.paths, hashes=bool(index.phash))
     leaks: dict[int, Leak] = {}
     for i, (path, image_id) in enumerate(_with_ids(training)):
         names = picture_names(path, image_id)
@@ -237,10 +236,10 @@ def _with_ids(dataset: CaptionedImages) -> Iterator[tuple[Path, str]]:
     yield from zip(dataset.paths, dataset.image_ids or [""] * len(dataset), strict=True)
 
 
-def _scan(paths: Sequence[Path], title: str, hashes: bool = True) -> dict[Path, Scan]:
+def _scan(paths: Sequence[Path], hashes: bool = True) -> dict[Path, Scan]:
     if hashes:
         import_imagehash()
-    return dict(zip(paths, scan_pictures(paths, title, decode=hashes), strict=True))
+    return dict(zip(paths, scan_pictures(paths, "comparing pictures", hashes), strict=True))
 
 
 def _reasons(scans: dict[Path, Scan]) -> dict[Path, str]:

@@ -1,7 +1,8 @@
 """Pictures to train on, to choose on and to measure on, whatever data they come from; no twins.
 
-A data set's own splits go first: Karpathy's, COCO's, a manifest's. Where there are none, a tenth of
-the pictures is the test, another tenth is val, and the rest trains, as `draw_splits` divides them.
+What the data says of splits is heeded: Karpathy's, COCO's and a manifest's own, a column, folders.
+What it does not say, `draw_splits` draws: about a tenth of the pictures is the test, another tenth
+is val, and the rest trains.
 """
 
 from collections.abc import Sequence
@@ -11,13 +12,21 @@ from typing import Any
 
 from dclip_kit.datasets.coco import find_captions
 from dclip_kit.datasets.curate import FORMAT
-from dclip_kit.datasets.division import FEWEST, draw_splits
-from dclip_kit.datasets.images import CaptionedImages
+from dclip_kit.datasets.division import draw_splits
+from dclip_kit.datasets.images import SPLITS, CaptionedImages
 from dclip_kit.datasets.leaks import Leak, remove_leaks
 from dclip_kit.datasets.manifest import read_manifest
 from dclip_kit.datasets.read import read_format, recognise_format
-from dclip_kit.datasets.usable import UsableImages, require_usable, sort_out
+from dclip_kit.datasets.usable import (
+    Checks,
+    UsableImages,
+    join_usable,
+    require_usable,
+    sort_out,
+)
 from dclip_kit.printing import printable
+
+FEWEST = 2  # pictures of a split: with one, every model finds all
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class LeftOut:
         leaks: pictures left out of train for being in val or test, and out of val for being in
             test.
         not_compared: reason by picture, of those compared with other splits by name alone.
+        linked: how many of the pictures that are used are links out of the data's folder.
     """
 
     unusable: dict[str, str]
@@ -38,6 +48,7 @@ class LeftOut:
     without_captions: int
     leaks: tuple[Leak, ...]
     not_compared: dict[str, str]
+    linked: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON beside a result."""
@@ -51,6 +62,7 @@ class LeftOut:
             "without_captions": self.without_captions,
             "leaks": leaks,
             "not_compared": len(self.not_compared),
+            "linked": self.linked,
         }
 
     def __str__(self) -> str:
@@ -68,6 +80,8 @@ class LeftOut:
         sentence = f"Pictures left out: {'; '.join(parts)}." if parts else ""
         if self.not_compared:
             sentence += f" Compared by name alone: {len(self.not_compared):,}."
+        if self.linked:
+            sentence += f" Links out of the folder were followed to {self.linked:,} pictures."
         return printable(sentence.strip())
 
 
@@ -91,11 +105,10 @@ def read_splits(
     """Reads data as three splits without leaks between them.
 
     Args:
-        path: a manifest that `curate` wrote, or as in `read_captioned`. Karpathy's splits serve as
-            they are called, restval trains too; the val of COCO's folder is the test.
+        path: a manifest that `curate` wrote, or as in `read_captioned`.
         images: as in `read_captioned`.
-        test: data to measure on instead: of Karpathy's its test, of COCO's folder its val, of any
-            other all. A manifest needs it; COCO's own val is val then.
+        test: data to measure on instead: its own test, of COCO's folder its val, of any other all.
+            What `path` has for a test is left alone then. A manifest needs it.
         seed: of drawing the splits that the data has not.
         by_content: whether leaks are looked for by content too, which reads all pictures.
 
@@ -103,19 +116,15 @@ def read_splits(
         ValueError: data cannot be read or is too little, or a manifest holds leaks or has no test.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    if is_manifest(path) and test is None:
-        raise ValueError(
-            f"Expected pictures to measure on beside the manifest {path}, got none; give a "
-            "captioned data set as test, such as Karpathy's dataset_coco.json."
-        )
-    found = _read_parts(path, images, by_its_own=test is None)
+    found = _read(path, images, "pictures", needs_test=test is None)
+    parts = _select(found, assign_splits(found, seed, elsewhere=test is not None))
+    every = [found]
     if test is not None:
-        found["test"] = _read(test, None, "test" if _is_karpathy(test) else "val")
-    parts = {split: _captioned(each, split) for split, each in found.items()}
+        every.append(_read(test, None, "pictures"))
+        parts["test"] = _select(every[1], _measured_part(every[1]))["test"]
     if test is None or by_content:
         parts = {split: _name_by_path(dataset) for split, dataset in parts.items()}
-    parts |= draw_splits(parts["train"], [s for s in ("val", "test") if s not in parts], seed)
-    splits = _without_leaks(parts, list(found.values()), by_content)
+    splits = _without_leaks(parts, every, by_content)
     measured = [leak for leak in splits.left_out.leaks if leak.evaluation in splits.test.paths]
     if is_manifest(path) and measured:
         raise ValueError(
@@ -126,14 +135,78 @@ def read_splits(
 
 
 def read_test(path: Path | str, images: Path | str | None = None, seed: int = 0) -> CaptionedImages:
-    """Reads the test of `read_splits` alone, where the data has one; arguments and errors as there.
+    """Reads the test of `read_splits` alone; arguments and errors as there.
 
     What leaks is left out of the other splits, so that nothing need be compared by content.
     """
-    own = "test" if _is_karpathy(path) else "val" if _has_both(path) else None
-    if own:
-        return _captioned(_read(path, images, own), "test")
-    return read_splits(path, images, seed=seed, by_content=False).test
+    found = _read(path, images, "files", needs_test=True)
+    test = _select(found, assign_splits(found, seed, drawn=("test",)))["test"]
+    given = test.paths, test.captions, test.split, test.source, test.image_ids
+    test = sort_out(*given, checks="pictures").dataset
+    if len(test) < FEWEST:
+        raise ValueError(
+            f"Expected at least {FEWEST} pictures to measure on in {path}, got {len(test)} of "
+            f"{len(found.dataset)}; give more, or measure on all with split all."
+        )
+    return test
+
+
+def read_given_test(path: Path | str) -> CaptionedImages:
+    """Reads what `read_splits` measures on when it is given this as its `test`."""
+    found = _read(path, None, "pictures")
+    return _select(found, _measured_part(found))["test"]
+
+
+def assign_splits(
+    found: UsableImages,
+    seed: int = 0,
+    elsewhere: bool = False,
+    drawn: Sequence[str] = ("val", "test"),
+) -> list[str]:
+    """The split of each picture; "" for those of a test that is not measured on.
+
+    Args:
+        found: all of a data set.
+        seed: of the splits that are drawn.
+        elsewhere: whether other data is measured on.
+        drawn: which splits to draw where the data has none.
+
+    Raises:
+        ValueError: a picture's split is to be drawn, and it cannot be read.
+    """
+    splits = list(found.dataset.splits) or ["train"] * len(found.dataset)
+    if elsewhere:
+        splits = ["" if split == "test" else split for split in splits]
+        drawn = [split for split in drawn if split != "test"]
+    elif found.splits_from == "file" and "test" not in splits:  # COCO's val is what people report
+        splits = ["test" if split == "val" else split for split in splits]
+    rest = [i for i, split in enumerate(splits) if split == "train"]
+    missing = [split for split in drawn if split not in splits]
+    for i, split in zip(
+        rest, draw_splits([found.dataset.paths[i] for i in rest], missing, seed), strict=True
+    ):
+        splits[i] = split
+    return splits
+
+
+def _measured_part(found: UsableImages) -> list[str]:
+    """Which pictures of data that is given to measure on are its test: its own, or all."""
+    splits = found.dataset.splits or ("",) * len(found.dataset)
+    own = "val" if found.splits_from == "file" and "val" in splits else ""
+    own = "test" if "test" in splits else own
+    return ["test" if own in ("", split) else "" for split in splits]
+
+
+def _select(found: UsableImages, splits: Sequence[str]) -> dict[str, CaptionedImages]:
+    """The pictures of each split that have a caption: others teach nothing and answer nothing."""
+    kept = {
+        name: [i for i, split in enumerate(splits) if split == name and found.dataset.captions[i]]
+        for name in SPLITS
+    }
+    return {
+        name: replace(found.dataset.select(own), split=name, splits=())
+        for name, own in kept.items()
+    }
 
 
 def has_splits(path: Path | str) -> bool:
@@ -150,55 +223,42 @@ def is_manifest(path: Path | str) -> bool:
         return FORMAT.encode() in file.read(100)
 
 
-def _read_parts(
-    path: Path | str, images: Path | str | None, by_its_own: bool
-) -> dict[str, UsableImages]:
-    """What a data set has of the three splits; all of it is "train" where it has none."""
+def _read(
+    path: Path | str, images: Path | str | None, checks: Checks, needs_test: bool = False
+) -> UsableImages:
+    """All of a data set, with each picture's split where it has one."""
     if is_manifest(path):
+        if needs_test:
+            raise ValueError(
+                f"Expected pictures to measure on beside the manifest {path}, got none; give a "
+                "captioned data set as test, such as Karpathy's dataset_coco.json."
+            )
         read = read_manifest(path, [])
-        return {
-            each.split: sort_out(
-                # `curate` has read these pictures whole; only whether they are still there is new.
-                *(each.paths, each.captions, each.split, each.source, each.image_ids, "files")
+        # `curate` has read these pictures whole; only whether they are still there is new.
+        parts = [
+            sort_out(
+                *(each.paths, each.captions, each.split, each.source, each.image_ids, "files"),
+                splits=(each.split,) * len(each),
             )
             for each in (read.train, read.val)
-        }
-    if _is_karpathy(path):
-        splits = {"train": "train+restval", "val": "val"} | ({"test": "test"} if by_its_own else {})
-        return {split: _read(path, images, own) for split, own in splits.items()}
-    if _has_both(path):
-        return {
-            "train": _read(path, images, "train"),
-            "test" if by_its_own else "val": _read(path, images, "val"),
-        }
-    return {"train": _read(path, images, "all")}
-
-
-def _is_karpathy(path: Path | str) -> bool:
-    return not is_manifest(path) and recognise_format(path) == "karpathy"
-
-
-def _has_both(path: Path | str) -> bool:
-    """Whether it is a folder with COCO's train and val."""
-    if not Path(path).is_dir() or recognise_format(path) != "coco":
-        return False
-    names = [file.name for file in find_captions(Path(path))]
-    return all(any(name.startswith(f"captions_{s}") for name in names) for s in ("train", "val"))
-
-
-def _read(path: Path | str, images: Path | str | None, split: str) -> UsableImages:
+        ]
+        return replace(join_usable(parts), splits_from="file")
     format = recognise_format(path)
-    if format == "coco" and not _has_both(path):
-        split = "all"
-    found = read_format(path, images, format, split, "pictures")
+    if format == "coco" and _has_both(Path(path)):
+        subsets = ("train", "val")
+        found = join_usable([read_format(path, images, format, each, checks) for each in subsets])
+    else:
+        found = read_format(path, images, format, "all", checks)
+        if format == "coco":  # one file, whose pictures are all of a split
+            found = replace(found, dataset=replace(found.dataset, splits=()), splits_from="")
     require_usable(found)
     return found
 
 
-def _captioned(found: UsableImages, split: str) -> CaptionedImages:
-    """The pictures that have a caption: without, there is nothing to learn from or to search by."""
-    kept = [i for i, captions in enumerate(found.dataset.captions) if captions]
-    return replace(found.dataset.select(kept), split=split)
+def _has_both(path: Path) -> bool:
+    """Whether it is a folder with COCO's train and val."""
+    names = [file.name for file in find_captions(path)] if path.is_dir() else []
+    return all(any(name.startswith(f"captions_{s}") for name in names) for s in ("train", "val"))
 
 
 def _name_by_path(dataset: CaptionedImages) -> CaptionedImages:
@@ -215,22 +275,23 @@ def _name_by_path(dataset: CaptionedImages) -> CaptionedImages:
 def _without_leaks(
     parts: dict[str, CaptionedImages], found: Sequence[UsableImages], by_content: bool
 ) -> Splits:
-    train, val, test = (parts[split] for split in ("train", "val", "test"))
-    chosen = remove_leaks(val, [test], by_content)
-    trained = remove_leaks(train, [val, test], by_content)
+    chosen = remove_leaks(parts["val"], [parts["test"]], by_content)
+    trained = remove_leaks(parts["train"], [parts["val"], parts["test"]], by_content)
     reports = chosen.report, trained.report
-    kept = {"train": trained.dataset, "val": chosen.dataset, "test": test}
+    kept = {"train": trained.dataset, "val": chosen.dataset, "test": parts["test"]}
     left_out = LeftOut(
         {str(k): v for each in found for k, v in (each.unreadable | each.broken_rows).items()},
         sum(each.empty_captions for each in found),
         sum(not captions for each in found for captions in each.dataset.captions),
         tuple(leak for report in reports for leak in report.leaks),
         {str(k): v for report in reports for k, v in report.not_compared.items()},
+        sum(each.linked for each in found),
     )
-    for split, dataset in kept.items():
-        if len(dataset) < FEWEST:
-            raise ValueError(
-                f"Expected at least {FEWEST} pictures for {split}, got {len(dataset)}; give more. "
-                f"{left_out}"
-            )
+    if min(map(len, kept.values())) < FEWEST:
+        counts = ", ".join(f"{split} {len(dataset)}" for split, dataset in kept.items())
+        raise ValueError(
+            f"Expected at least {FEWEST} pictures in each split of {found[0].dataset.source}, got "
+            f"{counts}; give more, say each picture's split in a column split or by folders train, "
+            f"val and test, or name other data to measure on. {left_out}".strip()
+        )
     return Splits(**kept, left_out=left_out)

@@ -23,6 +23,13 @@ def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
         f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them longer than "
         f"CLIP's 77 tokens), {captions['empty']:,} empty"
     )
+    splits = report["splits"]
+    origin = {"digest": "a digest of the files", "file": "the data set's own files"}
+    origin |= {"column": "a column", "folders": "folders"}
+    counts = ", ".join(f"{split} {splits[split]:,}" for split in ("train", "val", "test"))
+    yield f"Splits, from {origin[splits['from']]}: {counts}"
+    if report["linked"]:
+        yield f"Links out of the folder were followed to {report['linked']:,} pictures"
     yield f"Duplicates: {len(report['duplicates']):,} groups of equal pictures"
     yield from _list([" = ".join(group) for group in report["duplicates"]])
     if compared:

@@ -17,7 +17,7 @@ from dclip_kit.features import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.memory import return_memory
 from dclip_kit.regions import region_weights
-from dclip_kit.teacher import MetaTeacher, TeacherOutput
+from dclip_kit.teacher import MetaTeacher, TeacherOutput, build_teacher
 from dclip_kit.train.loop import draw_captions, split_batches
 from dclip_kit.train.progress import History, Progress, Row
 
@@ -120,14 +120,7 @@ def train_teacher(
     """
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
-    teacher = MetaTeacher(
-        features.text.shape[1],
-        settings.heads,
-        settings.layers,
-        settings.pooling_temperature,
-        settings.caption_free,
-        settings.masked,
-    )
+    teacher = build_teacher(features.text.shape[1], settings)
     optimizer = torch.optim.AdamW(
         teacher.parameters(),
         lr=settings.learning_rate,
