@@ -28,7 +28,8 @@ def require_settings(settings: Profile, folder: Path) -> None:
     path = folder / SETTINGS
     if not path.exists():
         return
-    differing = differing_entries(_read(path), settings.as_dict())
+    kept, now = _read(path), settings.as_dict()
+    differing = differing_entries({"recipe": Profile.recipe} | kept, now)  # older runs have none
     if differing:
         raise ValueError(
             f"Expected the settings of the run in {folder}, but they differ in "
