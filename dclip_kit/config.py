@@ -4,10 +4,88 @@ A profile says what a run works with; a recipe says how it trains. Values of MET
 stand in the `paper` profile; those of `pocket` were chosen on the pocket's val split.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
+from typing import Any, Literal, get_args, get_origin
 
-FreezePolicy = str  # "projection", "attention", "last_blocks(n)" or "all": see student.trainable
+FreezePolicy = str  # one of these; what each trains, `student.freeze` says
+POLICIES = ("projection", "attention", "last_blocks(n)", "all")
+
+# What values a setting takes, by its name; those that are missing here take any of their type.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "a whole number from 1": (
+        lambda x: isinstance(x, int) and x >= 1,
+        "max_regions heads layers batch_size epochs captions_per_image gradient_accumulation soup",
+    ),
+    "a whole number from 0": (lambda x: isinstance(x, int) and x >= 0, "rehearsal_batch"),
+    # Multiplied by a million it must still be a seed of PyTorch's.
+    "a whole number from 0 to below 2**32": (
+        lambda x: isinstance(x, int) and 0 <= x < 2**32,
+        "seed",
+    ),
+    "a finite number above 0": (
+        lambda x: 0 < x < inf,
+        "temperature pooling_temperature clip_norm",
+    ),
+    "a finite number from 0": (
+        lambda x: 0 <= x < inf,
+        "margin learning_rate block_rate weight_decay distillation_weight contrastive_weight "
+        "rehearsal_weight least_retention",  # above 1: what is remembered is to become more
+    ),
+    "a number from 0 to 1": (lambda x: 0 <= x <= 1, "confidence"),
+    "a number from 0 to below 1": (lambda x: 0 <= x < 1, "warmup_share"),
+    "one or more numbers from 0 to 1": (
+        lambda x: len(x) > 0 and all(0 <= each <= 1 for each in x),
+        "alphas",
+    ),
+}
+_ALLOWED = {name: (what, fits) for what, (fits, of) in _RANGES.items() for name in of.split()}
+
+
+def read_policy(policy: FreezePolicy, name: str = "a policy") -> int:
+    """How many blocks at the end of the tower a freeze policy is about.
+
+    Args:
+        policy: one of POLICIES.
+        name: what to call it in an error.
+
+    Returns:
+        The n of last_blocks(n); 0 for other policies.
+
+    Raises:
+        ValueError: it is none of POLICIES.
+    """
+    found = re.fullmatch(r"projection|attention|all|last_blocks\(0*([1-9]\d*)\)", str(policy))
+    if not found:
+        raise ValueError(
+            f"Expected {name} out of {', '.join(POLICIES)}, got {policy!r}; take one of these, n "
+            "from 1."
+        )
+    return int(found[1] or 0)
+
+
+def _check(settings: Any, prefix: str = "") -> None:
+    """Refuses values that no run could use, before it has begun.
+
+    Raises:
+        ValueError: a value is out of its range or none of its field's choices.
+    """
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        what, fits = _ALLOWED.get(each.name, ("", None))
+        choices = get_args(each.type) if get_origin(each.type) is Literal else ()
+        if choices:
+            what, fits = f"one of {', '.join(choices)}", choices.__contains__
+        try:
+            fitting = fits is None or fits(value)
+        except TypeError:  # a text, say, that no number compares with
+            fitting = False
+        if not fitting:
+            raise ValueError(
+                f"Expected {prefix}{each.name} to be {what}, got {value!r}; choose another value."
+            )
 
 
 @dataclass(frozen=True)
@@ -24,6 +102,9 @@ class RegionSettings:
     normalized_crops: bool = True  # the published code resizes them and leaves out the rest
     undetected_as_zeros: bool = False  # the published code's region where nothing was detected
 
+    def __post_init__(self) -> None:
+        _check(self, "regions.")
+
 
 @dataclass(frozen=True)
 class TeacherSettings:
@@ -39,6 +120,9 @@ class TeacherSettings:
     batch_size: int = 128
     epochs: int = 8
     temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check(self, "teacher.")
 
 
 @dataclass(frozen=True)
@@ -65,6 +149,15 @@ class StudentSettings:
     rehearsal_batch: int = 64  # of them beside each batch of pictures
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 in hardware, else no
 
+    def __post_init__(self) -> None:
+        _check(self, "student.")
+        read_policy(self.train, "student.train")
+        if self.rehearsal_weight and not self.rehearsal_batch:
+            raise ValueError(
+                "Expected student.rehearsal_batch to be a whole number from 1 if there is a "
+                "student.rehearsal_weight, got 0; choose another value of either."
+            )
+
 
 @dataclass(frozen=True)
 class SelectionRule:
@@ -76,6 +169,38 @@ class SelectionRule:
 
     alphas: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 1.0)
     least_retention: float = 0.955
+
+    def __post_init__(self) -> None:
+        _check(self, "selection.")
+
+
+# What a recipe changes of a profile. The published code and its description part in eight places
+# (METHOD section 2); its sizes, rates and weights of losses stay the profile's.
+RECIPES: dict[str, dict[str, Any]] = {
+    "dclip": {},
+    "contrastive": {"student": {"distillation_weight": 0.0, "rehearsal_weight": 0.0}},
+    "rehearsal": {"student": {"distillation_weight": 0.0}},
+    "official_code": {
+        "regions": {
+            "weighted": False,  # 1: the function that computes weights is never called
+            "normalized_crops": False,  # 2
+            "undetected_as_zeros": True,  # 4
+            "whole_image": False,  # it has no such region, which would stand in for the zeros
+        },
+        "teacher": {
+            "masked": False,  # 3
+            "caption_free": False,  # 8: half of its embedding is the caption
+        },
+        "student": {
+            "train_text": True,  # 5
+            "train": "attention",  # 6: whatever has "proj" in its name
+            "rehearsal_weight": 0.0,
+        },
+        "reciprocal_rank_as_map": True,  # 7
+    },
+}
+
+_DISTILLING = ("dclip", "official_code")  # the others have no teacher
 
 
 @dataclass(frozen=True)
@@ -103,6 +228,16 @@ class Profile:
     # True: reports give the reciprocal rank of the best match as the "mean average precision", as
     # the published code does.
     reciprocal_rank_as_map: bool = False
+    # What it trains by: dclip, contrastive (neither teacher nor rehearsal: the control), rehearsal
+    # (without the teacher) or official_code (as the published code does it).
+    recipe: str = "dclip"
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.recipe not in RECIPES:
+            raise ValueError(
+                f"Expected a recipe out of {', '.join(RECIPES)}, got {self.recipe!r}; name one."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON beside a result."""
@@ -180,33 +315,6 @@ def get_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-# What a recipe changes of a profile. The published code and its description part in eight places
-# (METHOD section 2); its sizes, rates and weights of losses stay the profile's.
-RECIPES: dict[str, dict[str, Any]] = {
-    "dclip": {},
-    "contrastive": {"student": {"distillation_weight": 0.0, "rehearsal_weight": 0.0}},
-    "rehearsal": {"student": {"distillation_weight": 0.0}},
-    "official_code": {
-        "regions": {
-            "weighted": False,  # 1: the function that computes weights is never called
-            "normalized_crops": False,  # 2
-            "undetected_as_zeros": True,  # 4
-            "whole_image": False,  # it has no such region, which would stand in for the zeros
-        },
-        "teacher": {
-            "masked": False,  # 3
-            "caption_free": False,  # 8: half of its embedding is the caption
-        },
-        "student": {
-            "train_text": True,  # 5
-            "train": "attention",  # 6: whatever has "proj" in its name
-            "rehearsal_weight": 0.0,
-        },
-        "reciprocal_rank_as_map": True,  # 7
-    },
-}
-
-
 def apply_recipe(profile: Profile, name: str) -> Profile:
     """A profile that trains by a recipe.
 
@@ -220,13 +328,36 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
     Raises:
         ValueError: the name is unknown.
     """
-    if name not in RECIPES:
-        raise ValueError(f"Expected a recipe out of {', '.join(RECIPES)}, got {name!r}.")
     changes = {
         part: replace(getattr(profile, part), **change) if isinstance(change, dict) else change
-        for part, change in RECIPES[name].items()
+        for part, change in RECIPES.get(name, {}).items()
     }
-    return replace(profile, **changes)
+    return replace(profile, recipe=name, **changes)  # which refuses an unknown one
+
+
+def require_recipe(profile: Profile) -> None:
+    """Checks that a profile does what its recipe says, for whoever is about to train by it.
+
+    Raises:
+        ValueError: its recipe and the weight of distillation or rehearsal contradict each other.
+    """
+    weight, distils = profile.student.distillation_weight, profile.recipe in _DISTILLING
+    if distils and not weight:
+        raise ValueError(
+            f"Expected student.distillation_weight above 0 in the recipe {profile.recipe}, got "
+            f"{weight}; take --recipe rehearsal or contrastive."
+        )
+    if weight and not distils:
+        raise ValueError(
+            f"Expected student.distillation_weight to be 0 in the recipe {profile.recipe}, got "
+            f"{weight}; take --recipe dclip."
+        )
+    rehearsed = profile.student.rehearsal_weight
+    if rehearsed and profile.recipe == "contrastive":
+        raise ValueError(
+            "Expected student.rehearsal_weight to be 0 in the recipe contrastive, got "
+            f"{rehearsed}; take --recipe rehearsal."
+        )
 
 
 def contrastive_control(student: StudentSettings) -> StudentSettings:

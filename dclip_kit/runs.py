@@ -34,8 +34,8 @@ def require_settings(settings: Profile, folder: Path) -> None:
     path = folder / SETTINGS
     if not path.exists():
         return
-    kept = {"recipe": Profile.recipe} | _read(path)  # older runs were all of one recipe
-    differing = differing_entries(kept, settings.as_dict())
+    kept, now = _read(path), settings.as_dict()
+    differing = differing_entries({"recipe": Profile.recipe} | kept, now)  # older runs have none
     if differing:
         raise ValueError(
             f"Expected the settings of the run in {folder}, but they differ in "

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from dclip_kit.config import read_policy
 from dclip_kit.encoders import ClipBundle
 
-POLICIES = ("projection", "attention", "last_blocks(n)", "all")
 # By open_clip's names, its own towers' and those of timm's that it wraps (`trunk`, `head`). Where
 # `head` is empty, timm's classifier projects; SigLIP has none: its pooling ends in the joint space.
 _PROJECTION = re.compile(
@@ -79,6 +79,7 @@ def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
 
 
 def _select(names: list[str], policy: str) -> list[str]:
+    last = read_policy(policy)
     if policy == "all":
         return names
     if policy in ("projection", "attention"):
@@ -87,15 +88,12 @@ def _select(names: list[str], policy: str) -> list[str]:
         if policy == "projection":
             return projection
         return [name for name in names if _ATTENTION.search(name) or name in projection]
-    last = re.fullmatch(r"last_blocks\((\d+)\)", policy)
-    if not last or int(last[1]) < 1:
-        raise ValueError(f"Expected a policy out of {', '.join(POLICIES)}, got {policy!r}.")
     blocks = list(dict.fromkeys(found[0] for name in names if (found := _BLOCK.match(name))))
-    if int(last[1]) > len(blocks):
+    if last > len(blocks):
         raise ValueError(
             f"Expected at most {len(blocks)} blocks, as this tower has, got {policy!r}."
         )
-    kept = tuple(blocks[-int(last[1]) :])
+    kept = tuple(blocks[-last:])
     return [name for name in names if name.startswith(kept) or _AFTER_BLOCKS.match(name)]
 
 

@@ -187,7 +187,8 @@ def obtain_arms(
     targets = embed_with_teacher(teacher, features, profile.regions) if teacher else None
     shown = prepare_training(profile, clip, train, features, sets)
     control = replace(profile, student=contrastive_control(profile.student))
-    for name, settings in {"contrastive": control, profile.recipe: profile}.items():
+    own = {} if profile.recipe == "contrastive" else {profile.recipe: profile}
+    for name, settings in {"contrastive": control, **own}.items():
         embeddings = targets if settings.student.distillation_weight else None
         checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
         arm = train_arm(

@@ -57,7 +57,7 @@ def test_a_recipe_changes_what_it_names_and_nothing_else(name) -> None:
     before = flat(asdict(profile))
     for recipe, changes in RECIPES.items():
         after = flat(asdict(apply_recipe(profile, recipe)))
-        assert after == before | flat(changes), recipe
+        assert after == before | flat(changes) | {"recipe": recipe}, recipe
     assert apply_recipe(profile, "dclip") == profile
     control = apply_recipe(profile, "contrastive").student
     assert control == contrastive_control(profile.student)
@@ -74,6 +74,7 @@ def test_the_official_code_parts_from_the_description_in_eight_places() -> None:
         "student.train_text",
         "student.train",
         "reciprocal_rank_as_map",
+        "recipe",
     }  # and the eighth is described so too: half of the teacher's embedding is the caption
     assert described["teacher.caption_free"] is official["teacher.caption_free"] is False
     assert get_profile("pocket").teacher.caption_free and not OFFICIAL.teacher.caption_free

@@ -44,6 +44,14 @@ def test_settings_are_kept_and_may_not_change(tmp_path, profile) -> None:
     assert json.loads((tmp_path / "settings.json").read_text())["seed"] == profile.seed
 
 
+def test_settings_from_before_there_were_recipes_are_those_of_dclip(tmp_path, profile) -> None:
+    older = {name: value for name, value in profile.as_dict().items() if name != "recipe"}
+    (tmp_path / "settings.json").write_text(json.dumps(older))
+    require_settings(profile, tmp_path)
+    with pytest.raises(ValueError, match="they differ in recipe;"):
+        require_settings(replace(profile, recipe="rehearsal"), tmp_path)
+
+
 def test_damaged_settings_are_named(tmp_path, profile) -> None:
     for content in ("{", "[]"):
         (tmp_path / "settings.json").write_text(content)

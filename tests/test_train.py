@@ -625,10 +625,6 @@ def test_no_teacher_learns_from_what_is_not_finite(name, features) -> None:
         (lambda given: given.update(settings=REHEARSED), "something to rehearse, got None; give"),
         (lambda given: given["features"].text.fill_(math.nan), "finite"),
         (lambda given: given.update(settings=replace(STUDENT, learning_rate=1e30)), "finite"),
-        (
-            lambda given: given.update(settings=replace(STUDENT, train="none")),
-            "policy out of projection",
-        ),
     ],
 )
 def test_what_cannot_train_is_refused(change, says, clip, pixels, features, targets) -> None:
