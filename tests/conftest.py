@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Libraries read these when they are imported.
@@ -40,6 +40,16 @@ def _fixed_seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_memory(tmp_path_factory) -> Iterator[None]:
+    """What tests' pictures look like is not remembered in the cache of the person who runs them."""
+    from dclip_kit.datasets import scan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "cache_path", tmp_path_factory.mktemp("scans").joinpath)
+        yield
 
 
 # A CLIP in open_clip's own format, small enough to train in a blink. Every number in it is random,

@@ -62,11 +62,14 @@ def test_everything_is_counted_and_named(folder, tmp_path) -> None:
     with pytest.warns(UserWarning, match=r"^1 pictures were compared by name.*_000000391895\.jpg"):
         report = inspect_data(folder, against=[evaluation, str(karpathy)])
     reasons = {each["path"]: each["reason"] for each in report["pictures"].pop("unusable")}
+    splits = report.pop("splits")
+    assert splits.pop("from") == "digest" and sum(splits.values()) == 4
     leaks = [leak | {"by": leak["by"].split(" (")[0]} for leak in report.pop("leaks")]
     assert report == {
         "format": "csv",
         "pictures": {"usable": 4},
         "captions": {"usable": 4, "empty": 1, "truncated": 1},
+        "linked": 0,
         "duplicates": [[f"{folder}/a.png", f"{folder}/same.tif"]],
     }
     assert list(reasons) == [
@@ -96,6 +99,8 @@ def test_a_file_that_cannot_be_used_at_all_is_reported(folder) -> None:
         "format": "csv",
         "pictures": {"usable": 0, "unusable": [problem]},
         "captions": {"usable": 0, "empty": 0, "truncated": 0},
+        "splits": {"from": "digest", "train": 0, "val": 0, "test": 0},
+        "linked": 0,
         "duplicates": [],
         "leaks": [],
     }
@@ -156,3 +161,35 @@ def test_an_evaluation_set_of_nothing_is_an_error(folder, tmp_path) -> None:
 )
 def test_truncated_means_longer_than_77_tokens(caption, truncated) -> None:
     assert count_truncated([caption, "a cat", caption]) == 2 * truncated
+
+
+def write_table(folder: Path, splits: str) -> Path:
+    """A captions.csv of a picture a letter: t, v and e stand for train, val and test."""
+    words = {"t": "train", "v": "Validation", "e": "TEST"}
+    rows = []
+    for number, letter in enumerate(splits):
+        noise(number).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,a picture,{words[letter]}")
+    (folder / "captions.csv").write_text("\n".join(["image,caption,split", *rows]))
+    return folder
+
+
+def test_splits_are_counted_as_training_would_make_them(tmp_path) -> None:
+    assert inspect_data(write_table(tmp_path, "tttvvee"))["splits"] == {
+        "from": "column",
+        "train": 3,
+        "val": 2,
+        "test": 2,
+    }
+    coco = tmp_path / "coco"
+    write_coco(coco, "train2017", "", [1, 2, 4, 5])
+    write_coco(coco, "val2017", "", [7, 8])
+    found = inspect_data(coco)["splits"]
+    assert (found["from"], found["test"], found["train"] + found["val"]) == ("file", 2, 4)
+    folders = tmp_path / "folders"
+    for number, place in enumerate(("train", "train", "dev", "test")):
+        (folders / place).mkdir(parents=True, exist_ok=True)
+        noise(number).save(folders / place / f"{number}.png")
+        (folders / place / f"{number}.txt").write_text("a picture")
+    expected = {"from": "folders", "train": 2, "val": 1, "test": 1}
+    assert inspect_data(folders)["splits"] == expected

@@ -130,7 +130,8 @@ def _recall(folder: Path) -> dict[str, list]:
         kept = json.loads(_place(folder).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # there is none, or it is damaged: it is made again
         return {}
-    return kept if isinstance(kept, dict) else {}
+    entries = kept.items() if isinstance(kept, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, list) and len(entry) == 5}
 
 
 def _state(path: Path) -> str:

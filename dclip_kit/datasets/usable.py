@@ -8,7 +8,8 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 from dclip_kit.datasets.images import CaptionedImages, check_groups
-from dclip_kit.datasets.pictures import name_with_link, open_picture
+from dclip_kit.datasets.pictures import name_with_link
+from dclip_kit.datasets.scan import scan_pictures
 
 # How closely pictures are looked at: read whole, only that they are there, or not at all (as for
 # evaluation data whose names are known and whose pictures are not at hand).
@@ -66,18 +67,11 @@ def sort_out(
         ValueError: the lengths differ, or a picture has a text for its group.
     """
     check_groups(paths, captions)
-    unreadable: dict[Path, str] = {}
-    kept, kept_captions, empty = [], [], 0
-    for index, path in enumerate(tqdm(paths, desc=f"checking {source}", delay=2)):
-        try:
-            _check(Path(path), checks)
-        except ValueError as error:
-            unreadable[Path(path)] = str(error)
-            continue
-        texts = tuple(caption for caption in captions[index] if caption.strip())
-        empty += len(captions[index]) - len(texts)
-        kept.append(index)
-        kept_captions.append(texts)
+    problems = _find_problems([Path(path) for path in paths], checks)
+    kept = [index for index, problem in enumerate(problems) if not problem]
+    unreadable = {Path(paths[i]): problem for i, problem in enumerate(problems) if problem}
+    kept_captions = [tuple(text for text in captions[i] if text.strip()) for i in kept]
+    empty = sum(len(captions[i]) for i in kept) - sum(map(len, kept_captions))
     dataset = CaptionedImages(
         tuple(Path(paths[i]) for i in kept),
         tuple(kept_captions),
@@ -157,20 +151,27 @@ def require_usable(found: UsableImages) -> None:
     )
 
 
-def _check(path: Path, checks: Checks) -> None:
+def _find_problems(paths: list[Path], checks: Checks) -> list[str]:
+    """Why each path cannot be used; "" where it can."""
     if checks == "names":
-        return
+        return [""] * len(paths)
+    problems = [_find_absence(path) for path in tqdm(paths, desc="finding pictures", delay=2)]
+    if checks == "pictures":
+        there = [index for index, problem in enumerate(problems) if not problem]
+        for index, scan in zip(there, scan_pictures([paths[i] for i in there]), strict=True):
+            problems[index] = scan.problem
+    return problems
+
+
+def _find_absence(path: Path) -> str:
     try:
         there = path.is_file()  # a named pipe would be waited for, for ever
     except OSError as error:  # a name too long, a folder that must not be read
-        raise ValueError(
-            f"Expected a picture at {name_with_link(path)}, but it cannot be one ({error})."
-        ) from error
-    if not there:
-        kind = "something that is no file" if path.exists() else "nothing"
-        raise ValueError(
-            f"Expected a whole picture at {name_with_link(path)}, but found {kind}; restore it, or "
-            "name the folder that has the pictures."
-        )
-    if checks == "pictures":
-        open_picture(path)
+        return f"Expected a picture at {name_with_link(path)}, but it cannot be one ({error})."
+    if there:
+        return ""
+    kind = "something that is no file" if path.exists() else "nothing"
+    return (
+        f"Expected a whole picture at {name_with_link(path)}, but found {kind}; restore it, or "
+        "name the folder that has the pictures."
+    )
