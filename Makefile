@@ -7,7 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
-RUN := $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar \
+# Before a command: how PyTorch's threads wait, and how many there are; what is set already stays.
+THREADS := env $$($(BIN)/python -m dclip_kit.threads)
+RUN := $(THREADS) $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar \
   --stdout-file - --stderr-file -
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 
@@ -28,7 +30,7 @@ $(READY): pyproject.toml
 test: $(READY) ## ruff, mypy, pytest, and the committed notebooks against their stored outputs; offline
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks \
+	$(THREADS) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks \
 	  --nbval-lax --nbval-current-env --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 demo: $(READY) ## train and measure DCLIP on the pocket profile, then walk on; see runs/demo
@@ -48,14 +50,14 @@ demo: $(READY) ## train and measure DCLIP on the pocket profile, then walk on; s
 	@echo "Figures: $(CURDIR)/$(DEMO)/00_quickstart.html, and 01 to 06 beside it"
 
 lab: $(READY) ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --allow-root notebooks
+	$(THREADS) $(BIN)/jupyter lab --allow-root notebooks
 
 # The plotly renderers: `notebook` above puts plotly.js into the page once, so its HTML draws without
 # a network; the PNGs stored below let code hosts show the figures, and cost a Chromium here only.
 notebooks: $(READY) ## run all notebooks again in place, with pictures of their figures (needs a Chromium)
 	@test -n "$$BROWSER_PATH" || command -v chromium chromium-browser google-chrome >/dev/null || { \
 	  echo "Expected a Chromium to draw the figures' pictures; install one or set BROWSER_PATH" >&2; exit 1; }
-	$(BIN)/python -m dclip_kit.notebooks refresh $(NOTEBOOKS)
+	$(THREADS) $(BIN)/python -m dclip_kit.notebooks refresh $(NOTEBOOKS)
 
 demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 
@@ -66,7 +68,7 @@ demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 demo test: export SPYDER_TEXT_BARS := 1
 
 bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests/benchmarks/README.md
-	$(BIN)/python tests/benchmarks/run.py runs/bench
+	$(THREADS) $(BIN)/python tests/benchmarks/run.py runs/bench
 
 REPOSITORY ?= $(shell git remote get-url origin 2>/dev/null | sed -E 's#^.*github\.com[:/]##; s#\.git$$##')
 
@@ -75,10 +77,10 @@ badges: $(READY) ## put Binder's badge on README and notebooks: of origin, or RE
 
 pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teacher and arms (hours)
 	$(BIN)/python -m dclip_kit.pocket.build_sprites
-	$(BIN)/python -m dclip_kit.pocket.pretrain_clip
-	$(BIN)/python -m dclip_kit.pocket.train_detector
-	$(BIN)/python -m dclip_kit.pocket.validate_detector
-	$(BIN)/python -m dclip_kit.walk
+	$(THREADS) $(BIN)/python -m dclip_kit.pocket.pretrain_clip
+	$(THREADS) $(BIN)/python -m dclip_kit.pocket.train_detector
+	$(THREADS) $(BIN)/python -m dclip_kit.pocket.validate_detector
+	$(THREADS) $(BIN)/python -m dclip_kit.walk
 
 clean: ## delete what the other commands made, .venv too
 	rm -rf $(VENV) runs dist .ruff_cache .mypy_cache .pytest_cache

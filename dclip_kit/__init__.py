@@ -9,13 +9,7 @@ Axes of tensors, as type annotations name them:
     query, candidate: what searches, and what is ranked.
 """
 
-import os
-
 import lazy_loader
-
-from dclip_kit.threads import choose_threads
-
-choose_threads(os.environ)  # before anything of the kit imports PyTorch, which reads them
 
 # The public names stand in __init__.pyi, beside this file, and are imported on first use: PyTorch
 # and open_clip take seconds, which `python -m dclip_kit --help` need not wait for.

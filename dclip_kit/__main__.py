@@ -1,8 +1,11 @@
 """The kit from a shell: `python -m dclip_kit --help`."""
 
+import os
 import sys
 
 from dclip_kit.commands import main
+from dclip_kit.threads import choose_threads
 
 if __name__ == "__main__":
+    choose_threads(os.environ)  # before a command imports PyTorch, which reads them
     sys.exit(main())

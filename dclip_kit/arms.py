@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +151,12 @@ def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
     """
     loaded = clone_clip(clip)
     path = folder / f"{name}.safetensors"
-    record = _read_record(folder / f"{name}.json", {"alpha", "candidates", "history"})
+    own = folder / f"{name}.json"
+    kinds = {"alpha": float | int | None, "candidates": list, "history": list | None}
+    record = _read_record(own, kinds)
     trained_text = record.get("trained_text", False)
+    candidates = tuple(_read_fields(Candidate, each, own) for each in record["candidates"])
     load_weights(_trained_part(loaded, trained_text), load_tensors(path), str(path))
-    candidates = tuple(Candidate(**candidate) for candidate in record["candidates"])
     return Arm(name, loaded, record["alpha"], candidates, record["history"], trained_text)
 
 
@@ -198,8 +200,9 @@ def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTe
             profile's would.
     """
     settings = profile.teacher
-    record = _read_record(folder / "teacher.json", {"settings", "history"})
-    computed_with = asdict(TeacherSettings()) | record["settings"]
+    own = folder / "teacher.json"
+    record = _read_record(own, {"settings": dict, "history": list})
+    computed_with = asdict(_read_fields(TeacherSettings, record["settings"], own))
     for name in ("heads", "layers", "pooling_temperature", "caption_free", "masked"):
         if computed_with[name] != getattr(settings, name):
             raise ValueError(
@@ -212,17 +215,35 @@ def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTe
     return teacher.eval(), record["history"]
 
 
-def _read_record(path: Path, names: set[str]) -> dict[str, Any]:
-    """What stands beside weights, with at least these entries."""
+def _read_record(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside weights, with at least these entries, each of its kind."""
     if not path.is_file():
         raise FileNotFoundError(f"Expected how the weights came about in {path}, found no file.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record | {name: record[name] for name in names}
+        for name, kind in kinds.items():
+            if not isinstance(record[name], kind):
+                raise TypeError(f"{name} is a {type(record[name]).__name__}")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"Expected {', '.join(sorted(names))} in {path}, but it is damaged ({error}); save it "
+            f"Expected {', '.join(sorted(kinds))} in {path}, but it is damaged ({error}); save it "
             "again."
+        ) from error
+    return record
+
+
+def _read_fields(kind: type, found: Any, path: Path) -> Any:
+    """A dataclass of numbers out of JSON."""
+    try:
+        if not isinstance(found, dict):
+            raise TypeError(f"there is a {type(found).__name__}")
+        if bad := [name for name, value in found.items() if not isinstance(value, int | float)]:
+            raise TypeError(f"{bad[0]} is no number")
+        return kind(**found)
+    except TypeError as error:
+        names = ", ".join(each.name for each in fields(kind))
+        raise ValueError(
+            f"Expected {names} in {path}, but it is damaged ({error}); save it again."
         ) from error
 
 

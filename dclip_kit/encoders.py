@@ -24,7 +24,16 @@ from torchvision.transforms.functional import normalize
 
 from dclip_kit.assets import asset_path
 from dclip_kit.checkpoint import save_tensors, write_atomically
-from dclip_kit.hub import CONFIG_FILE, require_repository, require_text_files, require_weights
+from dclip_kit.hub import (
+    CONFIG_FILE,
+    WEIGHTS_FILES,
+    code_refused,
+    require_folder,
+    require_no_code,
+    require_repository,
+    require_text_files,
+    require_weights,
+)
 
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 
@@ -128,9 +137,10 @@ def load_clip(
 
     Raises:
         FileNotFoundError: the folder lacks config or weights, or files are neither on disk nor to
-            be downloaded (said within 5 s).
+            be downloaded (said once the hub has not answered within HF_HUB_ETAG_TIMEOUT, 10 s).
         ValueError: the name or tag is unknown, the file damaged, of another architecture, or made
-            for another activation (QuickGELU).
+            for another activation (QuickGELU); or its tokenizer or text tower comes with Python of
+            its own, which is never run.
         ImportError: its tokenizer or text tower is transformers', which is not installed.
     """
     name = str(name_or_path)
@@ -141,7 +151,7 @@ def load_clip(
             f"{pretrained!r}; leave it out."
         )
     if folder:
-        _require_files(folder)
+        require_folder(folder)
     elif name.startswith("hf-hub:"):
         require_repository(name)
     elif name not in open_clip.list_models():
@@ -157,10 +167,22 @@ def load_clip(
     source = f"weights for {name}, but {pretrained}"
     if pretrained is None:
         source = f"a CLIP in {folder or name}, but its files"
-    with _explained(source):
+    with _explained(name, source):
         model_config = open_clip.get_model_config(reference)
+        text = dict(model_config["text_cfg"])
+    require_no_code(name, model_config)
     require_text_files(name, model_config, in_folder=folder is not None)
-    with _explained(source):
+    if tower := text.get("hf_model_name"):
+        with _explained(name, source):
+            from transformers import PretrainedConfig
+
+            config, _ = PretrainedConfig.get_config_dict(tower)
+        require_no_code(f"{tower}, the text tower of {name},", config)
+    options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
+    if text.get("hf_tokenizer_name"):
+        options["trust_remote_code"] = False  # else transformers asks on the terminal
+    with _explained(name, source):
+        tokenizer = open_clip.get_tokenizer(reference, **options)
         model, _, preprocess = open_clip.create_model_and_transforms(
             reference,
             pretrained=None if pretrained == "untrained" else pretrained,
@@ -168,9 +190,7 @@ def load_clip(
             pretrained_text=False,  # "untrained" holds for a text tower of transformers too
             require_pretrained=pretrained != "untrained",  # else a lack of weights is but logged
         )
-        vocabulary = {"bpe_path": str(merges)} if merges else {}
-        tokenizer = open_clip.get_tokenizer(reference, **vocabulary)
-    size = model_config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
+    size = text.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
     read = getattr(tokenizer, "vocab_size", size)  # transformers' know their own
     # A table of embeddings may have rows to spare, but not beside a vocabulary made for it.
     if read > size or (merges and read != size):
@@ -189,16 +209,8 @@ def _find_folder(name: str) -> Path | None:
     return Path(name) if Path(name).is_dir() else None
 
 
-def _require_files(folder: Path) -> None:
-    if not (folder / CONFIG_FILE).is_file() or not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(
-            f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}; "
-            "export_clip writes such a folder."
-        )
-
-
 @contextmanager
-def _explained(source: str) -> Iterator[None]:
+def _explained(name: str, source: str) -> Iterator[None]:
     """Says in one sentence what open_clip, torch, timm and safetensors raise as many types."""
     try:
         yield
@@ -208,6 +220,8 @@ def _explained(source: str) -> Iterator[None]:
             "pip install transformers."
         ) from error
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise code_refused(name, "files that need it") from error
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"Expected {source} do not fit or cannot be read ({reason}); check that they belong "
@@ -223,7 +237,7 @@ def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
     told of it: `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
     """
     folder = Path(folder)
-    save_tensors(bundle.model.state_dict(), folder / "open_clip_model.safetensors")
+    save_tensors(bundle.model.state_dict(), folder / WEIGHTS_FILES[0])
     if bundle.merges:
         write_atomically(folder / MERGES_FILE, bundle.merges.read_bytes())
     else:

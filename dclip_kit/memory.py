@@ -1,7 +1,6 @@
 """What this process has of the machine's memory."""
 
 import ctypes
-import resource
 import sys
 from pathlib import Path
 
@@ -12,6 +11,12 @@ def peak_memory_mb() -> float:
     if status.exists():  # `getrusage` would count what the parent held when it started this process
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1e6
+    import resource  # which Windows lacks
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 

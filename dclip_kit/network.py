@@ -1,27 +1,25 @@
-"""Whether a server answers, asked once and briefly before a library retries for a minute."""
+"""Whether a server answers, asked briefly before a library waits for it in silence."""
 
-import contextlib
 import http.client
-import threading
 import urllib.error
 import urllib.request
+import warnings
 
 
-def is_reachable(url: str, seconds: float = 3.0) -> bool:
-    """Whether a server answers at all within the time, whatever it answers."""
-    answered = threading.Event()
+def warn_unless_answered(url: str, seconds: float = 3.0) -> None:
+    """Warns if a server gives no answer within the time; behind a slow proxy it still may.
 
-    def ask() -> None:
-        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            try:
-                request = urllib.request.Request(url, method="HEAD")
-                urllib.request.urlopen(request, timeout=seconds).close()
-            except urllib.error.HTTPError:  # an answer, if not a kind one
-                pass
-            answered.set()
-
-    # In a thread, because looking up a name has no timeout.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answered.is_set()
+    Looking up its name has no timeout, here as in what downloads afterwards.
+    """
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=seconds).close()
+    except urllib.error.HTTPError:  # an answer, if not a kind one
+        pass
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split())
+        warnings.warn(
+            f"Expected an answer from {url} within {seconds:g} s, got none ({reason}); trying the "
+            "download all the same.",
+            stacklevel=2,
+        )

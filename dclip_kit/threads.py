@@ -1,10 +1,16 @@
-"""How many threads PyTorch computes with, and how they wait; decided before it is loaded."""
+"""How many threads PyTorch computes with, and how they wait; decided before it is loaded.
+
+Importing the kit changes nothing. `python -m dclip_kit` decides for itself; what starts notebooks
+and other programs asks `python -m dclip_kit.threads`, which prints the variables for a shell:
+`env $(python -m dclip_kit.threads) jupyter lab`.
+"""
 
 import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
 
 def allowed_cores(folder: Path = CGROUPS) -> float | None:
@@ -55,3 +61,8 @@ def choose_threads(environment: MutableMapping[str, str], folder: Path = CGROUPS
     cores = allowed_cores(folder)
     if cores is not None and cores < (os.cpu_count() or 1):
         environment.setdefault("OMP_NUM_THREADS", str(max(1, int(cores))))
+
+
+if __name__ == "__main__":
+    choose_threads(os.environ)
+    print(*(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ))

@@ -19,9 +19,10 @@ import torch  # before ultralytics, which would otherwise hold torch to one thre
 from PIL import Image
 
 from dclip_kit.checkpoint import load_tensors, load_weights, save_tensors, write_atomically
-from dclip_kit.network import is_reachable
+from dclip_kit.network import warn_unless_answered
 
 _PATCHED = ((Image, "open"), (torch, "save"))
+_TRUE = {"1", "true", "yes", "on", "y", "t"}  # as ultralytics reads its variables
 
 
 @functools.cache
@@ -91,8 +92,8 @@ def find_weights(name_or_path: str | Path) -> Path:
     Looks at the path itself, then, for a bare name, in torch's cache (`torch.hub.get_dir()`).
 
     Raises:
-        FileNotFoundError: if it is neither on disk nor to be downloaded; offline, after at most
-            3 s of trying to reach the network.
+        FileNotFoundError: if it is neither on disk nor to be downloaded; with YOLO_OFFLINE set, at
+            once, and else when ultralytics gives up.
     """
     path = Path(name_or_path).expanduser()
     cached = Path(torch.hub.get_dir(), "checkpoints", path.name)
@@ -106,23 +107,18 @@ def find_weights(name_or_path: str | Path) -> Path:
             from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
         if path.name not in GITHUB_ASSETS_NAMES:
             problem += ", nor published by ultralytics under that name"
-        elif not _is_online():
-            problem += ", and there is no network to download it"
+        elif os.environ.get("YOLO_OFFLINE", "").strip().lower() in _TRUE:
+            problem += ", and YOLO_OFFLINE forbids to download it"
         else:
+            warn_unless_answered("https://github.com")
             try:
                 return Path(attempt_download_asset(cached))
             except Exception as error:  # whatever the download met, the weights are not there
-                problem += f", and its download failed ({error})"
+                problem += f", and its download failed ({' '.join(str(error).split())})"
     raise FileNotFoundError(
         f"expected 'pocket', a folder or a .pt file as detector weights, but got {str(path)!r} "
         f"{problem}; give a path that exists, or put the file at {cached}."
     )
-
-
-def _is_online() -> bool:
-    if os.environ.get("YOLO_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on", "y", "t"}:
-        return False
-    return is_reachable("https://github.com")
 
 
 def read_weights(path: Path) -> YoloWeights:

@@ -285,3 +285,42 @@ def test_what_is_not_whole_on_disk_is_named(what, file, harm, kind, arm, clip, t
         load_arm("dclip", clip, tmp_path) if what == "dclip" else load_teacher(
             32, PROFILE, tmp_path
         )
+
+
+CANDIDATE = {"alpha": 0.5, "recall_at_1": 0.2, "retention": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "says"),
+    [
+        ("dclip", {"candidates": [CANDIDATE | {"luck": 1.0}]}, "alpha, recall_at_1, .*'luck'"),
+        ("dclip", {"candidates": [{"alpha": 0.5, "retention": 1.0}]}, "'recall_at_1'"),
+        ("dclip", {"candidates": [CANDIDATE | {"alpha": "0.5"}]}, "alpha is no number"),
+        ("dclip", {"candidates": [0.5]}, "alpha, recall_at_1, retention in .* is a float"),
+        ("dclip", {"candidates": {"0.5": CANDIDATE}}, "candidates is a dict"),
+        ("dclip", {"candidates": None}, "candidates is a NoneType"),
+        ("dclip", {"alpha": "0.5"}, "alpha is a str"),
+        ("dclip", {"history": "long"}, "history is a str"),
+        ("teacher", {"settings": [1]}, "settings is a list"),
+        ("teacher", {"settings": {"heads": 4, "luck": 1}}, "heads, layers, .*'luck'"),
+        ("teacher", {"settings": {"heads": "4"}}, "heads is no number"),
+        ("teacher", {"history": None}, "history is a NoneType"),
+    ],
+    ids=str,
+)
+def test_a_record_of_another_form_names_the_file_and_the_field(
+    what, change, says, arm, clip, tmp_path
+) -> None:
+    save_arm(arm, tmp_path)
+    save_teacher(MetaTeacher(32, 4), [], PROFILE, tmp_path)
+    path = tmp_path / f"{what}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=says) as caught:
+        load_arm(what, clip, tmp_path) if what == "dclip" else load_teacher(32, PROFILE, tmp_path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_arm_without_a_history_is_one(arm, clip, tmp_path) -> None:
+    save_arm(replace(arm, alpha=None, history=None), tmp_path)
+    loaded = load_arm("dclip", clip, tmp_path)
+    assert loaded.alpha is None and loaded.history is None

@@ -60,3 +60,17 @@ def test_the_last_step_installs_the_kit_and_draws_the_scenes() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extras and set(extras[1].split(",")) <= set(project["optional-dependencies"])
     assert "python -m dclip_kit.pocket.data" in body
+
+
+def test_what_binder_starts_has_the_threads_that_its_container_may_use(dockerfile) -> None:
+    assert re.search(r"^ENV R2D_ENTRYPOINT=?.*binder/start", dockerfile, re.M)
+    script = BINDER / "start"
+    assert os.access(script, os.X_OK)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {"PATH": path, "GOMP_SPINCOUNT": "7"}
+    command = [script, sys.executable, "-c", "import os; print(os.environ['GOMP_SPINCOUNT'])"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("7\n", "")
+    environment = {"PATH": path}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("10000\n", "")

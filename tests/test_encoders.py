@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -264,6 +265,138 @@ def test_pixels_of_bytes_are_exactly_open_clips_preprocessing(mode, clip, pictur
     assert torch.equal(clip.normalize(kept), plain)
 
 
+# Other people's files
+
+PLANTED = """
+from pathlib import Path
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+Path({mark!r}).touch()
+class Tokenizer(PreTrainedTokenizerFast): ...
+class Config(PretrainedConfig): model_type = "planted"
+"""
+
+
+@pytest.fixture
+def planted(worded_folder, tmp_path, monkeypatch) -> Callable[..., Path]:
+    """A CLIP whose folder has a tokenizer in Python, which leaves a mark wherever it is run."""
+    dynamic = pytest.importorskip("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    mark = tmp_path / "mark"
+
+    def plant(clip_text: dict, **files: dict) -> Path:
+        (worded_folder / "planted.py").write_text(PLANTED.format(mark=str(mark)))
+        path = worded_folder / "open_clip_config.json"
+        record = json.loads(path.read_text())
+        record["model_cfg"]["text_cfg"] |= clip_text
+        path.write_text(json.dumps(record))
+        for name, content in files.items():
+            path = worded_folder / f"{name}.json"
+            before = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps(before | content))
+        return worded_folder
+
+    yield plant
+    assert not mark.exists(), "a model's own Python was run"
+
+
+CODE_TOKENIZER = {
+    "tokenizer_class": "Tokenizer",
+    "auto_map": {"AutoTokenizer": [None, "planted.Tokenizer"]},
+}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told to", "not told"])
+@pytest.mark.parametrize("place", ["{}", "local-dir:{}", "hf-hub:org/name", "an architecture"])
+def test_python_that_comes_with_a_model_is_refused_before_anything_is_loaded(
+    told, place, planted, repository, tmp_path, monkeypatch
+) -> None:
+    text = {"hf_tokenizer_name": "org/name"}
+    if told:
+        text["tokenizer_kwargs"] = {"clean": "lower", "trust_remote_code": True}
+    folder = planted(text, tokenizer_config=CODE_TOKENIZER, config={})
+    shutil.copytree(folder, repository, dirs_exist_ok=True)
+    if place == "an architecture":
+        place = add_config(folder, "planted", tmp_path, monkeypatch)
+    loaded = "create_model_and_transforms", *["get_tokenizer"] * told
+    for function in loaded:
+        monkeypatch.setattr(open_clip, function, lambda *_, **__: pytest.fail("loaded"))
+    pretrained = "untrained" if place == "planted" else None
+    with pytest.raises(ValueError, match=r"without trust_remote_code, .* never run, got") as caught:
+        load_clip(place.format(folder), pretrained)
+    assert "\n" not in str(caught.value)
+
+
+def test_python_that_is_not_needed_is_not_asked_for(planted) -> None:
+    """As in repositories that hold a model of transformers beside open_clip's."""
+    code = {"model_type": "planted", "auto_map": {"AutoConfig": "planted.Config"}}
+    clip = load_clip(planted({}, config=code))
+    assert clip.tokenizer("a red ball")[0, :3].tolist() == [3, 4, 5]
+
+
+def test_a_text_tower_with_python_of_its_own_is_refused(planted, repository) -> None:
+    folder = planted(
+        {"hf_model_name": "org/name"},
+        config={"model_type": "planted", "auto_map": {"AutoConfig": "planted.Config"}},
+    )
+    shutil.copytree(folder, repository, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"org/name, the text tower of .* trust_remote_code"):
+        load_clip(folder)
+
+
+PICKLES = [name for name in hub.PREFERRED_FILES if not name.endswith(".safetensors")]
+
+
+class Poison:
+    """Something that, in a pickle, is run when that is read."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("poisoned"),)
+
+
+@pytest.mark.parametrize(
+    ("good", "refused"),
+    [
+        ("open_clip_model", ()),
+        ("open_clip_pytorch_model", ()),
+        ("model", ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")),
+        ("zzz", PICKLES),
+    ],
+)
+@pytest.mark.parametrize("poison", [*PICKLES, "a.bin", "a.pth"])
+def test_a_pickle_beside_safetensors_is_never_read(
+    good, refused, poison, clip_folder, tmp_path, monkeypatch
+) -> None:
+    folder = shutil.copytree(clip_folder, tmp_path / "folder")
+    (folder / "open_clip_model.safetensors").rename(folder / f"{good}.safetensors")
+    torch.save({"weights": Poison()}, folder / poison)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read a pickle"))
+    if poison not in refused:
+        assert load_clip(folder).embed_dim == 32
+    else:
+        with pytest.raises(ValueError, match=f"prefers to {good}.safetensors, got {poison}; take"):
+            load_clip(folder)
+
+
+def test_a_pickle_in_a_repository_is_not_read_either(
+    full_text_folder, repository, monkeypatch
+) -> None:
+    shutil.copytree(full_text_folder, repository, dirs_exist_ok=True)
+    torch.save({"weights": Poison()}, repository / "open_clip_pytorch_model.bin")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read a pickle"))
+    assert load_clip("hf-hub:org/name").embed_dim == 32
+
+
+@pytest.mark.parametrize("directory", [True, False], ids=["a directory", "nothing"])
+def test_a_folder_with_only_a_pickle_is_refused(directory, clip_folder, tmp_path) -> None:
+    folder = shutil.copytree(clip_folder, tmp_path / "folder")
+    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
+    if directory:
+        (folder / "open_clip_model.safetensors").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"a \.safetensors file of weights in"):
+        load_clip(folder)
+
+
 # Bad input
 
 
@@ -282,6 +415,7 @@ def other_architecture(path: Path) -> None:
         ("open_clip_model.safetensors", Path.unlink, FileNotFoundError),
         ("open_clip_config.json", cut, ValueError),
         ("open_clip_config.json", lambda path: path.write_text("{}"), ValueError),
+        ("open_clip_config.json", lambda path: path.write_text('{"model_cfg": []}'), ValueError),
         ("open_clip_model.safetensors", cut, ValueError),
         ("open_clip_model.safetensors", other_architecture, ValueError),
         ("merges.txt.gz", cut, ValueError),

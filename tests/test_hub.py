@@ -1,15 +1,18 @@
 """Weights asked for: refused in one sentence, or known to be on disk or reachable."""
 
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import open_clip
 import pytest
 
 from dclip_kit import hub
-from dclip_kit.hub import require_repository, require_text_files, require_weights
+from dclip_kit.hub import require_no_code, require_repository, require_text_files, require_weights
 
 OPENAI = "ViT-B-32-quickgelu", "openai"
 
@@ -64,7 +67,7 @@ ASKED = {
 def test_no_network_is_one_sentence_at_once(offline, require, asked, says, monkeypatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
-    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    set_endpoint("http://127.0.0.1:9", monkeypatch)
     began = time.monotonic()
     with pytest.raises(FileNotFoundError, match=says) as caught:
         require(*asked)
@@ -72,13 +75,104 @@ def test_no_network_is_one_sentence_at_once(offline, require, asked, says, monke
     assert "\n" not in str(caught.value)
 
 
-def test_with_a_network_nothing_is_refused(monkeypatch) -> None:
+def set_endpoint(url: str, monkeypatch) -> None:
+    """As the variable HF_ENDPOINT does, which huggingface_hub reads when it is imported."""
+    template = hub.constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(hub.constants.ENDPOINT)
+    monkeypatch.setattr(hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + template)
+    monkeypatch.setattr(hub.constants, "ENDPOINT", url)
+
+
+@contextmanager
+def hub_that_answers(status: int, monkeypatch, after: float = 0.0) -> Iterator[list[str]]:
+    """A hub of our own on this machine; gives the paths that it is asked for."""
     asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            time.sleep(after)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_) -> None: ...
+
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "is_reachable", lambda url: asked.append(url) or True)
-    for require, arguments, _ in ASKED.values():
-        require(*arguments)
-    assert asked == [hub.constants.ENDPOINT] * len(ASKED)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        set_endpoint(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 503])
+def test_with_a_network_nothing_is_refused(status, monkeypatch) -> None:
+    with hub_that_answers(status, monkeypatch) as asked:
+        for require, arguments, _ in ASKED.values():
+            require(*arguments)
+    assert [path.rpartition("/")[2] for path in asked] == [
+        "open_clip_model.safetensors",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+        "tokenizer_config.json",
+        "config.json",
+    ]
+
+
+def test_a_slow_answer_is_one(monkeypatch) -> None:
+    with hub_that_answers(200, monkeypatch, after=3.2) as asked:  # seconds, as behind some proxies
+        require_text_files("mine", TOWERED, True)
+    assert len(asked) == 1
+
+
+def test_a_hub_that_is_silent_is_asked_once_for_as_long_as_the_library_waits(
+    monkeypatch, capfd
+) -> None:
+    monkeypatch.setattr(hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    began = time.monotonic()
+    with (
+        hub_that_answers(200, monkeypatch, after=1) as asked,
+        pytest.raises(FileNotFoundError, match=r"found neither \(.*timed out\); go online once"),
+    ):
+        require_repository("hf-hub:org/name")
+    assert len(asked) == 1 and time.monotonic() - began < 3
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_beyond_the_hub_are_tried_all_the_same(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(hub.Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("no_proxy", "*")
+    weights = {"url": "http://127.0.0.1:9/weights.pt"}
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: weights)
+    with pytest.raises(FileNotFoundError, match=r"neither \(HF_HUB_OFFLINE is set\); go online"):
+        require_weights("ViT-B-32", "mine")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.warns(UserWarning, match="trying the download all the same"):
+        require_weights("ViT-B-32", "mine")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}},
+        {"trust_remote_code": "yes"},
+        {"text_cfg": [{"deeper": [[{"trust_remote_code": 1}]]}]},
+        {"model_type": "bert", "auto_map": {"AutoModel": "planted.Model"}},
+        {"text_config": {"auto_map": {}}},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_asks_to_run_python_is_refused(config) -> None:
+    with pytest.raises(ValueError, match=r"^Expected mine to load without trust_remote_code"):
+        require_no_code("mine", config)
+
+
+def test_a_configuration_may_say_that_nothing_is_run() -> None:
+    require_no_code("mine", {"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": False}}})
 
 
 @pytest.mark.parametrize("place", ["", "a/b/c", "org/na me"])

@@ -3,7 +3,9 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from dclip_kit.memory import peak_memory_mb, return_memory
@@ -16,6 +18,16 @@ def test_peak_memory_is_in_millions_of_bytes(platform, unit, monkeypatch) -> Non
     monkeypatch.setattr(Path, "exists", lambda path: False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert peak_memory_mb() == pytest.approx(peak * unit / 1e6, rel=0.05)
+
+
+def test_windows_says_its_own_peak(monkeypatch) -> None:
+    """Where there is neither /proc nor the module `resource`."""
+    told = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123_000_000))
+    monkeypatch.setattr(psutil, "Process", lambda: told)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory_mb() == 123
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")

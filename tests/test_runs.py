@@ -1,7 +1,9 @@
 """A run's folder: settings that may not change under it, and models found by their names."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +75,17 @@ def test_an_arm_is_loaded_upon_its_runs_own_clip(run, clip, form) -> None:
     (run / "settings.json").unlink()
     (run / "report.json").write_text(json.dumps({"settings": record}))
     assert load_model(str(run / form)).name == str(run / form)
+
+
+def test_an_arm_whose_settings_name_a_clip_with_python_of_its_own_is_refused(run, profile) -> None:
+    path = Path(shutil.copytree(profile.clip, run / "planted")) / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    path.write_text(json.dumps(config))
+    record = profile.as_dict() | {"clip": str(run / "planted")}
+    (run / "settings.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="planted to load without trust_remote_code"):
+        load_model(str(run / "dclip"))
 
 
 def test_a_runs_whole_folder_names_its_arms(run) -> None:

@@ -289,3 +289,19 @@ def test_lower_floors_import_without_the_extras() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_kit_imports_where_the_modules_of_unix_are_missing() -> None:
+    """As on Windows; what it needs of others is imported before, as they have theirs there."""
+    modules = ["dclip_kit" if name == "__init__" else f"dclip_kit.{name}" for name in sources(KIT)]
+    program = f"""
+import importlib, sys
+for name in {modules}: importlib.import_module(name)
+for name in [*sys.modules]:
+    if name.partition(".")[0] == "dclip_kit": del sys.modules[name]
+sys.modules.update(dict.fromkeys(["resource", "fcntl", "termios", "pwd", "grp"]))
+sys.platform = "win32"
+for name in {modules}: importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,8 +1,10 @@
 """How many threads PyTorch computes with: what a container may use, in files as Linux has them."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +12,7 @@ from dclip_kit import threads
 from dclip_kit.threads import allowed_cores, choose_threads, count_workers
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-PRINT = f"""import os, sys, dclip_kit
-print(*(os.environ.get(name) for name in {NAMES}), "torch" in sys.modules)"""
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -47,20 +48,68 @@ def test_no_more_threads_than_cores_to_use(tmp_path, monkeypatch, quota, given, 
     )
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, ["PASSIVE", "10000"]),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"]),
-        ({"GOMP_SPINCOUNT": "7"}, ["None", "7"]),
-    ],
-)
-def test_the_kit_decides_before_torch_is_loaded_unless_the_user_has(given, expected):
+GIVEN = [
+    ({}, ["PASSIVE", "10000"]),
+    ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"]),
+    ({"GOMP_SPINCOUNT": "7"}, ["None", "7"]),
+]
+
+
+def run(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k not in NAMES} | given
-    done = subprocess.run(
-        [sys.executable, "-c", PRINT], env=environment, check=True, capture_output=True, text=True
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    assert done.stdout.split() == [*expected, "False"]
+
+
+@pytest.mark.parametrize("before", ["pass", "import open_clip"])  # which sets some of its own
+def test_importing_the_kit_changes_no_variable(before) -> None:
+    program = f"""import os
+{before}
+before = dict(os.environ)
+import dclip_kit
+if {before!r} != "pass":
+    for name in dclip_kit.__all__:
+        getattr(dclip_kit, name)
+print(before == dict(os.environ))"""
+    done = run("-c", program)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), GIVEN)
+def test_the_command_line_decides_before_torch_is_loaded_unless_the_user_has(
+    given, expected, tmp_path
+):
+    (tmp_path / "torch.py").write_text(
+        f"import os\nprint(*(os.environ.get(name) for name in {NAMES}))\nos._exit(7)"
+    )
+    arguments = ("-m", "dclip_kit", "export", "pocket", "--out", str(tmp_path / "out"))
+    done = run("-u", *arguments, **given, PYTHONPATH=str(tmp_path))
+    assert (done.stdout.split(), done.returncode) == (expected, 7), done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), GIVEN)
+def test_a_shell_is_told_what_to_set(given, expected):
+    done = run("-m", "dclip_kit.threads", **given, OMP_NUM_THREADS="3")
+    names = [*NAMES, "OMP_NUM_THREADS"]
+    told = dict(word.split("=") for word in done.stdout.split())
+    assert [told.get(name, "None") for name in names] == [*expected, "3"], done.stderr
+
+
+def test_make_tells_what_it_starts() -> None:
+    """Of each command that computes: what it would run."""
+    for target in ("test", "demo", "lab", "notebooks", "bench", "pocket"):
+        command = ["make", "--dry-run", "--old-file=.venv/.ready", target]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        started = re.findall(
+            r"^.*\.venv/bin/(?:papermill|jupyter lab|python -m (?:pytest|dclip_kit"
+            r"\.(?:walk|notebooks refresh|pocket\.(?!build)))|python tests).*$",
+            done.stdout,
+            re.M,
+        )
+        assert started, target
+        prefix = "env $(.venv/bin/python -m dclip_kit.threads) "
+        assert all(line.strip().startswith(prefix) for line in started), started
 
 
 def test_processes_on_one_machine_share_its_processors(monkeypatch) -> None:

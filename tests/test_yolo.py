@@ -268,20 +268,12 @@ def test_names_are_looked_up_in_torchs_cache(cache) -> None:
         find_weights("elsewhere/yolov8x.pt")
 
 
-@pytest.mark.parametrize("network", ["off", "refuses", "hangs"])
-def test_a_missing_name_offline_is_one_sentence_within_five_seconds(
-    network, cache, monkeypatch
+def test_a_missing_name_is_one_sentence_at_once_where_downloads_are_switched_off(
+    cache, monkeypatch
 ) -> None:
-    def ask(*_: Any, **__: Any) -> None:
-        if network == "hangs":
-            time.sleep(30)
-        raise urllib.request.URLError("no route")
-
-    monkeypatch.setattr(urllib.request, "urlopen", ask)
-    if network != "off":
-        monkeypatch.delenv("YOLO_OFFLINE", raising=False)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked"))
     start = time.monotonic()
-    with pytest.raises(FileNotFoundError, match=r"'yolov8x.pt' .*no network to download") as caught:
+    with pytest.raises(FileNotFoundError, match=r"'yolov8x.pt' .*YOLO_OFFLINE forbids") as caught:
         find_weights("yolov8x.pt")
     assert time.monotonic() - start < 5
     assert "\n" not in str(caught.value)
@@ -305,14 +297,21 @@ def test_published_names_are_downloaded_to_the_cache(cache, monkeypatch) -> None
         return str(file)
 
     def fail(file: Path) -> str:
-        raise ConnectionError("cut off")
+        raise ConnectionError("cut\noff")
 
-    monkeypatch.setattr("dclip_kit.yolo._is_online", lambda: True)
-    monkeypatch.setattr(downloads, "attempt_download_asset", fail)
-    with pytest.raises(FileNotFoundError, match=r"download failed \(cut off\)"):
-        find_weights("yolov8n.pt")
-    monkeypatch.setattr(downloads, "attempt_download_asset", download)
-    assert find_weights("yolov8n.pt") == cache / "yolov8n.pt"
+    def ask(*_: Any, **__: Any) -> None:
+        raise urllib.request.URLError("no route")
+
+    monkeypatch.delenv("YOLO_OFFLINE", raising=False)
+    monkeypatch.setattr(urllib.request, "urlopen", ask)  # a proxy may be slow: it is tried
+    for attempt in (fail, download):
+        monkeypatch.setattr(downloads, "attempt_download_asset", attempt)
+        with pytest.warns(UserWarning, match=r"github.com .*none \(.*no route.*\); trying"):
+            if attempt is download:
+                assert find_weights("yolov8n.pt") == cache / "yolov8n.pt"
+            else:
+                with pytest.raises(FileNotFoundError, match=r"download failed \(cut off\)"):
+                    find_weights("yolov8n.pt")
 
 
 # Containment
@@ -335,7 +334,6 @@ def test_the_process_and_the_home_stay_as_they_were(folder, tmp_path) -> None:
 import json, os, random
 import numpy as np, torch
 from PIL import Image
-import dclip_kit  # which sets OpenMP's variables: see threads
 torch.set_num_threads(3)
 def state():
     numbers = [random.getstate()[1][:9], np.random.get_state()[1][:9].tolist()]

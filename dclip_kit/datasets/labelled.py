@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from dclip_kit.datasets.annotations import load_json, read_lines
 from dclip_kit.datasets.images import LabelledImages
-from dclip_kit.network import is_reachable
+from dclip_kit.network import warn_unless_answered
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _CLASSES_FILES = ("classes.json", "classes.txt")
@@ -127,7 +127,8 @@ def read_cifar(
         download: whether to fetch what is not there (170 MB).
 
     Raises:
-        FileNotFoundError: it is not there or not whole, and is not to be had (said within 5 s).
+        FileNotFoundError: it is not there or not whole, and is not to be had (said when torchvision
+            gives up, which has no time limit of its own).
     """
     from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -136,13 +137,15 @@ def read_cifar(
         found = kind(folder, train=False)
     except RuntimeError:  # torchvision's for files that are missing or of other content
         try:
-            if not download or not is_reachable(kind.url):
-                raise OSError(f"no network to {kind.url}" if download else "and no download asked")
+            if not download:
+                raise OSError("and no download asked")
+            warn_unless_answered(kind.url)
             found = kind(folder, train=False, download=True)
         except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
             raise FileNotFoundError(
                 f"Expected {name} whole in {folder / kind.base_folder}, or a download, found "
-                f"neither ({error}); unpack {kind.filename} in {folder}, or pass download=True in "
+                f"neither ({reason}); unpack {kind.filename} in {folder}, or pass download=True in "
                 "Python with a network."
             ) from error
     unpacked = folder / f"{name.lower()}-test"

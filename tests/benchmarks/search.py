@@ -4,8 +4,9 @@
 writes what it measured. The million vectors are real features of the pocket's training pictures,
 each perturbed 250 times by as much as lies between a picture and the one nearest to it; queries are
 features of its test pictures, as perturbed, and of their captions. Times are the clock's: threads
-that wait spin for a moment, which the processor's would count. They are of this machine, which
-should have nothing else to do; the ratios, and what is found, are the result.
+that wait spin for a moment (as `make bench` has them), which the processor's would count. They are
+of this machine, which should have nothing else to do; the ratios, and what is found, are the
+result.
 """
 
 import json
@@ -17,9 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dclip_kit  # noqa: F401  decides how threads wait, before PyTorch is loaded
-
-# isort: split
 import torch
 from torch.nn.functional import normalize
 
