@@ -1,6 +1,7 @@
 """A run's folder: settings that may not change under it, and models found by their names."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dclip_kit import runs
 from dclip_kit.arms import Arm, save_arm
 from dclip_kit.config import PROFILES
-from dclip_kit.runs import keep_settings, load_model, require_settings
+from dclip_kit.runs import count_seconds, keep_settings, load_model, require_settings
 from dclip_kit.student import clone_clip
 
 
@@ -107,3 +109,56 @@ def test_any_other_clip_is_loaded_as_ever(clip_folder, tmp_path) -> None:
         load_model("ViT-B-32-quickgelu", "no-such-tag")
     with pytest.raises(ValueError, match="Expected"):
         load_model(str(tmp_path / "nothing"))
+
+
+# The seconds of a run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Clocks that a test sets: one for the wall, one that only runs on."""
+
+    class Clock:
+        now = 1000.0
+
+        def time(self) -> float:
+            return self.now
+
+        monotonic = time
+
+    clock = Clock()
+    monkeypatch.setattr(runs, "time", clock)
+    return clock
+
+
+def leg(folder, clock, seconds: float, error: type[BaseException] | None = None) -> float:
+    """A run's leg of so many seconds; tells how many the run has had at its end."""
+    began = clock.now
+    with count_seconds(folder, began) as so_far:
+        clock.now += seconds
+        if error:
+            raise error
+        return so_far()
+
+
+def test_a_run_counts_the_seconds_of_all_its_legs(tmp_path, clock) -> None:
+    assert leg(tmp_path, clock, 5) == 5
+    clock.now += 3600  # nobody was at it
+    for error in (KeyboardInterrupt, ValueError):
+        with pytest.raises(error):
+            leg(tmp_path, clock, 20, error)
+    assert leg(tmp_path, clock, 7) == 5 + 20 + 20 + 7
+
+
+def test_a_leg_that_was_killed_counts_up_to_its_last_file(tmp_path, clock) -> None:
+    assert leg(tmp_path, clock, 5) == 5
+    killed = count_seconds(tmp_path, clock.now)
+    killed.__enter__()  # and never left
+    checkpoint = tmp_path / "checkpoints" / "dclip.safetensors"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    for file in tmp_path.rglob("*"):
+        os.utime(file, (clock.now, clock.now))
+    os.utime(checkpoint, (clock.now + 40, clock.now + 40))
+    clock.now += 9999
+    assert leg(tmp_path, clock, 1) == 5 + 40 + 1
