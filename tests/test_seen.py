@@ -101,6 +101,19 @@ def leave_digests(paths) -> frozenset[str]:
     return frozenset(scan.digest for scan in scan_pictures(paths, decode=False))
 
 
+def test_another_picture_in_the_same_place_is_another(own, seen, tmp_path) -> None:
+    keep_seen(seen, tmp_path / "run")
+    scene(50).save(own.paths[0])
+    found = leave_out_trained(own, {"mine": load_seen(tmp_path / "run")})
+    assert "0.png" in names(found.dataset) and "1.png" not in names(found.dataset)
+    ids = tuple(path.as_uri() for path in own.paths)  # as data of one's own is known
+    own, place = replace(own, image_ids=ids), tmp_path / "named"
+    keep_seen(describe_seen(own.select(range(4)), own.select(range(4, 6)), [], True), place)
+    scene(51).save(own.paths[0])
+    found = leave_out_trained(own, {"mine": load_seen(place)})
+    assert "0.png" in names(found.dataset) and "1.png" not in names(found.dataset)
+
+
 def test_a_run_that_goes_on_has_seen_what_it_saw_before(own, seen, tmp_path) -> None:
     keep_seen(seen, tmp_path / "run")
     keep_seen(describe_seen(own.select([6]), own.select([7]), [], True), tmp_path / "run")

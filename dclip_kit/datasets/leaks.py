@@ -97,8 +97,9 @@ class EvaluationIndex:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values for `from_dict`. Paths only say which picture it was: no name is a path."""
-        names = {n: str(path) for n, path in self.names.items() if not n.startswith("path ")}
+        """JSON values for `from_dict`. Places are no names in it: another picture may lie there."""
+        places = ("path ", "url file:")
+        names = {n: str(path) for n, path in self.names.items() if not n.startswith(places)}
         hashes = None if self.phash is None else {str(p): h for p, h in self.phash.items()}
         return {"names": names, "phash": hashes}
 
