@@ -1,12 +1,18 @@
 """The house rules of the kit, read off its source; each is also tried on a kit that breaks it."""
 
 import ast
+import contextlib
+import itertools
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 KIT = ROOT / "dclip_kit"
@@ -305,3 +311,26 @@ for name in {modules}: importlib.import_module(name)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# What comes with a declared one: ipykernel, nbconvert (two), ultralytics. transformers is needed by
+# some CLIPs only, and asked for by its pip line.
+WITH_OTHERS = {"ipython", "nbclient", "nbformat", "pyyaml", "transformers"}
+
+
+def test_what_the_kit_imports_is_declared_and_what_is_installed_is_within_its_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {canonicalize_name(r.name): r for r in map(Requirement, itertools.chain(*groups))}
+    provided = metadata.packages_distributions()
+    used = {
+        each.partition(".")[0] for path in sources(KIT).values() for each in imports(parse(path))
+    }
+    used -= {*sys.stdlib_module_names, KIT.name}
+    for name in sorted(used & provided.keys()):
+        found = {canonicalize_name(each) for each in provided[name]}
+        assert found & (declared.keys() | WITH_OTHERS), f"{name} is imported and not declared"
+    assert len(used & provided.keys()) > 15
+    for name, requirement in declared.items():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            assert requirement.specifier.contains(metadata.version(name)), requirement
