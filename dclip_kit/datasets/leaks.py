@@ -228,6 +228,6 @@ def _import_imagehash() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "Expected imagehash to compare pictures by content, but it is not installed; pip "
-            "install 'dclip-kit[data]', or compare by name alone with by_content=False."
+            "install 'dclip-kit[data]', or have pictures compared by their names alone."
         ) from error
     return imagehash

@@ -45,7 +45,7 @@ def open_picture(path: Path | str) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise ValueError(
             f"Expected a whole picture at {path}, but reading it failed ({error}); restore it, or "
-            "leave it out with drop_unusable."
+            "leave it out."
         ) from error
 
 

@@ -100,8 +100,8 @@ def recognise_format(path: Path | str) -> str:
         known = ", ".join(READERS)
         found = f"several ({', '.join(formats)})" if formats else "none that is recognised"
         raise ValueError(
-            f"Expected data of one known format ({known}) at {path}, found {found}; say which with "
-            "format=, or name the annotation file."
+            f"Expected data of one known format ({known}) at {path}, found {found}; say which "
+            "format it is, or name the annotation file."
         )
     return formats[0]
 
