@@ -4,7 +4,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,24 @@ from torch import Tensor, nn
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file of the writer's own, renamed onto `path` once whole: no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file of the writer's own, renamed onto `path` once whole: no reader sees half of it.
+
+    Raises:
+        OSError: the file cannot be written: a disk is full, say, or must not be written to.
+    """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # two may write at once
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for it
+        raise OSError(
+            f"Expected to write {path}, but it cannot be written ({error}); make room or name "
+            "another place."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is what is told
+            temporary.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -228,9 +228,7 @@ class Profile:
     # True: reports give the reciprocal rank of the best match as the "mean average precision", as
     # the published code does.
     reciprocal_rank_as_map: bool = False
-    # What it trains by: dclip, contrastive (neither teacher nor rehearsal: the control), rehearsal
-    # (without the teacher) or official_code (as the published code does it).
-    recipe: str = "dclip"
+    recipe: str = "dclip"  # it trains by: dclip, contrastive, rehearsal or official_code
 
     def __post_init__(self) -> None:
         _check(self)

@@ -218,6 +218,6 @@ def _read_picture(image: Image.Image | Path | str) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
         name = getattr(image, "filename", "") or image
         raise ValueError(
-            f"picture {name} cannot be read ({error}); mend it or leave it out, or have it skipped "
-            "and reported with skip_unreadable=True."
+            f"Expected a whole picture of 8 bits a channel, but picture {name} cannot be read "
+            f"({error}); mend it or leave it out."
         ) from error

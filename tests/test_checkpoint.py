@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -62,6 +63,29 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "a.json"}
     assert torch.equal(load_tensors(tmp_path / "a.safetensors")["x"], old["x"])
     assert (tmp_path / "a.json").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError("No space left on device (os error 28)"), OSError(28, "No space")]
+)
+def test_a_full_disk_is_said_and_leaves_the_old_file(error, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors({"x": torch.ones(2)}, path)
+
+    def fill(_, temporary) -> None:
+        temporary.write_bytes(b"half a fi")
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", fill)
+    with pytest.raises(OSError, match=rf"^Expected to write {path}, .*No space.*; make room or"):
+        save_tensors({"x": torch.zeros(2)}, path)
+    assert list(tmp_path.iterdir()) == [path] and load_tensors(path)["x"].sum() == 2
+
+
+def test_what_cannot_be_written_is_named_where_nothing_was_begun(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Expected to write .*a\.json, but it cannot be written"):
+        write_atomically(tmp_path / "file" / "a.json", "")
 
 
 @pytest.mark.parametrize("how", ["cut", "garbage", "empty"])

@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from test_datasets_coco import write_coco
 from test_datasets_leaks import scene
 from test_datasets_splits import write_own
@@ -78,10 +79,31 @@ def test_inspect_reports_to_a_person_and_in_json(own, run, tmp_path) -> None:
     assert found["pictures"]["usable"] == 21 and len(found["leaks"]) == 2
 
 
-def test_inspect_fails_only_where_nothing_is_usable(tmp_path, run) -> None:
+def test_inspect_fails_only_where_no_usable_picture_has_a_caption(tmp_path, run) -> None:
     (tmp_path / "captions.csv").write_text("image,caption\ngone.png,a\n")
     code, out, _ = run("inspect", tmp_path)
     assert code == 1 and "Pictures: 0 usable, 1 unusable" in out
+    scene(1).save(tmp_path / "gone.png")
+    assert run("inspect", tmp_path)[0] == 0
+    (tmp_path / "captions.csv").write_text("image,caption\ngone.png, \n")
+    code, out, _ = run("inspect", tmp_path)
+    assert code == 1 and "Pictures: 1 usable, 0 unusable\nCaptions: 0 usable" in out
+    assert out.endswith("Nothing to train on: no usable picture has a caption.\n")
+
+
+def test_inspect_fails_where_no_picture_has_a_caption(tmp_path, run) -> None:
+    """COCO's instances look like its captions; a table may have rows and no text in them."""
+    scene(1).save(tmp_path / "1.png")
+    boxes = [{"image_id": 1, "id": 1, "category_id": 3, "bbox": [0, 0, 9, 9]}]
+    record = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": boxes}
+    (tmp_path / "instances.json").write_text(json.dumps(record))
+    (tmp_path / "captions.csv").write_text("image,caption\n1.png, \n")
+    for name, usable, says in (("instances.json", 0, "captions_"), ("captions.csv", 1, "")):
+        options = ("--images", tmp_path, "--json", tmp_path / "report.json")
+        code, out, _ = run("inspect", tmp_path / name, *options)
+        assert code == 1 and says in out and "no usable picture has a caption" in out
+        found = json.loads((tmp_path / "report.json").read_text())
+        assert found["pictures"]["usable"] == usable and found["captions"]["usable"] == 0
 
 
 def test_inspect_takes_pictures_and_format_and_tells_notes(own, run, tmp_path) -> None:
@@ -479,8 +501,14 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
         (["train-teacher", "--out", "own/0.png"], "Expected a folder that can be written"),
         (["distill", "--out", "o", "--profile", "big"], "'big' (choose from 'pocket', 'base'"),
         (["distill"], "--out"),
-        (["detect", "own", "--out", "o.json", "--confidnce", "1"], "--confidnce"),
-        (["embellish"], "embellish"),
+        (["detect", "own", "--out", "o.json", "--confidnce", "1"], "--confidence FLOAT"),
+        (["distill", "--out", "o", "--profil", "base"], "--profile {pocket,base,paper}"),
+        (["evalute"], "export, search, got 'evalute'; did you mean evaluate?"),
+        (["zzz"], "export, search, got 'zzz'; --help says what they do."),
+        (["inspect", "own/captions.csv", "--format", "coco", "--images", "x"], "Expected a folder"),
+        (["inspect", "own/0.png"], "say which with --format (format= in Python), or bring"),
+        (["search", "own", "x", "--device", "meta"], "cuda:0, got 'meta' ("),
+        (["search", "own", "x", "--device", "hpu"], "cuda:0, got 'hpu' ("),
     ],
     ids=" ".join,
 )
@@ -497,6 +525,78 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
         each.relative_to(tmp_path).as_posix() for each in before
     }
     assert not new
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--student.train", "foo"], "student.train out of projection, attention, last_blocks(n)"),
+        (["--regions.confidence", "5"], "regions.confidence to be a number from 0 to 1, got 5.0;"),
+        (["--student.epochs", "0"], "student.epochs to be a whole number from 1, got 0;"),
+        (["--selection.alphas"], "selection.alphas to be one or more numbers from 0 to 1, got ();"),
+        (["--teacher.learning-rate", "nan"], "teacher.learning_rate to be a finite number"),
+        (["--student.contrastive-weight", "-1"], "student.contrastive_weight to be a finite"),
+        (["--teacher.heads", "0"], "teacher.heads to be a whole number from 1, got 0;"),
+        (["--regions.margin", "-1"], "regions.margin to be a finite number from 0, got -1.0;"),
+        (["--seed", "-1"], "seed to be a whole number from 0"),
+        (["--student.distillation-weight", "0"], "got 0.0; take --recipe rehearsal or contrastive"),
+        (
+            ["--recipe", "rehearsal", "--student.distillation-weight", "1"],
+            "recipe rehearsal, got 1.0; take --recipe dclip",
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["train-teacher", "distill"])
+def test_a_setting_is_refused_in_a_sentence_before_anything_is_done(
+    command, arguments, says, run, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dclip_kit.profile_data.load_data", lambda _: pytest.fail("data was read"))
+    code, out, err = run(command, "--out", tmp_path / "o", *arguments)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith("python -m dclip_kit: Expected ") and says in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_embed_would_cut_out_is_checked_too(run, own, tmp_path) -> None:
+    code, _, err = run("embed", own, "--out", tmp_path / "o", "--regions.margin", "-1")
+    assert code == 2 and err == (
+        "python -m dclip_kit: Expected regions.margin to be a finite number from 0, got -1.0; "
+        "choose another value.\n"
+    )
+
+
+def test_a_value_of_another_type_shows_the_option(run) -> None:
+    code, _, err = run("distill", "--out", "o", "--student.epochs", "abc")
+    assert code == 2 and "Error parsing --student.epochs: invalid literal" in err
+
+
+def test_a_full_disk_is_said_in_a_sentence(run, tmp_path, monkeypatch) -> None:
+    """safetensors raises an error of its own for it."""
+
+    def fill(_, path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("dclip_kit.checkpoint.save_file", fill)
+    code, _, err = run("export", "pocket", "--out", tmp_path / "o")
+    assert code == 2 and err.count("\n") == 1 and "No space left on device" in err
+    assert "/o/open_clip_model.safetensors, but it cannot be written" in err
+    assert not list((tmp_path / "o").iterdir())
+
+
+def test_too_little_memory_on_a_device_is_said_in_a_sentence(run, own, monkeypatch) -> None:
+    def run_out(*_, **__):
+        raise error
+
+    monkeypatch.setattr("dclip_kit.datasets.inspect_data", run_out)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore.")
+    code, _, err = run("inspect", own)
+    assert code == 2 and "Tried to allocate 9 GiB.); take smaller batches.\n" in err
+    error = RuntimeError("something that nobody has foreseen")
+    with pytest.raises(RuntimeError, match="foreseen"):
+        run("inspect", own)
 
 
 def test_stopping_a_command_is_no_traceback(run, own, monkeypatch) -> None:
@@ -516,6 +616,8 @@ def test_help_is_given_and_flows(command, run) -> None:
     code, out, _ = run(*[command] * bool(command), "--help")
     assert code == 0 and "usage: python -m dclip_kit" in out
     assert run()[1].startswith("usage")  # nothing asked is help, too
+    assert out.count("--profile {pocket,base,paper}") == bool(command)
+    assert ("--recipe STR" in out) is (command in ("train-teacher", "distill"))
 
 
 @pytest.mark.parametrize("command", ["inspect", "embed"])
@@ -529,9 +631,10 @@ def test_a_profile_sets_the_defaults(run) -> None:
         out = " ".join(run("distill", *arguments, "--help")[1].replace("│", "").split())
         assert "(default: ViT-B-32-quickgelu)" in out and "(default: yolov8n.pt)" in out
         assert "(default: 1e-06)" in out
+    assert "(default: base)" in " ".join(run("inspect", "--profile", "base", "--help")[1].split())
     assert "(default: yolov8x.pt)" in run("detect", "--help", "--profile", "paper")[1]
     published = " ".join(run("distill", "--recipe", "official_code", "--help")[1].split())
-    assert "(default: attention)" in published
+    assert "(default: attention)" in published and "(default: official_code)" in published
 
 
 # What commands share

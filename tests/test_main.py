@@ -1,6 +1,7 @@
 """The command line as real processes: quick help, exit codes, streams that stay apart."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -55,6 +56,39 @@ def test_a_reader_that_has_read_enough_is_no_error(tmp_path) -> None:
     command = f"{sys.executable} -m dclip_kit inspect {tmp_path} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_an_encoding_lacks_is_escaped(encoding, tmp_path) -> None:
+    """As where Windows redirects; a search is done by then, and its result would be lost."""
+    write_own(tmp_path, range(1)).joinpath("0.png").rename(tmp_path / "漢.png")
+    (tmp_path / "captions.csv").write_text("image,caption\n漢.png,a\nα.png,b\n", encoding="utf-8")
+    streams = {"env": os.environ | {"PYTHONIOENCODING": encoding}, "encoding": encoding}
+    done = shell("inspect", tmp_path, **streams)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 usable, 1 unusable" in done.stdout and "\\u03b1.png: Expected" in done.stdout
+    for command in ([], ["search"], ["distill"]):
+        done = shell(*command, "--help", **streams)
+        assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "."]], ids=" ".join)
+def test_a_full_stdout_is_said_in_a_sentence(arguments, unbuffered, tmp_path) -> None:
+    write_own(tmp_path, range(2))
+    command = [sys.executable, "-m", "dclip_kit", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "python -m dclip_kit: [Errno 28] No space left on device\n"
 
 
 @pytest.mark.parametrize("arguments", [["inspect", "nowhere"], ["inspect"]], ids=" ".join)

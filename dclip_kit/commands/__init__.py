@@ -5,12 +5,16 @@ import when they run, so that help comes at once.
 """
 
 import argparse
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from inspect import Parameter, signature
+from typing import Any, Literal
 
 import tyro
 
@@ -18,7 +22,7 @@ from dclip_kit.commands.data import curate, embed, inspect
 from dclip_kit.commands.models import evaluate, export
 from dclip_kit.commands.pictures import detect, search
 from dclip_kit.commands.training import distill, train_teacher
-from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
+from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe, require_recipe
 from dclip_kit.printing import printable
 
 PROGRAM = "python -m dclip_kit"
@@ -32,8 +36,8 @@ base (OpenAI's ViT-B/32, for a laptop), paper (OpenAI's ViT-B/16 and the publish
 settings, for GPUs). --recipe official_code changes them to what the published code does
 where that parts from its description; rehearsal leaves the teacher out.
 
-Exit codes: 0 done; 1 inspect found nothing usable; 2 what was asked cannot be done, and
-a sentence on stderr says why."""
+Exit codes: 0 done; 1 inspect found no usable picture with a caption; 2 what was asked
+cannot be done, and a sentence on stderr says why."""
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "inspect": inspect,
@@ -46,9 +50,6 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "export": export,
     "search": search,
 }
-for _command in COMMANDS.values():
-    # tyro would show the texts of arguments line by line, as they are wrapped in the source.
-    _command.__doc__ = re.sub(r"\n {12,}", " ", _command.__doc__ or "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +61,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is shown as \u2192
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _parse(list(sys.argv[1:] if arguments is None else arguments))()
+        finally:
+            _flush()
+    except BrokenPipeError:  # whoever read has read enough, as `head` does
+        return 0
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{PROGRAM}: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is slow to import
+            raise
+        why = printable(str(error).splitlines()[0])
+        print(
+            f"{PROGRAM}: Expected a device with more memory ({why}); take smaller batches.",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped; checkpoints that were written are whole.", file=sys.stderr)
+        return 130
+
+
+def _flush() -> None:
+    """Writes out what was printed; at exit, a full disk or a reader that is gone is a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _parse(given: list[str]) -> Callable[[], int]:
+    """The command that was asked for, ready to run: its options are checked, and nothing is done.
+
+    Raises:
+        ValueError: there is no such command, or a setting is out of its range.
+        SystemExit: help was given, or something else was refused; all is said.
+    """
     # The profile comes first, since what the help of the other options says depends on it.
     chooser = argparse.ArgumentParser(
         PROGRAM,
@@ -71,29 +114,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chooser.add_argument("--profile", choices=PROFILES, default="pocket")
     chooser.add_argument("--recipe", choices=RECIPES, default="dclip")
     chosen, rest = chooser.parse_known_args(given)
-    profile = apply_recipe(PROFILES[chosen.profile], chosen.recipe)
-    try:
-        code = tyro.extras.subcommand_cli_from_dict(
-            _with_defaults(profile),
-            prog=PROGRAM,
-            description=DESCRIPTION,
-            args=rest or ["--help"],
-            config=(tyro.conf.DisallowNone,),
+    if rest and rest[0] not in COMMANDS and not rest[0].startswith("-"):
+        near = get_close_matches(rest[0], COMMANDS, 1)
+        more = f"did you mean {near[0]}?" if near else "--help says what they do."
+        raise ValueError(
+            f"Expected a command out of {', '.join(COMMANDS)}, got {rest[0]!r}; {more}"
         )
-        sys.stdout.flush()  # at exit, a reader that has gone would make a traceback
-        return code
-    except BrokenPipeError:  # whoever read has read enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{PROGRAM}: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped; checkpoints that were written are whole.", file=sys.stderr)
-        return 130
+    profile = apply_recipe(PROFILES[chosen.profile], chosen.recipe)
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                _with_defaults(profile),
+                prog=PROGRAM,
+                description=DESCRIPTION,
+                args=rest or ["--help"],
+                config=(tyro.conf.DisallowNone,),
+            )
+    except SystemExit as stop:
+        # tyro frames what settings say of their values and puts a name before it that nobody typed.
+        refused = stop.__context__ and stop.__context__.__context__
+        if isinstance(refused, ValueError) and str(refused).startswith("Expected "):
+            said.truncate(0)
+            raise refused from None
+        raise
+    finally:
+        print(said.getvalue(), end="", file=sys.stderr)
 
 
-def _with_defaults(profile: Profile) -> dict[str, Callable[..., int]]:
+def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int]]]:
     """The commands, with a profile's values for defaults."""
     clip = {"model": profile.clip, "pretrained": profile.pretrained}
     found = ("detector", "confidence", "max_regions")
@@ -102,8 +151,33 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., int]]:
         "embed": {**clip, "regions": profile.regions},
         "train-teacher": {"settings": profile},
         "distill": {"settings": profile},
-        "evaluate": {**clip, "model": (profile.clip,), "profile": profile.name},
+        "evaluate": {**clip, "model": (profile.clip,)},
         "export": {"pretrained": profile.pretrained},
         "search": clip,
     }
-    return {name: partial(each, **defaults.get(name, {})) for name, each in COMMANDS.items()}
+    return {
+        name: _Deferred(command, defaults.get(name, {}), profile.name)
+        for name, command in COMMANDS.items()
+    }
+
+
+class _Deferred:
+    """A command's options, and --profile, for tyro to read; a call makes it ready to be run."""
+
+    def __init__(self, command: Callable[..., int], defaults: dict[str, Any], profile: str) -> None:
+        self.command = command
+        own = signature(partial(command, **defaults))
+        more = Parameter("profile", Parameter.KEYWORD_ONLY, default=profile)
+        self.asks = "profile" in own.parameters  # for what is neither given nor in a run
+        parameters = own.parameters | {"profile": more}
+        self.__signature__ = own.replace(parameters=list(parameters.values()))
+        self.__annotations__ = command.__annotations__ | {"profile": Literal[*PROFILES]}
+        # tyro would show the texts of arguments line by line, as they are wrapped in the source.
+        texts = re.sub(r"\n {12,}", " ", command.__doc__ or "").rstrip()
+        self.__doc__ = f"{texts}\n        profile: chooses the defaults of the other options.\n"
+
+    def __call__(self, profile: str, **options: Any) -> Callable[[], int]:
+        if "settings" in options:
+            require_recipe(options["settings"])
+        options |= {"profile": profile} if self.asks else {}
+        return partial(self.command, **options)

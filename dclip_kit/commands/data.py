@@ -25,7 +25,7 @@ def inspect(
 ) -> int:
     """Looks at captioned pictures as training would read them: what is usable, twice, or leaks.
 
-    Exit code 1 only when nothing is usable.
+    Exit code 1 if no usable picture has a caption.
 
     Args:
         data: captioned pictures: a file of a kind that --format lists, or the folder that has it.
@@ -51,7 +51,10 @@ def inspect(
     for note in notes:
         if issubclass(note.category, UserWarning):
             print(f"Note: {printable(str(note.message))}")
-    return 0 if report["pictures"]["usable"] else 1
+    if report["captions"]["usable"]:
+        return 0
+    print("Nothing to train on: no usable picture has a caption.")
+    return 1
 
 
 def curate(

@@ -71,7 +71,6 @@ def evaluate(
         seed: of drawing splits that data has not; left out, that of the first arm's run, else 0.
         json: file for all figures.
         device: auto, cpu, cuda:0, …
-        profile: what the other options' values are left out of.
     """
     if json:
         require_writable(json)

@@ -43,11 +43,12 @@ def choose_device(name: str) -> str:
             return "cpu"
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(1, device=name).cpu()  # as nothing on "meta" can be
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = str(error).splitlines()[0].split(". ")[0]
         raise ValueError(
             f"Expected a device of this machine, such as auto, cpu or cuda:0, got {name!r} "
-            f"({str(error).splitlines()[0]})."
+            f"({why}); name one."
         ) from error
     return name
 

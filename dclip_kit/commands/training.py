@@ -8,7 +8,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
-from dclip_kit.config import Profile, require_recipe
+from dclip_kit.config import Profile
 from dclip_kit.printing import printable, say
 
 Settings = Annotated[Profile, arg(name="")]  # its fields are options of the command itself
@@ -37,7 +37,6 @@ def train_teacher(
     from dclip_kit.seen import keep_seen
     from dclip_kit.walk import describe_run, obtain_features, obtain_teacher, require_trainable
 
-    require_recipe(settings)
     if not settings.student.distillation_weight:
         raise ValueError(
             f"Expected a recipe with a teacher, got {settings.recipe}; take --recipe dclip."
@@ -99,7 +98,6 @@ def distill(
         require_trainable,
     )
 
-    require_recipe(settings)
     require_settings(settings, out)
     require_data(settings)
     clip = load_model(settings.clip, settings.pretrained, choose_device(device))

@@ -46,7 +46,7 @@ def open_picture(path: Path | str) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise ValueError(
             f"Expected a whole picture at {name_with_link(path)}, but reading it failed ({error}); "
-            "restore it, or take it out of the data (drop_unusable does in Python)."
+            "restore it, or leave it out."
         ) from error
 
 
