@@ -1,5 +1,6 @@
 """The two loops: against loops written by hand, what they leave alone, and continued exactly."""
 
+import json
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from dclip_kit import precision as precision_module
+from dclip_kit.checkpoint import load_tensors, save_tensors
 from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
 from dclip_kit.embedding import encode_images
 from dclip_kit.encoders import load_clip
@@ -26,8 +28,11 @@ from dclip_kit.train.rehearsal import Rehearsal
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()
-TEACHER = TeacherSettings(heads=4, batch_size=3, epochs=4, learning_rate=0.01)
-STUDENT = StudentSettings(batch_size=2, epochs=3, learning_rate=1e-3, mixed_precision="no")
+# So much decay that what it draws to zero, and what not, is seen in a few steps.
+TEACHER = TeacherSettings(heads=4, batch_size=3, epochs=4, learning_rate=0.01, weight_decay=5.0)
+STUDENT = StudentSettings(
+    batch_size=2, epochs=3, learning_rate=1e-3, weight_decay=5.0, mixed_precision="no"
+)
 CONTROL = replace(STUDENT, distillation_weight=0.0)
 REHEARSED = replace(STUDENT, rehearsal_weight=3.0, rehearsal_batch=5)
 
@@ -153,7 +158,10 @@ def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
     settings = replace(TEACHER, caption_free=caption_free)
     torch.manual_seed(8)
     teacher = MetaTeacher(32, 4, caption_free=caption_free)
-    optimizer = torch.optim.AdamW(teacher.parameters(), fused=True, lr=0.01, weight_decay=1e-4)
+    matrices = [p for p in teacher.parameters() if p.ndim == 2]
+    others = [p for p in teacher.parameters() if p.ndim == 1]  # biases, and LayerNorm's scales
+    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, fused=True, lr=0.01, weight_decay=5.0)
     history = []
     for epoch in range(4):
         order, losses = draw_captions(features, 8, epoch)[:, 0], []
@@ -173,6 +181,32 @@ def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
     assert not run.teacher.training
 
 
+def test_a_caption_free_teacher_never_gathers_tokens(features, monkeypatch) -> None:
+    monkeypatch.setattr(type(features), "tokens_of", lambda *_: pytest.fail("tokens were gathered"))
+    run = train_teacher(features, replace(TEACHER, caption_free=True), REGIONS)
+    assert len(embed_with_teacher(run.teacher, features, REGIONS)) == len(features.text)
+
+
+def test_a_checkpoint_of_other_groups_of_parameters_is_refused(
+    clip, pixels, features, targets, tmp_path
+) -> None:
+    """Its optimizer's states would go to other parameters."""
+    path = tmp_path / "state.safetensors"
+    for train in (
+        lambda: train_teacher(features, TEACHER, REGIONS, checkpoint=path),
+        lambda: distill(clip, pixels, features, STUDENT, targets, checkpoint=path),
+    ):
+        train()
+        tensors = load_tensors(path)
+        progress = json.loads(bytes(tensors["progress"].tolist()))
+        del progress["settings"]["decayed"]  # as it was before
+        content = bytearray(json.dumps(progress).encode())
+        save_tensors(tensors | {"progress": torch.frombuffer(content, dtype=torch.uint8)}, path)
+        with pytest.raises(ValueError, match="but they differ in decayed"):
+            train()
+        path.unlink()
+
+
 def test_training_leaves_the_frozen_features_alone(features, clip, pixels, targets) -> None:
     given = {**vars(features), "targets": targets, "pixels": pixels}
     before = {name: tensor.clone() for name, tensor in given.items()}
@@ -190,10 +224,13 @@ def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
     tower = student.model.visual
     after = [tower.proj, *tower.ln_post.parameters()]
     blocks = [p for p in tower.parameters() if all(p is not other for other in after)]
-    optimizer = torch.optim.AdamW(
-        [{"params": blocks, "share": settings.block_rate}, {"params": after, "share": 1.0}],
-        weight_decay=settings.weight_decay,
-    )
+    groups = []
+    for parameters, share in ((blocks, settings.block_rate), (after, 1.0)):
+        matrices = [p for p in parameters if p.ndim > 1]
+        others = [p for p in parameters if p.ndim == 1]  # biases, and norms' scales
+        groups.append({"params": matrices, "share": share, "weight_decay": settings.weight_decay})
+        groups.append({"params": others, "share": share, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups)
     plan = []
     for epoch in range(settings.epochs):
         rows = draw_captions(features, seed, epoch, settings.captions_per_image)
@@ -310,7 +347,7 @@ def test_two_small_batches_step_like_the_mean_of_their_losses(clip, pixels, feat
     text = [features.text[o] for o in order.split(4)]
     loss = sum(contrastive_loss(i, t, 0.05) for i, t in zip(image, text, strict=True)) / 2
     (gradient,) = torch.autograd.grad(loss, [tower.proj])
-    moved = run.student.model.visual.proj - clip.model.visual.proj * (1 - 1e-3 * 0.01)
+    moved = run.student.model.visual.proj - clip.model.visual.proj * (1 - 1e-3 * settings.weight_decay)
     clear = gradient.abs() > 1e-3 * gradient.abs().max()
     assert clear.float().mean() > 0.9
     assert torch.allclose(moved[clear], -1e-3 * gradient[clear].sign(), atol=1e-5)

@@ -23,7 +23,7 @@ from dclip_kit.reading import Pictures, choose_pictures, read_pixels
 from dclip_kit.student import Trainable, clone_clip, freeze
 from dclip_kit.train.loop import draw_captions, split_batches
 from dclip_kit.train.progress import History, Progress, Row
-from dclip_kit.train.rates import group_parameters, schedule_rate
+from dclip_kit.train.rates import DECAYED, group_parameters, schedule_rate
 from dclip_kit.train.rehearsal import Rehearsal, choose_rehearsal
 from dclip_kit.train.text import encode_pairs, token_ids, unfreeze_text
 
@@ -96,15 +96,14 @@ def distill(
         unfreeze_text(student)
         module, ids = student.model, token_ids(bundle, texts, len(features.text))
     chosen = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        group_parameters(module, settings), weight_decay=settings.weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(group_parameters(module, settings), fused=True)
     targets = features.text if teacher_embeddings is None else teacher_embeddings
     seen = [ids, features.image_of_text, targets, *([rehearsal.features] if rehearsal else [])]
     run = {
         "kind": "student",
         "seed": seed,
         "data": fingerprint(*seen),
+        "decayed": DECAYED,
         **asdict(settings),
         "mixed_precision": precision,
     }

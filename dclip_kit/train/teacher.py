@@ -20,6 +20,7 @@ from dclip_kit.regions import region_weights
 from dclip_kit.teacher import MetaTeacher, TeacherOutput, build_teacher
 from dclip_kit.train.loop import draw_captions, split_batches
 from dclip_kit.train.progress import History, Progress, Row
+from dclip_kit.train.rates import DECAYED, split_decayed
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +41,12 @@ def apply_teacher(
     """The teacher on captions and regions: their own picture's, or (for the probe) others'."""
     images = features.image_of_text[texts] if images is None else images
     device = next(teacher.parameters()).device
-    region, token = features.regions_of(images), features.tokens_of(texts)
-    weights = None
+    region = features.regions_of(images)
     plain = getattr(teacher, "module", teacher)  # of several processes, each wraps its own
-    if regions.weighted and not getattr(plain, "caption_free", False):
+    if getattr(plain, "caption_free", False):  # gathering tokens would be most of the work
+        return teacher(region.features.to(device), region.mask.to(device))
+    token, weights = features.tokens_of(texts), None
+    if regions.weighted:
         weights = region_weights(
             region.features,
             token.features,
@@ -122,16 +125,18 @@ def train_teacher(
     accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
     teacher = build_teacher(features.text.shape[1], settings)
     optimizer = torch.optim.AdamW(
-        teacher.parameters(),
+        split_decayed(teacher.parameters(), settings.weight_decay),
         lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
         fused=True,  # one pass over all weights: else a seventh of a step
     )
+    seen = [features.region, features.text, features.image_of_text]
+    seen += [] if settings.caption_free else [features.token]
     run = {
         "kind": "teacher",
         "seed": seed,
         "weighted": regions.weighted,
-        "data": fingerprint(features.region, features.token, features.image_of_text),
+        "data": fingerprint(*seen),
+        "decayed": DECAYED,
         **asdict(settings),
     }
     progress = Progress(teacher, optimizer, run, checkpoint, checkpoint_minutes)
