@@ -20,7 +20,6 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose
-from torchvision.transforms.functional import normalize
 
 from dclip_kit.assets import asset_path
 from dclip_kit.checkpoint import save_tensors, write_atomically
@@ -99,9 +98,11 @@ class ClipBundle:
         Raises:
             ValueError: they are of another type, or floats outside 0 to 1: normalised already, say.
         """
-        last = self.preprocess.transforms[-1]
-        # In place: on CPUs, getting memory for another tensor takes longer than filling it.
-        return normalize(self.to_unit(pixels), last.mean, last.std, inplace=True)
+        last, unit = self.preprocess.transforms[-1], self.to_unit(pixels)
+        mean, std = (unit.new_tensor(each)[:, None, None] for each in (last.mean, last.std))
+        # As torchvision's, which would wait for the device to see that no deviation is zero. In
+        # place: on CPUs, getting memory for another tensor takes longer than filling it.
+        return unit.sub_(mean).div_(std)
 
     def to_unit(
         self, pixels: Shaped[Tensor, "image 3 height width"]

@@ -137,10 +137,11 @@ class MetaTeacher(nn.Module):
                 they are multiplied by the number of regions (our reading).
 
         Raises:
-            ValueError: a pair has no real region, or no real token where these are read, or a
-                feature is not finite.
+            ValueError: tokens are missing that are read; when it is not training also: a pair has
+                no real region or token, or a feature is not finite.
         """
-        _check(region_features, region_mask, "region")
+        if not self.training:  # which looks at its data once before, as looking here waits for it
+            _check(region_features, region_mask, "region")
         regions = region_features
         if region_weights is not None:
             regions = regions * (region_weights * region_mask.sum(1, keepdim=True))[..., None]
@@ -156,7 +157,8 @@ class MetaTeacher(nn.Module):
                     "Expected the captions' tokens, which this teacher reads, got None; give them, "
                     "or take a caption-free teacher."
                 )
-            _check(token_features, token_mask, "token")
+            if not self.training:
+                _check(token_features, token_mask, "token")
             tokens = token_features
             if not self.masked:
                 token_mask = torch.ones_like(token_mask)

@@ -1,5 +1,6 @@
 """The two loops: against loops written by hand, what they leave alone, and continued exactly."""
 
+import itertools
 import json
 import math
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dclip_kit import precision as precision_module
 from dclip_kit.checkpoint import load_tensors, save_tensors
@@ -347,7 +349,9 @@ def test_two_small_batches_step_like_the_mean_of_their_losses(clip, pixels, feat
     text = [features.text[o] for o in order.split(4)]
     loss = sum(contrastive_loss(i, t, 0.05) for i, t in zip(image, text, strict=True)) / 2
     (gradient,) = torch.autograd.grad(loss, [tower.proj])
-    moved = run.student.model.visual.proj - clip.model.visual.proj * (1 - 1e-3 * settings.weight_decay)
+    moved = run.student.model.visual.proj - clip.model.visual.proj * (
+        1 - 1e-3 * settings.weight_decay
+    )
     clear = gradient.abs() > 1e-3 * gradient.abs().max()
     assert clear.float().mean() > 0.9
     assert torch.allclose(moved[clear], -1e-3 * gradient[clear].sign(), atol=1e-5)
@@ -637,6 +641,40 @@ def test_a_student_of_another_teacher_is_refused(clip, pixels, features, targets
     distill(clip, pixels, features, STUDENT, targets, checkpoint=path)
     with pytest.raises(ValueError, match="differ in data;"):
         distill(clip, pixels, features, STUDENT, targets.flip(0), checkpoint=path)
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a tensor is asked for a value, for which a GPU has to finish its work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("kind", ["teacher", "dclip", "rehearsal", "accumulating"])
+def test_a_step_waits_for_the_device_once_at_most(
+    kind, clip, pixels, features, targets, rehearsal
+) -> None:
+    seen: list[int] = []
+
+    def on_step(step: int, loss: float) -> None:
+        seen.append(waits.count)
+
+    with Waits() as waits:
+        if kind == "teacher":
+            settings = replace(TEACHER, caption_free=True)
+            # Its regions lie on the CPU; how many there are at most is asked there.
+            train_teacher(features, settings, REGIONS, on_step=on_step)
+        else:
+            settings = REHEARSED if kind == "rehearsal" else STUDENT
+            settings = replace(settings, gradient_accumulation=1 + (kind == "accumulating"))
+            distill(clip, pixels, features, settings, targets, on_step=on_step, rehearsal=rehearsal)
+    asked = [after - before for before, after in itertools.pairwise(seen)]
+    assert asked[0] == 1 + (kind == "teacher")  # the second step of an epoch
 
 
 # Bad input

@@ -16,7 +16,7 @@ from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import StudentSettings
 from dclip_kit.distributed import gather_batch, own_share
 from dclip_kit.encoders import ClipBundle
-from dclip_kit.features import FrozenFeatures
+from dclip_kit.features import FrozenFeatures, require_finite
 from dclip_kit.losses import cosine_distillation_loss, dclip_loss
 from dclip_kit.precision import autocast, choose_precision, fast_forward, keep_statistics
 from dclip_kit.reading import Pictures, choose_pictures, read_pixels
@@ -83,6 +83,9 @@ def distill(
     """
     _check_distillation(pictures, features, settings, teacher_embeddings)
     rehearsal = choose_rehearsal(settings, rehearsal)
+    given = {"text": features.text, "teacher's": teacher_embeddings}
+    given["rehearsed"] = rehearsal.features if rehearsal else None
+    require_finite(**{name: each for name, each in given.items() if each is not None})
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `autocast`
     precision = choose_precision(settings.mixed_precision)
@@ -151,7 +154,7 @@ def distill(
         for step, batches in enumerate(steps[progress.step :], start=first + progress.step):
             for group in prepared.param_groups:
                 group["lr"] = group["peak"] * schedule_rate(step / step_count, settings)
-            losses = []
+            parts: list[Tensor] = []
             for number, rows in enumerate(batches, step * settings.gradient_accumulation):
                 # rows: image caption
                 of_text, captions = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
@@ -169,25 +172,31 @@ def distill(
                         settings.contrastive_weight,
                         same_pair=(of_text[:, None] == of_text).to(accelerator.device),
                         distil_text=settings.train_text,
+                        checked=False,
                     )
-                    moved = cosine_distillation_loss(*repeated) if repeated else torch.zeros(())
+                    moved = loss.total.new_zeros(())
+                    if repeated:
+                        now, before = repeated
+                        moved = cosine_distillation_loss(now, before, checked=False)
                     total = loss.total + settings.rehearsal_weight * moved
-                    if not total.isfinite():
-                        raise ValueError(
-                            f"Expected a finite loss, got {total.item()} at step {step}; "
-                            "lower the learning rate."
-                        )
                     accelerator.backward(total / len(batches))
-                losses.append(total.item())
-                parts = (total, loss.distillation, loss.contrastive, moved)
-                progress.add(torch.tensor([part.item() for part in parts]))
+                own = (total, loss.distillation, loss.contrastive, moved)
+                parts.append(torch.stack([part.detach() for part in own]))
+            found = torch.stack(parts).cpu()  # the one time in a step that the device is waited for
+            if not found.isfinite().all():
+                raise ValueError(
+                    f"Expected a finite loss, got {found[:, 0].tolist()} at step {step}; lower the "
+                    "learning rate."
+                )
+            for row_of_parts in found:
+                progress.add(row_of_parts)
             accelerator.clip_grad_norm_(chosen, settings.clip_norm)
             prepared.step()
             prepared.zero_grad()
             progress.finish_step()
             bar.update()
             if on_step:
-                on_step(step, sum(losses) / len(losses))
+                on_step(step, sum(found[:, 0].tolist()) / len(found))
         mean = (progress.sums.float() / sum(map(len, steps))).tolist()
         row: Row = {
             "epoch": epoch + 1,

@@ -1,5 +1,6 @@
 """Training the teacher alone, and applying it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import RegionSettings, TeacherSettings
 from dclip_kit.distributed import gather_batch, is_main_process, own_share
-from dclip_kit.features import FrozenFeatures
+from dclip_kit.features import FrozenFeatures, require_finite
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.memory import return_memory
 from dclip_kit.regions import region_weights
@@ -121,6 +122,8 @@ def train_teacher(
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
+    read = {"region": features.region, "text": features.text}
+    require_finite(**read, **({} if settings.caption_free else {"token": features.token}))
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
     teacher = build_teacher(features.text.shape[1], settings)
@@ -163,14 +166,20 @@ def train_teacher(
                 len(texts),
                 len(texts),
             )
-            loss = contrastive_loss(embedding, target, settings.temperature)
+            loss = contrastive_loss(embedding, target, settings.temperature, checked=False)
             accelerator.backward(loss)
             prepared.step()
             prepared.zero_grad()
-            progress.add(torch.tensor(loss.item(), dtype=torch.float64))
+            value = loss.item()  # the one time in a step that the device is waited for
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"Expected a finite loss of the teacher, got {value} in epoch {epoch + 1}; "
+                    "lower the learning rate."
+                )
+            progress.add(torch.tensor(value, dtype=torch.float64))
             progress.finish_step()
             if on_step:
-                on_step(epoch * len(steps) + progress.step - 1, loss.item())
+                on_step(epoch * len(steps) + progress.step - 1, value)
         row: Row = {
             "epoch": epoch + 1,
             "loss": progress.sums.item() / len(steps),
