@@ -8,17 +8,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dclip_kit import precision as precision_module
+from dclip_kit import reading
 from dclip_kit.checkpoint import load_tensors, save_tensors
 from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
 from dclip_kit.embedding import encode_images
 from dclip_kit.encoders import load_clip
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
 from dclip_kit.precision import fast_forward
-from dclip_kit.reading import read_pixels
+from dclip_kit.reading import read_batches, read_pixels
 from dclip_kit.regions import region_weights
 from dclip_kit.student import clone_clip
 from dclip_kit.teacher import MetaTeacher
@@ -101,12 +103,47 @@ def test_no_batch_is_of_one_pair_if_there_are_more(pairs, size, lengths) -> None
     assert torch.cat(batches).tolist() == list(range(pairs))
 
 
+def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
+    clip, features, targets, tmp_path, monkeypatch
+) -> None:
+    """With what is rehearsed: each batch when its turn comes, by a call for all of an epoch."""
+    paths = [tmp_path / f"{number}.png" for number in range(18)]
+    for path in paths:
+        pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(path)
+    shown, again = paths[:11], paths[11:]
+    pixels = read_pixels(clip, shown), read_pixels(clip, again)
+    repeated = F.normalize(torch.randn(7, 32), dim=1)
+    expected = distill(
+        clip, pixels[0], features, REHEARSED, targets, rehearsal=Rehearsal(pixels[1], repeated)
+    )
+    opened: list[int] = []
+    plain = reading.open_picture
+    monkeypatch.setattr(reading, "open_picture", lambda path: opened.append(path) or plain(path))
+    read: list[int] = []
+    found = distill(
+        clip,
+        shown,
+        features,
+        REHEARSED,
+        targets,
+        rehearsal=Rehearsal(again, repeated),
+        on_step=lambda step, loss: read.append(len(opened)),
+    )
+    assert torch.equal(weights(found.student.model), weights(expected.student.model))
+    # An epoch has batches of two, two and three pictures, each with five that are rehearsed.
+    assert read[:3] == [7, 14, 22]
+
+
 def test_all_arms_see_the_same_batches(clip, pixels, features, targets, monkeypatch) -> None:
     def seen(settings, teacher, seed=0):
         shown = []
-        monkeypatch.setattr(
-            student_module, "_take", lambda bundle, pixels, i: shown.append(i) or pixels[i]
-        )
+
+        def read(bundle, pictures, batches, busy):
+            shown.extend(batches)
+            return read_batches(bundle, pictures, batches, busy=busy)
+
+        monkeypatch.setattr(student_module, "read_batches", read)
         distill(clip, pixels, features, settings, teacher, seed=seed)
         return [batch.tolist() for batch in shown]
 

@@ -1,6 +1,6 @@
 """Fine-tuning the student: distillation, and its contrastive control."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures, require_finite
 from dclip_kit.losses import cosine_distillation_loss, dclip_loss
 from dclip_kit.precision import autocast, choose_precision, fast_forward, keep_statistics
-from dclip_kit.reading import Pictures, choose_pictures, read_pixels
+from dclip_kit.reading import Pictures, read_batches
 from dclip_kit.student import Trainable, clone_clip, freeze
 from dclip_kit.train.loop import draw_captions, split_batches
 from dclip_kit.train.progress import History, Progress, Row
@@ -115,17 +115,34 @@ def distill(
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(module, optimizer)
 
-    def encode(rows: Tensor, again: Tensor | None) -> tuple[Tensor, ...]:
+    def read(steps: list[list[Tensor]], first: int) -> Iterator[Tensor]:
+        """Each batch's pixels, a process's share of them: its pictures, then what it rehearses.
+
+        Beside a GPU, those of the next batch are read meanwhile.
+        """
+        images, crops = [], []
+        for step, batches in enumerate(steps, first):
+            for number, rows in enumerate(batches, step * settings.gradient_accumulation):
+                chosen = features.image_of_text[rows[:, 0]]
+                images.append(chosen[own_share(len(chosen))])
+                if rehearsal:
+                    again = rehearsal.draw(settings.rehearsal_batch, seed, number)
+                    crops.append(again[own_share(len(again))])
+        shown = read_batches(bundle, pictures, images, busy=accelerator.device)
+        if rehearsal is None:
+            yield from shown
+            return
+        repeated = read_batches(bundle, rehearsal.pictures, crops, busy=accelerator.device)
+        for parts in zip(shown, repeated, strict=True):
+            yield torch.cat(parts)
+
+    def encode(rows: Tensor, shown: Tensor, again: Tensor | None) -> tuple[Tensor, ...]:
         """Features of a batch, of which each process makes its share.
 
         Of its images and its captions; then of what is rehearsed, now and before the training.
         """
         images, captions = features.image_of_text[rows[:, 0]], rows[rows >= 0]
-        own_images, own = images[own_share(len(images))], captions[own_share(len(captions))]
-        shown = _take(bundle, pictures, own_images)
-        if rehearsal and again is not None:
-            own_again = again[own_share(len(again))]
-            shown = torch.cat([shown, _take(bundle, rehearsal.pictures, own_again)])
+        own_images, own = own_share(len(images)), captions[own_share(len(captions))]
         pixels, given = student.normalize(shown), ids[own].to(accelerator.device)
         with autocast(accelerator.device, precision), fast_forward(tower, accelerator.device):
             image, text = (
@@ -137,7 +154,7 @@ def distill(
         batch = gather_batch(image, text.float(), len(images), len(captions))
         if rehearsal is None or again is None:
             return batch
-        before = rehearsal.features[own_again].to(now)
+        before = rehearsal.features[again[own_share(len(again))]].to(now)
         return *batch, *gather_batch(now, before, len(again), len(again))
 
     step_count = settings.epochs * len(_plan(features, settings, seed, 0))
@@ -151,7 +168,9 @@ def distill(
         steps = _plan(features, settings, seed, epoch)
         first = epoch * len(steps)
         bar.update(first + progress.step - bar.n)
-        for step, batches in enumerate(steps[progress.step :], start=first + progress.step):
+        rest, start = steps[progress.step :], first + progress.step
+        pixels_of_batches = read(rest, start)
+        for step, batches in enumerate(rest, start):
             for group in prepared.param_groups:
                 group["lr"] = group["peak"] * schedule_rate(step / step_count, settings)
             parts: list[Tensor] = []
@@ -162,7 +181,8 @@ def distill(
                 again = rehearsal.draw(size, seed, number) if rehearsal else None
                 last = rows is batches[-1]  # gradients are put together after it
                 with nullcontext() if last else accelerator.no_sync(wrapped):
-                    image_features, text_features, *repeated = encode(rows, again)
+                    shown = next(pixels_of_batches)
+                    image_features, text_features, *repeated = encode(rows, shown, again)
                     loss = dclip_loss(
                         image_features[of_text],
                         text_features,
@@ -248,7 +268,3 @@ def _plan(
     batches = split_batches(rows, settings.batch_size)
     each = settings.gradient_accumulation
     return [batches[start : start + each] for start in range(0, len(batches), each)]
-
-
-def _take(bundle: ClipBundle, pictures: Pictures, images: Tensor) -> Tensor:
-    return read_pixels(bundle, choose_pictures(pictures, images), progress=False)
