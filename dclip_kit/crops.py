@@ -1,7 +1,6 @@
 """The regions of frozen features as pictures, for what looks at them again."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -44,7 +43,6 @@ class RegionCrops(Sequence[Image.Image]):
         self._xyxy, self._label = features.xyxy, features.label
         self._owner = torch.arange(len(features)).repeat_interleave(features.region_count)
         self._paths = paths
-        self._open = lru_cache(maxsize=8)(open_picture)  # regions of one picture mostly follow
 
     def __len__(self) -> int:
         return len(self._owner)
@@ -56,8 +54,18 @@ class RegionCrops(Sequence[Image.Image]):
     def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        picture = self._open(self._paths[int(self._owner[index])])
-        if self._label[index] == WHOLE_PICTURE:
-            return picture
-        box = Regions(self._xyxy[index][None], torch.ones(1), ("",), picture.size)
-        return crop_regions(picture, box, self._settings.margin, self._settings.square)[0]
+        return next(self.cut([index]))
+
+    def path_of(self, index: int) -> Path:
+        """The file of the picture that a region is of."""
+        return self._paths[int(self._owner[index])]
+
+    def cut(self, indices: Sequence[int]) -> Iterator[Image.Image]:
+        """Some regions of one picture, which is opened once."""
+        picture = open_picture(self.path_of(indices[0]))
+        for index in indices:
+            if self._label[index] == WHOLE_PICTURE:
+                yield picture
+            else:
+                box = Regions(self._xyxy[index][None], torch.ones(1), ("",), picture.size)
+                yield from crop_regions(picture, box, self._settings.margin, self._settings.square)

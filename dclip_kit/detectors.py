@@ -21,6 +21,7 @@ from dclip_kit.regions import Regions, RegionsReport
 from dclip_kit.yolo import contained_ultralytics, find_weights, read_weights
 
 _STRIDE = 32  # ultralytics rounds other image sizes up without a word
+_PIXELS = 32_000_000  # of the pictures that are detected at once; one that has more goes alone
 _NMS_SECONDS = 2.0  # past this, ultralytics may leave the rest of a batch without boxes
 
 
@@ -75,7 +76,8 @@ class Detector:
 
         Args:
             images: pictures or their paths.
-            batch_size: how many are read and detected at once.
+            batch_size: how many are read and detected at once; fewer where they have more than 32
+                million pixels together.
             progress: shows a bar once the work has lasted for two seconds.
             skip_unreadable: leaves unreadable pictures out and reports them instead of raising.
 
@@ -91,16 +93,21 @@ class Detector:
         total, silent = len(images), not progress
         with tqdm(total=total, desc="detect", unit="picture", delay=2, disable=silent) as bar:
             for start in range(0, total, batch_size):
-                pictures = []
+                pictures: list[np.ndarray] = []
                 for index in range(start, min(start + batch_size, total)):
+                    bar.update()
                     try:
-                        pictures.append(_read_picture(images[index]))
+                        picture = _read_picture(images[index])
                     except ValueError as error:
                         if not skip_unreadable:
                             raise
                         unreadable[index] = str(error)
+                        continue
+                    if sum(each.size for each in pictures) + picture.size > 3 * _PIXELS:
+                        found += self._detect_batch(pictures)
+                        pictures = []
+                    pictures.append(picture)
                 found += self._detect_batch(pictures)
-                bar.update(min(batch_size, total - start))
         regions = tuple(report.regions for report in found)
         without, dropped = sum(r.is_whole_image for r in regions), sum(r.dropped for r in found)
         return Detections(regions, without, dropped, unreadable)
@@ -117,6 +124,8 @@ class Detector:
             labels = [self.names[int(number)] for number in boxes.cls[order]]
             size = result.orig_shape[1], result.orig_shape[0]
             reports.append(Regions.from_boxes(boxes.xyxy[order], boxes.conf[order], labels, size))
+        # It would keep the pictures until it is given others.
+        self.predictor.dataset = self.predictor.batch = self.predictor.results = None
         return reports
 
 
@@ -214,7 +223,9 @@ def _read_picture(image: Image.Image | Path | str) -> np.ndarray:
             raise ValueError(f"mode {picture.mode} has not 8 bits a channel")
         if 0 in picture.size:
             raise ValueError("it has no pixels")
-        return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        pixels = np.frombuffer(picture.tobytes("raw", "BGR"), np.uint8)
+        return pixels.reshape(picture.height, picture.width, 3)
     except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
         name = getattr(image, "filename", "") or image
         raise ValueError(

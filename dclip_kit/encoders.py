@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -68,6 +69,11 @@ class ClipBundle:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @cached_property
+    def side(self) -> int:
+        """The longer side in pixels of the pictures that the model takes."""
+        return max(self.to_pixels(Image.new("RGB", (1, 1))).shape[1:])
 
     def with_tower(self, visual: nn.Module) -> "ClipBundle":
         """With another image tower; all else is shared."""

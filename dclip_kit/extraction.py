@@ -25,8 +25,8 @@ from dclip_kit.features import WHOLE_PICTURE, FrozenFeatures
 from dclip_kit.memory import return_memory
 from dclip_kit.precision import fold_norms
 from dclip_kit.provenance import describe_source
-from dclip_kit.reading import read_ahead
-from dclip_kit.regions import Regions, crop_regions
+from dclip_kit.reading import read_ahead, split_by_pixels
+from dclip_kit.regions import Box, Regions, crop_boxes
 from dclip_kit.store import SHARD, FeatureStore
 from dclip_kit.tokens import require_texts
 
@@ -51,7 +51,8 @@ def extract_features(
         dataset: pictures with captions.
         settings: how crops are cut and encoded, what stands for a picture without detections, and
             whether the whole picture is one more region.
-        batch_size: pictures that are encoded at a time; twice as many are in memory.
+        batch_size: pictures that are encoded at a time. They are in memory as CLIP takes them; as
+            they were read, so many of them at a time as `most_pixels` allows.
         folder: where to keep the features, for data of any size: whatever ends the work, the next
             call goes on with it, and what is there already is not made again. Left out, features
             are in memory only.
@@ -103,8 +104,13 @@ def _encode_parts(
     ]
     bundle = bundle.with_tower(fold_norms(bundle.model.visual))  # once, not batch by batch
     opened = read_ahead(
-        lambda index: open_picture(dataset.paths[index]),
-        (batch for part in batches for batch in part),
+        open_picture,
+        (
+            group
+            for part in batches
+            for batch in part
+            for group in split_by_pixels([dataset.paths[index] for index in batch])
+        ),
         busy=bundle.device,
     )
     with tqdm(
@@ -115,55 +121,81 @@ def _encode_parts(
         disable=not is_main_process(),
     ) as bar:
         for part, own in zip(parts, batches, strict=True):
-            found: dict[str, list[Tensor]] = {}
-            for _ in own:
-                pictures = next(opened)
-                made = _encode_pictures(bundle, detector, settings, batch_size, pictures)
-                for name, value in made.items():
-                    found.setdefault(name, []).append(value)
-                bar.update(len(pictures))
-            joined = {name: torch.cat(values) for name, values in found.items()}
-            yield FrozenFeatures(**joined, **_encode_captions(bundle, dataset, part))
+            found = []
+            for batch in own:
+                cut: list[dict[str, Tensor]] = []
+                while sum(len(group["image"]) for group in cut) < len(batch):
+                    cut.append(_cut_pictures(bundle, detector, settings, batch_size, next(opened)))
+                    bar.update(len(cut[-1]["image"]))
+                if len(cut) > 1:  # there were big pictures, and encoding takes memory too
+                    return_memory()
+                found.append(_encode_cut(bundle, settings, cut))
+            yield FrozenFeatures(**_join(found), **_encode_captions(bundle, dataset, part))
 
 
-def _encode_pictures(
+def _cut_pictures(
     bundle: ClipBundle,
     detector: Detector,
     settings: RegionSettings,
     batch_size: int,
     pictures: list[Image.Image],
 ) -> dict[str, Tensor]:
-    """A batch of pictures and their regions, by the names of `FrozenFeatures`."""
+    """Pictures and their regions, by the names of `FrozenFeatures`; "image", "region" as bytes."""
     numbers = {name: number for number, name in enumerate(detector.names)}
-    crops: list[Image.Image] = []
+    found = detector.detect(pictures, batch_size, progress=False).regions
     regions: list[Regions] = []
+    boxes: list[tuple[Image.Image, Box | None]] = [(picture, None) for picture in pictures]
     counts, silent = [], []
-    for picture, found in zip(
-        pictures, detector.detect(pictures, batch_size, progress=False).regions, strict=True
-    ):
-        own = crop_regions(picture, found, settings.margin, settings.square)
-        regions.append(found)
-        if settings.whole_image and not found.is_whole_image:
-            own.append(picture)
+    for picture, own in zip(pictures, found, strict=True):
+        regions.append(own)
+        whole = own.is_whole_image
+        cut = [] if whole else crop_boxes(own, settings.margin, settings.square)
+        boxes += [(picture, box) for box in cut]
+        if whole or settings.whole_image:
+            boxes.append((picture, None))
+        if not whole and settings.whole_image:
             regions.append(Regions.whole_image(picture.size))
-        crops += own
-        counts.append(len(own))
-        silent += [found.is_whole_image and settings.undetected_as_zeros] * len(own)
+        counts.append(len(cut) + (whole or settings.whole_image))
+        silent += [whole and settings.undetected_as_zeros] * counts[-1]
     label = [
-        WHOLE_PICTURE if found.is_whole_image else numbers[name]
-        for found in regions
-        for name in found.label
+        WHOLE_PICTURE if own.is_whole_image else numbers[name]
+        for own in regions
+        for name in own.label
     ]
-    encoded = encode_own_images(bundle, crops, progress=False, normalized=settings.normalized_crops)
+
+    def read(place: tuple[Image.Image, Box | None]) -> Tensor:
+        picture, box = place  # cut out here, where it is dropped again
+        return bundle.to_pixels(picture.crop(box) if box else picture)
+
+    pixels = torch.stack(next(read_ahead(read, [boxes])))
     return {
-        "image": encode_own_images(bundle, pictures, progress=False),
-        "region": encoded.masked_fill(torch.tensor(silent)[:, None], 0.0),
+        "image": pixels[: len(pictures)],
+        "region": pixels[len(pictures) :],
+        "silent": torch.tensor(silent),
         "region_count": torch.tensor(counts),
-        "xyxy": torch.cat([found.xyxy for found in regions]).float(),
-        "area": torch.cat([found.area for found in regions]).float(),
-        "confidence": torch.cat([found.confidence for found in regions]).float(),
+        "xyxy": torch.cat([own.xyxy for own in regions]).float(),
+        "area": torch.cat([own.area for own in regions]).float(),
+        "confidence": torch.cat([own.confidence for own in regions]).float(),
         "label": torch.tensor(label),
     }
+
+
+def _encode_cut(
+    bundle: ClipBundle, settings: RegionSettings, groups: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """A batch of pictures and their regions, by the names of `FrozenFeatures`."""
+    cut = _join(groups)
+    groups.clear()
+    silent = cut.pop("silent")[:, None]
+    region = encode_own_images(
+        bundle, cut["region"], progress=False, normalized=settings.normalized_crops
+    )
+    image = encode_own_images(bundle, cut["image"], progress=False)
+    return cut | {"image": image, "region": region.masked_fill(silent, 0.0)}
+
+
+def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _encode_captions(

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from dclip_kit.assets import cache_path
 from dclip_kit.checkpoint import fingerprint
-from dclip_kit.datasets import open_picture
 from dclip_kit.datasets.folder import PICTURE_SUFFIXES, walk_files
 from dclip_kit.embedding import encode_images
 from dclip_kit.encoders import ClipBundle
+from dclip_kit.reading import read_picture
 from dclip_kit.search import Found
 from dclip_kit.search_index import SearchIndex
 
@@ -97,7 +97,7 @@ def index_pictures(bundle: ClipBundle, folder: Path, cache: Path | None = None) 
         pictures = {}
         for path in new[start : start + _BATCH]:
             try:
-                pictures[path] = bundle.to_pixels(open_picture(path))
+                pictures[path] = read_picture(bundle, path)
             except ValueError as error:
                 unreadable[path] = str(error)
         if pictures:

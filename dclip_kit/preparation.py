@@ -21,12 +21,17 @@ from dclip_kit.profile_data import WalkData
 from dclip_kit.reading import Pictures, read_pixels
 from dclip_kit.train import Rehearsal
 
-KEPT_BYTES = 2 << 30  # of pictures in memory; more are read again whenever they are looked at
+KEPT_BYTES = 2 << 30  # of all pictures in memory; others are read whenever they are looked at
+
+
+def count_bytes(clip: ClipBundle, count: int) -> int:
+    """Of so many pictures as CLIP takes them."""
+    return count * clip.to_pixels(Image.new("RGB", (1, 1))).numel()
 
 
 def fits_memory(clip: ClipBundle, count: int) -> bool:
     """Whether pictures are few and small enough to be kept as bytes instead of read again."""
-    return count * clip.to_pixels(Image.new("RGB", (1, 1))).numel() <= KEPT_BYTES
+    return count_bytes(clip, count) <= KEPT_BYTES
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,25 +82,34 @@ def prepare_training(
     features: FrozenFeatures,
     sets: EvaluationSets,
 ) -> TrainingSet:
-    """Reads all pictures that training looks at, val's among them.
+    """Reads the pictures that training looks at, val's among them, as long as there is memory.
 
-    They are kept as bytes; where these do not fit into memory, pictures are read whenever they are
-    looked at.
+    All together are kept in `KEPT_BYTES` at most. Those that are looked at most often come first;
+    a set that does not fit any more is read whenever it is looked at.
 
     Raises:
         ValueError: as `RegionCrops` and `read_pixels`.
     """
-    rehearses = profile.student.rehearsal_weight > 0
-    crops = RegionCrops(train.paths, features, profile.regions) if rehearses else []
+    left = KEPT_BYTES
 
     def keep(pictures: Pictures) -> Pictures:
-        return read_pixels(clip, pictures) if fits_memory(clip, len(pictures)) else pictures
+        nonlocal left
+        needed = count_bytes(clip, len(pictures))
+        if needed > left:
+            return pictures
+        left -= needed
+        return read_pixels(clip, pictures)
 
+    shown, val = keep(train.paths), keep(sets.val.pictures)
+    zero_shot_val, rehearsal = keep(sets.zero_shot_val.pictures), None
+    if profile.student.rehearsal_weight > 0:
+        crops = RegionCrops(train.paths, features, profile.regions)
+        rehearsal = Rehearsal(keep(crops), features.region)
     prepared = TrainingSet(
-        keep(train.paths),
-        Rehearsal(keep(crops), features.region) if rehearses else None,
-        replace(sets.val, pictures=keep(sets.val.pictures)),
-        replace(sets.zero_shot_val, pictures=keep(sets.zero_shot_val.pictures)),
+        shown,
+        rehearsal,
+        replace(sets.val, pictures=val),
+        replace(sets.zero_shot_val, pictures=zero_shot_val),
     )
     return_memory()
     return prepared

@@ -1,18 +1,20 @@
 """Reading pictures as a CLIP takes them: by threads, and ahead of what computes with them."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from threading import Condition
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dclip_kit.datasets import open_picture
+from dclip_kit.datasets.pictures import count_pixels, open_picture
 from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.threads import count_workers
@@ -22,6 +24,62 @@ Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 heig
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
+
+_PIXELS_EACH = 16_000_000  # opened at a time for each thread that reads; 4 bytes each, twice so far
+
+
+def most_pixels() -> int:
+    """How many pixels of opened pictures are held at a time; a picture of more is held alone."""
+    return _PIXELS_EACH * count_workers()
+
+
+def split_by_pixels(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Groups of files that follow each other, each to be opened together."""
+    group: list[Path] = []
+    held = 0
+    for path in paths:
+        pixels = count_pixels(path)
+        if group and held + pixels > most_pixels():
+            yield group
+            group, held = [], 0
+        group.append(path)
+        held += pixels
+    if group:
+        yield group
+
+
+class _Held:
+    """The pixels that all threads of this process hold, who wait where they would be too many."""
+
+    def __init__(self) -> None:
+        self._pixels, self._changed = 0, Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """For as long as a picture is open."""
+        most = max(most_pixels(), pixels)
+        with self._changed:
+            self._changed.wait_for(lambda: self._pixels + pixels <= most)
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify_all()
+
+
+_HELD = _Held()
+
+
+def read_picture(bundle: ClipBundle, path: Path) -> UInt8[Tensor, "3 height width"]:
+    """A whole picture as CLIP takes it, in bytes; big JPEGs are decoded reduced.
+
+    Raises:
+        ValueError: as `open_picture`.
+    """
+    with _HELD.hold(count_pixels(path, bundle.side)):
+        return bundle.to_pixels(open_picture(path, bundle.side))
 
 
 def read_ahead(
@@ -118,21 +176,30 @@ def read_batches(
         yield from (pictures[images] for images in batches)
         return
 
-    def one(index: int) -> Tensor:
-        picture = pictures[index]
-        return bundle.to_pixels(
-            picture if isinstance(picture, Image.Image) else open_picture(picture)
-        )
+    crops: Any = pictures if hasattr(pictures, "cut") else None  # `RegionCrops`, which stand above
 
-    listed = (images.tolist() for images in batches)
-    for read in read_ahead(one, listed, workers, busy):
-        yield torch.stack(read)
+    def read(group: list[tuple[int, int]]) -> list[tuple[int, Tensor]]:
+        """What is in a batch of one picture, by its place there."""
+        places, indices = zip(*group, strict=True)
+        if crops:
+            with _HELD.hold(count_pixels(crops.path_of(indices[0]))):
+                return [*zip(places, map(bundle.to_pixels, crops.cut(indices)), strict=True)]
+        picture = pictures[indices[0]]
+        seen = isinstance(picture, Image.Image)
+        return [(*places, bundle.to_pixels(picture) if seen else read_picture(bundle, picture))]
+
+    path_of = crops.path_of if crops else None
+    grouped = (_by_picture(images.tolist(), path_of) for images in batches)
+    for groups in read_ahead(read, grouped, workers, busy):
+        found = dict(each for group in groups for each in group)
+        yield torch.stack([found[place] for place in range(len(found))])
 
 
-def choose_pictures(
-    pictures: Pictures, chosen: Int[Tensor, "chosen"]
-) -> Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "chosen 3 height width"]:
-    """Some of the pictures, in the order that is asked for."""
-    if isinstance(pictures, Tensor):
-        return pictures[chosen]
-    return [pictures[index] for index in chosen.tolist()]  # type: ignore[return-value]
+def _by_picture(
+    indices: list[int], path_of: Callable[[int], Path] | None
+) -> list[list[tuple[int, int]]]:
+    """Places in a batch and what stands there; what is cut out of one picture together."""
+    groups: dict[Path | int, list[tuple[int, int]]] = defaultdict(list)
+    for place, index in enumerate(indices):
+        groups[path_of(index) if path_of else place].append((place, index))
+    return list(groups.values())

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels
+
 
 @dataclass(frozen=True, eq=False)  # eq=False: comparing tensors with == gives no single answer
 class Regions:
@@ -126,20 +128,30 @@ def crop_regions(
     if image.size != regions.image_size:
         sizes = f"{regions.image_size} pixels, this one has {image.size}"
         raise ValueError(f"the regions belong to a picture of {sizes}; crop before resizing it.")
+    return [image.crop(box) for box in crop_boxes(regions, margin, square)]
+
+
+def crop_boxes(regions: Regions, margin: float = 0.0, square: bool = True) -> list[Box]:
+    """Where `crop_regions` cuts: left, top, right and bottom of each region, in whole pixels.
+
+    Raises:
+        ValueError: if the margin is negative.
+    """
     if not (math.isfinite(margin) and margin >= 0):
         raise ValueError(f"margin must be a share of the box's side, 0 or more, not {margin}.")
-    crops = []
+    width, height = regions.image_size
+    boxes = []
     for left, top, right, bottom in regions.xyxy.tolist():
         across, down = margin * (right - left), margin * (bottom - top)
         x1, y1 = max(0, math.floor(left - across)), max(0, math.floor(top - down))
-        x2 = min(image.width, math.ceil(right + across))
-        y2 = min(image.height, math.ceil(bottom + down))
+        x2 = min(width, math.ceil(right + across))
+        y2 = min(height, math.ceil(bottom + down))
         if square:
             side = max(x2 - x1, y2 - y1)
-            x1, x2 = _widen(x1, x2, side, image.width)
-            y1, y2 = _widen(y1, y2, side, image.height)
-        crops.append(image.crop((x1, y1, x2, y2)))
-    return crops
+            x1, x2 = _widen(x1, x2, side, width)
+            y1, y2 = _widen(y1, y2, side, height)
+        boxes.append((x1, y1, x2, y2))
+    return boxes
 
 
 def _widen(start: int, end: int, length: int, limit: int) -> tuple[int, int]:

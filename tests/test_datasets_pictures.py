@@ -1,14 +1,18 @@
 """Odd but valid pictures, compared with what a person would see; expectations are by hand."""
 
+import itertools
 import os
 import struct
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
 
 from dclip_kit.datasets import open_picture
+from dclip_kit.datasets.pictures import count_pixels
+from dclip_kit.encoders import load_clip
 
 # Two pixels high, three wide; letters are colours.
 COLOURS = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "w": (255, 255, 255)}
@@ -156,3 +160,105 @@ def test_what_is_no_file_is_not_waited_for(tmp_path) -> None:
     for name in ("pipe.jpg", "folder.jpg"):
         with pytest.raises(ValueError, match=rf"{name}, but .*it is no file"):
             open_picture(tmp_path / name)
+
+
+# Only as many pixels as are needed
+
+
+def drawing(size: tuple[int, int]) -> Image.Image:
+    """Lines and shapes of many sizes over a gradient."""
+    rng, height = np.random.default_rng(sum(size)), size[1]
+    picture = Image.linear_gradient("L").resize(size).convert("RGB")
+    draw = ImageDraw.Draw(picture)
+    for _ in range(40):
+        x, y = rng.integers(0, size)
+        r, colour = int(rng.integers(4, height // 3)), tuple(rng.integers(0, 256, 3).tolist())
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape((int(x) - r, int(y) - r, int(x) + r, int(y) + r), fill=colour)
+        draw.line(rng.integers(0, [*size, *size]).tolist(), fill=colour, width=int(r // 8 + 2))
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "seen"),
+    [
+        ((256, 192), 6, (32, 24)),
+        ((256, 192), 7, (64, 48)),
+        ((256, 192), 24, (128, 96)),
+        ((192, 256), 24, (96, 128)),
+        ((256, 192), 25, (256, 192)),  # a half would leave less than four times the side
+        ((260, 196), 6, (65, 49)),  # an eighth would be 32.5 pixels
+        ((257, 193), 1, (257, 193)),
+        ((256, 192), None, (256, 192)),
+    ],
+)
+def test_a_big_jpeg_is_decoded_reduced_where_a_side_is_given(tmp_path, size, side, seen) -> None:
+    path = tmp_path / "big.jpg"
+    drawing(size).save(path)
+    picture, whole = open_picture(path, side), open_picture(path)
+    assert picture.size == seen and whole.size == size
+    assert count_pixels(path, side) == seen[0] * seen[1] and count_pixels(path) == size[0] * size[1]
+    if seen == size:
+        assert picture.tobytes() == whole.tobytes()
+    else:  # the same picture, upright and in its place
+        small = np.asarray(whole.resize(seen, Image.Resampling.BOX)).astype(float)
+        assert np.abs(np.asarray(picture) - small).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_reduced_jpeg_is_turned_upright_too(tmp_path, orientation) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.jpg"
+    drawing((256, 192)).save(path, exif=exif)
+    whole, picture = open_picture(path), open_picture(path, 12)
+    assert picture.size == (whole.width // 4, whole.height // 4)
+    small = np.asarray(whole.resize(picture.size, Image.Resampling.BOX)).astype(float)
+    assert np.abs(np.asarray(picture) - small).mean() < 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+def test_other_formats_are_read_whole(tmp_path, suffix) -> None:
+    path = tmp_path / f"big.{suffix}"
+    drawing((256, 192)).save(path, lossless=True)
+    assert open_picture(path, 8).tobytes() == open_picture(path).tobytes()
+
+
+def test_pixels_of_what_cannot_be_read_are_told_when_it_is_opened(tmp_path, monkeypatch) -> None:
+    assert count_pixels(tmp_path / "missing.jpg") == 1
+    drawing((256, 192)).save(tmp_path / "bomb.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 256 * 192 - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        assert count_pixels(tmp_path / "bomb.jpg") == 1
+        with pytest.raises(ValueError, match=r"256×192 pixels, more than the 49151 .*bomb"):
+            open_picture(tmp_path / "bomb.jpg", 6)  # though it would be decoded smaller
+
+
+def test_reduced_pictures_have_nearly_the_features_of_whole_ones(tmp_path) -> None:
+    """open_clip's own, by the pocket CLIP and by a ViT of random weights of their usual size."""
+    clips = {"pocket": load_clip("pocket"), "vit": load_clip("ViT-M-32-alt", "untrained")}
+    generator = torch.Generator().manual_seed(0)
+    for parameter in clips["vit"].model.visual.parameters():
+        if parameter.ndim > 1:
+            scale = parameter[0].numel() ** -0.5
+            parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+    reduced = 0
+    for name, clip in clips.items():
+        own = []
+        for part, size in itertools.product((2, 4, 8), ((1.0, 1.0), (1.5, 1.1), (1.2, 1.6))):
+            if name == "vit" and part == 8:
+                continue  # 7000 pixels a side
+            width, height = (round(4 * clip.side * each) * part for each in size)
+            path = tmp_path / f"{width}.jpg"
+            drawing((width, height)).save(path, quality=85)
+            reduced += count_pixels(path, clip.side) * part**2 == width * height
+            pictures = open_picture(path), open_picture(path, clip.side)
+            with torch.no_grad():
+                given = torch.stack([clip.preprocess(each) for each in pictures])
+                own.append(clip.model.encode_image(given, normalize=True))
+        found = torch.stack(own)  # picture way embed
+        near, far = (found[:, 0] * found[:, 1]).sum(1), found[:, 0] @ found[:, 0].T
+        assert near.min() >= 0.999, f"{name}: {near}"
+        assert far.mean() < 0.9  # or every cosine would be near 1
+    assert reduced == 15

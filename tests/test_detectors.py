@@ -194,6 +194,33 @@ def test_pictures_without_detections_are_the_whole_image_and_counted(folder, pic
 # What decides nothing
 
 
+def test_big_pictures_are_detected_few_at_a_time(detector, pictures, monkeypatch) -> None:
+    """Of so many pixels together; one that has more goes alone. What is found stays the same."""
+    expected = detector.detect(pictures, progress=False)
+    sizes, detect = [], Detector._detect_batch
+
+    def watched(self, given):
+        sizes.append([each.shape[0] * each.shape[1] for each in given])
+        return detect(self, given)
+
+    monkeypatch.setattr(Detector, "_detect_batch", watched)
+    most = max(picture.width * picture.height for picture in pictures) + 1
+    monkeypatch.setattr(detectors, "_PIXELS", most, raising=False)
+    found = detector.detect(pictures, progress=False)
+    assert len(sizes) > 1 and all(sum(each) <= most for each in sizes)
+    assert_same(found, expected)
+    monkeypatch.setattr(detectors, "_PIXELS", 1, raising=False)
+    sizes.clear()
+    detector.detect(pictures, progress=False)
+    assert [len(each) for each in sizes if each] == [1] * len(pictures)
+
+
+def test_no_picture_is_kept_after_it_was_detected(detector, pictures) -> None:
+    detector.detect(pictures[:1], progress=False)
+    kept = vars(detector.predictor)
+    assert [kept[name] for name in ("dataset", "batch", "results")] == [None] * 3
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
 def test_batches_decide_nothing(detector, pictures, batch_size) -> None:
     assert_same(

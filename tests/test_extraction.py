@@ -4,17 +4,22 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from dclip_kit import extraction
+from dclip_kit import extraction, reading
 from dclip_kit import store as stores
 from dclip_kit.config import RegionSettings
+from dclip_kit.datasets import open_picture
 from dclip_kit.embedding import encode_images, encode_texts, encode_tokens
 from dclip_kit.extraction import extract_features
 from dclip_kit.features import WHOLE_PICTURE, FrozenFeatures
@@ -79,6 +84,69 @@ def test_an_unreadable_picture_is_named(clip, detector, captioned, tmp_path) -> 
     paths = (*captioned.paths[:5], bad)
     with pytest.raises(ValueError, match=r"cut\.png"):
         extract_features(clip, detector, replace(captioned, paths=paths), RegionSettings())
+
+
+# In little memory
+
+
+@pytest.mark.parametrize("whole_image", [False, True])
+@pytest.mark.parametrize("most", [1, 2000, 5000])
+def test_opened_pictures_are_few_whatever_the_batch(
+    most, whole_image, clip, detector, captioned, monkeypatch
+) -> None:
+    """Of at most so many pixels together; one that has more is opened alone."""
+    settings = RegionSettings(whole_image=whole_image)
+    many = captioned.select([*range(6)] * 2)
+    expected = extract_features(clip, detector, many, settings)
+    monkeypatch.setattr(reading, "most_pixels", lambda: most, raising=False)
+    held: list[int] = []
+    peak = 0
+
+    def watched(path: Path) -> Image.Image:
+        nonlocal peak
+        picture = open_picture(path)
+        held.append(picture.width * picture.height)
+        weakref.finalize(picture, held.remove, held[-1])
+        peak = max(peak, sum(held))
+        return picture
+
+    monkeypatch.setattr(extraction, "open_picture", watched)
+    found = extract_features(clip, detector, many, settings)
+    assert peak <= max(most, 90 * 31, 64 * 50), f"{peak} pixels at a time"
+    for field in fields(FrozenFeatures):
+        assert torch.equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_big_photographs_take_little_memory(data, tmp_path) -> None:
+    """Eight of 24 million pixels, of 96 MB each when they are open, with a real detector."""
+    scene = Image.linear_gradient("L").resize((6000, 4000)).convert("RGB")
+    for number, path in enumerate(data.train.paths[:6]):  # things that the detector finds
+        thing = open_picture(path).resize((1500, 1500))
+        scene.paste(thing, (300 + 1900 * (number % 3), 300 + 1900 * (number // 3)))
+    for number in range(8):
+        scene.save(tmp_path / f"{number}.jpg", quality=70)
+        (tmp_path / f"{number}.txt").write_text("a scene")
+    code = """
+import sys
+from dclip_kit.config import RegionSettings
+from dclip_kit.datasets import open_picture
+from dclip_kit.datasets import read_captioned
+from dclip_kit.detectors import load_detector
+from dclip_kit.encoders import load_clip
+from dclip_kit.extraction import extract_features
+from dclip_kit.memory import peak_memory_mb
+clip, detector = load_clip(), load_detector()
+data = read_captioned(sys.argv[1]).dataset
+before = peak_memory_mb()
+features = extract_features(clip, detector, data, RegionSettings())
+print(before, peak_memory_mb(), len(features.region), features.without_detections)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, peak, regions, undetected = map(float, done.stdout.split())
+    assert regions > 8 and undetected == 0
+    assert peak - before < 600
 
 
 # Into a store

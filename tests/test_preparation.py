@@ -56,3 +56,25 @@ def test_crops_are_rehearsed_as_the_frozen_clip_saw_them(
     for recipe in ("contrastive", "official_code"):
         other = apply_recipe(POCKET, recipe)
         assert prepare_training(other, clip, data.train, features, sets).rehearsal is None
+
+
+def test_all_that_a_training_keeps_has_one_budget(clip, data, features, sets, monkeypatch) -> None:
+    """The training's own pictures come first, then val, single objects, and crops at last."""
+    each = 3 * 32 * 32
+    train_bytes, val_bytes, objects, crops = (
+        each * len(pictures)
+        for pictures in (data.train, data.val, data.zero_shot_val, features.region)
+    )
+
+    def kept(budget: int) -> list[bool]:
+        monkeypatch.setattr(preparation, "KEPT_BYTES", budget)
+        made = prepare_training(train("all"), clip, data.train, features, sets)
+        found = made.pictures, made.val.pictures, made.zero_shot_val.pictures
+        return [isinstance(x, torch.Tensor) for x in (*found, made.rehearsal.pictures)]
+
+    every = train_bytes + val_bytes + objects + crops
+    assert kept(every) == [True] * 4
+    assert kept(every - 1) == [True, True, True, False]
+    assert kept(train_bytes + val_bytes) == [True, True, False, False]
+    assert kept(train_bytes) == [True, False, False, False]
+    assert kept(0) == [False] * 4

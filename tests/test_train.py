@@ -5,6 +5,7 @@ import json
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,9 +118,11 @@ def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
     expected = distill(
         clip, pixels[0], features, REHEARSED, targets, rehearsal=Rehearsal(pixels[1], repeated)
     )
-    opened: list[int] = []
+    opened: list[Path] = []
     plain = reading.open_picture
-    monkeypatch.setattr(reading, "open_picture", lambda path: opened.append(path) or plain(path))
+    monkeypatch.setattr(
+        reading, "open_picture", lambda path, side: opened.append(path) or plain(path, side)
+    )
     read: list[int] = []
     found = distill(
         clip,

@@ -233,7 +233,7 @@ def test_arms_are_measured_on_test_and_pictures_read_once(
     monkeypatch.setattr(preparation, "KEPT_BYTES", kept_bytes)
     opened = []
     monkeypatch.setattr(
-        reading, "open_picture", lambda path: opened.append(path) or open_picture(path)
+        reading, "open_picture", lambda path, side: opened.append(path) or open_picture(path)
     )
     other = clone_clip(clip)
     with torch.no_grad():
