@@ -21,11 +21,11 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose
-from torchvision.transforms.functional import normalize
 
 from dclip_kit.assets import asset_path
 from dclip_kit.checkpoint import save_tensors, write_atomically
 from dclip_kit.hub import CONFIG_FILE, require_repository, require_text_files, require_weights
+from dclip_kit.precision import send
 
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 
@@ -97,14 +97,18 @@ class ClipBundle:
             ValueError: they are of another type, or floats outside 0 to 1: normalised already, say.
         """
         last = self.preprocess.transforms[-1]
-        # In place: on CPUs, getting memory for another tensor takes longer than filling it.
-        return normalize(self.to_unit(pixels), last.mean, last.std, inplace=True)
+        mean, std = (
+            send(torch.tensor(each).view(-1, 1, 1), self.device) for each in (last.mean, last.std)
+        )
+        # In place: on CPUs, getting memory for another tensor takes longer than filling it. Not by
+        # torchvision's function, which looks for zeros in `std` each time: that waits for a GPU.
+        return self.to_unit(pixels).sub_(mean).div_(std)
 
     def to_unit(
         self, pixels: Shaped[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image 3 height width"]:
         """Pixels as floats from 0 to 1, in memory of their own; otherwise as `normalize`."""
-        given = pixels.to(self.device, memory_format=torch.channels_last)  # quick convolutions
+        given = send(pixels, self.device).contiguous(memory_format=torch.channels_last)
         if given.dtype == torch.uint8:
             return given.float().div_(255)
         low, high = (given.min().item(), given.max().item()) if given.numel() else (0, 0)

@@ -69,12 +69,14 @@ def shortcut_probe(
         return found.image_to_text.recall_at[1]
 
     gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
-    tokens = features.tokens_of(texts)
+    words: tuple[Tensor | None, Tensor | None] = (None, None)
+    if not teacher.caption_free:
+        tokens = features.tokens_of(texts)
+        words = tokens.features.to(device), tokens.mask.to(device)
     blank = teacher(
         gray.expand(len(texts), 1, -1).to(device),
         torch.ones(len(texts), 1, dtype=torch.bool, device=device),
-        tokens.features.to(device),
-        tokens.mask.to(device),
+        *words,
     )
     return ShortcutProbe(
         own=score(apply_teacher(teacher, features, texts, regions).embedding),

@@ -10,7 +10,7 @@ from threading import Condition
 from typing import TypeVar
 
 import torch
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -209,12 +209,3 @@ def _by_picture(pictures: Pictures, indices: list[int]) -> list[list[tuple[int, 
         owner = pictures.path_of(index) if isinstance(pictures, RegionCrops) else place
         groups[owner].append((place, index))
     return list(groups.values())
-
-
-def choose_pictures(
-    pictures: Pictures, chosen: Int[Tensor, "chosen"]
-) -> Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "chosen 3 height width"]:
-    """Some of the pictures, in the order that is asked for."""
-    if isinstance(pictures, Tensor):
-        return pictures[chosen]
-    return [pictures[index] for index in chosen.tolist()]  # type: ignore[return-value]

@@ -14,7 +14,6 @@ from dclip_kit.datasets import open_picture
 from dclip_kit.embedding import encode_images
 from dclip_kit.extraction import extract_features
 from dclip_kit.reading import (
-    choose_pictures,
     count_workers,
     join_batches,
     read_ahead,
@@ -90,8 +89,6 @@ def test_batches_are_the_same_of_paths_pictures_and_bytes(clip, pictures, captio
         read = list(read_batches(clip, given, batches))
         for chosen, batch in zip(batches, read, strict=True):
             assert torch.equal(batch, pixels[chosen])
-        assert len(choose_pictures(given, batches[1])) == 3
-    assert torch.equal(choose_pictures(pixels, batches[0]), pixels[[4, 0]])
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 5)])

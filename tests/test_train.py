@@ -48,6 +48,14 @@ def weights(module) -> torch.Tensor:
     return torch.cat([value.flatten().float() for value in module.state_dict().values()])
 
 
+def decayed(parameters, weight_decay: float) -> list[dict]:
+    """Groups of an optimizer: biases and norms, and matrices, which alone shrink."""
+    both = [[], []]
+    for parameter in parameters:
+        both[parameter.ndim > 1].append(parameter)
+    return [{"params": x, "weight_decay": weight_decay * n} for n, x in enumerate(both)]
+
+
 def figures(history) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
@@ -97,9 +105,11 @@ def test_no_batch_is_of_one_pair_if_there_are_more(pairs, size, lengths) -> None
 def test_all_arms_see_the_same_batches(clip, pixels, features, targets, monkeypatch) -> None:
     def seen(settings, teacher, seed=0):
         shown = []
-        monkeypatch.setattr(
-            student_module, "_take", lambda bundle, pixels, i: shown.append(i) or pixels[i]
-        )
+
+        def watched(bundle, pixels, batches, busy):
+            return (shown.append(images) or pixels[images] for images in batches)
+
+        monkeypatch.setattr(student_module, "read_batches", watched)
         distill(clip, pixels, features, settings, teacher, seed=seed)
         return [batch.tolist() for batch in shown]
 
@@ -153,7 +163,7 @@ def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
     settings = replace(TEACHER, caption_free=caption_free)
     torch.manual_seed(8)
     teacher = MetaTeacher(32, 4, caption_free=caption_free)
-    optimizer = torch.optim.AdamW(teacher.parameters(), fused=True, lr=0.01, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(decayed(teacher.parameters(), 1e-4), fused=True, lr=0.01)
     history = []
     for epoch in range(4):
         order, losses = draw_captions(features, 8, epoch)[:, 0], []
@@ -190,10 +200,12 @@ def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
     tower = student.model.visual
     after = [tower.proj, *tower.ln_post.parameters()]
     blocks = [p for p in tower.parameters() if all(p is not other for other in after)]
-    optimizer = torch.optim.AdamW(
-        [{"params": blocks, "share": settings.block_rate}, {"params": after, "share": 1.0}],
-        weight_decay=settings.weight_decay,
-    )
+    groups = [
+        {**group, "share": share}
+        for share, parameters in ((settings.block_rate, blocks), (1.0, after))
+        for group in decayed(parameters, settings.weight_decay)
+    ]
+    optimizer = torch.optim.AdamW(groups)
     plan = []
     for epoch in range(settings.epochs):
         rows = draw_captions(features, seed, epoch, settings.captions_per_image)

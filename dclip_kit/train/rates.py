@@ -1,5 +1,6 @@
 """Learning rates of the fine-tune: which parameters take which, and how they rise and fall."""
 
+from collections.abc import Iterable
 from math import cos, pi
 from typing import Any
 
@@ -8,9 +9,30 @@ from torch import nn
 from dclip_kit.config import StudentSettings
 from dclip_kit.student import follows_blocks
 
+DECAYED = "matrices"  # what weight decay shrinks; kept in checkpoints, beside groups made by it
+
+
+def split_decayed(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimizer's groups: matrices, which decay, and biases, norms and scales, which do not.
+
+    As open_clip's own training has it. Shrinking a norm's scale is no prior of any use.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in named:
+        groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
+    return [
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
+
 
 def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
-    """What trains, by its highest learning rate: in the blocks (and all texts), and after them."""
+    """What trains, by its highest learning rate: in the blocks (and all texts), and after them.
+
+    Each in two groups, by `split_decayed`.
+    """
     named = [
         (name.removeprefix("visual."), parameter)
         for name, parameter in module.named_parameters()
@@ -18,8 +40,12 @@ def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[
     ]
     rates = {False: settings.learning_rate * settings.block_rate, True: settings.learning_rate}
     return [
-        {"params": [p for name, p in named if follows_blocks(name) == after], "peak": rate}
+        {**group, "peak": rate}
         for after, rate in rates.items()
+        for group in split_decayed(
+            [(name, p) for name, p in named if follows_blocks(name) == after],
+            settings.weight_decay,
+        )
     ]
 
 

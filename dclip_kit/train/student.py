@@ -1,6 +1,6 @@
 """Fine-tuning the student: distillation, and its contrastive control."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ from dclip_kit.config import StudentSettings
 from dclip_kit.distributed import gather_batch, own_share
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.features import FrozenFeatures
-from dclip_kit.losses import cosine_distillation_loss, dclip_loss
-from dclip_kit.precision import autocast, choose_precision, fast_forward, keep_statistics
-from dclip_kit.reading import Pictures, choose_pictures, read_pixels
+from dclip_kit.losses import cosine_distillation_loss, dclip_loss, require_directions
+from dclip_kit.precision import autocast, choose_precision, fast_forward, keep_statistics, send
+from dclip_kit.reading import Pictures, read_batches
 from dclip_kit.student import Trainable, clone_clip, freeze
-from dclip_kit.train.loop import draw_captions, split_batches
+from dclip_kit.train.loop import draw_captions, require_finite_loss, split_batches
 from dclip_kit.train.progress import History, Progress, Row
-from dclip_kit.train.rates import group_parameters, schedule_rate
+from dclip_kit.train.rates import DECAYED, group_parameters, schedule_rate
 from dclip_kit.train.rehearsal import Rehearsal, choose_rehearsal
 from dclip_kit.train.text import encode_pairs, token_ids, unfreeze_text
 
@@ -83,6 +83,10 @@ def distill(
     """
     _check_distillation(pictures, features, settings, teacher_embeddings)
     rehearsal = choose_rehearsal(settings, rehearsal)
+    targets = features.text if teacher_embeddings is None else teacher_embeddings
+    require_directions(text_features=features.text, teacher_features=targets)
+    if rehearsal:
+        require_directions(rehearsed_features=rehearsal.features)
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `autocast`
     precision = choose_precision(settings.mixed_precision)
@@ -96,14 +100,12 @@ def distill(
         unfreeze_text(student)
         module, ids = student.model, token_ids(bundle, texts, len(features.text))
     chosen = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        group_parameters(module, settings), weight_decay=settings.weight_decay, fused=True
-    )
-    targets = features.text if teacher_embeddings is None else teacher_embeddings
+    optimizer = torch.optim.AdamW(group_parameters(module, settings), fused=True)
     seen = [ids, features.image_of_text, targets, *([rehearsal.features] if rehearsal else [])]
     run = {
         "kind": "student",
         "seed": seed,
+        "decayed": DECAYED,
         "data": fingerprint(*seen),
         **asdict(settings),
         "mixed_precision": precision,
@@ -112,32 +114,43 @@ def distill(
     # The wrapped module itself is called: `encode_image` of the unwrapped model would skip the
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(module, optimizer)
+    device = accelerator.device
 
-    def encode(rows: Tensor, again: Tensor | None) -> tuple[Tensor, ...]:
+    def read(rows: Sequence[Tensor], first: int) -> Iterator[Tensor]:
+        """The pixels of batches, each process's share; then what it rehearses beside them."""
+        images = (features.image_of_text[batch[:, 0]] for batch in rows)
+        own = (batch[own_share(len(batch))] for batch in images)
+        shown = read_batches(bundle, pictures, own, busy=device)
+        if rehearsal is None:
+            return shown
+        drawn = (rehearsal.draw(size, seed, first + number) for number in range(len(rows)))
+        again = (batch[own_share(len(batch))] for batch in drawn)
+        repeated = read_batches(bundle, rehearsal.pictures, again, busy=device)
+        return map(torch.cat, zip(shown, repeated, strict=True))
+
+    def encode(rows: Tensor, shown: Tensor, number: int) -> tuple[Tensor, ...]:
         """Features of a batch, of which each process makes its share.
 
         Of its images and its captions; then of what is rehearsed, now and before the training.
         """
-        images, captions = features.image_of_text[rows[:, 0]], rows[rows >= 0]
-        own_images, own = images[own_share(len(images))], captions[own_share(len(captions))]
-        shown = _take(bundle, pictures, own_images)
-        if rehearsal and again is not None:
-            own_again = again[own_share(len(again))]
-            shown = torch.cat([shown, _take(bundle, rehearsal.pictures, own_again)])
-        pixels, given = student.normalize(shown), ids[own].to(accelerator.device)
-        with autocast(accelerator.device, precision), fast_forward(tower, accelerator.device):
+        captions = rows[rows >= 0]
+        pixels = student.normalize(shown)
+        given = send(ids[captions[own_share(len(captions))]], device)
+        with autocast(device, precision), fast_forward(tower, device):
             image, text = (
                 encode_pairs(wrapped, pixels, given)
                 if settings.train_text
                 else (wrapped(pixels), given)
             )
-        image, now = F.normalize(image.float(), dim=-1).tensor_split([len(own_images)])
-        batch = gather_batch(image, text.float(), len(images), len(captions))
-        if rehearsal is None or again is None:
+        image, now = F.normalize(image.float(), dim=-1).tensor_split([len(own_share(len(rows)))])
+        batch = gather_batch(image, text.float(), len(rows), len(captions))
+        if rehearsal is None:
             return batch
-        before = rehearsal.features[own_again].to(now)
-        return *batch, *gather_batch(now, before, len(again), len(again))
+        again = rehearsal.draw(size, seed, number)[own_share(size)]
+        before = send(rehearsal.features[again], device).to(now)
+        return *batch, *gather_batch(now, before, size, size)
 
+    size = settings.rehearsal_batch
     step_count = settings.epochs * len(_plan(features, settings, seed, 0))
     bar = tqdm(
         total=step_count, desc=name, unit="step", delay=2, disable=not accelerator.is_main_process
@@ -149,39 +162,44 @@ def distill(
         steps = _plan(features, settings, seed, epoch)
         first = epoch * len(steps)
         bar.update(first + progress.step - bar.n)
-        for step, batches in enumerate(steps[progress.step :], start=first + progress.step):
+        todo = steps[progress.step :]
+        number = (first + progress.step) * settings.gradient_accumulation  # of the next batch
+        shown = read([rows for batches in todo for rows in batches], number)
+        for step, batches in enumerate(todo, start=first + progress.step):
             for group in prepared.param_groups:
                 group["lr"] = group["peak"] * schedule_rate(step / step_count, settings)
-            losses = []
-            for number, rows in enumerate(batches, step * settings.gradient_accumulation):
+            figures = []
+            for rows in batches:
                 # rows: image caption
                 of_text, captions = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
-                size = settings.rehearsal_batch
-                again = rehearsal.draw(size, seed, number) if rehearsal else None
                 last = rows is batches[-1]  # gradients are put together after it
                 with nullcontext() if last else accelerator.no_sync(wrapped):
-                    image_features, text_features, *repeated = encode(rows, again)
+                    image_features, text_features, *repeated = encode(rows, next(shown), number)
+                    owner = send(of_text, device)
                     loss = dclip_loss(
-                        image_features[of_text],
+                        image_features[owner],
                         text_features,
-                        targets[captions].to(accelerator.device),
+                        send(targets[captions], device),
                         settings.temperature,
                         settings.distillation_weight,
                         settings.contrastive_weight,
-                        same_pair=(of_text[:, None] == of_text).to(accelerator.device),
+                        same_pair=owner[:, None] == owner,
                         distil_text=settings.train_text,
+                        check_values=False,
                     )
-                    moved = cosine_distillation_loss(*repeated) if repeated else torch.zeros(())
+                    moved = torch.zeros_like(loss.total)
+                    if repeated:
+                        now, before = repeated
+                        moved = cosine_distillation_loss(now, before, check_values=False)
                     total = loss.total + settings.rehearsal_weight * moved
-                    if not total.isfinite():
-                        raise ValueError(
-                            f"Expected a finite loss, got {total.item()} at step {step}; "
-                            "lower the learning rate."
-                        )
                     accelerator.backward(total / len(batches))
-                losses.append(total.item())
                 parts = (total, loss.distillation, loss.contrastive, moved)
-                progress.add(torch.tensor([part.item() for part in parts]))
+                figures.append(torch.stack(parts).detach())
+                number += 1
+            found = torch.stack(figures).tolist()  # the only time that a step waits for the device
+            losses = [require_finite_loss(total, step) for total, *_ in found]
+            for each in found:
+                progress.add(torch.tensor(each))
             accelerator.clip_grad_norm_(chosen, settings.clip_norm)
             prepared.step()
             prepared.zero_grad()
@@ -240,7 +258,3 @@ def _plan(
     batches = split_batches(rows, settings.batch_size)
     each = settings.gradient_accumulation
     return [batches[start : start + each] for start in range(0, len(batches), each)]
-
-
-def _take(bundle: ClipBundle, pictures: Pictures, images: Tensor) -> Tensor:
-    return read_pixels(bundle, choose_pictures(pictures, images), progress=False)

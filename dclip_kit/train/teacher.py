@@ -14,12 +14,19 @@ from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import RegionSettings, TeacherSettings
 from dclip_kit.distributed import gather_batch, is_main_process, own_share
 from dclip_kit.features import FrozenFeatures
-from dclip_kit.losses import contrastive_loss
+from dclip_kit.losses import contrastive_loss, require_directions
 from dclip_kit.memory import return_memory
+from dclip_kit.precision import send
 from dclip_kit.regions import region_weights
 from dclip_kit.teacher import MetaTeacher, TeacherOutput
-from dclip_kit.train.loop import draw_captions, split_batches
+from dclip_kit.train.loop import (
+    draw_captions,
+    require_finite,
+    require_finite_loss,
+    split_batches,
+)
 from dclip_kit.train.progress import History, Progress, Row
+from dclip_kit.train.rates import DECAYED, split_decayed
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,30 +43,38 @@ def apply_teacher(
     texts: Int[Tensor, "pair"],
     regions: RegionSettings,
     images: Int[Tensor, "pair"] | None = None,
+    check_values: bool = True,
 ) -> TeacherOutput:
-    """The teacher on captions and regions: their own picture's, or (for the probe) others'."""
+    """The teacher on captions and regions: their own picture's, or (for the probe) others'.
+
+    Args:
+        teacher: perhaps wrapped for several processes.
+        features: of the pictures.
+        texts: captions, by index; a caption-free teacher is not given them.
+        regions: as it was trained with.
+        images: whose regions it sees; None for the captions' own.
+        check_values: as in `MetaTeacher.forward`.
+    """
     images = features.image_of_text[texts] if images is None else images
     device = next(teacher.parameters()).device
-    region, token = features.regions_of(images), features.tokens_of(texts)
-    weights = None
     plain = getattr(teacher, "module", teacher)  # of several processes, each wraps its own
-    if regions.weighted and not getattr(plain, "caption_free", False):
-        weights = region_weights(
-            region.features,
-            token.features,
-            features.areas_of(images),
-            features.confidences_of(images),
-            region.mask,
-            token.mask,
-        )
-        weights = weights.to(device)
-    return teacher(
-        region.features.to(device),
-        region.mask.to(device),
-        token.features.to(device),
-        token.mask.to(device),
-        weights,
-    )
+    padded = features.regions_of(images)
+    region, region_mask = send(padded.features, device), send(padded.mask, device)
+    token = token_mask = weights = None
+    if not getattr(plain, "caption_free", False):
+        padded = features.tokens_of(texts)
+        token, token_mask = send(padded.features, device), send(padded.mask, device)
+        if regions.weighted:
+            weights = region_weights(
+                region,
+                token,
+                send(features.areas_of(images), device),
+                send(features.confidences_of(images), device),
+                region_mask,
+                token_mask,
+                check_values,
+            )
+    return teacher(region, region_mask, token, token_mask, weights, check_values)
 
 
 @torch.no_grad()
@@ -118,6 +133,7 @@ def train_teacher(
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
+    _check_features(features, settings, regions)
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
     teacher = MetaTeacher(
@@ -129,16 +145,17 @@ def train_teacher(
         settings.masked,
     )
     optimizer = torch.optim.AdamW(
-        teacher.parameters(),
+        split_decayed(teacher.named_parameters(), settings.weight_decay),
         lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
         fused=True,  # one pass over all weights: else a seventh of a step
     )
+    words = features.text if settings.caption_free else features.token
     run = {
         "kind": "teacher",
         "seed": seed,
         "weighted": regions.weighted,
-        "data": fingerprint(features.region, features.token, features.image_of_text),
+        "decayed": DECAYED,
+        "data": fingerprint(features.region, words, features.image_of_text),
         **asdict(settings),
     }
     progress = Progress(teacher, optimizer, run, checkpoint, checkpoint_minutes)
@@ -160,19 +177,20 @@ def train_teacher(
             texts = rows[:, 0]
             own = texts[own_share(len(texts))]
             embedding, target = gather_batch(
-                apply_teacher(model, features, own, regions).embedding,
-                features.text[own].to(accelerator.device),
+                apply_teacher(model, features, own, regions, check_values=False).embedding,
+                send(features.text[own], accelerator.device),
                 len(texts),
                 len(texts),
             )
-            loss = contrastive_loss(embedding, target, settings.temperature)
+            loss = contrastive_loss(embedding, target, settings.temperature, check_values=False)
             accelerator.backward(loss)
+            value = require_finite_loss(loss.item(), epoch * len(steps) + progress.step)
             prepared.step()
             prepared.zero_grad()
-            progress.add(torch.tensor(loss.item(), dtype=torch.float64))
+            progress.add(torch.tensor(value, dtype=torch.float64))
             progress.finish_step()
             if on_step:
-                on_step(epoch * len(steps) + progress.step - 1, loss.item())
+                on_step(epoch * len(steps) + progress.step - 1, value)
         row: Row = {
             "epoch": epoch + 1,
             "loss": progress.sums.item() / len(steps),
@@ -183,3 +201,20 @@ def train_teacher(
             on_epoch(teacher, progress.history)
     accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     return TeacherRun(teacher.eval(), progress.history)
+
+
+def _check_features(
+    features: FrozenFeatures, settings: TeacherSettings, regions: RegionSettings
+) -> None:
+    """Looks at all that the teacher will see, once."""
+    require_directions(text_features=features.text)
+    require_finite(region_features=features.region)
+    if not settings.caption_free:
+        require_finite(token_features=features.token)
+        if regions.weighted:
+            require_finite(areas=features.area, confidences=features.confidence)
+            if (features.area < 0).any() or (features.confidence < 0).any():
+                raise ValueError(
+                    "Expected areas and confidences of at least 0, got one below; extract the "
+                    "features again."
+                )
