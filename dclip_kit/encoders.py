@@ -34,6 +34,7 @@ from dclip_kit.hub import (
     require_text_files,
     require_weights,
 )
+from dclip_kit.precision import send
 
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 
@@ -105,7 +106,9 @@ class ClipBundle:
             ValueError: they are of another type, or floats outside 0 to 1: normalised already, say.
         """
         last, unit = self.preprocess.transforms[-1], self.to_unit(pixels)
-        mean, std = (unit.new_tensor(each)[:, None, None] for each in (last.mean, last.std))
+        mean, std = (
+            send(torch.tensor(each)[:, None, None], self.device) for each in (last.mean, last.std)
+        )
         # As torchvision's, which would wait for the device to see that no deviation is zero. In
         # place: on CPUs, getting memory for another tensor takes longer than filling it.
         return unit.sub_(mean).div_(std)
@@ -114,7 +117,7 @@ class ClipBundle:
         self, pixels: Shaped[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image 3 height width"]:
         """Pixels as floats from 0 to 1, in memory of their own; otherwise as `normalize`."""
-        given = pixels.to(self.device, memory_format=torch.channels_last)  # quick convolutions
+        given = send(pixels, self.device).contiguous(memory_format=torch.channels_last)  # quick
         if given.dtype == torch.uint8:
             return given.float().div_(255)
         low, high = (given.min().item(), given.max().item()) if given.numel() else (0, 0)

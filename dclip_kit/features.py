@@ -113,20 +113,3 @@ class FrozenFeatures:
                 "extract them again."
             )
         return cls(**tensors)
-
-
-def require_finite(**features: Tensor) -> None:
-    """Checks what a training will read, once and before it.
-
-    Args:
-        features: by the name that an error gives them.
-
-    Raises:
-        ValueError: a feature is NaN or infinite.
-    """
-    for name, values in features.items():
-        for part in values.split(1 << 16):  # of a store on disk, a part in memory at a time
-            if not part.isfinite().all():
-                raise ValueError(
-                    f"Expected finite {name} features, got NaN or infinity; encode them again."
-                )

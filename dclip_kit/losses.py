@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+_ROWS = 65_536  # looked at in one go, of features that may be all that the memory holds
+
 
 @dataclass(frozen=True, eq=False)
 class DclipLoss:
@@ -27,7 +29,7 @@ def contrastive_loss(
     text_features: Float[Tensor, "_pair _embed"],
     temperature: float = 0.05,
     same_pair: Bool[Tensor, "_pair _pair"] | None = None,
-    checked: bool = True,
+    check_values: bool = True,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE: each image against all texts and each text against all images.
 
@@ -40,8 +42,8 @@ def contrastive_loss(
         same_pair: True at [i, j] where text j also fits image i (one image twice in the batch, or
             equal captions): no negative, so left out of the denominators. With image ids:
             `image_id[:, None] == image_id[None, :]`. The diagonal does not matter.
-        checked: False leaves out the look at values, which waits for the device: for a loop whose
-            data were looked at before.
+        check_values: False looks at shapes alone. To look for NaN waits for the device: a training
+            does so once, before it begins.
 
     Raises:
         ValueError: Empty, not finite or all-zero features, shapes that differ, or a temperature
@@ -49,7 +51,7 @@ def contrastive_loss(
 
     Source: DCLIP (arXiv 2505.21549); the masking is our reading.
     """
-    _check(checked, image_features=image_features, text_features=text_features)
+    _check(check_values, image_features=image_features, text_features=text_features)
     logits = _cosines(image_features, text_features) / _positive(temperature)  # image text
     if same_pair is not None:
         if same_pair.shape != logits.shape:
@@ -66,21 +68,21 @@ def contrastive_loss(
 def cosine_distillation_loss(
     student_features: Float[Tensor, "image embed"],
     teacher_features: Float[Tensor, "_image _embed"],
-    checked: bool = True,
+    check_values: bool = True,
 ) -> Float[Tensor, ""]:
     """Mean of 1 - cos(student, teacher), in [0, 2].
 
     Args:
         student_features: The student's image features.
         teacher_features: The teacher's embeddings of the same images; get no gradient.
-        checked: As in `contrastive_loss`.
+        check_values: As in `contrastive_loss`.
 
     Raises:
         ValueError: Empty, not finite or all-zero features, or shapes that differ.
 
     Source: DCLIP (arXiv 2505.21549).
     """
-    _check(checked, student_features=student_features, teacher_features=teacher_features)
+    _check(check_values, student_features=student_features, teacher_features=teacher_features)
     student, teacher = _unit(student_features), _unit(teacher_features.detach())
     return (1 - (student * teacher).sum(dim=1)).mean()
 
@@ -130,7 +132,7 @@ def dclip_loss(
     contrastive_weight: float = 1.0,
     same_pair: Bool[Tensor, "_pair _pair"] | None = None,
     distil_text: bool = False,
-    checked: bool = True,
+    check_values: bool = True,
 ) -> DclipLoss:
     """The student's loss: cosine distillation + symmetric InfoNCE against the captions.
 
@@ -144,18 +146,20 @@ def dclip_loss(
         same_pair: As in `contrastive_loss`.
         distil_text: Draws the captions to the teacher's embeddings too, and adds 1 - cos of them to
             the distillation: our reading of the published code's text loss.
-        checked: As in `contrastive_loss`.
+        check_values: As in `contrastive_loss`.
 
     Raises:
         ValueError: As `contrastive_loss` and `cosine_distillation_loss`.
 
     Source: DCLIP (arXiv 2505.21549), where both weights are 1.
     """
-    distillation = cosine_distillation_loss(student_features, teacher_features, checked)
+    distillation = cosine_distillation_loss(student_features, teacher_features, check_values)
     if distil_text:
-        text_loss = cosine_distillation_loss(text_features, teacher_features, checked)
-        distillation = distillation + text_loss
-    contrastive = contrastive_loss(student_features, text_features, temperature, same_pair, checked)
+        of_text = cosine_distillation_loss(text_features, teacher_features, check_values)
+        distillation = distillation + of_text
+    contrastive = contrastive_loss(
+        student_features, text_features, temperature, same_pair, check_values
+    )
     total = distillation_weight * distillation + contrastive_weight * contrastive
     return DclipLoss(total, distillation, contrastive)
 
@@ -177,8 +181,8 @@ def _positive(temperature: float) -> float:
     return temperature
 
 
-def _check(values: bool, **named: Tensor) -> None:
-    """All features are of one shape and, where values count, finite with a direction each."""
+def _check(check_values: bool, **named: Tensor) -> None:
+    """All features are of one shape and, if asked for, of finite rows that have a direction."""
     first, shape = next((name, tuple(x.shape)) for name, x in named.items())
     for name, x in named.items():
         if x.ndim != 2 or x.numel() == 0 or tuple(x.shape) != shape:
@@ -187,9 +191,18 @@ def _check(values: bool, **named: Tensor) -> None:
                 f"but they are {tuple(x.shape)} and {shape}: "
                 "pass one row for each pair, from encoders that share an embedding space."
             )
-        if not values:
-            continue
-        peak = x.detach().abs().amax(dim=1)
+    if check_values:
+        require_directions(**named)
+
+
+def require_directions(**named: Tensor) -> None:
+    """Checks that all rows of features are finite and have a direction.
+
+    Raises:
+        ValueError: some have not, said how many and the first.
+    """
+    for name, x in named.items():
+        peak = torch.cat([part.detach().abs().amax(dim=1) for part in x.split(_ROWS)])
         bad = ~peak.isfinite() | (peak == 0)
         if bad.any():
             raise ValueError(

@@ -34,13 +34,14 @@ def pad_rows(
     Raises:
         ValueError: there is no image, or an image without items.
     """
-    empty = (count < 1).nonzero().flatten().tolist()
-    if empty or not len(count):
+    counts = count.tolist()
+    if min(counts, default=0) < 1:
+        empty = [image for image, own in enumerate(counts) if own < 1]
         raise ValueError(
             "padding needs at least one image and in each at least one region or token, but "
             f"{f'images {empty} have none' if empty else 'there is no image'}; leave them out."
         )
-    place = torch.arange(int(count.max()))
+    place = torch.arange(max(counts))
     mask = place < count[:, None]  # image item
     rows = torch.where(mask, start[:, None] + place, start[:, None])
     padding = ~mask.reshape(*mask.shape, *[1] * (values.ndim - 1))

@@ -114,6 +114,16 @@ def fast_forward(tower: nn.Module, device: torch.device) -> Iterator[None]:
         yield
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device, without waiting until they are there.
+
+    Copies to a GPU wait for all that it has to do before, unless they are from pinned memory.
+    """
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """For one forward pass.
 

@@ -69,12 +69,15 @@ def shortcut_probe(
         return found.image_to_text.recall_at[1]
 
     gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
-    blank_regions = gray.expand(len(texts), 1, -1).to(device)
-    seen = [blank_regions, torch.ones(len(texts), 1, dtype=torch.bool, device=device)]
+    words: tuple[Tensor | None, Tensor | None] = (None, None)
     if not teacher.caption_free:
         tokens = features.tokens_of(texts)
-        seen += [tokens.features.to(device), tokens.mask.to(device)]
-    blank = teacher(*seen)
+        words = tokens.features.to(device), tokens.mask.to(device)
+    blank = teacher(
+        gray.expand(len(texts), 1, -1).to(device),
+        torch.ones(len(texts), 1, dtype=torch.bool, device=device),
+        *words,
+    )
     return ShortcutProbe(
         own=score(apply_teacher(teacher, features, texts, regions).embedding),
         shuffled=score(apply_teacher(teacher, features, texts, regions, other).embedding),

@@ -165,10 +165,12 @@ def region_similarity(
     region_features: Float[Tensor, "image region embed"],
     token_features: Float[Tensor, "image token embed"],
     token_mask: Bool[Tensor, "image token"],
+    check_values: bool = True,
 ) -> Float[Tensor, "image region"]:
     """The best cosine of each region with a real token of its caption, negative ones as 0.
 
     DCLIP, METHOD section 1 step 3. Computed in at least float32, whatever the features are.
+    Without `check_values` nothing is looked at that would wait for the device.
 
     Raises:
         ValueError: if widths differ, a caption has no real token, or a feature is not finite.
@@ -176,13 +178,16 @@ def region_similarity(
     if region_features.shape[-1] != token_features.shape[-1]:
         widths = f"{region_features.shape[-1]} and {token_features.shape[-1]}"
         raise ValueError(f"region and token features are {widths} wide; take both from one CLIP.")
-    empty = (~token_mask.any(1)).nonzero()[:, 0].tolist()
-    if empty:
-        raise ValueError(f"captions {empty} have no real token; leave empty captions out.")
     dtype = torch.promote_types(torch.float32, region_features.dtype)
     tokens = token_features.to(dtype).masked_fill(~token_mask[..., None], 0.0)
-    if not (region_features.isfinite().all() and tokens.isfinite().all()):
-        raise ValueError("region and token features must be finite; look for NaN in the encoder.")
+    if check_values:
+        empty = (~token_mask.any(1)).nonzero()[:, 0].tolist()
+        if empty:
+            raise ValueError(f"captions {empty} have no real token; leave empty captions out.")
+        if not (region_features.isfinite().all() and tokens.isfinite().all()):
+            raise ValueError(
+                "region and token features must be finite; look for NaN in the encoder."
+            )
     regions = F.normalize(region_features.to(dtype), dim=-1)
     # Padding is a zero vector with cosine 0, which is also what a negative cosine counts as.
     cosine = regions @ F.normalize(tokens, dim=-1).transpose(1, 2)  # image region token
@@ -196,24 +201,27 @@ def region_weights(
     confidence: Float[Tensor, "image region"],
     region_mask: Bool[Tensor, "image region"],
     token_mask: Bool[Tensor, "image token"],
+    check_values: bool = True,
 ) -> Float[Tensor, "image region"]:
     """How much each region counts: area · confidence · similarity, summing to 1 over an image.
 
     DCLIP, METHOD section 1 step 3; the published code defines these weights and never uses them.
     Padding is ignored and weighs 0; where every product is 0, the real regions weigh the same.
+    `check_values` as in `region_similarity`.
 
     Raises:
         ValueError: as `region_similarity`; no real region; an area or confidence below 0 or NaN.
     """
-    empty = (~region_mask.any(1)).nonzero()[:, 0].tolist()
-    if empty:
-        raise ValueError(f"images {empty} have no real region; use Regions.whole_image for them.")
     importance = (area * confidence).masked_fill(~region_mask, 0.0)
-    negative = region_mask & ((area < 0) | (confidence < 0))
-    if negative.any() or not importance.isfinite().all():
-        raise ValueError("areas and confidences must be finite and at least 0; see Regions.area.")
+    if check_values:
+        empty = (~region_mask.any(1)).nonzero()[:, 0].tolist()
+        if empty:
+            raise ValueError(f"images {empty} have no real region; use Regions.whole_image.")
+        negative = region_mask & ((area < 0) | (confidence < 0))
+        if negative.any() or not importance.isfinite().all():
+            raise ValueError("areas and confidences must be finite and at least 0.")
     features = region_features.masked_fill(~region_mask[..., None], 0.0)
-    product = importance * region_similarity(features, token_features, token_mask)
+    product = importance * region_similarity(features, token_features, token_mask, check_values)
     return scale_products(product, region_mask)
 
 

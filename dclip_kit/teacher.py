@@ -121,54 +121,55 @@ class MetaTeacher(nn.Module):
         self,
         region_features: Float[Tensor, "image region embed"],
         region_mask: Bool[Tensor, "image region"],
-        token_features: Float[Tensor, "image token embed"] | None = None,
-        token_mask: Bool[Tensor, "image token"] | None = None,
+        token_features: Float[Tensor, "image token embed"] | None,
+        token_mask: Bool[Tensor, "image token"] | None,
         region_weights: Float[Tensor, "image region"] | None = None,
+        check_values: bool = True,
     ) -> TeacherOutput:
         """Embeds image-caption pairs.
 
         Args:
             region_features: of the frozen CLIP.
             region_mask: True at real regions.
-            token_features: of the frozen CLIP, in the joint space; a caption-free teacher needs
-                none.
-            token_mask: True at real tokens.
+            token_features: of the frozen CLIP, in the joint space; unused if caption-free, and may
+                be None then.
+            token_mask: True at real tokens; as these.
             region_weights: from `regions.region_weights`; None or uniform changes nothing, since
                 they are multiplied by the number of regions (our reading).
+            check_values: False trusts features and masks; to look at them waits for the device.
 
         Raises:
-            ValueError: tokens are missing that are read; when it is not training also: a pair has
-                no real region or token, or a feature is not finite.
+            ValueError: a pair has no real region or no real token, or a feature is not finite; or
+                there are no tokens for a teacher that reads the caption.
         """
-        if not self.training:  # which looks at its data once before, as looking here waits for it
+        if check_values:
             _check(region_features, region_mask, "region")
         regions = region_features
         if region_weights is not None:
             regions = regions * (region_weights * region_mask.sum(1, keepdim=True))[..., None]
         if not self.masked:
             region_mask = torch.ones_like(region_mask)
-        region_to_token = token_to_region = None
+        tokens = region_to_token = token_to_region = None
         if self.caption_free:
             for layer in self.regions:
                 regions = layer(regions, regions, region_mask).features
         else:
             if token_features is None or token_mask is None:
                 raise ValueError(
-                    "Expected the captions' tokens, which this teacher reads, got None; give them, "
-                    "or take a caption-free teacher."
+                    "Expected tokens for a teacher that reads the caption, got None; give them, or "
+                    "make it caption-free."
                 )
-            if not self.training:
+            if check_values:
                 _check(token_features, token_mask, "token")
             tokens = token_features
-            if not self.masked:
-                token_mask = torch.ones_like(token_mask)
+            token_mask = token_mask if self.masked else torch.ones_like(token_mask)
             for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
                 seen = region_layer(regions, tokens, token_mask)
                 told = token_layer(tokens, regions, region_mask)
                 regions, tokens = seen.features, told.features
                 region_to_token, token_to_region = seen.weights, told.weights
         pooled, share = pool_by_agreement(regions, region_mask, self.pooling_temperature)
-        if token_mask is not None and not self.caption_free:
+        if tokens is not None and token_mask is not None:
             words, _ = pool_by_agreement(tokens, token_mask, self.pooling_temperature)
             pooled = (pooled + words) / 2
         return TeacherOutput(F.normalize(pooled, dim=-1), region_to_token, token_to_region, share)

@@ -38,6 +38,7 @@ STUDENTS = {
     "with text": replace(PLAIN, train_text=True),
     "resnet": replace(PLAIN, epochs=2),
     "rehearsing": replace(PLAIN, rehearsal_weight=3.0, rehearsal_batch=5),
+    "from files": replace(PLAIN, rehearsal_weight=3.0, rehearsal_batch=5),
 }
 TEACHERS = {
     "described": TeacherSettings(heads=4, batch_size=3, epochs=5),
@@ -87,10 +88,13 @@ def train(folder: Path, name: str, losses: list[float], **more) -> Tensor:
     def validate(student) -> dict[str, float]:
         return {"val": float(encode_images(student, data["pixels"][:3])[:, 0].sum())}
 
+    shown, again = data["pixels"], data["pixels"].flip(3)
+    if name == "from files":
+        shown = sorted((folder / "pictures").iterdir())
+        again = shown[::-1]
     run = distill(
-        clip, data["pixels"], features, STUDENTS[name], data["targets"],
-        validate=validate, texts=texts,
-        rehearsal=Rehearsal(data["pixels"].flip(3), features.image), **given,
+        clip, shown, features, STUDENTS[name], data["targets"], validate=validate, texts=texts,
+        rehearsal=Rehearsal(again, features.image), **given,
     )  # fmt: skip
     figures = torch.tensor([row["val"] for row in run.history])
     return torch.cat([flat(run.student.model), figures])

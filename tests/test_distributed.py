@@ -13,6 +13,7 @@ from pathlib import Path
 import distributed_run
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from dclip_kit import distributed
@@ -41,6 +42,9 @@ def folder(tmp_path_factory, make_clip_folder, make_features, captioned) -> Path
     pixels = torch.randint(0, 256, (11, 3, 32, 32), dtype=torch.uint8)
     targets = F.normalize(torch.randn_like(features.text), dim=1)
     save_tensors({"pixels": pixels, "targets": targets}, folder / "data.safetensors")
+    (folder / "pictures").mkdir()
+    for number, picture in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(picture).save(folder / "pictures" / f"{number:02}.png")
     odd = [str(path) for path in captioned.paths[:5]]
     (folder / "paths.json").write_text(json.dumps(odd))
     return folder

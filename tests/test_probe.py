@@ -17,7 +17,15 @@ from dclip_kit.teacher import MetaTeacher, TeacherOutput
 class Looks(MetaTeacher):
     """Embeds the mean of the regions, and no word."""
 
-    def forward(self, region_features, region_mask, token_features, token_mask, weights=None):
+    def forward(
+        self,
+        region_features,
+        region_mask,
+        token_features,
+        token_mask,
+        weights=None,
+        check_values=True,
+    ):
         share = region_mask / region_mask.sum(1, keepdim=True)
         return self.answer((share[..., None] * region_features).sum(1), share)
 
@@ -28,7 +36,15 @@ class Looks(MetaTeacher):
 class Reads(Looks):
     """Embeds the mean of the caption's tokens, and nothing that is to be seen."""
 
-    def forward(self, region_features, region_mask, token_features, token_mask, weights=None):
+    def forward(
+        self,
+        region_features,
+        region_mask,
+        token_features,
+        token_mask,
+        weights=None,
+        check_values=True,
+    ):
         share = region_mask / region_mask.sum(1, keepdim=True)
         return self.answer(token_features.sum(1), share)
 
@@ -83,3 +99,9 @@ def test_the_probe_needs_two_pictures(clip, plain) -> None:
     one = replace(plain, image_of_text=torch.full((6,), 2))
     with pytest.raises(ValueError, match="two captioned pictures, got 1"):
         shortcut_probe(Looks(32), clip, one, RegionSettings())
+
+
+def test_a_caption_free_teacher_is_probed_without_tokens(clip, plain, monkeypatch) -> None:
+    monkeypatch.setattr(FrozenFeatures, "tokens_of", lambda *_: pytest.fail("nobody reads them"))
+    found = shortcut_probe(MetaTeacher(32, 4, caption_free=True), clip, plain, RegionSettings())
+    assert found.own > found.blank

@@ -214,6 +214,14 @@ def test_pairs_that_make_no_embedding_are_refused(name, index, value, says, pair
         make_teacher()(**pairs)
 
 
+def test_tokens_may_be_missing_where_no_caption_is_read(pairs) -> None:
+    missing = pairs | {"token_features": None, "token_mask": None}
+    free = make_teacher(caption_free=True)
+    assert torch.equal(free(**missing).embedding, free(**pairs).embedding)
+    with pytest.raises(ValueError, match="reads the caption, got None; give them"):
+        make_teacher()(**missing)
+
+
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="divide the width 8, got 3"):
         MetaTeacher(EMBED, heads=3)

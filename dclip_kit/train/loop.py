@@ -1,5 +1,7 @@
 """The order of pairs, the same for both trainings."""
 
+from math import isfinite
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -34,6 +36,32 @@ def draw_captions(
     places = (starts[:, None] + column).clamp(max=len(shuffled) - 1)
     rows = shuffled[grouped[places]].where(column < counts[:, None], -1)  # image caption
     return rows[grouped[starts].argsort()]
+
+
+def require_finite(**named: Tensor) -> None:
+    """Looks for NaN in what a training is going to see, once: none of its steps does.
+
+    Raises:
+        ValueError: there is some, or infinity.
+    """
+    for name, values in named.items():
+        if not all(part.isfinite().all() for part in values.split(65_536)):
+            raise ValueError(
+                f"Expected finite {name}, got NaN or infinity; extract the features again."
+            )
+
+
+def require_finite_loss(loss: float, step: int) -> float:
+    """The loss of a step, before it moves any weight.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    if not isfinite(loss):
+        raise ValueError(
+            f"Expected a finite loss, got {loss} at step {step}; lower the learning rate."
+        )
+    return loss
 
 
 def split_batches(rows: Tensor, size: int) -> list[Tensor]:

@@ -1,19 +1,37 @@
-"""Learning rates and weight decay: which parameters take which, and how rates rise and fall."""
+"""Learning rates of the fine-tune: which parameters take which, and how they rise and fall."""
 
 from collections.abc import Iterable
 from math import cos, pi
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dclip_kit.config import StudentSettings
 from dclip_kit.student import follows_blocks
 
+DECAYED = "matrices"  # what weight decay shrinks; kept in checkpoints, beside groups made by it
+
+
+def split_decayed(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimizer's groups: matrices, which decay, and biases, norms and scales, which do not.
+
+    As open_clip's own training has it. Shrinking a norm's scale is no prior of any use.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in named:
+        groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
+    return [
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
+    ]
+
 
 def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
-    """What trains, by its highest learning rate (in the blocks and all texts, and after them).
+    """What trains, by its highest learning rate: in the blocks (and all texts), and after them.
 
-    Each is divided once more, as `split_decayed` does.
+    Each in two groups, by `split_decayed`.
     """
     named = [
         (name.removeprefix("visual."), parameter)
@@ -22,26 +40,12 @@ def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[
     ]
     rates = {False: settings.learning_rate * settings.block_rate, True: settings.learning_rate}
     return [
-        group | {"peak": rate}
+        {**group, "peak": rate}
         for after, rate in rates.items()
         for group in split_decayed(
-            (p for name, p in named if follows_blocks(name) == after), settings.weight_decay
+            [(name, p) for name, p in named if follows_blocks(name) == after],
+            settings.weight_decay,
         )
-    ]
-
-
-DECAYED = "matrices"  # what checkpoints say of the groups below: others' states fit no longer
-
-
-def split_decayed(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that weight decay draws towards zero, and those it leaves alone.
-
-    As open_clip trains: a norm's scale or a bias of zero is no simpler than another one.
-    """
-    given = list(parameters)
-    return [
-        {"params": [p for p in given if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in given if p.ndim < 2], "weight_decay": 0.0},
     ]
 
 

@@ -16,12 +16,12 @@ from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import StudentSettings
 from dclip_kit.distributed import gather_batch, own_share
 from dclip_kit.encoders import ClipBundle
-from dclip_kit.features import FrozenFeatures, require_finite
-from dclip_kit.losses import cosine_distillation_loss, dclip_loss
-from dclip_kit.precision import autocast, choose_precision, fast_forward, keep_statistics
+from dclip_kit.features import FrozenFeatures
+from dclip_kit.losses import cosine_distillation_loss, dclip_loss, require_directions
+from dclip_kit.precision import autocast, choose_precision, fast_forward, keep_statistics, send
 from dclip_kit.reading import Pictures, read_batches
 from dclip_kit.student import Trainable, clone_clip, freeze
-from dclip_kit.train.loop import draw_captions, split_batches
+from dclip_kit.train.loop import draw_captions, require_finite_loss, split_batches
 from dclip_kit.train.progress import History, Progress, Row
 from dclip_kit.train.rates import DECAYED, group_parameters, schedule_rate
 from dclip_kit.train.rehearsal import Rehearsal, choose_rehearsal
@@ -83,9 +83,10 @@ def distill(
     """
     _check_distillation(pictures, features, settings, teacher_embeddings)
     rehearsal = choose_rehearsal(settings, rehearsal)
-    given = {"text": features.text, "teacher's": teacher_embeddings}
-    given["rehearsed"] = rehearsal.features if rehearsal else None
-    require_finite(**{name: each for name, each in given.items() if each is not None})
+    targets = features.text if teacher_embeddings is None else teacher_embeddings
+    require_directions(text_features=features.text, teacher_features=targets)
+    if rehearsal:
+        require_directions(rehearsed_features=rehearsal.features)
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `autocast`
     precision = choose_precision(settings.mixed_precision)
@@ -100,13 +101,12 @@ def distill(
         module, ids = student.model, token_ids(bundle, texts, len(features.text))
     chosen = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(group_parameters(module, settings), fused=True)
-    targets = features.text if teacher_embeddings is None else teacher_embeddings
     seen = [ids, features.image_of_text, targets, *([rehearsal.features] if rehearsal else [])]
     run = {
         "kind": "student",
         "seed": seed,
-        "data": fingerprint(*seen),
         "decayed": DECAYED,
+        "data": fingerprint(*seen),
         **asdict(settings),
         "mixed_precision": precision,
     }
@@ -114,49 +114,43 @@ def distill(
     # The wrapped module itself is called: `encode_image` of the unwrapped model would skip the
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(module, optimizer)
+    device = accelerator.device
 
-    def read(steps: list[list[Tensor]], first: int) -> Iterator[Tensor]:
-        """Each batch's pixels, a process's share of them: its pictures, then what it rehearses.
-
-        Beside a GPU, those of the next batch are read meanwhile.
-        """
-        images, crops = [], []
-        for step, batches in enumerate(steps, first):
-            for number, rows in enumerate(batches, step * settings.gradient_accumulation):
-                chosen = features.image_of_text[rows[:, 0]]
-                images.append(chosen[own_share(len(chosen))])
-                if rehearsal:
-                    again = rehearsal.draw(settings.rehearsal_batch, seed, number)
-                    crops.append(again[own_share(len(again))])
-        shown = read_batches(bundle, pictures, images, busy=accelerator.device)
+    def read(rows: Sequence[Tensor], first: int) -> Iterator[Tensor]:
+        """The pixels of batches, each process's share; then what it rehearses beside them."""
+        images = (features.image_of_text[batch[:, 0]] for batch in rows)
+        own = (batch[own_share(len(batch))] for batch in images)
+        shown = read_batches(bundle, pictures, own, busy=device)
         if rehearsal is None:
-            yield from shown
-            return
-        repeated = read_batches(bundle, rehearsal.pictures, crops, busy=accelerator.device)
-        for parts in zip(shown, repeated, strict=True):
-            yield torch.cat(parts)
+            return shown
+        drawn = (rehearsal.draw(size, seed, first + number) for number in range(len(rows)))
+        again = (batch[own_share(len(batch))] for batch in drawn)
+        repeated = read_batches(bundle, rehearsal.pictures, again, busy=device)
+        return map(torch.cat, zip(shown, repeated, strict=True))
 
-    def encode(rows: Tensor, shown: Tensor, again: Tensor | None) -> tuple[Tensor, ...]:
+    def encode(rows: Tensor, shown: Tensor, number: int) -> tuple[Tensor, ...]:
         """Features of a batch, of which each process makes its share.
 
         Of its images and its captions; then of what is rehearsed, now and before the training.
         """
-        images, captions = features.image_of_text[rows[:, 0]], rows[rows >= 0]
-        own_images, own = own_share(len(images)), captions[own_share(len(captions))]
-        pixels, given = student.normalize(shown), ids[own].to(accelerator.device)
-        with autocast(accelerator.device, precision), fast_forward(tower, accelerator.device):
+        captions = rows[rows >= 0]
+        pixels = student.normalize(shown)
+        given = send(ids[captions[own_share(len(captions))]], device)
+        with autocast(device, precision), fast_forward(tower, device):
             image, text = (
                 encode_pairs(wrapped, pixels, given)
                 if settings.train_text
                 else (wrapped(pixels), given)
             )
-        image, now = F.normalize(image.float(), dim=-1).tensor_split([len(own_images)])
-        batch = gather_batch(image, text.float(), len(images), len(captions))
-        if rehearsal is None or again is None:
+        image, now = F.normalize(image.float(), dim=-1).tensor_split([len(own_share(len(rows)))])
+        batch = gather_batch(image, text.float(), len(rows), len(captions))
+        if rehearsal is None:
             return batch
-        before = rehearsal.features[again[own_share(len(again))]].to(now)
-        return *batch, *gather_batch(now, before, len(again), len(again))
+        again = rehearsal.draw(size, seed, number)[own_share(size)]
+        before = send(rehearsal.features[again], device).to(now)
+        return *batch, *gather_batch(now, before, size, size)
 
+    size = settings.rehearsal_batch
     step_count = settings.epochs * len(_plan(features, settings, seed, 0))
     bar = tqdm(
         total=step_count, desc=name, unit="step", delay=2, disable=not accelerator.is_main_process
@@ -168,55 +162,51 @@ def distill(
         steps = _plan(features, settings, seed, epoch)
         first = epoch * len(steps)
         bar.update(first + progress.step - bar.n)
-        rest, start = steps[progress.step :], first + progress.step
-        pixels_of_batches = read(rest, start)
-        for step, batches in enumerate(rest, start):
+        todo = steps[progress.step :]
+        number = (first + progress.step) * settings.gradient_accumulation  # of the next batch
+        shown = read([rows for batches in todo for rows in batches], number)
+        for step, batches in enumerate(todo, start=first + progress.step):
             for group in prepared.param_groups:
                 group["lr"] = group["peak"] * schedule_rate(step / step_count, settings)
-            parts: list[Tensor] = []
-            for number, rows in enumerate(batches, step * settings.gradient_accumulation):
+            figures = []
+            for rows in batches:
                 # rows: image caption
                 of_text, captions = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
-                size = settings.rehearsal_batch
-                again = rehearsal.draw(size, seed, number) if rehearsal else None
                 last = rows is batches[-1]  # gradients are put together after it
                 with nullcontext() if last else accelerator.no_sync(wrapped):
-                    shown = next(pixels_of_batches)
-                    image_features, text_features, *repeated = encode(rows, shown, again)
+                    image_features, text_features, *repeated = encode(rows, next(shown), number)
+                    owner = send(of_text, device)
                     loss = dclip_loss(
-                        image_features[of_text],
+                        image_features[owner],
                         text_features,
-                        targets[captions].to(accelerator.device),
+                        send(targets[captions], device),
                         settings.temperature,
                         settings.distillation_weight,
                         settings.contrastive_weight,
-                        same_pair=(of_text[:, None] == of_text).to(accelerator.device),
+                        same_pair=owner[:, None] == owner,
                         distil_text=settings.train_text,
-                        checked=False,
+                        check_values=False,
                     )
-                    moved = loss.total.new_zeros(())
+                    moved = torch.zeros_like(loss.total)
                     if repeated:
                         now, before = repeated
-                        moved = cosine_distillation_loss(now, before, checked=False)
+                        moved = cosine_distillation_loss(now, before, check_values=False)
                     total = loss.total + settings.rehearsal_weight * moved
                     accelerator.backward(total / len(batches))
-                own = (total, loss.distillation, loss.contrastive, moved)
-                parts.append(torch.stack([part.detach() for part in own]))
-            found = torch.stack(parts).cpu()  # the one time in a step that the device is waited for
-            if not found.isfinite().all():
-                raise ValueError(
-                    f"Expected a finite loss, got {found[:, 0].tolist()} at step {step}; lower the "
-                    "learning rate."
-                )
-            for row_of_parts in found:
-                progress.add(row_of_parts)
+                parts = (total, loss.distillation, loss.contrastive, moved)
+                figures.append(torch.stack(parts).detach())
+                number += 1
+            found = torch.stack(figures).tolist()  # the only time that a step waits for the device
+            losses = [require_finite_loss(total, step) for total, *_ in found]
+            for each in found:
+                progress.add(torch.tensor(each))
             accelerator.clip_grad_norm_(chosen, settings.clip_norm)
             prepared.step()
             prepared.zero_grad()
             progress.finish_step()
             bar.update()
             if on_step:
-                on_step(step, sum(found[:, 0].tolist()) / len(found))
+                on_step(step, sum(losses) / len(losses))
         mean = (progress.sums.float() / sum(map(len, steps))).tolist()
         row: Row = {
             "epoch": epoch + 1,

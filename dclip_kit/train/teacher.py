@@ -1,6 +1,5 @@
 """Training the teacher alone, and applying it."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +13,18 @@ from tqdm.auto import tqdm
 from dclip_kit.checkpoint import fingerprint
 from dclip_kit.config import RegionSettings, TeacherSettings
 from dclip_kit.distributed import gather_batch, is_main_process, own_share
-from dclip_kit.features import FrozenFeatures, require_finite
-from dclip_kit.losses import contrastive_loss
+from dclip_kit.features import FrozenFeatures
+from dclip_kit.losses import contrastive_loss, require_directions
 from dclip_kit.memory import return_memory
+from dclip_kit.precision import send
 from dclip_kit.regions import region_weights
 from dclip_kit.teacher import MetaTeacher, TeacherOutput, build_teacher
-from dclip_kit.train.loop import draw_captions, split_batches
+from dclip_kit.train.loop import (
+    draw_captions,
+    require_finite,
+    require_finite_loss,
+    split_batches,
+)
 from dclip_kit.train.progress import History, Progress, Row
 from dclip_kit.train.rates import DECAYED, split_decayed
 
@@ -38,32 +43,38 @@ def apply_teacher(
     texts: Int[Tensor, "pair"],
     regions: RegionSettings,
     images: Int[Tensor, "pair"] | None = None,
+    check_values: bool = True,
 ) -> TeacherOutput:
-    """The teacher on captions and regions: their own picture's, or (for the probe) others'."""
+    """The teacher on captions and regions: their own picture's, or (for the probe) others'.
+
+    Args:
+        teacher: perhaps wrapped for several processes.
+        features: of the pictures.
+        texts: captions, by index; a caption-free teacher is not given them.
+        regions: as it was trained with.
+        images: whose regions it sees; None for the captions' own.
+        check_values: as in `MetaTeacher.forward`.
+    """
     images = features.image_of_text[texts] if images is None else images
     device = next(teacher.parameters()).device
-    region = features.regions_of(images)
     plain = getattr(teacher, "module", teacher)  # of several processes, each wraps its own
-    if getattr(plain, "caption_free", False):  # gathering tokens would be most of the work
-        return teacher(region.features.to(device), region.mask.to(device))
-    token, weights = features.tokens_of(texts), None
-    if regions.weighted:
-        weights = region_weights(
-            region.features,
-            token.features,
-            features.areas_of(images),
-            features.confidences_of(images),
-            region.mask,
-            token.mask,
-        )
-        weights = weights.to(device)
-    return teacher(
-        region.features.to(device),
-        region.mask.to(device),
-        token.features.to(device),
-        token.mask.to(device),
-        weights,
-    )
+    padded = features.regions_of(images)
+    region, region_mask = send(padded.features, device), send(padded.mask, device)
+    token = token_mask = weights = None
+    if not getattr(plain, "caption_free", False):
+        padded = features.tokens_of(texts)
+        token, token_mask = send(padded.features, device), send(padded.mask, device)
+        if regions.weighted:
+            weights = region_weights(
+                region,
+                token,
+                send(features.areas_of(images), device),
+                send(features.confidences_of(images), device),
+                region_mask,
+                token_mask,
+                check_values,
+            )
+    return teacher(region, region_mask, token, token_mask, weights, check_values)
 
 
 @torch.no_grad()
@@ -122,24 +133,22 @@ def train_teacher(
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
-    read = {"region": features.region, "text": features.text}
-    require_finite(**read, **({} if settings.caption_free else {"token": features.token}))
+    _check_features(features, settings, regions)
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
     teacher = build_teacher(features.text.shape[1], settings)
     optimizer = torch.optim.AdamW(
-        split_decayed(teacher.parameters(), settings.weight_decay),
+        split_decayed(teacher.named_parameters(), settings.weight_decay),
         lr=settings.learning_rate,
         fused=True,  # one pass over all weights: else a seventh of a step
     )
-    seen = [features.region, features.text, features.image_of_text]
-    seen += [] if settings.caption_free else [features.token]
+    words = features.text if settings.caption_free else features.token
     run = {
         "kind": "teacher",
         "seed": seed,
         "weighted": regions.weighted,
-        "data": fingerprint(*seen),
         "decayed": DECAYED,
+        "data": fingerprint(features.region, words, features.image_of_text),
         **asdict(settings),
     }
     progress = Progress(teacher, optimizer, run, checkpoint, checkpoint_minutes)
@@ -161,21 +170,16 @@ def train_teacher(
             texts = rows[:, 0]
             own = texts[own_share(len(texts))]
             embedding, target = gather_batch(
-                apply_teacher(model, features, own, regions).embedding,
-                features.text[own].to(accelerator.device),
+                apply_teacher(model, features, own, regions, check_values=False).embedding,
+                send(features.text[own], accelerator.device),
                 len(texts),
                 len(texts),
             )
-            loss = contrastive_loss(embedding, target, settings.temperature, checked=False)
+            loss = contrastive_loss(embedding, target, settings.temperature, check_values=False)
             accelerator.backward(loss)
+            value = require_finite_loss(loss.item(), epoch * len(steps) + progress.step)
             prepared.step()
             prepared.zero_grad()
-            value = loss.item()  # the one time in a step that the device is waited for
-            if not math.isfinite(value):
-                raise ValueError(
-                    f"Expected a finite loss of the teacher, got {value} in epoch {epoch + 1}; "
-                    "lower the learning rate."
-                )
             progress.add(torch.tensor(value, dtype=torch.float64))
             progress.finish_step()
             if on_step:
@@ -190,3 +194,20 @@ def train_teacher(
             on_epoch(teacher, progress.history)
     accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     return TeacherRun(teacher.eval(), progress.history)
+
+
+def _check_features(
+    features: FrozenFeatures, settings: TeacherSettings, regions: RegionSettings
+) -> None:
+    """Looks at all that the teacher will see, once."""
+    require_directions(text_features=features.text)
+    require_finite(region_features=features.region)
+    if not settings.caption_free:
+        require_finite(token_features=features.token)
+        if regions.weighted:
+            require_finite(areas=features.area, confidences=features.confidence)
+            if (features.area < 0).any() or (features.confidence < 0).any():
+                raise ValueError(
+                    "Expected areas and confidences of at least 0, got one below; extract the "
+                    "features again."
+                )
