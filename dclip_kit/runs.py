@@ -52,7 +52,10 @@ def keep_settings(settings: Profile, folder: Path) -> None:
         ValueError: it has others.
     """
     require_settings(settings, folder)
-    write_atomically(folder / SETTINGS, json.dumps(settings.as_dict(), indent=1) + "\n")
+    path, content = folder / SETTINGS, json.dumps(settings.as_dict(), indent=1) + "\n"
+    # Not written again: when a leg last wrote tells how long it ran, see `count_seconds`.
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
+        write_atomically(path, content)
 
 
 @contextmanager

@@ -150,7 +150,8 @@ def test_a_run_counts_the_seconds_of_all_its_legs(tmp_path, clock) -> None:
     assert leg(tmp_path, clock, 7) == 5 + 20 + 20 + 7
 
 
-def test_a_leg_that_was_killed_counts_up_to_its_last_file(tmp_path, clock) -> None:
+def test_a_leg_that_was_killed_counts_up_to_its_last_file(tmp_path, clock, profile) -> None:
+    keep_settings(profile, tmp_path)
     assert leg(tmp_path, clock, 5) == 5
     killed = count_seconds(tmp_path, clock.now)
     killed.__enter__()  # and never left
@@ -161,4 +162,5 @@ def test_a_leg_that_was_killed_counts_up_to_its_last_file(tmp_path, clock) -> No
         os.utime(file, (clock.now, clock.now))
     os.utime(checkpoint, (clock.now + 40, clock.now + 40))
     clock.now += 9999
+    keep_settings(profile, tmp_path)  # as each leg does when it begins
     assert leg(tmp_path, clock, 1) == 5 + 40 + 1
