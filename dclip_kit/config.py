@@ -356,6 +356,11 @@ def require_recipe(profile: Profile) -> None:
             "Expected student.rehearsal_weight to be 0 in the recipe contrastive, got "
             f"{rehearsed}; take --recipe rehearsal."
         )
+    if not rehearsed and profile.recipe == "rehearsal":
+        raise ValueError(
+            f"Expected student.rehearsal_weight above 0 in the recipe rehearsal, got {rehearsed}; "
+            "give --student.rehearsal-weight, such as 4, or take --recipe contrastive."
+        )
 
 
 def contrastive_control(student: StudentSettings) -> StudentSettings:

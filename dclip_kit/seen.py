@@ -28,19 +28,13 @@ class SeenPictures:
         trained: captioned ones that its teacher or students trained on.
         chosen: captioned ones that its interpolations were chosen on.
         labelled: digests of the labelled ones that these were chosen on.
+        complete: False where a teacher was taken that left no record of what it has trained on.
     """
 
     trained: EvaluationIndex
     chosen: EvaluationIndex
     labelled: frozenset[str] = frozenset()
-
-    def join(self, other: "SeenPictures") -> "SeenPictures":
-        """With what another run has seen."""
-        return SeenPictures(
-            self.trained.join(other.trained),
-            self.chosen.join(other.chosen),
-            self.labelled | other.labelled,
-        )
+    complete: bool = True
 
 
 def describe_seen(
@@ -52,11 +46,22 @@ def describe_seen(
         train: to train on.
         val: to choose on.
         labelled: to choose on; their files are read.
-        by_content: whether captioned pictures are known by content too.
+        by_content: whether captioned pictures are known by what they show too, beside their names
+            and their files' bytes.
     """
-    digests = [scan.digest for scan in scan_pictures(labelled, decode=False)]
-    trained, chosen = (index_evaluation([each], by_content) for each in (train, val))
-    return SeenPictures(trained, chosen, frozenset(digests) - {""})
+
+    def index(dataset: CaptionedImages) -> EvaluationIndex:
+        found = index_evaluation([dataset], by_content)
+        for digest, path in zip(_digests(dataset.paths), dataset.paths, strict=True):
+            if digest:
+                found.names.setdefault(f"bytes {digest}", path)
+        return found
+
+    return SeenPictures(index(train), index(val), frozenset(_digests(labelled)) - {""})
+
+
+def _digests(paths: Sequence[Path]) -> list[str]:
+    return [scan.digest for scan in scan_pictures(paths, decode=False)]
 
 
 def describe_pocket() -> SeenPictures:
@@ -70,14 +75,31 @@ def describe_pocket() -> SeenPictures:
 
 
 def keep_seen(seen: SeenPictures, folder: Path) -> None:
-    """Writes what a run has seen into its folder, beside what it saw before."""
-    before = load_seen(folder)
-    joined = before.join(seen) if before else seen
+    """Writes what a run has seen into its folder, unless it says so already.
+
+    Raises:
+        ValueError: something has been trained there, and it saw other pictures.
+    """
     record = {
-        "trained": joined.trained.as_dict(),
-        "chosen": joined.chosen.as_dict(),
-        "labelled": sorted(joined.labelled),
+        "trained": seen.trained.as_dict(),
+        "chosen": seen.chosen.as_dict(),
+        "labelled": sorted(seen.labelled),
+        "complete": seen.complete,
     }
+    before = load_seen(folder)
+    if before and any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*")):
+        kinds = {
+            "to train on": record["trained"]["names"].keys() != before.trained.names.keys(),
+            "to choose on": record["chosen"]["names"].keys() != before.chosen.names.keys(),
+            "with labels": seen.labelled != before.labelled,
+        }
+        if differing := [kind for kind, differs in kinds.items() if differs]:
+            raise ValueError(
+                f"Expected the pictures that the run in {folder} began with, but those "
+                f"{' and those '.join(differing)} have changed; name another --out, or delete "
+                "this one to begin again."
+            )
+        return
     write_atomically(folder / PICTURES, json.dumps(record, indent=1) + "\n")
 
 
@@ -93,7 +115,8 @@ def load_seen(folder: Path) -> SeenPictures | None:
     record = load_json(path)
     try:
         trained, chosen = (EvaluationIndex.from_dict(record[n]) for n in ("trained", "chosen"))
-        return SeenPictures(trained, chosen, frozenset(record["labelled"]))
+        complete = bool(record.get("complete", True))
+        return SeenPictures(trained, chosen, frozenset(record["labelled"]), complete)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected what a run has seen in {path}, but it is damaged ({error}); restore it, or "
@@ -150,7 +173,8 @@ def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]
         raise ValueError(
             f"Expected pictures to measure on that no model has trained on, but of {len(dataset)} "
             f"in {dataset.source} {len(left)} are left; {name} has trained on {leaks[0].picture}, "
-            f"which is {leaks[0].evaluation} by {leaks[0].by}; name other data."
+            f"which is {leaks[0].evaluation} by {leaks[0].by}; name other data, or take the "
+            "seed and the split of its run."
         )
     chosen = {name: len(find_leaks(left, each.chosen).leaks) for name, each in seen.items()}
     return Unseen(left, trained, chosen)

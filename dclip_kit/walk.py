@@ -94,8 +94,13 @@ def describe_run(profile: Profile, data: WalkData, teacher: Path | None = None) 
         own = profile.zero_shot != "pocket"  # its pictures to choose on are apart from the others
         labelled = data.zero_shot_val.paths if own else ()
         seen = describe_seen(data.train, data.val, labelled, profile.leak_guard == "content")
-    taught = load_taught(teacher) if teacher else None
-    return replace(seen, trained=seen.trained.join(taught.trained)) if taught else seen
+    if teacher is None:
+        return seen
+    taught = load_taught(teacher)
+    if taught is None:
+        return replace(seen, complete=False)
+    trained, complete = seen.trained.join(taught.trained), taught.complete
+    return replace(seen, trained=trained, complete=complete)
 
 
 def leave_out_taught(data: WalkData, folder: Path) -> WalkData:
@@ -105,8 +110,9 @@ def leave_out_taught(data: WalkData, folder: Path) -> WalkData:
         ValueError: too little is left to choose or to measure on.
     """
     seen = load_taught(folder)
+    if seen is None or not seen.complete:
+        say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
     if seen is None:
-        say(f"What the teacher in {folder} has trained on is not known: it left no record.")
         return data
     val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
     for note in filter(None, (val.describe("val"), test.describe("test"))):

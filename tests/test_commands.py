@@ -347,11 +347,12 @@ def test_an_arm_is_measured_on_its_own_runs_test(run, options, drawn, tmp_path) 
     expected = report["arms"]["dclip"]["text_to_image"]
     assert found["retrieval"][str(out / "dclip")]["text_to_image"] == expected
     assert found["left_out"]["trained_on"] == {str(out / "dclip"): []}
-    assert "has trained on" not in said and "are few to measure on" in said
+    assert "has trained on" not in said and " of drawn are few to measure on" in said
     # Half of the labelled pictures chose α: the accuracy is that of the others, as in the report.
     (source,) = found["zero_shot"]
     assert f"Zero-shot top-1, {source}: 18 pictures, without the 18 that a weight α was" in said
     assert found["left_out"]["zero_shot_chosen_on"] == {source: 18}
+    assert f"Note: 18 pictures of {source} are few to measure on" in said
     top1 = found["zero_shot"][source][str(out / "dclip")]["top1"]
     assert top1 == report["arms"]["dclip"]["zero_shot"]["top1"]
 
@@ -391,7 +392,7 @@ def test_trained_pictures_are_known_in_other_data(run, options, own, tmp_path) -
     # A run without a record says so.
     (out / "pictures.json").unlink()
     code, said, _ = run("evaluate", *measure)
-    assert code == 0 and f"What {out}/dclip has trained on is not known" in said
+    assert code == 0 and f"What {out}/dclip has trained on is not all known" in said
 
 
 def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp_path) -> None:
@@ -415,6 +416,41 @@ def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp
     measure = ("--data", other, "--split", "all", "--zero-shot", "")
     code, said, _ = run("evaluate", "--model", out / "dclip", *measure)
     assert code == 0 and said.startswith("4 pictures")
+    # What a teacher without a record has trained on stays unknown, of its student too.
+    (tmp_path / "a/pictures.json").unlink()
+    given[-3:] = [own, "--teacher", tmp_path / "a"]
+    code, said, _ = run("distill", "--out", tmp_path / "c", *given)
+    assert code == 0 and f"What the teacher in {tmp_path}/a has trained on is not all" in said
+    figures = tmp_path / "figures.json"
+    code, said, _ = run("evaluate", "--model", tmp_path / "c/dclip", *measure, "--json", figures)
+    assert code == 0 and f"What {tmp_path}/c/dclip has trained on is not all known" in said
+    assert json.loads(figures.read_text())["no_record"] == [f"{tmp_path}/c/dclip"]
+
+
+def test_a_run_goes_on_with_its_own_data_alone(run, options, drawn, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "run"
+    given = [*options, "--data", drawn]
+    assert run("train-teacher", "--out", out, *given)[0] == 0
+    before = (out / "pictures.json").read_text()
+    for seed in range(100, 140):
+        scene(seed).save(drawn / f"{seed}.png")
+    with (drawn / "captions.csv").open("a") as file:
+        file.writelines(f"\n{seed}.png,a scene" for seed in range(100, 140))
+    monkeypatch.setattr(walk, "obtain_features", None)  # nobody may encode
+    code, _, err = run("distill", "--out", out, *given)
+    assert code == 2 and f"Expected the pictures that the run in {out} began with, but" in err
+    assert (out / "pictures.json").read_text() == before
+
+
+def test_a_run_measured_on_other_data_names_it(run, options, drawn, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    test = write_own(tmp_path / "elsewhere", range(200, 204))
+    code, _, err = run("distill", "--out", out, *options, "--data", drawn, "--test", test)
+    assert code == 0, err
+    code, said, _ = run("evaluate", "--model", out / "dclip", "--json", figures)
+    assert code == 0 and said.startswith(f"4 pictures, 8 captions: {test} (test)")
+    found = json.loads(figures.read_text())
+    assert (found["data"], found["test"]) == (str(drawn), str(test))
 
 
 @pytest.mark.parametrize(
@@ -426,6 +462,7 @@ def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp
         (("--test", "nowhere"), "at nowhere, found nothing"),
         (("--zero-shot", "imagenet:nowhere"), "labelled pictures at nowhere"),
         (("--teacher", "nowhere"), "nowhere/teacher.json"),
+        (("--teacher", "nowhere", "--recipe", "rehearsal"), "no --teacher for the recipe rehears"),
     ],
 )
 def test_what_a_run_cannot_do_is_said_before_data_is_read(
@@ -544,6 +581,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
             ["--recipe", "rehearsal", "--student.distillation-weight", "1"],
             "recipe rehearsal, got 1.0; take --recipe dclip",
         ),
+        (["--recipe", "rehearsal", "--student.rehearsal-weight", "0"], "rehearsal_weight above 0"),
     ],
     ids=str,
 )

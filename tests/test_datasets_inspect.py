@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +185,8 @@ def test_splits_are_counted_as_training_would_make_them(tmp_path) -> None:
     coco = tmp_path / "coco"
     write_coco(coco, "train2017", "", [1, 2, 4, 5])
     write_coco(coco, "val2017", "", [7, 8])
-    found = inspect_data(coco)["splits"]
+    with warnings.catch_warnings(record=True):
+        found = inspect_data(coco)["splits"]
     assert (found["from"], found["test"], found["train"] + found["val"]) == ("file", 2, 4)
     folders = tmp_path / "folders"
     for number, place in enumerate(("train", "train", "dev", "test")):
@@ -193,3 +195,12 @@ def test_splits_are_counted_as_training_would_make_them(tmp_path) -> None:
         (folders / place / f"{number}.txt").write_text("a picture")
     expected = {"from": "folders", "train": 2, "val": 1, "test": 1}
     assert inspect_data(folders)["splits"] == expected
+
+
+def test_what_is_drawn_from_the_datas_own_train_is_said(tmp_path) -> None:
+    with pytest.warns(UserWarning, match=r"since it has no such split: val \d+\.$") as said:
+        found = inspect_data(write_table(tmp_path, "t" * 40 + "ee"))["splits"]
+    assert str(said[0].message).endswith(f"val {found['val']}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inspect_data(write_table(tmp_path, "ttvvee"))

@@ -29,6 +29,10 @@ def write(folder: Path, *names: str) -> Path:
         (["train/a.png", "cat/a.png", "a.png"], []),
         (["00000/a.png", "00001/a.png"], []),
         (["cat/val/a.png", "val.png", "test"], []),
+        (["images/train/a.png", "images/val/b/a.png"], ["train", "val"]),
+        (["cat/train/a.png", "dog/old/test/a.png"], ["train", "test"]),
+        (["cat/train/a.png", "dog/train/a.png"], []),
+        (["cat/test/a.png", "dog/a.png"], []),
         ([], []),
     ],
 )
@@ -43,6 +47,12 @@ def test_pictures_beside_the_folders_of_splits_are_an_error(tmp_path) -> None:
         ValueError, match=r"got 2 in train, 1 in val and 2 elsewhere \(the first, '[bc].*move them"
     ):
         read_captioned(folder)
+
+
+def test_so_they_are_in_a_folder_that_all_pictures_share() -> None:
+    names = ("images/train/a.png", "images/val/a.png", "images/b.png")
+    with pytest.raises(ValueError, match="got 1 in train, 1 in val and 1 elsewhere"):
+        split_by_folder([Path("data") / name for name in names], Path("data"))
 
 
 def test_a_table_takes_the_folders_unless_it_has_a_column(tmp_path) -> None:

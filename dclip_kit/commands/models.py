@@ -126,15 +126,17 @@ def evaluate(
     if not is_main_process():
         return 0
     gains = {name: compare(found[model[0]], found[name]) for name in model[1:]}
-    notes = [unseen.describe(place.data), warn_of_few(len(captioned))]
+    measured = place.test if place.test and split == "test" else place.data
+    notes = [unseen.describe(measured), warn_of_few(len(captioned), captioned.source)]
+    unknown = [name for name, run in runs.items() if not run.seen or not run.seen.complete]
     notes += [
-        f"What {name} has trained on is not known: its run left no record."
-        for name, run in runs.items()
-        if run.seen is None
+        f"What {name} has trained on is not all known: its run, or its teacher's, left no record."
+        for name in unknown
     ]
     if json:
         record = {
             "data": place.data,
+            "test": place.test if split == "test" else "",
             "split": split,
             "seed": place.seed,
             "pictures": len(captioned),
@@ -161,10 +163,10 @@ def evaluate(
                 },
             },
             "chosen_on": unseen.chosen,
-            "no_record": [name for name, run in runs.items() if run.seen is None],
+            "no_record": unknown,
         }
         write_atomically(json, json_format.dumps(record, indent=1) + "\n")
-    what = f"{printable(place.data)} ({printable(split)})"
+    what = f"{printable(measured)} ({printable(split)})"
     print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}")
     for note in filter(None, notes):
         print(printable(note))
@@ -179,4 +181,6 @@ def evaluate(
         counted = f"{len(rest):,} pictures{others * (len(rest) < len(whole))}"
         print(f"\nZero-shot top-1, {printable(source)}: {counted}")
         print(format_zero_shot({printable(name): each for name, each in results.items()}))
+        if note := warn_of_few(len(rest), source):
+            print(note)
     return 0

@@ -53,11 +53,12 @@ def choose_device(name: str) -> str:
     return name
 
 
-def warn_of_few(pictures: int) -> str:
+def warn_of_few(pictures: int, source: str) -> str:
     """A sentence where a test is too small for its figures to say much; else nothing."""
     if pictures >= _FEW:
         return ""
-    return (
-        f"Note: {pictures} pictures are few to measure on: one more or less moves these figures by "
-        f"{100 / max(pictures, 1):.0f} points or more, and intervals of so few are too narrow."
+    return printable(
+        f"Note: {pictures} pictures of {source} are few to measure on: one more or less moves "
+        f"these figures by {100 / max(pictures, 1):.0f} points or more, and intervals of so few "
+        "are too narrow."
     )

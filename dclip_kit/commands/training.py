@@ -98,12 +98,17 @@ def distill(
         require_trainable,
     )
 
+    taught = bool(settings.student.distillation_weight)
+    if teacher and not taught:
+        raise ValueError(
+            f"Expected no --teacher for the recipe {settings.recipe}, which has none, got "
+            f"{teacher}; leave it out, or take --recipe dclip."
+        )
     require_settings(settings, out)
     require_data(settings)
     clip = load_model(settings.clip, settings.pretrained, choose_device(device))
     require_trainable(settings, clip)
-    taught = bool(settings.student.distillation_weight)
-    loaded = obtain_teacher(settings, clip, None, teacher) if teacher and taught else None
+    loaded = obtain_teacher(settings, clip, None, teacher) if teacher else None
     data = load_data(settings)
     if loaded and teacher:
         data = leave_out_taught(data, teacher)
@@ -113,7 +118,7 @@ def distill(
     )
     keep_settings(settings, out)
     with count_seconds(out, began) as seconds:
-        keep_seen(describe_run(settings, data, teacher if loaded else None), out)
+        keep_seen(describe_run(settings, data, teacher), out)
         encoded = obtain_features(settings, clip, data.train, features or out)
         state = out / "checkpoints"
         run = loaded
@@ -139,8 +144,9 @@ def distill(
         if is_main_process():
             write_report(report, out / "report.json")
             print(format_report(json_format.loads(json_format.dumps(report))))
-            if note := warn_of_few(len(data.test)):
-                print(note)
+            for part in (data.test, data.zero_shot):
+                if note := warn_of_few(len(part), part.source):
+                    print(note)
             print(
                 f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
                 f"{printable(out / settings.recipe)} --out FOLDER"

@@ -42,7 +42,8 @@ def inspect_data(
         into train, val and test, and by what ("from": column, folders, file, or digest where the
         data says nothing); `linked`, how many pictures are links out of the data's folder;
         `duplicates`, groups of paths with equal pixels; `leaks`, of picture, evaluation and by.
-        Pictures that leaks could only be looked for by name are told in a warning.
+        Pictures that leaks could only be looked for by name are told in a warning, and so are
+        splits that have to be drawn from the data's own train.
 
     Raises:
         ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
@@ -156,8 +157,17 @@ def read_evaluation(path: Path | str) -> CaptionedImages:
 def _count_splits(found: UsableImages) -> dict[str, Any]:
     captioned = [i for i, captions in enumerate(found.dataset.captions) if captions]
     found = replace(found, dataset=found.dataset.select(captioned))
-    splits = Counter(assign_splits(found))
+    assigned = assign_splits(found)
+    splits = Counter(assigned)
     origin = found.splits_from if found.dataset.splits else ""
+    drawn = {
+        split for own, split in zip(found.dataset.splits, assigned, strict=False) if own == "train"
+    } - {"train"}
+    if drawn:
+        there = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS if split in drawn)
+        warnings.warn(
+            f"Drawn from the data's own train, since it has no such split: {there}.", stacklevel=3
+        )
     return {"from": origin or "digest", **{split: splits[split] for split in SPLITS}}
 
 

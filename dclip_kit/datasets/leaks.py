@@ -116,7 +116,7 @@ class EvaluationIndex:
             hashes = None if kept is None else {Path(p): str(phash) for p, phash in kept.items()}
             found = cls(names, hashes, {})
             _ = found.bits
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"Expected names and phash of pictures, got others ({error}).") from (
                 error
             )
@@ -180,7 +180,7 @@ def find_leaks(
             names.append(f"bytes {scans[path].digest}")
         shared = [name for name in names if name in index.names]
         if shared:
-            kind, _, _ = shared[0].partition(" ")
+            kind = "path" if shared[0].startswith("url file:") else shared[0].partition(" ")[0]
             by = {"path": "path", "bytes": "content (0 bits)"}.get(kind, shared[0])
             leaks[i] = Leak(path, index.names[shared[0]], by)
     not_compared = dict(index.not_compared)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from dclip_kit.datasets.images import SPLITS
@@ -20,9 +21,10 @@ def is_split(folder: Path) -> bool:
 
 
 def split_by_folder(paths: Sequence[Path], images: Path) -> list[str]:
-    """The split of each picture, by the first folder on its way from the folder of pictures.
+    """The split of each picture, by the first folder on its way that is called like one.
 
-    A folder train alone is no split: it may be a class of locomotives.
+    A folder train alone is no split: it may be a class of locomotives. Neither is a folder test
+    somewhere further down, unless every picture is in such a folder (cat/train, dog/test).
 
     Returns:
         As `CaptionedImages.splits`: nothing where no folder is val or test.
@@ -31,7 +33,12 @@ def split_by_folder(paths: Sequence[Path], images: Path) -> list[str]:
         ValueError: some pictures lie in such folders, and others do not.
     """
     names = [path.relative_to(images) for path in paths]
-    splits = [SPLIT_OF.get(n.parts[0].lower(), "") if len(n.parts) > 1 else "" for n in names]
+    folders = [[each.lower() for each in name.parts[:-1]] for name in names]
+    splits = [next((SPLIT_OF[each] for each in on if each in SPLIT_OF), "") for on in folders]
+    if "" in splits:  # beside folders of splits others are a mistake; further down it is a name
+        shared = takewhile(lambda names: len(set(names)) == 1, zip(*folders, strict=False))
+        depth = len(list(shared))
+        splits = [SPLIT_OF.get("".join(on[depth : depth + 1]), "") for on in folders]
     if not {"val", "test"} & set(splits):
         return []
     if "" in splits:
