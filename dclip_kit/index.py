@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from dclip_kit.assets import cache_path
 from dclip_kit.checkpoint import fingerprint
 from dclip_kit.datasets.folder import PICTURE_SUFFIXES, walk_files
+from dclip_kit.datasets.pictures import count_links
 from dclip_kit.embedding import encode_images
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.reading import read_picture
@@ -38,6 +39,7 @@ class PictureIndex:
         place: by this name, a picture's place among the paths.
         unreadable: reason by path, of the others.
         embedded: how many were embedded now; the rest had been before.
+        linked: how many of the readable ones are links out of the folder.
     """
 
     paths: tuple[Path, ...]
@@ -45,6 +47,7 @@ class PictureIndex:
     place: dict[str, int]
     unreadable: dict[Path, str]
     embedded: int
+    linked: int = 0
 
     def search(self, query: Float[Tensor, "_embed"], top_k: int = 5) -> Found:
         """Finds the pictures nearest to a query's vector, from the same model, by their places.
@@ -111,7 +114,8 @@ def index_pictures(bundle: ClipBundle, folder: Path, cache: Path | None = None) 
     gone = [name for name in known.names if name not in place]
     if gone:
         known.delete(gone)
-    return PictureIndex(tuple(paths), known, place, unreadable, len(new) - len(unreadable))
+    embedded, linked = len(new) - len(unreadable), count_links(paths, folder)
+    return PictureIndex(tuple(paths), known, place, unreadable, embedded, linked)
 
 
 def _open(place: Path) -> SearchIndex:

@@ -504,6 +504,11 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
     assert "\x1b" not in out
     code, out, err = run("search", *searched, "--json", "--top-k", "2")
     assert (code, err) == (0, "")
+    (searched[0].parent / "store").mkdir()
+    scene(9).save(searched[0].parent / "store/9.png")
+    (searched[0] / "linked").symlink_to(searched[0].parent / "store")
+    assert "cannot be read. Links out of the folder led to 1.\n" in run("search", *searched)[2]
+    shutil.rmtree(searched[0].parent / "store")
     found = json.loads(out)
     assert [hit["path"] for hit in found] == [str(paths[i]) for i in best[:2]]
     assert found[0]["score"] == pytest.approx(float(scores[best[0]]))

@@ -179,7 +179,5 @@ def test_a_recipe_and_its_distillation_do_not_contradict_each_other(recipe) -> N
 
 
 def test_a_rehearsal_without_a_weight_is_no_rehearsal() -> None:
-    with pytest.raises(
-        ValueError, match=r"recipe rehearsal, got 0\.0; give --student\."
-    ):
+    with pytest.raises(ValueError, match=r"recipe rehearsal, got 0\.0; give --student\."):
         require_recipe(apply_recipe(get_profile("base"), "rehearsal"))

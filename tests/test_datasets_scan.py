@@ -150,3 +150,14 @@ def test_names_that_are_no_text_are_remembered(opened, tmp_path) -> None:
     assert scan_pictures([path]) == before and opened == [path]
     (kept,) = (tmp_path / "cache" / "scans").iterdir()
     assert np.all([name == path.name for name in json.loads(kept.read_text())])
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(opened, tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(scan, "cache_path", (tmp_path / "file").joinpath)  # no folder
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "1.png")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="looked at again each time.*DCLIP_CACHE"):
+            (seen,) = scan_pictures([tmp_path / "1.png"])
+        assert seen.pixels and not seen.problem
+    assert len(opened) == 2

@@ -88,7 +88,18 @@ def test_a_full_stdout_is_said_in_a_sentence(arguments, unbuffered, tmp_path) ->
             text=True,
         )
     assert done.returncode == 2
-    assert done.stderr == "python -m dclip_kit: [Errno 28] No space left on device\n"
+    says = "python -m dclip_kit: Expected room for what is printed, found none ([Errno 28] No space"
+    assert done.stderr.startswith(says) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of Unix")
+@pytest.mark.parametrize(("asked", "code"), [("inspect .", 0), ("inspect no", 2)])
+def test_streams_may_be_closed(asked, code, tmp_path) -> None:
+    write_own(tmp_path, range(2))
+    command = f"{sys.executable} -m dclip_kit {asked} >&- 2>&-"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == code
 
 
 @pytest.mark.parametrize("arguments", [["inspect", "nowhere"], ["inspect"]], ids=" ".join)

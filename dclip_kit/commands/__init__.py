@@ -5,6 +5,7 @@ import when they run, so that help comes at once.
 """
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -61,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by what starts services
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is shown as \u2192
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -72,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has read enough, as `head` does
         return 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"{PROGRAM}: {printable(str(error))}", file=sys.stderr)
+        why = str(error)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+            why = f"Expected room for what is printed, found none ({error}); send it elsewhere."
+        print(f"{PROGRAM}: {printable(why)}", file=sys.stderr)
         return 2
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is slow to import

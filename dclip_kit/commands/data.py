@@ -48,9 +48,9 @@ def inspect(
         write_atomically(json, json_format.dumps(report, indent=1) + "\n")
     for line in summarize(report, bool(against)):
         print(line)
-    for note in notes:
-        if issubclass(note.category, UserWarning):
-            print(f"Note: {printable(str(note.message))}")
+    told = [str(note.message) for note in notes if issubclass(note.category, UserWarning)]
+    for note in dict.fromkeys(told):
+        print(f"Note: {printable(note)}")
     if report["captions"]["usable"]:
         return 0
     print("Nothing to train on: no usable picture has a caption.")

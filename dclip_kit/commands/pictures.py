@@ -126,7 +126,8 @@ def search(
     if index.embedded or index.unreadable:
         print(
             f"Embedded {index.embedded:,} pictures now, {len(index.paths) - index.embedded:,} were "
-            f"known, {len(index.unreadable):,} cannot be read.",
+            f"known, {len(index.unreadable):,} cannot be read."
+            + (f" Links out of the folder led to {index.linked:,}." if index.linked else ""),
             file=sys.stderr,
         )
     found = index.search(encode_texts(clip, [query])[0], top_k)

@@ -1,13 +1,13 @@
 """From rows of annotation files to captioned pictures: the part that all readers share."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dclip_kit.datasets.own_splits import SPLIT_OF, split_by_folder
+from dclip_kit.datasets.pictures import count_links
 from dclip_kit.datasets.usable import Checks, SplitsFrom, UsableImages, sort_out
 
 _EXPECTED_SPLIT = f"expected a split ({', '.join(SPLIT_OF)})"
@@ -155,15 +155,12 @@ def gather(
         checks,
         splits,
     )
-    root = os.path.realpath(images)
     return replace(
         found,
         unreadable=annotations.unusable | outside | found.unreadable,
         broken_rows=broken,
         splits_from=annotations.splits_from if with_splits else "folders" if splits else "",
-        linked=sum(
-            not Path(os.path.realpath(path)).is_relative_to(root) for path in found.dataset.paths
-        ),
+        linked=count_links(found.dataset.paths, images),
     )
 
 

@@ -1,6 +1,7 @@
 """The one place where pictures are opened: whole, as RGB, and as a person sees them."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,12 @@ def name_with_link(path: Path | str) -> str:
             what = "a link" if each == Path(path) else f"{each} is a link"
             return f"{path} ({what} to {os.readlink(each)})"
     return str(path)
+
+
+def count_links(paths: Iterable[Path], folder: Path) -> int:
+    """How many pictures lie outside a folder, which has links to them or to their folders."""
+    root = os.path.realpath(folder)
+    return sum(not Path(os.path.realpath(path)).is_relative_to(root) for path in paths)
 
 
 def count_pixels(path: Path | str, side: int | None = None) -> int:

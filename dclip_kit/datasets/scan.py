@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
@@ -83,7 +84,7 @@ def scan_pictures(
     finally:  # also when it is stopped: the next look goes on from there
         pool.shutdown(cancel_futures=True)
         for folder in {path.absolute().parent for path in new if path in found}:
-            write_atomically(_place(folder), json.dumps(known[folder]))
+            _remember(folder, known[folder])
     return [found[path] for path in paths]
 
 
@@ -123,6 +124,17 @@ def import_imagehash() -> ModuleType:
 
 def _place(folder: Path) -> Path:
     return cache_path("scans", f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.json")
+
+
+def _remember(folder: Path, entries: dict[str, list]) -> None:
+    try:
+        write_atomically(_place(folder), json.dumps(entries))
+    except OSError as error:  # looking again is slower, and no reason to stop
+        warnings.warn(
+            f"Pictures are looked at again each time, since {cache_path('scans')} cannot be "
+            f"written ({error.__cause__ or error}); DCLIP_CACHE may name another folder.",
+            stacklevel=3,
+        )
 
 
 def _recall(folder: Path) -> dict[str, list]:
