@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dclip_kit.checkpoint import write_atomically
 from dclip_kit.datasets import CaptionedImages, LabelledImages
@@ -80,7 +81,7 @@ def keep_seen(seen: SeenPictures, folder: Path) -> None:
     Raises:
         ValueError: something has been trained there, and it saw other pictures.
     """
-    record = {
+    record: dict[str, Any] = {
         "trained": seen.trained.as_dict(),
         "chosen": seen.chosen.as_dict(),
         "labelled": sorted(seen.labelled),
