@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dclip_kit.checkpoint import load_tensors, load_weights, save_tensors, write_atomically
 from dclip_kit.config import Profile, TeacherSettings, contrastive_control
+from dclip_kit.datasets.annotations import parse_json
 from dclip_kit.encoders import ClipBundle
 from dclip_kit.evaluate import ZeroShot, evaluate_retrieval, evaluate_zero_shot
 from dclip_kit.features import FrozenFeatures
@@ -220,7 +221,7 @@ def _read_record(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"Expected how the weights came about in {path}, found no file.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         for name, kind in kinds.items():
             if not isinstance(record[name], kind):
                 raise TypeError(f"{name} is a {type(record[name]).__name__}")

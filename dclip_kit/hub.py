@@ -126,7 +126,7 @@ def require_text_files(name: str, model_config: dict, in_folder: bool) -> None:
     """
     text = model_config.get("text_cfg", {})
     tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
-    if tower:
+    if tower and not Path(tower).is_dir():  # transformers takes folders too
         _require_one(f"the text tower {tower} of {name}", tower, "config.json")
     if in_folder:
         return

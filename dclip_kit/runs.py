@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from dclip_kit.arms import load_arm
 from dclip_kit.checkpoint import write_atomically
-from dclip_kit.config import Profile
+from dclip_kit.config import PROFILES, Profile
 from dclip_kit.datasets.annotations import load_json
 from dclip_kit.distributed import is_main_process
 from dclip_kit.encoders import ClipBundle, load_clip
@@ -22,6 +23,13 @@ from dclip_kit.seen import SeenPictures, describe_pocket, load_seen
 
 SETTINGS = "settings.json"
 SECONDS = "seconds.json"
+# Of the settings that an arm is loaded and measured with.
+_KINDS: dict[str, Any] = {
+    "clip": str,
+    "pretrained": str | None,
+    **dict.fromkeys(("data", "images", "test", "zero_shot", "templates"), str),
+    "seed": int,
+}
 _RECORDS = (SETTINGS, "report.json")  # either says which CLIP the arms beside it are of
 
 
@@ -75,10 +83,15 @@ def count_seconds(folder: Path, began: float) -> Iterator[Callable[[], float]]:
     before = 0.0
     if path.is_file():
         kept = _read(path)
-        before = float(kept.get("seconds", 0.0))
-        if kept.get("running_since") is not None:
-            last = max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file())
-            before += max(0.0, last - float(kept["running_since"]))
+        try:
+            before, since = float(kept["seconds"]), float(kept["running_since"] or inf)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected seconds and running_since in {path}, but it is damaged ({error}); "
+                "delete it: the seconds before are not counted then."
+            ) from error
+        last = max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file())
+        before += max(0.0, last - since)
 
     def seconds() -> float:
         return before + time.monotonic() - began
@@ -126,6 +139,15 @@ def find_run(reference: Path | str) -> Run | None:
     settings = record.get("settings", record)
     if not isinstance(settings, dict) or not {"clip", "pretrained"} <= settings.keys():
         raise ValueError(f"Expected clip and pretrained among the settings in {records[0]}.")
+    given = {name: settings[name] for name in _KINDS if name in settings}
+    try:
+        if odd := [name for name, value in given.items() if not isinstance(value, _KINDS[name])]:
+            raise TypeError(f"{odd[0]} is {given[odd[0]]!r}")
+        replace(PROFILES["pocket"], **given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected settings that a run can have in {records[0]}, but {error}; restore the file."
+        ) from error
     seen = load_seen(folder)
     if seen is None and settings.get("data") == "pocket":  # scenes that need no record
         seen = describe_pocket()

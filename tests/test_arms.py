@@ -274,6 +274,7 @@ def cut(path) -> None:
         ("json", cut, ValueError),
         ("json", lambda path: path.write_text("[]"), ValueError),
         ("json", lambda path: path.write_text("{}"), ValueError),
+        ("json", lambda path: path.write_text("[" * 100_000), ValueError),
     ],
 )
 @pytest.mark.parametrize("what", ["dclip", "teacher"])

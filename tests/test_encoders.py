@@ -334,13 +334,17 @@ def test_python_that_is_not_needed_is_not_asked_for(planted) -> None:
     assert clip.tokenizer("a red ball")[0, :3].tolist() == [3, 4, 5]
 
 
-def test_a_text_tower_with_python_of_its_own_is_refused(planted, repository) -> None:
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_text_tower_with_python_of_its_own_is_refused(
+    in_folder, planted, repository, worded_folder
+) -> None:
+    tower = str(worded_folder) if in_folder else "org/name"
     folder = planted(
-        {"hf_model_name": "org/name"},
+        {"hf_model_name": tower},
         config={"model_type": "planted", "auto_map": {"AutoConfig": "planted.Config"}},
     )
     shutil.copytree(folder, repository, dirs_exist_ok=True)
-    with pytest.raises(ValueError, match=r"org/name, the text tower of .* trust_remote_code"):
+    with pytest.raises(ValueError, match=rf"{tower}, the text tower of .* trust_remote_code"):
         load_clip(folder)
 
 

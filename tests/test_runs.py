@@ -12,7 +12,7 @@ import torch
 from dclip_kit import runs
 from dclip_kit.arms import Arm, save_arm
 from dclip_kit.config import PROFILES
-from dclip_kit.runs import count_seconds, keep_settings, load_model, require_settings
+from dclip_kit.runs import count_seconds, find_run, keep_settings, load_model, require_settings
 from dclip_kit.student import clone_clip
 
 
@@ -101,6 +101,15 @@ def test_a_record_that_names_no_clip_says_so(run) -> None:
         load_model(str(run / "dclip"))
 
 
+@pytest.mark.parametrize(
+    "odd", [{"data": 5}, {"zero_shot": ["a"]}, {"templates": "x"}, {"seed": "x"}, {"seed": -1}]
+)
+def test_settings_that_no_run_can_have_are_named(odd, run, profile) -> None:
+    (run / "settings.json").write_text(json.dumps(profile.as_dict() | odd))
+    with pytest.raises(ValueError, match=rf"in .*settings\.json, but .*{next(iter(odd))}"):
+        find_run(run / "dclip")
+
+
 def test_any_other_clip_is_loaded_as_ever(clip_folder, tmp_path) -> None:
     assert load_model(str(clip_folder)).name == str(clip_folder)
     # A profile's tag is for its architecture, and stands beside models that need none.
@@ -164,3 +173,10 @@ def test_a_leg_that_was_killed_counts_up_to_its_last_file(tmp_path, clock, profi
     clock.now += 9999
     keep_settings(profile, tmp_path)  # as each leg does when it begins
     assert leg(tmp_path, clock, 1) == 5 + 40 + 1
+
+
+@pytest.mark.parametrize("content", ["{}", '{"seconds": "x", "running_since": null}', "[]"])
+def test_damaged_seconds_are_named(content, tmp_path, clock) -> None:
+    (tmp_path / "seconds.json").write_text(content)
+    with pytest.raises(ValueError, match=r"Expected .* in .*seconds\.json"):
+        leg(tmp_path, clock, 1)
