@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from dclip_kit.datasets import CaptionedImages, LabelledImages, drop_unusable, open_picture
 
@@ -56,7 +57,7 @@ def test_every_decoders_failure_is_told_the_same_way(folder, monkeypatch) -> Non
     def fail(*_) -> None:
         raise RuntimeError("Failed to decode frame 0")  # as Pillow's AVIF plugin does
 
-    monkeypatch.setattr(Image.Image, "convert", fail)
+    monkeypatch.setattr(JpegImageFile, "load", fail)
     with pytest.raises(ValueError, match=r"Expected a whole picture at .*Failed to decode frame 0"):
         open_picture(folder / "whole.jpg")
 
