@@ -41,7 +41,7 @@ def shortcut_probe(
     """Does the teacher look? One caption a picture; candidates are all these captions.
 
     If another picture's regions, or blank ones, score like its own, it reads the caption that it
-    is given and ignores the picture (METHOD section 2, row 8).
+    is given and ignores the picture (8 in `config.RECIPES`).
 
     Args:
         teacher: trained.

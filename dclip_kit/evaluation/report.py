@@ -47,7 +47,7 @@ def arm_entry(
         result: of the arm.
         untouched: of CLIP.
         reciprocal_rank_as_map: gives the reciprocal rank of the best match under the name of the
-            mean average precision, as the published code does (METHOD section 2, row 7).
+            mean average precision, as the published code does (7 in `config.RECIPES`).
     """
 
     def numbers(direction: DirectionMetrics) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def encode_own_images(
         batch_size: pictures in memory at a time.
         progress: whether the main process shows a bar.
         normalized: as CLIP's preprocessing does; else the model is given values from 0 to 1, as
-            the published code gives it its crops (METHOD section 2, row 2).
+            the published code gives it its crops (2 in `config.RECIPES`).
 
     Raises:
         ValueError: as `read_pixels`, or a feature is not finite.
@@ -114,7 +114,7 @@ class TokenFeatures:
 
 @torch.no_grad()
 def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 512) -> TokenFeatures:
-    """Last hidden states at the real tokens, through the text projection (METHOD: caption tokens).
+    """Last hidden states at the real tokens, through the text projection: DCLIP's tokens.
 
     In this process alone.
 

@@ -68,7 +68,7 @@ class Regions:
     def whole_image(cls, image_size: tuple[int, int]) -> "Regions":
         """All of a picture as its one region, with confidence 1, where nothing was detected.
 
-        The published code encodes such a picture as a zero vector (METHOD section 2, row 4).
+        The published code encodes such a picture as a zero vector (4 in `config.RECIPES`).
         """
         box = torch.tensor([[0.0, 0.0, *image_size]])
         return cls(box, torch.ones(1), ("whole image",), image_size, is_whole_image=True)
@@ -169,7 +169,7 @@ def region_similarity(
 ) -> Float[Tensor, "image region"]:
     """The best cosine of each region with a real token of its caption, negative ones as 0.
 
-    DCLIP, METHOD section 1 step 3. Computed in at least float32, whatever the features are.
+    DCLIP (arXiv 2505.21549), section 3. Computed in at least float32, whatever the features are.
     Without `check_values` nothing is looked at that would wait for the device.
 
     Raises:
@@ -205,7 +205,8 @@ def region_weights(
 ) -> Float[Tensor, "image region"]:
     """How much each region counts: area · confidence · similarity, summing to 1 over an image.
 
-    DCLIP, METHOD section 1 step 3; the published code defines these weights and never uses them.
+    DCLIP (arXiv 2505.21549), section 3; the published code never uses them (1 in
+    `config.RECIPES`).
     Padding is ignored and weighs 0; where every product is 0, the real regions weigh the same.
     `check_values` as in `region_similarity`.
 

@@ -1,7 +1,7 @@
 """The meta-teacher: cross-attention between an image's regions and its caption's tokens.
 
-Source: DCLIP (arXiv 2505.21549), section 3, as METHOD reads it. Axes: image (one an image-caption
-pair), region, token, embed.
+Source: DCLIP (arXiv 2505.21549), section 3; our reading where it is silent. Axes: image (one an
+image-caption pair), region, token, embed.
 """
 
 from dataclasses import dataclass
@@ -100,9 +100,10 @@ class MetaTeacher(nn.Module):
             layers: blocks in a row.
             pooling_temperature: of both sides' pooling.
             caption_free: regions attend to regions, and no caption is seen.
-            masked: False takes padding for real, as the published code does (METHOD section 2, row
-                3). How much there is of it depends on the batch (or a process's share of it), which
-                is padded to its own longest (our reading): so embeddings then do too.
+            masked: False takes padding for real, as the published code does (3 in
+                `config.RECIPES`). How much there is of it depends on the batch (or a process's
+                share of it), which is padded to its own longest (our reading): so embeddings then
+                do too.
 
         Raises:
             ValueError: the width is no multiple of the heads.

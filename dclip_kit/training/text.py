@@ -1,4 +1,4 @@
-"""The text tower trains too: what the published code does (METHOD section 2, row 5)."""
+"""The text tower trains too: what the published code does (5 in `config.RECIPES`)."""
 
 from collections.abc import Sequence
 from typing import Any

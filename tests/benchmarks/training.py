@@ -78,7 +78,7 @@ def block_alone() -> list[float]:
 def reference_teacher() -> list[float]:
     """Steps in which each picture's crops are cut and encoded anew, one picture at a time.
 
-    The work of the published code (METHOD, row 10), less its detector and its text tower, which
+    The work of the published code, less its detector and its text tower, which
     are not counted.
     """
     clip, pictures, features = prepare()

@@ -193,7 +193,7 @@ def test_crops_of_another_picture_or_margin_are_refused() -> None:
 
 
 def weigh_slowly(regions: list, tokens: list, areas: list, confidences: list) -> list[list[float]]:
-    """METHOD section 1 step 3, one image, region, token and coordinate at a time."""
+    """The weights of DCLIP, one image, region, token and coordinate at a time."""
     rows = []
     for own, caption, area, confidence in zip(regions, tokens, areas, confidences, strict=True):
         products = []
