@@ -112,7 +112,7 @@ def test_a_record_that_names_no_clip_says_so(run) -> None:
 )
 def test_settings_that_no_run_can_have_are_named(odd, run, profile) -> None:
     (run / "settings.json").write_text(json.dumps(profile.as_dict() | odd))
-    with pytest.raises(ValueError, match=rf"in .*settings\.json, but .*{next(iter(odd))}"):
+    with pytest.raises(ValueError, match=rf"(?s)in .*settings\.json, but .*{next(iter(odd))}"):
         find_run(run / "dclip")
 
 
