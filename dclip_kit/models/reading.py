@@ -25,12 +25,13 @@ Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 heig
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 
-_PIXELS_EACH = 16_000_000  # opened at a time for each thread that reads; 4 bytes each, twice so far
+_PIXELS_EACH = 16_000_000  # opened at a time for each thread that reads, of 4 bytes each in Pillow
+_MOST_PIXELS = 64_000_000
 
 
 def most_pixels() -> int:
     """How many pixels of opened pictures are held at a time; a picture of more is held alone."""
-    return _PIXELS_EACH * count_workers()
+    return min(_PIXELS_EACH * count_workers(), _MOST_PIXELS)
 
 
 def split_by_pixels(paths: Sequence[Path]) -> Iterator[list[Path]]:

@@ -147,3 +147,11 @@ def test_big_jpegs_are_read_reduced_and_small_ones_as_they_are(clip, tmp_path, m
     given = torch.stack([clip.preprocess(open_picture(path)) for path in paths])
     expected = clip.model.encode_image(given, normalize=True)
     assert (encode_images(clip, paths) * expected).sum(1).min() > 0.999
+
+
+@pytest.mark.parametrize(("threads", "millions"), [(2, 32), (4, 64), (16, 64)])
+def test_opened_pictures_are_bounded_whatever_the_processors(
+    threads, millions, monkeypatch
+) -> None:
+    monkeypatch.setattr(reading, "count_workers", lambda: threads)
+    assert reading.most_pixels() == millions * 1_000_000
