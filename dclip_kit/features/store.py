@@ -118,7 +118,8 @@ class FeatureStore:
 
     def _remains(self) -> list[Path]:
         """What is there besides the finished file and its record: shards, and broken-off files."""
-        patterns = _SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp"
+        # The last is what safetensors 0.8 writes into before it renames.
+        patterns = _SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"
         return [path for pattern in patterns for path in self.folder.glob(pattern)]
 
     def _clear(self) -> None:

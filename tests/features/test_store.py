@@ -64,7 +64,13 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(store, features)
     features.save(store.folder / "features.safetensors")
     mine = {"shard.txt", "mine.tmp", "contents.json", "features.safetensors", "source.json"}
     left = {"shard-000000000-000000004.safetensors", "shard-000000004-000000008.safetensors.1f.tmp"}
-    for name in (*left, "features.safetensors.0a.tmp", "source.json.0b.tmp", *sorted(mine)[:1]):
+    for name in (
+        *left,
+        "features.safetensors.0a.tmp",
+        "source.json.0b.tmp",
+        ".tmp1IQoWf",
+        *sorted(mine)[:1],
+    ):
         (store.folder / name).touch()
     for name in mine - {"features.safetensors", "source.json"}:
         (store.folder / name).touch()
