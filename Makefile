@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
 # Before a command: how PyTorch's threads wait, and how many there are; what is set already stays.
-THREADS := env $$($(BIN)/python -m dclip_kit.threads)
+THREADS := env $$($(BIN)/python -m dclip_kit.runtime.threads)
 RUN := $(THREADS) $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar \
   --stdout-file - --stderr-file -
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
@@ -37,16 +37,16 @@ demo: $(READY) ## train and measure DCLIP on the pocket profile, then walk on; s
 	mkdir -p $(DEMO)
 	rm -f $(DEMO)/report.json $(DEMO)/*.ipynb $(DEMO)/*.html
 	$(RUN) -p full True -p run_dir ../$(DEMO) notebooks/00_quickstart.ipynb $(DEMO)/00_quickstart.ipynb
-	@$(BIN)/python -m dclip_kit.notebooks table $(DEMO)/report.json
+	@$(BIN)/python -m assets.make.notebook_files table $(DEMO)/report.json
 	@set -e; for each in 01_region_detection 02_teacher_weighting 03_distillation_training; do \
 	  $(RUN) notebooks/$$each.ipynb $(DEMO)/$$each.ipynb; done
 	@set -e; for each in 04_retrieval_evaluation 05_query_gallery; do \
 	  $(RUN) -p saved ../$(DEMO)/arms notebooks/$$each.ipynb $(DEMO)/$$each.ipynb; done
 	$(RUN) -p run ../$(DEMO)/own_pictures notebooks/06_your_own_pictures.ipynb $(DEMO)/06_your_own_pictures.ipynb
-	$(BIN)/python -m dclip_kit.notebooks static $(DEMO)/*.ipynb
+	$(BIN)/python -m assets.make.notebook_files static $(DEMO)/*.ipynb
 	$(BIN)/jupyter nbconvert --log-level WARN --coalesce-streams $(DEMO)/*.ipynb
 	$(BIN)/jupyter nbconvert --log-level WARN --to html $(DEMO)/*.ipynb
-	@$(BIN)/python -m dclip_kit.notebooks table $(DEMO)/report.json
+	@$(BIN)/python -m assets.make.notebook_files table $(DEMO)/report.json
 	@echo "Figures: $(CURDIR)/$(DEMO)/00_quickstart.html, and 01 to 06 beside it"
 
 lab: $(READY) ## open JupyterLab on the notebooks
@@ -57,7 +57,7 @@ lab: $(READY) ## open JupyterLab on the notebooks
 notebooks: $(READY) ## run all notebooks again in place, with pictures of their figures (needs a Chromium)
 	@test -n "$$BROWSER_PATH" || command -v chromium chromium-browser google-chrome >/dev/null || { \
 	  echo "Expected a Chromium to draw the figures' pictures; install one or set BROWSER_PATH" >&2; exit 1; }
-	$(THREADS) $(BIN)/python -m dclip_kit.notebooks refresh $(NOTEBOOKS)
+	$(THREADS) $(BIN)/python -m assets.make.notebook_files refresh $(NOTEBOOKS)
 
 demo: export PLOTLY_RENDERER := plotly_mimetype+notebook
 
@@ -73,15 +73,15 @@ bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests
 REPOSITORY ?= $(shell git remote get-url origin 2>/dev/null | sed -E 's#^.*github\.com[:/]##; s#\.git$$##')
 
 badges: $(READY) ## put Binder's badge on README and notebooks: of origin, or REPOSITORY=owner/name
-	$(BIN)/python -m dclip_kit.notebooks badge --repository '$(REPOSITORY)' README.md $(NOTEBOOKS)
+	$(BIN)/python -m assets.make.notebook_files badge --repository '$(REPOSITORY)' README.md $(NOTEBOOKS)
 
 pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teacher and arms (hours)
-	$(BIN)/python -m dclip_kit.pocket.build_sprites
-	$(THREADS) $(BIN)/python -m dclip_kit.pocket.pretrain_clip
-	$(THREADS) $(BIN)/python -m dclip_kit.pocket.train_detector
-	$(THREADS) $(BIN)/python -m dclip_kit.pocket.validate_detector
-	$(THREADS) $(BIN)/python -m dclip_kit.walk
+	$(BIN)/python -m assets.make.build_sprites
+	$(THREADS) $(BIN)/python -m assets.make.pretrain_clip
+	$(THREADS) $(BIN)/python -m assets.make.train_detector
+	$(THREADS) $(BIN)/python -m assets.make.validate_detector
+	$(THREADS) $(BIN)/python -m assets.make.pocket_arms
 
 clean: ## delete what the other commands made, .venv too
 	rm -rf $(VENV) runs dist .ruff_cache .mypy_cache .pytest_cache
-	find dclip_kit tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find assets dclip_kit tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

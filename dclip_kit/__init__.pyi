@@ -1,21 +1,21 @@
-from .arms import load_arm, train_arm
 from .config import Profile, get_profile
-from .datasets import CaptionedImages, LabelledImages
-from .detectors import load_detector
-from .embedding import encode_images, encode_texts, encode_tokens
-from .encoders import ClipBundle, export_clip, load_clip
-from .evaluate import evaluate_retrieval, evaluate_zero_shot
-from .extraction import extract_features
-from .features import FrozenFeatures
+from .data import CaptionedImages, LabelledImages
+from .evaluation.arms import load_arm, train_arm
+from .evaluation.evaluate import evaluate_retrieval, evaluate_zero_shot
+from .evaluation.experiment import evaluate_arms
+from .evaluation.probe import shortcut_probe
+from .features.extract import extract_features
+from .features.frozen import FrozenFeatures
 from .losses import contrastive_loss, cosine_distillation_loss, dclip_loss
 from .metrics import paired_bootstrap, retrieval_metrics
-from .probe import shortcut_probe
-from .regions import Regions, region_weights
-from .search_index import SearchIndex
-from .student import freeze, interpolate
-from .teacher import MetaTeacher
-from .train import distill, train_teacher
-from .walk import evaluate_arms
+from .models.clip import ClipBundle, export_clip, load_clip
+from .models.detector import load_detector
+from .models.encode import encode_images, encode_texts, encode_tokens
+from .models.regions import Regions, region_weights
+from .models.teacher import MetaTeacher
+from .models.weights import freeze, interpolate
+from .search.index import SearchIndex
+from .training import distill, train_teacher
 
 __all__ = [
     "CaptionedImages",

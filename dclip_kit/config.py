@@ -1,6 +1,6 @@
 """All settings, as frozen dataclasses: change them with `dataclasses.replace`, save them as JSON.
 
-A profile says what a run works with; a recipe says how it trains. Values of METHOD's reference
+A profile says what a run works with; a recipe says how it trains. The published code's values
 stand in the `paper` profile; those of `pocket` were chosen on the pocket's val split.
 """
 
@@ -174,29 +174,39 @@ class SelectionRule:
         _check(self, "selection.")
 
 
-# What a recipe changes of a profile. The published code and its description part in eight places
-# (METHOD section 2); its sizes, rates and weights of losses stay the profile's.
+# What a recipe changes of a profile. The published code and its description (arXiv 2505.21549) part
+# in eight places, numbered below; `official_code` follows the code, every other recipe the
+# description. Sizes, rates and weights of losses stay the profile's.
 RECIPES: dict[str, dict[str, Any]] = {
     "dclip": {},
     "contrastive": {"student": {"distillation_weight": 0.0, "rehearsal_weight": 0.0}},
     "rehearsal": {"student": {"distillation_weight": 0.0}},
     "official_code": {
         "regions": {
-            "weighted": False,  # 1: the function that computes weights is never called
-            "normalized_crops": False,  # 2
-            "undetected_as_zeros": True,  # 4
+            # 1: area · confidence · similarity is computed by a function that nothing calls.
+            "weighted": False,
+            # 2: crops are resized, and not normalised as CLIP's preprocessing does.
+            "normalized_crops": False,
+            # 4: a picture without detections becomes a zero vector, not the whole picture.
+            "undetected_as_zeros": True,
             "whole_image": False,  # it has no such region, which would stand in for the zeros
         },
         "teacher": {
-            "masked": False,  # 3
-            "caption_free": False,  # 8: half of its embedding is the caption
+            # 3: zero-padded regions and tokens are attended to.
+            "masked": False,
+            # 8: half of the teacher's embedding is the caption that it is contrasted against: it
+            # can be right without looking at the picture, as `shortcut_probe` shows.
+            "caption_free": False,
         },
         "student": {
-            "train_text": True,  # 5
-            "train": "attention",  # 6: whatever has "proj" in its name
+            # 5: the text tower trains, though it is said to be frozen.
+            "train_text": True,
+            # 6: of the image tower trains whatever has "proj" in its name: every attention.
+            "train": "attention",
             "rehearsal_weight": 0.0,
         },
-        "reciprocal_rank_as_map": True,  # 7
+        # 7: "MAP" is the mean reciprocal rank of the best match.
+        "reciprocal_rank_as_map": True,
     },
 }
 
@@ -320,8 +330,7 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
         profile: what to work with, and by which sizes and rates.
         name: "dclip" (the profile as it is), "contrastive" (neither teacher nor rehearsal: the
             control), "rehearsal" (without the teacher: what of a gain is the rehearsal's) or
-            "official_code" (what the published code does where it parts from its description; as
-            METHOD reads it).
+            "official_code" (what the published code does where it parts from its description).
 
     Raises:
         ValueError: the name is unknown.

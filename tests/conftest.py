@@ -45,7 +45,7 @@ def _fixed_seed() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _own_memory(tmp_path_factory) -> Iterator[None]:
     """What tests' pictures look like is not remembered in the cache of the person who runs them."""
-    from dclip_kit.datasets import scan
+    from dclip_kit.data import scan
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "cache_path", tmp_path_factory.mktemp("scans").joinpath)
@@ -66,7 +66,7 @@ def make_clip_folder(tmp_path_factory) -> Callable[..., Path]:
     """Writes a tiny CLIP as open_clip's local-dir; keywords change its `model_cfg`."""
     import open_clip
 
-    from dclip_kit.checkpoint import save_tensors
+    from dclip_kit.runtime.files import save_tensors
 
     def make(**changes) -> Path:
         folder = tmp_path_factory.mktemp("clip")
@@ -99,7 +99,7 @@ def clip_folder(make_clip_folder) -> Path:
 
 @pytest.fixture(scope="session")
 def _clip(clip_folder):
-    from dclip_kit.encoders import load_clip
+    from dclip_kit.models.clip import load_clip
 
     return load_clip(clip_folder)
 
@@ -107,7 +107,7 @@ def _clip(clip_folder):
 @pytest.fixture
 def clip(_clip):
     """The tiny CLIP, a test's own copy."""
-    from dclip_kit.student import clone_clip
+    from dclip_kit.models.weights import clone_clip
 
     return clone_clip(_clip)
 
@@ -131,7 +131,7 @@ def pictures() -> list[Image.Image]:
 @pytest.fixture(scope="session")
 def captioned(pictures, tmp_path_factory):
     """These pictures on disk with two, one or no caption."""
-    from dclip_kit.datasets import CaptionedImages
+    from dclip_kit.data import CaptionedImages
 
     folder = tmp_path_factory.mktemp("pictures")
     paths = tuple(folder / f"{index}.png" for index in range(len(pictures)))
@@ -151,9 +151,9 @@ def captioned(pictures, tmp_path_factory):
 @pytest.fixture
 def detector():
     """Finds no, one or two boxes in a picture, by its width."""
-    from dclip_kit.assets import asset_path
-    from dclip_kit.detectors import Detections, Detector
-    from dclip_kit.regions import Regions
+    from dclip_kit.models.detector import Detections, Detector
+    from dclip_kit.models.regions import Regions
+    from dclip_kit.runtime.places import asset_path
 
     class Fake(Detector):
         def detect(self, images, batch_size=32, progress=True, skip_unreadable=False):
@@ -172,7 +172,7 @@ def detector():
 @pytest.fixture(scope="session")
 def make_features() -> Callable[..., object]:
     """Draws frozen features; captions stand in no order, and some pictures have none."""
-    from dclip_kit.features import FrozenFeatures
+    from dclip_kit.features.frozen import FrozenFeatures
 
     def make(images: int = 11, embed: int = 32, seed: int = 0) -> FrozenFeatures:
         generator, boxes = (torch.Generator().manual_seed(seed) for _ in range(2))
@@ -218,8 +218,8 @@ def pixels() -> torch.Tensor:
 def data(tmp_path_factory):
     """The pocket's data as a walk begins with it, of a few pictures, in a cache of the tests'."""
     from dclip_kit.config import PROFILES
-    from dclip_kit.pocket import data as pocket
-    from dclip_kit.profile_data import load_data
+    from dclip_kit.data.pocket import world as pocket
+    from dclip_kit.evaluation.profile_data import load_data
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))

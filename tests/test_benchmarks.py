@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dclip_kit.encoders import load_clip
-from dclip_kit.extraction import extract_features
+from dclip_kit.features.extract import extract_features
+from dclip_kit.models.clip import load_clip
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))
 import run

@@ -59,7 +59,7 @@ def test_the_last_step_installs_the_kit_and_draws_the_scenes() -> None:
     extras = re.search(r"install .*'\.\[(.+)\]'", body)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extras and set(extras[1].split(",")) <= set(project["optional-dependencies"])
-    assert "python -m dclip_kit.pocket.data" in body
+    assert "python -m dclip_kit.data.pocket.world" in body
 
 
 def test_what_binder_starts_has_the_threads_that_its_container_may_use(dockerfile) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate.commands.config.config_args import load_config_from_file
 
-from dclip_kit.notebooks import format_report
+from dclip_kit.evaluation.report import format_report
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 def test_table_is_printed_from_the_report() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(
-        r"<!-- report: python -m dclip_kit\.notebooks table (\S+) -->\n(.*)<!-- /report -->",
+        r"<!-- report: python -m assets\.make\.notebook_files table (\S+) -->\n"
+        r"(.*)<!-- /report -->",
         readme,
         re.DOTALL,
     )

@@ -16,22 +16,24 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 KIT = ROOT / "dclip_kit"
-MAX_LINES = 400
+MOST_ROOMS = 14
 
-# Imports run downwards only. A module or package of the kit stands on exactly one floor.
+# Imports run downwards only: a room of the kit may use those on the floors before its own.
 FLOORS = (
-    {"config", "regions", "padding", "losses", "metrics", "assets", "checkpoint", "network"}
-    | {"distributed", "printing", "threads", "nearest", "memory"},
-    {"encoders", "embedding", "hub", "detectors", "yolo", "datasets", "features", "teacher"}
-    | {"student", "pocket", "reading", "provenance", "store", "extraction"}
-    | {"crops", "tokens", "precision"},
-    {"train", "evaluate", "search", "arms", "report", "walk", "comparison", "facets"}
-    | {"inspection", "probe", "selection", "profile_data", "index", "runs", "preparation"}
-    | {"search_index", "approximate", "fresh_scenes", "seen"},
-    {"plots", "widgets", "notebooks", "commands", "__main__"},
+    {"config", "losses", "metrics", "runtime"},
+    {"data"},
+    {"models"},
+    {"features", "search"},
+    {"training"},
+    {"evaluation"},
+    {"plots", "exercises"},
+    {"widgets"},
+    {"commands"},
+    {"__main__"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 TOP = len(FLOORS) - 1
+EXTRAS = FLOOR_OF["plots"]  # from here on up, what an extra brings may be imported
 OPTIONAL = {"plotly", "ipywidgets", "anywidget", "ultralytics", "faiss", "webdataset", "imagehash"}
 
 # Whatever writes or reads pickles. Only `detectors` may hand a .pt file on, and to ultralytics.
@@ -106,12 +108,13 @@ def floor_problems(kit: Path) -> list[str]:
         if place not in FLOOR_OF and place != "__init__":
             problems.append(f"{name} stands on no floor: give it one in {Path(__file__).name}")
         for target in sorted(targets):
+            room = target.partition(".")[0]
             if target == "__init__" and name != "__main__":
                 problems.append(f"{name} imports from the package itself: name the module")
-            elif FLOOR_OF.get(place, TOP) < FLOOR_OF.get(target.partition(".")[0], TOP):
-                problems.append(f"{name} imports {target}, which is above it")
+            elif room != place and FLOOR_OF.get(place, TOP + 1) <= FLOOR_OF.get(room, TOP):
+                problems.append(f"{name} imports {target}, which is not below it")
     for target in kit_imports(kit, deep=False).get("__init__", ()):
-        if FLOOR_OF.get(target.partition(".")[0]) == TOP:
+        if FLOOR_OF.get(target.partition(".")[0], TOP) >= EXTRAS:
             problems.append(f"__init__ imports {target}, which needs an extra, at module level")
     return problems + [f"imports run in a circle: {circle}" for circle in circles(graph)]
 
@@ -134,7 +137,7 @@ def circles(graph: dict[str, set[str]]) -> list[str]:
 def optional_problems(kit: Path) -> list[str]:
     problems = []
     for name, path in sources(kit).items():
-        if FLOOR_OF.get(name.partition(".")[0]) != TOP:
+        if FLOOR_OF.get(name.partition(".")[0], 0) < EXTRAS:
             used = {imported.partition(".")[0] for imported in imports(parse(path), deep=False)}
             problems += [f"{name} imports {x} at module level" for x in sorted(used & OPTIONAL)]
     return problems
@@ -157,14 +160,20 @@ def pickle_problems(kit: Path) -> list[str]:
     return problems
 
 
-def size_problems(kit: Path) -> list[str]:
-    problems = []
+def name_problems(kit: Path) -> list[str]:
+    """Names that say nothing, that stand for two things, or that are too many to look at."""
+    problems, places = [], dict[str, list[str]]()
     for name, path in sources(kit).items():
-        lines = len(path.read_text(encoding="utf-8").splitlines())
-        if lines > MAX_LINES:
-            problems.append(f"{name} has {lines} lines, more than {MAX_LINES}: it has two jobs")
         if path.name in {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}:
             problems.append(f"{name} says nothing: name the file by what it holds")
+        if not path.stem.startswith("__"):
+            places.setdefault(path.stem, []).append(name)
+    for stem, names in places.items():
+        if len(names) > 1:
+            problems.append(f"{' and '.join(names)} are both called {stem}: one name, one thing")
+    top = {name.partition(".")[0] for name in sources(kit)} - {"__init__", "__main__"}
+    if len(top) > MOST_ROOMS:
+        problems.append(f"{len(top)} names at the top, more than {MOST_ROOMS}: {sorted(top)}")
     return problems
 
 
@@ -189,14 +198,16 @@ def docstring_problems(kit: Path) -> list[str]:
 
 
 def mirror_problems(kit: Path, tests: Path) -> list[str]:
-    """Looks for tests/test_<module>.py; a package's modules may share tests/test_<package>.py."""
+    """Looks for tests/<room>/test_<module>.py; a room's modules may share test_<room>.py there."""
     problems = []
     for name, path in sources(kit).items():
-        parts = name.strip("_").split(".")
-        names = {"_".join(parts), parts[0], parts[-1]}
-        found = any((tests / f"test_{each}.py").is_file() for each in names)
+        *rooms, module = name.strip("_").split(".")
+        room = tests.joinpath(*rooms)
+        names = [module, *rooms[-1:]]
+        shared = module == "main" and (tests / "commands" / "test_main.py").is_file()
+        found = shared or any((room / f"test_{each}.py").is_file() for each in names)
         if path.name != "__init__.py" and not found:
-            problems.append(f"{name} has no tests/test_{parts[-1]}.py")
+            problems.append(f"{name} has no {room.name}/test_{module}.py")
     return problems
 
 
@@ -204,7 +215,7 @@ CHECKS = {
     "floors": floor_problems,
     "optional": optional_problems,
     "pickle": pickle_problems,
-    "size": size_problems,
+    "names": name_problems,
     "docstrings": docstring_problems,
     "mirror": lambda kit: mirror_problems(kit, kit.parent / "tests"),
 }
@@ -223,71 +234,89 @@ def test_a_check_that_looked_at_no_file_fails(check, tmp_path: Path) -> None:
 
 
 DOC = '"""Doc."""\n'
+# A kit that keeps the rules, to which each test adds a module.
+FILES = {
+    "__init__": "",
+    "losses": "",
+    "data.__init__": "",
+    "models.__init__": "",
+    "models.clip": "",
+    "features.store": "",
+    "training.__init__": "",
+    "training.distillation": "from dclip_kit.models.clip import load_clip",
+    "evaluation.__init__": "",
+    "plots.__init__": "",
+}
+
+
+def build(kit: Path, module: str, source: str) -> Path:
+    for name, text in (FILES | {module: source}).items():
+        path = kit.joinpath(*name.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(DOC + text, encoding="utf-8")
+    return kit
 
 
 @pytest.mark.parametrize(
     ("check", "module", "source", "says"),
     [
-        ("floors", "metrics", "from dclip_kit.train import distill", "above"),
-        ("floors", "metrics", "def f():\n    import dclip_kit.plots", "above"),
-        ("floors", "metrics", "from . import encoders", "above"),
-        ("floors", "pocket.scenes", "from ..train import distill", "above"),
+        ("floors", "metrics", "from dclip_kit.training import distill", "not below"),
+        ("floors", "metrics", "def f():\n    import dclip_kit.plots", "not below"),
+        ("floors", "metrics", "from . import models", "not below"),
+        ("floors", "data.pocket.scenes", "from ...training import distill", "not below"),
+        ("floors", "search.index", "from dclip_kit.features import store", "not below"),
+        ("floors", "metrics", "from dclip_kit.losses import contrastive_loss", "not below"),
         ("floors", "metrics", "from dclip_kit import distill", "name the module"),
         ("floors", "widget_things", "", "no floor"),
         ("floors", "__init__", "from dclip_kit.plots import draw", "needs an extra"),
-        ("floors", "train", "from dclip_kit import evaluate", "circle"),
-        ("optional", "train", "import plotly.graph_objects as go", "plotly"),
-        ("optional", "detectors", "try:\n    from ultralytics import YOLO\nexcept E: pass", "ultr"),
-        ("pickle", "train", "import pickle", "pickle"),
-        ("pickle", "train", "def f():\n    torch.save(1, 'x')", "torch.save"),
-        ("pickle", "train", "from torch import load", "torch.load"),
-        ("pickle", "train", "np.load('x', allow_pickle=True)", "allows"),
-        ("pickle", "train", "accelerator.save_state('x')", "save_state"),
-        ("size", "train", "x = 1\n" * 400, "401 lines"),
-        ("size", "utils", "", "says nothing"),
-        ("docstrings", "train", "def distill(): ...", "train.distill has no docstring"),
-        ("docstrings", "train", "class A:\n    'Doc.'\n    def b(self): ...", "train.A.b"),
-        ("mirror", "losses", "", "tests/test_losses.py"),
+        ("floors", "models.clip", "from dclip_kit.training import distillation", "circle"),
+        ("optional", "training.loop", "import plotly.graph_objects as go", "plotly"),
+        ("optional", "models.yolo", "try:\n    import ultralytics\nexcept E: pass", "ultr"),
+        ("pickle", "training.loop", "import pickle", "pickle"),
+        ("pickle", "training.loop", "def f():\n    torch.save(1, 'x')", "torch.save"),
+        ("pickle", "training.loop", "from torch import load", "torch.load"),
+        ("pickle", "training.loop", "np.load('x', allow_pickle=True)", "allows"),
+        ("pickle", "training.loop", "accelerator.save_state('x')", "save_state"),
+        ("names", "training.clip", "", "models.clip and training.clip are both called clip"),
+        ("names", "models.utils", "", "says nothing"),
+        ("docstrings", "training.loop", "def distill(): ...", "training.loop.distill has no"),
+        ("docstrings", "training.loop", "class A:\n    'Doc.'\n    def b(self): ...", "loop.A.b"),
+        ("mirror", "losses", "", "test_losses.py"),
     ],
 )
 def test_each_check_sees_the_breach(check, module, source, says, tmp_path: Path) -> None:
-    kit = tmp_path / "dclip_kit"
-    files = {"__init__": "", "encoders": "", "plots": "", "pocket.__init__": "", "train": ""}
-    files |= {"evaluate": "from dclip_kit.train import distill", module: source}
-    for name, text in files.items():
-        path = kit.joinpath(*name.split(".")).with_suffix(".py")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(DOC + text, encoding="utf-8")
-    problems = CHECKS[check](kit)
+    problems = CHECKS[check](build(tmp_path / "dclip_kit", module, source))
     assert any(says in problem for problem in problems), problems
+
+
+def test_too_many_rooms_are_seen(tmp_path: Path) -> None:
+    for number in range(MOST_ROOMS):
+        kit = build(tmp_path / "dclip_kit", f"room{number}", "")
+    assert any("names at the top" in problem for problem in CHECKS["names"](kit))
 
 
 @pytest.mark.parametrize(
     ("check", "module", "source"),
     [
-        ("floors", "train", "from dclip_kit.losses import contrastive_loss"),
-        ("floors", "evaluate", "from dclip_kit.train import distill"),  # sideways, and no circle
+        ("floors", "training.loop", "from dclip_kit.losses import contrastive_loss"),
+        ("floors", "evaluation.probe", "from dclip_kit.training import distillation"),
+        ("floors", "training.loop", "from dclip_kit.training.distillation import distill"),
         ("floors", "__init__", "def __getattr__(name):\n    from dclip_kit import plots"),
-        ("floors", "pocket.__init__", "from dclip_kit.pocket.scenes import render"),
-        ("optional", "detectors", "def load():\n    from ultralytics import YOLO"),
-        ("optional", "plots", "import plotly"),
-        ("pickle", "train", "from safetensors.torch import load_file, save_file"),
-        ("docstrings", "train", "def _hidden(): ..."),
+        ("floors", "data.pocket.__init__", "from dclip_kit.data.pocket.scenes import render"),
+        ("optional", "models.yolo", "def load():\n    from ultralytics import YOLO"),
+        ("optional", "plots.bars", "import plotly"),
+        ("pickle", "training.loop", "from safetensors.torch import load_file, save_file"),
+        ("docstrings", "training.loop", "def _hidden(): ..."),
+        ("names", "training.loop", ""),
     ],
 )
 def test_no_check_cries_wolf(check, module, source, tmp_path: Path) -> None:
-    kit = tmp_path / "dclip_kit"
-    files = {"__init__": "", "losses": "", "train": "", "pocket.scenes": "", module: source}
-    for name, text in files.items():
-        path = kit.joinpath(*name.split(".")).with_suffix(".py")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(DOC + text, encoding="utf-8")
-    assert CHECKS[check](kit) == []
+    assert CHECKS[check](build(tmp_path / "dclip_kit", module, source)) == []
 
 
 def test_lower_floors_import_without_the_extras() -> None:
     """Imports them all in a fresh interpreter in which the extras cannot be imported."""
-    names = [name for name in sources(KIT) if FLOOR_OF.get(name.partition(".")[0]) != TOP]
+    names = [name for name in sources(KIT) if FLOOR_OF.get(name.partition(".")[0], 0) < EXTRAS]
     modules = ["dclip_kit" if name == "__init__" else f"dclip_kit.{name}" for name in names]
     program = (
         f"import importlib, sys\nsys.modules.update(dict.fromkeys({sorted(OPTIONAL)}))\n"

@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 import tyro
 
-from dclip_kit.commands.data import curate, embed, inspect
-from dclip_kit.commands.models import evaluate, export
-from dclip_kit.commands.pictures import detect, search
-from dclip_kit.commands.training import distill, train_teacher
+from dclip_kit.commands.fit import distill, train_teacher
+from dclip_kit.commands.look import detect, search
+from dclip_kit.commands.measure import evaluate, export
+from dclip_kit.commands.prepare import curate, embed, inspect
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe, require_recipe
-from dclip_kit.printing import printable
+from dclip_kit.runtime.printing import printable
 
 PROGRAM = "python -m dclip_kit"
 DESCRIPTION = """\

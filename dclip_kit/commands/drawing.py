@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torchvision.utils import draw_bounding_boxes
 
-from dclip_kit.checkpoint import replacing
-from dclip_kit.datasets import open_picture
-from dclip_kit.regions import Regions
+from dclip_kit.data import open_picture
+from dclip_kit.models.regions import Regions
+from dclip_kit.runtime.files import replacing
 
 
 def draw_regions(path: Path, regions: Regions, out: Path) -> None:

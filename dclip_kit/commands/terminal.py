@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dclip_kit.printing import printable
+from dclip_kit.runtime.printing import printable
 
 _FEW = 100  # pictures: a percent each
 

@@ -6,12 +6,12 @@ from dclip_kit.plots.gains import plot_gains
 from dclip_kit.plots.history import plot_history
 from dclip_kit.plots.hubs import plot_occurrences
 from dclip_kit.plots.naming import plot_naming
-from dclip_kit.plots.pictures import plot_regions, plot_student_view
+from dclip_kit.plots.rankings import PictureRow, plot_picture_rows, plot_picture_search, plot_search
 from dclip_kit.plots.results import plot_probe, plot_recall, plot_shares
 from dclip_kit.plots.scores import plot_scores
-from dclip_kit.plots.search import PictureRow, plot_picture_rows, plot_picture_search, plot_search
+from dclip_kit.plots.strips import plot_regions, plot_student_view
 from dclip_kit.plots.tradeoff import plot_tradeoff
-from dclip_kit.plots.weights import plot_region_weights, plot_weightings
+from dclip_kit.plots.weighting import plot_region_weights, plot_weightings
 
 __all__ = [
     "PictureRow",

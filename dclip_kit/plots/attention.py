@@ -3,7 +3,8 @@
 import plotly.graph_objects as go
 from PIL import Image
 
-from dclip_kit.inspection import CaptionedRegions, MaskingEffect
+from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
+from dclip_kit.models.teacher import TeacherOutput
 from dclip_kit.plots.panels import (
     add_axes,
     add_boxes,
@@ -23,7 +24,6 @@ from dclip_kit.plots.style import (
     spread,
     wrap_text,
 )
-from dclip_kit.teacher import TeacherOutput
 
 _SCALE = [[0, "#FFFFFF"], [1, "#0072B2"]]  # white to blue
 _PICTURE, _ROW, _HEADING, _TOKENS = 230, 24, 30, 56  # pixels

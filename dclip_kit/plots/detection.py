@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
+from dclip_kit.models.regions import Regions
 from dclip_kit.plots.panels import add_axes
 from dclip_kit.plots.style import (
     GRID,
@@ -21,7 +22,6 @@ from dclip_kit.plots.style import (
     escape_text,
     label_room,
 )
-from dclip_kit.regions import Regions
 
 _AREAS = (0.0, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0)  # ends of the bars, each twice the one before
 _CONFIDENCES = tuple(number / 10 for number in range(11))
@@ -125,7 +125,7 @@ def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
     """Average precision of each category at an overlap of one half, best first, and their mean.
 
     Args:
-        validation: as `pocket.validate_detector` saves it: "map50" and "map50_by_category".
+        validation: as `assets/make/validate_detector.py` saves it: "map50" and "map50_by_category".
 
     Raises:
         ValueError: an entry is missing, or there is no category.
@@ -134,7 +134,7 @@ def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
     if not by_category or "map50" not in validation:
         raise ValueError(
             f"Expected map50 and map50_by_category, got {sorted(validation)}; "
-            "pocket.validate_detector makes both."
+            "assets/make/validate_detector.py makes both."
         )
     ordered = sorted(by_category.items(), key=lambda entry: -entry[1])
     names = ["mean of all", *(name for name, _ in ordered)]

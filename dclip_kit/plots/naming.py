@@ -5,6 +5,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from dclip_kit.data.pocket.scenes import SIZES
+from dclip_kit.evaluation.objects import NamedObjects, SceneObjects
 from dclip_kit.metrics import paired_bootstrap
 from dclip_kit.plots.panels import add_axes, references
 from dclip_kit.plots.style import (
@@ -17,8 +19,6 @@ from dclip_kit.plots.style import (
     label_room,
     spread,
 )
-from dclip_kit.pocket.objects import NamedObjects, SceneObjects
-from dclip_kit.pocket.scenes import SIZES
 
 
 def plot_naming(named: NamedObjects, objects: SceneObjects, resamples: int = 1000) -> go.Figure:

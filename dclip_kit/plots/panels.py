@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from PIL import Image
 
+from dclip_kit.models.regions import Regions
 from dclip_kit.plots.style import PALETTE, Number, add_text, escape_text
-from dclip_kit.regions import Regions
 
 MAX_SIDE = 256  # pixels a side of a stored picture
 TAG_SIZE = 11

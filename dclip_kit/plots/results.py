@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 import torch
 
-from dclip_kit.arms import ArmResult
+from dclip_kit.evaluation.arms import ArmResult
+from dclip_kit.evaluation.probe import ShortcutProbe
 from dclip_kit.metrics import DirectionMetrics, Interval, paired_bootstrap
 from dclip_kit.plots.panels import Span, add_axes, references
 from dclip_kit.plots.style import (
@@ -21,7 +22,6 @@ from dclip_kit.plots.style import (
     escape_text,
     label_room,
 )
-from dclip_kit.probe import ShortcutProbe
 
 _ROW, _HEADING = 24, 28  # pixels
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from dclip_kit.arms import Arm
+from dclip_kit.evaluation.arms import Arm
 from dclip_kit.plots.panels import add_axes, references
 from dclip_kit.plots.style import (
     GRID,

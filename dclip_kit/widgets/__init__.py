@@ -2,6 +2,6 @@
 
 from dclip_kit.widgets.gallery import QueryGallery
 from dclip_kit.widgets.live import LiveHistory
-from dclip_kit.widgets.weighting import WeightSliders, show_weight_sliders
+from dclip_kit.widgets.sliders import WeightSliders, show_weight_sliders
 
 __all__ = ["LiveHistory", "QueryGallery", "WeightSliders", "show_weight_sliders"]

@@ -12,13 +12,13 @@ import ipywidgets
 from jaxtyping import Float
 from torch import Tensor
 
-from dclip_kit.datasets import CaptionedImages, open_picture
-from dclip_kit.detectors import Detector
-from dclip_kit.embedding import encode_texts
-from dclip_kit.encoders import ClipBundle
-from dclip_kit.regions import Regions
-from dclip_kit.search import Found, rank_answer, search_images, shared_things
-from dclip_kit.tokens import tokenize
+from dclip_kit.data import CaptionedImages, open_picture
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.detector import Detector
+from dclip_kit.models.encode import encode_texts
+from dclip_kit.models.regions import Regions
+from dclip_kit.models.tokens import tokenize
+from dclip_kit.search.hits import Found, rank_answer, search_images, shared_things
 from dclip_kit.widgets.strip import SIDE, PictureStrip, draw_boxes, make_thumbnail
 
 WORDS, PICTURE = "words", "a picture"

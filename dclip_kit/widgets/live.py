@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from IPython.display import DisplayHandle, display
 
-from dclip_kit.encoders import ClipBundle
+from dclip_kit.models.clip import ClipBundle
 from dclip_kit.plots import plot_history
-from dclip_kit.train import History
+from dclip_kit.training import History
 
 
 class LiveHistory:

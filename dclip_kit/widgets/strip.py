@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import ipywidgets
 from PIL import Image, ImageDraw, ImageFont
 
+from dclip_kit.models.regions import Regions
 from dclip_kit.plots.panels import label_colors
-from dclip_kit.regions import Regions
 
 SIDE = 128  # pixels a side of a picture shown
 RING = "4px solid #00A35C"

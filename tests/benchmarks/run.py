@@ -13,8 +13,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 import torch
 
-from dclip_kit.checkpoint import write_atomically
 from dclip_kit.plots.style import GRID, PALETTE, SMALL, axis_title, blank_figure, escape_text
+from dclip_kit.runtime.files import write_atomically
 
 HERE = Path(__file__).parent
 

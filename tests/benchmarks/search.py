@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from dclip_kit.approximate import ApproximateIndex
-from dclip_kit.checkpoint import load_tensors, save_tensors, write_atomically
-from dclip_kit.embedding import encode_images, encode_texts
-from dclip_kit.encoders import load_clip
-from dclip_kit.memory import peak_memory_mb
-from dclip_kit.nearest import find_nearest
-from dclip_kit.pocket.data import load_captioned
-from dclip_kit.search_index import SHARD_ROWS, SearchIndex
+from dclip_kit.data.pocket.world import load_captioned
+from dclip_kit.models.clip import load_clip
+from dclip_kit.models.encode import encode_images, encode_texts
+from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
+from dclip_kit.runtime.memory import peak_memory_mb
+from dclip_kit.search.approximate import ApproximateIndex
+from dclip_kit.search.index import SHARD_ROWS, SearchIndex
+from dclip_kit.search.nearest import find_nearest
 
 CANDIDATES, WIDTH, TOP_K = 100_000, 512, 20
 MILLION = 1_000_000

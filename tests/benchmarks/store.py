@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 
-from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import get_profile
-from dclip_kit.datasets import open_picture
-from dclip_kit.embedding import encode_images
-from dclip_kit.encoders import load_clip
-from dclip_kit.features import FEATURES, FrozenFeatures
-from dclip_kit.pocket.data import load_captioned
-from dclip_kit.reading import read_pixels
-from dclip_kit.train import train_teacher
-from dclip_kit.walk import obtain_features
+from dclip_kit.data import open_picture
+from dclip_kit.data.pocket.world import load_captioned
+from dclip_kit.evaluation.experiment import obtain_features
+from dclip_kit.features.frozen import FEATURES, FrozenFeatures
+from dclip_kit.models.clip import load_clip
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.reading import read_pixels
+from dclip_kit.runtime.files import write_atomically
+from dclip_kit.training import train_teacher
 
 PROFILE = get_profile("pocket")
 SCENES = 4000

@@ -20,20 +20,20 @@ import open_clip
 import torch
 from torch.nn import functional as F
 
-from dclip_kit.checkpoint import write_atomically
 from dclip_kit.config import get_profile
-from dclip_kit.datasets import CaptionedImages, open_picture
-from dclip_kit.encoders import ClipBundle, load_clip
-from dclip_kit.extraction import extract_features
-from dclip_kit.features import FrozenFeatures
+from dclip_kit.data import CaptionedImages, open_picture
+from dclip_kit.data.pocket.world import load_captioned
+from dclip_kit.evaluation.experiment import choose_detector
+from dclip_kit.features.extract import extract_features
+from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
-from dclip_kit.pocket.data import load_captioned
-from dclip_kit.precision import autocast, choose_precision
-from dclip_kit.reading import read_pixels
-from dclip_kit.regions import crop_regions
-from dclip_kit.teacher import MetaTeacher
-from dclip_kit.train import apply_teacher, distill, train_teacher
-from dclip_kit.walk import choose_detector
+from dclip_kit.models.clip import ClipBundle, load_clip
+from dclip_kit.models.precision import autocast, choose_precision
+from dclip_kit.models.reading import read_pixels
+from dclip_kit.models.regions import crop_regions
+from dclip_kit.models.teacher import MetaTeacher
+from dclip_kit.runtime.files import write_atomically
+from dclip_kit.training import apply_teacher, distill, train_teacher
 
 PICTURES = 512
 ROUNDS = 3
@@ -78,7 +78,7 @@ def block_alone() -> list[float]:
 def reference_teacher() -> list[float]:
     """Steps in which each picture's crops are cut and encoded anew, one picture at a time.
 
-    The work of the published code (METHOD, row 10), less its detector and its text tower, which
+    The work of the published code, less its detector and its text tower, which
     are not counted.
     """
     clip, pictures, features = prepare()

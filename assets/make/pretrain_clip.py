@@ -1,0 +1,207 @@
+"""Pre-trains the pocket CLIP on weak alt-text: `python -m assets.make.pretrain_clip`.
+
+Every batch shows every noun once, mostly as one prominent object with an alt-text such as shops
+and albums have; never a relation, seldom a size. Interrupted, the same command continues.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+from torchvision.transforms.functional import normalize, pil_to_tensor
+from tqdm.auto import tqdm
+
+from assets.make.weak_pairs import weak_pair
+from dclip_kit.data.pocket.sprites import load_nouns
+from dclip_kit.runtime.files import (
+    load_training_state,
+    save_tensors,
+    save_training_state,
+    write_atomically,
+)
+from dclip_kit.runtime.places import asset_path
+
+MERGES = 8000  # of CLIP's 48,894: the most frequent ones; rarer words fall into more pieces
+ARCHITECTURE: dict[str, Any] = {
+    "embed_dim": 256,
+    # CLIP's own ResNet with attention pooling, shallow and narrow: its convolutions see a thing of
+    # 16 pixels that patches of 8 see as two tokens, and cost less.
+    "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 2], "width": 32, "head_width": 64},
+    "text_cfg": {
+        "context_length": 40,
+        "vocab_size": 512 + MERGES + 2,
+        "width": 192,
+        "heads": 3,
+        "layers": 3,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the pocket CLIP is pre-trained."""
+
+    seed: int = 7
+    steps: int = 8000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 250
+    weight_decay: float = 0.1
+    single_share: float = 0.7  # of pictures with one prominent object
+    span: tuple[float, float] = (0.2, 0.95)  # object's share of the side; crops fill the picture
+    line_art: float = 0.35  # how often a sprite is redrawn in lines: for styles never seen
+
+
+def make_batch(step: int, recipe: Recipe) -> tuple[torch.Tensor, list[str]]:
+    """The pictures (noun, 3, side, side) and texts of a step: all nouns, once each."""
+    side = ARCHITECTURE["vision_cfg"]["image_size"]
+    pairs = [
+        weak_pair(
+            noun,
+            side,
+            np.random.default_rng([recipe.seed, step, noun]),
+            recipe.single_share,
+            recipe.span,
+            recipe.line_art,
+        )
+        for noun in range(len(load_nouns()))
+    ]
+    images = torch.stack([pil_to_tensor(picture) for picture, _ in pairs]).float() / 255
+    return (
+        normalize(images, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+        [text for _, text in pairs],
+    )
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def encode_short(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """open_clip's `encode_text` less the padding behind the longest text: the same features."""
+    length = int((ids != 0).sum(1).max())
+    hidden = model.token_embedding(ids[:, :length]) + model.positional_embedding[:length]
+    hidden = model.transformer(hidden, attn_mask=model.attn_mask[:length, :length])
+    end = hidden[torch.arange(len(ids)), ids.argmax(1)]  # text embed
+    return model.ln_final(end) @ model.text_projection
+
+
+def write_merges(path: Path) -> None:
+    """Shortens CLIP's own merges file; without a time stamp, so that its bytes stay the same."""
+    source = Path(open_clip.tokenizer.default_bpe())
+    lines = gzip.decompress(source.read_bytes()).decode().split("\n")[: MERGES + 1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
+
+
+def save_clip(model: torch.nn.Module, folder: Path) -> None:
+    """Writes what open_clip loads as `local-dir:`; fp16 on disk."""
+    save_tensors(
+        {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in model.state_dict().items()
+        },
+        folder / "open_clip_model.safetensors",
+    )
+    preprocess = {
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": preprocess}
+    write_atomically(folder / "open_clip_config.json", json.dumps(config, indent=1) + "\n")
+
+
+def main() -> None:
+    """Trains, or continues, and writes assets/pocket_clip."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/pretrain_clip"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = Recipe()
+    folder = asset_path("sprites").parent / "pocket_clip"
+    write_merges(folder / "merges.txt.gz")
+    tokenizer = open_clip.SimpleTokenizer(
+        str(folder / "merges.txt.gz"), context_length=ARCHITECTURE["text_cfg"]["context_length"]
+    )
+    torch.manual_seed(recipe.seed)
+    model: Any = open_clip.CLIP(**ARCHITECTURE)
+    model.visual.to(memory_format=torch.channels_last)
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decay, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    state = arguments.runs / "state.safetensors"
+    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": []}
+    if state.exists():
+        progress = load_training_state(state, model, optimizer)
+        print(f"Continuing at step {progress['step']} of {recipe.steps}.")
+    began = time.monotonic() - progress["seconds"]
+    steps = range(progress["step"], recipe.steps)
+    batches: DataLoader[Any] = DataLoader(  # drawn ahead, in a process beside the training
+        steps,  # type: ignore[arg-type]
+        batch_size=None,
+        collate_fn=partial(make_batch, recipe=recipe),
+        num_workers=1,
+        prefetch_factor=4,
+    )
+    bar = tqdm(batches, initial=steps.start, total=steps.stop, desc="pocket CLIP", mininterval=10)
+    losses: list[float] = []
+    for step, (images, texts) in zip(steps, bar, strict=True):
+        images = images.to(memory_format=torch.channels_last)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        # On CPUs the fused attention's backward pass took a third of the step.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            image_features = F.normalize(model.encode_image(images).float(), dim=-1)
+            text_features = F.normalize(encode_short(model, tokenizer(texts)).float(), dim=-1)
+        logits = model.logit_scale.exp() * image_features @ text_features.T
+        target = torch.arange(len(texts))
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            progress["step"], progress["seconds"] = step + 1, time.monotonic() - began
+            progress["loss"].append([step + 1, round(sum(losses) / len(losses), 4)])
+            losses.clear()
+            save_training_state(state, model, optimizer, progress)
+            save_clip(model, folder if step + 1 == recipe.steps else arguments.runs / "clip")
+    log = {
+        "recipe": asdict(recipe),
+        "seconds": round(progress["seconds"]),
+        "threads": arguments.threads,
+        "loss": progress["loss"],
+    }
+    write_atomically(folder / "training.json", json.dumps(log) + "\n")
+
+
+if __name__ == "__main__":
+    main()

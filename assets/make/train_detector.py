@@ -1,0 +1,168 @@
+"""Trains the pocket YOLO: `python -m assets.make.train_detector`.
+
+An ultralytics YOLOv8n and ultralytics' own loss, on scenes of all nouns drawn as they are needed,
+from seeds of their own; labels are super-categories. Ultralytics' trainer would want half a million
+files and fp32; bf16 with channels last is three times as fast on a CPU that has it.
+Interrupted, the same command continues.
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.transforms.functional import pil_to_tensor, resize
+from tqdm.auto import tqdm
+
+from dclip_kit.data.pocket.scenes import SIDE, render_scene, sample_scene
+from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_categories, load_nouns
+from dclip_kit.models.yolo import contained_ultralytics, save_detector
+from dclip_kit.runtime.files import load_training_state, save_training_state, write_atomically
+from dclip_kit.runtime.places import asset_path
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the pocket YOLO is trained."""
+
+    seed: int = 11
+    steps: int = 3000
+    batch_size: int = 64
+    image_size: int = 192  # small objects are 30 pixels; half the cost of 256
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    weight_decay: float = 5e-4
+    ema_decay: float = 0.998  # of the averaged weights that are kept
+
+
+def make_batch(step: int, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Ultralytics' form of a batch: img, and cls, bboxes (xywh, shares), batch_idx for each box."""
+    nouns, categories = load_nouns(), load_categories()
+    images, labels, boxes, owners = [], [], [], []
+    for index in range(recipe.batch_size):
+        rng = np.random.default_rng([recipe.seed, step, index])
+        scene = sample_scene(rng, range(len(nouns)), KNOWN_STYLES)
+        picture = pil_to_tensor(render_scene(scene))
+        # Without antialiasing, as ultralytics' letterbox resizes.
+        images.append(resize(picture, [recipe.image_size] * 2, antialias=False))
+        for thing in scene.objects:
+            x1, y1, x2, y2 = (edge / SIDE for edge in thing.xyxy)
+            labels.append(categories.index(nouns[thing.noun].category))
+            boxes.append(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1))
+            owners.append(index)
+    pictures = torch.stack(images).float() / 255
+    return {
+        "img": pictures.contiguous(memory_format=torch.channels_last),
+        "cls": torch.tensor(labels, dtype=torch.float32)[:, None],
+        "bboxes": torch.tensor(boxes),
+        "batch_idx": torch.tensor(owners),
+    }
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to a hundredth."""
+    warm = min(1.0, (step + 1) / recipe.warmup_steps)
+    return recipe.learning_rate * warm * (0.505 + 0.495 * math.cos(math.pi * step / recipe.steps))
+
+
+class _WithAverage(torch.nn.Module):
+    """The trained weights and their running average, in one module so that both are resumed."""
+
+    def __init__(self, model: Any, average: torch.nn.Module) -> None:
+        super().__init__()
+        self.model, self.average = model, average
+
+    @torch.no_grad()
+    def update(self, step: int, decay: float) -> None:
+        decay *= 1 - math.exp(-step / 200)  # early weights are worth nothing
+        for kept, new in zip(
+            self.average.state_dict().values(), self.model.state_dict().values(), strict=True
+        ):
+            if kept.is_floating_point():
+                kept.lerp_(new, 1 - decay)
+            else:
+                kept.copy_(new)
+
+
+def build_model() -> Any:
+    """An untrained YOLOv8n for our categories."""
+    with contained_ultralytics():
+        from ultralytics.nn.tasks import DetectionModel
+        from ultralytics.utils import DEFAULT_CFG
+
+        model: Any = DetectionModel("yolov8n.yaml", nc=len(load_categories()), verbose=False)
+        model.args = DEFAULT_CFG  # the loss reads its gains here
+    return model.to(memory_format=torch.channels_last)
+
+
+def main() -> None:
+    """Trains, or continues, and writes assets/pocket_yolo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/train_detector"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    recipe = Recipe()
+    folder = asset_path("sprites").parent / "pocket_yolo"
+    torch.manual_seed(recipe.seed)
+    both = _WithAverage(build_model(), build_model().requires_grad_(False).eval())
+    both.average.load_state_dict(both.model.state_dict())
+    both.model.train()
+    optimizer = torch.optim.AdamW(both.model.parameters(), weight_decay=recipe.weight_decay)
+    state = arguments.runs / "state.safetensors"
+    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": []}
+    if state.exists():
+        progress = load_training_state(state, both, optimizer)
+        print(f"Continuing at step {progress['step']} of {recipe.steps}.")
+    began = time.monotonic() - progress["seconds"]
+    for step in tqdm(
+        range(progress["step"], recipe.steps),
+        initial=progress["step"],
+        total=recipe.steps,
+        desc="pocket YOLO",
+        mininterval=10,
+    ):
+        batch = make_batch(step, recipe)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = both.model(batch["img"])
+        output = {
+            name: value.float() if torch.is_tensor(value) else [v.float() for v in value]
+            for name, value in output.items()
+        }
+        loss, _ = both.model.loss(batch, output)
+        optimizer.zero_grad()
+        loss.sum().backward()
+        torch.nn.utils.clip_grad_norm_(both.model.parameters(), 10.0)
+        optimizer.step()
+        both.update(step + 1, recipe.ema_decay)
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            progress["step"], progress["seconds"] = step + 1, time.monotonic() - began
+            progress["loss"].append(
+                [step + 1, *(round(x / recipe.batch_size, 4) for x in loss.tolist())]
+            )
+            save_training_state(state, both, optimizer, progress)
+            done = step + 1 == recipe.steps
+            save_detector(
+                both.average,
+                folder if done else arguments.runs / "yolo",
+                load_categories(),
+                recipe.image_size,
+            )
+    log = {
+        "recipe": asdict(recipe),
+        "seconds": round(progress["seconds"]),
+        "threads": arguments.threads,
+        "loss (step, box, class, dfl)": progress["loss"],
+    }
+    write_atomically(folder / "training.json", json.dumps(log) + "\n")
+
+
+if __name__ == "__main__":
+    main()

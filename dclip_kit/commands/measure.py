@@ -1,0 +1,186 @@
+"""Commands on trained models: measuring them, and handing them on."""
+
+import json as json_format
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
+from dclip_kit.config import PROFILES
+from dclip_kit.runtime.printing import printable
+
+
+def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: str = "cpu") -> int:
+    """Writes a model as a folder that plain open_clip loads, without this kit.
+
+    Args:
+        arm: what distill wrote (runs/x/dclip), or any other model that evaluate takes.
+        out: the folder to write.
+        pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
+        device: auto, cpu, cuda:0, …
+    """
+    require_writable(out, "folder")
+    from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.models.clip import MERGES_FILE, export_clip
+
+    clip = load_model(arm, pretrained, choose_device(device))
+    export_clip(clip, out)
+    place = printable(out)
+    print(f"Written to {place}. Load it without this kit:")
+    print(f'  open_clip.create_model_and_transforms("local-dir:{place}")')
+    more = f', bpe_path="{place}/{MERGES_FILE}"' if clip.merges else ""
+    print(f'  open_clip.get_tokenizer("local-dir:{place}"{more})')
+    return 0
+
+
+def evaluate(
+    *,
+    model: tuple[str, ...],
+    pretrained: str | None,
+    data: str | None = None,
+    zero_shot: str | None = None,
+    templates: Literal["auto", "pocket", "imagenet", "paper"] | None = None,
+    images: Path | None = None,
+    split: str = "test",
+    seed: int | None = None,
+    json: Path | None = None,
+    device: str = "auto",
+    profile: str = "pocket",
+) -> int:
+    """Measures models: retrieval both ways with 95 % intervals, and zero-shot classification.
+
+    Pictures that one of the models has trained on, whatever data set they come from, are left out
+    for all of them, and so are labelled pictures that one was chosen on; both are counted.
+
+    Args:
+        model: one or more, the first of which the others are compared with: "pocket", an
+            architecture of open_clip, a folder that export wrote, or an arm that distill wrote
+            (runs/x/dclip).
+        pretrained: for architectures: a tag of open_clip, such as openai, or a file.
+        data: captioned pictures, as inspect takes them, or "pocket"; left out, those of the first
+            arm's run, which it measured on, and where there is no arm, the profile's.
+        zero_shot: labelled pictures: "pocket", imagenet:FOLDER, cifar10:FOLDER, cifar100:FOLDER, or
+            a folder with a folder a class; "" leaves this out. Left out, as for data.
+        templates: what classes are put into: auto is CLIP's 80 except for the pocket, paper is one.
+            Left out, as for data.
+        images: the folder that the pictures' names are below; else it is looked for.
+        split: "test" is what distill measures on, a tenth where the data has no splits; "all" is
+            everything; formats with splits have more (val, test_1k_0, …).
+        seed: of drawing splits that data has not; left out, that of the first arm's run, else 0.
+        json: file for all figures.
+        device: auto, cpu, cuda:0, …
+    """
+    if json:
+        require_writable(json)
+    from dclip_kit.evaluation.compare import compare, format_retrieval, format_zero_shot, say_gain
+    from dclip_kit.evaluation.evaluate import (
+        TEMPLATE_SETS,
+        ZeroShot,
+        evaluate_retrieval,
+        evaluate_zero_shot,
+        prepare_retrieval,
+        prepare_zero_shot,
+    )
+    from dclip_kit.evaluation.profile_data import (
+        choose_measured,
+        choose_templates,
+        read_measured,
+        read_zero_shot,
+    )
+    from dclip_kit.evaluation.runs import find_run, load_model
+    from dclip_kit.evaluation.seen import leave_out_chosen, leave_out_trained
+    from dclip_kit.runtime.files import write_atomically
+    from dclip_kit.runtime.processes import is_main_process
+
+    runs = {name: run for name in model if (run := find_run(name))}
+    place = choose_measured(
+        [run.settings for run in runs.values()],
+        PROFILES[profile],
+        data,
+        str(images) if images else None,
+        zero_shot,
+        templates,
+        seed,
+    )
+    folder = Path(place.images) if place.images else None
+    captioned = read_measured(place.data, folder, split, place.seed, place.test)
+    seen = {name: run.seen for name, run in runs.items() if run.seen}
+    unseen = leave_out_trained(captioned, seen)
+    captioned = unseen.dataset
+    digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
+    labelled = {
+        each.source: (each, leave_out_chosen(each, digests))
+        for each in (read_zero_shot(place.zero_shot) if place.zero_shot else ())
+    }
+    found = {}
+    known: dict[str, dict[str, ZeroShot]] = {source: {} for source in labelled}
+    for name in model:
+        clip = load_model(name, pretrained, choose_device(device))
+        found[name] = evaluate_retrieval(clip, prepare_retrieval(clip, captioned, read=False))
+        for source, (_, each) in labelled.items():
+            prompts = TEMPLATE_SETS[choose_templates(place.zero_shot, place.templates)]
+            prepared = prepare_zero_shot(clip, each, False, prompts)
+            known[source][name] = evaluate_zero_shot(clip, prepared)
+    if not is_main_process():
+        return 0
+    gains = {name: compare(found[model[0]], found[name]) for name in model[1:]}
+    measured = place.test if place.test and split == "test" else place.data
+    notes = [unseen.describe(measured), warn_of_few(len(captioned), captioned.source)]
+    unknown = [name for name, run in runs.items() if not run.seen or not run.seen.complete]
+    notes += [
+        f"What {name} has trained on is not all known: its run, or its teacher's, left no record."
+        for name in unknown
+    ]
+    if json:
+        record = {
+            "data": place.data,
+            "test": place.test if split == "test" else "",
+            "split": split,
+            "seed": place.seed,
+            "pictures": len(captioned),
+            "captions": len(captioned.texts),
+            "retrieval": {name: each.as_dict() for name, each in found.items()},
+            "gains": {
+                name: {way: [asdict(gain) for gain in each] for way, each in own.items()}
+                for name, own in gains.items()
+            },
+            "zero_shot": {
+                source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
+                for source, results in known.items()
+            },
+            "left_out": {
+                "trained_on": {
+                    name: [
+                        {"picture": str(x.picture), "trained": str(x.evaluation), "by": x.by}
+                        for x in leaks
+                    ]
+                    for name, leaks in unseen.trained.items()
+                },
+                "zero_shot_chosen_on": {
+                    source: len(whole) - len(rest) for source, (whole, rest) in labelled.items()
+                },
+            },
+            "chosen_on": unseen.chosen,
+            "no_record": unknown,
+        }
+        write_atomically(json, json_format.dumps(record, indent=1) + "\n")
+    what = f"{printable(measured)} ({printable(split)})"
+    print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}")
+    for note in filter(None, notes):
+        print(printable(note))
+    print("\n" + format_retrieval({printable(name): each for name, each in found.items()}))
+    for name, own in gains.items():
+        print(f"\n{printable(name)} beside {printable(model[0])}")
+        for way, (first, *_) in own.items():
+            print(f"  {say_gain(first, f'{way} Recall@1')}")
+    for source, results in known.items():
+        whole, rest = labelled[source]
+        others = f", without the {len(whole) - len(rest):,} that a weight α was chosen on"
+        counted = f"{len(rest):,} pictures{others * (len(rest) < len(whole))}"
+        print(f"\nZero-shot top-1, {printable(source)}: {counted}")
+        print(format_zero_shot({printable(name): each for name, each in results.items()}))
+        if note := warn_of_few(len(rest), source):
+            print(note)
+    return 0

@@ -1,0 +1,177 @@
+"""Commands on captioned pictures: looking at them, and encoding them."""
+
+import json as json_format
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.config import FORMATS, RegionSettings
+from dclip_kit.runtime.printing import printable
+
+_FORMATS = ", ".join(f"{format} ({needed})" for format, needed in FORMATS.items())
+Format = Annotated[str | None, arg(help=f"{_FORMATS}; else recognised.")]
+
+
+def inspect(
+    data: Positional[Path],
+    *,
+    images: Path | None = None,
+    format: Format = None,
+    against: tuple[Path, ...] = (),
+    json: Path | None = None,
+) -> int:
+    """Looks at captioned pictures as training would read them: what is usable, twice, or leaks.
+
+    Exit code 1 if no usable picture has a caption.
+
+    Args:
+        data: captioned pictures: a file of a kind that --format lists, or the folder that has it.
+        images: the folder that the pictures' names are below; else it is looked for.
+        against: evaluation sets whose pictures must not be among these.
+        json: file for the whole report.
+    """
+    if json:
+        require_writable(json)
+    from dclip_kit.data import inspect_data
+    from dclip_kit.data.summary import summarize
+    from dclip_kit.runtime.files import write_atomically
+
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        # Of metadata that nobody can read, picture by picture, and without saying which.
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        report = inspect_data(data, images, format, against)
+    if json:
+        write_atomically(json, json_format.dumps(report, indent=1) + "\n")
+    for line in summarize(report, bool(against)):
+        print(line)
+    told = [str(note.message) for note in notes if issubclass(note.category, UserWarning)]
+    for note in dict.fromkeys(told):
+        print(f"Note: {printable(note)}")
+    if report["captions"]["usable"]:
+        return 0
+    print("Nothing to train on: no usable picture has a caption.")
+    return 1
+
+
+def curate(
+    *,
+    out: Path,
+    against: tuple[Path, ...],
+    coco: Path | None = None,
+    flickr30k: Path | None = None,
+    conceptual_captions: Path | None = None,
+    seed: int = 0,
+    leak_guard: Literal["content", "names"] = "content",
+) -> int:
+    """Draws the paper's training mixture, without evaluation pictures, into a manifest for --data.
+
+    50,000 pictures of COCO, 15,000 of Flickr30k and 10,000 of Conceptual Captions, of which a tenth
+    is held out for val; from those that are given.
+
+    Args:
+        out: the .json file to write.
+        against: the sets to be measured on, such as Karpathy's two files; their val and test
+            pictures are left out.
+        coco: as inspect takes it, such as the folder with annotations/ and train2017/.
+        flickr30k: as inspect takes it.
+        conceptual_captions: as inspect takes it: the TSV over an img2dataset download.
+        seed: of the draw.
+        leak_guard: compare by content too, or by names alone, without reading evaluation pictures.
+    """
+    require_writable(out)
+    from dclip_kit.data import curate as draw
+    from dclip_kit.data import read_captioned, recognise_format
+    from dclip_kit.data.inspect import read_evaluation
+
+    given = {
+        "coco": coco,
+        "flickr30k": flickr30k,
+        "conceptual_captions": conceptual_captions,
+    }
+    evaluation = [read_evaluation(path) for path in against]
+    datasets = {}
+    for name, path in given.items():
+        if path:
+            # Karpathy's trains on restval too; what is drawn is read whole then.
+            split = "train+restval" if recognise_format(path) == "karpathy" else "train"
+            datasets[name] = read_captioned(path, split=split, checks="files").dataset
+    record = draw(datasets, out, evaluation, seed=seed, by_content=leak_guard == "content")
+    for name in datasets:
+        count = record["counts"][name]
+        print(f"{name}: {count['train']:,} for train, {count['val']:,} for val")
+    print(
+        f"Left out: {len(record['leaks']):,} evaluation pictures, {len(record['unusable']):,} "
+        f"unusable; compared by name alone: {len(record['not_compared']):,}. Written to "
+        f"{printable(out)}."
+    )
+    return 0
+
+
+def embed(
+    data: Positional[Path],
+    *,
+    out: Path,
+    model: str,
+    pretrained: str | None,
+    regions: RegionSettings,
+    images: Path | None = None,
+    format: Format = None,
+    split: str = "train",
+    device: str = "auto",
+) -> int:
+    """Encodes captioned pictures once: whole, region by region, captions and their tokens.
+
+    Fills a folder with features.safetensors (tensors image, region, text, token, image_of_text and
+    more), source.json, which says what they are made from, and contents.json, with the pictures and
+    captions in the tensors' order, and what was left out. Run again, it continues where it was
+    stopped; several processes share the work under accelerate launch.
+
+    Args:
+        data: captioned pictures, as inspect takes them.
+        out: the folder to fill.
+        model: "pocket", an architecture of open_clip, a folder that export wrote, or an arm that
+            distill wrote (runs/x/dclip).
+        pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
+        regions: of the pictures.
+        images: the folder that the pictures' names are below; else it is looked for.
+        split: of data with splits of their own: train, val, test, all, …
+        device: auto, cpu, cuda:0, …
+    """
+    require_writable(out, "folder")
+    from dclip_kit.data import read_captioned
+    from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.features.extract import extract_features
+    from dclip_kit.models.detector import load_detector
+    from dclip_kit.runtime.files import write_atomically
+    from dclip_kit.runtime.processes import is_main_process
+
+    found = read_captioned(data, images, format, split)
+    clip = load_model(model, pretrained, choose_device(device))
+    detector = load_detector(
+        regions.detector,
+        confidence=regions.confidence,
+        max_regions=regions.max_regions,
+        device=clip.device,
+    )
+    features = extract_features(clip, detector, found.dataset, regions, folder=out)
+    if not is_main_process():
+        return 0
+    unusable = found.unreadable | found.broken_rows
+    record = {
+        "model": clip.name,
+        "pictures": [str(path) for path in found.dataset.paths],
+        "captions": found.dataset.texts,
+        "unusable": [{"path": str(place), "reason": why} for place, why in unusable.items()],
+        "empty_captions": found.empty_captions,
+    }
+    write_atomically(out / "contents.json", json_format.dumps(record, indent=1) + "\n")
+    print(
+        f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
+        f"{len(features.text):,} captions into {printable(out)}; unusable: "
+        f"{len(unusable):,}; without detections: {features.without_detections:,}."
+    )
+    return 0

@@ -1,0 +1,90 @@
+"""What captions ask for, in words: to see for which of them search gets better.
+
+Where the scenes behind the pictures are known (the pocket's are), their objects are facets too.
+"""
+
+import re
+from collections.abc import Sequence
+
+from jaxtyping import Int
+from torch import Tensor
+
+from dclip_kit.data.pocket.captions import read_caption
+from dclip_kit.data.pocket.scenes import SIZES, Scene
+from dclip_kit.data.pocket.sprites import load_nouns
+
+# Each facet's groups, in the order in which figures show them.
+FACETS = {
+    "objects in the picture": ("one", "two", "three", "four"),
+    "smallest object named": tuple(SIZES),
+    "words for where things are": ("none", "one thing’s place", "left or right", "above or below"),
+}
+_WHERE = tuple(FACETS)[2]
+_SIDES = re.compile(r"\b(left|right)\b")
+_HEIGHTS = re.compile(r"\b(above|below|over|under|beneath|on top of)\b")
+_PLACES = re.compile(r"\b(on the (left|right) side|at the (top|bottom)|in the middle)\b")
+_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+
+def relation_words(caption: str) -> str:
+    """Which words for where things are a caption has: one of the facet's groups.
+
+    A place "on the left side" is said of one thing; "to the left of" relates two.
+    """
+    if _PLACES.search(caption):
+        return "one thing’s place"
+    if _SIDES.search(caption):
+        return "left or right"
+    return "above or below" if _HEIGHTS.search(caption) else "none"
+
+
+def swap_relation(caption: str) -> str | None:
+    """The caption with left and right, or above and below, exchanged; None without such words."""
+    if relation_words(caption) not in ("left or right", "above or below"):
+        return None
+    pattern = r"\b(" + "|".join(_OPPOSITE) + r")\b"
+    swapped = re.sub(pattern, lambda word: _OPPOSITE[word[0]], caption)
+    return None if swapped == caption else swapped
+
+
+def query_facets(
+    texts: Sequence[str],
+    image_of_text: Int[Tensor, "_text"],
+    scenes: Sequence[Scene] | None = None,
+) -> dict[str, list[str]]:
+    """The group of each caption under each facet.
+
+    Args:
+        texts: captions.
+        image_of_text: each caption's picture.
+        scenes: what is in each picture; None where nobody knows, which leaves only the facet that
+            the captions' words decide.
+
+    Raises:
+        ValueError: there is not one picture's index a caption, or no scene for one.
+    """
+    if len(texts) != len(image_of_text):
+        raise ValueError(
+            f"Expected the picture of each of {len(texts)} captions, got {len(image_of_text)}."
+        )
+    facets = {_WHERE: [relation_words(text) for text in texts]}
+    if scenes is None:
+        return facets
+    owners = image_of_text.tolist()
+    if owners and max(owners) >= len(scenes):
+        raise ValueError(
+            f"Expected a scene for each picture up to {max(owners)}, got {len(scenes)} scenes."
+        )
+    counts, smallest = FACETS["objects in the picture"], []
+    for text, owner in zip(texts, owners, strict=True):
+        named = {mention.noun for mention in read_caption(text).mentions}
+        sizes = {thing.size for thing in scenes[owner].objects if thing.noun in named}
+        smallest.append(next(size for size in SIZES if size in sizes))
+    number = [counts[len(scenes[owner].objects) - 1] for owner in owners]
+    return dict(zip(FACETS, (number, smallest, facets[_WHERE]), strict=True))
+
+
+def things_in(scenes: Sequence[Scene]) -> list[frozenset[str]]:
+    """The kinds of things in each scene, by name."""
+    nouns = load_nouns()
+    return [frozenset(nouns[thing.noun].noun for thing in scene.objects) for scene in scenes]

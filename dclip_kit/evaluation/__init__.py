@@ -1,0 +1,1 @@
+"""From settings to arms and a report: choosing, measuring, comparing."""

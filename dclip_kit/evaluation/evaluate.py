@@ -1,0 +1,209 @@
+"""Measuring retrieval and zero-shot accuracy."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import open_clip
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from dclip_kit.data import CaptionedImages, LabelledImages
+from dclip_kit.metrics import RetrievalMetrics, class_ranks, recall_at_k, retrieval_metrics
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import encode_images, encode_texts
+from dclip_kit.models.reading import Pictures, read_pixels
+from dclip_kit.models.weights import same_text_tower
+from dclip_kit.runtime.processes import is_main_process
+
+Templates = Sequence[str] | Sequence[Callable[[str], str]]
+
+# The pocket's classes bring their article, "a pair of glasses"; those of the others have none.
+TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "{}", "a close-up of {}")
+TEMPLATE_SETS: dict[str, Templates] = {
+    "pocket": TEMPLATES,
+    "paper": ("a photo of a {}.",),
+    "imagenet": open_clip.OPENAI_IMAGENET_TEMPLATES,  # the 80 that CLIP's own figures come from
+}
+_PROMPTS_AT_ONCE = 512  # so that ImageNet's 80,000 show a bar while they take their minutes
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalSet:
+    """A data set ready for retrieval.
+
+    Attributes:
+        pictures: or their bytes.
+        text_features: of the captions.
+        image_of_text: each caption's picture.
+        texts: the captions, to encode them anew for a model whose text tower has been trained.
+        encoder: the CLIP that `text_features` came from; None says that they fit every model.
+    """
+
+    pictures: Pictures
+    text_features: Float[Tensor, "text embed"]
+    image_of_text: Int[Tensor, "text"]
+    texts: Sequence[str] = ()
+    encoder: ClipBundle | None = None
+
+    def features_for(self, bundle: ClipBundle) -> Float[Tensor, "text embed"]:
+        """The captions' features by a model's own text tower."""
+        if self.encoder is None or same_text_tower(bundle, self.encoder):
+            return self.text_features
+        return encode_texts(bundle, self.texts)
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShotSet:
+    """A data set ready for zero-shot classification.
+
+    Attributes:
+        pictures: or their bytes.
+        labels: each picture's class.
+        class_features: from `encode_classes`.
+        in_domain: for each class whether fine-tuning shows it.
+        class_names, templates: what the classes were encoded from.
+        encoder: the CLIP that encoded them; None says that they fit every model.
+    """
+
+    pictures: Pictures
+    labels: Int[Tensor, "image"]
+    class_features: Float[Tensor, "class embed"]
+    in_domain: Bool[Tensor, "class"]
+    class_names: Sequence[str] = ()
+    templates: Templates = TEMPLATES
+    encoder: ClipBundle | None = None
+
+    def features_for(self, bundle: ClipBundle) -> Float[Tensor, "class embed"]:
+        """The classes' features by a model's own text tower."""
+        if self.encoder is None or same_text_tower(bundle, self.encoder):
+            return self.class_features
+        return encode_classes(bundle, self.class_names, self.templates)
+
+    def every(self, step: int) -> "ZeroShotSet":
+        """Each `step`-th picture only."""
+        return replace(self, pictures=self.pictures[::step], labels=self.labels[::step])
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """A zero-shot result; `metrics.retention` of two results' `correct` says what was kept.
+
+    Attributes:
+        correct: for each picture.
+        top1: share of correct pictures.
+        top1_domain: over classes that fine-tuning shows.
+        top1_other: over classes that it never shows; None where there are none.
+        top5: share of pictures whose class is among the five nearest; None where there are no more
+            than five.
+    """
+
+    correct: Bool[Tensor, "image"]
+    top1: float
+    top1_domain: float | None
+    top1_other: float | None
+    top5: float | None = None
+
+
+def encode_classes(
+    bundle: ClipBundle, class_names: Sequence[str], templates: Templates = TEMPLATES
+) -> Float[Tensor, "class embed"]:
+    """The mean of each class's prompts, L2-normalised (CLIP's prompt ensembling).
+
+    Args:
+        bundle: the CLIP.
+        class_names: as they stand in a prompt.
+        templates: texts with {} for the name, or functions of it, as open_clip's are.
+    """
+    prompts = [
+        template.format(name) if isinstance(template, str) else template(name)
+        for name in class_names
+        for template in templates
+    ]
+    starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
+    features = torch.cat(
+        [
+            encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE])
+            for start in tqdm(
+                starts, desc="encoding classes", delay=2, disable=not is_main_process()
+            )
+        ]
+    )
+    each = features.reshape(len(class_names), len(templates), -1)  # class template embed
+    return F.normalize(each.mean(1), dim=-1)
+
+
+def prepare_retrieval(
+    bundle: ClipBundle, dataset: CaptionedImages, read: bool = True
+) -> RetrievalSet:
+    """Encodes the captions once, since text towers are mostly frozen, and reads the pictures once.
+
+    Without `read` the pictures stay paths: read whenever they are measured, for sets that seldom
+    are, they take no memory meanwhile.
+    """
+    pictures = read_pixels(bundle, dataset.paths) if read else dataset.paths
+    texts = dataset.texts
+    features = encode_texts(bundle, texts)
+    return RetrievalSet(pictures, features, dataset.image_of_text, texts, bundle)
+
+
+def prepare_zero_shot(
+    bundle: ClipBundle,
+    dataset: LabelledImages,
+    read: bool = True,
+    templates: Templates = TEMPLATES,
+) -> ZeroShotSet:
+    """Encodes the classes once, by `encode_classes`; reads the pictures as `prepare_retrieval`."""
+    return ZeroShotSet(
+        read_pixels(bundle, dataset.paths) if read else dataset.paths,
+        torch.tensor(dataset.labels),
+        encode_classes(bundle, dataset.class_names, templates),
+        torch.tensor(dataset.in_domain),
+        dataset.class_names,
+        templates,
+        bundle,
+    )
+
+
+def nearest_classes(
+    image_features: Float[Tensor, "image embed"],
+    class_features: Float[Tensor, "class embed"],
+    class_names: Sequence[str],
+    top_k: int = 3,
+) -> list[list[str]]:
+    """Each image's nearest classes by name, nearest first; all features L2-normalised.
+
+    Raises:
+        ValueError: there is not one name a class.
+    """
+    if len(class_names) != len(class_features):
+        raise ValueError(
+            f"Expected a name for each of {len(class_features)} classes, got {len(class_names)}; "
+            "give the names that the features were encoded from."
+        )
+    best = (image_features @ class_features.T).topk(min(top_k, len(class_names))).indices
+    return [[class_names[index] for index in row] for row in best.tolist()]
+
+
+def evaluate_retrieval(
+    bundle: ClipBundle, data: RetrievalSet, progress: bool = True
+) -> RetrievalMetrics:
+    """Embeds the pictures, and the captions if the text tower is another; measures both ways."""
+    image_features = encode_images(bundle, data.pictures, progress=progress)
+    return retrieval_metrics(image_features, data.features_for(bundle), data.image_of_text)
+
+
+def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = True) -> ZeroShot:
+    """Embeds the pictures and ranks the classes by their nearness to each."""
+    image_features = encode_images(bundle, data.pictures, progress=progress)
+    ranks = class_ranks(image_features, data.features_for(bundle), data.labels)
+    correct = ranks <= 1
+    shown = data.in_domain[data.labels]
+
+    def share(chosen: Tensor) -> float | None:
+        return correct[chosen].float().mean().item() if chosen.any() else None
+
+    top5 = recall_at_k(ranks, 5) if len(data.class_features) > 5 else None
+    return ZeroShot(correct, correct.float().mean().item(), share(shown), share(~shown), top5)

@@ -1,0 +1,178 @@
+"""What stands in scenes, thing by thing: found by a detector or not, named by CLIP or not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchvision.ops import box_iou
+from tqdm.auto import tqdm
+
+from dclip_kit.config import RegionSettings
+from dclip_kit.data import open_picture
+from dclip_kit.data.pocket.scenes import Scene
+from dclip_kit.metrics import ranks
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.regions import Regions, crop_regions
+
+
+@dataclass(frozen=True, eq=False)
+class SceneObjects:
+    """The things of a number of scenes, end to end.
+
+    Attributes:
+        image: the scene that each stands in.
+        label: each thing's noun, an index into `load_nouns()`.
+        size: "small", "medium" or "large", of each.
+        xyxy: each thing's box in pixels.
+    """
+
+    image: Int[Tensor, "object"]
+    label: Int[Tensor, "object"]
+    size: tuple[str, ...]
+    xyxy: Float[Tensor, "object 4"]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def of_size(self, size: str) -> Bool[Tensor, "object"]:
+        """Which of them are of a size."""
+        return torch.tensor([each == size for each in self.size])
+
+
+def list_objects(scenes: Sequence[Scene]) -> SceneObjects:
+    """All things of these scenes, scene by scene.
+
+    Raises:
+        ValueError: there is no thing.
+    """
+    things = [(index, thing) for index, scene in enumerate(scenes) for thing in scene.objects]
+    if not things:
+        raise ValueError(f"Expected scenes with things in them, got {len(scenes)} without any.")
+    return SceneObjects(
+        torch.tensor([index for index, _ in things]),
+        torch.tensor([thing.noun for _, thing in things]),
+        tuple(thing.size for _, thing in things),
+        torch.tensor([thing.xyxy for _, thing in things], dtype=torch.float32),
+    )
+
+
+def match_regions(
+    objects: SceneObjects, regions: Sequence[Regions], least_overlap: float = 0.5
+) -> Int[Tensor, "object"]:
+    """For each thing the region that found it, by its number in its picture; -1 where none did.
+
+    Region and thing belong together if they overlap enough, the best pairs first, each of them
+    once. Labels decide nothing: the detector says where to look, and not what is there.
+
+    Args:
+        objects: of as many pictures as there are `regions`.
+        regions: of each picture.
+        least_overlap: intersection over union of both boxes, 0 to 1.
+
+    Raises:
+        ValueError: a thing stands in a picture that has no regions here.
+    """
+    if int(objects.image.max()) >= len(regions):
+        raise ValueError(
+            f"Expected regions of {int(objects.image.max()) + 1} pictures, got {len(regions)}; "
+            "detect in every picture whose things are listed."
+        )
+    found = torch.full((len(objects),), -1)
+    for image in objects.image.unique().tolist():
+        things = (objects.image == image).nonzero().flatten()
+        overlap = box_iou(objects.xyxy[things], regions[image].xyxy)  # object region
+        while overlap.numel() and overlap.max() >= least_overlap:
+            thing, region = divmod(int(overlap.argmax()), overlap.shape[1])
+            found[things[thing]] = region
+            overlap[thing], overlap[:, region] = -1, -1
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class NamedObjects:
+    """Which things CLIP names, from the whole picture and from a crop of each.
+
+    Attributes:
+        found: whether the detector found the thing; without a crop it is not named from one.
+        by_picture: whether the whole picture's features name it.
+        by_crop: whether its crop's features name it.
+    """
+
+    found: Bool[Tensor, "object"]
+    by_picture: Bool[Tensor, "object"]
+    by_crop: Bool[Tensor, "object"]
+
+
+def name_objects(
+    clip: ClipBundle,
+    paths: Sequence[Path],
+    objects: SceneObjects,
+    regions: Sequence[Regions],
+    class_features: Float[Tensor, "class embed"],
+    settings: RegionSettings | None = None,
+    batch_size: int = 64,
+) -> NamedObjects:
+    """Asks CLIP for every thing of every picture, once of the picture and once of its crop.
+
+    A thing is named if its noun is nearer than all nouns that the picture does *not* show. Those
+    of the things beside it are no mistake, so they do not compete, and one vector of a picture
+    may name all that it shows.
+
+    Args:
+        clip: whose image tower looks.
+        paths: of the pictures.
+        objects: their things.
+        regions: what a detector found in each picture.
+        class_features: of all nouns, from `encode_classes`.
+        settings: how crops are cut; the defaults if left out.
+        batch_size: pictures in memory at a time.
+
+    Raises:
+        ValueError: paths and regions differ in number, or a thing's picture is not among them.
+    """
+    if len(paths) != len(regions):
+        raise ValueError(
+            f"Expected the regions of each of {len(paths)} pictures, got {len(regions)}; detect in "
+            "these very pictures."
+        )
+    settings = settings or RegionSettings()
+    match = match_regions(objects, regions)
+    found = match >= 0
+    picture_features, crop_features, cut = [], [], []
+    for start in tqdm(range(0, len(paths), batch_size), desc="naming things", delay=2):
+        pictures = [open_picture(path) for path in paths[start : start + batch_size]]
+        crops = []
+        for image, picture in enumerate(pictures, start):
+            every = crop_regions(picture, regions[image], settings.margin, settings.square)
+            things = ((objects.image == image) & found).nonzero().flatten()
+            crops += [every[region] for region in match[things].tolist()]
+            cut.append(things)
+        picture_features.append(encode_images(clip, pictures, progress=False))
+        if crops:
+            crop_features.append(encode_images(clip, crops, progress=False))
+    by_picture = _names(torch.cat(picture_features)[objects.image], objects, class_features)
+    by_crop = torch.zeros_like(found)
+    if crop_features:
+        of_things = torch.zeros(len(objects), class_features.shape[1])
+        of_things[torch.cat(cut)] = torch.cat(crop_features)
+        by_crop = _names(of_things, objects, class_features) & found
+    return NamedObjects(found, by_picture, by_crop)
+
+
+def _names(
+    features: Float[Tensor, "object embed"],
+    objects: SceneObjects,
+    class_features: Float[Tensor, "class embed"],
+) -> Bool[Tensor, "object"]:
+    """Whether each thing's noun ranks first among the nouns that its picture lacks; no tie does."""
+    shown = torch.zeros(int(objects.image.max()) + 1, len(class_features), dtype=torch.bool)
+    shown[objects.image, objects.label] = True
+    own = torch.zeros(len(objects), len(class_features), dtype=torch.bool)
+    own[torch.arange(len(objects)), objects.label] = True
+    below_all = -2.0  # no cosine is
+    scores = (features @ class_features.T).masked_fill(shown[objects.image] & ~own, below_all)
+    return ranks(scores, own) <= 1

@@ -1,0 +1,85 @@
+"""The shortcut probe: does a teacher look at the picture, or read the caption?"""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dclip_kit.config import RegionSettings
+from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.teacher import MetaTeacher
+from dclip_kit.training import apply_teacher
+
+
+@dataclass(frozen=True)
+class ShortcutProbe:
+    """The teacher's Recall@1 (embedding to caption) with its regions exchanged.
+
+    Attributes:
+        own: with the picture's own regions.
+        shuffled: with another picture's regions.
+        blank: with a plain gray picture as the one region.
+    """
+
+    own: float
+    shuffled: float
+    blank: float
+
+
+@torch.no_grad()
+def shortcut_probe(
+    teacher: MetaTeacher,
+    bundle: ClipBundle,
+    features: FrozenFeatures,
+    regions: RegionSettings,
+    seed: int = 0,
+) -> ShortcutProbe:
+    """Does the teacher look? One caption a picture; candidates are all these captions.
+
+    If another picture's regions, or blank ones, score like its own, it reads the caption that it
+    is given and ignores the picture (8 in `config.RECIPES`).
+
+    Args:
+        teacher: trained.
+        bundle: the frozen CLIP; says what a blank picture looks like.
+        features: of pictures that it was not trained on.
+        regions: as in training.
+        seed: of which other picture lends its regions.
+
+    Raises:
+        ValueError: there are not two captioned pictures to exchange the regions of.
+    """
+    teacher.eval()
+    device = next(teacher.parameters()).device
+    texts = features.first_texts()
+    if len(texts) < 2:
+        raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
+    own = features.image_of_text[texts]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(own), generator=generator)
+    other = torch.empty_like(own)
+    other[order] = own[order.roll(1)]  # one cycle: nobody keeps its own
+
+    def score(embedding: Tensor) -> float:
+        found = retrieval_metrics(embedding.cpu(), features.text[texts], torch.arange(len(texts)))
+        return found.image_to_text.recall_at[1]
+
+    gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
+    words: tuple[Tensor | None, Tensor | None] = (None, None)
+    if not teacher.caption_free:
+        tokens = features.tokens_of(texts)
+        words = tokens.features.to(device), tokens.mask.to(device)
+    blank = teacher(
+        gray.expand(len(texts), 1, -1).to(device),
+        torch.ones(len(texts), 1, dtype=torch.bool, device=device),
+        *words,
+    )
+    return ShortcutProbe(
+        own=score(apply_teacher(teacher, features, texts, regions).embedding),
+        shuffled=score(apply_teacher(teacher, features, texts, regions, other).embedding),
+        blank=score(blank.embedding),
+    )

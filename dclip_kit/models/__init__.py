@@ -1,0 +1,1 @@
+"""CLIP, the detector, regions and the teacher: what computes."""

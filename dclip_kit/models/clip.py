@@ -1,0 +1,266 @@
+"""CLIP through open_clip: loading, and features of pictures, captions and caption tokens.
+
+Axes: image, text, token, region, embed. All features returned here are L2-normalised.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from open_clip.transformer import QuickGELU
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import Compose
+
+from dclip_kit.models.hub import (
+    CONFIG_FILE,
+    WEIGHTS_FILES,
+    code_refused,
+    require_folder,
+    require_no_code,
+    require_repository,
+    require_text_files,
+    require_weights,
+)
+from dclip_kit.models.precision import send
+from dclip_kit.runtime.files import save_tensors, write_atomically
+from dclip_kit.runtime.places import asset_path
+
+MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
+
+
+@dataclass(frozen=True, eq=False)
+class ClipBundle:
+    """A CLIP with all that belongs to it.
+
+    Attributes:
+        model: open_clip's module (`encode_image`, `encode_text`, `visual`).
+        preprocess: open_clip's evaluation transform, picture to normalised tensor.
+        tokenizer: texts to token ids.
+        name: what it was loaded as.
+        model_config: open_clip's architecture, for export.
+        merges: the tokenizer's vocabulary file; None where it is open_clip's own.
+        precision: what pictures are encoded in, "no" for float32 or "bf16"; features are float32.
+    """
+
+    model: Any  # open_clip's classes share no type that has these
+    preprocess: Compose
+    tokenizer: Callable[..., Tensor]
+    name: str
+    model_config: dict
+    merges: Path | None = None
+    precision: str = "no"
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the joint space."""
+        return self.model_config["embed_dim"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def side(self) -> int:
+        """The longer side in pixels of the pictures that the model takes."""
+        return max(self.to_pixels(Image.new("RGB", (1, 1))).shape[1:])
+
+    def with_tower(self, visual: nn.Module) -> "ClipBundle":
+        """With another image tower; all else is shared."""
+        model = copy.copy(self.model)
+        model._modules = {**model._modules, "visual": visual}  # a copy shares the original's
+        return replace(self, model=model)
+
+    def to_pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
+        """The preprocessed picture as bytes: a quarter of the memory, and exact."""
+        *steps, to_tensor, _ = self.preprocess.transforms
+        found: Any = picture
+        for step in steps:
+            found = step(found)
+        if isinstance(found, Image.Image) and found.mode == "RGB":
+            # What came of turning them into floats and back. Threads that read pictures call this,
+            # and of torch's functions each would start threads of its own.
+            return torch.from_numpy(np.ascontiguousarray(np.asarray(found).transpose(2, 0, 1)))
+        return (to_tensor(found) * 255).round().to(torch.uint8)
+
+    def normalize(
+        self, pixels: Shaped[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image 3 height width"]:
+        """What the model takes, from pixels; on the model's device.
+
+        Args:
+            pixels: `to_pixels`' bytes, or floats from 0 to 1.
+
+        Raises:
+            ValueError: they are of another type, or floats outside 0 to 1: normalised already, say.
+        """
+        last, unit = self.preprocess.transforms[-1], self.to_unit(pixels)
+        mean, std = (
+            send(torch.tensor(each)[:, None, None], self.device) for each in (last.mean, last.std)
+        )
+        # As torchvision's, which would wait for the device to see that no deviation is zero. In
+        # place: on CPUs, getting memory for another tensor takes longer than filling it.
+        return unit.sub_(mean).div_(std)
+
+    def to_unit(
+        self, pixels: Shaped[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image 3 height width"]:
+        """Pixels as floats from 0 to 1, in memory of their own; otherwise as `normalize`."""
+        given = send(pixels, self.device).contiguous(memory_format=torch.channels_last)  # quick
+        if given.dtype == torch.uint8:
+            return given.float().div_(255)
+        low, high = (given.min().item(), given.max().item()) if given.numel() else (0, 0)
+        if not given.is_floating_point() or not 0 <= low <= high <= 1:
+            raise ValueError(
+                "Expected pixels as bytes or as floats from 0 to 1, got "
+                f"{str(given.dtype).removeprefix('torch.')} from {low:g} to {high:g}; give "
+                "pictures, or their pixels as they are before CLIP normalises them."
+            )
+        return given.to(torch.float32, copy=True)
+
+
+def load_clip(
+    name_or_path: str | Path = "pocket",
+    pretrained: str | None = None,
+    device: str | torch.device = "cpu",
+) -> ClipBundle:
+    """Loads a CLIP for evaluation, in fp32; it computes what plain open_clip computes.
+
+    Args:
+        name_or_path: "pocket"; a folder with open_clip_config.json and weights, as it is or as
+            "local-dir:folder"; a repository, "hf-hub:organisation/name"; or an architecture of
+            open_clip ("ViT-B-32-quickgelu"), those added by `open_clip.add_model_config` included.
+        pretrained: for an architecture only: a tag of open_clip ("openai"), a file of weights, or
+            "untrained" for random ones.
+        device: where to put it.
+
+    Raises:
+        FileNotFoundError: the folder lacks config or weights, or files are neither on disk nor to
+            be downloaded (said once the hub has not answered within HF_HUB_ETAG_TIMEOUT, 10 s).
+        ValueError: the name or tag is unknown, the file damaged, of another architecture, or made
+            for another activation (QuickGELU); or its tokenizer or text tower comes with Python of
+            its own, which is never run.
+        ImportError: its tokenizer or text tower is transformers', which is not installed.
+    """
+    name = str(name_or_path)
+    folder = _find_folder(name)
+    if pretrained is not None and (folder or name.startswith("hf-hub:")):
+        raise ValueError(
+            f"Expected no `pretrained` for {name}, which has weights of its own, got "
+            f"{pretrained!r}; leave it out."
+        )
+    if folder:
+        require_folder(folder)
+    elif name.startswith("hf-hub:"):
+        require_repository(name)
+    elif name not in open_clip.list_models():
+        raise ValueError(
+            f"Expected 'pocket', a folder or an architecture of open_clip, got {name!r}; "
+            "open_clip.list_models() lists them, and a repository is 'hf-hub:organisation/name'."
+        )
+    elif pretrained != "untrained":
+        require_weights(name, pretrained)
+
+    reference = f"local-dir:{folder}" if folder else name
+    merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
+    source = f"weights for {name}, but {pretrained}"
+    if pretrained is None:
+        source = f"a CLIP in {folder or name}, but its files"
+    with _explained(name, source):
+        model_config = open_clip.get_model_config(reference)
+        text = dict(model_config["text_cfg"])
+    require_no_code(name, model_config)
+    require_text_files(name, model_config, in_folder=folder is not None)
+    if tower := text.get("hf_model_name"):
+        with _explained(name, source):
+            from transformers import PretrainedConfig
+
+            config, _ = PretrainedConfig.get_config_dict(tower)
+        require_no_code(f"{tower}, the text tower of {name},", config)
+    options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
+    if text.get("hf_tokenizer_name"):
+        options["trust_remote_code"] = False  # else transformers asks on the terminal
+    with _explained(name, source):
+        tokenizer = open_clip.get_tokenizer(reference, **options)
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            reference,
+            pretrained=None if pretrained == "untrained" else pretrained,
+            device=device,
+            pretrained_text=False,  # "untrained" holds for a text tower of transformers too
+            require_pretrained=pretrained != "untrained",  # else a lack of weights is but logged
+        )
+    size = text.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
+    read = getattr(tokenizer, "vocab_size", size)  # transformers' know their own
+    # A table of embeddings may have rows to spare, but not beside a vocabulary made for it.
+    if read > size or (merges and read != size):
+        raise ValueError(
+            f"Expected a vocabulary of {size} tokens for {folder or name}, got {read}; load a "
+            f"folder with the model's own {MERGES_FILE} in it."
+        )
+    return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
+
+
+def _find_folder(name: str) -> Path | None:
+    if name == "pocket":
+        return asset_path("pocket_clip")
+    if name.startswith("local-dir:"):
+        return Path(name.removeprefix("local-dir:"))
+    return Path(name) if Path(name).is_dir() else None
+
+
+@contextmanager
+def _explained(name: str, source: str) -> Iterator[None]:
+    """Says in one sentence what open_clip, torch, timm and safetensors raise as many types."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f"Expected {source} need a package that is not there ({error}); "
+            "pip install transformers."
+        ) from error
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise code_refused(name, "files that need it") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"Expected {source} do not fit or cannot be read ({reason}); check that they belong "
+            "together, or fetch them again."
+        ) from error
+
+
+def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
+    """Writes what plain open_clip loads as `local-dir:folder`, without this kit; fp32.
+
+    A tokenizer of transformers (SigLIP's, or a multilingual CLIP's) is saved in the folder, where
+    open_clip looks for it. A shortened vocabulary goes with it, as merges.txt.gz; open_clip must be
+    told of it: `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
+    """
+    folder = Path(folder)
+    save_tensors(bundle.model.state_dict(), folder / WEIGHTS_FILES[0])
+    if bundle.merges:
+        write_atomically(folder / MERGES_FILE, bundle.merges.read_bytes())
+    else:
+        (folder / MERGES_FILE).unlink(missing_ok=True)  # an earlier export's would be misread
+    if hasattr(bundle.tokenizer, "save_pretrained"):
+        with TemporaryDirectory(dir=folder) as temporary:
+            bundle.tokenizer.save_pretrained(temporary)
+            for file in Path(temporary).iterdir():
+                file.replace(folder / file.name)
+    # Read off the model, as it may have been made quick beside a config that does not say so.
+    quick = any(isinstance(each, QuickGELU) for each in bundle.model.modules())
+    config = {
+        "model_cfg": bundle.model_config | ({"quick_gelu": True} if quick else {}),
+        "preprocess_cfg": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),
+    }
+    write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1) + "\n")

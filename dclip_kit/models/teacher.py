@@ -1,0 +1,205 @@
+"""The meta-teacher: cross-attention between an image's regions and its caption's tokens.
+
+Source: DCLIP (arXiv 2505.21549), section 3; our reading where it is silent. Axes: image (one an
+image-caption pair), region, token, embed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dclip_kit.config import TeacherSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """One direction of attention: each query's new features, and what it looked at."""
+
+    features: Float[Tensor, "image query embed"]
+    weights: Float[Tensor, "image query key"]  # mean over heads; rows sum to 1
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherOutput:
+    """What the teacher makes of image-caption pairs.
+
+    Attributes:
+        embedding: the global embedding, L2-normalised.
+        region_to_token: what each region looked at; None in the caption-free variant.
+        token_to_region: what each token looked at; None in the caption-free variant.
+        region_pooling: share of each region in the pooled region vector; 0 where padded.
+    """
+
+    embedding: Float[Tensor, "image embed"]
+    region_to_token: Float[Tensor, "image region token"] | None
+    token_to_region: Float[Tensor, "image token region"] | None
+    region_pooling: Float[Tensor, "image region"]
+
+
+class CrossModalAttention(nn.Module):
+    """Queries attend to keys of another sequence; residual and LayerNorm follow."""
+
+    def __init__(self, embed_dim: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(embed_dim, heads, batch_first=True)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "image query embed"],
+        keys: Float[Tensor, "image key embed"],
+        key_mask: Bool[Tensor, "image key"],
+    ) -> Attended:
+        """Attends; keys whose mask is False are not seen."""
+        attended, weights = self.attention(queries, keys, keys, key_padding_mask=~key_mask)
+        return Attended(self.norm(queries + attended), weights)
+
+
+def pool_by_agreement(
+    features: Float[Tensor, "image item embed"],
+    mask: Bool[Tensor, "image item"],
+    temperature: float,
+) -> tuple[Float[Tensor, "image embed"], Float[Tensor, "image item"]]:
+    """Pools by softmax(cos(item, mean of items) / temperature) over the real items.
+
+    Returns:
+        The pooled vectors, and each item's share in them (0 where padded).
+    """
+    real = mask[..., None].to(features.dtype)
+    mean = (features * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+    agreement = F.cosine_similarity(features, mean, dim=-1) / temperature
+    share = agreement.masked_fill(~mask, -torch.inf).softmax(dim=1)
+    return torch.einsum("bi,bie->be", share, features.masked_fill(~mask[..., None], 0)), share
+
+
+class MetaTeacher(nn.Module):
+    """Region features (and caption tokens) to one embedding an image.
+
+    Described form: regions and tokens attend to each other, each side is pooled, and the mean of
+    both is the embedding. So half of it is caption: see `shortcut_probe` in evaluate. The
+    caption-free variant (ours) lets regions attend to regions and returns their pooled vector.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        heads: int = 8,
+        layers: int = 1,
+        pooling_temperature: float = 2.0,
+        caption_free: bool = False,
+        masked: bool = True,
+    ) -> None:
+        """Builds the block.
+
+        Args:
+            embed_dim: CLIP's joint space.
+            heads: of each attention.
+            layers: blocks in a row.
+            pooling_temperature: of both sides' pooling.
+            caption_free: regions attend to regions, and no caption is seen.
+            masked: False takes padding for real, as the published code does (3 in
+                `config.RECIPES`). How much there is of it depends on the batch (or a process's
+                share of it), which is padded to its own longest (our reading): so embeddings then
+                do too.
+
+        Raises:
+            ValueError: the width is no multiple of the heads.
+        """
+        super().__init__()
+        if embed_dim % heads:
+            raise ValueError(f"Expected heads that divide the width {embed_dim}, got {heads}.")
+        self.pooling_temperature = pooling_temperature
+        self.caption_free = caption_free
+        self.masked = masked
+        self.regions = nn.ModuleList(CrossModalAttention(embed_dim, heads) for _ in range(layers))
+        tokens = 0 if caption_free else layers
+        self.tokens = nn.ModuleList(CrossModalAttention(embed_dim, heads) for _ in range(tokens))
+
+    def forward(
+        self,
+        region_features: Float[Tensor, "image region embed"],
+        region_mask: Bool[Tensor, "image region"],
+        token_features: Float[Tensor, "image token embed"] | None,
+        token_mask: Bool[Tensor, "image token"] | None,
+        region_weights: Float[Tensor, "image region"] | None = None,
+        check_values: bool = True,
+    ) -> TeacherOutput:
+        """Embeds image-caption pairs.
+
+        Args:
+            region_features: of the frozen CLIP.
+            region_mask: True at real regions.
+            token_features: of the frozen CLIP, in the joint space; unused if caption-free, and may
+                be None then.
+            token_mask: True at real tokens; as these.
+            region_weights: from `regions.region_weights`; None or uniform changes nothing, since
+                they are multiplied by the number of regions (our reading).
+            check_values: False trusts features and masks; to look at them waits for the device.
+
+        Raises:
+            ValueError: a pair has no real region or no real token, or a feature is not finite; or
+                there are no tokens for a teacher that reads the caption.
+        """
+        if check_values:
+            _check(region_features, region_mask, "region")
+        regions = region_features
+        if region_weights is not None:
+            regions = regions * (region_weights * region_mask.sum(1, keepdim=True))[..., None]
+        if not self.masked:
+            region_mask = torch.ones_like(region_mask)
+        tokens = region_to_token = token_to_region = None
+        if self.caption_free:
+            for layer in self.regions:
+                regions = layer(regions, regions, region_mask).features
+        else:
+            if token_features is None or token_mask is None:
+                raise ValueError(
+                    "Expected tokens for a teacher that reads the caption, got None; give them, or "
+                    "make it caption-free."
+                )
+            if check_values:
+                _check(token_features, token_mask, "token")
+            tokens = token_features
+            token_mask = token_mask if self.masked else torch.ones_like(token_mask)
+            for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
+                seen = region_layer(regions, tokens, token_mask)
+                told = token_layer(tokens, regions, region_mask)
+                regions, tokens = seen.features, told.features
+                region_to_token, token_to_region = seen.weights, told.weights
+        pooled, share = pool_by_agreement(regions, region_mask, self.pooling_temperature)
+        if tokens is not None and token_mask is not None:
+            words, _ = pool_by_agreement(tokens, token_mask, self.pooling_temperature)
+            pooled = (pooled + words) / 2
+        return TeacherOutput(F.normalize(pooled, dim=-1), region_to_token, token_to_region, share)
+
+
+def build_teacher(embed_dim: int, settings: TeacherSettings) -> MetaTeacher:
+    """An untrained teacher of these sizes.
+
+    Raises:
+        ValueError: as `MetaTeacher`.
+    """
+    return MetaTeacher(
+        embed_dim,
+        settings.heads,
+        settings.layers,
+        settings.pooling_temperature,
+        settings.caption_free,
+        settings.masked,
+    )
+
+
+def _check(features: Tensor, mask: Tensor, kind: str) -> None:
+    empty = (~mask.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"Expected at least one real {kind} a pair, got none in {empty[:5]}; "
+            "an image without detections has itself as its one region."
+        )
+    if not features[mask].isfinite().all():
+        raise ValueError(
+            f"Expected finite {kind} features, got NaN or infinity; encode them again."
+        )

@@ -1,0 +1,143 @@
+"""The student is CLIP itself: what of its image tower trains, and weight interpolation."""
+
+import copy
+import re
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dclip_kit.config import read_policy
+from dclip_kit.models.clip import ClipBundle
+
+# By open_clip's names, its own towers' and those of timm's that it wraps (`trunk`, `head`). Where
+# `head` is empty, timm's classifier projects; SigLIP has none: its pooling ends in the joint space.
+_PROJECTION = re.compile(
+    r"proj$|head\.|attnpool\.c_proj\.|trunk\.(head(\.fc)?|fc|classifier)\.(weight|bias)$"
+)
+_POOLED_PROJECTION = re.compile(r"trunk\.attn_pool\.(proj|norm|mlp)\.")
+_ATTENTION = re.compile(r"(^|\.)(attn(_?pool)?|token_mixer\.(qkv|proj))\.")
+_BLOCK = re.compile(r".*?\b(?:(?:res)?blocks|layer\d+)\.\d+\.")
+_AFTER_BLOCKS = re.compile(
+    r"proj$|head\.|ln_post\.|attn_?pool\.|"
+    r"trunk\.(norm|fc_norm|attn_pool|head|fc|final_conv|conv_head|bn2|classifier)\."
+)
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """Which parameters of an image tower train.
+
+    Attributes:
+        names: in the tower's order.
+        share: of all the tower's numbers.
+    """
+
+    names: tuple[str, ...]
+    share: float
+
+
+def clone_clip(bundle: ClipBundle) -> ClipBundle:
+    """A copy whose training leaves the original as it is."""
+    return replace(bundle, model=copy.deepcopy(bundle.model))
+
+
+def freeze(bundle: ClipBundle, policy: str) -> Trainable:
+    """Sets `requires_grad`: the text tower and logit scale never, the image tower by policy.
+
+    Args:
+        bundle: the student.
+        policy: "projection" (into the joint space; of a pooling that ends there, as SigLIP's does,
+            what follows its attention), "attention" (every attention's weights, and the
+            projection), "last_blocks(n)" (the last n blocks, what follows them) or "all".
+
+    Raises:
+        ValueError: the policy is unknown, or matches nothing in this tower.
+    """
+    bundle.model.requires_grad_(False)
+    everything = dict(bundle.model.visual.named_parameters())
+    chosen = choose_parameters(bundle, policy)
+    for name in chosen:
+        everything[name].requires_grad_(True)
+    total = sum(parameter.numel() for parameter in everything.values())
+    return Trainable(tuple(chosen), sum(everything[name].numel() for name in chosen) / total)
+
+
+def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
+    """The image tower's parameters that train by a policy of `freeze`, by name.
+
+    Raises:
+        ValueError: as `freeze`.
+    """
+    chosen = _select([name for name, _ in bundle.model.visual.named_parameters()], policy)
+    if not chosen:
+        raise ValueError(
+            f"Expected a policy that trains something, but {policy!r} matches no "
+            f"parameter of {bundle.name}'s image tower; take 'all'."
+        )
+    return chosen
+
+
+def _select(names: list[str], policy: str) -> list[str]:
+    last = read_policy(policy)
+    if policy == "all":
+        return names
+    if policy in ("projection", "attention"):
+        projection = [name for name in names if _PROJECTION.match(name)]
+        projection = projection or [name for name in names if _POOLED_PROJECTION.match(name)]
+        if policy == "projection":
+            return projection
+        return [name for name in names if _ATTENTION.search(name) or name in projection]
+    blocks = list(dict.fromkeys(found[0] for name in names if (found := _BLOCK.match(name))))
+    if last > len(blocks):
+        raise ValueError(
+            f"Expected at most {len(blocks)} blocks, as this tower has, got {policy!r}."
+        )
+    kept = tuple(blocks[-last:])
+    return [name for name in names if name.startswith(kept) or _AFTER_BLOCKS.match(name)]
+
+
+def follows_blocks(name: str) -> bool:
+    """Whether a parameter of an image tower pools or projects what its blocks have made."""
+    return bool(_AFTER_BLOCKS.match(name))
+
+
+def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBundle:
+    """Mixes weights, (1 - alpha) * before + alpha * after (WiSE-FT, arXiv 2109.01903).
+
+    Args:
+        before: usually the untouched CLIP.
+        after: of the same architecture.
+        alpha: 0 to 1; 0 and 1 give exactly the ends.
+
+    Raises:
+        ValueError: alpha is outside, or the architectures differ.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"Expected an alpha from 0 to 1, got {alpha}.")
+    ends = before.model.state_dict(), after.model.state_dict()
+    if {k: v.shape for k, v in ends[0].items()} != {k: v.shape for k, v in ends[1].items()}:
+        raise ValueError("Expected two CLIPs of one architecture, got different parameters.")
+    mixed = clone_clip(before)
+    mixed.model.load_state_dict(
+        {name: _mix(value, ends[1][name], alpha) for name, value in ends[0].items()}
+    )
+    return mixed
+
+
+def _mix(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    return torch.lerp(a, b, alpha) if a.is_floating_point() else (b if alpha == 1 else a)
+
+
+def same_text_tower(a: ClipBundle, b: ClipBundle) -> bool:
+    """Whether two CLIPs of one architecture make the same features of every text."""
+    if a is b or a.model is b.model:
+        return True
+    ours, theirs = a.model.state_dict(), b.model.state_dict()
+    names = [name for name in ours if not name.startswith(("visual.", "logit_"))]
+    return all(torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in names)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a module learns or could learn."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,25 @@
+"""The two trainings, as plain loops on accelerate: the teacher's, and the student's."""
+
+from dclip_kit.training.distillation import StudentRun, distill
+from dclip_kit.training.loop import draw_captions
+from dclip_kit.training.progress import History, average_histories
+from dclip_kit.training.rehearsal import Rehearsal
+from dclip_kit.training.teacher_training import (
+    TeacherRun,
+    apply_teacher,
+    embed_with_teacher,
+    train_teacher,
+)
+
+__all__ = [
+    "History",
+    "Rehearsal",
+    "StudentRun",
+    "TeacherRun",
+    "apply_teacher",
+    "average_histories",
+    "distill",
+    "draw_captions",
+    "embed_with_teacher",
+    "train_teacher",
+]

@@ -1,0 +1,172 @@
+"""Pre-training the pocket CLIP: its batches, its schedule, its files, and exact continuation."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from assets.make import pretrain_clip as pretrain_clip
+from assets.make.pretrain_clip import (
+    ARCHITECTURE,
+    Recipe,
+    encode_short,
+    learning_rate,
+    make_batch,
+    save_clip,
+    write_merges,
+)
+from assets.make.weak_pairs import weak_pair
+from dclip_kit.data.pocket.sprites import load_nouns
+from dclip_kit.data.pocket.world import make_scene
+from dclip_kit.runtime.files import load_tensors
+from dclip_kit.runtime.places import asset_path
+
+SIDE = ARCHITECTURE["vision_cfg"]["image_size"]
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[torch.Tensor, list[str]]:
+    return make_batch(3, Recipe())
+
+
+def test_a_batch_shows_and_names_every_noun_once_in_order(batch) -> None:
+    images, texts = batch
+    assert images.shape == (len(load_nouns()), 3, SIDE, SIDE) and images.dtype == torch.float32
+    for noun, text in zip(load_nouns(), texts, strict=True):
+        assert noun.noun in text or noun.plural in text
+
+
+def test_pixels_are_normalised_as_clips_are(batch) -> None:
+    mean, std = (
+        [*map(float, m)] for m in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    recipe = Recipe()
+    for noun in (0, 77):
+        rng = np.random.default_rng([recipe.seed, 3, noun])
+        picture, text = weak_pair(
+            noun, SIDE, rng, recipe.single_share, recipe.span, recipe.line_art
+        )
+        expected = (np.asarray(picture) / 255 - mean) / std
+        np.testing.assert_allclose(batch[0][noun].permute(1, 2, 0), expected, atol=1e-5)
+        assert batch[1][noun] == text
+
+
+def test_step_and_seed_decide_a_batch(batch) -> None:
+    again, other = make_batch(3, Recipe()), make_batch(4, Recipe())
+    assert torch.equal(again[0], batch[0]) and again[1] == batch[1]
+    assert not torch.equal(other[0], batch[0]) and other[1] != batch[1]
+    assert make_batch(3, Recipe(seed=8))[1] != batch[1]
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 0.0002), (4, 0.001), (9, 0.002), (10, 0.002), (20, 0.00170710678), (30, 0.001)],
+)
+def test_the_rate_warms_up_and_falls_as_a_cosine(step, rate) -> None:
+    recipe = Recipe(steps=50, learning_rate=0.002, warmup_steps=10)
+    assert learning_rate(step, recipe) == pytest.approx(rate, abs=1e-9)
+
+
+def test_leaving_out_common_padding_changes_no_text_feature(batch) -> None:
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**ARCHITECTURE).eval()
+    for texts in (batch[1], ["a dog"], ["a dog " * 40]):  # the last fills the context
+        ids = open_clip.SimpleTokenizer(
+            str(asset_path("pocket_clip", "merges.txt.gz")), context_length=40
+        )(texts)
+        with torch.no_grad():
+            torch.testing.assert_close(encode_short(model, ids), model.encode_text(ids))
+
+
+# Files
+
+
+def test_the_merges_are_the_beginning_of_clips_own(tmp_path) -> None:
+    write_merges(tmp_path / "new" / "merges.txt.gz")
+    written = (tmp_path / "new" / "merges.txt.gz").read_bytes()
+    assert written == asset_path("pocket_clip", "merges.txt.gz").read_bytes()
+    lines = gzip.decompress(written).decode().split("\n")
+    own = gzip.decompress(Path(open_clip.tokenizer.default_bpe()).read_bytes()).decode().split("\n")
+    assert lines == own[:8001]
+
+
+def test_every_text_fits_the_vocabulary_and_the_context(batch) -> None:
+    context = ARCHITECTURE["text_cfg"]["context_length"]
+    tokenizer = open_clip.SimpleTokenizer(
+        str(asset_path("pocket_clip", "merges.txt.gz")), context_length=context
+    )
+    assert tokenizer.vocab_size == ARCHITECTURE["text_cfg"]["vocab_size"]
+    ids = tokenizer(batch[1])
+    assert ids.shape == (len(batch[1]), context)
+    assert (ids[:, -1] == 0).all()  # nothing was cut off
+    captions = [text for index in range(1000) for text in make_scene("test", index)[1]]
+    assert max(len(tokenizer.encode(text)) + 2 for text in captions) <= context
+
+
+def test_plain_open_clip_loads_what_is_saved(tmp_path) -> None:
+    model = open_clip.CLIP(**ARCHITECTURE)
+    save_clip(model, tmp_path)
+    loaded, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float()), name
+    assert tuple(preprocess.transforms[-1].mean) == open_clip.OPENAI_DATASET_MEAN
+    assert (tmp_path / "open_clip_model.safetensors").stat().st_size < 21e6
+
+
+# The command
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, batch):
+    """Runs the command in a folder for some steps: a smaller CLIP, seven pairs a batch."""
+    small = {"layers": 1, "width": 64, "heads": 1}
+    architecture = ARCHITECTURE | {
+        "vision_cfg": ARCHITECTURE["vision_cfg"] | {"layers": [1, 1, 1, 1], "width": 16},
+        "text_cfg": ARCHITECTURE["text_cfg"] | small,
+    }
+    monkeypatch.setattr(pretrain_clip, "ARCHITECTURE", architecture)
+    monkeypatch.setattr(
+        pretrain_clip, "make_batch", lambda step, recipe: (batch[0][step::20], batch[1][step::20])
+    )
+
+    def run(name: str, steps: int) -> Path:
+        recipe = Recipe(steps=steps)
+        monkeypatch.setattr(pretrain_clip, "Recipe", lambda: recipe)
+        monkeypatch.setattr(pretrain_clip, "asset_path", lambda _: tmp_path / name / "sprites")
+        command = ["pretrain_clip", "--threads", "1", "--runs", str(tmp_path / name / "runs")]
+        monkeypatch.setattr(sys, "argv", command)
+        pretrain_clip.main()
+        return tmp_path / name / "pocket_clip"
+
+    return run
+
+
+def test_an_interrupted_training_continues_exactly(train, capsys) -> None:
+    straight = train("straight", 3)  # within the warm-up, the rate does not depend on the end
+    train("broken", 2)
+    assert "Continuing" not in capsys.readouterr().out
+    broken = train("broken", 3)
+    assert "Continuing at step 2 of 3." in capsys.readouterr().out
+    name = "open_clip_model.safetensors"
+    one, other = load_tensors(straight / name), load_tensors(broken / name)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    log = json.loads((broken / "training.json").read_text())
+    assert [step for step, _ in log["loss"]] == [2, 3]
+    assert log["recipe"]["steps"] == 3 and log["recipe"]["seed"] == 7 and log["threads"] == 1
+
+
+def test_training_lowers_the_loss_and_keeps_the_scale_in_bounds(train, monkeypatch, batch) -> None:
+    monkeypatch.setattr(
+        pretrain_clip, "make_batch", lambda *_, **__: (batch[0][::20], batch[1][::20])
+    )
+    monkeypatch.setattr(pretrain_clip, "learning_rate", lambda *_: 2e-3)
+    losses = [
+        json.loads((train("run", steps) / "training.json").read_text())["loss"][-1][1]
+        for steps in (1, 20, 21)  # a save's loss is the mean since the one before
+    ]
+    assert losses[2] < 0.7 * losses[0], losses

@@ -1,0 +1,721 @@
+"""The commands as a person types them, on small data: what they write, say and refuse."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from test_coco import write_coco
+from test_leaks import scene
+from test_profile_data import write_classes
+from test_splits import write_own
+
+from dclip_kit.commands import COMMANDS, main
+from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.config import FORMATS, PROFILES
+from dclip_kit.data.splits import read_test
+from dclip_kit.evaluation import experiment
+from dclip_kit.evaluation.profile_data import load_data
+from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.models import detector as detectors
+from dclip_kit.models.clip import load_clip
+from dclip_kit.runtime.printing import printable
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    return write_own(tmp_path / "own", range(20), ("gone.png,a", "0.png, "), split=True)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command; gives its exit code, and what it wrote to stdout and stderr."""
+
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(each) for each in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run_command
+
+
+@pytest.fixture
+def fake_detector(detector, monkeypatch):
+    """Stands in for YOLO, which takes seconds to import."""
+    for module in (detectors, experiment):
+        monkeypatch.setattr(module, "load_detector", lambda *_, **__: detector)
+    return detector
+
+
+# inspect
+
+
+def test_inspect_reports_to_a_person_and_in_json(own, run, tmp_path) -> None:
+    shutil.copy(own / "1.png", own / "twin.png")
+    with (own / "captions.csv").open("a") as file:
+        file.write(f"\ntwin.png,{'word ' * 90},train")
+    test = write_own(tmp_path / "test", range(18, 24))
+    report = tmp_path / "deep" / "report.json"
+    code, out, _ = run("inspect", own, "--against", test, "--json", report)
+    assert code == 0
+    assert out.splitlines()[:2] == ["Format: csv", "Pictures: 21 usable, 1 unusable"]
+    assert "gone.png: Expected a whole picture" in out
+    assert "Captions: 41 usable (1 of them longer than CLIP's 77 tokens), 1 empty" in out
+    assert f"Duplicates: 1 groups of equal pictures\n  {own}/1.png = {own}/twin.png" in out
+    assert "Leaks: 2 pictures that are evaluation pictures too" in out
+    found = json.loads(report.read_text())
+    keys = {"format", "pictures", "captions", "splits", "linked", "duplicates", "leaks"}
+    assert found.keys() == keys
+    assert found["splits"] == {"from": "column", "train": 17, "val": 2, "test": 2}
+    assert "Splits, from a column: train 17, val 2, test 2" in out
+    assert found["pictures"]["usable"] == 21 and len(found["leaks"]) == 2
+
+
+def test_inspect_fails_only_where_no_usable_picture_has_a_caption(tmp_path, run) -> None:
+    (tmp_path / "captions.csv").write_text("image,caption\ngone.png,a\n")
+    code, out, _ = run("inspect", tmp_path)
+    assert code == 1 and "Pictures: 0 usable, 1 unusable" in out
+    scene(1).save(tmp_path / "gone.png")
+    assert run("inspect", tmp_path)[0] == 0
+    (tmp_path / "captions.csv").write_text("image,caption\ngone.png, \n")
+    code, out, _ = run("inspect", tmp_path)
+    assert code == 1 and "Pictures: 1 usable, 0 unusable\nCaptions: 0 usable" in out
+    assert out.endswith("Nothing to train on: no usable picture has a caption.\n")
+
+
+def test_inspect_fails_where_no_picture_has_a_caption(tmp_path, run) -> None:
+    """COCO's instances look like its captions; a table may have rows and no text in them."""
+    scene(1).save(tmp_path / "1.png")
+    boxes = [{"image_id": 1, "id": 1, "category_id": 3, "bbox": [0, 0, 9, 9]}]
+    record = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": boxes}
+    (tmp_path / "instances.json").write_text(json.dumps(record))
+    (tmp_path / "captions.csv").write_text("image,caption\n1.png, \n")
+    for name, usable, says in (("instances.json", 0, "captions_"), ("captions.csv", 1, "")):
+        options = ("--images", tmp_path, "--json", tmp_path / "report.json")
+        code, out, _ = run("inspect", tmp_path / name, *options)
+        assert code == 1 and says in out and "no usable picture has a caption" in out
+        found = json.loads((tmp_path / "report.json").read_text())
+        assert found["pictures"]["usable"] == usable and found["captions"]["usable"] == 0
+
+
+def test_inspect_takes_pictures_and_format_and_tells_notes(own, run, tmp_path) -> None:
+    (tmp_path / "list").mkdir()
+    (own / "captions.csv").rename(tmp_path / "list/mine.txt")
+    for picture in (own / "0.png", own / "3.png"):
+        Image.new("RGB", (8, 8), "red").save(picture)
+    options = ("--format", "csv", "--images", own, "--against", own.parent / "test")
+    write_own(tmp_path / "test", range(40, 43))
+    code, out, _ = run("inspect", tmp_path / "list/mine.txt", *options)
+    assert code == 0 and "Pictures: 20 usable" in out
+    assert "Note: 2 pictures were compared by name" in out
+
+
+def test_metadata_that_nobody_can_read_is_no_note(tmp_path, run) -> None:
+    broken = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\xff\xff\xff\xff\x06\0\0\0"
+    for index in range(3):
+        scene(index).save(tmp_path / f"{index}.jpg", exif=broken)
+        (tmp_path / f"{index}.txt").write_text("a scene")
+    code, out, _ = run("inspect", tmp_path)
+    assert code == 0 and "Pictures: 3 usable" in out and "Note" not in out
+
+
+def test_long_lists_are_cut_and_names_cannot_steer_the_terminal(tmp_path, run) -> None:
+    rows = "".join(f'"gone{i}\x1b[31m.png",a\n' for i in range(15))
+    (tmp_path / "captions.csv").write_text("image,caption\n" + rows)
+    _, out, _ = run("inspect", tmp_path)
+    assert "\x1b" not in out and "gone0\\x1b[31m.png" in out and "and 5 more" in out
+    assert out.count("gone") // 2 == 10  # the path, and the path in its reason
+
+
+# curate
+
+
+def test_curate_draws_a_mixture_that_distill_takes(run, tmp_path) -> None:
+    write_coco(tmp_path / "coco", "train2017", "", [*range(1, 32)])
+    for number, path in enumerate(sorted(tmp_path.glob("coco/train2017/*"))):
+        scene(500 + number).save(path)
+    write_coco(tmp_path / "eval", "val2017", "", [1, 2])
+    out = tmp_path / "mixture.json"
+    test = write_own(tmp_path / "test", range(700, 703))
+    options = ("--coco", tmp_path / "coco", "--against", tmp_path / "eval", test)
+    code, said, err = run("curate", "--out", out, *options)
+    assert code == 0, err
+    # Of 31 pictures ten have no caption, and two are evaluation pictures by their number.
+    assert said.startswith("coco: 17 for train, 2 for val\nLeft out: 2 evaluation pictures, 10 un")
+    settings = replace(PROFILES["base"], data=str(out), test=str(test))
+    assert len(load_data(settings).train) == 17
+    code, _, err = run("curate", "--out", out, "--against", test)
+    assert code == 2 and "Expected pictures to draw from" in err
+
+
+# detect, embed
+
+
+def test_detect_writes_boxes_and_draws_them(run, fake_detector, pictures, tmp_path) -> None:
+    place = tmp_path / "in" / "deep"
+    place.mkdir(parents=True)
+    for number, picture in enumerate(pictures):
+        picture.save(place / f"{number}.png")
+    (place / "bad.jpg").write_bytes(b"no")
+    out = tmp_path / "found.json"
+    plain = fake_detector.detect([p.convert("RGB") for p in pictures])
+
+    def detect(images, skip_unreadable):
+        assert skip_unreadable
+        kept = [i for i, path in enumerate(images) if path.suffix == ".png"]
+        bad = {i: "broken" for i in range(len(images)) if i not in kept}
+        return detectors.Detections(plain.regions, plain.without_detections, 0, bad)
+
+    object.__setattr__(fake_detector, "detect", detect)
+    code, said, _ = run("detect", tmp_path / "in", "--out", out, "--drawn", tmp_path / "drawn")
+    assert code == 0 and said.startswith("Found 4 regions in 6 pictures, none in 3 of them; 1 can")
+    record = json.loads(out.read_text())
+    assert [len(each["regions"]) for each in record["pictures"]] == [
+        0 if regions.is_whole_image else len(regions) for regions in plain.regions
+    ]
+    assert record["unreadable"] == [{"path": str(place / "bad.jpg"), "reason": "broken"}]
+    shown = next(each for each in record["pictures"] if each["regions"])
+    assert shown["regions"][0].keys() == {"label", "confidence", "xyxy"}
+    for entry, picture in zip(record["pictures"], pictures, strict=True):
+        name = Path(entry["path"]).name
+        drawn = Image.open(tmp_path / "drawn" / "deep" / f"{name}.png")
+        assert drawn.size == picture.size == (entry["width"], entry["height"])
+        assert (drawn.tobytes() != picture.tobytes()) == bool(entry["regions"])
+
+
+def test_embed_writes_features_and_whose_they_are(
+    own, run, fake_detector, clip_folder, tmp_path
+) -> None:
+    out = tmp_path / "features"
+    code, said, _ = run("embed", own, "--out", out, "--model", clip_folder, "--split", "all")
+    assert code == 0 and "Encoded 20 pictures" in said and "unusable: 1;" in said
+    features = FrozenFeatures.load(out)
+    record = json.loads((out / "contents.json").read_text())
+    assert len(record["pictures"]) == len(features) == 20
+    assert len(record["captions"]) == len(features.text) == 40
+    assert record["unusable"][0]["path"].endswith("gone.png") and record["empty_captions"] == 1
+
+
+# train-teacher, distill, evaluate, export
+
+
+SMALL = (
+    *("--teacher.epochs", "2", "--teacher.heads", "2", "--student.epochs", "2"),
+    *("--student.captions-per-image", "1", "--student.soup", "1"),
+    *("--selection.alphas", "0.5", "1"),
+    *("--selection.least-retention", "0"),
+)
+
+
+@pytest.fixture
+def options(own, clip_folder, tmp_path, fake_detector) -> list[object]:
+    classes = write_classes(tmp_path / "classes", 12)
+    return ["--data", own, "--zero-shot", classes, "--clip", clip_folder, *SMALL]
+
+
+def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None:
+    out = tmp_path / "runs" / "mine"
+    code, said, _ = run("train-teacher", "--out", out, *options)
+    assert (code, said.count("Trained the teacher now")) == (0, 1)
+    assert {"teacher.json", "teacher.safetensors", "settings.json", "checkpoints"} < {
+        each.name for each in out.iterdir()
+    }
+    code, said, err = run("distill", "--out", out, *options)
+    assert code == 0, err
+    assert "16 pictures to train on, 2 to choose on, 2 to measure on." in said
+    assert "Loaded the features" in said and "dclip over contrastive" in said
+    report = json.loads((out / "report.json").read_text())
+    assert report["ceiling"] is None and report["arms"].keys() == {"clip", "contrastive", "dclip"}
+    assert report["arms"]["dclip"]["zero_shot"]["top1_held_out_style"] is None
+    assert report["settings"]["data"] == str(own)
+    assert len(report["left_out"]["unusable"]) == 1
+    checkpoints = sorted(path.name for path in (out / "checkpoints").glob("*.safetensors"))
+    assert checkpoints == [f"{name}.safetensors" for name in ("contrastive", "dclip", "teacher")]
+
+    # Again: nothing is trained anew, and the figures are the same.
+    weights = (out / "dclip.safetensors").read_bytes()
+    (out / "dclip.safetensors").unlink()
+    code, _, _ = run("distill", "--out", out, *options)
+    assert code == 0 and (out / "dclip.safetensors").read_bytes() == weights
+    again = json.loads((out / "report.json").read_text())
+    assert again["arms"] == report["arms"]
+    code, _, err = run("distill", "--out", out, *options, "--student.epochs", "3")
+    assert code == 2 and "they differ in student.epochs" in err
+
+    # The same figures from evaluate, beside the untouched CLIP.
+    figures = tmp_path / "figures.json"
+    models = ("--model", options[5], out / "dclip")
+    code, said, err = run("evaluate", *models, "--json", figures)
+    assert code == 0, err
+    assert "2 pictures, 4 captions" in said and "text → image Recall@1:" in said
+    assert "Zero-shot top-1, classes" in said
+    measured = json.loads(figures.read_text())
+    found = measured["retrieval"]
+    for key in ("text_to_image", "image_to_text"):
+        assert found[str(out / "dclip")][key] == report["arms"]["dclip"][key]
+    gain = measured["gains"][str(out / "dclip")]["text → image"][0]
+    assert gain["name"] == "Recall@1" and gain["queries"] == 4
+    expected = report["gain"]["text_to_image_recall_at_1"]
+    assert gain["change"]["estimate"] == pytest.approx(expected["absolute"])
+    assert list(measured["gains"]) == [str(out / "dclip")]
+
+    code, said, _ = run("export", out / "dclip", "--out", tmp_path / "exported")
+    assert code == 0 and f'"local-dir:{tmp_path}/exported"' in said
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'exported'}")
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        one, before = (each.eval().encode_image(pixels) for each in (model, clip.model))
+    exported = load_clip(tmp_path / "exported").model.encode_image(pixels)
+    torch.testing.assert_close(one, exported)
+    if report["arms"]["dclip"]["alpha"]:
+        assert not torch.allclose(one, before)
+
+
+def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
+    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
+    share = ("--teacher", tmp_path / "a", "--features", tmp_path / "a")
+    code, said, _ = run("distill", "--out", tmp_path / "b", *share, *options)
+    assert code == 0 and "Loaded the saved teacher: 2 epochs." in said
+    assert f"Loaded the features in {tmp_path}/a/features-train" in said
+    assert not (tmp_path / "b/teacher.safetensors").exists()
+
+
+def test_a_recipe_is_run_and_its_arms_are_read_back(run, options, own, tmp_path) -> None:
+    """Where the text tower trains too, an arm is both towers, and training needs the captions."""
+    out, published = tmp_path / "run", ("--recipe", "official_code", "--student.learning-rate", "1")
+    code, said, err = run("distill", "--out", out, *options, *published)
+    assert code == 0, err
+    assert "official_code over contrastive" in said and f"{out}/official_code --out" in said
+    report = json.loads((out / "report.json").read_text())
+    settings = report["settings"]
+    assert settings["student"]["train_text"] and not settings["regions"]["weighted"]
+    assert settings["recipe"] == "official_code"
+    assert report["arms"].keys() == {"clip", "contrastive", "official_code"}
+    figures = tmp_path / "figures.json"
+    measure = ("--data", own, "--zero-shot", options[3], "--json", figures)
+    for name in ("contrastive", "official_code"):
+        assert run("evaluate", "--model", out / name, *measure)[0] == 0
+        found = json.loads(figures.read_text())["retrieval"][str(out / name)]
+        expected = report["arms"][name]["text_to_image"]["recall_at"]
+        assert found["text_to_image"]["recall_at"] == expected
+
+
+@pytest.mark.parametrize("recipe", ["contrastive", "rehearsal"])
+def test_a_recipe_without_a_teacher_trains_none(recipe, run, options, tmp_path) -> None:
+    out = tmp_path / "run"
+    code, said, err = run("distill", "--out", out, *options, "--recipe", recipe)
+    assert code == 0, err
+    arms = {"contrastive", recipe}
+    assert {path.stem for path in out.glob("*.safetensors")} == arms
+    assert {path.stem for path in (out / "checkpoints").glob("*.safetensors")} == arms
+    report = json.loads((out / "report.json").read_text())
+    assert report["arms"].keys() == {"clip", *arms} and report["teacher_probe"] is None
+    assert (report["gain_over_control"]["text_to_image_recall_at_1"] is None) == (len(arms) == 1)
+    assert f"{recipe} over clip" in said and "Teacher" not in said and "dclip over" not in said
+    history = json.loads((out / f"{recipe}.json").read_text())["history"]
+    assert ("rehearsal" in history[0]) == (recipe == "rehearsal")
+    code, _, err = run("train-teacher", "--out", out, *options, "--recipe", recipe)
+    assert code == 2 and f"a recipe with a teacher, got {recipe}" in err
+
+
+# What a run has seen
+
+
+@pytest.fixture
+def drawn(tmp_path) -> Path:
+    """Data without splits, large enough to be divided by any seed."""
+    return write_own(tmp_path / "drawn", range(60))
+
+
+def test_an_arm_is_measured_on_its_own_runs_test(run, options, drawn, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    code, _, err = run("distill", "--out", out, *options, "--data", drawn, "--seed", "1")
+    assert code == 0, err
+    report = json.loads((out / "report.json").read_text())
+    code, said, err = run("evaluate", "--model", out / "dclip", "--json", figures)
+    assert code == 0, err
+    found = json.loads(figures.read_text())
+    assert (found["data"], found["seed"], found["split"]) == (str(drawn), 1, "test")
+    expected = report["arms"]["dclip"]["text_to_image"]
+    assert found["retrieval"][str(out / "dclip")]["text_to_image"] == expected
+    assert found["left_out"]["trained_on"] == {str(out / "dclip"): []}
+    assert "has trained on" not in said and " of drawn are few to measure on" in said
+    # Half of the labelled pictures chose α: the accuracy is that of the others, as in the report.
+    (source,) = found["zero_shot"]
+    assert f"Zero-shot top-1, {source}: 18 pictures, without the 18 that a weight α was" in said
+    assert found["left_out"]["zero_shot_chosen_on"] == {source: 18}
+    assert f"Note: 18 pictures of {source} are few to measure on" in said
+    top1 = found["zero_shot"][source][str(out / "dclip")]["top1"]
+    assert top1 == report["arms"]["dclip"]["zero_shot"]["top1"]
+
+    # Another seed's test has been trained on, mostly; the rest is measured, for all models.
+    models = (options[5], out / "dclip")
+    code, said, err = run("evaluate", "--model", *models, "--seed", "0", "--json", figures)
+    found = json.loads(figures.read_text())
+    test = read_test(drawn, seed=0).paths
+    trained = {Path(each["picture"]) for each in found["left_out"]["trained_on"][str(models[1])]}
+    if code == 0:
+        assert found["pictures"] == len(test) - len(trained) and trained < set(test)
+        assert f"Left out of {drawn}: {len(trained)} pictures that {models[1]} has" in said
+    else:  # nothing to speak of is left
+        assert code == 2 and "that no model has trained on" in err
+
+
+def test_trained_pictures_are_known_in_other_data(run, options, own, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    assert run("distill", "--out", out, *options)[0] == 0
+    other = write_own(tmp_path / "other", range(12, 24))
+    for seed in range(12, 16):
+        scene(seed).save(other / f"{seed}.png", format="JPEG", quality=70)
+    measure = ("--model", out / "dclip", "--data", other, "--split", "all", "--zero-shot", "")
+    code, said, err = run("evaluate", *measure, "--json", figures)
+    assert code == 0, err
+    assert said.startswith("8 pictures, 16 captions")
+    assert f"{out}/dclip was chosen on 2 pictures of {other}" in said
+    found = json.loads(figures.read_text())
+    (left_out,) = found["left_out"]["trained_on"].values()
+    assert sorted(Path(each["picture"]).name for each in left_out) == [
+        f"{seed}.png" for seed in range(12, 16)
+    ]
+    assert found["pictures"] == 8 and found["chosen_on"] == {str(out / "dclip"): 2}
+    code, said, err = run("evaluate", "--model", out / "dclip", "--data", own, "--split", "train")
+    assert (code, said) == (2, "") and "of 16 in own 0 are left" in err
+
+    # A run without a record says so.
+    (out / "pictures.json").unlink()
+    code, said, _ = run("evaluate", *measure)
+    assert code == 0 and f"What {out}/dclip has trained on is not all known" in said
+
+
+def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp_path) -> None:
+    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
+    other = write_own(tmp_path / "other", range(8, 28), split=True)
+    table = other / "captions.csv"  # two of the teacher's pictures are measured on, and two are not
+    lines = table.read_text().replace(",test", ",train").replace(",val", ",train").splitlines()
+    splits = {"8.": "test", "9.": "test", "20.": "test", "21.": "test", "22.": "val", "23.": "val"}
+    for place, line in enumerate(lines):
+        for start, split in splits.items():
+            if line.startswith(start):
+                lines[place] = line.removesuffix(",train") + f",{split}"
+    table.write_text("\n".join(lines))
+    out = tmp_path / "b"
+    given = [*options, "--data", other, "--teacher", tmp_path / "a"]
+    code, said, err = run("distill", "--out", out, *given)
+    assert code == 0, err
+    assert f"Left out of test: 2 pictures that {tmp_path}/a has trained on" in said
+    assert "14 pictures to train on, 2 to choose on, 2 to measure on." in said
+    # The student knows them through its teacher.
+    measure = ("--data", other, "--split", "all", "--zero-shot", "")
+    code, said, _ = run("evaluate", "--model", out / "dclip", *measure)
+    assert code == 0 and said.startswith("4 pictures")
+    # What a teacher without a record has trained on stays unknown, of its student too.
+    (tmp_path / "a/pictures.json").unlink()
+    given[-3:] = [own, "--teacher", tmp_path / "a"]
+    code, said, _ = run("distill", "--out", tmp_path / "c", *given)
+    assert code == 0 and f"What the teacher in {tmp_path}/a has trained on is not all" in said
+    figures = tmp_path / "figures.json"
+    code, said, _ = run("evaluate", "--model", tmp_path / "c/dclip", *measure, "--json", figures)
+    assert code == 0 and f"What {tmp_path}/c/dclip has trained on is not all known" in said
+    assert json.loads(figures.read_text())["no_record"] == [f"{tmp_path}/c/dclip"]
+
+
+def test_a_run_goes_on_with_its_own_data_alone(run, options, drawn, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "run"
+    given = [*options, "--data", drawn]
+    assert run("train-teacher", "--out", out, *given)[0] == 0
+    before = (out / "pictures.json").read_text()
+    for seed in range(100, 140):
+        scene(seed).save(drawn / f"{seed}.png")
+    with (drawn / "captions.csv").open("a") as file:
+        file.writelines(f"\n{seed}.png,a scene" for seed in range(100, 140))
+    monkeypatch.setattr(experiment, "obtain_features", None)  # nobody may encode
+    code, _, err = run("distill", "--out", out, *given)
+    assert code == 2 and f"Expected the pictures that the run in {out} began with, but" in err
+    assert (out / "pictures.json").read_text() == before
+
+
+def test_a_run_measured_on_other_data_names_it(run, options, drawn, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    test = write_own(tmp_path / "elsewhere", range(200, 204))
+    code, _, err = run("distill", "--out", out, *options, "--data", drawn, "--test", test)
+    assert code == 0, err
+    code, said, _ = run("evaluate", "--model", out / "dclip", "--json", figures)
+    assert code == 0 and said.startswith(f"4 pictures, 8 captions: {test} (test)")
+    found = json.loads(figures.read_text())
+    assert (found["data"], found["test"]) == (str(drawn), str(test))
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--student.train", "last_blocks(9)"), "Expected at most 2 blocks"),
+        (("--teacher.heads", "5"), "heads that divide the width 32"),
+        (("--regions.detector", "no-such.pt"), "no-such.pt"),
+        (("--test", "nowhere"), "at nowhere, found nothing"),
+        (("--zero-shot", "imagenet:nowhere"), "labelled pictures at nowhere"),
+        (("--teacher", "nowhere"), "nowhere/teacher.json"),
+        (("--teacher", "nowhere", "--recipe", "rehearsal"), "no --teacher for the recipe rehears"),
+    ],
+)
+def test_what_a_run_cannot_do_is_said_before_data_is_read(
+    option, says, run, options, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("dclip_kit.data.splits.read_format", None)  # nobody may read
+    monkeypatch.setattr(experiment, "obtain_features", None)
+    code, _, err = run("distill", "--out", tmp_path / "run", *options, *option)
+    assert code == 2 and says in err and not (tmp_path / "run").exists()
+
+
+def test_evaluate_may_leave_zero_shot_out_and_take_everything(run, own, clip_folder) -> None:
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "")
+    code, said, _ = run("evaluate", *options, "--split", "all")
+    assert code == 0 and said.startswith("20 pictures, 40 captions") and "Zero-shot" not in said
+
+
+# search
+
+
+@pytest.fixture
+def searched(tmp_path, monkeypatch, clip_folder) -> list[object]:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "in").mkdir()
+    for seed in range(6):
+        scene(seed).save(tmp_path / "in" / f"{seed}\n\x1b.png")
+    return [tmp_path / "in", "a red ball", "--model", clip_folder]
+
+
+def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
+    from dclip_kit.models.encode import encode_images, encode_texts
+
+    code, out, err = run("search", *searched, "--top-k", "3")
+    assert code == 0 and "Embedded 6 pictures now, 0 were known" in err
+    paths = sorted(searched[0].iterdir())
+    scores = encode_images(clip, paths) @ encode_texts(clip, ["a red ball"])[0]
+    best = scores.argsort(descending=True)[:3].tolist()
+    assert out.splitlines() == [f"{scores[i]:.3f}  {printable(paths[i])}" for i in best]
+    assert "\x1b" not in out
+    code, out, err = run("search", *searched, "--json", "--top-k", "2")
+    assert (code, err) == (0, "")
+    (searched[0].parent / "store").mkdir()
+    scene(9).save(searched[0].parent / "store/9.png")
+    (searched[0] / "linked").symlink_to(searched[0].parent / "store")
+    assert "cannot be read. Links out of the folder led to 1.\n" in run("search", *searched)[2]
+    shutil.rmtree(searched[0].parent / "store")
+    found = json.loads(out)
+    assert [hit["path"] for hit in found] == [str(paths[i]) for i in best[:2]]
+    assert found[0]["score"] == pytest.approx(float(scores[best[0]]))
+
+
+# Refusals: a sentence on stderr, exit code 2, no traceback
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["inspect", "nowhere"], "Expected a file or folder at nowhere, found nothing"),
+        (["inspect", "own", "--format", "xml"], "Expected a format of csv, jsonl"),
+        (["inspect", "own", "--json", "own"], "Expected a file that can be written at own"),
+        (["detect", "nowhere", "--out", "o.json"], "a picture or a folder at nowhere"),
+        (["detect", "empty", "--out", "o.json"], "in empty or in folders below it, found none"),
+        (["detect", "own", "--out", "own/0.png/o.json"], "Expected a file that can be written"),
+        (["detect", "own", "--out", "o.json", "--drawn", "own/0.png"], "Expected a folder that"),
+        (["embed", "nowhere", "--out", "o"], "found nothing"),
+        (["embed", "own", "--out", "own/0.png"], "Expected a folder that can be written"),
+        (["search", "empty", "x"], "Expected pictures ("),
+        (["search", "own", " "], "Expected a query that says something"),
+        (["search", "own", "x", "--top-k", "0"], "a --top-k from 1"),
+        (["search", "own", "x", "--model", "no-such-clip"], "got 'no-such-clip'"),
+        (["search", "own", "x", "--device", "cuda:99"], "Expected a device of this machine"),
+        (["export", "no-such-clip", "--out", "o"], "got 'no-such-clip'"),
+        (["export", "pocket", "--out", "own/0.png"], "Expected a folder that can be written"),
+        (["evaluate", "--data", "nowhere"], "found nothing"),
+        (["evaluate", "--profile", "paper"], "give --data"),
+        (["distill", "--out", "o", "--data", "nowhere"], "found nothing"),
+        (["distill", "--out", "o", "--profile", "paper"], "give as data captioned pictures"),
+        (["train-teacher", "--out", "own/0.png"], "Expected a folder that can be written"),
+        (["distill", "--out", "o", "--profile", "big"], "'big' (choose from 'pocket', 'base'"),
+        (["distill"], "--out"),
+        (["detect", "own", "--out", "o.json", "--confidnce", "1"], "--confidence FLOAT"),
+        (["distill", "--out", "o", "--profil", "base"], "--profile {pocket,base,paper}"),
+        (["evalute"], "export, search, got 'evalute'; did you mean evaluate?"),
+        (["zzz"], "export, search, got 'zzz'; --help says what they do."),
+        (["inspect", "own/captions.csv", "--format", "coco", "--images", "x"], "Expected a folder"),
+        (["inspect", "own/0.png"], "say which with --format (format= in Python), or bring"),
+        (["search", "own", "x", "--device", "meta"], "cuda:0, got 'meta' ("),
+        (["search", "own", "x", "--device", "hpu"], "cuda:0, got 'hpu' ("),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    arguments, says, own, run, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*arguments)
+    assert code == 2 and out == ""
+    assert says in " ".join(err.split()) and "Traceback" not in err
+    new = {each.relative_to(tmp_path).as_posix() for each in tmp_path.rglob("*")} - {
+        each.relative_to(tmp_path).as_posix() for each in before
+    }
+    assert not new
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--student.train", "foo"], "student.train out of projection, attention, last_blocks(n)"),
+        (["--regions.confidence", "5"], "regions.confidence to be a number from 0 to 1, got 5.0;"),
+        (["--student.epochs", "0"], "student.epochs to be a whole number from 1, got 0;"),
+        (["--selection.alphas"], "selection.alphas to be one or more numbers from 0 to 1, got ();"),
+        (["--teacher.learning-rate", "nan"], "teacher.learning_rate to be a finite number"),
+        (["--student.contrastive-weight", "-1"], "student.contrastive_weight to be a finite"),
+        (["--teacher.heads", "0"], "teacher.heads to be a whole number from 1, got 0;"),
+        (["--regions.margin", "-1"], "regions.margin to be a finite number from 0, got -1.0;"),
+        (["--seed", "-1"], "seed to be a whole number from 0"),
+        (["--student.distillation-weight", "0"], "got 0.0; take --recipe rehearsal or contrastive"),
+        (
+            ["--recipe", "rehearsal", "--student.distillation-weight", "1"],
+            "recipe rehearsal, got 1.0; take --recipe dclip",
+        ),
+        (["--recipe", "rehearsal", "--student.rehearsal-weight", "0"], "rehearsal_weight above 0"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["train-teacher", "distill"])
+def test_a_setting_is_refused_in_a_sentence_before_anything_is_done(
+    command, arguments, says, run, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loader = "dclip_kit.evaluation.profile_data.load_data"
+    monkeypatch.setattr(loader, lambda _: pytest.fail("data was read"))
+    code, out, err = run(command, "--out", tmp_path / "o", *arguments)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith("python -m dclip_kit: Expected ") and says in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_embed_would_cut_out_is_checked_too(run, own, tmp_path) -> None:
+    code, _, err = run("embed", own, "--out", tmp_path / "o", "--regions.margin", "-1")
+    assert code == 2 and err == (
+        "python -m dclip_kit: Expected regions.margin to be a finite number from 0, got -1.0; "
+        "choose another value.\n"
+    )
+
+
+def test_a_value_of_another_type_shows_the_option(run) -> None:
+    code, _, err = run("distill", "--out", "o", "--student.epochs", "abc")
+    assert code == 2 and "Error parsing --student.epochs: invalid literal" in err
+
+
+def test_a_full_disk_is_said_in_a_sentence(run, tmp_path, monkeypatch) -> None:
+    """safetensors raises an error of its own for it."""
+
+    def fill(_, path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("dclip_kit.runtime.files.save_file", fill)
+    code, _, err = run("export", "pocket", "--out", tmp_path / "o")
+    assert code == 2 and err.count("\n") == 1 and "No space left on device" in err
+    assert "/o/open_clip_model.safetensors, but it cannot be written" in err
+    assert not list((tmp_path / "o").iterdir())
+
+
+def test_too_little_memory_on_a_device_is_said_in_a_sentence(run, own, monkeypatch) -> None:
+    def run_out(*_, **__):
+        raise error
+
+    monkeypatch.setattr("dclip_kit.data.inspect_data", run_out)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore.")
+    code, _, err = run("inspect", own)
+    assert code == 2 and "Tried to allocate 9 GiB.); take smaller batches.\n" in err
+    error = RuntimeError("something that nobody has foreseen")
+    with pytest.raises(RuntimeError, match="foreseen"):
+        run("inspect", own)
+
+
+def test_stopping_a_command_is_no_traceback(run, own, monkeypatch) -> None:
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dclip_kit.data.inspect_data", stop)
+    code, _, err = run("inspect", own)
+    assert code == 130 and "stopped" in err
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_given_and_flows(command, run) -> None:
+    code, out, _ = run(*[command] * bool(command), "--help")
+    assert code == 0 and "usage: python -m dclip_kit" in out
+    assert run()[1].startswith("usage")  # nothing asked is help, too
+    assert out.count("--profile {pocket,base,paper}") == bool(command)
+    assert ("--recipe STR" in out) is (command in ("train-teacher", "distill"))
+
+
+@pytest.mark.parametrize("command", ["inspect", "embed"])
+def test_help_says_what_each_format_needs(command, run) -> None:
+    said = " ".join(run(command, "--help")[1].replace("│", "").split())
+    assert all(f"{format} ({needs})" in said for format, needs in FORMATS.items())
+
+
+def test_a_profile_sets_the_defaults(run) -> None:
+    for arguments in (["--profile", "base"], ["--profile=base"]):
+        out = " ".join(run("distill", *arguments, "--help")[1].replace("│", "").split())
+        assert "(default: ViT-B-32-quickgelu)" in out and "(default: yolov8n.pt)" in out
+        assert "(default: 1e-06)" in out
+    assert "(default: base)" in " ".join(run("inspect", "--profile", "base", "--help")[1].split())
+    assert "(default: yolov8x.pt)" in run("detect", "--help", "--profile", "paper")[1]
+    published = " ".join(run("distill", "--recipe", "official_code", "--help")[1].split())
+    assert "(default: attention)" in published and "(default: official_code)" in published
+
+
+# What commands share
+
+
+def test_a_result_goes_where_it_can(tmp_path, monkeypatch) -> None:
+    require_writable(tmp_path / "new/deep/o.json")
+    require_writable(tmp_path / "new", "folder")
+    require_writable(tmp_path, "folder")
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path / "locked")
+    (tmp_path / "locked").mkdir()
+    with pytest.raises(ValueError, match="Expected a folder that can be written"):
+        require_writable(tmp_path / "locked", "folder")
+    null = Path("/dev/null")
+    for path, kind in [(tmp_path, "file"), (null, "file"), (null, "folder")]:
+        with pytest.raises(ValueError, match=f"Expected a {kind} that can be written"):
+            require_writable(path, kind)
+
+
+def test_a_missing_package_is_said_in_a_sentence(run, monkeypatch, own) -> None:
+    def lack(*_, **__):
+        raise ImportError("Expected a CLIP, but its files need transformers.")
+
+    monkeypatch.setattr("dclip_kit.evaluation.runs.load_clip", lack)
+    code, _, err = run("search", own, "x", "--model", "pocket")
+    assert code == 2 and "need transformers" in err
+
+
+def test_the_device_is_chosen(monkeypatch) -> None:
+    assert choose_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("auto") == "cuda:3"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(ValueError, match="got 'gpu'"):
+        choose_device("gpu")

@@ -1,0 +1,348 @@
+"""Every caption is true of its scene: held against boxes by a reader of this file's own.
+
+The kit has a reader too (`read_caption`, `holds`); it is tried on statements written by hand, both
+true and false, and against the reader here, which shares no line with it.
+"""
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dclip_kit.data.pocket.backgrounds import PLACES
+from dclip_kit.data.pocket.captions import (
+    Mention,
+    Statement,
+    count_matches,
+    holds,
+    read_caption,
+    write_captions,
+)
+from dclip_kit.data.pocket.scenes import Scene, SceneObject, sample_scene
+from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_nouns
+from dclip_kit.data.pocket.world import SCENE_SPLITS, make_scene
+from dclip_kit.runtime.places import asset_path
+
+# The reader of this file
+
+PLACE_OF = {
+    "on the grass": "meadow",
+    "in a meadow": "meadow",
+    "in the snow": "snow",
+    "on a snowy field": "snow",
+    "in the desert": "desert",
+    "on desert sand": "desert",
+    "on the beach": "beach",
+    "at the seaside": "beach",
+    "on the water": "sea",
+    "at sea": "sea",
+    "in the sky": "sky",
+    "among the clouds": "sky",
+    "at night": "night",
+    "under the stars": "night",
+    "on a wooden table": "table",
+    "on wooden boards": "table",
+    "on a checkered tablecloth": "tablecloth",
+    "on a checkered cloth": "tablecloth",
+    "in front of a brick wall": "brick wall",
+    "by a brick wall": "brick wall",
+}
+NOUNS = json.loads(asset_path("sprites", "nouns.json").read_text(encoding="utf-8"))
+THINGS = {}  # phrase -> (noun, least count, most count, least side, most side)
+for _index, _noun in enumerate(NOUNS):
+    THINGS[_noun["singular"]] = (_index, 1, 99, 0, 256)
+    THINGS[f"a small {_noun['noun']}"] = (_index, 1, 99, 0, 54)
+    THINGS[f"a large {_noun['noun']}"] = (_index, 1, 99, 108, 256)
+    for _count, _word in enumerate(("two", "three", "four"), start=2):
+        THINGS[f"{_word} {_noun['plural']}"] = (_index, _count, _count, 0, 256)
+
+_PLACE = "|".join(PLACE_OF)
+_OPENING = r"(?:a picture of |a photo of |you can see |we see |a scene with |an image showing )?"
+_RELATION = "to the left of|to the right of|above|below"
+_SPOT = "on the left side|on the right side|at the top|at the bottom|in the middle"
+SENTENCE = re.compile(
+    rf"(?:(?P<front>{_PLACE}), |{_OPENING})"
+    rf"(?:(?P<one>[a-z ]+?) (?P<relation>{_RELATION}) (?P<other>[a-z ]+?)"
+    rf"|(?P<left>[a-z ]+?) on the left and (?P<right>[a-z ]+?) on the right"
+    rf"|(?P<placed>[a-z ]+?) (?P<spot>{_SPOT})"
+    rf"|(?P<things>[a-z ]+?(?:, [a-z ]+?)*(?: and [a-z ]+?)?))"
+    rf"(?: (?P<back>{_PLACE}))?"
+)
+
+
+def boxes_of(phrase: str, scene: Scene) -> list[tuple[int, ...]]:
+    """Boxes of the things that a phrase may mean; none if the scene does not bear it out."""
+    noun, least, most, smallest, largest = THINGS[phrase]
+    same = [thing.xyxy for thing in scene.objects if thing.noun == noun]
+    sides = [max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in same]
+    fit = [box for box, side in zip(same, sides, strict=True) if smallest <= side <= largest]
+    return fit if least <= len(same) <= most else []
+
+
+def is_true(caption: str, scene: Scene, kinds: Counter | None = None) -> bool:
+    """Whether a caption is true of a scene; counts what kinds of things it said."""
+    said = SENTENCE.fullmatch(caption)
+    assert said, f"Not of the language: {caption}"
+    one, relation, other = said["one"], said["relation"], said["other"]
+    if said["left"]:
+        one, relation, other = said["left"], "to the left of", said["right"]
+    place = PLACE_OF.get(said["front"] or said["back"])
+    things = re.split(", | and ", said["things"]) if said["things"] else []
+    named = [*things, *filter(None, (one, other, said["placed"]))]
+    if kinds is not None:
+        kinds.update(filter(None, (relation, said["spot"], place)))
+        kinds.update(phrase.split()[0] for phrase in named)
+        kinds.update(
+            size for phrase in named for size in ("small", "large") if f" {size}" in phrase
+        )
+    true = place in (None, scene.place) and all(boxes_of(phrase, scene) for phrase in named)
+    if relation:
+        true &= any(
+            {
+                "to the left of": max(range(*a[0::2])) < min(range(*b[0::2])),
+                "to the right of": min(range(*a[0::2])) > max(range(*b[0::2])),
+                "above": max(range(*a[1::2])) < min(range(*b[1::2])),
+                "below": min(range(*a[1::2])) > max(range(*b[1::2])),
+            }[relation]
+            for a in boxes_of(one, scene)
+            for b in boxes_of(other, scene)
+        )
+    if said["spot"]:
+        true &= any(
+            {
+                "on the left side": x1 + x2 < 2 * 256 / 3,
+                "on the right side": x1 + x2 > 4 * 256 / 3,
+                "at the top": y1 + y2 < 2 * 256 / 3,
+                "at the bottom": y1 + y2 > 4 * 256 / 3,
+                "in the middle": max(abs(x1 + x2 - 256), abs(y1 + y2 - 256)) < 256 / 3,
+            }[said["spot"]]
+            for x1, y1, x2, y2 in boxes_of(said["placed"], scene)
+        )
+    return true
+
+
+@pytest.fixture(scope="module")
+def made() -> list[tuple[Scene, tuple[str, ...]]]:
+    """Every scene of every split, with its captions."""
+    return [make_scene(split, i) for split, size in SCENE_SPLITS.items() for i in range(size)]
+
+
+# What is written
+
+
+def test_every_caption_of_every_split_is_true(made) -> None:
+    kinds: Counter = Counter()
+    false = [text for scene, texts in made for text in texts if not is_true(text, scene, kinds)]
+    assert not false, false[:5]
+    least = {kind: 100 for kind in (*_RELATION.split("|"), *_SPOT.split("|"), *PLACES)}
+    least |= {"a": 100, "an": 100, "two": 100, "three": 20, "four": 1, "small": 100, "large": 100}
+    assert not {kind: kinds[kind] for kind in least if kinds[kind] < least[kind]}
+    assert set(kinds) == set(least)
+
+
+def test_a_scene_has_five_different_captions_in_plain_letters(made) -> None:
+    for _, texts in made:
+        assert len(set(texts)) == len(texts) == 5
+        assert all(re.fullmatch(r"[a-z, ]+", text) and "  " not in text for text in texts)
+
+
+def test_where_two_things_are_each_alone_of_their_kind_a_caption_relates_them(made) -> None:
+    """Alt-text never does: this is what fine-tuning can teach."""
+    said = {True: [], False: []}
+    for scene, texts in made:
+        alone = [n for n, count in Counter(t.noun for t in scene.objects).items() if count == 1]
+        said[len(alone) > 1].append(any(re.search(_RELATION + "|left and", t) for t in texts))
+    assert all(said[True]) and len(said[True]) > 3000
+    assert not any(said[False])
+
+
+def test_captions_are_written_for_any_scene_however_plain() -> None:
+    for seed in range(300):
+        rng = np.random.default_rng([3, seed])
+        scene = sample_scene(rng, range(len(NOUNS)), KNOWN_STYLES, repeat_probability=0.6)
+        texts = write_captions(scene, rng)
+        assert len(set(texts)) == 5 and all(is_true(text, scene) for text in texts)
+
+
+def test_a_phrase_means_one_thing() -> None:
+    phrases = Counter(noun[key] for noun in NOUNS for key in ("singular", "plural"))
+    assert {p for p, n in phrases.items() if n > 1} == set()
+    assert len(THINGS) == 6 * len(NOUNS)
+    words = {word for phrase in THINGS for word in phrase.split()}
+    assert not words & {"and", "on", "in", "at", "above", "below", "left", "right", "by"}
+
+
+# The kit's reader, on scenes written by hand
+
+
+def thing(noun: str, size: str, *xyxy: int) -> SceneObject:
+    index = [entry.noun for entry in load_nouns()].index(noun)
+    return SceneObject(index, size, xyxy, "noto", 0, False)
+
+
+PARK = Scene(
+    "meadow",
+    0,
+    (
+        thing("pig", "small", 0, 0, 50, 40),  # left, top
+        thing("pig", "large", 20, 120, 150, 250),  # left of the middle, bottom
+        thing("owl", "medium", 180, 90, 240, 170),  # right, at middle height
+    ),
+)
+SKY = Scene("sky", 0, tuple(thing("owl", "small", x, 0, x + 50, 40) for x in (0, 90, 200)))
+CRAB = Scene("beach", 0, (thing("crab", "medium", 90, 90, 170, 170),))
+
+
+@pytest.mark.parametrize(
+    ("caption", "scene", "true"),
+    [
+        ("a pig", PARK, True),
+        ("an owl", PARK, True),
+        ("a crab", PARK, False),
+        ("two pigs", PARK, True),
+        ("three pigs", PARK, False),
+        ("two owls", PARK, False),
+        ("a small pig", PARK, True),
+        ("a large pig", PARK, True),
+        ("a large owl", PARK, False),
+        ("a small owl", PARK, False),
+        ("two pigs and an owl", PARK, True),
+        ("a crab, two pigs and an owl", PARK, False),
+        ("two pigs and an owl in a meadow", PARK, True),
+        ("an owl on the grass", PARK, True),
+        ("an owl in the snow", PARK, False),
+        ("on the grass, two pigs", PARK, True),
+        ("at sea, two pigs", PARK, False),
+        ("a photo of a pig to the left of an owl", PARK, True),
+        ("an owl to the right of a large pig", PARK, True),
+        ("an owl to the left of a pig", PARK, False),
+        ("a small pig above an owl", PARK, True),
+        ("a large pig above an owl", PARK, False),
+        ("a large pig below an owl", PARK, False),  # it begins before the owl ends
+        ("a large pig below a small pig", PARK, True),
+        ("a crab to the left of an owl", PARK, False),
+        ("a pig on the left and an owl on the right", PARK, True),
+        ("an owl on the left and a pig on the right in a meadow", PARK, False),
+        ("an owl on the right side", PARK, True),
+        ("an owl on the left side", PARK, False),
+        ("an owl at the top", PARK, False),
+        ("an owl in the middle", PARK, False),
+        ("a pig at the top", PARK, True),
+        ("a large pig at the top", PARK, False),
+        ("a large pig at the bottom in a meadow", PARK, True),
+        ("an owl", SKY, True),
+        ("two owls", SKY, False),  # exactly two
+        ("three owls", SKY, True),
+        ("four owls", SKY, False),
+        ("a crab in the middle", CRAB, True),
+        ("a crab in the middle at the seaside", CRAB, True),
+        ("a crab in the middle at night", CRAB, False),
+        ("a crab at the bottom", CRAB, False),
+    ],
+)
+def test_statements_written_by_hand(caption, scene, true) -> None:
+    assert holds(read_caption(caption), scene) is true
+    assert is_true(caption, scene) is true
+
+
+@pytest.mark.parametrize(("edge", "true"), [(99, True), (100, True), (101, False)])
+def test_left_of_ends_where_the_other_begins(edge, true) -> None:
+    scene = Scene(
+        "sea", 0, (thing("pig", "medium", 0, 0, edge, 80), thing("owl", "medium", 100, 0, 180, 80))
+    )
+    assert holds(read_caption("a pig to the left of an owl"), scene) is true
+    assert holds(read_caption("an owl to the right of a pig"), scene) is true
+
+
+def test_a_statement_with_a_spot_and_a_relation_must_bear_out_both() -> None:
+    spoken = Statement((Mention(PARK.objects[2].noun), Mention(PARK.objects[0].noun)))
+    for relation, position, true in [
+        ("to the right of", "on the right side", True),
+        ("to the left of", "on the right side", False),
+        ("to the right of", "on the left side", False),
+    ]:
+        assert holds(replace(spoken, relation=relation, position=position), PARK) is true
+
+
+PIG, OWL = PARK.objects[0].noun, PARK.objects[2].noun
+
+
+@pytest.mark.parametrize(
+    ("caption", "statement"),
+    [
+        ("a pig", Statement((Mention(PIG),))),
+        ("we see a small pig at sea", Statement((Mention(PIG, 1, "small"),), place="sea")),
+        ("at night, two pigs", Statement((Mention(PIG, 2),), place="night")),
+        ("a large owl at the top", Statement((Mention(OWL, 1, "large"),), position="at the top")),
+        ("a pig and four owls", Statement((Mention(PIG), Mention(OWL, 4)))),
+        ("an owl below a pig", Statement((Mention(OWL), Mention(PIG)), "below")),
+        (
+            "a pig on the left and an owl on the right by a brick wall",
+            Statement((Mention(PIG), Mention(OWL)), "to the left of", place="brick wall"),
+        ),
+    ],
+)
+def test_a_caption_is_read_into_what_it_states(caption, statement) -> None:
+    assert read_caption(caption) == statement
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "",
+        "a unicorn",
+        "a medium pig",
+        "five pigs",
+        "two pig",
+        "a pig and",
+        "a pig beside an owl",
+        "a pig above an owl above a crab",
+        "in the snow, a pig at sea",
+        "a pig at sea in the snow",
+        "a photo of a photo of a pig",
+        "A pig",
+    ],
+)
+def test_what_is_not_of_the_language_is_refused(caption) -> None:
+    with pytest.raises(ValueError, match="Expected a pocket caption"):
+        read_caption(caption)
+
+
+def test_both_readers_agree_on_true_and_false(made) -> None:
+    outcomes: Counter = Counter()
+    for shift in (0, 1, 2, 3, 5, 8):
+        for (scene, _), (_, texts) in zip(made[:400], made[shift : 400 + shift], strict=True):
+            for text in texts:
+                true = is_true(text, scene)
+                assert holds(read_caption(text), scene) == true, (text, scene)
+                outcomes[true] += 1
+    # Scenes turned round hold the same things elsewhere: most false statements about order.
+    for scene, texts in made[:400]:
+        turned = tuple(
+            replace(t, xyxy=(*(256 - e for e in t.xyxy[2:]), *(256 - e for e in t.xyxy[:2])))
+            for t in scene.objects
+        )
+        for text in texts:
+            true = is_true(text, replace(scene, objects=turned))
+            assert holds(read_caption(text), replace(scene, objects=turned)) == true, text
+            outcomes[true, "turned"] += 1
+    assert min(outcomes.values()) > 300, outcomes
+
+
+# How many scenes a caption fits
+
+
+def test_matches_are_counted_as_a_slow_loop_counts_them(made) -> None:
+    scenes = [scene for scene, _ in made[:150]]
+    texts = [text for _, own in made[:150:3] for text in own]
+    texts += ["a pig", "an owl in the middle", "a pig at night"]
+    expected = [sum(is_true(text, scene) for scene in scenes) for text in texts]
+    assert count_matches(texts, scenes).tolist() == expected
+    assert 1 in expected and max(expected) > 3
+
+
+def test_a_caption_of_a_thing_that_no_scene_has_matches_nothing() -> None:
+    assert count_matches(["a crab", "a pig", "a pig and a crab"], [PARK]).tolist() == [0, 1, 0]

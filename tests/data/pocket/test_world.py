@@ -1,0 +1,285 @@
+"""The splits' promises, and a cache that no interruption, order or number of workers changes."""
+
+import json
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dclip_kit.data.pocket import world as data
+from dclip_kit.data.pocket.captions import holds, read_caption
+from dclip_kit.data.pocket.scenes import SIDE, Scene, SceneObject, render_scene
+from dclip_kit.data.pocket.sprites import HELD_OUT_STYLE, KNOWN_STYLES, load_nouns
+from dclip_kit.runtime.places import asset_path
+
+SCENES, SINGLES = dict(data.SCENE_SPLITS), dict(data.SINGLE_SPLITS)
+NOUNS = load_nouns()
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, list[Scene]]:
+    """Every scene of every split."""
+    return {
+        split: [data.make_scene(split, i)[0] for i in range(data.split_size(split))]
+        for split in (*SCENES, *SINGLES)
+    }
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch) -> Path:
+    """Splits of a few pictures, in a cache of the test's own."""
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(data, "SCENE_SPLITS", {"train": 4, "val": 6, "test": 9})
+    monkeypatch.setattr(
+        data, "SINGLE_SPLITS", {split: (1, styles) for split, (_, styles) in SINGLES.items()}
+    )
+    return tmp_path / "cache"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# What the splits hold
+
+
+def test_splits_are_as_large_as_promised() -> None:
+    assert SCENES == {"train": 4000, "val": 500, "test": 1000}
+    assert all(data.split_size(split) == size for split, size in SCENES.items())
+    assert {data.split_size("zero_shot"), data.split_size("zero_shot_held_out")} == {
+        30 * len(NOUNS)
+    }
+    assert 30 * len(NOUNS) >= 4000
+
+
+def test_no_scene_is_in_two_splits_or_twice_in_one(made) -> None:
+    owners: dict[tuple, list[str]] = {}
+    for split, scenes in made.items():
+        for scene in scenes:
+            owners.setdefault((scene.place, scene.objects), []).append(split)
+    assert [where for where in owners.values() if len(where) > 1] == []
+    assert len(owners) == sum(SCENES.values()) + (40 + 30 + 30) * len(NOUNS)
+
+
+@pytest.mark.parametrize("split", SCENES)
+def test_scenes_show_all_of_the_domain_and_nothing_else(made, split) -> None:
+    shown = Counter(thing.noun for scene in made[split] for thing in scene.objects)
+    assert set(shown) == {index for index, noun in enumerate(NOUNS) if noun.domain}
+    if split == "train":
+        assert max(shown.values()) < 2 * min(shown.values())
+
+
+@pytest.mark.parametrize("split", SINGLES)
+def test_zero_shot_shows_every_noun_equally_often_and_alone(made, split) -> None:
+    assert {len(scene.objects) for scene in made[split]} == {1}
+    shown = Counter(scene.objects[0].noun for scene in made[split])
+    assert set(shown) == set(range(len(NOUNS)))
+    assert set(shown.values()) == {SINGLES[split][0]}
+
+
+@pytest.mark.parametrize("split", ["zero_shot", "zero_shot_held_out"])
+def test_zero_shot_objects_span_a_quarter_to_three_quarters_uniformly(made, split) -> None:
+    boxes = np.array([scene.objects[0].xyxy for scene in made[split]])
+    spans = (boxes[:, 2:] - boxes[:, :2]).max(1) / SIDE
+    assert spans.min() >= 0.25 and spans.max() <= 0.75
+    share = np.histogram(spans, bins=5, range=(0.249, 0.751))[0] / len(spans)
+    assert np.abs(share - 0.2).max() < 0.025  # four standard deviations
+
+
+def test_the_held_out_style_is_held_out_of_all_but_its_own_split(made) -> None:
+    for split, scenes in made.items():
+        styles = {thing.style for scene in scenes for thing in scene.objects}
+        assert styles == ({HELD_OUT_STYLE} if "held_out" in split else set(KNOWN_STYLES)), split
+
+
+def test_the_data_are_those_that_published_figures_were_measured_on() -> None:
+    """Whoever changes this changes every picture: retrain the weights and measure again."""
+    scene, captions = data.make_scene("test", 4)
+    assert scene == Scene(
+        "beach",
+        2075976560,
+        (
+            SceneObject(122, "small", (190, 219, 235, 256), "fluent", 0, True),
+            SceneObject(122, "large", (90, 20, 208, 112), "twemoji", 0, True),
+            SceneObject(103, "large", (40, 137, 172, 255), "twemoji", 0, True),
+        ),
+    )
+    assert captions == (
+        "a high heel and two telephones",
+        "a large high heel and two telephones on the beach",
+        "a scene with two telephones and a large high heel",
+        "a picture of a high heel at the seaside",
+        "two telephones and a high heel at the seaside",
+    )
+
+
+# Drawing them
+
+
+def test_neither_workers_nor_order_change_a_byte(small, tmp_path) -> None:
+    one = data.prepare("val", 1, tmp_path / "one")
+    three = tmp_path / "three" / "val"
+    three.mkdir(parents=True)
+    for index in (4, 2):  # two are there already, drawn in another order
+        data._make_picture("val", index, three / f"{index:05d}.jpg")
+    assert data.prepare("val", 3, tmp_path / "three") == three
+    assert contents(one) == contents(three)
+    assert sorted(contents(one)) == [f"{i:05d}.jpg" for i in range(6)] + ["annotations.json"]
+
+
+def test_pictures_are_the_scenes_drawn(small, tmp_path) -> None:
+    folder = data.prepare("val", 2, tmp_path)
+    for index in range(6):
+        drawn = np.asarray(render_scene(data.make_scene("val", index)[0])).astype(float)
+        with Image.open(folder / f"{index:05d}.jpg") as stored:
+            assert np.abs(np.asarray(stored) - drawn).mean() < 6  # JPEG
+
+
+@pytest.mark.parametrize(
+    ("lost", "leftover"),
+    [
+        (["00000.jpg", "00003.jpg", "00005.jpg", "annotations.json"], None),
+        (["00001.jpg"], None),
+        (["annotations.json"], None),
+        (["00002.jpg", "annotations.json"], "00002.tmp"),
+        (["annotations.json"], "annotations.tmp"),
+    ],
+)
+def test_a_cache_cut_off_half_way_is_noticed_and_finished(small, tmp_path, lost, leftover) -> None:
+    folder = data.prepare("val", 2, tmp_path)
+    whole = contents(folder)
+    for name in lost:
+        (folder / name).unlink()
+    if leftover:
+        (folder / leftover).write_bytes(b"half of")
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.jpg")}
+    assert data.prepare("val", 2, tmp_path) == folder
+    found = contents(folder)
+    found.pop(leftover, None)
+    assert found == whole
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}  # what was whole stays
+
+
+def test_an_interruption_leaves_whole_pictures_and_no_annotations(small, tmp_path, monkeypatch):
+    whole = contents(data.prepare("test", 1, tmp_path / "whole"))
+    drawn = []
+
+    def run_out(scene: Scene) -> Image.Image:
+        drawn.append(scene)
+        if len(drawn) == 5:
+            raise OSError("no space left on device")
+        return render_scene(scene)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "render_scene", run_out)
+        with pytest.raises(OSError, match="no space"):
+            data.prepare("test", 2, tmp_path / "cut")
+    cut = contents(tmp_path / "cut" / "test")
+    assert 4 <= len(cut) < 9 and all(whole[name] == content for name, content in cut.items())
+    assert contents(data.prepare("test", 2, tmp_path / "cut")) == whole
+
+
+def test_a_whole_cache_is_not_drawn_again(small, tmp_path, monkeypatch) -> None:
+    folder = data.prepare("train", 2, tmp_path)
+    monkeypatch.setattr(data, "render_scene", None)
+    assert data.prepare("train", 2, tmp_path) == folder
+
+
+def test_two_who_draw_the_same_split_at_once_do_not_disturb_each_other(small, tmp_path) -> None:
+    whole = contents(data.prepare("test", 1, tmp_path / "alone"))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: data.prepare("test", 2, tmp_path / "together"), range(4)))
+    assert contents(tmp_path / "together" / "test") == whole
+
+
+# Reading them
+
+
+def test_captioned_pictures_come_as_they_were_made(small) -> None:
+    dataset = data.load_captioned("test")
+    made = [data.make_scene("test", index) for index in range(9)]
+    assert data.load_scenes("test") == [scene for scene, _ in made]
+    assert dataset.captions == tuple(captions for _, captions in made)
+    assert [path.name for path in dataset.paths] == [f"{index:05d}.jpg" for index in range(9)]
+    assert all(path.is_file() and small in path.parents for path in dataset.paths)
+    assert dataset.split == "test" and len(dataset.texts) == 45
+
+
+def test_labelled_pictures_come_as_they_were_made(small) -> None:
+    dataset = data.load_labelled("zero_shot_held_out")
+    assert dataset.labels == tuple(range(len(NOUNS)))
+    assert dataset.class_names[dataset.labels[4]] == "a horse"
+    assert dataset.in_domain == tuple(noun.domain for noun in NOUNS)
+    assert all(path.is_file() and small in path.parents for path in dataset.paths)
+
+
+def test_a_captions_own_scene_is_among_those_that_it_fits(small) -> None:
+    scenes, texts = data.load_scenes("test"), data.load_captioned("test").texts
+    matches = data.caption_matches("test")
+    assert matches == [sum(holds(read_caption(t), scene) for scene in scenes) for t in texts]
+    assert min(matches) >= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "split", "known"),
+    [
+        (
+            data.split_size,
+            "tests",
+            "train, val, test, zero_shot_val, zero_shot, zero_shot_held_out",
+        ),
+        (data.prepare, "tests", "train, val, test, zero_shot_val, zero_shot, zero_shot_held_out"),
+        (data.load_scenes, "tests", "train, val, test, zero_shot_val"),
+        (lambda split: data.make_scene(split, 0), "tests", "train, val, test, zero_shot_val"),
+        (data.load_captioned, "zero_shot", "train, val, test, got 'zero_shot'"),
+        (data.load_labelled, "train", "zero_shot_val, zero_shot, zero_shot_held_out, got 'train'"),
+    ],
+)
+def test_an_unknown_split_is_answered_with_the_known_ones(small, call, split, known) -> None:
+    with pytest.raises(ValueError, match=f"Expected a pocket split out of {known}"):
+        call(split)
+    assert not small.exists()  # and leaves nothing behind
+
+
+# Where they lie
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch) -> None:
+    for variable in ("DCLIP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    name = data.cache_folder().name
+    assert data.cache_folder() == tmp_path / "home" / ".cache" / "dclip_kit" / name
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert data.cache_folder() == tmp_path / "xdg" / "dclip_kit" / name
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "mine"))
+    assert data.cache_folder() == tmp_path / "mine" / name
+    assert name.startswith("pocket-") and os.listdir(tmp_path) == []
+
+
+def test_another_sprite_means_another_cache_and_another_licence_text_does_not(
+    tmp_path, monkeypatch
+) -> None:
+    for path in asset_path("sprites").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(data, "asset_path", lambda *parts: tmp_path.joinpath(*parts[1:]))
+    name = data._fingerprint.__wrapped__
+    before = name()
+    (tmp_path / "LICENSES.md").write_text("other words")
+    assert name() == before
+    nouns = json.loads((tmp_path / "nouns.json").read_text())
+    (tmp_path / "nouns.json").write_text(json.dumps(nouns[:-1]))
+    without_snowman = name()
+    (tmp_path / "noto.webp").write_bytes(b"other pixels")
+    assert len({before, without_snowman, name()}) == 3
+
+
+def test_the_command_draws_every_split(small, capsys) -> None:
+    data.main()
+    shown = capsys.readouterr().out.splitlines()
+    assert [Path(line).name for line in shown] == [*data.SCENE_SPLITS, *data.SINGLE_SPLITS]
+    assert all((Path(line) / "annotations.json").is_file() for line in shown)

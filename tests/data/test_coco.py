@@ -1,0 +1,131 @@
+"""COCO's caption files of both years in their real form, small."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dclip_kit.data import read_captioned, recognise_format
+from dclip_kit.data.coco import read_coco
+
+
+def write_coco(root: Path, subset: str, prefix: str, numbers: list[int], **changes) -> Path:
+    """The annotation file of a subset, and its pictures; picture n has n % 3 captions."""
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / subset).mkdir(exist_ok=True)
+    images, annotations = [], []
+    for number in numbers:
+        name = f"{prefix}{number:012d}.jpg"
+        images.append({"license": 3, "file_name": name, "height": 4, "width": 4, "id": number})
+        Image.new("RGB", (4, 4)).save(root / subset / name)
+    # As in the real file, the captions of a picture do not stand together.
+    for turn in range(2):
+        for number in numbers:
+            if turn < number % 3:
+                text = f"Caption {turn} of {number}."
+                annotations.append({"image_id": number, "id": len(annotations), "caption": text})
+    record = {"info": {}, "images": images, "licenses": [], "annotations": annotations} | changes
+    file = root / f"annotations/captions_{subset}.json"
+    file.write_text(json.dumps(record))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("subset", "prefix"),
+    [("val2014", "COCO_val2014_"), ("train2014", "COCO_train2014_"), ("val2017", "")],
+)
+def test_captions_come_to_their_pictures(tmp_path, subset, prefix) -> None:
+    write_coco(tmp_path, subset, prefix, [391895, 12, 10])
+    found = read_coco(tmp_path, split=subset[:-4])
+    assert [path.name for path in found.dataset.paths] == [
+        f"{prefix}000000391895.jpg",
+        f"{prefix}000000000012.jpg",
+        f"{prefix}000000000010.jpg",
+    ]
+    assert found.dataset.captions == (
+        ("Caption 0 of 391895.", "Caption 1 of 391895."),
+        (),
+        ("Caption 0 of 10.",),
+    )
+    assert found.dataset.image_ids == ("coco:391895", "coco:12", "coco:10")
+    assert (found.dataset.split, found.dataset.source) == (subset[:-4], "coco")
+    assert (found.dataset.splits, found.splits_from) == ((subset[:-4],) * 3, "file")
+    assert (found.unreadable, found.broken_rows, found.empty_captions) == ({}, {}, 0)
+
+
+def test_pictures_are_found_beside_the_file_or_where_told(tmp_path) -> None:
+    file = write_coco(tmp_path / "root", "val2017", "", [5])
+    other = file.rename(tmp_path / "captions_val2017.json")
+    assert read_coco(other, tmp_path / "root/val2017", "val").dataset.captions == (
+        ("Caption 0 of 5.", "Caption 1 of 5."),
+    )
+    (tmp_path / "root/val2017").rename(tmp_path / "images")
+    assert len(read_coco(other, split="all").dataset) == 1
+
+
+def test_the_file_has_the_say_on_its_split(tmp_path) -> None:
+    file = write_coco(tmp_path, "val2014", "COCO_val2014_", [1])
+    with pytest.raises(
+        ValueError, match=r"split 'train', but captions_val2014.json has .*'val'; give --split val"
+    ):
+        read_coco(file)
+    with pytest.raises(ValueError, match=r"split 'train' in .*, got 0 \(there: captions_val2014"):
+        read_coco(tmp_path)
+    write_coco(tmp_path, "val2017", "", [1])
+    with pytest.raises(ValueError, match=r"captions_val2014.json, captions_val2017.json.*name the"):
+        read_coco(tmp_path, split="val")
+    assert read_coco(file, split="all").dataset.split == "val"
+
+
+def test_broken_entries_are_named_and_others_kept(tmp_path) -> None:
+    images = [
+        {"file_name": "a.jpg", "id": 1},
+        {"file_name": "b.jpg"},
+        7,
+        {"file_name": "../c.jpg", "id": 3},
+    ]
+    annotations = [
+        {"image_id": 1, "id": 0, "caption": "A cat."},
+        {"image_id": 1, "id": 1, "caption": " "},
+        {"image_id": 2, "id": 2, "caption": "Of nobody."},
+        {"image_id": 1, "id": 3},
+        {"image_id": 3, "id": 4, "caption": "A secret."},
+    ]
+    file = write_coco(tmp_path, "val2017", "", [], images=images, annotations=annotations)
+    Image.new("RGB", (4, 4)).save(tmp_path / "val2017/a.jpg")
+    found = read_coco(file, split="val")
+    assert found.dataset.captions == (("A cat.",),) and found.empty_captions == 1
+    places = ("images[1]", "images[2]", "annotations[2]", "annotations[3]")
+    assert list(found.broken_rows) == [f"captions_val2017.json:{place}" for place in places]
+    assert list(found.unreadable) == [Path("../c.jpg")]
+
+
+def test_a_file_of_another_name_has_no_splits(tmp_path) -> None:
+    file = write_coco(tmp_path, "val2017", "", [5]).rename(tmp_path / "mine.json")
+    found = read_coco(file, tmp_path / "val2017")
+    assert (len(found.dataset), found.dataset.splits, found.splits_from) == (1, (), "")
+    named = read_coco(file.rename(tmp_path / "captions_val_mine.json"), tmp_path / "val2017", "all")
+    assert named.dataset.splits == ("val",)
+
+
+@pytest.mark.parametrize("name", ["instances_val2017.json", "mine.json"])
+def test_annotations_of_objects_are_refused(tmp_path, name, monkeypatch) -> None:
+    objects = [{"image_id": 5, "id": 1, "category_id": 3, "bbox": [0, 0, 2, 2], "area": 4}]
+    file = write_coco(tmp_path, "val2017", "", [5], annotations=objects)
+    file = file.rename(tmp_path / name)
+    assert recognise_format(file) == "coco"
+    wanted = "a file such as capt" if name == "mine.json" else "captions_val2017.json beside it"
+    if name != "mine.json":  # half a gigabyte, told by its name
+        monkeypatch.setattr("dclip_kit.data.coco.load_json", None)
+    with pytest.raises(
+        ValueError, match=rf"captions in .*{name}, got object annotations.*; give {wanted}"
+    ):
+        read_captioned(file, split="all")
+
+
+@pytest.mark.parametrize("changes", [{"images": None}, {"annotations": {}}])
+def test_a_file_of_another_form_is_refused(tmp_path, changes) -> None:
+    file = write_coco(tmp_path, "val2017", "", [1], **changes)
+    with pytest.raises(ValueError, match='Expected lists of "images" and "annotations" in'):
+        read_coco(file, split="val")

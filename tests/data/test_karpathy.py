@@ -1,0 +1,139 @@
+"""Karpathy's files in their real form, small; splits, folds and what is broken in them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dclip_kit.data.karpathy import FOLDS, read_karpathy, select_split
+
+
+def entry(name: str, split: str, *captions: str, **more) -> dict:
+    sentences = [
+        {"tokens": caption.lower().split(), "raw": caption, "imgid": 0, "sentid": number}
+        for number, caption in enumerate(captions)
+    ]
+    numbers = list(range(len(captions)))
+    return more | {
+        "sentids": numbers,
+        "imgid": 0,
+        "filename": name,
+        "split": split,
+        "sentences": sentences,
+    }
+
+
+def coco_entry(number: int, folder: str, split: str, *captions: str) -> dict:
+    name = f"COCO_{folder}_{number:012d}.jpg"
+    return entry(name, split, *captions, filepath=folder, cocoid=number)
+
+
+COCO = [
+    coco_entry(391895, "val2014", "test", "A man on a bike.", "A man rides. "),
+    coco_entry(522418, "val2014", "restval", "A woman cuts a cake."),
+    coco_entry(184613, "train2014", "train", "A child with an umbrella.", " "),
+    coco_entry(60623, "val2014", "val", "A girl eats."),
+]
+
+
+@pytest.fixture
+def coco(tmp_path) -> Path:
+    for each in COCO:
+        (tmp_path / each["filepath"]).mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / each["filepath"] / each["filename"])
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": COCO, "dataset": "coco"}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("split", "ids"),
+    [
+        ("test", ["coco:391895"]),
+        ("val", ["coco:60623"]),
+        ("train", ["coco:184613"]),
+        ("restval", ["coco:522418"]),
+        ("train+restval", ["coco:522418", "coco:184613"]),
+        ("all", ["coco:391895", "coco:522418", "coco:184613", "coco:60623"]),
+    ],
+)
+def test_each_split_has_its_pictures(coco, split, ids) -> None:
+    found = read_karpathy(coco, split=split)
+    assert list(found.dataset.image_ids) == ids
+    assert (found.dataset.split, found.dataset.source) == (split, "coco")
+    assert (found.unreadable, found.broken_rows) == ({}, {})
+    own = {
+        "coco:391895": "test",
+        "coco:522418": "train",
+        "coco:184613": "train",
+        "coco:60623": "val",
+    }
+    assert found.dataset.splits == tuple(own[each] for each in ids) and found.splits_from == "file"
+
+
+def test_captions_are_the_raw_ones(coco) -> None:
+    found = read_karpathy(coco / "dataset_coco.json", split="test")
+    assert found.dataset.paths == (coco / "val2014/COCO_val2014_000000391895.jpg",)
+    assert found.dataset.captions == (("A man on a bike.", "A man rides."),)
+    assert read_karpathy(coco, split="train").empty_captions == 1
+
+
+def test_pictures_may_lie_elsewhere(coco, tmp_path_factory) -> None:
+    place = tmp_path_factory.mktemp("annotations")
+    file = (coco / "dataset_coco.json").rename(place / "dataset_coco.json")
+    assert len(read_karpathy(file, coco, "val").dataset) == 1
+    missing = read_karpathy(file, split="val")
+    assert len(missing.dataset) == 0
+    assert [path.name for path in missing.unreadable] == ["COCO_val2014_000000060623.jpg"]
+    assert len(read_karpathy(file, split="val", checks="names").dataset) == 1
+
+
+def test_flickr30k_has_neither_folders_nor_coco_ids(tmp_path) -> None:
+    entries = [entry("1007129816.jpg", "test", "A man."), entry("36979.jpg", "train", "A group.")]
+    (tmp_path / "flickr30k_images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "flickr30k_images/1007129816.jpg")
+    file = tmp_path / "dataset_flickr30k.json"
+    file.write_text(json.dumps({"images": entries, "dataset": "flickr30k"}))
+    found = read_karpathy(file, split="test").dataset
+    assert found.paths == (tmp_path / "flickr30k_images/1007129816.jpg",)
+    assert (found.image_ids, found.source) == (("flickr:1007129816",), "flickr30k")
+
+
+def test_folds_are_thousands_of_the_test_split_in_the_files_order() -> None:
+    entries = []
+    for number in range(5000):
+        entries.append(coco_entry(number, "val2014", "test", "A."))
+        entries.append(coco_entry(number + 10_000, "val2014", "val", "A."))
+    folds = [select_split(entries, fold, Path("dataset_coco.json")) for fold in FOLDS]
+    assert [len(fold) for fold in folds] == [1000] * 5
+    assert [each["cocoid"] for fold in folds for _, each in fold] == list(range(5000))
+    with pytest.raises(ValueError, match=r"Expected 5000 test pictures in .*, got 4999"):
+        select_split(entries[1:], "test_1k_0", Path("dataset_coco.json"))
+
+
+@pytest.mark.parametrize("split", ["dev", "test_1k_5", "train+dev", "", "test+test_1k_0"])
+def test_an_unknown_split_lists_the_known_ones(coco, split) -> None:
+    with pytest.raises(
+        ValueError, match=r"a split of train, restval, val, test, test_1k_0, .* got"
+    ):
+        read_karpathy(coco, split=split)
+
+
+def test_broken_entries_are_named_and_others_kept(coco) -> None:
+    record = {"images": [*COCO, "no entry", {"filename": "a.jpg"}, entry("../up.jpg", "val", "A.")]}
+    record["images"].append(entry("a.jpg", "val") | {"sentences": [{"raw": 7}]})
+    (coco / "dataset_coco.json").write_text(json.dumps(record))
+    found = read_karpathy(coco, split="val")
+    assert len(found.dataset) == 1
+    assert list(found.broken_rows) == [f"dataset_coco.json:images[{n}]" for n in (4, 5, 7)]
+    assert list(found.unreadable) == [Path("../up.jpg")]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"images": {}}'])
+def test_a_file_of_another_form_is_refused(coco, content) -> None:
+    (coco / "dataset_coco.json").write_text(content)
+    with pytest.raises(ValueError, match=r'Expected a list of "images" in .*dataset_coco\.json'):
+        read_karpathy(coco)
+    (coco / "dataset_b.json").write_text(content)
+    with pytest.raises(ValueError, match=r"got dataset_b\.json, dataset_coco\.json; name the file"):
+        read_karpathy(coco)

@@ -1,0 +1,151 @@
+"""The leak guard on pictures and names that were made to leak, and on some that were not."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from dclip_kit.data.images import CaptionedImages
+from dclip_kit.data.leaks import (
+    Leak,
+    find_leaks,
+    index_evaluation,
+    remove_leaks,
+    require_no_leaks,
+)
+
+pytest.importorskip("imagehash")
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture with structure at several sizes, as photographs have."""
+    rng = np.random.default_rng(seed)
+    rough = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    picture = rough.resize((160, 120), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(4):
+        x, y = (int(v) for v in rng.integers(0, 100, 2))
+        draw.ellipse((x, y, x + 40, y + 30), fill=tuple(int(v) for v in rng.integers(0, 256, 3)))
+    return picture
+
+
+def dataset(folder: Path, names: list[str], ids: tuple[str, ...] = ()) -> CaptionedImages:
+    captions = tuple((f"caption of {name}",) for name in names)
+    return CaptionedImages(tuple(folder / name for name in names), captions, "x", folder.name, ids)
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path]:
+    train, test = tmp_path / "train", tmp_path / "test"
+    train.mkdir()
+    test.mkdir()
+    for seed in range(5):
+        scene(seed).save(train / f"own{seed}.jpg")
+        scene(seed + 100).save(test / f"test{seed}.png")
+    return train, test
+
+
+def test_copies_are_found_by_content_whatever_they_are_called(folders) -> None:
+    train, test = folders
+    scene(101).save(train / "quality.jpg", quality=30)
+    scene(102).resize((80, 60)).save(train / "small.webp", quality=60)
+    scene(103).convert("L").save(train / "gray.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    scene(104).transpose(Image.Transpose.ROTATE_90).save(train / "turned.jpg", exif=turned)
+    copies = {"quality.jpg": 1, "small.webp": 2, "gray.png": 3, "turned.jpg": 4}
+    own = [f"own{i}.jpg" for i in range(5)]
+    training = dataset(train, [own[0], *copies, *own[1:]])
+    evaluation = dataset(test, [f"test{i}.png" for i in range(5)])
+
+    report = find_leaks(training, [evaluation])
+    assert [(leak.picture.name, leak.evaluation.name) for leak in report.leaks] == [
+        (name, f"test{number}.png") for name, number in copies.items()
+    ]
+    assert all(leak.by.startswith("content (") for leak in report.leaks)
+    assert report.not_compared == {}
+
+    clean = remove_leaks(training, [evaluation])
+    assert [path.name for path in clean.dataset.paths] == own
+    assert clean.dataset.texts[0] == "caption of own0.jpg"
+    assert clean.report == report
+    with pytest.raises(ValueError, match=r"4 of 9 pictures of train are; the first is .*quality"):
+        require_no_leaks(training, [evaluation])
+    assert require_no_leaks(clean.dataset, [evaluation]).leaks == ()
+    assert find_leaks(training, [evaluation], by_content=False).leaks == ()
+
+
+def test_names_tell_even_where_no_picture_can_be_read(tmp_path) -> None:
+    training = dataset(
+        tmp_path / "train2017",
+        ["000000391895.jpg", "000000000009.jpg", "1000092795.jpg", "mine.jpg"],
+    )
+    coco = dataset(tmp_path / "val2014", ["COCO_val2014_000000391895.jpg"], ("coco:391895",))
+    flickr = dataset(tmp_path / "flickr", ["1000092795.jpg"], ("flickr:1000092795",))
+    report = find_leaks(training, [coco, flickr])
+    assert report.leaks == (
+        Leak(training.paths[0], coco.paths[0], "coco 391895"),
+        Leak(training.paths[2], flickr.paths[0], "flickr 1000092795"),
+    )
+    assert set(report.not_compared) == {*coco.paths, *flickr.paths}
+
+
+def test_the_same_file_leaks_by_its_path(folders) -> None:
+    train, _ = folders
+    training = dataset(train, ["own0.jpg", "own1.jpg"])
+    report = find_leaks(training, [training.select([1])])
+    assert report.leaks == (Leak(train / "own1.jpg", train / "own1.jpg", "path"),)
+
+
+def test_plain_and_unreadable_pictures_are_not_compared_and_named(folders) -> None:
+    train, test = folders
+    Image.new("RGB", (50, 50), "navy").save(train / "plain.png")
+    Image.new("RGB", (50, 50), "red").save(test / "plain.png")
+    (train / "broken.png").write_bytes(b"no picture")
+    training = dataset(train, ["plain.png", "broken.png", "own0.jpg"])
+    report = find_leaks(training, [dataset(test, ["plain.png", "test0.png"])])
+    assert report.leaks == ()
+    assert list(report.not_compared) == [test / "plain.png", *training.paths[:2]]
+    assert "too plain" in report.not_compared[train / "plain.png"]
+
+
+def test_an_index_serves_many_times_and_reads_evaluation_once(folders) -> None:
+    train, test = folders
+    scene(100).save(train / "copy.jpg")
+    evaluation = dataset(test, ["test0.png", "test1.png"])
+    index = index_evaluation([evaluation, evaluation])
+    assert tuple(index.phash) == evaluation.paths and index.bits.shape == (2, 64)
+    (test / "test0.png").unlink()
+    for _ in range(2):
+        assert len(find_leaks(dataset(train, ["copy.jpg"]), index).leaks) == 1
+    by_name = index_evaluation([evaluation], by_content=False)
+    assert find_leaks(dataset(train, ["copy.jpg"]), by_name).leaks == ()
+
+
+@pytest.mark.parametrize(("flipped", "found"), [(4, True), (5, False)])
+def test_the_threshold_is_four_bits(flipped, found) -> None:
+    from dclip_kit.data import leaks
+
+    bits = np.sign(np.random.default_rng(0).normal(size=(1, 64))).astype(np.float32)
+    other = bits.copy()
+    other[0, :flipped] *= -1
+    near = list(leaks._near(bits, np.concatenate([-bits, other])))
+    assert near == ([(0, 1, flipped)] if found else [])
+
+
+def test_blocks_of_training_pictures_keep_their_numbers() -> None:
+    from dclip_kit.data import leaks
+
+    bits = np.sign(np.random.default_rng(0).normal(size=(2500, 64))).astype(np.float32)
+    assert list(leaks._near(bits, bits[[2100, 7]])) == [(7, 1, 0), (2100, 0, 0)]
+
+
+def test_a_missing_extra_names_the_pip_line_and_the_way_around(folders, monkeypatch) -> None:
+    train, test = folders
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    training, evaluation = dataset(train, ["own0.jpg"]), dataset(test, ["test0.png"])
+    with pytest.raises(ModuleNotFoundError, match=r"'dclip-kit\[data\]'.*by name alone"):
+        find_leaks(training, [evaluation])
+    assert find_leaks(training, [evaluation], by_content=False).leaks == ()

@@ -1,0 +1,135 @@
+"""The one entry: every format is recognised by file and by folder, or the known ones are listed."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dclip_kit.config import FORMATS
+from dclip_kit.data import READERS, read_captioned, recognise_format
+
+KARPATHY = {
+    "images": [
+        {"filename": "a.jpg", "split": "val", "sentences": [{"raw": "A dog."}]},
+        {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "A cat."}]},
+    ]
+}
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg"}],
+    "annotations": [{"image_id": 1, "caption": "A cat."}],
+}
+# For each format the annotation file and its content.
+FILES = {
+    "csv": ("captions.csv", "image,caption\na.jpg,A cat.\n"),
+    "jsonl": ("list.jsonl", '{"image": "a.jpg", "caption": "A cat."}\n'),
+    "files": ("a.txt", "A cat."),
+    "karpathy": ("dataset_mine.json", json.dumps(KARPATHY)),
+    "coco": ("captions_train2014.json", json.dumps(COCO)),
+    "flickr": ("results.csv", "image_name| comment_number| comment\na.jpg| 0| A cat.\n"),
+    "conceptual": ("Train_GCC-training.tsv", "A cat.\thttp://a/cat.jpg\n"),
+}
+
+
+def write_folder(folder: Path, *formats: str) -> Path:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "JPEG")
+    folder.mkdir(parents=True, exist_ok=True)
+    for format in formats:
+        if format == "shards":
+            with tarfile.open(folder / "00000.tar", "w") as archive:
+                for name, content in (("a.jpg", stream.getvalue()), ("a.txt", b"A cat.")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+            continue
+        (folder / "a.jpg").write_bytes(stream.getvalue())
+        name, content = FILES[format]
+        (folder / name).write_text(content)
+        if format == "conceptual":
+            (folder / "a.json").write_text('{"url": "http://a/cat.jpg", "status": "success"}')
+    return folder
+
+
+def test_every_reader_is_tried() -> None:
+    assert set(READERS) == {*FILES, "shards"}
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_a_folder_of_each_format_is_recognised_and_read(tmp_path, monkeypatch, format) -> None:
+    if format == "shards":
+        pytest.importorskip("webdataset")
+        monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "data", format)
+    assert recognise_format(folder) == format
+    found = read_captioned(str(folder))
+    assert found.dataset.captions == (("A cat.",),) and found.dataset.split == "train"
+    assert read_captioned(folder, format=format).dataset == found.dataset
+
+
+@pytest.mark.parametrize("format", [*FILES, "shards"])
+def test_a_file_of_each_format_is_recognised(tmp_path, format) -> None:
+    write_folder(tmp_path, format)
+    name = "00000.tar" if format == "shards" else FILES[format][0]
+    if format == "files":
+        with pytest.raises(ValueError, match="found none that is recognised"):
+            recognise_format(tmp_path / name)
+    else:
+        assert recognise_format(tmp_path / name) == format
+
+
+def test_a_coco_root_is_recognised_by_its_annotations(tmp_path) -> None:
+    write_folder(tmp_path / "annotations", "coco")
+    assert recognise_format(tmp_path) == "coco"
+
+
+def test_an_annotation_file_has_the_say_over_texts_beside_pictures(tmp_path) -> None:
+    assert recognise_format(write_folder(tmp_path, "csv", "files")) == "csv"
+
+
+def test_what_is_not_recognised_lists_the_known_formats(tmp_path) -> None:
+    known = "csv, jsonl, files, karpathy, coco, flickr, conceptual, shards"
+    assert ", ".join(FORMATS) == known
+    with pytest.raises(ValueError, match=r"found none that is recognised; say .*--format") as error:
+        read_captioned(tmp_path)
+    assert all(f"{format} ({needs})" in str(error.value) for format, needs in FORMATS.items())
+    write_folder(tmp_path, "csv", "karpathy")
+    with pytest.raises(
+        ValueError, match=r"found several: csv \(captions.csv\), karpathy \(dat.*--format"
+    ):
+        read_captioned(tmp_path)
+    assert read_captioned(tmp_path, format="csv").dataset.texts == ["A cat."]
+    with pytest.raises(ValueError, match=rf"a format of {known}, got 'parquet'"):
+        read_captioned(tmp_path, format="parquet")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match="found none that is recognised"):
+        recognise_format(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("format", [None, "csv"])
+def test_nothing_at_the_path_is_an_error(tmp_path, format) -> None:
+    with pytest.raises(ValueError, match=r"Expected a file or folder at .*none, found nothing"):
+        read_captioned(tmp_path / "none", format=format)
+
+
+def test_pictures_in_no_folder_are_an_error(tmp_path) -> None:
+    folder = write_folder(tmp_path, "csv")
+    for images in (tmp_path / "none", tmp_path / "a.jpg"):
+        with pytest.raises(ValueError, match="Expected a folder of pictures at"):
+            read_captioned(folder, images)
+
+
+def test_nothing_usable_is_an_error_with_a_reason(tmp_path) -> None:
+    folder = write_folder(tmp_path, "csv")
+    (folder / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"none was left \(1 unreadable.*first reason: .*a\.jpg"):
+        read_captioned(folder)
+    assert len(read_captioned(folder, checks="files").dataset) == 1
+
+
+def test_the_split_reaches_the_reader(tmp_path) -> None:
+    assert read_captioned(write_folder(tmp_path, "karpathy"), split="val").dataset.texts == [
+        "A dog."
+    ]

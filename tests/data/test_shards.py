@@ -1,0 +1,173 @@
+"""Webdataset shards, written by the standard library, with members that had better stay inside."""
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dclip_kit.data.shards import read_shards, unpack_shards
+
+pytest.importorskip("webdataset")
+
+
+def jpeg(colour: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def write_shard(path: Path, members: dict[str, bytes | str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.SYMTYPE, content
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    note = json.dumps({"url": "http://a/dog.jpg", "caption": "a dog", "status": "success"})
+    write_shard(
+        tmp_path / "web/00000.tar",
+        {
+            "000000000.jpg": jpeg("red"),
+            "000000000.txt": b"a cat",
+            "000000001.jpg": jpeg("blue"),
+            "000000001.json": note.encode(),
+            "000000001.cls": b"7",
+        },
+    )
+    write_shard(
+        tmp_path / "web/00001.tar",
+        {
+            "000000000.png": jpeg("lime"),  # the same key as in the other shard
+            "000000000.txt": b"a frog",
+            "../../../climbed.jpg": jpeg("red"),
+            "../../../climbed.txt": b"outside",
+            f"{tmp_path}/absolute.jpg": jpeg("red"),
+            "linked.txt": "/etc/passwd",
+            "cut.jpg": jpeg("red")[:200],
+            "cut.txt": b"cut short",
+        },
+    )
+    return tmp_path / "web"
+
+
+def test_shards_are_unpacked_once_and_read_as_files(shards, tmp_path, monkeypatch) -> None:
+    cache = tmp_path / "deep/er/cache"
+    found = read_shards(shards, split="val", cache=cache)
+    assert found.dataset.captions == (("a cat",), ("a dog",), ("a frog",))
+    assert found.dataset.image_ids == ("", "http://a/dog.jpg", "")
+    assert (found.dataset.split, found.dataset.source) == ("val", "web")
+    assert [path.name for path in found.unreadable] == ["cut.jpg"]
+    assert list(found.broken_rows) == [
+        "00001.tar:linked.txt",
+        "00001.tar:../../../climbed.jpg",
+        "00001.tar:../../../climbed.txt",
+        f"00001.tar:{tmp_path}/absolute.jpg",
+    ]
+    assert found.broken_rows["00001.tar:../../../climbed.jpg"] == "its name leads out of the shard"
+    assert not [*tmp_path.rglob("climbed.*"), *tmp_path.rglob("absolute.jpg")]
+    assert len(list(cache.iterdir())) == 1  # nothing half-made is left
+
+    monkeypatch.setattr("dclip_kit.data.shards._unpack", None)  # would fail if called again
+    assert read_shards(shards, split="val", cache=cache) == found
+
+
+def test_a_changed_shard_is_unpacked_again(shards, tmp_path) -> None:
+    first = read_shards(shards / "00000.tar", cache=tmp_path / "cache")
+    write_shard(shards / "00000.tar", {"a.jpg": jpeg("red"), "a.txt": b"another cat"})
+    again = read_shards(shards / "00000.tar", cache=tmp_path / "cache")
+    assert (first.dataset.texts, again.dataset.texts) == (["a cat", "a dog"], ["another cat"])
+    assert first.dataset.source == "00000"
+
+
+def test_the_cache_folder_is_the_kits(shards, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "kit"))
+    found = read_shards(shards / "00000.tar")
+    assert found.dataset.paths[0].is_relative_to(tmp_path / "kit/shards")
+
+
+@pytest.mark.parametrize("keep", [0, 700, 2600])
+def test_a_shard_cut_short_is_named_and_read_so_far(shards, tmp_path, keep) -> None:
+    shard = shards / "00000.tar"
+    shard.write_bytes(shard.read_bytes()[:keep])
+    found = read_shards(shards, cache=tmp_path / "cache")
+    assert "a frog" in found.dataset.texts
+    assert ("a cat" in found.dataset.texts) == (keep == 2600)
+    assert found.broken_rows["00000.tar"].startswith("expected a whole shard")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_what_fails_half_way_leaves_no_cache(shards, tmp_path, monkeypatch, error) -> None:
+    def fail(*_) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        unpack_shards([shards / "00000.tar"], tmp_path / "cache", shards)
+    assert not list((tmp_path / "cache").iterdir())
+    if isinstance(error, OSError):
+        with pytest.raises(ValueError, match=r"unpack the shards at .*No space left.*DCLIP_CACHE"):
+            read_shards(shards, cache=tmp_path / "cache")
+
+
+def test_shards_in_the_folders_of_splits_are_one_data_set(tmp_path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "web" / split).mkdir(parents=True)
+        members = {"0.jpg": jpeg("red"), "0.txt": split.encode(), "linked.txt": "/etc/passwd"}
+        write_shard(tmp_path / "web" / split / "00000.tar", members)
+    found = read_shards(tmp_path / "web", cache=tmp_path / "cache")
+    assert found.dataset.captions == (("train",), ("val",))
+    assert (found.dataset.splits, found.splits_from) == (("train", "val"), "folders")
+    assert list(found.broken_rows) == ["train/00000.tar:linked.txt", "val/00000.tar:linked.txt"]
+    alone = read_shards(tmp_path / "web/val", cache=tmp_path / "cache").dataset
+    assert (alone.captions, alone.splits) == ((("val",),), ())
+    for split in ("train", "val"):
+        (tmp_path / "web" / split / "00000.tar").rename(tmp_path / f"web/{split}.tar")
+    found = read_shards(tmp_path / "web", cache=tmp_path / "cache")
+    assert found.dataset.splits == ("train", "val")
+    alone = read_shards(tmp_path / "web/val.tar", cache=tmp_path / "cache").dataset
+    assert (alone.captions, alone.splits) == ((("val",),), ())
+
+
+def test_names_that_no_disk_takes_and_members_that_come_twice_are_named(tmp_path) -> None:
+    shard = tmp_path / "odd.tar"
+    write_shard(shard, {f"{'n' * 300}.jpg": jpeg("red"), "a.jpg": jpeg("red"), "a.txt": b"a cat"})
+    with tarfile.open(shard, "a") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
+    found = read_shards(shard, cache=tmp_path / "cache")
+    assert found.dataset.texts == ["a cat"]
+    reasons = list(found.broken_rows.values())
+    assert len(reasons) == 2 and "could not be written" in reasons[0]
+    assert "a.txt: duplicate file name" in reasons[1]
+
+
+def test_shards_need_shards_and_bring_their_pictures(shards, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"leave --images \(images= in Python\) out"):
+        read_shards(shards, tmp_path)
+    with pytest.raises(ValueError, match=r"Expected .tar shards at .*cache, found none"):
+        read_shards(tmp_path / "cache")
+
+
+def test_a_missing_extra_names_the_pip_line(shards, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[data\]'"):
+        read_shards(shards, cache=tmp_path)
+
+
+def test_a_name_with_several_dots_is_a_picture_too(tmp_path) -> None:
+    members = {"p.v2.jpg": jpeg("red"), "p.v2.txt": b"second version", "q.mask.npy": b"numbers"}
+    write_shard(tmp_path / "0.tar", members)
+    found = read_shards(tmp_path, cache=tmp_path / "cache")
+    assert found.dataset.captions == (("second version",),)
+    assert not found.unreadable and not found.broken_rows

@@ -1,0 +1,252 @@
+"""Three splits from every kind of data, without twins, and a true word about what was left out."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_coco import write_coco
+from test_karpathy import coco_entry
+from test_leaks import scene
+
+from dclip_kit.data import curate, read_captioned
+from dclip_kit.data.splits import LeftOut, is_manifest, read_splits, read_test
+
+
+def write_own(folder: Path, seeds: range, rows: tuple[str, ...] = (), split: bool = False) -> Path:
+    """A captions.csv of one's own, with a picture a seed.
+
+    Args:
+        folder: to write into.
+        seeds: of the pictures.
+        rows: more of the table.
+        split: whether a column says that the last two pictures are test, two before them val.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["image,caption" + ",split" * split]
+    for place, seed in enumerate(seeds, start=1 - len(seeds)):
+        own = f",{'test' if place > -2 else 'val' if place > -4 else 'train'}" * split
+        # Bytes that no version of a library changes, as they decide a picture's split.
+        scene(seed).save(folder / f"{seed}.png", format="BMP")
+        lines += [f"{seed}.png,picture {seed}{own}", f"{seed}.png,again {seed}{own}"]
+    lines += [row + ",train" * split for row in rows]
+    (folder / "captions.csv").write_text("\n".join(lines))
+    return folder
+
+
+def names(dataset) -> list[str]:
+    return [path.name for path in dataset.paths]
+
+
+def test_data_without_splits_is_divided(tmp_path) -> None:
+    splits = read_splits(write_own(tmp_path, range(100)))
+    sizes = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
+    assert sum(sizes.values()) == 100 and min(sizes["val"], sizes["test"]) > 2
+    assert sorted(names(splits.train) + names(splits.val) + names(splits.test)) == sorted(
+        f"{seed}.png" for seed in range(100)
+    )
+    assert [splits.train.split, splits.val.split, splits.test.split] == ["train", "val", "test"]
+    assert str(splits.left_out) == ""
+    assert read_splits(tmp_path, seed=1).test != splits.test == read_splits(tmp_path).test
+    assert read_test(tmp_path).paths == splits.test.paths != read_test(tmp_path, seed=1).paths
+
+
+def test_pictures_keep_their_splits_when_others_are_added(tmp_path) -> None:
+    before = read_splits(write_own(tmp_path, range(100)))
+    after = read_splits(write_own(tmp_path, range(150)))
+    for split in ("train", "val", "test"):
+        assert set(names(getattr(before, split))) <= set(names(getattr(after, split)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_column_says_the_splits(seed, tmp_path) -> None:
+    splits = read_splits(write_own(tmp_path, range(20), split=True), seed=seed)
+    assert names(splits.test) == ["18.png", "19.png"] and names(splits.val) == ["16.png", "17.png"]
+    assert names(splits.train) == [f"{number}.png" for number in range(16)]
+    assert read_test(tmp_path, seed=seed).paths == splits.test.paths
+    # Where other data is measured on, the test is left alone and not trained on.
+    elsewhere = read_splits(tmp_path, test=write_own(tmp_path / "other", range(30, 33)), seed=seed)
+    assert elsewhere.train.paths == splits.train.paths and len(elsewhere.test) == 3
+    given = read_splits(write_own(tmp_path / "mine", range(40, 140)), test=tmp_path, seed=seed)
+    assert names(given.test) == ["18.png", "19.png"]  # its own test, and not all of it
+
+
+def test_folders_say_the_splits(tmp_path) -> None:
+    for folder, seeds in {"train": range(8), "validation": range(8, 11), "test": (20, 21)}.items():
+        (tmp_path / folder).mkdir()
+        for seed in seeds:
+            scene(seed).save(tmp_path / folder / f"{seed}.png")
+            (tmp_path / folder / f"{seed}.txt").write_text("a picture")
+    splits = read_splits(tmp_path)
+    assert (len(splits.train), names(splits.val)) == (8, ["10.png", "8.png", "9.png"])
+    assert names(splits.test) == ["20.png", "21.png"]
+
+
+def test_a_split_that_the_data_lacks_is_drawn_from_train(tmp_path) -> None:
+    own = write_own(tmp_path, range(100), split=True)
+    table = own / "captions.csv"
+    table.write_text(table.read_text().replace(",val", ",train"))
+    splits = read_splits(own)
+    assert names(splits.test) == ["98.png", "99.png"]
+    assert len(splits.val) > 2 and len(splits.train) + len(splits.val) == 98
+
+
+def test_splits_that_got_too_few_pictures_are_refused(tmp_path) -> None:
+    own = write_own(tmp_path, range(5), split=True)
+    with pytest.raises(
+        ValueError, match=r"2 pictures in each split.* train 1, val 2, test 2; give"
+    ):
+        read_splits(own)
+    drawn = write_own(tmp_path / "drawn", range(4))
+    with pytest.raises(ValueError, match=r"each split of drawn, got train \d, val \d, test \d"):
+        read_splits(drawn)
+    with pytest.raises(ValueError, match=r"2 pictures to measure on in .*drawn, got [01] of 4"):
+        read_test(drawn)
+    # A column that names a test alone says nothing of what to train on.
+    table = own / "captions.csv"
+    table.write_text(table.read_text().replace(",train", ",test").replace(",val", ",test"))
+    with pytest.raises(ValueError, match="train 0, val 0, test 5"):
+        read_splits(own)
+    assert len(read_test(own)) == 5
+
+
+def test_twins_leave_the_split_that_is_trained_on(tmp_path) -> None:
+    """Every picture once more, smaller: whatever is in val or test has its twin out of train."""
+    write_own(tmp_path, range(20))
+    rows = []
+    for seed in range(20):
+        scene(seed).resize((80, 60)).save(tmp_path / f"small{seed}.png")
+        rows.append(f"small{seed}.png,small {seed}")
+    splits = read_splits(write_own(tmp_path, range(20), tuple(rows)))
+    number = [
+        {int(name.removeprefix("small")[:-4]) for name in names(part)}
+        for part in (splits.train, splits.val, splits.test)
+    ]
+    assert not (number[0] & number[1] or number[0] & number[2] or number[1] & number[2])
+    leaks = splits.left_out.leaks
+    assert leaks and len(splits.train) + len(splits.val) + len(splits.test) + len(leaks) == 40
+    assert all(leak.by.startswith("content") for leak in leaks)
+    assert "in another split too (the first, " in str(splits.left_out)
+    by_name = read_splits(tmp_path, by_content=False)
+    assert not by_name.left_out.leaks and by_name.test == splits.test
+
+
+def test_equal_names_in_two_folders_are_two_pictures(tmp_path) -> None:
+    for place in ("cats", "dogs"):
+        for seed in range(50):
+            (tmp_path / place).mkdir(exist_ok=True)
+            picture = scene(seed + 100 * (place == "dogs"))
+            picture.save(tmp_path / place / f"{seed}.png", format="BMP")
+            (tmp_path / place / f"{seed}.txt").write_text(f"one of {place}")
+    splits = read_splits(tmp_path)
+    assert not splits.left_out.leaks
+    assert len(splits.train) + len(splits.val) + len(splits.test) == 100
+
+
+def test_numbers_name_pictures_where_nothing_else_tells(tmp_path) -> None:
+    own = write_own(tmp_path / "own", range(20))
+    for seed in range(10):
+        scene(50 + seed).save(own / f"{seed}.png")
+    test = write_own(tmp_path / "test", range(3, 6))
+    assert not read_splits(own, test=test).left_out.leaks
+    by_name = read_splits(own, test=test, by_content=False).left_out.leaks
+    assert sorted(leak.picture.name for leak in by_name) == ["3.png", "4.png", "5.png"]
+
+
+def test_what_cannot_be_used_is_counted_and_named(tmp_path) -> None:
+    rows = ("gone.png,a", "0.png,", "blank.png, ", "plain1.png,p", "plain2.png,p")
+    for name, value in (("blank", 3), ("plain1", 40), ("plain2", 41)):
+        Image.new("RGB", (9, 9), (value,) * 3).save(tmp_path / f"{name}.png")
+    left_out = read_splits(write_own(tmp_path, range(12), rows, split=True)).left_out
+    assert [Path(place).name for place in left_out.unusable] == ["gone.png"]
+    assert (left_out.without_captions, left_out.empty_captions) == (1, 2)
+    assert {Path(p).name for p in left_out.not_compared} <= {"plain1.png", "plain2.png"}
+    said = str(left_out)
+    assert said.startswith("Pictures left out: 1 unusable (the first, ")
+    assert "1 without a caption." in said and said.endswith("Compared by name alone: 2.")
+    record = json.loads(json.dumps(left_out.as_dict()))
+    assert record["unusable"][0]["path"].endswith("gone.png") and record["not_compared"] == 2
+
+
+def test_karpathys_splits_serve_as_they_are_called(tmp_path) -> None:
+    entries = []
+    for number, split in enumerate(["train", "restval", "restval", "val", "val", "test", "test"]):
+        entries.append(coco_entry(number + 1, "val2014", split, f"caption {number}"))
+        (tmp_path / "val2014").mkdir(exist_ok=True)
+        scene(number).save(tmp_path / "val2014" / entries[-1]["filename"])
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": entries, "dataset": "coco"}))
+    splits = read_splits(tmp_path / "dataset_coco.json")
+    assert splits.train.image_ids == ("coco:1", "coco:2", "coco:3")
+    assert (splits.val.image_ids, splits.test.image_ids) == (
+        ("coco:4", "coco:5"),
+        ("coco:6", "coco:7"),
+    )
+    (tmp_path / "val2014" / entries[0]["filename"]).unlink()  # not needed for the test alone
+    assert read_test(tmp_path).paths == splits.test.paths
+    scene(0).save(tmp_path / "val2014" / entries[0]["filename"])
+    other = write_own(tmp_path / "own", range(50, 53))
+    measured = read_splits(tmp_path, test=other)
+    assert names(measured.test) == ["50.png", "51.png", "52.png"]
+    # The test picture of the file is left alone, not trained on.
+    assert measured.train.image_ids == splits.train.image_ids
+
+
+def test_cocos_val_is_the_test_unless_another_is_given(tmp_path) -> None:
+    numbers = [n for n in range(1, 151) if n % 3]  # picture 3n has no caption there
+    write_coco(tmp_path, "train2017", "", numbers)
+    write_coco(tmp_path, "val2017", "", [200, 202])
+    for i, path in enumerate(sorted(tmp_path.glob("*2017/*.jpg"))):
+        scene(i).save(path, format="BMP")
+    splits = read_splits(tmp_path)
+    assert splits.test.image_ids == ("coco:200", "coco:202")
+    assert len(splits.train) + len(splits.val) == 100 and len(splits.val) > 2
+    assert read_test(tmp_path).paths == splits.test.paths
+    own = write_own(tmp_path / "own", range(250, 253))
+    measured = read_splits(tmp_path, test=own)
+    assert (len(measured.train), measured.val.image_ids) == (100, splits.test.image_ids)
+    one_file = read_splits(tmp_path / "annotations/captions_train2017.json")
+    parts = (one_file.train, one_file.val, one_file.test)
+    assert sum(map(len, parts)) == 100 and min(map(len, parts)) > 2
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Path:
+    own = read_captioned(write_own(tmp_path / "own", range(20))).dataset
+    curate({"own": own}, tmp_path / "mixture.json", [], mixture={"own": 20})
+    return tmp_path / "mixture.json"
+
+
+def test_a_manifest_needs_pictures_to_measure_on(manifest, tmp_path) -> None:
+    assert is_manifest(manifest) and not is_manifest(tmp_path)
+    assert not is_manifest(tmp_path / "own/captions.csv")
+    with pytest.raises(ValueError, match=r"measure on beside the manifest .*mixture\.json"):
+        read_splits(manifest)
+    with pytest.raises(ValueError, match="measure on beside the manifest"):
+        read_test(manifest)
+    splits = read_splits(manifest, test=write_own(tmp_path / "test", range(30, 33)))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (18, 2, 3)
+    (tmp_path / "own/3.png").unlink()
+    left_out = read_splits(manifest, test=tmp_path / "test").left_out
+    assert [Path(place).name for place in left_out.unusable] == ["3.png"]
+
+
+def test_a_manifest_that_holds_test_pictures_is_refused(manifest, tmp_path) -> None:
+    test = write_own(tmp_path / "test", range(18, 33))
+    with pytest.raises(ValueError, match=r"without pictures of .*test, but 2 of .* draw it again"):
+        read_splits(manifest, test=test)
+
+
+@pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p])
+def test_no_data_says_so(make, tmp_path) -> None:
+    with pytest.raises(ValueError, match="Expected"):
+        read_splits(make(tmp_path))
+
+
+def test_a_split_that_leaks_emptied_says_why(tmp_path) -> None:
+    own = write_own(tmp_path / "own", range(8))
+    with pytest.raises(ValueError, match=r"at least 2 .*train 0.* another split"):
+        read_splits(own, test=write_own(tmp_path / "test", range(8)))
+
+
+def test_nothing_left_out_says_nothing() -> None:
+    assert str(LeftOut({}, 3, 0, (), {})) == ""

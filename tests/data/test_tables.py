@@ -1,0 +1,216 @@
+"""Tables of one's own, CSV and JSONL, and those that Hugging Face calls metadata."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dclip_kit.data import read_captioned
+from dclip_kit.data.images import CaptionedImages
+from dclip_kit.data.tables import read_csv, read_jsonl
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("a.jpg", "b.png"):
+        Image.new("RGB", (4, 4), "red").save(folder / name)
+    (folder / "cut.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
+    return folder
+
+
+# CSV
+
+CSV = (
+    b'\xef\xbb\xbfCaption,Image\r\n"a cat, asleep",a.jpg\r\na dog,b.png\r\n a cat ,a.jpg\r\n\r\n'
+    b'"two\nlines",b.png\r\n,b.png\r\ncut,cut.jpg\r\ngone,gone.jpg\r\nup,../mine/../x.jpg\r\n'
+    b"caf\xe9,a.jpg\r\na cat, awake,a.jpg\r\nshort\r\na \xf0\x9f\x90\x88, b.png\r\n"
+)
+
+
+def test_csv_joins_the_rows_of_a_picture_and_names_what_it_cannot_use(folder) -> None:
+    (folder / "captions.csv").write_bytes(CSV)
+    found = read_csv(folder, split="val")
+    assert found.dataset == CaptionedImages(
+        (folder / "a.jpg", folder / "b.png"),
+        (("a cat, asleep", "a cat"), ("a dog", "two\nlines", "a \N{CAT}")),
+        "val",
+        "mine",
+    )
+    assert found.empty_captions == 1
+    assert list(found.unreadable) == [
+        Path("../mine/../x.jpg"),
+        folder / "cut.jpg",
+        folder / "gone.jpg",
+    ]
+    assert found.broken_rows == {
+        "captions.csv:12": "expected UTF-8, got other bytes; convert the file to UTF-8",
+        "captions.csv:13": "expected 2 fields, got 3; quote captions with commas",
+        "captions.csv:14": "expected 2 fields, got 1; quote captions with commas",
+    }
+
+
+def test_empty_lines_say_nothing(folder) -> None:
+    (folder / "list.csv").write_text("\n\nimage,caption\n\na.jpg,a cat\n\n")
+    found = read_csv(folder / "list.csv")
+    assert found.dataset.texts == ["a cat"] and not found.broken_rows
+
+
+def test_a_quote_left_open_swallows_nothing_in_silence(folder) -> None:
+    text = 'image,caption\na.jpg,"a cat\nb.png,"a dog"\na.jpg,a cat again\n'
+    (folder / "list.csv").write_text(text)
+    found = read_csv(folder / "list.csv")
+    assert found.dataset.texts == ["a cat again"]
+    assert list(found.broken_rows) == ["list.csv:2"]
+    assert "up to line 3" in found.broken_rows["list.csv:2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"file,text\na.jpg,a cat\n", r"columns image and caption \(or .*, got \['file', 'text'\]"),
+        (b"", "got an empty file"),
+        ("image,caption\na.jpg,a\n".encode("utf-16"), "columns image and caption .*in UTF-8"),
+        (b"image;caption\na.jpg;a\n", r"got \['image;caption'\]; .*with commas"),
+        (b"\n\n", "got an empty file"),
+        (None, r"Expected captions\.csv or metadata\.csv in .*, got none"),
+    ],
+)
+def test_csv_without_its_columns_is_refused(folder, content, says) -> None:
+    if content is not None:
+        (folder / "captions.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        read_csv(folder)
+
+
+def test_a_csv_that_is_not_there_is_an_error(folder) -> None:
+    with pytest.raises(ValueError, match=r"Expected a CSV at .*list\.csv, but .*; name another"):
+        read_csv(folder / "list.csv")
+
+
+def test_csv_takes_its_pictures_from_another_folder(folder, tmp_path) -> None:
+    (tmp_path / "list.csv").write_text("image,caption\na.jpg,a cat\n")
+    assert read_csv(tmp_path / "list.csv", folder).dataset.paths == (folder / "a.jpg",)
+
+
+# JSONL
+
+
+def test_jsonl_takes_one_caption_or_several(folder) -> None:
+    lines = [
+        json.dumps({"image": "a.jpg", "caption": "a cat"}),
+        json.dumps({"image": "b.png", "captions": ["a dog", "", "it barks"]}),
+        json.dumps({"image": "a.jpg", "captions": "asleep"}),
+        "{",
+        json.dumps(["a.jpg", "a cat"]),
+        json.dumps({"image": "a.jpg"}),
+        json.dumps({"image": 3, "caption": "a cat"}),
+        '{"image": "a.jpg", "caption": "\\ud83d"}',
+        "[" * 100_000,
+    ]
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    found = read_jsonl(folder)
+    assert found.dataset.captions == (("a cat", "asleep"), ("a dog", "it barks"))
+    assert found.empty_captions == 1
+    assert list(found.broken_rows) == [f"captions.jsonl:{n}" for n in range(4, 10)]
+
+
+def test_several_jsonl_are_not_guessed_among(folder) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_text("")
+    with pytest.raises(
+        ValueError, match=r"Expected one .jsonl in .*, got 2 \(a.jsonl, b.jsonl\); name the"
+    ):
+        read_jsonl(folder)
+
+
+# Splits, and Hugging Face's names
+
+
+@pytest.mark.parametrize("picture", ["image", "file_name"])
+@pytest.mark.parametrize("caption", ["caption", "text"])
+def test_both_names_of_a_column_are_known_and_splits_are_read(folder, picture, caption) -> None:
+    rows = [("a.jpg", "a cat", "train"), ("b.png", "a dog", "Validation")]
+    lines = [f"{caption},split,{picture}", *(f"{text},{word},{name}" for name, text, word in rows)]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    objects = [{picture: name, caption: text, "split": word} for name, text, word in rows]
+    (folder / "list").mkdir()
+    (folder / "list/metadata.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    for place in (folder, folder / "list"):
+        each = read_captioned(place, folder, split="all")
+        assert each.dataset.paths == (folder / "a.jpg", folder / "b.png")
+        assert each.dataset.texts == ["a cat", "a dog"]
+        assert (each.dataset.splits, each.splits_from) == (("train", "val"), "column")
+
+
+def test_jsonl_names_rows_without_their_split(folder) -> None:
+    rows = [{"image": "a.jpg", "text": ["a cat"], "split": "test"}, {"image": "b.png", "text": "x"}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read_jsonl(folder)
+    assert found.dataset.splits == ("test",) and list(found.broken_rows) == ["metadata.jsonl:2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("metadata.csv", "file_name,text\n0.png,one\n0.png,two\n\n,nameless\n"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "0.png", "captions": ["one", "two"]}\n\n{"caption": "nameless"}\n',
+        ),
+    ],
+)
+def test_metadata_in_the_folders_of_splits_is_one_data_set(tmp_path, name, rows) -> None:
+    data = tmp_path / "data"
+    for split in ("train", "validation", "test"):
+        (data / split).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(data / split / "0.png")
+        (data / split / name).write_text(rows)
+    found = read_captioned(data, split="all")
+    assert found.dataset.paths == tuple(
+        data / split / "0.png" for split in ("test", "train", "validation")
+    )
+    assert found.dataset.captions == (("one", "two"),) * 3
+    assert (found.dataset.splits, found.splits_from) == (("test", "train", "val"), "folders")
+    assert found.dataset.source == "data" and len(found.broken_rows) == 3
+    assert all(place.startswith(("train/", "validation/", "test/")) for place in found.broken_rows)
+    alone = read_captioned(data / "test", split="mine").dataset
+    assert alone.paths == (data / "test/0.png",) and alone.splits == ()
+
+
+def test_two_tables_in_a_folder_are_not_guessed_among(folder) -> None:
+    for name in ("captions.csv", "metadata.csv"):
+        (folder / name).write_text("image,caption\na.jpg,a cat\n")
+    with pytest.raises(ValueError, match=r"got 2 \(captions.csv, metadata.csv\); name the file"):
+        read_captioned(folder)
+    assert read_captioned(folder / "metadata.csv").dataset.texts == ["a cat"]
+    (folder / "captions.csv").rename(folder / "metadata.jsonl")
+    with pytest.raises(ValueError, match=r"csv \(metadata.csv\), jsonl \(metadata.jsonl\)"):
+        read_captioned(folder)
+
+
+@pytest.mark.parametrize("place", ["metadata.parquet", "train/metadata.parquet"])
+def test_parquet_is_refused_with_what_to_do(folder, place) -> None:
+    file = folder / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"PAR1")
+    for path in (folder, file):
+        with pytest.raises(
+            ValueError, match=r"got .*metadata\.parquet, and Parquet is not; write it"
+        ):
+            read_captioned(path)
+
+
+def test_a_data_set_of_links_is_read(tmp_path) -> None:
+    """As Hugging Face's cache has them: names that are links into a store of contents."""
+    (tmp_path / "blobs").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "blobs/1f", format="PNG")
+    (tmp_path / "blobs/2e").write_text("file_name,text\na.png,a cat\n")
+    data = tmp_path / "snapshots/train"
+    data.mkdir(parents=True)
+    for name, blob in [("a.png", "1f"), ("metadata.csv", "2e")]:
+        (data / name).symlink_to(f"../../blobs/{blob}")
+    found = read_captioned(tmp_path / "snapshots")
+    assert found.dataset.paths == (data / "a.png",) and found.linked == 1

@@ -1,0 +1,266 @@
+"""The notebooks' shared steps, on pocket splits of a few pictures and a tiny CLIP."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from assets.make import pocket_arms
+from dclip_kit.config import PROFILES, Profile, SelectionRule
+from dclip_kit.data import open_picture
+from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.pocket.sprites import load_nouns
+from dclip_kit.evaluation import experiment, preparation
+from dclip_kit.evaluation.arms import Arm
+from dclip_kit.evaluation.evaluate import evaluate_retrieval
+from dclip_kit.evaluation.experiment import obtain_arms, obtain_teacher
+from dclip_kit.evaluation.preparation import EvaluationSets, prepare_evaluation
+from dclip_kit.metrics import top1_accuracy
+from dclip_kit.models import reading
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.weights import clone_clip
+
+PROFILE = replace(
+    PROFILES["pocket"],
+    teacher=replace(PROFILES["pocket"].teacher, epochs=2, heads=2),
+    student=replace(PROFILES["pocket"].student, epochs=2, learning_rate=1e-3),
+    selection=SelectionRule((0.5, 1.0), 0.0),
+)
+
+
+@pytest.fixture
+def sets(data, clip) -> EvaluationSets:
+    """With zero-shot labels that the tiny CLIP names rightly, so that there is much to forget."""
+    made = prepare_evaluation(clip, data)
+    guessed = encode_images(clip, made.zero_shot_val.pictures) @ made.zero_shot.class_features.T
+    return replace(made, zero_shot_val=replace(made.zero_shot_val, labels=guessed.argmax(1)))
+
+
+# Data
+
+
+def test_a_walk_begins_with_all_six_sets_and_the_ceiling(data, monkeypatch) -> None:
+    assert (len(data.train), len(data.val), len(data.test)) == (11, 6, 8)
+    assert (data.train.split, data.val.split, data.test.split) == ("train", "val", "test")
+    for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
+        found = getattr(data, name)
+        assert len(found) == len(load_nouns()) and found.source == f"pocket {name}"
+    scenes = [pocket.make_scene("test", index) for index in range(8)]
+    fits = [
+        sum(pocket.count_matches([text], [scene])[0] for scene, _ in scenes)
+        for _, texts in scenes
+        for text in texts
+    ]
+    assert data.ceiling == pytest.approx(sum(1 / fit for fit in fits) / 40)
+
+
+def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
+    sets = prepare_evaluation(clip, data)
+    for name in ("val", "test"):
+        dataset, found = getattr(data, name), getattr(sets, name)
+        expected = encode_images(clip, dataset.paths)
+        torch.testing.assert_close(encode_images(clip, found.pictures), expected)
+        assert torch.equal(found.image_of_text, dataset.image_of_text)
+        ids = clip.tokenizer(dataset.texts)
+        torch.testing.assert_close(found.text_features, clip.model.encode_text(ids, normalize=True))
+    for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
+        dataset, found = getattr(data, name), getattr(sets, name)
+        expected = encode_images(clip, dataset.paths)
+        torch.testing.assert_close(encode_images(clip, found.pictures), expected)
+        assert found.labels.tolist() == list(dataset.labels)
+        assert found.in_domain.tolist() == list(dataset.in_domain)
+        assert found.class_features.shape == (len(dataset.class_names), 32)
+    assert sets.zero_shot.pictures != sets.zero_shot_held_out.pictures
+
+
+# Weights, trained now or loaded
+
+
+def test_a_saved_teacher_is_the_trained_one(clip, features, tmp_path, capsys) -> None:
+    trained = obtain_teacher(PROFILE, clip, features, tmp_path)
+    assert capsys.readouterr().out.strip() == "Trained the teacher now: 2 epochs."
+    loaded = obtain_teacher(PROFILE, clip, None, tmp_path)
+    assert capsys.readouterr().out.strip() == "Loaded the saved teacher: 2 epochs."
+    one, other = trained.teacher.state_dict(), loaded.teacher.state_dict()
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert loaded.history == trained.history and not loaded.teacher.training
+
+
+def test_without_a_saved_teacher_or_arms_it_says_so(clip, data, sets, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="teacher"):
+        obtain_teacher(PROFILE, clip, None, tmp_path)
+    teacher = experiment.MetaTeacher(32, 2)
+    with pytest.raises(FileNotFoundError, match="contrastive"):
+        obtain_arms(PROFILE, clip, teacher, data.train, None, sets, tmp_path)
+
+
+def test_saved_arms_measure_what_the_trained_ones_did(
+    clip, data, features, sets, tmp_path, capsys
+) -> None:
+    before = {name: value.clone() for name, value in clip.model.state_dict().items()}
+    teacher = obtain_teacher(PROFILE, clip, features, tmp_path).teacher
+    capsys.readouterr()
+    trained = obtain_arms(PROFILE, clip, teacher, data.train, features, sets, tmp_path)
+    assert capsys.readouterr().out.strip() == "Trained the arms now."
+    loaded = obtain_arms(PROFILE, clip, teacher, data.train, None, sets, tmp_path)
+    assert "Loaded the saved arms" in capsys.readouterr().out
+    assert list(trained) == list(loaded) == ["clip", "contrastive", "dclip"]
+    assert trained["clip"].clip is clip and trained["clip"].alpha is None
+    assert all(torch.equal(value, before[key]) for key, value in clip.model.state_dict().items())
+    for name in ("contrastive", "dclip"):
+        one, other = trained[name], loaded[name]
+        for field in ("alpha", "candidates", "history"):
+            assert getattr(one, field) == getattr(other, field)
+        embedded = [encode_images(arm.clip, sets.test.pictures) for arm in (one, other)]
+        assert torch.equal(*embedded)
+    # The control sees no teacher and rehearses nothing; both saw the same batches.
+    one, other = trained["contrastive"].history, trained["dclip"].history
+    assert one[0]["loss"] == pytest.approx(one[0]["contrastive"])
+    weights = PROFILE.student
+    assert other[0]["loss"] == pytest.approx(
+        other[0]["contrastive"]
+        + weights.distillation_weight * other[0]["distillation"]
+        + weights.rehearsal_weight * other[0]["rehearsal"]
+    )
+    assert "rehearsal" not in one[0] and other[0]["rehearsal"] > 0
+
+
+def test_features_are_extracted_once_for_what_they_are_made_from(
+    clip, data, detector, tmp_path, monkeypatch, capsys
+) -> None:
+    loaded = [detector]
+    monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: loaded.pop())
+    few = data.val.select(range(3))
+    first = experiment.obtain_features(PROFILE, clip, few, tmp_path)
+    assert capsys.readouterr().out == ""
+    again = experiment.obtain_features(PROFILE, clip, few, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    assert capsys.readouterr().out == f"Loaded the features in {kept}.\n"
+    assert kept.name.startswith("features-val-")
+    assert torch.equal(first.region, again.region) and torch.equal(first.token, again.token)
+    wider = replace(PROFILE, regions=replace(PROFILE.regions, margin=0.3))
+    changed = [
+        (wider, few),
+        (PROFILE, data.val.select(range(2))),
+        (PROFILE, replace(few, split="x")),
+    ]
+    for number, (profile, pictures) in enumerate(changed, start=2):
+        loaded.append(detector)
+        experiment.obtain_features(profile, clip, pictures, tmp_path)
+        assert not loaded and len(list(tmp_path.iterdir())) == number
+    assert capsys.readouterr().out == ""
+
+
+def test_training_continues_from_its_checkpoints(clip, data, features, sets, tmp_path) -> None:
+    state = tmp_path / "checkpoints"
+    teacher = obtain_teacher(PROFILE, clip, features, tmp_path, state / "teacher.safetensors")
+    arms = obtain_arms(PROFILE, clip, teacher.teacher, data.train, features, sets, tmp_path, state)
+    assert {path.name for path in state.glob("*.safetensors")} == {
+        f"{name}.safetensors"
+        for name in ("teacher", "contrastive", "contrastive-1", "dclip", "dclip-1")  # soups of two
+    }
+    again = obtain_teacher(PROFILE, clip, features, tmp_path, state / "teacher.safetensors")
+    assert again.history == teacher.history  # seconds and all: nothing was trained
+    for name, arm in obtain_arms(
+        PROFILE, clip, again.teacher, data.train, features, sets, tmp_path, state
+    ).items():
+        assert arm.history == arms[name].history
+
+
+def test_a_profile_whose_arms_do_not_come_with_the_kit_trains_them_once(
+    clip, data, features, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setattr(experiment, "choose_detector", lambda *_: "a detector")
+    extracted: list[object] = []
+    monkeypatch.setattr(experiment, "extract_features", lambda *a: extracted.append(a) or features)
+    own = replace(PROFILE, name="base")
+    folder = experiment.find_saved(own, clip, data)
+    assert folder.resolve() == tmp_path / "runs" / "base" / "arms" and len(extracted) == 1
+    assert list(experiment.load_arms(clip, folder)) == ["clip", "contrastive", "dclip"]
+    assert experiment.find_saved(own, clip, data) == folder and len(extracted) == 1  # not again
+    assert experiment.find_saved(own, clip, data, "mine") == Path("mine")
+    assert experiment.find_saved(PROFILE, clip, data, "mine") == Path("mine")
+    assert experiment.find_saved(PROFILE, clip, data) == experiment.asset_path("pocket_arms")
+
+
+def test_the_command_leaves_teacher_and_arms_in_the_assets(
+    clip, data, features, sets, detector, tmp_path, monkeypatch
+) -> None:
+    asked: dict[str, tuple] = {}
+
+    def record(name: str, result: object) -> Callable:
+        return lambda *args, **keywords: asked.setdefault(name, (*args, keywords)) and result
+
+    def profile(name: str) -> Profile:
+        assert name == "pocket"
+        return PROFILE
+
+    monkeypatch.setattr(pocket_arms, "get_profile", profile)
+    monkeypatch.setattr(pocket_arms, "asset_path", lambda name: tmp_path / name)
+    for name, result in [
+        ("load_clip", clip),
+        ("load_detector", detector),
+        ("load_data", data),
+        ("extract_features", features),
+        ("prepare_evaluation", sets),
+    ]:
+        home = pocket_arms if hasattr(pocket_arms, name) else experiment
+        monkeypatch.setattr(home, name, record(name, result))
+    pocket_arms.main()
+    options = {"confidence": 0.25, "max_regions": 10, "device": torch.device("cpu")}
+    assert asked["load_detector"] == ("pocket", options)
+    assert asked["extract_features"][:3] == (clip, detector, data.train)
+    written = {path.name for path in Path(tmp_path / "pocket_arms").iterdir()}
+    stems = ("teacher", "contrastive", "dclip")
+    assert written == {f"{stem}.{kind}" for stem in stems for kind in ("json", "safetensors")}
+
+
+def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
+    """Otherwise nothing above measured retention."""
+    found = sets.zero_shot_val
+    embedded = encode_images(clip, found.pictures)
+    assert top1_accuracy(embedded, found.class_features, found.labels).all()
+
+
+# Measuring
+
+
+@pytest.mark.parametrize("kept_bytes", [0, preparation.KEPT_BYTES])
+def test_arms_are_measured_on_test_and_pictures_read_once(
+    data, clip, sets, monkeypatch, kept_bytes
+) -> None:
+    monkeypatch.setattr(preparation, "KEPT_BYTES", kept_bytes)
+    opened = []
+    monkeypatch.setattr(
+        reading, "open_picture", lambda path, side: opened.append(path) or open_picture(path)
+    )
+    other = clone_clip(clip)
+    with torch.no_grad():
+        for parameter in other.model.visual.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    arms = {"clip": Arm("clip", clip), "other": Arm("other", other, 1.0)}
+    results = experiment.evaluate_arms(arms, sets)
+    tests = (data.test, data.zero_shot, data.zero_shot_held_out)
+    assert len(opened) == sum(map(len, tests)) * (1 if kept_bytes else 2)
+    assert list(results) == ["clip", "other"]
+    for name, result in results.items():
+        bundle = arms[name].clip
+        assert result.arm is arms[name]
+        expected = evaluate_retrieval(bundle, sets.test)
+        assert result.retrieval.as_dict() == expected.as_dict()
+        for found, measured in (
+            (result.zero_shot, sets.zero_shot),
+            (result.held_out, sets.zero_shot_held_out),
+        ):
+            near = encode_images(bundle, measured.pictures) @ measured.class_features.T
+            assert torch.equal(found.correct, near.argmax(1) == measured.labels)
+
+
+def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:
+    sets = replace(sets, zero_shot_held_out=None)
+    found = experiment.evaluate_arms({"clip": Arm("clip", clip)}, sets)
+    assert found["clip"].held_out is None and len(found["clip"].zero_shot.correct)

@@ -1,0 +1,106 @@
+"""One parameter points a profile at one's own pictures; the pocket's are in test_experiment."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_leaks import scene
+from test_splits import write_own
+
+from dclip_kit.config import PROFILES, Profile
+from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, encode_classes
+from dclip_kit.evaluation.preparation import prepare_evaluation
+from dclip_kit.evaluation.profile_data import (
+    choose_templates,
+    load_data,
+    read_measured,
+    read_zero_shot,
+)
+
+
+def write_classes(folder: Path, count: int = 6) -> Path:
+    """Labelled pictures, a folder a class."""
+    for label, name in enumerate(("red_ball", "dog", "boat")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            scene(1000 + 100 * label + index).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def own(tmp_path) -> Profile:
+    """A profile of pictures on disk."""
+    data = write_own(tmp_path / "own", range(20), ("gone.png,a",), split=True)
+    classes = write_classes(tmp_path / "classes")
+    return replace(PROFILES["base"], data=str(data), zero_shot=str(classes))
+
+
+def test_a_profile_with_a_path_reads_it(own, capsys, clip) -> None:
+    data = load_data(own)
+    assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 2)
+    assert data.ceiling is None and data.zero_shot_held_out is None
+    assert "1 unusable" in str(data.left_out)
+    assert capsys.readouterr().out == f"{data.left_out}\n"
+    assert (len(data.zero_shot_val), len(data.zero_shot)) == (9, 9)
+    assert data.zero_shot.class_names == ("boat", "dog", "red ball")
+    sets = prepare_evaluation(clip, data)
+    assert sets.zero_shot_held_out is None and len(sets.zero_shot.pictures) == 9
+    assert load_data(replace(own, seed=1)).test == data.test  # a column says so
+
+
+def test_other_data_to_measure_on_is_read_too(own, tmp_path) -> None:
+    test = write_own(tmp_path / "test", range(30, 34))
+    data = load_data(replace(own, test=str(test)))
+    assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 4)
+
+
+def test_the_leak_guard_may_go_by_names_alone(own, tmp_path) -> None:
+    test = write_own(tmp_path / "test", range(14, 16))
+    profile = replace(own, test=str(test))
+    assert len(load_data(profile).left_out.leaks) == 2
+    for path in list(test.glob("*.png")):
+        path.rename(path.with_name(f"x{path.name}"))
+    rows = (test / "captions.csv").read_text().splitlines()
+    (test / "captions.csv").write_text("\n".join([rows[0], *(f"x{row}" for row in rows[1:])]))
+    assert len(load_data(profile).left_out.leaks) == 2
+    assert not load_data(replace(profile, leak_guard="names")).left_out.leaks
+
+
+def test_classes_are_put_into_templates(own, clip) -> None:
+    assert (choose_templates("pocket"), choose_templates("cifar10:x")) == ("pocket", "imagenet")
+    assert choose_templates("pocket", "paper") == "paper"
+    data = load_data(replace(own, templates="paper"))
+    assert data.templates == "paper" and load_data(own).templates == "imagenet"
+    expected = encode_classes(clip, data.zero_shot.class_names, TEMPLATE_SETS["paper"])
+    for each in (prepared := prepare_evaluation(clip, data)).zero_shot, prepared.zero_shot_val:
+        torch.testing.assert_close(each.class_features, expected)
+
+
+@pytest.mark.parametrize("missing", ["data", "zero_shot"])
+def test_what_a_profile_lacks_is_asked_for(missing, own) -> None:
+    with pytest.raises(ValueError, match=r"Expected data and zero_shot in the profile 'base'"):
+        load_data(replace(own, **{missing: ""}))
+    with pytest.raises(ValueError, match=r"manifest and Karpathy's dataset_coco\.json as test"):
+        load_data(PROFILES["paper"])
+
+
+def test_pictures_to_measure_on_are_those_of_the_walk(own) -> None:
+    test = load_data(own).test
+    assert read_measured(own.data).paths == test.paths
+    drawn = write_own(Path(own.data).parent / "drawn", range(100, 160))
+    assert read_measured(str(drawn), seed=1).paths != read_measured(str(drawn)).paths
+    elsewhere = replace(own, test=str(drawn))
+    measured = read_measured(own.data, test=elsewhere.test)
+    assert measured.paths == load_data(elsewhere).test.paths
+    assert len(read_measured(own.data, split="all")) == 20
+    (labelled,) = read_zero_shot(own.zero_shot)
+    assert len(labelled) == 18
+
+
+def test_a_split_is_never_all_under_another_name(own) -> None:
+    data = load_data(own)
+    assert read_measured(own.data, split="val").paths == data.val.paths
+    assert read_measured(own.data, split="train").paths == data.train.paths
+    with pytest.raises(ValueError, match=r"of train, val, test or all .* got 'dev'"):
+        read_measured(own.data, split="dev")

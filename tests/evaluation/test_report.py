@@ -1,0 +1,175 @@
+"""The report: the shape that was promised, JSON, and numbers that can be checked by hand."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dclip_kit.config import get_profile
+from dclip_kit.evaluation.arms import Arm, ArmResult
+from dclip_kit.evaluation.evaluate import ZeroShot
+from dclip_kit.evaluation.probe import ShortcutProbe
+from dclip_kit.evaluation.report import arm_entry, compare_recall, make_report, write_report
+from dclip_kit.evaluation.selection import Candidate
+from dclip_kit.metrics import retrieval_metrics
+
+OWNERS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+
+
+def result(clip, name: str, hits: list[int], correct: list[int], held_out: list[int]) -> ArmResult:
+    """Four pictures with two captions each, of which those in `hits` find their picture first."""
+    texts = torch.eye(4)[OWNERS].clone()
+    for caption in range(8):
+        if caption not in hits:
+            texts[caption] = torch.eye(4)[(OWNERS[caption] + 1) % 4]
+
+    def zero_shot(values: list[int]) -> ZeroShot:
+        right = torch.tensor(values, dtype=torch.bool)
+        return ZeroShot(right, right.float().mean().item(), 1.0, None)
+
+    alpha = None if name == "clip" else 0.4
+    candidates = () if name == "clip" else (Candidate(0.4, 0.5, 0.9),)
+    return ArmResult(
+        Arm(name, clip, alpha, candidates, [{"epoch": 1, "loss": 1.0}]),
+        retrieval_metrics(torch.eye(4), texts, OWNERS),
+        zero_shot(correct),
+        zero_shot(held_out),
+    )
+
+
+@pytest.fixture
+def results(clip) -> dict[str, ArmResult]:
+    return {
+        "clip": result(clip, "clip", [0, 2], [1, 1, 1, 1, 0], [1, 0]),
+        "contrastive": result(clip, "contrastive", [0, 1, 2], [1, 1, 0, 0, 1], [0, 0]),
+        "dclip": result(clip, "dclip", [0, 1, 2, 4, 5], [1, 1, 1, 0, 0], [1, 1]),
+    }
+
+
+@pytest.fixture
+def report(results) -> dict:
+    probe = ShortcutProbe(own=0.6, shuffled=0.1, blank=0.05)
+    return make_report(get_profile("pocket"), results, probe, 0.93, 12.34, True, note="more")
+
+
+# A dict promises its keys and what stands below; a type promises itself.
+NUMBER, GAIN = float, {"absolute": float, "relative": float, "ci95": [float, float]}
+DIRECTION = {
+    "recall_at": {"1": NUMBER, "5": NUMBER, "10": NUMBER},
+    "mean_average_precision": NUMBER,
+}
+ARM = {
+    "text_to_image": DIRECTION,
+    "image_to_text": DIRECTION,
+    "zero_shot": {
+        "top1": NUMBER,
+        "top1_held_out_style": NUMBER,
+        "retention": NUMBER,
+        "retention_ci95": [NUMBER, NUMBER],
+    },
+    "alpha": float | None,
+}
+PROMISED = {
+    "profile": str,
+    "trained_in_this_run": bool,
+    "seconds": NUMBER,
+    "peak_memory_mb": int,
+    "arms": {"clip": ARM, "contrastive": ARM, "dclip": ARM},
+    "gain": {"text_to_image_recall_at_1": GAIN},
+    "gain_over_control": {"text_to_image_recall_at_1": GAIN},
+    "teacher_probe": {"own": NUMBER, "shuffled": NUMBER, "blank": NUMBER},
+    "ceiling": NUMBER,
+}
+
+
+def breaches(found, promised, place: str = "report") -> list[str]:
+    if isinstance(promised, dict):
+        return [
+            breach
+            for key, below in promised.items()
+            for breach in (
+                breaches(found[key], below, f"{place}.{key}")
+                if isinstance(found, dict) and key in found
+                else [f"{place} has no {key}"]
+            )
+        ]
+    if isinstance(promised, list):
+        fits = isinstance(found, list) and len(found) == len(promised)
+        return [] if fits and all(map(isinstance, found, promised)) else [f"{place} is {found}"]
+    fits = isinstance(found, promised) and not (isinstance(found, float) and math.isnan(found))
+    return [] if fits else [f"{place} is {found!r}"]
+
+
+def test_a_report_is_json_of_the_promised_shape(report, tmp_path) -> None:
+    write_report(report, tmp_path / "runs" / "report.json")
+    saved = json.loads((tmp_path / "runs" / "report.json").read_text(encoding="utf-8"))
+    assert saved == json.loads(json.dumps(report, allow_nan=False))
+    assert breaches(saved, PROMISED) == []
+    assert saved["trained_in_this_run"] is True and saved["note"] == "more"
+    assert saved["settings"]["selection"]["least_retention"] == 0.955
+    del saved["arms"]["dclip"]["zero_shot"]["retention"]
+    assert breaches(saved, PROMISED) == ["report.arms.dclip.zero_shot has no retention"]
+
+
+def test_what_is_not_known_stays_open(results) -> None:
+    """Own data has neither a ceiling nor a style that no training shows."""
+    plain = {name: replace(each, held_out=None) for name, each in results.items()}
+    probe = ShortcutProbe(own=0.6, shuffled=0.1, blank=0.05)
+    report = make_report(get_profile("base"), plain, probe, None, 1.0, True)
+    assert report["ceiling"] is None
+    assert report["arms"]["dclip"]["zero_shot"]["top1_held_out_style"] is None
+
+
+def test_gains_are_differences_of_the_right_arms(report) -> None:
+    recalls = {n: a["text_to_image"]["recall_at"]["1"] for n, a in report["arms"].items()}
+    assert recalls == {"clip": 2 / 8, "contrastive": 3 / 8, "dclip": 5 / 8}
+    for name, absolute, relative in (
+        ("gain", 3 / 8, 5 / 2 - 1),
+        ("gain_over_control", 2 / 8, 5 / 3 - 1),
+        ("gain_of_control", 1 / 8, 3 / 2 - 1),
+    ):
+        gain = report[name]["text_to_image_recall_at_1"]
+        assert gain["absolute"] == pytest.approx(absolute)
+        assert gain["relative"] == pytest.approx(relative)
+
+
+def test_the_interval_resamples_pictures_with_their_captions(results) -> None:
+    """Of clip's and dclip's hits a picture gains 1, 0, 2 and 0 captions of 2."""
+    gain = compare_recall(results["clip"], results["dclip"])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(4, (20000, 4), generator=generator)
+    differences = torch.tensor([0.5, 0.0, 1.0, 0.0])[drawn].mean(1)
+    low, high = differences.quantile(torch.tensor([0.025, 0.975])).tolist()
+    assert gain["ci95"] == pytest.approx([low, high], abs=0.13)  # steps of an eighth
+    assert gain["ci95"][0] <= gain["absolute"] <= gain["ci95"][1]
+    none = compare_recall(results["dclip"], results["dclip"])
+    assert (none["absolute"], none["relative"], none["ci95"]) == (0, 0, [0, 0])
+
+
+def test_retention_is_of_the_untouched_clip(results) -> None:
+    clip = arm_entry(results["clip"], results["clip"])
+    dclip = arm_entry(results["dclip"], results["clip"])
+    assert clip["zero_shot"]["retention"] == 1 and clip["alpha"] is None
+    assert dclip["zero_shot"]["retention"] == pytest.approx(3 / 4)
+    assert dclip["zero_shot"]["top1"] == pytest.approx(3 / 5)
+    assert dclip["zero_shot"]["top1_held_out_style"] == 1
+    assert (dclip["zero_shot"]["top1_domain"], dclip["zero_shot"]["top1_never_fine_tuned"]) == (
+        1.0,
+        None,
+    )
+    low, high = dclip["zero_shot"]["retention_ci95"]
+    assert 0 <= low < 3 / 4 < high <= 1  # no picture was lost that dclip has
+
+
+def test_a_missing_arm_is_named(results) -> None:
+    del results["contrastive"]
+    with pytest.raises(ValueError, match="got none of contrastive"):
+        make_report(get_profile("pocket"), results, ShortcutProbe(1.0, 0.0, 0.0), 1.0, 1.0, False)
+
+
+def test_arms_of_different_queries_cannot_be_compared(results) -> None:
+    fewer = retrieval_metrics(torch.eye(4), torch.eye(4)[OWNERS[:6]], OWNERS[:6])
+    with pytest.raises(ValueError, match="8, 6 and 6"):
+        compare_recall(results["clip"], replace(results["dclip"], retrieval=fewer))

@@ -1,0 +1,297 @@
+"""Making features: each in its place, whatever the batches; and whatever kills the work."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dclip_kit.config import RegionSettings
+from dclip_kit.data import open_picture
+from dclip_kit.features import extract as extraction
+from dclip_kit.features import store as stores
+from dclip_kit.features.extract import extract_features
+from dclip_kit.features.frozen import WHOLE_PICTURE, FrozenFeatures
+from dclip_kit.models import reading
+from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
+from dclip_kit.models.regions import crop_regions
+
+BOXES = {0: 1, 1: 0, 2: 2, 3: 1, 4: 0, 5: 0}  # what the fake detector finds in each picture
+
+
+@pytest.mark.parametrize("whole_image", [False, True])
+def test_features_are_those_of_each_picture_region_and_caption(
+    whole_image, clip, detector, captioned, pictures
+) -> None:
+    settings = RegionSettings(margin=0.2, whole_image=whole_image)
+    features = extract_features(clip, detector, captioned, settings, batch_size=4)
+    assert len(features) == 6
+    assert features.without_detections == 3
+    assert torch.allclose(features.image, encode_images(clip, pictures), atol=1e-6)
+    assert torch.equal(features.text, encode_texts(clip, captioned.texts))
+    assert features.image_of_text.tolist() == [0, 0, 1, 3, 3, 4, 5, 5]
+
+    found = detector.detect(pictures).regions
+    for number, (picture, regions) in enumerate(zip(pictures, found, strict=True)):
+        chosen = torch.tensor([number])
+        crops, area = crop_regions(picture, regions, 0.2), regions.area.tolist()
+        confidence, xyxy = regions.confidence.tolist(), regions.xyxy.tolist()
+        label = [0 if BOXES[number] else WHOLE_PICTURE] * len(xyxy)
+        assert len(crops) == max(1, BOXES[number])
+        if whole_image and BOXES[number]:  # never twice
+            crops, area, confidence = [*crops, picture], [*area, 1.0], [*confidence, 1.0]
+            xyxy, label = [*xyxy, [0, 0, *picture.size]], [*label, WHOLE_PICTURE]
+        own = features.regions_of(chosen)
+        assert own.mask.tolist() == [[True] * len(crops)]
+        assert torch.allclose(own.features[0], encode_images(clip, crops), atol=1e-6)
+        assert features.areas_of(chosen)[0].tolist() == pytest.approx(area)
+        assert features.confidences_of(chosen)[0].tolist() == pytest.approx(confidence)
+        start = int(features.region_count[:number].sum())
+        assert features.xyxy[start : start + len(crops)].tolist() == xyxy
+        assert features.label[start : start + len(crops)].tolist() == label
+
+    tokens = encode_tokens(clip, captioned.texts)
+    own = features.tokens_of(torch.arange(8))
+    assert torch.equal(own.mask.sum(1), tokens.mask.sum(1))
+    for number, mask in enumerate(tokens.mask):
+        ours = own.features[number][own.mask[number]]
+        assert ours.dtype == torch.float32
+        assert torch.allclose(ours, tokens.features[number][mask], atol=1e-3)  # halves
+
+
+def test_features_do_not_depend_on_batches(clip, detector, captioned) -> None:
+    one, all_ = (
+        extract_features(clip, detector, captioned, RegionSettings(), batch_size=size)
+        for size in (1, 64)
+    )
+    for field in fields(FrozenFeatures):
+        a, b = getattr(one, field.name), getattr(all_, field.name)
+        assert a.dtype == b.dtype and torch.allclose(a.float(), b.float(), atol=1e-5), field.name
+
+
+def test_an_unreadable_picture_is_named(clip, detector, captioned, tmp_path) -> None:
+    bad = tmp_path / "cut.png"
+    bad.write_bytes(captioned.paths[3].read_bytes()[:-60])
+    paths = (*captioned.paths[:5], bad)
+    with pytest.raises(ValueError, match=r"cut\.png"):
+        extract_features(clip, detector, replace(captioned, paths=paths), RegionSettings())
+
+
+# In little memory
+
+
+@pytest.mark.parametrize("whole_image", [False, True])
+@pytest.mark.parametrize("most", [1, 2000, 5000])
+def test_opened_pictures_are_few_whatever_the_batch(
+    most, whole_image, clip, detector, captioned, monkeypatch
+) -> None:
+    """Of at most so many pixels together; one that has more is opened alone."""
+    settings = RegionSettings(whole_image=whole_image)
+    many = captioned.select([*range(6)] * 2)
+    expected = extract_features(clip, detector, many, settings)
+    monkeypatch.setattr(reading, "most_pixels", lambda: most, raising=False)
+    held: list[int] = []
+    peak = 0
+
+    def watched(path: Path) -> Image.Image:
+        nonlocal peak
+        picture = open_picture(path)
+        held.append(picture.width * picture.height)
+        weakref.finalize(picture, held.remove, held[-1])
+        peak = max(peak, sum(held))
+        return picture
+
+    monkeypatch.setattr(extraction, "open_picture", watched)
+    found = extract_features(clip, detector, many, settings)
+    assert peak <= max(most, 90 * 31, 64 * 50), f"{peak} pixels at a time"
+    for field in fields(FrozenFeatures):
+        assert torch.equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_big_photographs_take_little_memory(data, tmp_path) -> None:
+    """Eight of 24 million pixels, of 96 MB each when they are open, with a real detector."""
+    scene = Image.linear_gradient("L").resize((6000, 4000)).convert("RGB")
+    for number, path in enumerate(data.train.paths[:6]):  # things that the detector finds
+        thing = open_picture(path).resize((1500, 1500))
+        scene.paste(thing, (300 + 1900 * (number % 3), 300 + 1900 * (number // 3)))
+    for number in range(8):
+        scene.save(tmp_path / f"{number}.jpg", quality=70)
+        (tmp_path / f"{number}.txt").write_text("a scene")
+    code = """
+import sys
+from dclip_kit.config import RegionSettings
+from dclip_kit.data import read_captioned
+from dclip_kit.features.extract import extract_features
+from dclip_kit.models import reading
+from dclip_kit.models.clip import load_clip
+from dclip_kit.models.detector import load_detector
+from dclip_kit.runtime.memory import peak_memory_mb
+reading.count_workers = lambda: 2  # as on two processors
+clip, detector = load_clip(), load_detector()
+data = read_captioned(sys.argv[1]).dataset
+before = peak_memory_mb()
+features = extract_features(clip, detector, data, RegionSettings())
+print(before, peak_memory_mb(), len(features.region), features.without_detections)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, peak, regions, undetected = map(float, done.stdout.split())
+    assert regions > 8 and undetected == 0
+    assert peak - before < 600
+
+
+# Into a store
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def work(clip, detector, captioned, tmp_path, monkeypatch) -> Callable[[Path], FrozenFeatures]:
+    """Fills a store of twelve shards, and writes into a log, beside it, when it begins one."""
+    for module in (stores, extraction):  # captions are encoded shard by shard in memory too
+        monkeypatch.setattr(module, "SHARD", 2)
+    many = captioned.select([*range(6)] * 4)  # one shard has a single caption, none has none
+    detect = detector.detect
+
+    def fill(folder: Path) -> FrozenFeatures:
+        def logging(*given, **options):
+            with folder.with_suffix(".log").open("a") as log:
+                log.write("begun\n")
+            return detect(*given, **options)
+
+        object.__setattr__(detector, "detect", logging)
+        return extract_features(clip, detector, many, RegionSettings(), 2, folder)
+
+    return fill
+
+
+def begun(folder: Path) -> int:
+    return len(folder.with_suffix(".log").read_text().splitlines())
+
+
+def test_a_store_holds_what_memory_would_and_is_made_once(
+    work, clip, detector, captioned, tmp_path
+) -> None:
+    made = work(tmp_path / "one")
+    assert read_folder(tmp_path / "one").keys() == {"features.safetensors", "source.json"}
+    assert begun(tmp_path / "one") == 12
+    many = captioned.select([*range(6)] * 4)
+    kept = extract_features(clip, detector, many, RegionSettings(), 2)
+    opened, loaded = work(tmp_path / "one"), FrozenFeatures.load(tmp_path / "one")
+    assert begun(tmp_path / "one") == 12 + 12  # the latter in memory
+    for field in fields(FrozenFeatures):
+        value = getattr(kept, field.name)
+        for other in (made, opened, loaded):
+            assert getattr(other, field.name).dtype == value.dtype
+            assert torch.equal(getattr(other, field.name), value), field.name
+
+
+def test_pictures_without_captions_may_fill_a_shard(
+    clip, detector, captioned, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(stores, "SHARD", 1)
+    made = extract_features(clip, detector, captioned, RegionSettings(), folder=tmp_path)
+    assert made.image_of_text.tolist() == captioned.image_of_text.tolist()
+    none = replace(captioned, captions=((),) * 6)
+    with pytest.raises(ValueError, match="at least one text"):
+        extract_features(clip, detector, none, RegionSettings())
+
+
+def test_features_of_something_else_are_refused_and_stay(
+    work, clip, detector, captioned, tmp_path
+) -> None:
+    work(tmp_path / "one")
+    before = read_folder(tmp_path / "one")
+    settings = RegionSettings(margin=0.5, square=False)
+    with pytest.raises(ValueError, match=r"regions\.margin \(0\.1, now 0\.5\), regions\.square"):
+        many = captioned.select([*range(6)] * 4)
+        extract_features(clip, detector, many, settings, folder=tmp_path / "one")
+    assert read_folder(tmp_path / "one") == before
+
+
+# Killed
+
+
+def live(work: Callable[[Path], object], folder: Path, seconds: float = 60) -> bool:
+    """Works in a process of its own, which is killed after so many; whether it came to its end."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=(folder,))
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode == 0
+
+
+@pytest.fixture
+def undisturbed(work, tmp_path) -> tuple[dict[str, bytes], float]:
+    """A store that was made in one life, and how long that took."""
+    began = time.monotonic()
+    assert live(work, tmp_path / "undisturbed")
+    return read_folder(tmp_path / "undisturbed"), time.monotonic() - began
+
+
+needs_fork = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="starting afresh takes seconds"
+)
+
+
+@needs_fork
+def test_killed_at_random_moments_it_loses_a_shard_at_most(work, undisturbed, tmp_path) -> None:
+    expected, seconds = undisturbed
+    chance, killed = random.Random(), 0
+    for number in range(4):
+        folder, lives = tmp_path / str(number), 1
+        # Ever longer lives: the machine may be slower now than it was.
+        while not live(work, folder, chance.uniform(0, seconds) * 1.1 ** (lives - 1)):
+            lives += 1
+        killed += lives - 1
+        assert read_folder(folder) == expected
+        assert begun(folder) <= 12 + lives - 1, f"{begun(folder)} shards begun in {lives} lives"
+    assert killed >= 1
+
+
+@needs_fork
+def test_killed_between_any_two_steps_on_disk_it_ends_with_the_same_files(
+    work, undisturbed, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(stores, "SHARD", 12)  # two shards: fewer steps
+    assert live(work, tmp_path / "whole")
+    expected, steps = read_folder(tmp_path / "whole"), 0
+
+    def dying(folder: Path) -> None:
+        """Dies before its so-manieth step on disk."""
+        left = steps
+
+        def counted(function: Callable) -> Callable:
+            def step(path: Path, *given, **options):
+                nonlocal left
+                left -= path.exists()  # else it changes nothing
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(path, *given, **options)
+
+            return step
+
+        for name in ("replace", "unlink"):
+            setattr(Path, name, counted(getattr(Path, name)))  # of this process alone
+        work(folder)
+
+    while not live(dying, tmp_path / str(steps)):
+        assert live(work, tmp_path / str(steps))
+        assert read_folder(tmp_path / str(steps)) == expected, f"killed before step {steps}"
+        steps += 1
+    assert steps == 6  # a record, two shards and a file are renamed, and two shards removed

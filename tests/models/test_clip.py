@@ -1,0 +1,538 @@
+"""Loading and exporting CLIP: plain open_clip computes the same, and bad files are refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from dclip_kit.models import hub
+from dclip_kit.models.clip import export_clip, load_clip
+from dclip_kit.models.encode import encode_images, encode_texts
+from dclip_kit.runtime.places import asset_path
+
+TEXTS = ["a red ball", "two dogs, seven boats & an apple on a long table by the sea!", "ünder"]
+
+# What somebody without this kit does. Its features go to a file, to be compared to the last bit.
+PLAIN = """
+import sys
+sys.modules["dclip_kit"] = None
+from pathlib import Path
+import open_clip, torch
+from PIL import Image
+from safetensors.torch import save_file
+torch.set_num_threads(1)
+result, folder, *pictures = sys.argv[1:]
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+merges = Path(folder, "merges.txt.gz")
+vocabulary = {"bpe_path": str(merges)} if merges.exists() else {}
+tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **vocabulary)
+model.eval()
+with torch.no_grad():
+    images = model.encode_image(torch.stack([preprocess(Image.open(p)) for p in pictures]), True)
+    ids = tokenizer(TEXTS)
+    save_file({"image": images, "text": model.encode_text(ids, True), "ids": ids}, result)
+"""
+
+
+def plain_features(folder: Path, paths: list[Path], tmp_path: Path) -> dict[str, torch.Tensor]:
+    program = f"TEXTS = {TEXTS!r}\n{PLAIN}"
+    arguments = [tmp_path / "plain.safetensors", folder, *paths]
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load_file(tmp_path / "plain.safetensors")
+
+
+def check_texts(clip, plain: torch.Tensor) -> None:
+    """To the last bit with all the context; read no further than the texts go, all but that."""
+    with torch.no_grad():
+        whole = clip.model.encode_text(clip.tokenizer(TEXTS), normalize=True)
+    assert torch.equal(plain, whole)
+    assert torch.allclose(plain, encode_texts(clip, TEXTS), atol=1e-6)
+
+
+def test_plain_open_clip_computes_what_was_exported(clip, captioned, tmp_path) -> None:
+    with torch.no_grad():  # a fine-tuned tower
+        for parameter in clip.model.visual.parameters():
+            parameter *= 1.1
+    folder = tmp_path / "exported"
+    export_clip(clip, folder)
+    assert {v.dtype for v in load_file(folder / "open_clip_model.safetensors").values()} == {
+        torch.float32
+    }
+    plain = plain_features(folder, captioned.paths, tmp_path)
+    assert torch.equal(plain["image"], encode_images(clip, captioned.paths))
+    assert torch.equal(plain["ids"], clip.tokenizer(TEXTS))
+    check_texts(clip, plain["text"])
+
+
+def test_plain_open_clip_loads_the_pocket_clip(captioned, tmp_path) -> None:
+    clip = load_clip("pocket")
+    plain = plain_features(asset_path("pocket_clip"), captioned.paths, tmp_path)
+    pictures = torch.stack([clip.preprocess(Image.open(path)) for path in captioned.paths])
+    with torch.no_grad():
+        assert torch.equal(plain["image"], clip.model.encode_image(pictures, normalize=True))
+    # With its numbers in the order that convolutions are quick in, the last bits are others.
+    assert torch.allclose(plain["image"], encode_images(clip, captioned.paths), atol=1e-6)
+    check_texts(clip, plain["text"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"quick_gelu": True}, {"custom_text": True}], ids=str)
+def test_an_export_loads_again_with_all_that_its_architecture_says(
+    changes, make_clip_folder, clip, captioned, tmp_path
+) -> None:
+    original = load_clip(make_clip_folder(**changes))
+    export_clip(original, tmp_path)
+    again = load_clip(tmp_path)
+    assert again.model_config == original.model_config
+    for encode, what in ((encode_images, captioned.paths), (encode_texts, TEXTS)):
+        assert torch.equal(encode(again, what), encode(original, what))
+        if "quick_gelu" in changes:  # which computes something else with the same weights
+            assert not torch.allclose(encode(clip, what), encode(original, what), atol=1e-4)
+    assert again.preprocess.transforms[-1].mean == [0.4, 0.5, 0.6]
+
+
+def test_an_export_says_that_it_is_quick(make_clip_folder, captioned, tmp_path) -> None:
+    """Also where the model was made quick beside a config that does not say so."""
+    quick = load_clip(make_clip_folder(quick_gelu=True))
+    silent = {name: value for name, value in quick.model_config.items() if name != "quick_gelu"}
+    export_clip(replace(quick, model_config=silent), tmp_path)
+    again = load_clip(tmp_path)
+    assert again.model_config["quick_gelu"] is True and "quick_gelu" not in silent
+    assert torch.equal(encode_images(again, captioned.paths), encode_images(quick, captioned.paths))
+
+
+def test_an_export_leaves_nothing_else_behind(clip, tmp_path) -> None:
+    export_clip(clip, tmp_path)
+    names = {"open_clip_config.json", "open_clip_model.safetensors", "merges.txt.gz"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.fixture
+def worded_folder(make_clip_folder) -> Path:
+    """A CLIP whose tokenizer is transformers', of whole words, as SigLIP's is of pieces."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["a", "red", "ball", "dogs", "sea"]
+    ids = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    text = {"hf_tokenizer_name": "timm/no-such-tokenizer", "tokenizer_kwargs": {"clean": "lower"}}
+    folder = make_clip_folder(text_cfg=TINY_TEXT | text)
+    (folder / "merges.txt.gz").unlink()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return folder
+
+
+TINY_TEXT = {"context_length": 12, "vocab_size": 714, "width": 32, "heads": 2, "layers": 2}
+
+
+def test_a_tokenizer_of_transformers_travels_with_its_model(
+    worded_folder, captioned, tmp_path
+) -> None:
+    clip = load_clip(worded_folder)
+    export_clip(clip, tmp_path / "exported")
+    plain = plain_features(tmp_path / "exported", captioned.paths, tmp_path)
+    assert plain["ids"][0, :4].tolist() == [3, 4, 5, 0] and torch.equal(
+        plain["ids"], clip.tokenizer(TEXTS)
+    )
+    check_texts(clip, plain["text"])
+    assert torch.equal(plain["image"], encode_images(clip, captioned.paths))
+
+
+def test_open_clips_own_push_takes_a_loaded_clip(
+    worded_folder, captioned, tmp_path, monkeypatch
+) -> None:
+    """All of it but the network: what would be uploaded loads again and computes the same."""
+    network = {
+        "create_repo": lambda repo_id, **_: repo_id,
+        "repo_type_and_id_from_hf_id": lambda url: (None, *url.split("/")),
+        "list_repo_files": lambda _: [],
+        "get_hf_file_metadata": lambda _: None,
+        "upload_folder": lambda folder_path, **_: shutil.copytree(folder_path, tmp_path / "up"),
+    }
+    for name, function in network.items():  # huggingface_hub 2 lacks some of them
+        module = sys.modules["open_clip.push_to_hf_hub"]  # whose function has taken its name
+        monkeypatch.setattr(module, name, function, raising=False)
+    clip = load_clip(worded_folder)
+    open_clip.push_to_hf_hub(
+        clip.model, clip.tokenizer, clip.model_config, "org/name", safe_serialization=True
+    )
+    again = load_clip(tmp_path / "up")
+    assert again.model_config == clip.model_config
+    assert torch.equal(encode_texts(again, TEXTS), encode_texts(clip, TEXTS))
+    assert torch.equal(encode_images(again, captioned.paths), encode_images(clip, captioned.paths))
+
+
+def test_a_tokenizer_without_its_package_names_the_pip_line(worded_folder, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match="pip install transformers"):
+        load_clip(worded_folder)
+
+
+def test_an_export_takes_the_vocabulary_of_an_earlier_one_away(clip, clip_folder, tmp_path) -> None:
+    merges = tmp_path / "merges.txt.gz"
+    export_clip(clip, tmp_path)
+    assert merges.read_bytes() == (clip_folder / "merges.txt.gz").read_bytes()
+    export_clip(load_clip(tmp_path), tmp_path)  # onto itself
+    assert merges.exists()
+    export_clip(replace(clip, merges=None), tmp_path)
+    assert not merges.exists()
+
+
+def test_a_loaded_clip_is_ready_to_evaluate(clip_folder) -> None:
+    clip = load_clip(str(clip_folder))
+    assert clip.name == str(clip_folder)
+    assert not clip.model.training
+    assert {p.dtype for p in clip.model.parameters()} == {torch.float32}
+    assert clip.device == torch.device("cpu")
+
+
+def test_a_folder_may_be_given_as_open_clip_names_it(clip, clip_folder) -> None:
+    again = load_clip(f"local-dir:{clip_folder}")
+    assert again.embed_dim == clip.embed_dim == 32 and again.merges == clip.merges
+    assert torch.equal(encode_texts(again, TEXTS), encode_texts(clip, TEXTS))
+
+
+@pytest.fixture
+def repository(clip_folder, tmp_path, monkeypatch) -> Path:
+    """A place for a CLIP in the cache of downloads."""
+    cached = tmp_path / "models--org--name"
+    (cached / "snapshots/abc").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("abc")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return cached / "snapshots/abc"
+
+
+@pytest.fixture
+def full_text_folder(make_clip_folder) -> Path:
+    """A tiny CLIP with open_clip's own vocabulary."""
+    return make_clip_folder(text_cfg=TINY_TEXT | {"vocab_size": 49408})
+
+
+def test_an_export_may_be_uploaded_and_loads_from_a_repository(
+    full_text_folder, repository, captioned
+) -> None:
+    (full_text_folder / "merges.txt.gz").unlink()
+    clip = load_clip(full_text_folder)
+    export_clip(clip, repository)
+    again = load_clip("hf-hub:org/name")  # as it is on disk once it was downloaded
+    assert again.name == "hf-hub:org/name" and again.model_config == clip.model_config
+    assert torch.equal(encode_texts(again, TEXTS), encode_texts(clip, TEXTS))
+    assert torch.equal(encode_images(again, captioned.paths), encode_images(clip, captioned.paths))
+
+
+def test_a_shortened_vocabulary_cannot_come_from_a_repository(clip_folder, repository) -> None:
+    for file in ("open_clip_config.json", "open_clip_model.safetensors"):
+        shutil.copy(clip_folder / file, repository)
+    with pytest.raises(ValueError, match="714 tokens for hf-hub:org/name, got 49408; load a fold"):
+        load_clip("hf-hub:org/name")
+
+
+@pytest.mark.parametrize("cached", [(), ("open_clip_config.json",)], ids=str)
+def test_a_repository_that_is_not_whole_on_disk_is_one_sentence_at_once(
+    cached, clip_folder, repository
+) -> None:
+    for file in cached:
+        shutil.copy(clip_folder / file, repository)
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="CLIP hf-hub:org/name on disk or a netw") as caught:
+        load_clip("hf-hub:org/name")
+    assert time.monotonic() - began < 5
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
+def test_pixels_of_bytes_are_exactly_open_clips_preprocessing(mode, clip, pictures) -> None:
+    pictures = [picture.convert(mode) for picture in pictures]
+    kept = torch.stack([clip.to_pixels(picture) for picture in pictures])
+    assert kept.dtype == torch.uint8
+    plain = torch.stack([clip.preprocess(picture) for picture in pictures])
+    assert torch.equal(clip.normalize(kept), plain)
+
+
+# Other people's files
+
+PLANTED = """
+from pathlib import Path
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+Path({mark!r}).touch()
+class Tokenizer(PreTrainedTokenizerFast): ...
+class Config(PretrainedConfig): model_type = "planted"
+"""
+
+
+@pytest.fixture
+def planted(worded_folder, tmp_path, monkeypatch) -> Callable[..., Path]:
+    """A CLIP whose folder has a tokenizer in Python, which leaves a mark wherever it is run."""
+    dynamic = pytest.importorskip("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    mark = tmp_path / "mark"
+
+    def plant(clip_text: dict, **files: dict) -> Path:
+        (worded_folder / "planted.py").write_text(PLANTED.format(mark=str(mark)))
+        path = worded_folder / "open_clip_config.json"
+        record = json.loads(path.read_text())
+        record["model_cfg"]["text_cfg"] |= clip_text
+        path.write_text(json.dumps(record))
+        for name, content in files.items():
+            path = worded_folder / f"{name}.json"
+            before = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps(before | content))
+        return worded_folder
+
+    yield plant
+    assert not mark.exists(), "a model's own Python was run"
+
+
+CODE_TOKENIZER = {
+    "tokenizer_class": "Tokenizer",
+    "auto_map": {"AutoTokenizer": [None, "planted.Tokenizer"]},
+}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told to", "not told"])
+@pytest.mark.parametrize("place", ["{}", "local-dir:{}", "hf-hub:org/name", "an architecture"])
+def test_python_that_comes_with_a_model_is_refused_before_anything_is_loaded(
+    told, place, planted, repository, tmp_path, monkeypatch
+) -> None:
+    text = {"hf_tokenizer_name": "org/name"}
+    if told:
+        text["tokenizer_kwargs"] = {"clean": "lower", "trust_remote_code": True}
+    folder = planted(text, tokenizer_config=CODE_TOKENIZER, config={})
+    shutil.copytree(folder, repository, dirs_exist_ok=True)
+    if place == "an architecture":
+        place = add_config(folder, "planted", tmp_path, monkeypatch)
+    loaded = "create_model_and_transforms", *["get_tokenizer"] * told
+    for function in loaded:
+        monkeypatch.setattr(open_clip, function, lambda *_, **__: pytest.fail("loaded"))
+    pretrained = "untrained" if place == "planted" else None
+    with pytest.raises(ValueError, match=r"without trust_remote_code, .* never run, got") as caught:
+        load_clip(place.format(folder), pretrained)
+    assert "\n" not in str(caught.value)
+
+
+def test_python_that_is_not_needed_is_not_asked_for(planted) -> None:
+    """As in repositories that hold a model of transformers beside open_clip's."""
+    code = {"model_type": "planted", "auto_map": {"AutoConfig": "planted.Config"}}
+    clip = load_clip(planted({}, config=code))
+    assert clip.tokenizer("a red ball")[0, :3].tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_text_tower_with_python_of_its_own_is_refused(
+    in_folder, planted, repository, worded_folder
+) -> None:
+    tower = str(worded_folder) if in_folder else "org/name"
+    folder = planted(
+        {"hf_model_name": tower},
+        config={"model_type": "planted", "auto_map": {"AutoConfig": "planted.Config"}},
+    )
+    shutil.copytree(folder, repository, dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=rf"{tower}, the text tower of .* trust_remote_code"):
+        load_clip(folder)
+
+
+PICKLES = [name for name in hub.PREFERRED_FILES if not name.endswith(".safetensors")]
+
+
+class Poison:
+    """Something that, in a pickle, is run when that is read."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("poisoned"),)
+
+
+@pytest.mark.parametrize(
+    ("good", "refused"),
+    [
+        ("open_clip_model", ()),
+        ("open_clip_pytorch_model", ()),
+        ("model", ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")),
+        ("zzz", PICKLES),
+    ],
+)
+@pytest.mark.parametrize("poison", [*PICKLES, "a.bin", "a.pth"])
+def test_a_pickle_beside_safetensors_is_never_read(
+    good, refused, poison, clip_folder, tmp_path, monkeypatch
+) -> None:
+    folder = shutil.copytree(clip_folder, tmp_path / "folder")
+    (folder / "open_clip_model.safetensors").rename(folder / f"{good}.safetensors")
+    torch.save({"weights": Poison()}, folder / poison)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read a pickle"))
+    if poison not in refused:
+        assert load_clip(folder).embed_dim == 32
+    else:
+        with pytest.raises(ValueError, match=f"prefers to {good}.safetensors, got {poison}; take"):
+            load_clip(folder)
+
+
+def test_a_pickle_in_a_repository_is_not_read_either(
+    full_text_folder, repository, monkeypatch
+) -> None:
+    shutil.copytree(full_text_folder, repository, dirs_exist_ok=True)
+    torch.save({"weights": Poison()}, repository / "open_clip_pytorch_model.bin")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read a pickle"))
+    assert load_clip("hf-hub:org/name").embed_dim == 32
+
+
+@pytest.mark.parametrize("directory", [True, False], ids=["a directory", "nothing"])
+def test_a_folder_with_only_a_pickle_is_refused(directory, clip_folder, tmp_path) -> None:
+    folder = shutil.copytree(clip_folder, tmp_path / "folder")
+    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
+    if directory:
+        (folder / "open_clip_model.safetensors").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"a \.safetensors file of weights in"):
+        load_clip(folder)
+
+
+# Bad input
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_architecture(path: Path) -> None:
+    save_file({name: value[:1] for name, value in load_file(path).items() if value.ndim}, path)
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "kind"),
+    [
+        ("open_clip_config.json", Path.unlink, FileNotFoundError),
+        ("open_clip_model.safetensors", Path.unlink, FileNotFoundError),
+        ("open_clip_config.json", cut, ValueError),
+        ("open_clip_config.json", lambda path: path.write_text("{}"), ValueError),
+        ("open_clip_config.json", lambda path: path.write_text('{"model_cfg": []}'), ValueError),
+        ("open_clip_model.safetensors", cut, ValueError),
+        ("open_clip_model.safetensors", other_architecture, ValueError),
+        ("merges.txt.gz", cut, ValueError),
+        ("merges.txt.gz", Path.unlink, ValueError),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_named(file, harm, kind, clip_folder, tmp_path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(clip_folder, folder)
+    harm(folder / file)
+    with pytest.raises(kind, match=f"Expected .*{folder}"):
+        load_clip(folder)
+
+
+@pytest.mark.parametrize("folder", ["/no/such/folder", ""])
+def test_a_reference_to_no_folder_is_named(folder) -> None:
+    with pytest.raises(FileNotFoundError, match=r"Expected open_clip_config.json and"):
+        load_clip(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder"])
+def test_an_unknown_name_says_what_is_known(name) -> None:
+    with pytest.raises(ValueError, match=f"'pocket', a folder or an architecture .*'{name}'"):
+        load_clip(name)
+
+
+@pytest.mark.parametrize("place", ["{}", "local-dir:{}", "hf-hub:org/name"])
+@pytest.mark.parametrize("pretrained", ["openai", "untrained"])
+def test_weights_for_what_has_its_own_are_refused(place, pretrained, clip_folder) -> None:
+    with pytest.raises(ValueError, match=f"no `pretrained` for .*'{pretrained}'; leave it out"):
+        load_clip(place.format(clip_folder), pretrained)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
+def test_a_text_side_that_is_not_on_disk_is_one_sentence_at_once(name) -> None:
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=f"of {name} on disk or a network"):
+        load_clip(name, "untrained")
+    assert time.monotonic() - began < 5
+
+
+def test_weights_that_are_not_on_disk_are_one_sentence_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="'openai' of ViT-B-32-quickgelu") as caught:
+        load_clip("ViT-B-32-quickgelu", "openai")
+    assert time.monotonic() - began < 5
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_the_other_activation_are_refused() -> None:
+    with pytest.raises(ValueError, match="take ViT-B-32-quickgelu"):
+        load_clip("ViT-B-32", "openai")
+
+
+@pytest.fixture
+def tiny_name(full_text_folder, tmp_path, monkeypatch) -> str:
+    """The tiny architecture under a name, as open_clip's own have one."""
+    return add_config(full_text_folder, "tiny-test", tmp_path, monkeypatch)
+
+
+def add_config(folder: Path, name: str, tmp_path: Path, monkeypatch) -> str:
+    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [])
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {})
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    return name
+
+
+def test_an_architecture_takes_weights_from_a_file_or_none(tiny_name, full_text_folder) -> None:
+    weights = full_text_folder / "open_clip_model.safetensors"
+    loaded = load_clip(tiny_name, str(weights))
+    untrained = load_clip(tiny_name, "untrained").model.state_dict()
+    assert loaded.merges is None and loaded.model_config["text_cfg"]["vocab_size"] == 49408
+    for name, value in load_file(weights).items():
+        assert torch.equal(loaded.model.state_dict()[name], value), name
+    assert not torch.equal(untrained["visual.proj"], loaded.model.visual.proj)
+
+
+def test_an_architecture_without_a_vocabulary_to_fit_is_refused(
+    clip_folder, tmp_path, monkeypatch
+) -> None:
+    name = add_config(clip_folder, "short", tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="714 tokens for short, got 49408; load a folder"):
+        load_clip(name, "untrained")
+
+
+def test_a_table_of_embeddings_may_have_rows_to_spare(
+    make_clip_folder, tmp_path, monkeypatch
+) -> None:
+    spare = make_clip_folder(text_cfg=TINY_TEXT | {"vocab_size": 50000})
+    name = add_config(spare, "spare", tmp_path, monkeypatch)
+    assert encode_texts(load_clip(name, "untrained"), TEXTS).isfinite().all()
+    with pytest.raises(ValueError, match=r"50000 tokens .*got 714"):  # another model's merges
+        load_clip(spare)
+
+
+def test_a_tokenizer_guessed_from_a_name_is_refused(
+    full_text_folder, tmp_path, monkeypatch
+) -> None:
+    name = add_config(full_text_folder, "my-siglip", tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="hf_tokenizer_name in the text_cfg of my-siglip"):
+        load_clip(name, "untrained")
+
+
+@pytest.mark.parametrize("harm", [cut, other_architecture, lambda p: p.write_bytes(b"x" * 99)])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_a_file_of_weights_that_does_not_fit_is_named(
+    harm, suffix, tiny_name, full_text_folder, tmp_path
+) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    shutil.copy(full_text_folder / "open_clip_model.safetensors", path)
+    harm(path)
+    with pytest.raises(ValueError, match=f"Expected weights for tiny-test, but {path}") as caught:
+        load_clip(tiny_name, str(path))
+    assert "\n" not in str(caught.value)

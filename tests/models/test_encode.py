@@ -1,0 +1,192 @@
+"""Features: independent of batches, normalised, and of the tokens that they claim to be of."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dclip_kit.models.clip import load_clip
+from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
+from dclip_kit.models.reading import read_pixels
+from dclip_kit.models.tokens import tokenize
+
+TEXTS = ["a red ball", "sea!?", "two dogs on a very long road to a far town by the sea", "it"]
+START, END = 712, 713  # the two last of the tiny CLIP's vocabulary
+
+
+# Pictures
+
+
+def test_image_features_do_not_depend_on_batches(clip, pictures) -> None:
+    together = encode_images(clip, pictures)
+    for size in (1, 4, 6):
+        assert torch.allclose(encode_images(clip, pictures, batch_size=size), together, atol=1e-6)
+    assert torch.allclose(encode_images(clip, pictures[::-1]), together.flip(0), atol=1e-6)
+    assert together.diff(dim=0).norm(dim=1).min() > 0.05  # and tell the pictures apart
+
+
+def test_image_features_are_open_clips_own(clip, pictures) -> None:
+    batch = torch.stack([clip.preprocess(picture) for picture in pictures])
+    with torch.no_grad():
+        plain = F.normalize(clip.model.encode_image(batch), dim=-1)
+    assert torch.equal(encode_images(clip, pictures), plain)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_pictures_may_come_as_paths_pictures_or_bytes(workers, clip, pictures, captioned) -> None:
+    pixels = read_pixels(clip, captioned.paths, workers=workers)
+    assert torch.equal(pixels, torch.stack([clip.to_pixels(picture) for picture in pictures]))
+    assert read_pixels(clip, pixels) is pixels
+    expected = encode_images(clip, pictures)
+    for given in (captioned.paths, list(captioned.paths), pixels):
+        assert torch.equal(encode_images(clip, given), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_floats_from_0_to_1_are_pixels(dtype, clip, pictures) -> None:
+    pixels = read_pixels(clip, pictures)
+    expected = encode_images(clip, pixels)
+    given = (pixels.double() / 255).to(dtype)
+    before, precise = given.clone(), dtype != torch.float16
+    found = encode_images(clip, given)
+    torch.testing.assert_close(found, expected, atol=1e-6 if precise else 1e-3, rtol=0)
+    assert torch.equal(given, before)  # normalised in memory of its own
+    assert torch.equal(encode_images(clip, pixels.float() / 255), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda x: (x.float() - 120) / 60, "float32 from -2 to"),  # normalised already
+        (lambda x: x.float(), "float32 from 0 to 255"),
+        (lambda x: x.float() / 255 * torch.nan, "float32 from nan"),
+        (lambda x: x.long(), "int64 from 0 to 255"),
+        (lambda x: x > 120, "bool from 0 to 1"),
+    ],
+)
+def test_tensors_that_are_no_pixels_are_refused(make, says, clip, pictures) -> None:
+    pixels = read_pixels(clip, pictures)
+    pixels[0, 0, 0, :2] = torch.tensor([0, 255])
+    with pytest.raises(ValueError, match=f"Expected pixels as bytes or as floats.*{says}"):
+        encode_images(clip, make(pixels))
+
+
+@pytest.mark.parametrize("encode", [read_pixels, encode_images])
+def test_unreadable_or_missing_pictures_are_named(encode, clip, captioned, tmp_path) -> None:
+    bad = tmp_path / "cut.png"
+    bad.write_bytes(captioned.paths[0].read_bytes()[:-60])
+    for path in (bad, tmp_path / "missing.png"):
+        with pytest.raises(ValueError, match=path.name):
+            encode(clip, [captioned.paths[0], path])
+    with pytest.raises(ValueError, match="at least one picture, got none"):
+        encode(clip, [])
+
+
+# Texts
+
+
+def test_text_features_do_not_depend_on_batches(clip) -> None:
+    together = encode_texts(clip, TEXTS)
+    assert torch.allclose(encode_texts(clip, TEXTS, batch_size=1), together, atol=1e-6)
+    with torch.no_grad():
+        plain = F.normalize(clip.model.encode_text(clip.tokenizer(TEXTS)), dim=-1)
+    assert torch.allclose(together, plain, atol=1e-6)
+    assert together.diff(dim=0).norm(dim=1).min() > 0.05
+
+
+def test_many_texts_come_back_in_their_order(clip) -> None:
+    """More than are sorted among themselves at once."""
+    texts = [f"{text} {number}" for number in range(9) for text in TEXTS]
+    one_by_one = torch.cat([encode_texts(clip, [text]) for text in texts])
+    assert torch.allclose(encode_texts(clip, texts, batch_size=2), one_by_one, atol=1e-6)
+    tokens = encode_tokens(clip, texts, batch_size=2)
+    assert torch.allclose(tokens.text, one_by_one, atol=1e-6)
+    assert tokens.mask.sum(1).tolist() == [
+        int(encode_tokens(clip, [text]).mask.sum()) for text in texts
+    ]
+
+
+@pytest.mark.parametrize("encode", [encode_texts, encode_tokens])
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [([], "at least one text"), (["a", "b", "", "c", " \n"], r"\[2, 4\]")],
+)
+def test_empty_texts_are_named_before_any_work(encode, texts, says, clip) -> None:
+    with pytest.raises(ValueError, match=says):
+        encode(replace(clip, tokenizer=pytest.fail), texts, batch_size=2)
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_token_features_are_those_of_a_walk_through_the_tower(custom_text, make_clip_folder):
+    """The tower by hand, one caption at a time; its end token is CLIP's own text feature."""
+    clip = load_clip(make_clip_folder(custom_text=custom_text))
+    tower = clip.model.text if custom_text else clip.model
+    tokens = encode_tokens(clip, TEXTS, batch_size=3)
+    assert tokens.mask.shape == (4, 1 + int(tokens.mask.sum(1).max()))
+    texts = encode_texts(clip, TEXTS)
+    for number, ids in enumerate(tokenize(clip, TEXTS)):
+        end = ids.tolist().index(END)
+        x = tower.token_embedding(ids[: end + 1]) + tower.positional_embedding[: end + 1]
+        for block in tower.transformer.resblocks:
+            q, k, v = F.linear(
+                block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias
+            ).chunk(3, dim=-1)
+            heads = []
+            for columns in torch.arange(32).chunk(2):
+                score = q[:, columns] @ k[:, columns].T / 4
+                seen = torch.ones(end + 1, end + 1).tril() > 0  # no token sees a later one
+                heads.append(score.masked_fill(~seen, -torch.inf).softmax(-1) @ v[:, columns])
+            x = x + block.attn.out_proj(torch.cat(heads, dim=-1))
+            x = x + block.mlp(block.ln_2(x))
+        features = F.normalize(tower.ln_final(x) @ tower.text_projection, dim=-1)
+        assert torch.allclose(features[end], texts[number], atol=1e-5)
+        mask = tokens.mask[number]
+        assert mask.tolist() == [0 < i < end for i in range(len(mask))]
+        assert torch.allclose(tokens.features[number][mask], features[1:end], atol=1e-5)
+        assert (tokens.features[number][~mask] == 0).all()
+
+
+def test_token_features_do_not_depend_on_batches(clip) -> None:
+    together, alone = encode_tokens(clip, TEXTS), encode_tokens(clip, TEXTS, batch_size=1)
+    assert torch.equal(together.mask, alone.mask)
+    assert torch.allclose(together.features, alone.features, atol=1e-6)
+
+
+def test_a_text_without_any_token_is_named(clip) -> None:
+    assert clip.tokenizer.encode("&nbsp;") == []
+    with pytest.raises(ValueError, match=r"token each, got .*nbsp"):
+        encode_tokens(clip, ["a ball", "&nbsp;"])
+
+
+def test_a_text_tower_that_pools_otherwise_has_no_such_tokens(clip) -> None:
+    clip.model.text_pool_type = "last"
+    with pytest.raises(ValueError, match="end token's pooling"):
+        encode_tokens(clip, TEXTS)
+
+
+# All of them
+
+
+def test_encoding_leaves_the_model_alone(clip, pictures) -> None:
+    before = {name: value.clone() for name, value in clip.model.state_dict().items()}
+    for features in (
+        encode_images(clip, pictures),
+        encode_texts(clip, TEXTS),
+        encode_tokens(clip, TEXTS).features[:, 1],
+    ):
+        assert not features.requires_grad
+        assert torch.allclose(features.norm(dim=1), torch.ones(len(features)))
+    assert all(torch.equal(value, before[n]) for n, value in clip.model.state_dict().items())
+
+
+@pytest.mark.parametrize("weight", ["visual.proj", "text_projection"])
+def test_features_that_are_not_finite_are_refused(weight, clip, pictures) -> None:
+    clip.model.get_parameter(weight).data[3, 3] = torch.nan
+    kinds = {"visual.proj": [(encode_images, pictures)]}
+    for encode, what in kinds.get(weight, [(encode_texts, TEXTS), (encode_tokens, TEXTS)]):
+        with pytest.raises(ValueError, match=r"finite .* NaN or infinity at \[0, 1"):
+            encode(clip, what)

@@ -1,0 +1,227 @@
+"""The teacher against a slow loop, and what may not change it: padding, order, even weights."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dclip_kit.models.teacher import CrossModalAttention, MetaTeacher, pool_by_agreement
+
+IMAGE, REGION, TOKEN, EMBED = 3, 4, 5, 8
+REGIONS, TOKENS = (4, 2, 1), (1, 5, 3)  # real ones of each pair
+
+
+@pytest.fixture
+def pairs() -> dict[str, Tensor]:
+    def masked(counts, length):
+        return torch.arange(length) < torch.tensor(counts)[:, None]
+
+    region_mask, token_mask = masked(REGIONS, REGION), masked(TOKENS, TOKEN)
+    weights = torch.rand(IMAGE, REGION) * region_mask
+    return {
+        "region_features": torch.randn(IMAGE, REGION, EMBED) * region_mask[..., None],
+        "region_mask": region_mask,
+        "token_features": torch.randn(IMAGE, TOKEN, EMBED) * token_mask[..., None],
+        "token_mask": token_mask,
+        "region_weights": weights / weights.sum(1, keepdim=True),
+    }
+
+
+def make_teacher(**settings) -> MetaTeacher:
+    """Every number random: no bias or norm hides a mistake by being 0 or 1."""
+    teacher = MetaTeacher(EMBED, **{"heads": 2, **settings}).eval()
+    for parameter in teacher.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return teacher
+
+
+KINDS = [{}, {"layers": 2}, {"caption_free": True}, {"caption_free": True, "layers": 2}]
+
+
+# Against a slow loop
+
+
+def slow_attention(layer: CrossModalAttention, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    heads, width = layer.attention.num_heads, x.shape[1] // layer.attention.num_heads
+    weight, bias = layer.attention.in_proj_weight, layer.attention.in_proj_bias
+    (wq, wk, wv), (bq, bk, bv) = weight.chunk(3), bias.chunk(3)
+    seen, out = torch.zeros(len(x), len(keys)), torch.zeros_like(x)
+    for head in range(heads):
+        own = slice(head * width, (head + 1) * width)
+        for i in range(len(x)):
+            q = (wq @ x[i] + bq)[own]
+            scores = [float(q @ (wk @ key + bk)[own]) / math.sqrt(width) for key in keys]
+            total = sum(math.exp(score) for score in scores)
+            for j, key in enumerate(keys):
+                share = math.exp(scores[j]) / total
+                seen[i, j] += share / heads
+                out[i, own] += share * (wv @ key + bv)[own]
+    rows = [layer.attention.out_proj.weight @ o + layer.attention.out_proj.bias for o in out]
+    result = []
+    for row in x + torch.stack(rows):
+        centred = row - row.mean()
+        normal = centred / torch.sqrt((centred**2).mean() + layer.norm.eps)
+        result.append(normal * layer.norm.weight + layer.norm.bias)
+    return torch.stack(result), seen
+
+
+def slow_pool(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    mean = x.mean(0)
+    powers = [math.exp(float(r @ mean / (r.norm() * mean.norm())) / temperature) for r in x]
+    share = torch.tensor(powers) / sum(powers)
+    return (share[:, None] * x).sum(0), share
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_teacher_is_what_a_slow_loop_computes(heads, kind, pairs) -> None:
+    teacher = make_teacher(heads=heads, pooling_temperature=0.7, **kind)
+    with torch.no_grad():
+        output = teacher(**pairs)
+        for i, (r, t) in enumerate(zip(REGIONS, TOKENS, strict=True)):
+            weights = pairs["region_weights"][i, :r] * r
+            regions = pairs["region_features"][i, :r] * weights[:, None]
+            tokens = pairs["token_features"][i, :t]
+            if teacher.caption_free:
+                for layer in teacher.regions:
+                    regions, _ = slow_attention(layer, regions, regions)
+                expected, share = slow_pool(regions, 0.7)
+            else:
+                for layers in zip(teacher.regions, teacher.tokens, strict=True):
+                    before = regions, tokens
+                    regions, looked = slow_attention(layers[0], before[0], before[1])
+                    tokens, heard = slow_attention(layers[1], before[1], before[0])
+                assert torch.allclose(output.region_to_token[i, :r, :t], looked, atol=1e-5)
+                assert torch.allclose(output.token_to_region[i, :t, :r], heard, atol=1e-5)
+                (pooled, share), (words, _) = slow_pool(regions, 0.7), slow_pool(tokens, 0.7)
+                expected = (pooled + words) / 2
+            assert torch.allclose(output.region_pooling[i, :r], share, atol=1e-5)
+            assert torch.allclose(output.embedding[i], expected / expected.norm(), atol=1e-5)
+
+
+# What may not change it
+
+
+def lengthen(pairs: dict[str, Tensor], side: str, by: int, value: float) -> dict[str, Tensor]:
+    longer = dict(pairs)
+    for name in pairs:
+        if name.startswith(side):
+            shape = (IMAGE, by, *pairs[name].shape[2:])
+            fill = value if name.endswith("features") else 0
+            more = torch.full(shape, fill, dtype=pairs[name].dtype)
+            longer[name] = torch.cat([pairs[name], more], dim=1)
+    return longer
+
+
+@pytest.mark.parametrize("side", ["region", "token"])
+@pytest.mark.parametrize("value", [0.0, 7.0])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_padding_changes_nothing(side, value, kind, pairs) -> None:
+    teacher = make_teacher(**kind)
+    before, after = teacher(**pairs), teacher(**lengthen(pairs, side, 3, value))
+    assert torch.allclose(before.embedding, after.embedding, atol=1e-6)
+    assert torch.allclose(before.region_pooling, after.region_pooling[:, :REGION], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_order_of_regions_changes_nothing(kind, pairs) -> None:
+    teacher, order = make_teacher(**kind), torch.tensor([2, 0, 3, 1])
+    shuffled = {n: x[:, order] if n.startswith("region") else x for n, x in pairs.items()}
+    before, after = teacher(**pairs), teacher(**shuffled)
+    assert torch.allclose(before.embedding, after.embedding, atol=1e-6)
+    assert torch.allclose(before.region_pooling[:, order], after.region_pooling, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_even_weights_change_nothing_and_others_do(kind, pairs) -> None:
+    teacher, mask = make_teacher(**kind), pairs["region_mask"]
+    none, uneven = teacher(**pairs | {"region_weights": None}), teacher(**pairs)
+    even = teacher(**pairs | {"region_weights": mask / mask.sum(1, keepdim=True)})
+    assert torch.allclose(none.embedding, even.embedding, atol=1e-6)
+    assert not torch.allclose(none.embedding[0], uneven.embedding[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("caption_free", [False, True])
+def test_only_a_teacher_with_captions_sees_tokens(caption_free, pairs) -> None:
+    teacher = make_teacher(caption_free=caption_free)
+    other = pairs | {"token_features": torch.randn(IMAGE, TOKEN, EMBED)}
+    same = torch.equal(teacher(**pairs).embedding, teacher(**other).embedding)
+    assert same is caption_free
+    if caption_free:
+        blind = pairs | {"token_mask": torch.zeros(IMAGE, TOKEN, dtype=torch.bool)}
+        assert torch.equal(teacher(**pairs).embedding, teacher(**blind).embedding)
+        assert teacher(**pairs).region_to_token is teacher(**pairs).token_to_region is None
+
+
+# What it shows
+
+
+def test_attention_and_pooling_share_out_one_among_the_real(pairs) -> None:
+    output = make_teacher()(**pairs)
+    for weights, mask in (
+        (output.region_to_token, pairs["token_mask"][:, None, :]),
+        (output.token_to_region, pairs["region_mask"][:, None, :]),
+        (output.region_pooling, pairs["region_mask"]),
+    ):
+        assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:-1]))
+        assert (weights[~mask.expand_as(weights)] == 0).all()
+        assert (weights[mask.expand_as(weights)] > 0).all()
+    assert torch.allclose(output.embedding.norm(dim=1), torch.ones(IMAGE))
+
+
+def test_pooling_prefers_what_agrees() -> None:
+    """By the softmax of cosines to the mean of the real ones, over a temperature."""
+    x = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
+    mask = torch.tensor([[True, True, True, False]])
+    _, soft = pool_by_agreement(x, mask, 2.0)
+    _, hard = pool_by_agreement(x, mask, 0.01)
+    cosines = torch.tensor([2, 2, 1]) / math.sqrt(5)  # to (2/3, 1/3)
+    assert torch.allclose(soft[0, :3], (cosines / 2).softmax(0))
+    assert hard[0].tolist() == pytest.approx([0.5, 0.5, 0, 0], abs=1e-6)
+
+
+# Gradients and errors
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_weight_of_the_teacher_learns(kind, pairs) -> None:
+    teacher = make_teacher(**kind)
+    (teacher(**pairs).embedding * torch.randn(IMAGE, EMBED)).sum().backward()
+    for name, parameter in teacher.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_training_mode_drops_nothing(pairs) -> None:
+    teacher = make_teacher()
+    evaluated = teacher(**pairs).embedding
+    assert torch.allclose(teacher.train()(**pairs).embedding, evaluated, atol=1e-6)
+    assert not any(isinstance(module, nn.Dropout) for module in teacher.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "value", "says"),
+    [
+        ("region_mask", 1, False, r"real region a pair, got none in \[1\]"),
+        ("token_mask", 2, False, r"real token a pair, got none in \[2\]"),
+        ("region_features", (0, 0, 0), math.nan, "finite region features"),
+        ("token_features", (1, 4, 7), math.inf, "finite token features"),
+    ],
+)
+def test_pairs_that_make_no_embedding_are_refused(name, index, value, says, pairs) -> None:
+    pairs[name][index] = value
+    with pytest.raises(ValueError, match=says):
+        make_teacher()(**pairs)
+
+
+def test_tokens_may_be_missing_where_no_caption_is_read(pairs) -> None:
+    missing = pairs | {"token_features": None, "token_mask": None}
+    free = make_teacher(caption_free=True)
+    assert torch.equal(free(**missing).embedding, free(**pairs).embedding)
+    with pytest.raises(ValueError, match="reads the caption, got None; give them"):
+        make_teacher()(**missing)
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="divide the width 8, got 3"):
+        MetaTeacher(EMBED, heads=3)

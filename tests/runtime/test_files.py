@@ -1,0 +1,189 @@
+"""Files of tensors: whole or not at all, refused when damaged, and training continued exactly."""
+
+import copy
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from dclip_kit.runtime import files as checkpoint
+from dclip_kit.runtime.files import (
+    fingerprint,
+    load_tensors,
+    load_training_state,
+    load_weights,
+    save_tensors,
+    save_training_state,
+    write_atomically,
+)
+
+
+def damage(path, how: str) -> None:
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[:-1], "garbage": b"\x80" * 99, "empty": b""}[how])
+
+
+# Tensors
+
+
+def test_tensors_come_back_as_they_were(tmp_path) -> None:
+    shared = torch.randn(4, 6)
+    tensors = {
+        "whole": shared,
+        "same storage": shared,
+        "turned": shared.T,
+        "half": shared.half(),
+        "number": torch.tensor(3),
+        "flag": torch.tensor([True, False]),
+        "gradient": nn.Parameter(shared),
+    }
+    save_tensors(tensors, tmp_path / "new folder" / "a.safetensors")
+    back = load_tensors(tmp_path / "new folder" / "a.safetensors")
+    assert back.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert back[name].dtype == value.dtype and torch.equal(back[name], value), name
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+    old = {"x": torch.ones(2)}
+    save_tensors(old, tmp_path / "a.safetensors")
+    write_atomically(tmp_path / "a.json", "old")
+
+    def stop(tensors, path) -> None:
+        path.write_bytes(b"half a fi")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_tensors({"x": torch.zeros(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "a.json", "new, but\udc80 broken")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "a.json"}
+    assert torch.equal(load_tensors(tmp_path / "a.safetensors")["x"], old["x"])
+    assert (tmp_path / "a.json").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError("No space left on device (os error 28)"), OSError(28, "No space")]
+)
+def test_a_full_disk_is_said_and_leaves_the_old_file(error, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors({"x": torch.ones(2)}, path)
+
+    def fill(_, temporary) -> None:
+        temporary.write_bytes(b"half a fi")
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", fill)
+    with pytest.raises(OSError, match=rf"^Expected to write {path}, .*No space.*; make room or"):
+        save_tensors({"x": torch.zeros(2)}, path)
+    assert list(tmp_path.iterdir()) == [path] and load_tensors(path)["x"].sum() == 2
+
+
+def test_what_cannot_be_written_is_named_where_nothing_was_begun(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Expected to write .*a\.json, but it cannot be written"):
+        write_atomically(tmp_path / "file" / "a.json", "")
+
+
+@pytest.mark.parametrize("how", ["cut", "garbage", "empty"])
+def test_a_damaged_file_is_named(how, tmp_path) -> None:
+    save_tensors({"x": torch.ones(9)}, tmp_path / "a.safetensors")
+    damage(tmp_path / "a.safetensors", how)
+    with pytest.raises(ValueError, match=r"a\.safetensors is damaged or cut short"):
+        load_tensors(tmp_path / "a.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        load_tensors(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.pop("bias"), "1 missing, 0 unknown, 0 of another shape; first: bias"),
+        (lambda t: t.update(extra=t["bias"]), "0 missing, 1 unknown.*first: extra"),
+        (lambda t: t.update(bias=torch.ones(1)), "1 of another shape; first: bias"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_untouched(change, says) -> None:
+    layer = nn.Linear(2, 3)
+    before = copy.deepcopy(layer.state_dict())
+    tensors = {name: value + 1 for name, value in before.items()}
+    change(tensors)
+    with pytest.raises(ValueError, match=says):
+        load_weights(layer, tensors, "the file")
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+def test_weights_keep_the_dtype_of_the_module() -> None:
+    layer = nn.Linear(2, 3)
+    load_weights(layer, {n: v.detach().half() for n, v in layer.state_dict().items()}, "halves")
+    assert layer.weight.dtype == torch.float32
+    assert torch.equal(layer.weight, layer.weight.half().float())
+
+
+def test_a_fingerprint_tells_contents_apart() -> None:
+    base = torch.arange(6.0)
+    others = [
+        base.clone().index_fill_(0, torch.tensor(3), 3.0000002),
+        base.reshape(2, 3),
+        base.double(),
+        base.flip(0),
+    ]
+    digests = [fingerprint(x) for x in (base, *others)]
+    digests += [fingerprint(base, base), fingerprint(base[:3], base[3:])]
+    assert len(set(digests)) == len(digests)
+    assert fingerprint(torch.stack([base, base], 1)[:, 0]) == digests[0]  # strides do not matter
+
+
+# Training states
+
+
+def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(5)
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.LayerNorm(3))
+    return module, torch.optim.AdamW(module.parameters(), lr=0.1)
+
+
+def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        (module(torch.randn(8, 3)) ** 3).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_training_goes_on_as_if_never_stopped(tmp_path) -> None:
+    """Weights, Adam's moments and the random numbers that draw data and dropout."""
+    path = tmp_path / "state.safetensors"
+    module, optimizer = start()
+    train(module, optimizer, 3)
+    progress = {"step": 3, "history": [{"loss": 0.1 + 0.2}], "name": "ä"}
+    save_training_state(path, module, optimizer, progress)
+    train(module, optimizer, 4)
+
+    resumed, its_optimizer = start()
+    torch.manual_seed(99)
+    assert load_training_state(path, resumed, its_optimizer) == progress
+    train(resumed, its_optimizer, 4)
+    for ours, theirs in zip(resumed.parameters(), module.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert load_file(path).keys() > {"module.0.weight", "optimizer.0.exp_avg", "optimizer.3.step"}
+
+
+@pytest.mark.parametrize("how", ["cut", "garbage", "other tensors", "architecture"])
+def test_a_state_that_does_not_fit_is_refused(how, tmp_path) -> None:
+    path = tmp_path / "state.safetensors"
+    module, optimizer = start()
+    save_training_state(path, module, optimizer, {})
+    if how == "other tensors":
+        save_tensors(module.state_dict(), path)
+    elif how == "architecture":
+        module = nn.Linear(3, 3)
+    else:
+        damage(path, how)
+    with pytest.raises(ValueError, match=r"state\.safetensors"):
+        load_training_state(path, module, optimizer)

@@ -1,0 +1,166 @@
+"""A folder's pictures are embedded once; new and changed ones again, and nothing else."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dclip_kit.models.encode import encode_images
+from dclip_kit.search import folder_index as index
+from dclip_kit.search.folder_index import PictureIndex, find_pictures, index_pictures
+from dclip_kit.search.hits import search_images
+
+
+@pytest.fixture
+def folder(pictures, tmp_path) -> Path:
+    place = tmp_path / "pictures"
+    (place / "deep").mkdir(parents=True)
+    for number, picture in enumerate(pictures):
+        picture.save(place / ("deep" if number > 3 else "") / f"{number}.png")
+    (place / "notes.txt").write_text("no picture")
+    return place
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[int]:
+    """How many pictures each encoding had."""
+    counts: list[int] = []
+
+    def counting(bundle, pictures, **more):
+        counts.append(len(pictures))
+        return encode_images(bundle, pictures, **more)
+
+    monkeypatch.setattr(index, "encode_images", counting)
+    return counts
+
+
+def test_pictures_are_found_in_folders_or_alone(folder, tmp_path) -> None:
+    found = [path.relative_to(folder).as_posix() for path in find_pictures(folder)]
+    assert found == ["0.png", "1.png", "2.png", "3.png", "deep/4.png", "deep/5.png"]
+    assert find_pictures(folder / "0.png") == [folder / "0.png"]
+    with pytest.raises(ValueError, match=r"picture or a folder at .*nowhere, found none"):
+        find_pictures(folder / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"Expected pictures \(\.avif.*empty"):
+        find_pictures(tmp_path / "empty")
+
+
+def test_pictures_are_found_through_links_and_no_link_is_a_trap(folder, tmp_path) -> None:
+    (tmp_path / "else").mkdir()
+    shutil.copy(folder / "0.png", tmp_path / "else/a.png")
+    (folder / "linked").symlink_to(tmp_path / "else")
+    (tmp_path / "else/back").symlink_to(folder)
+    (folder / "b.png").symlink_to(tmp_path / "else/a.png")
+    found = {path.relative_to(folder).as_posix() for path in find_pictures(folder)}
+    own = {"0.png", "1.png", "2.png", "3.png", "deep/4.png", "deep/5.png"}
+    assert found == own | {"b.png", "linked/a.png"}
+
+
+def features(found: PictureIndex) -> torch.Tensor:
+    """The vectors of an index, in the order of its paths."""
+    vectors = found.vectors
+    rows = {found.place[name]: i for i, name in enumerate(vectors.ids) if not vectors.left_out[i]}
+    assert len(vectors) == len(found.paths) and sorted(rows) == list(range(len(rows)))
+    return vectors.take(torch.tensor([rows[place] for place in range(len(rows))]))
+
+
+def test_the_features_are_the_pictures_own(folder, clip, cache) -> None:
+    found = index_pictures(clip, folder, cache)
+    assert list(found.paths) == find_pictures(folder)
+    torch.testing.assert_close(features(found), encode_images(clip, found.paths))
+    assert (found.embedded, found.unreadable) == (6, {})
+
+
+def test_a_search_finds_places_among_the_paths(folder, clip, cache) -> None:
+    for old, new in (("0.png", "0.png"), ("0.png", "zzz.png")):  # then others' places change
+        (folder / old).rename(folder / new)
+        found, pictures = index_pictures(clip, folder, cache), find_pictures(folder)
+        encoded = encode_images(clip, pictures)
+        for query in encoded:
+            every, hits = search_images(query, encoded, 99), found.search(query, 99)
+            assert hits.images == every.images
+            assert hits.scores == pytest.approx(every.scores, abs=1e-6)
+
+
+def test_what_was_embedded_before_a_stop_is_kept(folder, clip, cache, monkeypatch) -> None:
+    monkeypatch.setattr(index, "_BATCH", 4)
+
+    def stop(bundle, pictures, **more):
+        if len(pictures) < 4:
+            raise KeyboardInterrupt
+        return encode_images(bundle, pictures, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(index, "encode_images", stop)
+        index_pictures(clip, folder, cache)
+    assert index_pictures(clip, folder, cache).embedded == 2
+
+
+def test_only_what_is_new_or_changed_is_embedded_again(
+    folder, clip, cache, encoded, pictures
+) -> None:
+    first = index_pictures(clip, folder, cache)
+    assert index_pictures(clip, folder, cache).embedded == 0 and encoded == [6]
+    shutil.copy(folder / "0.png", folder / "new.png")
+    pictures[5].save(folder / "1.png")
+    os.utime(folder / "1.png", ns=(1, 1))
+    (folder / "2.png").unlink()
+    second = index_pictures(clip, folder, cache)
+    assert (second.embedded, encoded) == (2, [6, 2])
+    names = [path.name for path in second.paths]
+    assert names == ["0.png", "1.png", "3.png", "new.png", "4.png", "5.png"]
+    torch.testing.assert_close(features(second), encode_images(clip, second.paths))
+    assert torch.equal(features(second)[0], features(first)[0])
+    assert len(list(cache.iterdir())) == 1
+    assert index_pictures(clip, folder, cache).embedded == 0
+
+
+def test_another_model_has_features_of_its_own(folder, clip, cache, encoded) -> None:
+    index_pictures(clip, folder, cache)
+    with torch.no_grad():
+        clip.model.visual.proj += 0.1
+    assert index_pictures(clip, folder, cache).embedded == 6
+    assert len(list(cache.iterdir())) == 2
+    assert index_pictures(replace(clip, precision="bf16"), folder, cache).embedded == 6
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_what_cannot_be_read_is_named_and_found_once_mended(folder, clip, cache) -> None:
+    shutil.copy(folder / "0.png", folder / "broken.png")
+    (folder / "broken.png").write_bytes(b"no")
+    (folder / "link.png").symlink_to(folder / "gone.png")
+    found = index_pictures(clip, folder, cache)
+    assert {path.name for path in found.unreadable} == {"broken.png", "link.png"}
+    assert len(found.paths) == len(features(found)) == 6
+    shutil.copy(folder / "0.png", folder / "broken.png")
+    found = index_pictures(clip, folder, cache)
+    assert (found.embedded, len(found.paths)) == (1, 7)
+
+
+def test_nothing_readable_says_so(clip, tmp_path, cache) -> None:
+    (tmp_path / "a.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"pictures that can be read in .*a\.png"):
+        index_pictures(clip, tmp_path, cache)
+
+
+def test_a_damaged_cache_is_made_again(folder, clip, cache, encoded) -> None:
+    index_pictures(clip, folder, cache)
+    for damaged in ("*.safetensors", "index.json"):
+        (file,) = cache.glob(f"*/{damaged}")
+        file.write_bytes(file.read_bytes()[:-5])
+        assert index_pictures(clip, folder, cache).embedded == 6
+        assert index_pictures(clip, folder, cache).embedded == 0
+
+
+def test_the_cache_is_the_users(folder, clip, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "mine"))
+    index_pictures(clip, folder)
+    assert len(list((tmp_path / "mine/search").glob("*/*.safetensors"))) == 1

@@ -1,0 +1,238 @@
+"""What a training's steps do: what decays, what is waited for, and what is read beside them."""
+
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from test_training import CONTROL, REGIONS, REHEARSED, RUNS, STUDENT, TEACHER, Stop, weights
+from test_training import targets as targets  # a fixture
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dclip_kit.config import RegionSettings
+from dclip_kit.features.crops import RegionCrops
+from dclip_kit.features.extract import extract_features
+from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.losses import dclip_loss
+from dclip_kit.models.reading import read_batches, read_pixels
+from dclip_kit.models.regions import region_weights
+from dclip_kit.models.teacher import MetaTeacher
+from dclip_kit.models.weights import freeze
+from dclip_kit.runtime.files import load_tensors, save_tensors
+from dclip_kit.training import Rehearsal, distill, embed_with_teacher, train_teacher
+from dclip_kit.training import distillation as student_module
+from dclip_kit.training import teacher_training as teacher_module
+from dclip_kit.training.schedule import group_parameters
+from dclip_kit.training.text import unfreeze_text
+
+MODULES = {"teacher": teacher_module, "student": student_module}
+
+# Weight decay
+
+
+def names_of(groups, module, decays: bool) -> set[str]:
+    chosen = {
+        id(p) for group in groups for p in group["params"] if bool(group["weight_decay"]) is decays
+    }
+    return {name for name, parameter in module.named_parameters() if id(parameter) in chosen}
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_matrices_decay_and_biases_and_norms_do_not(text, clip) -> None:
+    freeze(clip, "all")
+    if text:
+        unfreeze_text(clip)
+    module = clip.model if text else clip.model.visual
+    groups = group_parameters(module, replace(STUDENT, block_rate=0.5))
+    assert [group["peak"] for group in groups] == [5e-4, 5e-4, 1e-3, 1e-3]
+    free = names_of(groups, module, False)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert names_of(groups, module, True) == trained - free
+    marks = ("bias", "ln_", "class_embedding")
+    assert free == {name for name in trained if any(mark in name for mark in marks)}
+    assert len(free) > 20 and len(trained - free) > 10
+
+
+def test_a_step_of_the_teacher_and_of_the_student_shrinks_matrices_alone(
+    clip, pixels, features
+) -> None:
+    """The first step's gradients are those without decay."""
+    step = {"epochs": 1, "batch_size": 99}
+    kinds = {
+        "teacher": lambda decay: train_teacher(
+            features, replace(TEACHER, weight_decay=decay, **step), REGIONS
+        ).teacher,
+        "student": lambda decay: distill(
+            clip, pixels, features,
+            replace(CONTROL, weight_decay=decay, warmup_share=0.0, **step),
+        ).student.model.visual,
+    }  # fmt: skip
+    for name, train in kinds.items():
+        without, much = (dict(train(decay).named_parameters()) for decay in (0.0, 30.0))
+        for key, value in much.items():
+            assert torch.equal(value, without[key]) is (value.ndim < 2), f"{name}: {key}"
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+def test_a_checkpoint_from_when_everything_decayed_is_refused(
+    kind, clip, pixels, features, targets, tmp_path, monkeypatch
+) -> None:
+    """Its optimizer's numbers stand in another order."""
+    path, run, module = tmp_path / "state.safetensors", RUNS[kind], MODULES[kind]
+    given = (clip, pixels, features, targets, path)
+    with monkeypatch.context() as before:
+        before.setattr(module, "DECAYED", "everything")
+        if kind == "teacher":
+            before.setattr(module, "split_decayed", lambda named, decay: [p for _, p in named])
+        else:
+            before.setattr(
+                module,
+                "group_parameters",
+                lambda tower, _: [{"params": list(tower.parameters()), "peak": 1e-3}],
+            )
+        run(*given)
+    written = path.read_bytes()
+    with pytest.raises(ValueError, match=r"settings in .*differ in decayed; give another file"):
+        run(*given)
+    assert path.read_bytes() == written
+    kept = load_tensors(path)
+    progress = json.loads(bytes(kept["progress"].tolist()))
+    del progress["settings"]["decayed"]  # as it was written then
+    kept["progress"] = torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8)
+    save_tensors(kept, path)
+    with pytest.raises(ValueError, match=r"settings in .*differ in decayed; give another file"):
+        run(*given)
+
+
+# Waiting for the device
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU: single numbers and lists of floats that Python is given.
+
+    Lists of whole numbers are places in features, which are not on the device.
+    """
+
+    def __init__(self, monkeypatch) -> None:
+        super().__init__()
+        self.count, to_list = 0, torch.Tensor.tolist
+
+        def watched(tensor):
+            self.count += tensor.is_floating_point()
+            return to_list(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "tolist", watched)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_step_waits_for_the_device_once(
+    name, clip, pixels, features, targets, monkeypatch
+) -> None:
+    counts = []
+    with Waits(monkeypatch) as waits:
+        RUNS[name](
+            clip, pixels, features, targets, on_step=lambda step, loss: counts.append(waits.count)
+        )
+    epochs = TEACHER.epochs if "teacher" in name else STUDENT.epochs
+    assert len(counts) >= 2 * epochs
+    for own in torch.tensor(counts).reshape(epochs, -1):
+        assert own.diff().tolist() == [1] * (len(own) - 1)
+
+
+def test_nothing_is_looked_at_where_values_are_trusted(monkeypatch) -> None:
+    """A tensor on the device "meta" has no values: whatever waits for one fails."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
+
+    def empty(*shape) -> torch.Tensor:
+        return torch.empty(*shape, device="meta")
+
+    image, text, teacher = (empty(6, 8).requires_grad_() for _ in range(3))
+    same = torch.empty(6, 6, device="meta", dtype=torch.bool)
+    loss = dclip_loss(image, text, teacher, same_pair=same, distil_text=True, check_values=False)
+    assert loss.total.shape == () and loss.total.is_meta
+    with pytest.raises(ValueError, match="shaped as"):
+        dclip_loss(image, text[:5], teacher, check_values=False)
+    masks = [torch.empty(6, count, device="meta", dtype=torch.bool) for count in (4, 5)]
+    regions, tokens, scores = empty(6, 4, 8), empty(6, 5, 8), empty(6, 4)
+    weights = region_weights(regions, tokens, scores, scores, *masks, check_values=False)
+    for kind in ({}, {"caption_free": True}, {"masked": False}):
+        model = MetaTeacher(8, 2, **kind).to("meta")
+        output = model(regions, masks[0], tokens, masks[1], weights, check_values=False)
+        assert output.embedding.shape == (6, 8)
+    with pytest.raises(RuntimeError, match="meta"):
+        dclip_loss(image, text, teacher)
+
+
+@pytest.mark.parametrize("train", ["teacher", "student"])
+def test_what_is_not_finite_is_found_before_the_first_step(
+    train, clip, pixels, features, targets
+) -> None:
+    """Though it stands with the last picture, whose turn may come late."""
+    features.text[-1, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"every row of text_features must be finite.*row 9"):
+        RUNS[train](clip, pixels, features, targets, on_step=pytest.fail)
+
+
+# Pictures that do not fit the memory
+
+
+def test_reading_ahead_changes_no_batch(
+    clip, detector, captioned, make_features, tmp_path, monkeypatch
+) -> None:
+    """Of pictures and of crops, also when a run is stopped within an epoch and goes on."""
+    found = extract_features(clip, detector, captioned, RegionSettings())
+    crops = RegionCrops(captioned.paths, found, RegionSettings())
+    settings, ahead = replace(REHEARSED, gradient_accumulation=2, distillation_weight=0.0), []
+
+    def reading_ahead(bundle, pictures, batches, busy):
+        assert busy == torch.device("cpu")
+        ahead.append(type(pictures))
+        return read_batches(bundle, pictures, batches, busy=torch.device("cuda"))
+
+    def train(pictures, regions, **more):
+        rehearsal = Rehearsal(regions, found.region)
+        run = distill(clip, pictures, found, settings, rehearsal=rehearsal, **more)
+        return weights(run.student.model)
+
+    def stop(step, loss) -> None:
+        if step == 2:
+            raise Stop
+
+    kept = train(read_pixels(clip, captioned.paths), read_pixels(clip, crops))
+    assert torch.equal(train(captioned.paths, crops), kept)
+    monkeypatch.setattr(student_module, "read_batches", reading_ahead)
+    assert torch.equal(train(captioned.paths, crops), kept)
+    assert {RegionCrops, tuple} == {*ahead}
+    more = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_minutes": 0.0}
+    with pytest.raises(Stop):
+        train(captioned.paths, crops, on_step=stop, **more)
+    assert torch.equal(train(captioned.paths, crops, **more), kept)
+
+
+def test_a_picture_that_cannot_be_read_ends_the_training(
+    clip, captioned, make_features, tmp_path
+) -> None:
+    features = replace(make_features(6), image_of_text=captioned.image_of_text[:6])
+    paths = (*captioned.paths[:3], tmp_path / "gone.png", *captioned.paths[4:])
+    with pytest.raises(ValueError, match=r"gone\.png"):
+        distill(clip, paths, features, CONTROL)
+
+
+# A teacher that reads no caption
+
+
+def test_a_caption_free_teacher_needs_no_token(features, monkeypatch) -> None:
+    def train() -> tuple[torch.Tensor, torch.Tensor]:
+        run = train_teacher(features, replace(TEACHER, caption_free=True), REGIONS)
+        return weights(run.teacher), embed_with_teacher(run.teacher, features, REGIONS)
+
+    expected = train()
+    features.token.fill_(torch.nan)
+    monkeypatch.setattr(FrozenFeatures, "tokens_of", lambda *_: pytest.fail("nobody reads them"))
+    for found, value in zip(train(), expected, strict=True):
+        assert torch.equal(found, value)

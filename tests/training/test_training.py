@@ -1,0 +1,736 @@
+"""The two loops: against loops written by hand, what they leave alone, and continued exactly."""
+
+import json
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
+from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
+from dclip_kit.models import precision as precision_module
+from dclip_kit.models import reading
+from dclip_kit.models.clip import load_clip
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.precision import fast_forward
+from dclip_kit.models.reading import read_pixels
+from dclip_kit.models.regions import region_weights
+from dclip_kit.models.teacher import MetaTeacher
+from dclip_kit.models.weights import clone_clip
+from dclip_kit.runtime.files import load_tensors, save_tensors
+from dclip_kit.training import (
+    apply_teacher,
+    distill,
+    draw_captions,
+    embed_with_teacher,
+    train_teacher,
+)
+from dclip_kit.training import distillation as student_module
+from dclip_kit.training import progress as progress_module
+from dclip_kit.training.loop import split_batches
+from dclip_kit.training.rehearsal import Rehearsal
+
+CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
+REGIONS = RegionSettings()
+# So much decay that what it draws to zero, and what not, is seen in a few steps.
+TEACHER = TeacherSettings(heads=4, batch_size=3, epochs=4, learning_rate=0.01, weight_decay=5.0)
+STUDENT = StudentSettings(
+    batch_size=2, epochs=3, learning_rate=1e-3, weight_decay=5.0, mixed_precision="no"
+)
+CONTROL = replace(STUDENT, distillation_weight=0.0)
+REHEARSED = replace(STUDENT, rehearsal_weight=3.0, rehearsal_batch=5)
+
+
+@pytest.fixture
+def targets(features) -> torch.Tensor:
+    return F.normalize(torch.randn_like(features.text), dim=1)
+
+
+@pytest.fixture
+def rehearsal(clip) -> Rehearsal:
+    """Seven other pictures, and features that the untouched CLIP does not have of them."""
+    shown = torch.randint(256, (7, 3, 32, 32), dtype=torch.uint8)
+    return Rehearsal(shown, F.normalize(torch.randn(7, 32), dim=1))
+
+
+def weights(module) -> torch.Tensor:
+    return torch.cat([value.flatten().float() for value in module.state_dict().values()])
+
+
+def decayed(parameters, weight_decay: float) -> list[dict]:
+    """Groups of an optimizer: biases and norms, and matrices, which alone shrink."""
+    both = [[], []]
+    for parameter in parameters:
+        both[parameter.ndim > 1].append(parameter)
+    return [{"params": x, "weight_decay": weight_decay * n} for n, x in enumerate(both)]
+
+
+def figures(history) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+# The order of data
+
+
+def test_an_epoch_shows_each_captioned_picture_once_with_one_of_its_captions(features) -> None:
+    state = torch.get_rng_state()
+    orders = [draw_captions(features, seed=3, epoch=epoch)[:, 0] for epoch in range(60)]
+    for order in orders:
+        assert sorted(features.image_of_text[order].tolist()) == CAPTIONED
+    assert torch.cat(orders).unique().tolist() == list(range(len(features.text)))
+    assert torch.equal(draw_captions(features, seed=3, epoch=1)[:, 0], orders[1])
+    different = [*orders, draw_captions(features, seed=4, epoch=0)[:, 0]]
+    assert len({tuple(order.tolist()) for order in different}) == len(different)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("captions", [1, 2, 3, 9])
+def test_an_epoch_draws_several_captions_of_each_picture_where_it_has_them(
+    captions, features
+) -> None:
+    drawn = [draw_captions(features, 3, epoch, captions) for epoch in range(60)]
+    first = [draw_captions(features, 3, epoch)[:, 0].tolist() for epoch in range(60)]
+    assert [rows[:, 0].tolist() for rows in drawn] == first  # more of them change no order
+    owned = features.image_of_text.bincount()
+    for rows in drawn:
+        assert rows.shape == (len(CAPTIONED), captions)
+        for row in rows.tolist():
+            (image,) = {int(features.image_of_text[text]) for text in row if text >= 0}
+            count = min(captions, int(owned[image]))
+            assert len({*row[:count]}) == count and row[count:] == [-1] * (captions - count)
+    assert torch.cat(drawn).unique().tolist()[-len(features.text) :] == [*range(len(features.text))]
+    assert not torch.equal(drawn[0].sort().values, drawn[1].sort().values)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "size", "lengths"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1])]
+)
+def test_no_batch_is_of_one_pair_if_there_are_more(pairs, size, lengths) -> None:
+    batches = split_batches(torch.arange(pairs), size)
+    assert [len(batch) for batch in batches] == lengths
+    assert torch.cat(batches).tolist() == list(range(pairs))
+
+
+def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
+    clip, features, targets, tmp_path, monkeypatch
+) -> None:
+    """With what is rehearsed: each batch when its turn comes, by a call for all of an epoch."""
+    paths = [tmp_path / f"{number}.png" for number in range(18)]
+    for path in paths:
+        pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(path)
+    shown, again = paths[:11], paths[11:]
+    pixels = read_pixels(clip, shown), read_pixels(clip, again)
+    repeated = F.normalize(torch.randn(7, 32), dim=1)
+    expected = distill(
+        clip, pixels[0], features, REHEARSED, targets, rehearsal=Rehearsal(pixels[1], repeated)
+    )
+    opened: list[Path] = []
+    plain = reading.open_picture
+    monkeypatch.setattr(
+        reading, "open_picture", lambda path, side: opened.append(path) or plain(path, side)
+    )
+    read: list[int] = []
+    found = distill(
+        clip,
+        shown,
+        features,
+        REHEARSED,
+        targets,
+        rehearsal=Rehearsal(again, repeated),
+        on_step=lambda step, loss: read.append(len(opened)),
+    )
+    assert torch.equal(weights(found.student.model), weights(expected.student.model))
+    # An epoch has batches of two, two and three pictures, each with five that are rehearsed.
+    assert read[:3] == [7, 14, 22]
+
+
+def test_all_arms_see_the_same_batches(clip, pixels, features, targets, monkeypatch) -> None:
+    def seen(settings, teacher, seed=0):
+        shown = []
+
+        def watched(bundle, pixels, batches, busy):
+            return (shown.append(images) or pixels[images] for images in batches)
+
+        monkeypatch.setattr(student_module, "read_batches", watched)
+        distill(clip, pixels, features, settings, teacher, seed=seed)
+        return [batch.tolist() for batch in shown]
+
+    control, dclip = seen(CONTROL, None), seen(STUDENT, targets)
+    assert control == dclip != seen(STUDENT, targets, seed=1)
+    assert [len(batch) for batch in control] == [2, 2, 3] * 3
+
+
+# The teacher
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("caption_free", [True, False])
+def test_the_teacher_is_given_weights_where_they_are_asked_for(
+    weighted, caption_free, features
+) -> None:
+    teacher = MetaTeacher(32, 4, caption_free=caption_free)
+    texts, images = torch.tensor([4, 0, 4]), torch.tensor([7, 3, 1])
+    settings = RegionSettings(weighted=weighted)
+    output = apply_teacher(teacher, features, texts, settings, images)
+    region, token = features.regions_of(images), features.tokens_of(texts)
+    masks = region.mask, token.mask
+    scores = features.areas_of(images), features.confidences_of(images)
+    expected = region_weights(region.features, token.features, *scores, *masks)
+    by_hand = teacher(
+        region.features,
+        region.mask,
+        token.features,
+        token.mask,
+        expected if weighted and not caption_free else None,
+    )
+    assert torch.equal(output.embedding, by_hand.embedding)
+    own = apply_teacher(teacher, features, texts, settings)
+    assert torch.equal(
+        own.embedding,
+        apply_teacher(teacher, features, texts, settings, features.image_of_text[texts]).embedding,
+    )
+
+
+def test_each_caption_is_embedded_once_in_order_whatever_the_batches(features) -> None:
+    teacher = MetaTeacher(32, 4).train()
+    together = embed_with_teacher(teacher, features, REGIONS)
+    assert together.shape == features.text.shape and not together.requires_grad
+    assert torch.allclose(embed_with_teacher(teacher, features, REGIONS, 3), together, atol=1e-6)
+    alone = apply_teacher(teacher, features, torch.tensor([5]), REGIONS).embedding[0]
+    assert torch.allclose(together[5], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("caption_free", [True, False])
+def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
+    settings = replace(TEACHER, caption_free=caption_free)
+    torch.manual_seed(8)
+    teacher = MetaTeacher(32, 4, caption_free=caption_free)
+    optimizer = torch.optim.AdamW(decayed(teacher.parameters(), 5.0), fused=True, lr=0.01)
+    history = []
+    for epoch in range(4):
+        order, losses = draw_captions(features, 8, epoch)[:, 0], []
+        for texts in (order[:3], order[3:]):  # seven: a last one alone joins
+            embedding = apply_teacher(teacher, features, texts, REGIONS).embedding
+            loss = contrastive_loss(embedding, features.text[texts], 0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        history.append(sum(losses) / 2)
+    run = train_teacher(features, settings, REGIONS, seed=8)
+    assert torch.equal(weights(run.teacher), weights(teacher))
+    assert [row["loss"] for row in run.history] == pytest.approx(history)
+    assert [row["epoch"] for row in run.history] == [1, 2, 3, 4]
+    assert history[-1] < history[0] - 0.1
+    assert not run.teacher.training
+
+
+def test_a_caption_free_teacher_never_gathers_tokens(features, monkeypatch) -> None:
+    monkeypatch.setattr(type(features), "tokens_of", lambda *_: pytest.fail("tokens were gathered"))
+    run = train_teacher(features, replace(TEACHER, caption_free=True), REGIONS)
+    assert len(embed_with_teacher(run.teacher, features, REGIONS)) == len(features.text)
+
+
+def test_a_checkpoint_of_other_groups_of_parameters_is_refused(
+    clip, pixels, features, targets, tmp_path
+) -> None:
+    """Its optimizer's states would go to other parameters."""
+    path = tmp_path / "state.safetensors"
+    for train in (
+        lambda: train_teacher(features, TEACHER, REGIONS, checkpoint=path),
+        lambda: distill(clip, pixels, features, STUDENT, targets, checkpoint=path),
+    ):
+        train()
+        tensors = load_tensors(path)
+        progress = json.loads(bytes(tensors["progress"].tolist()))
+        del progress["settings"]["decayed"]  # as it was before
+        content = bytearray(json.dumps(progress).encode())
+        save_tensors(tensors | {"progress": torch.frombuffer(content, dtype=torch.uint8)}, path)
+        with pytest.raises(ValueError, match="but they differ in decayed"):
+            train()
+        path.unlink()
+
+
+def test_training_leaves_the_frozen_features_alone(features, clip, pixels, targets) -> None:
+    given = {**vars(features), "targets": targets, "pixels": pixels}
+    before = {name: tensor.clone() for name, tensor in given.items()}
+    train_teacher(features, TEACHER, REGIONS)
+    distill(clip, pixels, features, STUDENT, targets)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.items())
+
+
+# The student
+
+
+def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
+    """Fine-tuning as one would write it down: AdamW, warm-up, cosine, clipped gradients."""
+    student = clone_clip(clip)
+    tower = student.model.visual
+    after = [tower.proj, *tower.ln_post.parameters()]
+    blocks = [p for p in tower.parameters() if all(p is not other for other in after)]
+    groups = [
+        {**group, "share": share}
+        for share, parameters in ((settings.block_rate, blocks), (1.0, after))
+        for group in decayed(parameters, settings.weight_decay)
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    plan = []
+    for epoch in range(settings.epochs):
+        rows = draw_captions(features, seed, epoch, settings.captions_per_image)
+        order = [row[row >= 0] for row in rows]  # a picture's captions
+        batches = [torch.cat(order[start:end]) for start, end in ((0, 2), (2, 4), (4, 7))]
+        each = settings.gradient_accumulation
+        plan += [batches[start : start + each] for start in range(0, 3, each)]
+    losses = []
+    for number, batches in enumerate(plan):
+        done, warmup = number / len(plan), settings.warmup_share
+        share = (done + 1e-3) / (warmup + 1e-3)
+        if done >= warmup:
+            share = (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
+        total = torch.zeros(())
+        for batch, texts in enumerate(batches, number * settings.gradient_accumulation):
+            with fast_forward(tower, torch.device("cpu")):
+                image = tower(student.normalize(pixels[features.image_of_text[texts]]))
+            image = F.normalize(image, dim=-1)
+            owner = features.image_of_text[texts]
+            loss = contrastive_loss(
+                image, features.text[texts], settings.temperature, owner[:, None] == owner
+            )
+            if settings.distillation_weight:
+                distance = cosine_distillation_loss(image, targets[texts])
+                loss = loss + settings.distillation_weight * distance
+            if settings.rehearsal_weight:
+                again = rehearsal.draw(5, seed, batch)
+                with fast_forward(tower, torch.device("cpu")):
+                    now = F.normalize(tower(student.normalize(rehearsal.pictures[again])), dim=-1)
+                moved = 1 - (now * rehearsal.features[again]).sum(1)
+                loss = loss + settings.rehearsal_weight * moved.mean()
+            losses.append(loss.item())
+            total = total + loss / len(batches)
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), settings.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * share * group["share"]
+        optimizer.step()
+    return student, losses
+
+
+@pytest.mark.parametrize(("accumulation", "captions"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 9)])
+@pytest.mark.parametrize(
+    "settings",
+    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2), REHEARSED],
+    ids=["contrastive", "dclip", "slow blocks", "rehearsal"],
+)
+def test_fine_tuning_is_a_plain_loop(
+    settings, accumulation, captions, clip, pixels, features, targets, rehearsal
+) -> None:
+    """Accumulated steps descend the mean of their batches' losses; an epoch's last may be short."""
+    settings = replace(settings, gradient_accumulation=accumulation, captions_per_image=captions)
+    teacher = targets if settings.distillation_weight else None
+    run = distill(clip, pixels, features, settings, teacher, seed=6, rehearsal=rehearsal)
+    expected, losses = by_hand(clip, pixels, features, settings, targets, 6, rehearsal)
+    for bundle in (run.student, expected, clip):
+        for block in bundle.model.visual.transformer.resblocks:
+            # A key's bias shifts all scores alike: AdamW blows its gradient, rounding alone, up.
+            block.attn.in_proj_bias.data[32:64] = 0
+    assert torch.allclose(weights(run.student.model), weights(expected.model), atol=1e-6)
+    assert not torch.allclose(weights(clip.model), weights(expected.model), atol=1e-4)
+    means = torch.tensor(losses).reshape(3, 3).mean(1).tolist()
+    assert [row["loss"] for row in run.history] == pytest.approx(means, rel=1e-4)
+
+
+def test_what_is_rehearsed_stays_where_it_was(clip, pixels, features, targets) -> None:
+    """The other losses draw its features away; the more it weighs, the less far they go."""
+    shown = pixels.flip(3)
+    before = encode_images(clip, shown)
+    settings = replace(STUDENT, rehearsal_batch=16, epochs=6)
+    moved = {}
+    for weight in (0.0, 2.0, 50.0):
+        run = distill(
+            clip,
+            pixels,
+            features,
+            replace(settings, rehearsal_weight=weight),
+            targets,
+            rehearsal=Rehearsal(shown, before),
+        )
+        moved[weight] = 1 - float((encode_images(run.student, shown) * before).sum(1).mean())
+        assert ("rehearsal" in run.history[0]) is (weight > 0)
+    assert moved[50.0] < 0.7 * moved[2.0] < 0.7 * 0.9 * moved[0.0]
+
+
+def test_a_batch_rehearses_by_seed_and_place_alone(rehearsal) -> None:
+    state = torch.get_rng_state()
+    drawn = {(seed, batch): rehearsal.draw(40, seed, batch) for seed in (0, 1) for batch in (0, 1)}
+    assert all(torch.equal(rehearsal.draw(40, *place), found) for place, found in drawn.items())
+    assert len({tuple(found.tolist()) for found in drawn.values()}) == 4
+    assert torch.cat(list(drawn.values())).unique().tolist() == list(range(7))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_blocks_at_rate_0_stay_as_they_are(clip, pixels, features, targets) -> None:
+    run = distill(clip, pixels, features, replace(STUDENT, block_rate=0.0), targets)
+    before = dict(clip.model.visual.named_parameters())
+    moved = {
+        name
+        for name, value in run.student.model.visual.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert moved == {"proj", "ln_post.weight", "ln_post.bias"}
+
+
+def test_two_small_batches_step_like_the_mean_of_their_losses(clip, pixels, features) -> None:
+    """One step of plain gradient descent would show it; AdamW's first one shows its direction."""
+    settings = replace(CONTROL, epochs=1, batch_size=4, gradient_accumulation=2, warmup_share=0.0)
+    run = distill(clip, pixels, features, settings)
+    order = draw_captions(features, 0, 0)[:, 0]
+    tower = clip.model.visual
+    image = [tower(clip.normalize(pixels[features.image_of_text[o]])) for o in order.split(4)]
+    text = [features.text[o] for o in order.split(4)]
+    loss = sum(contrastive_loss(i, t, 0.05) for i, t in zip(image, text, strict=True)) / 2
+    (gradient,) = torch.autograd.grad(loss, [tower.proj])
+    moved = run.student.model.visual.proj - clip.model.visual.proj * (
+        1 - 1e-3 * settings.weight_decay
+    )
+    clear = gradient.abs() > 1e-3 * gradient.abs().max()
+    assert clear.float().mean() > 0.9
+    assert torch.allclose(moved[clear], -1e-3 * gradient[clear].sign(), atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [CONTROL, STUDENT], ids=["contrastive", "dclip"])
+def test_one_step_lowers_the_loss(settings, clip, pixels, features, targets) -> None:
+    settings = replace(settings, epochs=1, batch_size=99, warmup_share=0.0)
+    run = distill(clip, pixels, features, settings, targets)
+    texts = draw_captions(features, 0, 0)[:, 0]
+
+    def loss(bundle) -> float:
+        image = encode_images(bundle, pixels[features.image_of_text[texts]])
+        contrastive = contrastive_loss(image, features.text[texts])
+        distance = cosine_distillation_loss(image, targets[texts])
+        return float(contrastive + settings.distillation_weight * distance)
+
+    assert run.history[0]["loss"] == pytest.approx(loss(clip), rel=1e-4)
+    assert loss(run.student) < loss(clip) - 0.01
+
+
+def test_without_distillation_the_teacher_does_not_matter(clip, pixels, features, targets) -> None:
+    students = [distill(clip, pixels, features, CONTROL, t).student for t in (None, targets)]
+    assert torch.equal(weights(students[0].model), weights(students[1].model))
+
+
+@pytest.mark.parametrize("policy", ["projection", "attention", "last_blocks(1)", "all"])
+def test_gradients_reach_what_trains_and_nothing_else(policy, clip, pixels, features) -> None:
+    teacher = MetaTeacher(32, 4)
+    every = torch.arange(len(features.text))
+    live = apply_teacher(teacher, features, every, REGIONS).embedding  # its graph still hangs on it
+    assert live.requires_grad
+    before = {name: value.clone() for name, value in clip.model.state_dict().items()}
+    run = distill(clip, pixels, features, replace(STUDENT, train=policy), live)
+    changed = {
+        name for name, value in run.student.model.state_dict().items()
+        if not torch.equal(value, before[name])
+    }  # fmt: skip
+    assert changed == {f"visual.{name}" for name in run.trainable.names}
+    assert all(torch.equal(value, before[n]) for n, value in clip.model.state_dict().items())
+    for module in (teacher, clip.model):
+        assert all(parameter.grad is None for parameter in module.parameters())
+    assert not run.student.model.training
+    assert not any(parameter.requires_grad for parameter in run.student.model.parameters())
+
+
+def test_batch_norm_keeps_clips_statistics(make_clip_folder, pixels, features, targets) -> None:
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+    resnet = load_clip(make_clip_folder(vision_cfg=vision))
+    tuned = distill(resnet, pixels, features, STUDENT, targets).student
+    before, after = (bundle.model.visual.state_dict() for bundle in (resnet, tuned))
+    statistics = [name for name in before if "running" in name or "num_batches" in name]
+    assert len(statistics) > 30
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    learnt = [name for name in before if name not in statistics]
+    assert all(not torch.equal(before[name], after[name]) for name in learnt if "bn" in name)
+
+
+def test_pictures_may_come_as_paths(clip, captioned, make_features) -> None:
+    features = replace(make_features(6), image_of_text=captioned.image_of_text[:6])
+    students = [
+        distill(clip, pictures, features, CONTROL).student
+        for pictures in (captioned.paths, read_pixels(clip, captioned.paths))
+    ]
+    assert torch.equal(weights(students[0].model), weights(students[1].model))
+
+
+def test_each_epoch_is_validated_and_shown(clip, pixels, features, targets) -> None:
+    shown = []
+
+    def validate(student):
+        assert not student.model.visual.training
+        return {"val": float(student.model.visual.proj.detach().sum())}
+
+    def on_epoch(student, history) -> None:
+        shown.append((float(student.model.visual.proj.detach().sum()), len(history)))
+
+    settings = replace(STUDENT, distillation_weight=0.5, contrastive_weight=2.0)
+    run = distill(clip, pixels, features, settings, targets, validate=validate, on_epoch=on_epoch)
+    assert shown == [(row["val"], row["epoch"]) for row in run.history]
+    for row in run.history:
+        parts = 0.5 * row["distillation"] + 2 * row["contrastive"]
+        assert row["loss"] == pytest.approx(parts, rel=1e-5) and row["seconds"] > 0
+
+
+def test_bf16_is_for_training_only_and_auto_asks_the_hardware(
+    clip, pixels, features, monkeypatch
+) -> None:
+    train_teacher(features, replace(TEACHER, epochs=1), REGIONS)  # whose precision does not stick
+
+    def train(precision):
+        settings = replace(CONTROL, mixed_precision=precision)
+        return distill(clip, pixels, features, settings).student
+
+    full, half = train("no"), train("bf16")
+    assert not torch.equal(weights(full.model), weights(half.model))
+    assert torch.allclose(weights(full.model), weights(half.model), atol=0.02)
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+    again = clone_clip(clip)
+    again.model.load_state_dict(half.model.state_dict())
+    assert torch.equal(encode_images(again, pixels), encode_images(half, pixels))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for has, same in ((True, half), (False, full)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        assert torch.equal(weights(train("auto").model), weights(same.model))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert student_module.choose_precision("auto") == "no"
+
+
+def test_a_resnet_trains_with_folded_norms_and_comes_back_without(
+    monkeypatch, make_features
+) -> None:
+    clip = load_clip("pocket")
+    shown = torch.randint(256, (11, 3, 64, 64), dtype=torch.uint8)
+    features = make_features(embed=256)
+    settings = replace(CONTROL, epochs=1, batch_size=4)
+    folded = distill(clip, shown, features, settings).student
+    assert not any("forward" in vars(module) for module in folded.model.modules())
+    with monkeypatch.context() as patch:
+        patch.setattr(precision_module, "folded_norms", lambda tower: nullcontext())
+        plain = distill(clip, shown, features, settings).student
+    assert not torch.equal(weights(folded.model), weights(plain.model))  # another order of sums
+    torch.testing.assert_close(weights(folded.model), weights(plain.model), rtol=0, atol=1e-3)
+
+
+# Continuing
+
+
+class Stop(Exception):
+    pass
+
+
+def run_student(settings=STUDENT, seed=0):
+    def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None, **more):
+        more |= {"seed": seed, "checkpoint": checkpoint, "on_epoch": on_epoch}
+        more |= {"texts": [f"picture {index}" for index in range(len(features.text))]}
+        more |= {"rehearsal": Rehearsal(pixels.flip(3), features.image)}
+        done = distill(clip, pixels, features, settings, targets, **more)
+        return done.student.model, done.history
+
+    return run
+
+
+def run_teacher(settings=TEACHER, regions=REGIONS, seed=0):
+    def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None, **more):
+        done = train_teacher(features, settings, regions, seed, checkpoint, on_epoch, **more)
+        return done.teacher, done.history
+
+    return run
+
+
+RUNS = {
+    "teacher": run_teacher(),
+    "deep caption-free teacher": run_teacher(replace(TEACHER, caption_free=True, layers=2)),
+    "student": run_student(),
+    "student in bf16": run_student(replace(STUDENT, mixed_precision="bf16")),
+    "student that accumulates": run_student(replace(STUDENT, gradient_accumulation=2)),
+    "student's attention": run_student(replace(STUDENT, train="attention")),
+    "student's text": run_student(replace(STUDENT, train_text=True)),
+    "student that rehearses": run_student(replace(REHEARSED, gradient_accumulation=2)),
+}
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+    name, stop_after, clip, pixels, features, targets, tmp_path
+) -> None:
+    given, run = (clip, pixels, features, targets), RUNS[name]
+    path = tmp_path / "state.safetensors"
+
+    def stop(_, history) -> None:
+        if len(history) == stop_after:
+            raise Stop
+
+    whole, history = run(*given)
+    with pytest.raises(Stop):
+        run(*given, path, stop)
+    torch.manual_seed(123)  # another process has drawn other numbers
+    resumed, its_history = run(*given, path)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert figures(its_history) == figures(history)
+    again, its_history = run(*given, path, pytest.fail)  # it is done: nothing is trained
+    assert torch.equal(weights(again), weights(whole))
+    assert figures(its_history) == figures(history)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_stopped_within_an_epoch_ends_as_if_it_had_not_been(
+    name, stop_after, clip, pixels, features, targets, tmp_path
+) -> None:
+    """Two or three steps make an epoch; the checkpoint is written when it is time."""
+    given, run = (clip, pixels, features, targets), RUNS[name]
+    path, expected, losses = tmp_path / "state.safetensors", [], []
+
+    def stop(step, loss) -> None:
+        losses.append(loss)
+        if step + 1 == stop_after:
+            raise Stop
+
+    whole, history = run(*given, on_step=lambda step, loss: expected.append(loss))
+    with pytest.raises(Stop):
+        run(*given, path, on_step=stop, checkpoint_minutes=0.0)
+    torch.manual_seed(123)  # another process has drawn other numbers
+    resumed, its_history = run(*given, path, on_step=lambda step, loss: losses.append(loss))
+    assert losses == expected
+    assert torch.equal(weights(resumed), weights(whole))
+    assert figures(its_history) == figures(history)
+
+
+def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch) -> None:
+    clock, path, written = [1000.0], tmp_path / "state.safetensors", []
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+
+    def on_step(step, loss) -> None:
+        written.append(path.exists())
+        path.unlink(missing_ok=True)
+        clock[0] += 50  # seconds
+
+    settings = replace(TEACHER, epochs=1, batch_size=2)
+    train_teacher(features, settings, REGIONS, checkpoint=path, on_step=on_step)
+    assert written == [False] * 3
+    settings = replace(settings, epochs=3)
+    path.unlink()
+    train_teacher(features, settings, REGIONS, 0, path, on_step=on_step, checkpoint_minutes=1.5)
+    assert written[3:] == [False, False, True, True, False, True, True, False, True]
+    assert path.exists()
+
+
+def test_processes_that_would_go_on_from_different_places_are_refused(
+    features, tmp_path, monkeypatch
+) -> None:
+    places = torch.tensor([[2, 1], [0, 0]])
+    monkeypatch.setattr(progress_module, "gather_rows", lambda own: places)
+    with pytest.raises(ValueError, match=r"one place.*\[\[2, 1\], \[0, 0\]\]; put it where"):
+        train_teacher(features, TEACHER, REGIONS, checkpoint=tmp_path / "state.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (run_teacher(), run_teacher(replace(TEACHER, epochs=5)), "differ in epochs;"),
+        (run_teacher(), run_teacher(replace(TEACHER, heads=2)), "differ in heads;"),
+        (run_teacher(), run_teacher(seed=1), "differ in seed;"),
+        (run_teacher(), run_teacher(regions=RegionSettings(weighted=False)), "differ in weighted;"),
+        (run_teacher(), run_teacher(replace(TEACHER, layers=2)), "another architecture"),
+        (run_teacher(), run_student(), "another architecture"),
+        (run_student(), run_student(CONTROL), "differ in distillation_weight;"),
+        (run_student(), run_student(seed=1), "differ in seed;"),
+        (run_student(), run_student(REHEARSED), "differ in data, rehearsal_batch, rehearsal_w"),
+        (
+            run_student(),
+            run_student(replace(STUDENT, train="projection", learning_rate=1.0)),
+            "differ in learning_rate, train;",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    first, second, says, clip, pixels, features, targets, tmp_path
+) -> None:
+    path = tmp_path / "state.safetensors"
+    first(clip, pixels, features, targets, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=says) as caught:
+        second(clip, pixels, features, targets, path)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("run", [run_teacher(), run_student()], ids=["teacher", "student"])
+def test_a_checkpoint_of_other_data_or_cut_short_is_refused(
+    run, clip, pixels, features, make_features, targets, tmp_path
+) -> None:
+    path = tmp_path / "state.safetensors"
+    run(clip, pixels, features, targets, path)
+    with pytest.raises(ValueError, match="differ in data;"):
+        run(clip, pixels, make_features(seed=1), targets, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cut short"):
+        run(clip, pixels, features, targets, path)
+
+
+def test_a_student_of_another_teacher_is_refused(clip, pixels, features, targets, tmp_path) -> None:
+    path = tmp_path / "state.safetensors"
+    distill(clip, pixels, features, STUDENT, targets, checkpoint=path)
+    with pytest.raises(ValueError, match="differ in data;"):
+        distill(clip, pixels, features, STUDENT, targets.flip(0), checkpoint=path)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("name", ["region", "token", "text", "area"])
+def test_no_teacher_learns_from_what_is_not_finite(name, features) -> None:
+    getattr(features, name)[1::2] = torch.nan
+    with pytest.raises(ValueError, match="finite"):
+        train_teacher(features, TEACHER, REGIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda given: given.update(pictures=given["pictures"][:9]), "11 pictures.*got 9"),
+        (lambda given: given.update(teacher_embeddings=None), "teacher_embeddings to distil from"),
+        (
+            lambda given: given.update(teacher_embeddings=given["teacher_embeddings"][:5]),
+            r"shape \(10, 32\), got \(5, 32\)",
+        ),
+        (lambda given: given["teacher_embeddings"].fill_(math.nan), "finite"),
+        (lambda given: given.update(settings=REHEARSED), "something to rehearse, got None; give"),
+        (lambda given: given["features"].text.fill_(math.nan), "finite"),
+        (lambda given: given.update(settings=replace(STUDENT, learning_rate=1e30)), "finite"),
+    ],
+)
+def test_what_cannot_train_is_refused(change, says, clip, pixels, features, targets) -> None:
+    given = {"pictures": pixels, "features": features, "settings": STUDENT}
+    given["teacher_embeddings"] = targets
+    change(given)
+    with pytest.raises(ValueError, match=says):
+        distill(clip, **given)
+
+
+@pytest.mark.parametrize("pictures", [0, 6])
+def test_what_is_rehearsed_needs_a_feature_for_each(pictures, rehearsal) -> None:
+    says = f"one at least, got {pictures} pictures and 7 features"
+    with pytest.raises(ValueError, match=says):
+        Rehearsal(rehearsal.pictures[:pictures], rehearsal.features)
+
+
+def test_features_of_another_width_are_refused(clip, pixels, make_features) -> None:
+    wide = make_features(embed=16)
+    with pytest.raises(ValueError, match="shaped as"):
+        distill(clip, pixels, wide, CONTROL)
