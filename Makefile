@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
 # Before a command: how PyTorch's threads wait, and how many there are; what is set already stays.
-THREADS := env $$($(BIN)/python -m dclip_kit.runtime.threads)
+THREADS := env $$($(BIN)/python -m dclip_kit.runtime.machine)
 RUN := $(THREADS) $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar \
   --stdout-file - --stderr-file -
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))

@@ -4,7 +4,7 @@ import os
 import sys
 
 from dclip_kit.commands import main
-from dclip_kit.runtime.threads import choose_threads
+from dclip_kit.runtime.machine import choose_threads
 
 if __name__ == "__main__":
     choose_threads(os.environ)  # before a command imports PyTorch, which reads them

@@ -153,7 +153,7 @@ def detector():
     """Finds no, one or two boxes in a picture, by its width."""
     from dclip_kit.models.detector import Detections, Detector
     from dclip_kit.models.regions import Regions
-    from dclip_kit.runtime.places import asset_path
+    from dclip_kit.runtime.files import asset_path
 
     class Fake(Detector):
         def detect(self, images, batch_size=32, progress=True, skip_unreadable=False):

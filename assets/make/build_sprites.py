@@ -17,8 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dclip_kit.data.pocket.sprites import ATLAS_COLUMNS, TILE, Noun, load_nouns
-from dclip_kit.runtime.files import replacing
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path, replacing
 
 PACKAGES = {  # style -> npm package; the photographs come from Debian (see `fetch`)
     "fluent": "@lobehub/fluent-emoji-3d@1.1.0",

@@ -4,7 +4,7 @@ from dclip_kit.config import get_profile
 from dclip_kit.evaluation.experiment import train_all
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.models.clip import load_clip
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 
 def main() -> None:

@@ -26,12 +26,11 @@ from tqdm.auto import tqdm
 from assets.make.weak_pairs import weak_pair
 from dclip_kit.data.pocket.sprites import load_nouns
 from dclip_kit.runtime.files import (
-    load_training_state,
+    asset_path,
     save_tensors,
-    save_training_state,
     write_atomically,
 )
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.training.progress import load_training_state, save_training_state
 
 MERGES = 8000  # of CLIP's 48,894: the most frequent ones; rarer words fall into more pieces
 ARCHITECTURE: dict[str, Any] = {

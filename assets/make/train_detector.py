@@ -22,8 +22,11 @@ from tqdm.auto import tqdm
 from dclip_kit.data.pocket.scenes import SIDE, render_scene, sample_scene
 from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_categories, load_nouns
 from dclip_kit.models.yolo import contained_ultralytics, save_detector
-from dclip_kit.runtime.files import load_training_state, save_training_state, write_atomically
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import (
+    asset_path,
+    write_atomically,
+)
+from dclip_kit.training.progress import load_training_state, save_training_state
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from dclip_kit.data.pocket import world as data
 from dclip_kit.data.pocket.scenes import SIDE
 from dclip_kit.data.pocket.sprites import load_categories, load_nouns
 from dclip_kit.models.yolo import contained_ultralytics, read_weights
-from dclip_kit.runtime.files import write_atomically
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path, write_atomically
 
 
 def write_yolo_dataset(split: str, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from dclip_kit.data.annotations import load_json, read_lines
 from dclip_kit.data.images import LabelledImages
-from dclip_kit.runtime.network import warn_unless_answered
+from dclip_kit.runtime.machine import warn_unless_answered
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _CLASSES_FILES = ("classes.json", "classes.txt")

@@ -20,9 +20,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dclip_kit.data.pictures import open_picture
-from dclip_kit.runtime.files import write_atomically
-from dclip_kit.runtime.places import cache_path
-from dclip_kit.runtime.threads import count_workers
+from dclip_kit.runtime.files import cache_path, write_atomically
+from dclip_kit.runtime.machine import count_workers
 
 # Pictures whose brightest and darkest of 32×32 pixels are nearer than this show nothing to hash:
 # all plain ones would count as one picture.

@@ -17,8 +17,7 @@ from dclip_kit.data.annotations import load_json, path_inside
 from dclip_kit.data.folder import PICTURE_SUFFIXES, read_files
 from dclip_kit.data.own_splits import is_split
 from dclip_kit.data.usable import Checks, UsableImages
-from dclip_kit.runtime.files import write_atomically
-from dclip_kit.runtime.places import cache_path
+from dclip_kit.runtime.files import cache_path, write_atomically
 
 # What a member's name is to blame for: too long, or a folder where another member is a file.
 _BAD_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}

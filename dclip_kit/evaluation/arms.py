@@ -21,7 +21,7 @@ from dclip_kit.models.precision import choose_precision
 from dclip_kit.models.teacher import MetaTeacher, build_teacher
 from dclip_kit.models.weights import clone_clip, interpolate
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors, write_atomically
-from dclip_kit.runtime.memory import return_memory
+from dclip_kit.runtime.machine import return_memory
 from dclip_kit.training import History, average_histories, distill
 
 
@@ -91,13 +91,15 @@ def train_arm(
     precision = choose_precision(settings.mixed_precision)
     glance = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
 
-    def validate(trained: ClipBundle) -> dict[str, float]:
+    def validate(trained: ClipBundle, history: History) -> None:
         student = replace(trained, precision=precision)
         found = evaluate_retrieval(student, shown.val, progress=False)
-        return {
+        history[-1] |= {
             "val_recall_at_1": found.text_to_image.recall_at[1],
             "val_zero_shot": evaluate_zero_shot(student, glance, progress=False).top1,
         }
+        if on_epoch:
+            on_epoch(trained, history)
 
     mean, histories = clip, []
     for run in range(settings.soup):
@@ -107,13 +109,12 @@ def train_arm(
             features,
             settings,
             teacher_embeddings,
-            member_seed(profile.seed, run),
-            checkpoint and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
-            validate,
-            on_epoch,
-            name if settings.soup == 1 else f"{name}, {run + 1} of {settings.soup}",
-            texts,
             rehearsal=shown.rehearsal,
+            texts=texts,
+            seed=member_seed(profile.seed, run),
+            checkpoint=checkpoint
+            and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
+            on_epoch=validate,
         )
         mean = interpolate(mean, trained.student, 1 / (run + 1))
         histories.append(trained.history)

@@ -44,7 +44,7 @@ from dclip_kit.models.detector import Detector, load_detector, locate_weights
 from dclip_kit.models.reading import read_pixels
 from dclip_kit.models.teacher import MetaTeacher, build_teacher
 from dclip_kit.models.weights import choose_parameters
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.training import TeacherRun, embed_with_teacher, train_teacher

@@ -18,7 +18,7 @@ from dclip_kit.features.crops import RegionCrops
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.reading import Pictures, read_pixels
-from dclip_kit.runtime.memory import return_memory
+from dclip_kit.runtime.machine import return_memory
 from dclip_kit.training import Rehearsal
 
 KEPT_BYTES = 2 << 30  # of all pictures in memory; others are read whenever they are looked at

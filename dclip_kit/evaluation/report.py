@@ -14,7 +14,7 @@ from dclip_kit.evaluation.arms import ArmResult
 from dclip_kit.evaluation.probe import ShortcutProbe
 from dclip_kit.metrics import DirectionMetrics, Interval, paired_bootstrap, retention
 from dclip_kit.runtime.files import write_atomically
-from dclip_kit.runtime.memory import peak_memory_mb
+from dclip_kit.runtime.machine import peak_memory_mb
 
 
 def compare_recall(before: ArmResult, after: ArmResult) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dclip_kit.models.precision import fold_norms
 from dclip_kit.models.reading import read_ahead, split_by_pixels
 from dclip_kit.models.regions import Box, Regions, crop_boxes
 from dclip_kit.models.tokens import require_texts
-from dclip_kit.runtime.memory import return_memory
+from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import (
     gather_rows,
     is_main_process,

@@ -33,8 +33,7 @@ from dclip_kit.models.hub import (
     require_weights,
 )
 from dclip_kit.models.precision import send
-from dclip_kit.runtime.files import save_tensors, write_atomically
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path, save_tensors, write_atomically
 
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 

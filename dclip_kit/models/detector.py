@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from dclip_kit.data.pictures import open_picture
 from dclip_kit.models.regions import Regions, RegionsReport
 from dclip_kit.models.yolo import contained_ultralytics, find_weights, read_weights
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 _STRIDE = 32  # ultralytics rounds other image sizes up without a word
 _PIXELS = 32_000_000  # of the pictures that are detected at once; one that has more goes alone

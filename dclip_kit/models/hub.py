@@ -8,7 +8,7 @@ import open_clip
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from dclip_kit.runtime.network import warn_unless_answered
+from dclip_kit.runtime.machine import warn_unless_answered
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILES = (

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from dclip_kit.data.pictures import count_pixels, open_picture
 from dclip_kit.models.clip import ClipBundle
+from dclip_kit.runtime.machine import count_workers
 from dclip_kit.runtime.processes import is_main_process
-from dclip_kit.runtime.threads import count_workers
 
 # Files, pictures, or their pixels: bytes, or floats from 0 to 1.
 Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 height width"]

@@ -19,7 +19,7 @@ import torch  # before ultralytics, which would otherwise hold torch to one thre
 from PIL import Image
 
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors, write_atomically
-from dclip_kit.runtime.network import warn_unless_answered
+from dclip_kit.runtime.machine import warn_unless_answered
 
 _PATCHED = ((Image, "open"), (torch, "save"))
 _TRUE = {"1", "true", "yes", "on", "y", "t"}  # as ultralytics reads its variables

@@ -1,17 +1,18 @@
-"""Training states on disk: safetensors and JSON, renamed into place, continued exactly."""
+"""Files: written whole or not at all, safetensors, the embedded assets, and the cache folder."""
 
 import hashlib
-import json
+import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @contextmanager
@@ -109,59 +110,32 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def save_training_state(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
-) -> None:
-    """Writes all that exact continuation needs into one safetensors file.
+def asset_path(*parts: str) -> Path:
+    """Finds a file or folder of the embedded assets.
+
+    Looks first in the installed package (the wheel carries the assets as `dclip_kit/_assets`),
+    then in the repository's `assets/`.
 
     Args:
-        path: the file.
-        module: the trained module.
-        optimizer: its per-parameter tensors are kept; its hyperparameters are the caller's.
-        progress: JSON values: step, history, …; in the file as a tensor of UTF-8 bytes, so that
-            weights and progress can never be of different moments.
-    """
-    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
-    tensors["random_state"] = torch.get_rng_state()
-    tensors["progress"] = torch.frombuffer(
-        bytearray(json.dumps(dict(progress)).encode()), dtype=torch.uint8
-    )
-    save_tensors(tensors, path)
+        *parts: path below the assets folder, for example `"pocket_yolo", "config.json"`.
 
-
-def load_training_state(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Restores what `save_training_state` wrote and returns its progress.
+    Returns:
+        The existing path.
 
     Raises:
-        FileNotFoundError, ValueError: no file, a damaged one, or one of another architecture.
+        FileNotFoundError: neither place has it.
     """
-    tensors = load_tensors(path)
-    if "progress" not in tensors or "random_state" not in tensors:
-        raise ValueError(f"Expected a training state, but {path} holds other tensors.")
-    weights = {
-        name.removeprefix("module."): value
-        for name, value in tensors.items()
-        if name.startswith("module.")
-    }
-    load_weights(module, weights, str(path))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    places = [root.joinpath(*parts) for root in (_PACKAGE / "_assets", _PACKAGE.parent / "assets")]
+    for place in places:
+        if place.exists():
+            return place
+    raise FileNotFoundError(
+        f"Expected the embedded {'/'.join(parts)!r} at {' or '.join(map(str, places))}, found "
+        "neither; reinstall dclip_kit, or run `make pocket` in the repository to rebuild it."
     )
-    for parameter, own in optimizer.state.items():
-        for key, value in own.items():
-            # Fused optimizers read both in one order of memory. Of another run's state, some may
-            # belong to no parameter here.
-            if isinstance(parameter, Tensor) and value.shape == parameter.shape:
-                own[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-    torch.set_rng_state(tensors["random_state"])
-    return json.loads(bytes(tensors["progress"].tolist()).decode())
+
+
+def cache_path(*parts: str) -> Path:
+    """A place for what can be made again: below `DCLIP_CACHE`, else in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dclip_kit"
+    return Path(os.environ.get("DCLIP_CACHE") or user).joinpath(*parts)

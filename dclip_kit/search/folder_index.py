@@ -21,8 +21,7 @@ from dclip_kit.data.pictures import count_links
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.reading import read_picture
-from dclip_kit.runtime.files import fingerprint
-from dclip_kit.runtime.places import cache_path
+from dclip_kit.runtime.files import cache_path, fingerprint
 from dclip_kit.search.hits import Found
 from dclip_kit.search.index import SearchIndex
 

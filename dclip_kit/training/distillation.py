@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -24,14 +25,19 @@ from dclip_kit.models.precision import (
     send,
 )
 from dclip_kit.models.reading import Pictures, read_batches
+from dclip_kit.models.tokens import tokenize
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
-from dclip_kit.training.loop import draw_captions, require_finite_loss, split_batches
-from dclip_kit.training.progress import History, Progress, Row
-from dclip_kit.training.rehearsal import Rehearsal, choose_rehearsal
-from dclip_kit.training.schedule import DECAYED, group_parameters, schedule_rate
-from dclip_kit.training.text import encode_pairs, token_ids, unfreeze_text
+from dclip_kit.training.progress import History, Progress
+from dclip_kit.training.rehearsal import Rehearsal
+from dclip_kit.training.schedule import (
+    DECAYED,
+    draw_captions,
+    group_parameters,
+    schedule_rate,
+    split_batches,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,200 +55,189 @@ def distill(
     features: FrozenFeatures,
     settings: StudentSettings,
     teacher_embeddings: Float[Tensor, "text embed"] | None = None,
+    *,
+    rehearsal: Rehearsal | None = None,
+    texts: Sequence[str] | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
-    validate: Callable[[ClipBundle], dict[str, float]] | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
-    name: str = "student",
-    texts: Sequence[str] | None = None,
     on_step: Callable[[int, float], None] | None = None,
-    checkpoint_minutes: float = 10.0,
-    rehearsal: Rehearsal | None = None,
 ) -> StudentRun:
     """Fine-tunes a copy of CLIP's image tower (the text tower only with `train_text`).
 
     Under `accelerate launch` each process takes its share of every batch, and all end with the same
-    weights as one process would; call it, and what you give it, in all of them.
+    weights as one process would. Call it in all of them, with the same arguments.
 
     Args:
-        bundle: the untouched CLIP. The student trains where accelerate says, and comes back to
-            where this one is.
+        bundle: the untouched CLIP. The student trains where accelerate says, and returns to where
+            this one is.
         pictures: of `features`, in its order: paths, or `read_pixels`' bytes.
         features: of the training pictures, from the same CLIP.
         settings: what trains and how; `distillation_weight=0` is the contrastive control. With
-            `train_text` the student's text tower is another too: its texts are to be encoded anew.
-        teacher_embeddings: from `embed_with_teacher`; may be None for the control.
-        seed: of the order; arms with one seed see the same batches.
-        checkpoint: file to continue from, and to write after each epoch.
-        validate: figures to add to each epoch's row of history, in every process.
-        on_epoch: called after each epoch (plots), in every process.
-        name: of the progress bar.
-        texts: of `features`, in its order; only needed with `train_text`.
-        on_step: called after each step with its number and loss, in every process.
-        checkpoint_minutes: the checkpoint is also written after so many, in the middle of an epoch.
+            `train_text` the student's texts have to be encoded anew afterwards.
+        teacher_embeddings: from `embed_with_teacher`; the control needs none.
         rehearsal: what is repeated in every batch; only needed with a `rehearsal_weight`.
+        texts: the captions of `features`, in its order; only needed with `train_text`.
+        seed: of the order; arms with one seed see the same batches.
+        checkpoint: file to continue from, and to write after each epoch and every ten minutes.
+        on_epoch: called after each epoch, in every process, with the student and the history, to
+            whose last row it may add figures.
+        on_step: called after each step, in every process, with its number and its loss.
 
     Raises:
         ValueError: lengths or widths differ, a distilling run has no teacher, a rehearsing one
             nothing to rehearse, a feature or the loss is not finite, or the checkpoint is damaged
             or of another run.
     """
-    _check_distillation(pictures, features, settings, teacher_embeddings)
-    rehearsal = choose_rehearsal(settings, rehearsal)
+    rehearsal = rehearsal if settings.rehearsal_weight else None
+    _check(pictures, features, settings, teacher_embeddings, rehearsal)
     targets = features.text if teacher_embeddings is None else teacher_embeddings
-    require_directions(text_features=features.text, teacher_features=targets)
-    if rehearsal:
-        require_directions(rehearsed_features=rehearsal.features)
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `autocast`
-    precision = choose_precision(settings.mixed_precision)
+    device, precision = accelerator.device, choose_precision(settings.mixed_precision)
     student = clone_clip(bundle)
     # As the pictures are laid out: else every step would turn the weights of convolutions around.
-    student.model.to(accelerator.device, memory_format=torch.channels_last)
+    student.model.to(device, memory_format=torch.channels_last)
     trainable = freeze(student, settings.train)
     tower = module = student.model.visual
-    ids = features.text  # what stands for captions
+    captions = features.text  # as the loss takes them, or as the text tower does
     if settings.train_text:
-        unfreeze_text(student)
-        module, ids = student.model, token_ids(bundle, texts, len(features.text))
-    chosen = [p for p in module.parameters() if p.requires_grad]
+        module, captions = student.model, _unfreeze_text(student, texts, len(features.text))
     optimizer = torch.optim.AdamW(group_parameters(module, settings), fused=True)
-    seen = [ids, features.image_of_text, targets, *([rehearsal.features] if rehearsal else [])]
+    seen = [captions, features.image_of_text, targets]
     run = {
         "kind": "student",
         "seed": seed,
         "decayed": DECAYED,
-        "data": fingerprint(*seen),
+        "data": fingerprint(*seen, *([rehearsal.features] if rehearsal else [])),
         **asdict(settings),
         "mixed_precision": precision,
     }
-    progress = Progress(module, optimizer, run, checkpoint, checkpoint_minutes)
+    progress = Progress(module, optimizer, run, checkpoint)
     # The wrapped module itself is called: `encode_image` of the unwrapped model would skip the
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(module, optimizer)
-    device = accelerator.device
 
-    def read(rows: Sequence[Tensor], first: int) -> Iterator[Tensor]:
-        """The pixels of batches, each process's share; then what it rehearses beside them."""
-        images = (features.image_of_text[batch[:, 0]] for batch in rows)
+    def draw_rehearsed(number: int) -> Tensor:
+        """This process's share of what a batch rehearses, by index."""
+        assert rehearsal is not None
+        drawn = rehearsal.draw(settings.rehearsal_batch, seed, number)
+        return drawn[own_share(len(drawn))]
+
+    def read(batches: Sequence[Tensor], first: int) -> Iterator[Tensor]:
+        """This process's pixels of each batch, followed by those that it rehearses."""
+        images = (features.image_of_text[rows[:, 0]] for rows in batches)
         own = (batch[own_share(len(batch))] for batch in images)
-        shown = read_batches(bundle, pictures, own, busy=device)
+        pixels = read_batches(bundle, pictures, own, busy=device)
         if rehearsal is None:
-            return shown
-        drawn = (rehearsal.draw(size, seed, first + number) for number in range(len(rows)))
-        again = (batch[own_share(len(batch))] for batch in drawn)
-        repeated = read_batches(bundle, rehearsal.pictures, again, busy=device)
-        return map(torch.cat, zip(shown, repeated, strict=True))
+            return pixels
+        drawn = (draw_rehearsed(first + number) for number in range(len(batches)))
+        repeated = read_batches(bundle, rehearsal.pictures, drawn, busy=device)
+        return map(torch.cat, zip(pixels, repeated, strict=True))
 
-    def encode(rows: Tensor, shown: Tensor, number: int) -> tuple[Tensor, ...]:
+    def encode(rows: Tensor, pixels: Tensor, number: int) -> tuple[Tensor, ...]:
         """Features of a batch, of which each process makes its share.
 
-        Of its images and its captions; then of what is rehearsed, now and before the training.
+        Of images and captions; then of what is rehearsed, as it is now and as it was before.
         """
-        captions = rows[rows >= 0]
-        pixels = student.normalize(shown)
-        given = send(ids[captions[own_share(len(captions))]], device)
+        chosen = rows[rows >= 0]
+        own = send(captions[chosen[own_share(len(chosen))]], device)
         with autocast(device, precision), fast_forward(tower, device):
-            image, text = (
-                encode_pairs(wrapped, pixels, given)
-                if settings.train_text
-                else (wrapped(pixels), given)
-            )
+            image, text = _encode(wrapped, student.normalize(pixels), own)
         image, now = F.normalize(image.float(), dim=-1).tensor_split([len(own_share(len(rows)))])
-        batch = gather_batch(image, text.float(), len(rows), len(captions))
+        batch = gather_batch(image, text.float(), len(rows), len(chosen))
         if rehearsal is None:
             return batch
-        again = rehearsal.draw(size, seed, number)[own_share(size)]
-        before = send(rehearsal.features[again], device).to(now)
-        return *batch, *gather_batch(now, before, size, size)
+        before = send(rehearsal.features[draw_rehearsed(number)], device).to(now)
+        return *batch, *gather_batch(now, before, *[settings.rehearsal_batch] * 2)
 
-    size = settings.rehearsal_batch
-    step_count = settings.epochs * len(_plan(features, settings, seed, 0))
+    def compute_losses(rows: Tensor, pixels: Tensor, number: int) -> Tensor:
+        """A batch's loss, and its parts: distillation, contrastive, rehearsal."""
+        image, text, *repeated = encode(rows, pixels, number)
+        owner = send((rows >= 0).nonzero()[:, 0], device)  # a pair a caption
+        loss = dclip_loss(
+            image[owner],
+            text,
+            send(targets[rows[rows >= 0]], device),
+            settings.temperature,
+            settings.distillation_weight,
+            settings.contrastive_weight,
+            same_pair=owner[:, None] == owner,
+            distil_text=settings.train_text,
+            check_values=False,
+        )
+        moved = torch.zeros_like(loss.total)
+        if repeated:
+            now, before = repeated
+            moved = cosine_distillation_loss(now, before, check_values=False)
+        total = loss.total + settings.rehearsal_weight * moved
+        return torch.stack([total, loss.distillation, loss.contrastive, moved])
+
+    step_count = settings.epochs * len(_plan_epoch(features, settings, seed, 0))
     bar = tqdm(
-        total=step_count, desc=name, unit="step", delay=2, disable=not accelerator.is_main_process
+        total=step_count,
+        desc="distilling" if settings.distillation_weight else "fine-tuning",
+        unit="step",
+        delay=2,
+        disable=not accelerator.is_main_process,
     )
     for epoch in range(progress.epoch, settings.epochs):
         wrapped.train()
         keep_statistics(tower)
         progress.start_epoch()
-        steps = _plan(features, settings, seed, epoch)
-        first = epoch * len(steps)
+        steps = _plan_epoch(features, settings, seed, epoch)
+        first = epoch * len(steps)  # step of the epoch
         bar.update(first + progress.step - bar.n)
         todo = steps[progress.step :]
         number = (first + progress.step) * settings.gradient_accumulation  # of the next batch
-        shown = read([rows for batches in todo for rows in batches], number)
+        pixels = read([rows for batches in todo for rows in batches], number)
         for step, batches in enumerate(todo, start=first + progress.step):
             for group in prepared.param_groups:
                 group["lr"] = group["peak"] * schedule_rate(step / step_count, settings)
-            figures = []
+            losses = []
             for rows in batches:
-                # rows: image caption
-                of_text, captions = (rows >= 0).nonzero()[:, 0], rows[rows >= 0]  # a pair a caption
                 last = rows is batches[-1]  # gradients are put together after it
                 with nullcontext() if last else accelerator.no_sync(wrapped):
-                    image_features, text_features, *repeated = encode(rows, next(shown), number)
-                    owner = send(of_text, device)
-                    loss = dclip_loss(
-                        image_features[owner],
-                        text_features,
-                        send(targets[captions], device),
-                        settings.temperature,
-                        settings.distillation_weight,
-                        settings.contrastive_weight,
-                        same_pair=owner[:, None] == owner,
-                        distil_text=settings.train_text,
-                        check_values=False,
-                    )
-                    moved = torch.zeros_like(loss.total)
-                    if repeated:
-                        now, before = repeated
-                        moved = cosine_distillation_loss(now, before, check_values=False)
-                    total = loss.total + settings.rehearsal_weight * moved
-                    accelerator.backward(total / len(batches))
-                parts = (total, loss.distillation, loss.contrastive, moved)
-                figures.append(torch.stack(parts).detach())
+                    parts = compute_losses(rows, next(pixels), number)
+                    accelerator.backward(parts[0] / len(batches))
+                losses.append(parts.detach())
                 number += 1
-            found = torch.stack(figures).tolist()  # the only time that a step waits for the device
-            losses = [require_finite_loss(total, step) for total, *_ in found]
-            for each in found:
-                progress.add(torch.tensor(each))
-            accelerator.clip_grad_norm_(chosen, settings.clip_norm)
+            figures = torch.stack(losses).tolist()  # the only time that a step waits for the device
+            for each in figures:
+                progress.add(each)
+            accelerator.clip_grad_norm_(module.parameters(), settings.clip_norm)
             prepared.step()
             prepared.zero_grad()
             progress.finish_step()
             bar.update()
             if on_step:
-                on_step(step, sum(losses) / len(losses))
-        mean = (progress.sums.float() / sum(map(len, steps))).tolist()
-        row: Row = {
-            "epoch": epoch + 1,
-            "loss": mean[0],
-            "distillation": mean[1],
-            "contrastive": mean[2],
-            **({"rehearsal": mean[3]} if rehearsal else {}),
-            "seconds": progress.elapsed(),
-        }
+                on_step(step, sum(each[0] for each in figures) / len(figures))
+        names = ("loss", "distillation", "contrastive", "rehearsal")[: 4 if rehearsal else 3]
+        means = (progress.sums / sum(map(len, steps))).tolist()
+        progress.finish_epoch(dict(zip(names, means, strict=False)), bar)
         module.eval()
-        row |= validate(student) if validate else {}
-        progress.finish_epoch(row, bar)
-        if on_epoch:
-            on_epoch(student, progress.history)
+        try:
+            if on_epoch:
+                on_epoch(student, progress.history)
+        finally:
+            progress.write()
     bar.close()
     accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     student.model.requires_grad_(False).eval().to(bundle.device)
     return StudentRun(student, trainable, progress.history)
 
 
-def _check_distillation(
+def _check(
     pictures: Pictures,
     features: FrozenFeatures,
     settings: StudentSettings,
     teacher_embeddings: Tensor | None,
+    rehearsal: Rehearsal | None,
 ) -> None:
     if len(pictures) != len(features):
         raise ValueError(
-            f"Expected the {len(features)} pictures of the features, got "
-            f"{len(pictures)}; give both from one data set."
+            f"Expected the {len(features)} pictures of the features, got {len(pictures)}; give "
+            "both from one data set."
         )
     if teacher_embeddings is None and settings.distillation_weight:
         raise ValueError(
@@ -254,9 +249,51 @@ def _check_distillation(
             f"Expected teacher embeddings of shape {tuple(features.text.shape)}, got "
             f"{tuple(teacher_embeddings.shape)}; make them from these features."
         )
+    if rehearsal is None and settings.rehearsal_weight:
+        raise ValueError(
+            "Expected something to rehearse, got None; give distill crops with the untouched "
+            "CLIP's features of them, or set rehearsal_weight=0."
+        )
+    require_directions(text_features=features.text)
+    if teacher_embeddings is not None:
+        require_directions(teacher_features=teacher_embeddings)
+    if rehearsal:
+        require_directions(rehearsed_features=rehearsal.features)
 
 
-def _plan(
+def _unfreeze_text(
+    student: ClipBundle, texts: Sequence[str] | None, count: int
+) -> Int[Tensor, "text context"]:
+    """Lets the text tower train, as the published code does (5 in `config.RECIPES`).
+
+    Its logit scale and bias stay as they are, since no loss here reads them.
+
+    Returns:
+        The captions as the text tower takes them.
+    """
+    if texts is None or len(texts) != count:
+        raise ValueError(
+            f"Expected the {count} captions of the features, since the text tower trains, got "
+            f"{None if texts is None else len(texts)}; give distill `texts`, such as "
+            "`dataset.texts`, or set train_text=False."
+        )
+    for name, parameter in student.model.named_parameters():
+        if not name.startswith(("visual.", "logit_")):
+            parameter.requires_grad_(True)
+    return tokenize(student, texts)
+
+
+def _encode(model: Any, pixels: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of pictures and captions; captions may be features of a frozen tower already."""
+    if captions.is_floating_point():
+        return model(pixels), captions
+    found = model(pixels, captions)  # with gradient through both towers, L2-normalised
+    if isinstance(found, dict):  # CoCa's
+        return found["image_features"], found["text_features"]
+    return found[0], found[1]
+
+
+def _plan_epoch(
     features: FrozenFeatures, settings: StudentSettings, seed: int, epoch: int
 ) -> list[list[Tensor]]:
     """An epoch's steps, each of `gradient_accumulation` batches; the last may have fewer."""

@@ -1,4 +1,4 @@
-"""Rehearsal: while it learns, the student is asked again for what the frozen CLIP saw in crops."""
+"""Rehearsal: while it learns, the student also repeats what the frozen CLIP saw in crops."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dclip_kit.config import StudentSettings
 from dclip_kit.models.reading import Pictures
 
 
@@ -37,17 +36,3 @@ class Rehearsal:
         """Which pictures a batch rehearses, by index; a function of seed and batch alone."""
         generator = torch.Generator().manual_seed(1_000_003 * seed + batch)
         return torch.randint(len(self.features), (count,), generator=generator)
-
-
-def choose_rehearsal(settings: StudentSettings, given: Rehearsal | None) -> Rehearsal | None:
-    """What a run rehearses: nothing if its settings give that no weight, as the control's.
-
-    Raises:
-        ValueError: there is a weight and nothing to rehearse.
-    """
-    if settings.rehearsal_weight and given is None:
-        raise ValueError(
-            "Expected something to rehearse, got None; give distill crops with the untouched "
-            "CLIP's features of them, or set rehearsal_weight=0."
-        )
-    return given if settings.rehearsal_weight else None

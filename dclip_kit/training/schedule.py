@@ -1,15 +1,55 @@
-"""Learning rates of the fine-tune: which parameters take which, and how they rise and fall."""
+"""The plan of a training: the order of pictures and captions, batches, and learning rates."""
 
 from collections.abc import Iterable
 from math import cos, pi
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from dclip_kit.config import StudentSettings
+from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.models.weights import follows_blocks
 
 DECAYED = "matrices"  # what weight decay shrinks; kept in checkpoints, beside groups made by it
+
+
+def draw_captions(
+    features: FrozenFeatures, seed: int, epoch: int, captions_per_image: int = 1
+) -> Int[Tensor, "image caption"]:
+    """An epoch's order: every captioned picture once, with captions drawn anew.
+
+    A function of seed and epoch alone, so that all arms see the same data and a resumed run goes on
+    as if it had never stopped.
+
+    Args:
+        features: of the training data.
+        seed: of the run.
+        epoch: from 0.
+        captions_per_image: at most so many of a picture's captions.
+
+    Returns:
+        Indices of captions, a row a picture; where a picture has too few, its row ends in -1.
+    """
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    shuffled = torch.randperm(len(features.text), generator=generator)
+    owners = features.image_of_text[shuffled]
+    grouped = owners.argsort(stable=True)  # places in `shuffled`, a picture's beside each other
+    counts = owners.bincount(minlength=len(features))
+    starts, counts = (counts.cumsum(0) - counts)[counts > 0], counts[counts > 0]
+    column = torch.arange(captions_per_image)
+    places = (starts[:, None] + column).clamp(max=len(shuffled) - 1)
+    rows = shuffled[grouped[places]].where(column < counts[:, None], -1)  # image caption
+    return rows[grouped[starts].argsort()]
+
+
+def split_batches(rows: Tensor, size: int) -> list[Tensor]:
+    """An epoch's batches; a last one of one picture has no negatives and joins the one before."""
+    batches = list(rows.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def split_decayed(

@@ -17,16 +17,10 @@ from dclip_kit.models.precision import send
 from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher, TeacherOutput, build_teacher
 from dclip_kit.runtime.files import fingerprint
-from dclip_kit.runtime.memory import return_memory
+from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
-from dclip_kit.training.loop import (
-    draw_captions,
-    require_finite,
-    require_finite_loss,
-    split_batches,
-)
-from dclip_kit.training.progress import History, Progress, Row
-from dclip_kit.training.schedule import DECAYED, split_decayed
+from dclip_kit.training.progress import History, Progress
+from dclip_kit.training.schedule import DECAYED, draw_captions, split_batches, split_decayed
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,27 +107,26 @@ def train_teacher(
     checkpoint: Path | None = None,
     on_epoch: Callable[[MetaTeacher, History], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
-    checkpoint_minutes: float = 10.0,
 ) -> TeacherRun:
     """Trains the teacher alone, by symmetric InfoNCE against the caption embedding.
 
     Under `accelerate launch` each process takes its share of every batch, and all end with the same
-    weights as one process would; call it, and what you give it, in all of them.
+    weights as one process would. Call it in all of them, with the same arguments.
 
     Args:
         features: of the training pictures, from the frozen CLIP.
         settings: sizes and hyperparameters.
         regions: whether regions are weighted.
         seed: of weights and order.
-        checkpoint: file to continue from, and to write after each epoch.
-        on_epoch: called after each epoch (plots, more figures), in every process.
-        on_step: called after each step with its number and loss, in every process.
-        checkpoint_minutes: the checkpoint is also written after so many, in the middle of an epoch.
+        checkpoint: file to continue from, and to write after each epoch and every ten minutes.
+        on_epoch: called after each epoch, in every process, with the teacher and the history, to
+            whose last row it may add figures.
+        on_step: called after each step, in every process, with its number and its loss.
 
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
-    _check_features(features, settings, regions)
+    _check(features, settings, regions)
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
     teacher = build_teacher(features.text.shape[1], settings)
@@ -151,7 +144,7 @@ def train_teacher(
         "data": fingerprint(features.region, words, features.image_of_text),
         **asdict(settings),
     }
-    progress = Progress(teacher, optimizer, run, checkpoint, checkpoint_minutes)
+    progress = Progress(teacher, optimizer, run, checkpoint)
     model, prepared = accelerator.prepare(teacher, optimizer)
     bar = tqdm(
         range(progress.epoch, settings.epochs),
@@ -177,37 +170,33 @@ def train_teacher(
             )
             loss = contrastive_loss(embedding, target, settings.temperature, check_values=False)
             accelerator.backward(loss)
-            value = require_finite_loss(loss.item(), epoch * len(steps) + progress.step)
+            value = loss.item()
+            progress.add([value])
             prepared.step()
             prepared.zero_grad()
-            progress.add(torch.tensor(value, dtype=torch.float64))
             progress.finish_step()
             if on_step:
                 on_step(epoch * len(steps) + progress.step - 1, value)
-        row: Row = {
-            "epoch": epoch + 1,
-            "loss": progress.sums.item() / len(steps),
-            "seconds": progress.elapsed(),
-        }
-        progress.finish_epoch(row, bar)
-        if on_epoch:
-            on_epoch(teacher, progress.history)
+        progress.finish_epoch({"loss": progress.sums.item() / len(steps)}, bar)
+        try:
+            if on_epoch:
+                on_epoch(teacher, progress.history)
+        finally:
+            progress.write()
     accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     return TeacherRun(teacher.eval(), progress.history)
 
 
-def _check_features(
-    features: FrozenFeatures, settings: TeacherSettings, regions: RegionSettings
-) -> None:
-    """Looks at all that the teacher will see, once."""
+def _check(features: FrozenFeatures, settings: TeacherSettings, regions: RegionSettings) -> None:
+    """Looks once at all that the teacher is going to see, so that no step has to."""
     require_directions(text_features=features.text)
-    require_finite(region_features=features.region)
+    seen = {"region features": features.region}
     if not settings.caption_free:
-        require_finite(token_features=features.token)
+        seen["token features"] = features.token
         if regions.weighted:
-            require_finite(areas=features.area, confidences=features.confidence)
-            if (features.area < 0).any() or (features.confidence < 0).any():
-                raise ValueError(
-                    "Expected areas and confidences of at least 0, got one below; extract the "
-                    "features again."
-                )
+            seen |= {"areas": features.area, "confidences": features.confidence}
+    for name, values in seen.items():
+        if not all(part.isfinite().all() for part in values.split(65_536)):
+            raise ValueError(
+                f"Expected finite {name}, got NaN or infinity; extract the features again."
+            )

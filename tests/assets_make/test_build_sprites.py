@@ -12,7 +12,7 @@ from PIL import Image
 from assets.make import build_sprites as build_sprites
 from assets.make.build_sprites import PACKAGES, drawers, fit_tile, save_atlas
 from dclip_kit.data.pocket.sprites import ATLAS_COLUMNS, HELD_OUT_STYLE, TILE, Noun, load_nouns
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 RED, BLUE = (255, 0, 0, 255), (0, 0, 255, 255)
 

@@ -23,8 +23,7 @@ from assets.make.pretrain_clip import (
 from assets.make.weak_pairs import weak_pair
 from dclip_kit.data.pocket.sprites import load_nouns
 from dclip_kit.data.pocket.world import make_scene
-from dclip_kit.runtime.files import load_tensors
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path, load_tensors
 
 SIDE = ARCHITECTURE["vision_cfg"]["image_size"]
 

@@ -12,7 +12,7 @@ from assets.make import validate_detector as validate_detector
 from assets.make.validate_detector import validate, write_yolo_dataset
 from dclip_kit.data.pocket import world as data
 from dclip_kit.data.pocket.sprites import load_categories, load_nouns
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 yaml = pytest.importorskip("yaml")
 SIZE = 24

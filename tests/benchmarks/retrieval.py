@@ -17,7 +17,7 @@ from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
 
 from dclip_kit.metrics import paired_bootstrap, retrieval_metrics
 from dclip_kit.runtime.files import write_atomically
-from dclip_kit.runtime.memory import peak_memory_mb
+from dclip_kit.runtime.machine import peak_memory_mb
 
 IMAGES, TEXTS, WIDTH = 5000, 25_010, 512  # COCO's test split in a ViT-B's joint space
 LARGE = 10_000, 50_000  # a tenth, in both directions, of 100,000 pictures with five captions each

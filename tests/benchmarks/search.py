@@ -25,7 +25,7 @@ from dclip_kit.data.pocket.world import load_captioned
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
-from dclip_kit.runtime.memory import peak_memory_mb
+from dclip_kit.runtime.machine import peak_memory_mb
 from dclip_kit.search.approximate import ApproximateIndex
 from dclip_kit.search.index import SHARD_ROWS, SearchIndex
 from dclip_kit.search.nearest import find_nearest

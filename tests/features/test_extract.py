@@ -136,7 +136,7 @@ from dclip_kit.features.extract import extract_features
 from dclip_kit.models import reading
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.detector import load_detector
-from dclip_kit.runtime.memory import peak_memory_mb
+from dclip_kit.runtime.machine import peak_memory_mb
 reading.count_workers = lambda: 2  # as on two processors
 clip, detector = load_clip(), load_detector()
 data = read_captioned(sys.argv[1]).dataset

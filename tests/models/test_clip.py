@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from dclip_kit.models import hub
 from dclip_kit.models.clip import export_clip, load_clip
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 TEXTS = ["a red ball", "two dogs, seven boats & an apple on a long table by the sea!", "ünder"]
 

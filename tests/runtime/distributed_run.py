@@ -22,10 +22,9 @@ from dclip_kit.models.clip import load_clip
 from dclip_kit.models.detector import Detections, Detector
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.regions import Regions
-from dclip_kit.runtime.files import load_tensors, save_tensors
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
-from dclip_kit.training import Rehearsal, distill, train_teacher
+from dclip_kit.training import Rehearsal, distill, progress, train_teacher
 
 WEIGHTS = asset_path("pocket_yolo")  # what the detector below claims to have
 
@@ -85,15 +84,15 @@ def train(folder: Path, name: str, losses: list[float], **more) -> Tensor:
     data = load_tensors(folder / "data.safetensors")
     texts = [f"{text} {number}" for number in range(2) for text in TEXTS][: len(features.text)]
 
-    def validate(student) -> dict[str, float]:
-        return {"val": float(encode_images(student, data["pixels"][:3])[:, 0].sum())}
+    def validate(student, history) -> None:
+        history[-1]["val"] = float(encode_images(student, data["pixels"][:3])[:, 0].sum())
 
     shown, again = data["pixels"], data["pixels"].flip(3)
     if name == "from files":
         shown = sorted((folder / "pictures").iterdir())
         again = shown[::-1]
     run = distill(
-        clip, shown, features, STUDENTS[name], data["targets"], validate=validate, texts=texts,
+        clip, shown, features, STUDENTS[name], data["targets"], on_epoch=validate, texts=texts,
         rehearsal=Rehearsal(again, features.image), **given,
     )  # fmt: skip
     figures = torch.tensor([row["val"] for row in run.history])
@@ -180,8 +179,8 @@ def main(folder: Path, job: str) -> None:
                 if rank == "1" and len(self) == 7:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        more = {"checkpoint": folder / "state.safetensors", "checkpoint_minutes": 0.0}
-        train(folder, "dclip", Dying(), **more)
+        progress.MINUTES = 0.0
+        train(folder, "dclip", Dying(), checkpoint=folder / "state.safetensors")
 
 
 if __name__ == "__main__":

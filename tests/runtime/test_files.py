@@ -1,21 +1,20 @@
-"""Files of tensors: whole or not at all, refused when damaged, and training continued exactly."""
+"""Files: whole or not at all, refused when damaged; where the embedded assets are found."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from dclip_kit.runtime import files as checkpoint
+from dclip_kit.runtime import files
 from dclip_kit.runtime.files import (
+    asset_path,
     fingerprint,
     load_tensors,
-    load_training_state,
     load_weights,
     save_tensors,
-    save_training_state,
     write_atomically,
 )
 
@@ -55,7 +54,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch) -> None
         path.write_bytes(b"half a fi")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_file", stop)
+    monkeypatch.setattr(files, "save_file", stop)
     with pytest.raises(KeyboardInterrupt):
         save_tensors({"x": torch.zeros(2)}, tmp_path / "a.safetensors")
     with pytest.raises(UnicodeEncodeError):
@@ -76,7 +75,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(error, tmp_path, monkeypatc
         temporary.write_bytes(b"half a fi")
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", fill)
+    monkeypatch.setattr(files, "save_file", fill)
     with pytest.raises(OSError, match=rf"^Expected to write {path}, .*No space.*; make room or"):
         save_tensors({"x": torch.zeros(2)}, path)
     assert list(tmp_path.iterdir()) == [path] and load_tensors(path)["x"].sum() == 2
@@ -140,50 +139,24 @@ def test_a_fingerprint_tells_contents_apart() -> None:
     assert fingerprint(torch.stack([base, base], 1)[:, 0]) == digests[0]  # strides do not matter
 
 
-# Training states
+# The embedded assets
 
 
-def start() -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(5)
-    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.LayerNorm(3))
-    return module, torch.optim.AdamW(module.parameters(), lr=0.1)
+def test_the_package_goes_before_the_repository(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(files, "_PACKAGE", tmp_path / "dclip_kit")
+    file = tmp_path / "assets" / "pocket" / "config.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("repository")
+    assert asset_path("pocket", "config.json") == file
+    packaged = tmp_path / "dclip_kit" / "_assets" / "pocket" / "config.json"
+    packaged.parent.mkdir(parents=True)
+    packaged.write_text("package")
+    assert asset_path("pocket", "config.json") == packaged
+    assert asset_path("pocket") == packaged.parent
 
 
-def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for _ in range(steps):
-        (module(torch.randn(8, 3)) ** 3).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def test_training_goes_on_as_if_never_stopped(tmp_path) -> None:
-    """Weights, Adam's moments and the random numbers that draw data and dropout."""
-    path = tmp_path / "state.safetensors"
-    module, optimizer = start()
-    train(module, optimizer, 3)
-    progress = {"step": 3, "history": [{"loss": 0.1 + 0.2}], "name": "ä"}
-    save_training_state(path, module, optimizer, progress)
-    train(module, optimizer, 4)
-
-    resumed, its_optimizer = start()
-    torch.manual_seed(99)
-    assert load_training_state(path, resumed, its_optimizer) == progress
-    train(resumed, its_optimizer, 4)
-    for ours, theirs in zip(resumed.parameters(), module.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-    assert load_file(path).keys() > {"module.0.weight", "optimizer.0.exp_avg", "optimizer.3.step"}
-
-
-@pytest.mark.parametrize("how", ["cut", "garbage", "other tensors", "architecture"])
-def test_a_state_that_does_not_fit_is_refused(how, tmp_path) -> None:
-    path = tmp_path / "state.safetensors"
-    module, optimizer = start()
-    save_training_state(path, module, optimizer, {})
-    if how == "other tensors":
-        save_tensors(module.state_dict(), path)
-    elif how == "architecture":
-        module = nn.Linear(3, 3)
-    else:
-        damage(path, how)
-    with pytest.raises(ValueError, match=r"state\.safetensors"):
-        load_training_state(path, module, optimizer)
+def test_a_missing_asset_is_one_clear_sentence() -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"Expected the embedded 'nothing/here' at .*make pocket"
+    ):
+        asset_path("nothing", "here")

@@ -22,9 +22,9 @@ from dclip_kit.models.weights import freeze
 from dclip_kit.runtime.files import load_tensors, save_tensors
 from dclip_kit.training import Rehearsal, distill, embed_with_teacher, train_teacher
 from dclip_kit.training import distillation as student_module
+from dclip_kit.training import progress as progress_module
 from dclip_kit.training import teacher_training as teacher_module
 from dclip_kit.training.schedule import group_parameters
-from dclip_kit.training.text import unfreeze_text
 
 MODULES = {"teacher": teacher_module, "student": student_module}
 
@@ -42,7 +42,7 @@ def names_of(groups, module, decays: bool) -> set[str]:
 def test_matrices_decay_and_biases_and_norms_do_not(text, clip) -> None:
     freeze(clip, "all")
     if text:
-        unfreeze_text(clip)
+        student_module._unfreeze_text(clip, ["one"], 1)
     module = clip.model if text else clip.model.visual
     groups = group_parameters(module, replace(STUDENT, block_rate=0.5))
     assert [group["peak"] for group in groups] == [5e-4, 5e-4, 1e-3, 1e-3]
@@ -208,7 +208,8 @@ def test_reading_ahead_changes_no_batch(
     monkeypatch.setattr(student_module, "read_batches", reading_ahead)
     assert torch.equal(train(captioned.paths, crops), kept)
     assert {RegionCrops, tuple} == {*ahead}
-    more = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_minutes": 0.0}
+    monkeypatch.setattr(progress_module, "MINUTES", 0.0)
+    more = {"checkpoint": tmp_path / "state.safetensors"}
     with pytest.raises(Stop):
         train(captioned.paths, crops, on_step=stop, **more)
     assert torch.equal(train(captioned.paths, crops, **more), kept)

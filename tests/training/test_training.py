@@ -32,8 +32,8 @@ from dclip_kit.training import (
 )
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
-from dclip_kit.training.loop import split_batches
 from dclip_kit.training.rehearsal import Rehearsal
+from dclip_kit.training.schedule import split_batches
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()
@@ -466,18 +466,16 @@ def test_pictures_may_come_as_paths(clip, captioned, make_features) -> None:
     assert torch.equal(weights(students[0].model), weights(students[1].model))
 
 
-def test_each_epoch_is_validated_and_shown(clip, pixels, features, targets) -> None:
+def test_each_epoch_can_add_figures_to_its_row(clip, pixels, features, targets) -> None:
     shown = []
 
-    def validate(student):
-        assert not student.model.visual.training
-        return {"val": float(student.model.visual.proj.detach().sum())}
-
     def on_epoch(student, history) -> None:
-        shown.append((float(student.model.visual.proj.detach().sum()), len(history)))
+        assert not student.model.visual.training
+        history[-1]["val"] = float(student.model.visual.proj.detach().sum())
+        shown.append((history[-1]["val"], len(history)))
 
     settings = replace(STUDENT, distillation_weight=0.5, contrastive_weight=2.0)
-    run = distill(clip, pixels, features, settings, targets, validate=validate, on_epoch=on_epoch)
+    run = distill(clip, pixels, features, settings, targets, on_epoch=on_epoch)
     assert shown == [(row["val"], row["epoch"]) for row in run.history]
     for row in run.history:
         parts = 0.5 * row["distillation"] + 2 * row["contrastive"]
@@ -545,7 +543,8 @@ def run_student(settings=STUDENT, seed=0):
 
 def run_teacher(settings=TEACHER, regions=REGIONS, seed=0):
     def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None, **more):
-        done = train_teacher(features, settings, regions, seed, checkpoint, on_epoch, **more)
+        more |= {"seed": seed, "checkpoint": checkpoint, "on_epoch": on_epoch}
+        done = train_teacher(features, settings, regions, **more)
         return done.teacher, done.history
 
     return run
@@ -590,9 +589,10 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_stopped_within_an_epoch_ends_as_if_it_had_not_been(
-    name, stop_after, clip, pixels, features, targets, tmp_path
+    name, stop_after, clip, pixels, features, targets, tmp_path, monkeypatch
 ) -> None:
     """Two or three steps make an epoch; the checkpoint is written when it is time."""
+    monkeypatch.setattr(progress_module, "MINUTES", 0.0)
     given, run = (clip, pixels, features, targets), RUNS[name]
     path, expected, losses = tmp_path / "state.safetensors", [], []
 
@@ -603,7 +603,7 @@ def test_a_run_stopped_within_an_epoch_ends_as_if_it_had_not_been(
 
     whole, history = run(*given, on_step=lambda step, loss: expected.append(loss))
     with pytest.raises(Stop):
-        run(*given, path, on_step=stop, checkpoint_minutes=0.0)
+        run(*given, path, on_step=stop)
     torch.manual_seed(123)  # another process has drawn other numbers
     resumed, its_history = run(*given, path, on_step=lambda step, loss: losses.append(loss))
     assert losses == expected
@@ -625,7 +625,8 @@ def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch
     assert written == [False] * 3
     settings = replace(settings, epochs=3)
     path.unlink()
-    train_teacher(features, settings, REGIONS, 0, path, on_step=on_step, checkpoint_minutes=1.5)
+    monkeypatch.setattr(progress_module, "MINUTES", 1.5)
+    train_teacher(features, settings, REGIONS, checkpoint=path, on_step=on_step)
     assert written[3:] == [False, False, True, True, False, True, True, False, True]
     assert path.exists()
 

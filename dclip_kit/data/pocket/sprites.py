@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 TILE = 128  # pixels; a sprite's longer side in the atlas
 ATLAS_COLUMNS = 12

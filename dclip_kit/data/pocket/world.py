@@ -27,8 +27,7 @@ from dclip_kit.data.pocket.scenes import (
     sample_single,
 )
 from dclip_kit.data.pocket.sprites import HELD_OUT_STYLE, KNOWN_STYLES, load_nouns
-from dclip_kit.runtime.files import write_atomically
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path, write_atomically
 
 SCENE_SPLITS = {"train": 4000, "val": 500, "test": 1000}
 SINGLE_SPLITS = {  # pictures a noun, and the styles they are drawn in

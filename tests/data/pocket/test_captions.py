@@ -24,7 +24,7 @@ from dclip_kit.data.pocket.captions import (
 from dclip_kit.data.pocket.scenes import Scene, SceneObject, sample_scene
 from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_nouns
 from dclip_kit.data.pocket.world import SCENE_SPLITS, make_scene
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 # The reader of this file
 

@@ -17,7 +17,7 @@ from dclip_kit.data.pocket.sprites import (
     load_nouns,
     load_sprites,
 )
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 STYLES = (*KNOWN_STYLES, HELD_OUT_STYLE)
 IRREGULAR = {"mouse": "mice", "loaf": "loaves", "snowman": "snowmen", "cactus": "cacti"}

@@ -14,7 +14,7 @@ from dclip_kit.data.pocket import world as data
 from dclip_kit.data.pocket.captions import holds, read_caption
 from dclip_kit.data.pocket.scenes import SIDE, Scene, SceneObject, render_scene
 from dclip_kit.data.pocket.sprites import HELD_OUT_STYLE, KNOWN_STYLES, load_nouns
-from dclip_kit.runtime.places import asset_path
+from dclip_kit.runtime.files import asset_path
 
 SCENES, SINGLES = dict(data.SCENE_SPLITS), dict(data.SINGLE_SPLITS)
 NOUNS = load_nouns()

@@ -1,0 +1,111 @@
+"""The machine: threads and how they wait, memory, and whether a server answers.
+
+Importing the kit changes no setting. `python -m dclip_kit` chooses its threads before PyTorch is
+loaded; other programs get the same variables from
+`env $(python -m dclip_kit.runtime.machine) jupyter lab`.
+"""
+
+import ctypes
+import http.client
+import os
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import MutableMapping
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup/cpu.max")
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+
+
+def allowed_cores(file: Path = CGROUP) -> float | None:
+    """How many cores this container may use; None if it may use all of the machine's.
+
+    Args:
+        file: where Linux says so: quota and period, in microseconds.
+    """
+    try:
+        quota, period = map(int, file.read_text(encoding="ascii").split())
+        return quota / period
+    except (OSError, ValueError, ZeroDivisionError):  # no container, or "max"
+        return None
+
+
+def count_workers(most: int = 16) -> int:
+    """How many threads should read pictures: one for each core that this process has.
+
+    Args:
+        most: beyond this many, threads wait for Python's lock instead of decoding.
+    """
+    siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = int(allowed_cores() or os.cpu_count() or 2)
+    return min(max(2, cores // siblings), most)
+
+
+def choose_threads(environment: MutableMapping[str, str], file: Path = CGROUP) -> None:
+    """Sets OpenMP's variables where the user has not set them.
+
+    By default, threads that wait for each other spin for a long time. Beside another busy program,
+    or where a container may use fewer cores than it sees (as on Binder), each of them then waits
+    for one that is not running: training on two cores became ten times slower. Sleeping at once is
+    no better, since waking up takes longer than much of their work. So they spin for about a tenth
+    of a millisecond and then sleep, and there are no more of them than usable cores.
+
+    Args:
+        environment: `os.environ`, before torch is imported.
+        file: as in `allowed_cores`.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
+        # GNU's OpenMP, which PyTorch uses on Linux, reads the second; others read the first.
+        environment.update({"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"})
+    cores = allowed_cores(file)
+    if cores is not None and cores < (os.cpu_count() or 1):
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, int(cores))))
+
+
+def peak_memory_mb() -> float:
+    """The most resident memory that this process has used, in MB (10^6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # `getrusage` would count what the parent held when it started this process
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
+    import psutil  # it comes with accelerate
+
+    now = psutil.Process().memory_info()
+    return getattr(now, "peak_wset", now.rss) / 1e6  # macOS remembers no peak
+
+
+def return_memory() -> None:
+    """Returns freed memory to the system, where the C library (glibc) would keep it.
+
+    glibc keeps freed blocks that lie below one in use: an eighth of a notebook's memory after
+    features were extracted. Call it after a long piece of work, not in loops.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
+
+
+def warn_unless_answered(url: str, seconds: float = 3.0) -> None:
+    """Warns if a server does not answer in time, before a library waits for it in silence.
+
+    Looking up the server's name has no timeout, neither here nor in the download that follows.
+    """
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=seconds).close()
+    except urllib.error.HTTPError:  # an answer, if not a kind one
+        pass
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split())
+        warnings.warn(
+            f"Expected an answer from {url} within {seconds:g} s, got none ({reason}); trying the "
+            "download all the same.",
+            stacklevel=2,
+        )
+
+
+if __name__ == "__main__":
+    choose_threads(os.environ)
+    print(*(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ))

@@ -1,0 +1,258 @@
+"""Threads as a container allows them, memory, and whether a server answers."""
+
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from dclip_kit.runtime import machine
+from dclip_kit.runtime.machine import (
+    allowed_cores,
+    choose_threads,
+    count_workers,
+    peak_memory_mb,
+    return_memory,
+    warn_unless_answered,
+)
+
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"),
+    [
+        ("150000 100000\n", 1.5),
+        ("max 100000\n", None),
+        ("100000 0\n", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_allowed_cores(tmp_path, content, cores):
+    file = tmp_path / "cpu.max"
+    if content is not None:
+        file.write_text(content)
+    assert allowed_cores(file) == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "given", "threads"),
+    [(250, {}, "2"), (50, {}, "1"), (900, {}, None), (250, {"OMP_NUM_THREADS": "3"}, "3")],
+)
+def test_no_more_threads_than_cores_to_use(tmp_path, monkeypatch, quota, given, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    file = tmp_path / "cpu.max"
+    file.write_text(f"{quota} 100\n")
+    choose_threads(given, file)
+    assert given == {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"} | (
+        {} if threads is None else {"OMP_NUM_THREADS": threads}
+    )
+
+
+GIVEN = [
+    ({}, ["PASSIVE", "10000"]),
+    ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"]),
+    ({"GOMP_SPINCOUNT": "7"}, ["None", "7"]),
+]
+
+
+def run(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in NAMES} | given
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("before", ["pass", "import open_clip"])  # which sets some of its own
+def test_importing_the_kit_changes_no_variable(before) -> None:
+    program = f"""import os
+{before}
+before = dict(os.environ)
+import dclip_kit
+if {before!r} != "pass":
+    for name in dclip_kit.__all__:
+        getattr(dclip_kit, name)
+print(before == dict(os.environ))"""
+    done = run("-c", program)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), GIVEN)
+def test_the_command_line_decides_before_torch_is_loaded_unless_the_user_has(
+    given, expected, tmp_path
+):
+    (tmp_path / "torch.py").write_text(
+        f"import os\nprint(*(os.environ.get(name) for name in {NAMES}))\nos._exit(7)"
+    )
+    arguments = ("-m", "dclip_kit", "export", "pocket", "--out", str(tmp_path / "out"))
+    done = run("-u", *arguments, **given, PYTHONPATH=str(tmp_path))
+    assert (done.stdout.split(), done.returncode) == (expected, 7), done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), GIVEN)
+def test_a_shell_is_told_what_to_set(given, expected):
+    done = run("-m", "dclip_kit.runtime.machine", **given, OMP_NUM_THREADS="3")
+    names = [*NAMES, "OMP_NUM_THREADS"]
+    told = dict(word.split("=") for word in done.stdout.split())
+    assert [told.get(name, "None") for name in names] == [*expected, "3"], done.stderr
+
+
+def test_make_tells_what_it_starts() -> None:
+    """Of each command that computes: what it would run."""
+    for target in ("test", "demo", "lab", "notebooks", "bench", "pocket"):
+        command = ["make", "--dry-run", "--old-file=.venv/.ready", target]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        started = re.findall(
+            r"^.*\.venv/bin/(?:papermill|jupyter lab|python -m (?:pytest|assets\.make"
+            r"\.(?:notebook_files refresh|(?!notebook_files|build)))|python tests).*$",
+            done.stdout,
+            re.M,
+        )
+        assert started, target
+        prefix = "env $(.venv/bin/python -m dclip_kit.runtime.machine) "
+        assert all(line.strip().startswith(prefix) for line in started), started
+
+
+def test_processes_on_one_machine_share_its_processors(monkeypatch) -> None:
+    monkeypatch.setattr(machine, "allowed_cores", lambda: None)
+    for processors, processes, expected in (
+        (None, 1, 2),
+        (1, 1, 2),
+        (8, 1, 8),
+        (8, 2, 4),
+        (96, 2, 16),
+    ):
+        monkeypatch.setattr("os.cpu_count", lambda count=processors: count)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert count_workers() == expected
+    monkeypatch.setattr(machine, "allowed_cores", lambda: 6.5)  # in a container
+    assert count_workers() == 3
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("told", "mb"), [({"rss": 5e6, "peak_wset": 123e6}, 123), ({"rss": 5e6}, 5)]
+)
+def test_where_no_proc_tells_the_peak_psutil_does(told, mb, monkeypatch) -> None:
+    """On Windows; macOS remembers no peak, and says what is held now."""
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(**told))
+    monkeypatch.setattr(psutil, "Process", lambda: process)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert peak_memory_mb() == mb
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_peak_memory_is_of_this_process_alone() -> None:
+    held = bytearray(b"1") * 600_000_000  # by the parent: not the child's
+    code = """
+from dclip_kit.runtime.machine import peak_memory_mb
+print(peak_memory_mb())
+more = bytearray(b"1") * 300_000_000
+print(peak_memory_mb())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(float, found.stdout.split())
+    assert after - before == pytest.approx(300, rel=0.1)
+    assert before < peak_memory_mb() - len(held) / 2e6
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_goes_back_although_some_above_it_is_in_use() -> None:
+    code = """
+from pathlib import Path
+import torch
+from dclip_kit.runtime.machine import return_memory
+
+def resident() -> float:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) * 1024 / 1e6
+
+blocks = [torch.ones(25_000) for _ in range(3000)]  # each below what glibc asks the system for
+last = blocks.pop()
+full = resident()
+blocks.clear()
+freed = resident()
+return_memory()
+print(full, freed, resident())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    full, freed, returned = map(float, found.stdout.split())
+    assert freed > full - 50  # else there is nothing to be done
+    assert returned < full - 250
+
+
+def test_a_system_that_has_nothing_to_return_is_left_alone(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert return_memory() is None
+
+
+# Servers
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_any_answer_counts(status) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with warnings.catch_warnings(action="error"):
+                warn_unless_answered(f"http://127.0.0.1:{server.server_port}/weights")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("answer", [None, b"nonsense\r\n\r\n", b""], ids=["silent", "odd", "gone"])
+def test_what_is_no_answer_is_warned_of_and_costs_no_more_than_the_limit(answer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                if answer is None:
+                    time.sleep(1.5)
+                else:
+                    connection.recv(1000)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        began = time.monotonic()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.warns(UserWarning, match=rf"answer from {url} within 0\.5 s, got none \("):
+            warn_unless_answered(url, seconds=0.5)
+        assert time.monotonic() - began < 1.2
+        thread.join()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nonsense", "", "http://"])
+def test_where_no_server_is_nothing_answers(url) -> None:
+    with pytest.warns(UserWarning, match="got none") as caught:
+        warn_unless_answered(url, seconds=2.0)
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
