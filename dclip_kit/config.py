@@ -210,7 +210,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-_DISTILLING = ("dclip", "official_code")  # the others have no teacher
+# Which recipes need a weight of the student's, and which must not have it; others may.
+_WEIGHTED = {
+    "distillation_weight": {
+        "dclip": True,
+        "official_code": True,
+        "contrastive": False,
+        "rehearsal": False,
+    },
+    "rehearsal_weight": {"contrastive": False, "rehearsal": True},
+}
 
 
 @dataclass(frozen=True)
@@ -288,7 +297,7 @@ PROFILES: dict[str, Profile] = {
         "paper",
         "ViT-B-16-quickgelu",
         "openai",
-        data="",  # the paper's is not to be had by a name: load_data says what to give
+        data="",  # no name stands for the paper's data: load_data says what to give
         zero_shot="",
         templates="paper",
         regions=RegionSettings(detector="yolov8x.pt"),
@@ -346,29 +355,20 @@ def require_recipe(profile: Profile) -> None:
     """Checks that a profile does what its recipe says, for whoever is about to train by it.
 
     Raises:
-        ValueError: its recipe and the weight of distillation or rehearsal contradict each other.
+        ValueError: the weight of distillation or of rehearsal contradicts the recipe.
     """
-    weight, distils = profile.student.distillation_weight, profile.recipe in _DISTILLING
-    if distils and not weight:
+    weights = {name: getattr(profile.student, name) for name in _WEIGHTED}
+
+    def allows(recipe: str, name: str) -> bool:
+        return _WEIGHTED[name].get(recipe) in (None, bool(weights[name]))
+
+    wrong = [name for name in weights if not allows(profile.recipe, name)]
+    if wrong:
+        name, fitting = wrong[0], [r for r in RECIPES if all(allows(r, each) for each in weights)]
         raise ValueError(
-            f"Expected student.distillation_weight above 0 in the recipe {profile.recipe}, got "
-            f"{weight}; take --recipe rehearsal or contrastive."
-        )
-    if weight and not distils:
-        raise ValueError(
-            f"Expected student.distillation_weight to be 0 in the recipe {profile.recipe}, got "
-            f"{weight}; take --recipe dclip."
-        )
-    rehearsed = profile.student.rehearsal_weight
-    if rehearsed and profile.recipe == "contrastive":
-        raise ValueError(
-            "Expected student.rehearsal_weight to be 0 in the recipe contrastive, got "
-            f"{rehearsed}; take --recipe rehearsal."
-        )
-    if not rehearsed and profile.recipe == "rehearsal":
-        raise ValueError(
-            f"Expected student.rehearsal_weight above 0 in the recipe rehearsal, got {rehearsed}; "
-            "give --student.rehearsal-weight, such as 4, or take --recipe contrastive."
+            f"Expected student.{name} {'to be 0' if weights[name] else 'above 0'} in the recipe "
+            f"{profile.recipe}, got {weights[name]}; give another, or take --recipe "
+            f"{' or '.join(fitting)}."
         )
 
 

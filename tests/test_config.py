@@ -172,12 +172,17 @@ def test_a_recipe_and_its_distillation_do_not_contradict_each_other(recipe) -> N
     require_recipe(profile)
     other = 0.0 if profile.student.distillation_weight else 1.0
     profile = replace(profile, student=replace(profile.student, distillation_weight=other))
-    take = "rehearsal or contrastive" if recipe in ("dclip", "official_code") else "dclip"
-    says = rf"student\.distillation_weight .* recipe {recipe}, got {other}; take --recipe {take}\."
+    take = {"dclip": "rehearsal", "official_code": "contrastive"}
+    says = (
+        rf"student\.distillation_weight .* recipe {recipe}, got {other}; give another, or take "
+        f"--recipe {take.get(recipe, 'dclip or official_code')}"
+    )
     with pytest.raises(ValueError, match=says):
         require_recipe(profile)
 
 
 def test_a_rehearsal_without_a_weight_is_no_rehearsal() -> None:
-    with pytest.raises(ValueError, match=r"recipe rehearsal, got 0\.0; give --student\."):
+    with pytest.raises(
+        ValueError, match=r"above 0 in the recipe rehearsal, got 0\.0; give another"
+    ):
         require_recipe(apply_recipe(get_profile("base"), "rehearsal"))
