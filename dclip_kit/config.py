@@ -1,7 +1,7 @@
 """All settings, as frozen dataclasses: change them with `dataclasses.replace`, save them as JSON.
 
-A profile says what a run works with; a recipe says how it trains. The published code's values
-stand in the `paper` profile; those of `pocket` were chosen on the pocket's val split.
+A profile says what a run works with, and a recipe how it trains. The `paper` profile has the
+published code's values; those of `pocket` were chosen on the pocket's val split.
 """
 
 import re
@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
 from typing import Any, Literal, get_args, get_origin
 
-FreezePolicy = str  # one of these; what each trains, `student.freeze` says
+FreezePolicy = str  # one of these; `weights.freeze` says what each trains
 POLICIES = ("projection", "attention", "last_blocks(n)", "all")
 
-# What values a setting takes, by its name; those that are missing here take any of their type.
+# The values that a setting may have, by its name; any of their type for those not listed here.
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a whole number from 1": (
         lambda x: isinstance(x, int) and x >= 1,
         "max_regions heads layers batch_size epochs captions_per_image gradient_accumulation soup",
     ),
     "a whole number from 0": (lambda x: isinstance(x, int) and x >= 0, "rehearsal_batch"),
-    # Multiplied by a million it must still be a seed of PyTorch's.
+    # Times a million it must still be a seed that PyTorch takes.
     "a whole number from 0 to below 2**32": (
         lambda x: isinstance(x, int) and 0 <= x < 2**32,
         "seed",
@@ -32,7 +32,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a finite number from 0": (
         lambda x: 0 <= x < inf,
         "margin learning_rate block_rate weight_decay distillation_weight contrastive_weight "
-        "rehearsal_weight least_retention",  # above 1: what is remembered is to become more
+        "rehearsal_weight least_retention",  # above 1: zero-shot accuracy has to rise
     ),
     "a number from 0 to 1": (lambda x: 0 <= x <= 1, "confidence"),
     "a number from 0 to below 1": (lambda x: 0 <= x < 1, "warmup_share"),
@@ -45,7 +45,7 @@ _ALLOWED = {name: (what, fits) for what, (fits, of) in _RANGES.items() for name 
 
 
 def read_policy(policy: FreezePolicy, name: str = "a policy") -> int:
-    """How many blocks at the end of the tower a freeze policy is about.
+    """How many blocks at the end of the tower a freeze policy trains.
 
     Args:
         policy: one of POLICIES.
@@ -80,7 +80,7 @@ def _check(settings: Any, prefix: str = "") -> None:
             what, fits = f"one of {', '.join(choices)}", choices.__contains__
         try:
             fitting = fits is None or fits(value)
-        except TypeError:  # a text, say, that no number compares with
+        except TypeError:  # a text, for example, which does not compare with numbers
             fitting = False
         if not fitting:
             raise ValueError(
@@ -96,10 +96,10 @@ class RegionSettings:
     confidence: float = 0.25  # ultralytics' own default
     max_regions: int = 10
     margin: float = 0.1  # share of the box's side kept around a crop: context helps CLIP
-    square: bool = True  # crops widened to squares, of which CLIP's preprocessing cuts nothing off
+    square: bool = True  # widens crops to squares, from which CLIP's preprocessing cuts nothing
     weighted: bool = True  # area * confidence * similarity; the published code never applies it
     whole_image: bool = False  # adds the whole picture as one more region, beyond the description
-    normalized_crops: bool = True  # the published code resizes them and leaves out the rest
+    normalized_crops: bool = True  # the published code only resizes them
     undetected_as_zeros: bool = False  # the published code's region where nothing was detected
 
     def __post_init__(self) -> None:
@@ -132,22 +132,22 @@ class StudentSettings:
     train: FreezePolicy = "all"
     train_text: bool = False  # True: the text tower too, as the published code does
     learning_rate: float = 3e-4
-    block_rate: float = 1.0  # the blocks' share of it; what pools and projects after them takes all
+    block_rate: float = 1.0  # the blocks' share of it; pooling and projection train at all of it
     weight_decay: float = 0.01
     batch_size: int = 128  # pictures
-    captions_per_image: int = 1  # in a step; a picture's captions are no negatives of each other
+    captions_per_image: int = 1  # in a step; captions of one picture are not negatives
     gradient_accumulation: int = 1
     clip_norm: float = 0.5
     epochs: int = 12
-    soup: int = 1  # so many runs, which differ in the order of data; their weights are averaged
+    soup: int = 1  # runs that differ in the order of data, whose weights are averaged
     warmup_share: float = 0.1  # of all steps
     temperature: float = 0.05
     distillation_weight: float = 1.0  # 0 does without the teacher
     contrastive_weight: float = 1.0
-    # Beyond the paper: crops whose features are to stay those of the untouched CLIP; 0: none.
+    # Not in the paper: crops whose features are to stay those of the untouched CLIP; 0: none.
     rehearsal_weight: float = 0.0
-    rehearsal_batch: int = 64  # of them beside each batch of pictures
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 in hardware, else no
+    rehearsal_batch: int = 64  # crops beside each batch of pictures
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 where the hardware has it
 
     def __post_init__(self) -> None:
         _check(self, "student.")
@@ -161,10 +161,10 @@ class StudentSettings:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """How every arm is chosen on val: the interpolation that retrieves best of those that remember.
+    """How every arm is chosen on val: the best retrieval among interpolations that remember enough.
 
-    Retention is measured on val pictures of single objects; a little above the bar that the test
-    is held to, since a maximum over candidates is flattered by noise.
+    Retention is measured on val's labelled pictures. The least is a little above the 94 % that the
+    test should reach, since noise flatters a maximum over candidates.
     """
 
     alphas: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 1.0)
@@ -174,9 +174,9 @@ class SelectionRule:
         _check(self, "selection.")
 
 
-# What a recipe changes of a profile. The published code and its description (arXiv 2505.21549) part
-# in eight places, numbered below; `official_code` follows the code, every other recipe the
-# description. Sizes, rates and weights of losses stay the profile's.
+# What a recipe changes in a profile. The published code and the paper (arXiv 2505.21549) differ in
+# eight places, numbered below: `official_code` follows the code, every other recipe the paper.
+# Sizes, learning rates and weights of losses stay the profile's.
 RECIPES: dict[str, dict[str, Any]] = {
     "dclip": {},
     "contrastive": {"student": {"distillation_weight": 0.0, "rehearsal_weight": 0.0}},
@@ -189,19 +189,19 @@ RECIPES: dict[str, dict[str, Any]] = {
             "normalized_crops": False,
             # 4: a picture without detections becomes a zero vector, not the whole picture.
             "undetected_as_zeros": True,
-            "whole_image": False,  # it has no such region, which would stand in for the zeros
+            "whole_image": False,  # the code has no such region
         },
         "teacher": {
             # 3: zero-padded regions and tokens are attended to.
             "masked": False,
-            # 8: half of the teacher's embedding is the caption that it is contrasted against: it
-            # can be right without looking at the picture, as `shortcut_probe` shows.
+            # 8: half of the teacher's embedding is the caption that it is contrasted with, so it can
+            # be right without looking at the picture, as `shortcut_probe` shows.
             "caption_free": False,
         },
         "student": {
-            # 5: the text tower trains, though it is said to be frozen.
+            # 5: the text tower trains, though the paper says that it is frozen.
             "train_text": True,
-            # 6: of the image tower trains whatever has "proj" in its name: every attention.
+            # 6: every parameter with "proj" in its name trains: all attention layers.
             "train": "attention",
             "rehearsal_weight": 0.0,
         },
@@ -271,15 +271,15 @@ PROFILES: dict[str, Profile] = {
         "pocket",
         "pocket",
         None,
-        # The described teacher reads the caption; its students searched no better than the control.
+        # Students of a teacher that reads the caption searched no better than the control.
         teacher=TeacherSettings(caption_free=True, epochs=24),
-        # Moving the blocks is what forgets, moving the pooling after them what learns to search.
+        # Training the blocks forgets; training the pooling after them learns to search.
         student=StudentSettings(
             learning_rate=4e-3,
             block_rate=0.1,
             captions_per_image=5,
             distillation_weight=2.0,
-            epochs=4,  # as good as twelve on val, where more moved further and forgot more
+            epochs=4,  # on val as good as twelve, which forgot more
             soup=2,
             rehearsal_weight=4.0,
         ),
@@ -307,7 +307,7 @@ PROFILES: dict[str, Profile] = {
 }
 
 
-# What each format of captioned pictures needs at a path, as --help and errors say it.
+# What each format of captioned pictures looks like at a path, for --help and errors.
 FORMATS: dict[str, str] = {
     "csv": "captions.csv or metadata.csv with the columns image or file_name, caption or text, and "
     "perhaps split",
