@@ -194,8 +194,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "teacher": {
             # 3: zero-padded regions and tokens are attended to.
             "masked": False,
-            # 8: half of the teacher's embedding is the caption that it is contrasted with, so it can
-            # be right without looking at the picture, as `shortcut_probe` shows.
+            # 8: half of the teacher's embedding is the caption that it is contrasted with, so it
+            # can be right without looking at the picture, as `shortcut_probe` shows.
             "caption_free": False,
         },
         "student": {
