@@ -222,7 +222,7 @@ def test_what_two_notebooks_share_is_seen(tmp_path: Path) -> None:
     assert problem.startswith("['a.ipynb', 'b.ipynb'] share")
 
 
-def test_no_notebook_is_a_failure(tmp_path: Path) -> None:
+def test_finding_no_notebook_fails(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="nothing was checked"):
         notebooks(tmp_path)
 

@@ -102,14 +102,14 @@ def test_the_command_line_decides_before_torch_is_loaded_unless_the_user_has(
 
 
 @pytest.mark.parametrize(("given", "expected"), GIVEN)
-def test_a_shell_is_told_what_to_set(given, expected):
+def test_the_module_prints_variables_for_a_shell(given, expected):
     done = run("-m", "dclip_kit.runtime.machine", **given, OMP_NUM_THREADS="3")
     names = [*NAMES, "OMP_NUM_THREADS"]
     told = dict(word.split("=") for word in done.stdout.split())
     assert [told.get(name, "None") for name in names] == [*expected, "3"], done.stderr
 
 
-def test_make_tells_what_it_starts() -> None:
+def test_make_sets_the_threads_of_what_it_starts() -> None:
     """Of each command that computes: what it would run."""
     for target in ("test", "demo", "lab", "notebooks", "bench", "pocket"):
         command = ["make", "--dry-run", "--old-file=.venv/.ready", target]
@@ -147,7 +147,7 @@ def test_processes_on_one_machine_share_its_processors(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("told", "mb"), [({"rss": 5e6, "peak_wset": 123e6}, 123), ({"rss": 5e6}, 5)]
 )
-def test_where_no_proc_tells_the_peak_psutil_does(told, mb, monkeypatch) -> None:
+def test_peak_memory_comes_from_psutil_where_there_is_no_proc(told, mb, monkeypatch) -> None:
     """On Windows; macOS remembers no peak, and says what is held now."""
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(**told))
     monkeypatch.setattr(psutil, "Process", lambda: process)
@@ -171,7 +171,7 @@ print(peak_memory_mb())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_freed_memory_goes_back_although_some_above_it_is_in_use() -> None:
+def test_return_memory_frees_blocks_below_one_in_use() -> None:
     code = """
 from pathlib import Path
 import torch
@@ -195,7 +195,7 @@ print(full, freed, resident())
     assert returned < full - 250
 
 
-def test_a_system_that_has_nothing_to_return_is_left_alone(monkeypatch) -> None:
+def test_return_memory_does_nothing_without_glibc(monkeypatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert return_memory() is None
 
@@ -229,7 +229,7 @@ def test_any_answer_counts(status) -> None:
 
 
 @pytest.mark.parametrize("answer", [None, b"nonsense\r\n\r\n", b""], ids=["silent", "odd", "gone"])
-def test_what_is_no_answer_is_warned_of_and_costs_no_more_than_the_limit(answer) -> None:
+def test_no_answer_is_warned_of_within_the_time_limit(answer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -252,7 +252,7 @@ def test_what_is_no_answer_is_warned_of_and_costs_no_more_than_the_limit(answer)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nonsense", "", "http://"])
-def test_where_no_server_is_nothing_answers(url) -> None:
+def test_an_unreachable_server_is_warned_of(url) -> None:
     with pytest.warns(UserWarning, match="got none") as caught:
         warn_unless_answered(url, seconds=2.0)
     assert len(caught) == 1 and "\n" not in str(caught[0].message)

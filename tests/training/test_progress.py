@@ -22,7 +22,7 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> No
         optimizer.zero_grad()
 
 
-def test_training_goes_on_as_if_never_stopped(tmp_path) -> None:
+def test_a_training_state_continues_exactly(tmp_path) -> None:
     """Weights, Adam's moments and the random numbers that draw data and dropout."""
     path = tmp_path / "state.safetensors"
     module, optimizer = start()

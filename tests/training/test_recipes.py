@@ -63,7 +63,7 @@ def test_a_recipe_changes_what_it_names_and_nothing_else(name) -> None:
     assert control == contrastive_control(profile.student)
 
 
-def test_the_official_code_parts_from_the_description_in_eight_places() -> None:
+def test_the_official_code_differs_from_the_paper_in_eight_places() -> None:
     described = flat(asdict(apply_recipe(get_profile("base"), "dclip")))
     official = flat(asdict(apply_recipe(get_profile("base"), "official_code")))
     assert {name for name in described if described[name] != official[name]} == {

@@ -169,7 +169,7 @@ def test_nothing_is_looked_at_where_values_are_trusted(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("train", ["teacher", "student"])
-def test_what_is_not_finite_is_found_before_the_first_step(
+def test_features_that_are_not_finite_are_refused_before_the_first_step(
     train, clip, pixels, features, targets
 ) -> None:
     """Though it stands with the last picture, whose turn may come late."""

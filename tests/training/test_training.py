@@ -1,6 +1,5 @@
 """The two loops: against loops written by hand, what they leave alone, and continued exactly."""
 
-import json
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,7 +21,6 @@ from dclip_kit.models.reading import read_pixels
 from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.models.weights import clone_clip
-from dclip_kit.runtime.files import load_tensors, save_tensors
 from dclip_kit.training import (
     apply_teacher,
     distill,
@@ -237,26 +235,6 @@ def test_a_caption_free_teacher_never_gathers_tokens(features, monkeypatch) -> N
     assert len(embed_with_teacher(run.teacher, features, REGIONS)) == len(features.text)
 
 
-def test_a_checkpoint_of_other_groups_of_parameters_is_refused(
-    clip, pixels, features, targets, tmp_path
-) -> None:
-    """Its optimizer's states would go to other parameters."""
-    path = tmp_path / "state.safetensors"
-    for train in (
-        lambda: train_teacher(features, TEACHER, REGIONS, checkpoint=path),
-        lambda: distill(clip, pixels, features, STUDENT, targets, checkpoint=path),
-    ):
-        train()
-        tensors = load_tensors(path)
-        progress = json.loads(bytes(tensors["progress"].tolist()))
-        del progress["settings"]["decayed"]  # as it was before
-        content = bytearray(json.dumps(progress).encode())
-        save_tensors(tensors | {"progress": torch.frombuffer(content, dtype=torch.uint8)}, path)
-        with pytest.raises(ValueError, match="but they differ in decayed"):
-            train()
-        path.unlink()
-
-
 def test_training_leaves_the_frozen_features_alone(features, clip, pixels, targets) -> None:
     given = {**vars(features), "targets": targets, "pixels": pixels}
     before = {name: tensor.clone() for name, tensor in given.items()}
@@ -346,7 +324,7 @@ def test_fine_tuning_is_a_plain_loop(
     assert [row["loss"] for row in run.history] == pytest.approx(means, rel=1e-4)
 
 
-def test_what_is_rehearsed_stays_where_it_was(clip, pixels, features, targets) -> None:
+def test_rehearsed_features_stay_near_the_untouched_clips(clip, pixels, features, targets) -> None:
     """The other losses draw its features away; the more it weighs, the less far they go."""
     shown = pixels.flip(3)
     before = encode_images(clip, shown)
@@ -386,7 +364,7 @@ def test_blocks_at_rate_0_stay_as_they_are(clip, pixels, features, targets) -> N
     assert moved == {"proj", "ln_post.weight", "ln_post.bias"}
 
 
-def test_two_small_batches_step_like_the_mean_of_their_losses(clip, pixels, features) -> None:
+def test_accumulated_batches_step_by_the_mean_of_their_losses(clip, pixels, features) -> None:
     """One step of plain gradient descent would show it; AdamW's first one shows its direction."""
     settings = replace(CONTROL, epochs=1, batch_size=4, gradient_accumulation=2, warmup_share=0.0)
     run = distill(clip, pixels, features, settings)
@@ -564,7 +542,7 @@ RUNS = {
 
 @pytest.mark.parametrize("stop_after", [1, 2])
 @pytest.mark.parametrize("name", RUNS)
-def test_a_stopped_run_ends_as_if_it_had_not_been(
+def test_a_run_stopped_after_an_epoch_continues_exactly(
     name, stop_after, clip, pixels, features, targets, tmp_path
 ) -> None:
     given, run = (clip, pixels, features, targets), RUNS[name]
@@ -588,7 +566,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_stopped_within_an_epoch_ends_as_if_it_had_not_been(
+def test_a_run_stopped_within_an_epoch_continues_exactly(
     name, stop_after, clip, pixels, features, targets, tmp_path, monkeypatch
 ) -> None:
     """Two or three steps make an epoch; the checkpoint is written when it is time."""
@@ -695,7 +673,7 @@ def test_a_student_of_another_teacher_is_refused(clip, pixels, features, targets
 
 
 @pytest.mark.parametrize("name", ["region", "token", "text", "area"])
-def test_no_teacher_learns_from_what_is_not_finite(name, features) -> None:
+def test_train_teacher_refuses_features_that_are_not_finite(name, features) -> None:
     getattr(features, name)[1::2] = torch.nan
     with pytest.raises(ValueError, match="finite"):
         train_teacher(features, TEACHER, REGIONS)
@@ -716,7 +694,7 @@ def test_no_teacher_learns_from_what_is_not_finite(name, features) -> None:
         (lambda given: given.update(settings=replace(STUDENT, learning_rate=1e30)), "finite"),
     ],
 )
-def test_what_cannot_train_is_refused(change, says, clip, pixels, features, targets) -> None:
+def test_distill_refuses_bad_input(change, says, clip, pixels, features, targets) -> None:
     given = {"pictures": pixels, "features": features, "settings": STUDENT}
     given["teacher_embeddings"] = targets
     change(given)
@@ -725,7 +703,7 @@ def test_what_cannot_train_is_refused(change, says, clip, pixels, features, targ
 
 
 @pytest.mark.parametrize("pictures", [0, 6])
-def test_what_is_rehearsed_needs_a_feature_for_each(pictures, rehearsal) -> None:
+def test_rehearsal_needs_one_feature_for_each_picture(pictures, rehearsal) -> None:
     says = f"one at least, got {pictures} pictures and 7 features"
     with pytest.raises(ValueError, match=says):
         Rehearsal(rehearsal.pictures[:pictures], rehearsal.features)

@@ -306,7 +306,7 @@ def test_a_caption_is_read_into_what_it_states(caption, statement) -> None:
         "A pig",
     ],
 )
-def test_what_is_not_of_the_language_is_refused(caption) -> None:
+def test_read_caption_refuses_text_of_other_templates(caption) -> None:
     with pytest.raises(ValueError, match="Expected a pocket caption"):
         read_caption(caption)
 

@@ -54,7 +54,7 @@ def test_only_a_look_at_the_pictures_finds_the_shrunken_ones(folder) -> None:
         assert leak.picture.name.removeprefix("small") == leak.evaluation.name.removeprefix("scene")
 
 
-def test_it_is_written_once_and_finished_if_cut_off(folder, tmp_path) -> None:
+def test_the_example_is_written_once_and_completed_after_an_interruption(folder, tmp_path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     write_example(folder, FEWEST)
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
