@@ -175,7 +175,7 @@ def train_teacher(
                 len(texts),
                 len(texts),
             )
-            loss = contrastive_loss(embedding, target, settings.temperature, check_values=False)
+            loss = contrastive_loss(embedding, target, settings.temperature)
             accelerator.backward(loss)
             value = require_finite_loss(loss.item(), epoch * len(steps) + progress.step)
             prepared.step()
