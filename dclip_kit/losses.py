@@ -57,8 +57,8 @@ def contrastive_loss(
     if same_pair is not None:
         if same_pair.shape != logits.shape:
             raise ValueError(
-                f"Expected a same_pair of {tuple(logits.shape)}, got {tuple(same_pair.shape)}; give "
-                "one entry for each image and text."
+                f"Expected a same_pair of {tuple(logits.shape)}, got {tuple(same_pair.shape)}; "
+                "give one entry for each image and text."
             )
         itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same_pair & ~itself, -torch.inf)
@@ -148,7 +148,7 @@ def require_directions(**named: Tensor) -> None:
         bad = ~peak.isfinite() | (peak == 0)
         if bad.any():
             raise ValueError(
-                f"Expected every row of {name} to be finite and not all zeros, got {int(bad.sum())} "
-                f"of {len(x)} that are not, first row {int(bad.int().argmax())}; check what they "
+                f"Expected every row of {name} to be finite and not all zeros, got "
+                f"{int(bad.sum())} of {len(x)} that are not, first row {int(bad.int().argmax())}; check what they "
                 "were made from, and if training diverged, lower the learning rate."
             )

@@ -253,7 +253,7 @@ def test_a_feature_that_is_not_finite_gives_nan(loss, value):
 def test_rows_that_are_not_finite_or_all_zeros_are_named(value):
     student, texts, _ = features()
     require_directions(student_features=student, text_features=texts)
-    with pytest.raises(ValueError, match="row of text_features to be finite .* 1 of 6 .* row 4"):
+    with pytest.raises(ValueError, match=r"row of text_features to be finite .* 1 of 6 .* row 4"):
         require_directions(student_features=student, text_features=spoiled(texts, 4, value))
     with pytest.raises(ValueError, match="not all zeros, got 6 of 6"):
         require_directions(text_features=texts * 0)
