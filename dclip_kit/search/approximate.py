@@ -66,7 +66,7 @@ class ApproximateIndex:
         return cls(index)
 
     def search(self, queries: Float[Tensor, "query embed"], top_k: int = 10) -> tuple[Hits, ...]:
-        """Finds most of the nearest vectors; all, where the lists looked into hold fewer than top_k.
+        """Finds most of the nearest vectors; all, if the lists looked into hold fewer than top_k.
 
         Args:
             queries: as `SearchIndex.search` takes them.

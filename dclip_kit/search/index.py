@@ -177,7 +177,8 @@ class SearchIndex:
         if not 0 < len(new) == len(ids) == len(vectors) or not new.isdisjoint(self.ids):
             raise ValueError(
                 f"Expected a new name for each of one vector or more, got {len(vectors)} vectors "
-                f"and {len(ids)} names, {len(new.difference(self.ids))} of them new; name each once."
+                f"and {len(ids)} names, {len(new.difference(self.ids))} of them new; name each "
+                "vector once."
             )
         self._write_shard(ids, unit_vectors(vectors, self.width), list(self.shards))
 
