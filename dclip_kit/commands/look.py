@@ -130,7 +130,7 @@ def search(
             + (f" Links out of the folder led to {index.linked:,}." if index.linked else ""),
             file=sys.stderr,
         )
-    found = index.search(encode_texts(clip, [query])[0], top_k)
+    (found,) = index.vectors.search(encode_texts(clip, [query]), top_k)
     hits = [(index.paths[i], score) for i, score in zip(found.images, found.scores, strict=True)]
     if json:
         print(json_format.dumps([{"path": str(p), "score": score} for p, score in hits], indent=1))

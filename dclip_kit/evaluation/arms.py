@@ -112,8 +112,7 @@ def train_arm(
             rehearsal=shown.rehearsal,
             texts=texts,
             seed=member_seed(profile.seed, run),
-            checkpoint=checkpoint
-            and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
+            checkpoint=checkpoint and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
             on_epoch=validate,
         )
         mean = interpolate(mean, trained.student, 1 / (run + 1))

@@ -5,15 +5,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dclip_kit.metrics.ranking import TIE_TOLERANCE, TILE_SIZE
+from dclip_kit.metrics.ranking import TIE_TOLERANCE
 
 
 def k_occurrence(
     query_features: Float[Tensor, "query embed"],
     candidate_features: Float[Tensor, "candidate embed"],
     k: int = 10,
-    tolerance: float = TIE_TOLERANCE,
-    tile_size: int = TILE_SIZE,
+    tile_size: int = 2**22,
 ) -> Float[Tensor, "candidate"]:
     """How many queries have each candidate among their top k by cosine (Radovanović et al., 2010).
 
@@ -24,7 +23,6 @@ def k_occurrence(
         query_features: What searches; any length of vector.
         candidate_features: What is found.
         k: Places looked at.
-        tolerance: Largest difference of cosines that still counts as a tie.
         tile_size: Most scores to hold at once.
 
     Raises:
@@ -40,8 +38,8 @@ def k_occurrence(
     for some in query_features.split(max(1, tile_size // len(candidates))):
         scores = F.normalize(some.float(), dim=-1) @ candidates.T  # query candidate
         last = scores.topk(k).values[:, -1:]
-        higher = scores > last + tolerance
-        tied = (scores >= last - tolerance) & ~higher
+        higher = scores > last + TIE_TOLERANCE
+        tied = (scores >= last - TIE_TOLERANCE) & ~higher
         left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
         counts += (higher + tied * left).double().sum(0).cpu()
     return counts

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 TIE_TOLERANCE = 1e-6  # above the rounding of a float32 cosine, below any difference that means much
-TILE_SIZE = 2**22  # scores held at once: 16 MB in float32; bounds the memory, not the result
 
 
 def ranks(
@@ -31,94 +30,43 @@ def ranks(
     Raises:
         ValueError: Shapes differ, a score is NaN, or a query has no positive.
     """
-    return rank_positives(scores, positives, tolerance)[0]
-
-
-def average_precision(
-    scores: Float[Tensor, "query candidate"],
-    positives: Bool[Tensor, "_query _candidate"],
-    tolerance: float = TIE_TOLERANCE,
-) -> Float[Tensor, "query"]:
-    """Mean over each query's positives of the precision at their rank; arguments as in `ranks`.
-
-    That precision is the rank among the positives over the rank among all candidates, both mean
-    ranks when tied (our reading). With a single positive it is 1 / rank.
-    """
-    return rank_positives(scores, positives, tolerance)[1]
-
-
-def recall_at_k(ranks: Float[Tensor, "query"], k: int) -> float:
-    """Share of queries whose best positive ranks k or better, as CLIP papers mean it."""
-    if k < 1:
-        raise ValueError(f"k must be a whole number from 1, not {k}.")
-    return float((ranks <= k).double().mean())
-
-
-def mean_reciprocal_rank(ranks: Float[Tensor, "query"]) -> float:
-    """Mean of 1 / rank of each query's best positive."""
-    return float((1 / ranks.double()).mean())
-
-
-def median_rank(ranks: Float[Tensor, "query"]) -> float:
-    """Median rank of the best positives; the mean of the middle two for an even number."""
-    return float(ranks.double().quantile(0.5))
-
-
-def mean_average_precision(average_precision: Float[Tensor, "query"]) -> float:
-    """Mean over queries of their average precision."""
-    return float(average_precision.double().mean())
-
-
-def rank_positives(
-    scores: Tensor, positives: Tensor, tolerance: float, tile: int = TILE_SIZE
-) -> Tensor:
-    """Best rank, average precision and undecided (0 or 1), as a double tensor [3, query]."""
-    if scores.shape != positives.shape:
+    if scores.shape != positives.shape or not positives.any(dim=1).all():
         raise ValueError(
-            f"positives must have the shape of scores, {tuple(scores.shape)}, but has "
-            f"{tuple(positives.shape)}: give one True or False for each score."
+            f"Expected positives of {tuple(scores.shape)}, one or more a query, got "
+            f"{tuple(positives.shape)}, {int((~positives.any(dim=1)).sum())} of {len(positives)} "
+            "queries without; leave those queries out and report how many."
         )
     if scores.isnan().any():
-        raise ValueError("scores must not be NaN: check the features they were computed from.")
-    if (lacking := int((~positives.any(dim=1)).sum())) > 0:
-        raise ValueError(
-            f"every query needs a positive, but {lacking} of {len(scores)} have none: "
-            "leave those queries out and report how many."
-        )
+        raise ValueError("Expected scores, got NaN; check the features they were computed from.")
     query, candidate = positives.nonzero(as_tuple=True)  # pair
-    pairs_at_once = max(1, tile // scores.shape[1])
-    counts = []
-    for q, c in zip(query.split(pairs_at_once), candidate.split(pairs_at_once), strict=True):
-        row, own = scores[q], scores[q, c][:, None]  # pair candidate, pair 1
-        higher = row > own + tolerance
-        tied = (row >= own - tolerance) & ~higher  # the positive itself is among them
-        right = positives[q]
-        four = higher.sum(1), tied.sum(1), (higher & right).sum(1), (tied & right).sum(1)
-        counts.append(torch.stack(four).cpu())
-    higher, tied, right_higher, right_tied = torch.cat(counts, dim=1).double()  # each: pair
-
-    rival_counts = higher, tied, right_higher, right_tied
-    return combine_counts(*rival_counts, query.cpu(), len(scores), scores.shape[1])
+    row, own, right = scores[query], scores[query, candidate][:, None], positives[query]
+    higher = row > own + tolerance  # pair candidate
+    tied = (row >= own - tolerance) & ~higher  # the positive itself is among them
+    counts = [each.sum(dim=1) for each in (higher, tied, higher & right, tied & right)]
+    return rank_queries(torch.stack(counts).double().cpu(), query.cpu(), *scores.shape)[0]
 
 
-def combine_counts(
-    higher: Float[Tensor, "pair"],
-    tied: Float[Tensor, "pair"],
-    right_higher: Float[Tensor, "pair"],
-    right_tied: Float[Tensor, "pair"],
-    query: Int[Tensor, "pair"],
-    queries: int,
-    candidates: int,
-) -> Float[Tensor, "3 query"]:
-    """From what competes with each positive: best rank, average precision, undecided (0 or 1).
+def rank_queries(
+    counts: Float[Tensor, "4 pair"], query: Int[Tensor, "pair"], queries: int, candidates: int
+) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
+    """Ranks queries from what competes with each of their positives.
+
+    The precision at a positive is its rank among the positives over its rank among all candidates,
+    both mean ranks when tied (our reading). With a single positive it is 1 / rank.
 
     Args:
-        higher: candidates that score higher than the positive; doubles on the CPU, as are all.
-        tied: candidates that tie with it, itself among them.
-        right_higher, right_tied: how many of these are positives of the same query.
-        query: whose positive it is.
-        queries, candidates: how many there are.
+        counts: For each positive, how many candidates score higher, how many tie with it (itself
+            among them), and how many of these and of those are positives of the same query. In
+            double precision.
+        query: Whose positive it is; every query has one.
+        queries: How many there are.
+        candidates: How many there are.
+
+    Returns:
+        The rank of each query's best positive, its average precision, and whether all candidates
+        tie although not all are positives.
     """
+    higher, tied, right_higher, right_tied = counts
     rank = 1 + higher + (tied - 1) / 2
     precision = (1 + right_higher + (right_tied - 1) / 2) / rank
     first_place = torch.where(tied == right_tied, 1 + higher, rank)
@@ -126,7 +74,14 @@ def combine_counts(
     zero = torch.zeros(queries, dtype=torch.double)
     best = zero.scatter_reduce(0, query, first_place, "amin", include_self=False)
     mean_precision = zero.index_add(0, query, precision) / query.bincount(minlength=queries)
-    return torch.stack([best, mean_precision, zero.index_add(0, query, undecided) > 0])
+    return best, mean_precision, zero.index_add(0, query, undecided) > 0
+
+
+def recall_at_k(ranks: Float[Tensor, "query"], k: int) -> float:
+    """Share of queries whose best positive ranks k or better, as CLIP papers mean it."""
+    if k < 1:
+        raise ValueError(f"Expected a k from 1, got {k}; count places from 1.")
+    return float((ranks <= k).double().mean())
 
 
 def chance_recall(candidates: int, positives: Int[Tensor, "query"] | int, k: int = 1) -> float:
@@ -143,8 +98,8 @@ def chance_recall(candidates: int, positives: Int[Tensor, "query"] | int, k: int
     p = torch.as_tensor(positives).reshape(-1, 1).double()  # query 1
     if k < 1 or p.numel() == 0 or p.min() < 1 or p.max() > candidates:
         raise ValueError(
-            f"k must be at least 1 and positives in 1..{candidates} (the candidates), "
-            f"but they are {k} and {positives}."
+            f"Expected k from 1 and positives in 1..{candidates} (the candidates), got {k} and "
+            f"{positives}; count only queries with a positive."
         )
     draw = torch.arange(min(k, candidates), dtype=torch.double)  # once none are left: a factor 0
     miss = ((candidates - p - draw) / (candidates - draw)).prod(dim=1)
@@ -165,7 +120,8 @@ def recall_ceiling(matches: Int[Tensor, "text"], k: int = 1) -> float:
     """
     if k < 1 or len(matches) == 0 or matches.min() < 1:
         raise ValueError(
-            "k must be at least 1 and matches at least 1 for every caption (its own image), but k "
-            f"is {k} and {int((matches < 1).sum())} of {len(matches)} captions match nothing."
+            "Expected k from 1 and captions that each match one image or more (their own), got "
+            f"{k} and {len(matches)} captions, {int((matches < 1).sum())} of which match nothing; "
+            "leave those out."
         )
     return float((k / matches.double()).clamp(max=1).mean())

@@ -10,16 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dclip_kit.metrics.counting import count_rivals
-from dclip_kit.metrics.ranking import (
-    TIE_TOLERANCE,
-    TILE_SIZE,
-    combine_counts,
-    mean_average_precision,
-    mean_reciprocal_rank,
-    median_rank,
-    recall_at_k,
-)
+from dclip_kit.metrics.ranking import TIE_TOLERANCE, rank_queries, recall_at_k
+
+TILE_SIZE = 2**19  # scores held at once: these and their flags, 4 MB in float32, fit two caches
+_WIDTH = 1024  # candidates in a tile, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,42 +85,37 @@ def retrieval_metrics(
         ValueError: Empty, NaN or all-zero features, widths or lengths that differ, an index out of
             range, or k below 1.
     """
-    _check(text_features, image_features, image_of_text, "text", "image")
     own = image_of_text.to(image_features.device).long()
-    found = count_rivals(text_features, image_features, own, TIE_TOLERANCE, tile_size)
+    sides = text_features, image_features
+    score, forth, back = _count_rivals(*sides, own, "text", "image", tile_size)
     own = own.cpu()
     texts, images = len(text_features), len(image_features)
     asked, query = own.unique(return_inverse=True)
-    text, one = torch.arange(texts), torch.ones(texts)
-    of_text = combine_counts(found.higher, found.tied, 0 * one, one, text, texts, images)
-    beside = _own_rivals(found.score, own)
-    back = found.higher_back, found.tied_back, *beside
-    of_image = combine_counts(*back, query, len(asked), texts)
+    alone = torch.tensor([[0.0], [1.0]]).double().expand(2, texts)  # a caption has one image
+    both = _count_beside(score, own)
 
-    def direction(found: Tensor, candidates: int, image: Tensor) -> DirectionMetrics:
-        rank, precision, undecided = found[0], found[1], found[2] > 0
+    def direction(
+        counts: Tensor, query: Tensor, candidates: int, image: Tensor
+    ) -> DirectionMetrics:
+        rank, precision, undecided = rank_queries(counts, query, len(image), candidates)
         decided = _decided(rank, undecided, candidates)
-        recall = {k: recall_at_k(decided, k) for k in recall_at}
-        means = mean_average_precision(precision), mean_reciprocal_rank(rank), median_rank(rank)
-        return DirectionMetrics(recall, *means, candidates, rank, precision, undecided, image)
+        return DirectionMetrics(
+            recall_at={k: recall_at_k(decided, k) for k in recall_at},
+            mean_average_precision=float(precision.mean()),
+            mean_reciprocal_rank=float((1 / rank).mean()),
+            median_rank=float(rank.quantile(0.5)),
+            candidates=candidates,
+            ranks=rank,
+            average_precision=precision,
+            undecided=undecided,
+            image_of_query=image,
+        )
 
     return RetrievalMetrics(
-        text_to_image=direction(of_text, images, own),
-        image_to_text=direction(of_image, texts, asked),
+        text_to_image=direction(torch.cat([forth, alone]), torch.arange(texts), images, own),
+        image_to_text=direction(torch.cat([back, both]), query, texts, asked),
         images_without_captions=images - len(asked),
     )
-
-
-def _own_rivals(score: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """For each text, how many texts of its image score higher, and tie with it."""
-    # One sorted line in which an image's cosines, -1 to 1, lie 4 away from the next image's.
-    place = image.double() * 4
-    key = place + score.double()
-    line = key.sort().values
-    end = torch.searchsorted(line, place + 2)
-    higher = end - torch.searchsorted(line, key + TIE_TOLERANCE, right=True)
-    tied = end - torch.searchsorted(line, key - TIE_TOLERANCE) - higher
-    return higher.double(), tied.double()
 
 
 def class_ranks(
@@ -140,24 +129,11 @@ def class_ranks(
     gets nothing. Errors as in `retrieval_metrics`, with `target`, a row of `class_features` for
     each image, as the index.
     """
-    _check(image_features, class_features, target, "image", "class")
     own = target.to(image_features.device).long()
-    sides = image_features, class_features
-    found = count_rivals(*sides, own, TIE_TOLERANCE, TILE_SIZE, both=False)
-    rank, classes = 1 + found.higher + (found.tied - 1) / 2, len(class_features)
-    return _decided(rank, found.tied == classes, classes)
-
-
-def top1_accuracy(
-    image_features: Float[Tensor, "image embed"],
-    class_features: Float[Tensor, "class _embed"],
-    target: Int[Tensor, "_image"],
-) -> Bool[Tensor, "image"]:
-    """True for each image nearer to its own class than to any other: the accuracy is the mean.
-
-    A tie is not nearer. Arguments and errors as in `class_ranks`.
-    """
-    return class_ranks(image_features, class_features, target) <= 1
+    _, (higher, tied), _ = _count_rivals(
+        image_features, class_features, own, "image", "class", TILE_SIZE, both=False
+    )
+    return _decided(1 + higher + (tied - 1) / 2, tied == len(class_features), len(class_features))
 
 
 def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
@@ -165,28 +141,112 @@ def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
     return torch.where(undecided, float(candidates), ranks)
 
 
-def _check(queries: Tensor, candidates: Tensor, index: Tensor, query: str, candidate: str) -> None:
-    """That both sides and the index of queries into candidates are sound."""
-    for name, features in ((query, queries), (candidate, candidates)):
-        if features.numel() == 0:
-            raise ValueError(f"{name}_features must not be empty, but is {tuple(features.shape)}.")
-        peak = torch.cat([x.abs().amax(dim=1) for x in features.detach().split(4096)])
-        bad = ~peak.isfinite() | (peak == 0)
-        if bad.any():
-            raise ValueError(
-                f"every row of {name}_features must be finite and not all zeros, but "
-                f"{int(bad.sum())} of {len(features)} are NaN, infinite or zeros, first row "
-                f"{int(bad.int().argmax())}: encode those again, or leave them out and count them."
-            )
+def _count_rivals(
+    queries: Tensor,
+    candidates: Tensor,
+    answer: Tensor,
+    query: str,
+    candidate: str,
+    tile_size: int,
+    both: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts each answer's rivals among the candidates and, the other way, among the queries.
+
+    Counting needs no sorting, and one product serves both ways: the scores of a tile are compared
+    along its rows and along its columns. A pair's own score is computed apart and may differ from
+    the tile's in the last bits: the tolerance, far above these, makes it tie with itself.
+
+    Args:
+        queries: checked, and need not be normalised; as the candidates.
+        candidates: as wide.
+        answer: the candidate that is right for each query.
+        query: what errors call the queries.
+        candidate: what errors call the candidates.
+        tile_size: most scores to hold at once.
+        both: whether to count the other way too.
+
+    Returns:
+        The cosine of each query and its answer, how many candidates score higher and tie [2 query],
+        and how many queries do with the answer [2 query]; on the CPU, in double precision.
+    """
+    norms = _measure_norms(queries, query), _measure_norms(candidates, candidate)
     if queries.shape[1] != candidates.shape[1]:
         raise ValueError(
-            f"{query}_features and {candidate}_features must be equally wide, but are "
-            f"{queries.shape[1]} and {candidates.shape[1]}: encode both with the same model."
+            f"Expected {query}_features as wide as {candidate}_features, got {queries.shape[1]} "
+            f"and {candidates.shape[1]}; encode both with the same model."
         )
-    low, high = (int(index.min()), int(index.max())) if len(index) else (0, 0)
-    if len(index) != len(queries) or low < 0 or high >= len(candidates):
+    if len(answer) != len(queries) or answer.min() < 0 or answer.max() >= len(candidates):
         raise ValueError(
-            f"each {query} needs the index of its {candidate}, so {len(queries)} of them from 0 to "
-            f"{len(candidates) - 1}, but there are {len(index)} from {low} to {high}: "
-            "count rows of the features passed, from 0."
+            f"Expected the index of a {candidate} for each {query}, {len(queries)} of them from 0 "
+            f"to {len(candidates) - 1}, got {len(answer)} from {sorted(answer.tolist())[:1]} to "
+            f"{sorted(answer.tolist())[-1:]}; count rows of the features passed, from 0."
         )
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, candidates.dtype), torch.float32)
+
+    def unit(features: Tensor, norm: Tensor, rows: slice | Tensor) -> Tensor:
+        return features[rows].detach().to(dtype) / norm[rows].to(dtype)
+
+    columns = min(_WIDTH, tile_size, len(candidates))
+    height = tile_size // columns
+    rows = [slice(top, top + height) for top in range(0, len(queries), height)]
+    score = torch.cat(
+        [
+            (unit(queries, norms[0], mine) * unit(candidates, norms[1], answer[mine])).sum(dim=1)
+            for mine in rows
+        ]
+    )
+    forth, back = torch.zeros(2, 2, len(score), dtype=torch.double, device=score.device)
+
+    def count(lines: Tensor, pairs: slice | Tensor, found: Tensor) -> None:
+        flags, ones = torch.empty_like(lines), lines.new_ones(lines.shape[1])
+        own = score[pairs, None]  # sums of booleans take far longer than this product
+        found[0, pairs] += torch.gt(lines, own + TIE_TOLERANCE, out=flags) @ ones
+        found[1, pairs] += torch.ge(lines, own - TIE_TOLERANCE, out=flags) @ ones
+
+    order = answer.argsort(stable=True)
+    column = answer[order]
+    nth = torch.arange(len(order), device=order.device) - torch.searchsorted(column, column)
+    for left in range(0, len(candidates), columns):
+        some = unit(candidates, norms[1], slice(left, left + columns))
+        inside = (column >= left) & (column < left + columns) & both
+        # Of each column the first pair, then the second, …
+        layers = [order[inside & (nth == n)] for n in nth[inside].unique()]
+        for mine in rows:
+            scores = unit(queries, norms[0], mine) @ some.T
+            count(scores, mine, forth)
+            for pairs in layers:
+                own = scores if len(pairs) == len(some) else scores[:, answer[pairs] - left]
+                count(own.T, pairs, back)
+    forth[1] -= forth[0]
+    back[1] -= back[0]
+    return score.double().cpu(), forth.cpu(), back.cpu()
+
+
+def _measure_norms(features: Tensor, name: str) -> Tensor:
+    """Lengths of rows in double precision, whose squares neither overflow nor vanish, checked."""
+    norms = torch.cat([x.detach().double().norm(dim=1, keepdim=True) for x in features.split(4096)])
+    bad = ~norms.isfinite() | (norms == 0)
+    if features.numel() == 0 or bad.any():
+        raise ValueError(
+            f"Expected {name}_features, every row finite and not all zeros, got {len(features)} "
+            f"rows, {int(bad.sum())} of them not so, such as {bad.nonzero()[:1, 0].tolist()}; "
+            "encode those again, or leave them out and count them."
+        )
+    return norms
+
+
+def _count_beside(score: Tensor, image: Tensor) -> Tensor:
+    """For each text, how many texts of its image score higher, and tie with it."""
+    # One sorted line in which an image's cosines, -1 to 1, lie 4 away from the next image's.
+    place = image.double() * 4
+    key = place + score
+    line = key.sort().values
+    end = torch.searchsorted(line, place + 2)
+    higher = end - torch.searchsorted(line, key + TIE_TOLERANCE, right=True)
+    tied = end - torch.searchsorted(line, key - TIE_TOLERANCE) - higher
+    return torch.stack([higher, tied]).double()
+
+
+def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
+    """Ranks, but last where all candidates tie: a mean rank within k would beat chance there."""
+    return torch.where(undecided, float(candidates), ranks)

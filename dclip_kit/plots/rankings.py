@@ -22,8 +22,7 @@ from dclip_kit.plots.style import (
     label_room,
     wrap_text,
 )
-from dclip_kit.search.hits import search_images, shared_things
-from dclip_kit.search.nearest import find_nearest
+from dclip_kit.search.index import find_nearest, search_images, shared_things
 
 _ROW, _GAP, _LINE = 96, 8, 17  # pixels
 _THUMBNAIL = 128  # pixels a side that are stored
@@ -92,7 +91,7 @@ def plot_search(
     found = {}
     for name, features in image_features.items():
         asked, images = F.normalize(query_features, dim=-1), F.normalize(features, dim=-1)
-        best = find_nearest(asked, [images], top_k).indices.tolist()
+        best = find_nearest(asked, [images], top_k)[1].tolist()
         found[name] = best, ranks(asked @ images.T, positives).tolist()
     sections = []
     for number, query in enumerate(queries):

@@ -1,7 +1,7 @@
 """A folder's pictures, embedded once and kept: captions are not needed, only a query.
 
-Kept in the user's cache folder, a search index for each folder and model: what was embedded is
-known by path, size and time, so that new and changed pictures alone are embedded the next time.
+The user's cache folder holds a search index for each folder and model. A picture that was embedded
+is known by path, size and time, so that only new and changed ones are embedded the next time.
 """
 
 import hashlib
@@ -12,8 +12,6 @@ from pathlib import Path
 
 import open_clip
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from dclip_kit.data.folder import PICTURE_SUFFIXES, walk_files
@@ -22,7 +20,6 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.reading import read_picture
 from dclip_kit.runtime.files import cache_path, fingerprint
-from dclip_kit.search.hits import Found
 from dclip_kit.search.index import SearchIndex
 
 _BATCH = 256  # pictures between two looks at what is done, in memory as bytes of CLIP's size
@@ -34,8 +31,7 @@ class PictureIndex:
 
     Attributes:
         paths: of the readable ones.
-        vectors: theirs; in any order, and named by what tells that a picture is still the same.
-        place: by this name, a picture's place among the paths.
+        vectors: theirs, in this order, so that hits are indices of paths.
         unreadable: reason by path, of the others.
         embedded: how many were embedded now; the rest had been before.
         linked: how many of the readable ones are links out of the folder.
@@ -43,19 +39,9 @@ class PictureIndex:
 
     paths: tuple[Path, ...]
     vectors: SearchIndex
-    place: dict[str, int]
     unreadable: dict[Path, str]
     embedded: int
-    linked: int = 0
-
-    def search(self, query: Float[Tensor, "_embed"], top_k: int = 5) -> Found:
-        """Finds the pictures nearest to a query's vector, from the same model, by their places.
-
-        Raises:
-            ValueError: as `SearchIndex.search`.
-        """
-        (hits,) = self.vectors.search(query[None], top_k)
-        return Found(tuple(self.place[name] for name in hits.ids), hits.scores)
+    linked: int
 
 
 def find_pictures(place: Path) -> list[Path]:
@@ -68,14 +54,12 @@ def find_pictures(place: Path) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    if not place.is_dir():
-        raise ValueError(f"Expected a picture or a folder at {place}, found none; check the path.")
-    names = [name for name in walk_files(place) if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+    files = walk_files(place) if place.is_dir() else ()
+    names = [name for name in files if Path(name).suffix.lower() in PICTURE_SUFFIXES]
     if not names:
-        known = ", ".join(sorted(PICTURE_SUFFIXES))
         raise ValueError(
-            f"Expected pictures ({known}) in {place} or in folders below it, found none; name "
-            "another."
+            f"Expected pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) at {place} or in folders "
+            "below it, found none; name another picture or folder."
         )
     return [place / name for name in names]
 
@@ -92,8 +76,14 @@ def index_pictures(bundle: ClipBundle, folder: Path, cache: Path | None = None) 
         ValueError: there is no picture that can be read.
     """
     states = {path: _state(path, folder) for path in find_pictures(folder)}
-    known = _open((cache or cache_path("search")) / _key(bundle, folder))
-    new = [path for path, state in states.items() if state not in known.names]
+    place = (cache or cache_path("search")) / _key(bundle, folder)
+    try:
+        known = SearchIndex(place)
+    except (FileNotFoundError, ValueError):  # damaged: the pictures can be embedded again
+        shutil.rmtree(place)
+        known = SearchIndex(place)
+    before = set(known.ids)
+    new = [path for path, state in states.items() if state not in before]
     unreadable: dict[Path, str] = {}
     for start in tqdm(range(0, len(new), _BATCH), desc="embedding pictures", delay=2):
         pictures = {}
@@ -107,23 +97,20 @@ def index_pictures(bundle: ClipBundle, folder: Path, cache: Path | None = None) 
             known.append([states[path] for path in pictures], features)
     paths = [path for path in states if path not in unreadable]
     if not paths:
-        first = next(iter(unreadable.values()), "none is there")
-        raise ValueError(f"Expected pictures that can be read in {folder}, got none: {first}")
-    place = {states[path]: number for number, path in enumerate(paths)}
-    gone = [name for name in known.names if name not in place]
-    if gone:
-        known.delete(gone)
-    embedded, linked = len(new) - len(unreadable), count_links(paths, folder)
-    return PictureIndex(tuple(paths), known, place, unreadable, embedded, linked)
-
-
-def _open(place: Path) -> SearchIndex:
-    """What is kept; nothing where that is damaged, since pictures can be embedded again."""
-    try:
-        return SearchIndex(place)
-    except (FileNotFoundError, ValueError):
-        shutil.rmtree(place)
-        return SearchIndex(place)
+        raise ValueError(
+            f"Expected pictures that can be read in {folder}, got none; mend them, such as the "
+            f"first ({next(iter(unreadable.values()))})."
+        )
+    kept = [states[path] for path in paths]
+    if known.ids != kept or len(known.shards) > 1:  # many small shards take longer to search
+        known.rewrite(kept)
+    return PictureIndex(
+        tuple(paths),
+        known,
+        unreadable,
+        embedded=len(new) - len(unreadable),
+        linked=count_links(paths, folder),
+    )
 
 
 def _key(bundle: ClipBundle, folder: Path) -> str:
@@ -141,8 +128,5 @@ def _key(bundle: ClipBundle, folder: Path) -> str:
 
 def _state(path: Path, folder: Path) -> str:
     """What tells that a picture is still the one that was embedded."""
-    try:
-        stat = path.stat()
-    except OSError:  # a link to nothing, say: told when it is read
-        return str(path.relative_to(folder))
-    return f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}"
+    stat = path.stat() if path.exists() else None  # a link to nothing: it cannot be read, either
+    return f"{path.relative_to(folder)} {stat and (stat.st_size, stat.st_mtime_ns)}"

@@ -1,18 +1,12 @@
-"""A search index on disk: named vectors, memory-mapped, searched exactly.
+"""Exact search by cosine: among vectors in memory, and in an index of named vectors on disk.
 
-Its folder holds shards, safetensors files of vectors and their names that never change, and
-`index.json`, which says which shards count and which rows of them are deleted. A change writes
-shards first and then `index.json`, each renamed into place: a crash between the two leaves the
-index as it was, and a file that the next change deletes.
+Axes: query and candidate are what searches and what is found, k the places, embed their space.
 """
 
-import hashlib
 import json
 import secrets
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,41 +14,110 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from dclip_kit.metrics import ranks
 from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
-from dclip_kit.search.nearest import Nearest, find_nearest
 
-if sys.platform != "win32":  # which has no such lock: there, write from one process at a time
-    import fcntl
-
-SHARD_ROWS = 2**17  # 256 MB at CLIP's 512 numbers: what a small append reads and writes at most
+_QUERIES = 1024  # at once
+_SCORES = 2**23  # at once: 32 MB in float32; more is no quicker
+_BLOCK = 32  # candidates whose maximum is looked at first
 
 
 @dataclass(frozen=True)
 class Hits:
-    """What one query finds, the best first.
+    """What one query finds, the best first; of equal scores, what stands earlier.
 
     Attributes:
-        ids: names of what was found.
-        scores: its cosines with the query.
+        images: indices of what was found, from 0.
+        scores: their cosines with the query.
+        ids: their names, where a `SearchIndex` was searched.
     """
 
-    ids: tuple[str, ...]
+    images: tuple[int, ...]
     scores: tuple[float, ...]
+    ids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class _Shard:
-    """A file's name, its rows, and which of them are deleted."""
+def search_images(
+    query: Float[Tensor, "embed"],
+    image_features: Float[Tensor, "image _embed"],
+    top_k: int = 5,
+    leave_out: Sequence[int] = (),
+) -> Hits:
+    """Finds the pictures whose vectors are nearest to a query's.
 
-    name: str
-    vectors: Float[Tensor, "row embed"]
-    ids: tuple[str, ...]
-    deleted: frozenset[int] = frozenset()
+    Args:
+        query: a caption's vector, or a picture's from the same model.
+        image_features: of all pictures.
+        top_k: how many to find; fewer where there are not so many.
+        leave_out: indices of pictures not to find, such as the query itself.
 
-    def kept(self) -> tuple[list[str], Tensor]:
-        """Names and vectors of the rows that are not deleted."""
-        rows = [row for row in range(len(self.ids)) if row not in self.deleted]
-        return [self.ids[row] for row in rows], self.vectors[rows]
+    Raises:
+        ValueError: widths differ, a vector is not finite or all zeros, top_k is below 1, or no
+            picture is left.
+    """
+    images = unit_vectors(image_features, len(query))
+    kept = torch.tensor([i for i in range(len(images)) if i not in leave_out], dtype=torch.long)
+    scores, places = find_nearest(unit_vectors(query[None]), [images[kept]], top_k)
+    return Hits(tuple(kept[places[0]].tolist()), tuple(scores[0].tolist()))
+
+
+def rank_answer(
+    query: Float[Tensor, "embed"],
+    image_features: Float[Tensor, "image _embed"],
+    answers: Sequence[int],
+) -> float:
+    """The rank of the best of several right pictures, from 1; ties count as their mean rank.
+
+    Raises:
+        ValueError: no answer is given, or as `search_images`.
+    """
+    scores = unit_vectors(query[None]) @ unit_vectors(image_features, len(query)).T
+    positives = torch.zeros_like(scores, dtype=torch.bool)
+    positives[0, list(answers)] = True
+    return float(ranks(scores, positives)[0])
+
+
+def top_k_overlap(
+    one: Float[Tensor, "query embed"],
+    other: Float[Tensor, "query embed"],
+    image_features: Float[Tensor, "image embed"],
+    k: int = 10,
+) -> Float[Tensor, "query"]:
+    """The share of k pictures that two wordings of each query both find: 1 if they find the same.
+
+    Raises:
+        ValueError: k is below 1, or as `search_images`.
+    """
+    images = [unit_vectors(image_features)]
+    first, second = (find_nearest(unit_vectors(each), images, k)[1] for each in (one, other))
+    return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
+
+
+def shared_things(
+    found: Sequence[int], things: Sequence[frozenset[str]], query: int
+) -> list[frozenset[str]]:
+    """What each found picture shows of the things in the query picture."""
+    return [things[image] & things[query] for image in found]
+
+
+def related_share(
+    image_features: Float[Tensor, "image embed"], things: Sequence[frozenset[str]], k: int = 5
+) -> Float[Tensor, "image"]:
+    """Each picture as a query: the share of its k nearest others that show one of its things.
+
+    Raises:
+        ValueError: not one set of things a picture, or k is not within 1..other pictures.
+    """
+    if len(things) != len(image_features) or not 1 <= k < len(things):
+        raise ValueError(
+            f"Expected the things in each of {len(image_features)} pictures and a k below that, "
+            f"got {len(things)} and {k}; name them all."
+        )
+    images = unit_vectors(image_features)
+    found = find_nearest(images, [images], k + 1)[1].tolist()  # itself, mostly, among them
+    others = [[i for i in nearest if i != query][:k] for query, nearest in enumerate(found)]
+    shared = [shared_things(nearest, things, query) for query, nearest in enumerate(others)]
+    return torch.tensor([sum(map(bool, each)) / k for each in shared])
 
 
 class SearchIndex:
@@ -62,13 +125,17 @@ class SearchIndex:
 
     Beyond that, build a `dclip_kit.search.approximate.ApproximateIndex` on it.
 
+    The folder holds shards, safetensors files of vectors and their names that never change, and
+    `index.json`, which lists those that count. A shard is written before the list, and each is
+    renamed into place: what is cut off between the two leaves the index as it was, and a file that
+    is on no list. Only one process at a time may write.
+
     Attributes:
         folder: where it lies.
-        names: of what can be found.
-        ids: names by row, in the order of appending; of deleted rows, too.
-        left_out: True at deleted rows.
-        vectors: of length 1, in one tensor or several; mapped from disk, and read when searched.
-        state: tells what the index holds from what it held before any change.
+        ids: names by row, in the order of appending.
+        shards: vectors of length 1 by file, mapped from disk.
+        state: the last file, another after each change; empty before the first.
+        width: numbers in a vector; None before the first.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -77,70 +144,56 @@ class SearchIndex:
         Raises:
             FileNotFoundError, ValueError: a file of the index is missing or damaged.
         """
-        self.folder = Path(folder)
-        self._shards: list[_Shard] = []
-        self._read()
+        self.folder, self.state = Path(folder), ""
+        self.width: int | None = None
+        self.ids: list[str] = []
+        self.shards: dict[str, Float[Tensor, "row embed"]] = {}
+        file = self.folder / "index.json"
+        try:
+            for name in json.loads(file.read_text(encoding="utf-8")) if file.exists() else ():
+                self._open_shard(name)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"Expected a whole index at {self.folder}, got a damaged one ({error!r}); delete "
+                "the folder and build it again."
+            ) from error
 
     def __len__(self) -> int:
-        """The number of vectors that can be found."""
-        return len(self.names)
+        """The number of vectors."""
+        return len(self.ids)
 
     def append(self, ids: Sequence[str], vectors: Float[Tensor, "_row _embed"]) -> None:
-        """Adds vectors behind those that the index holds, by now and from other processes, too.
+        """Adds a shard behind the others.
 
         Args:
-            ids: their names; what the index holds under one of them is replaced.
+            ids: names of the vectors, which the index does not hold yet.
             vectors: of any length; kept in float32, at length 1.
 
         Raises:
-            ValueError: not a vector for each name, a name comes twice, or vectors are of another
-                width than the index's or hold NaN, infinity or nothing but zeros.
+            ValueError: there is no vector or not one for each name, a name is there already, or
+                vectors are of another width than the index's, not finite or all zeros.
         """
-        if not len(ids) == len(set(ids)) == len(vectors):
+        new = set(ids)
+        if not 0 < len(new) == len(ids) == len(vectors) or not new.isdisjoint(self.ids):
             raise ValueError(
-                f"Expected a name for each of {len(vectors)} vectors, got {len(ids)}, "
-                f"{len(ids) - len(set(ids))} of them again; give each vector its own."
+                f"Expected a new name for each of one vector or more, got {len(vectors)} vectors "
+                f"and {len(ids)} names, {len(new.difference(self.ids))} of them new; name each "
+                "vector once."
             )
-        with self._changing():
-            names, new, shards = list(ids), self._normalize(vectors), self._without(ids)
-            # Counting in binary: many small appends leave few shards, and a vector is written
-            # again only when the shard that it is in doubles.
-            while shards and len(shards[-1].ids) <= min(len(names), SHARD_ROWS - len(names)):
-                before, old = shards.pop().kept()
-                names, new = before + names, torch.cat([old, new])
-            for start in range(0, len(names), SHARD_ROWS):
-                rows = slice(start, start + SHARD_ROWS)
-                shards.append(self._write_shard(names[rows], new[rows]))
-            self._commit(shards)
+        self._write_shard(ids, unit_vectors(vectors, self.width), list(self.shards))
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Takes vectors out; a shard is written again once more than half of it is deleted.
+    def rewrite(self, ids: Sequence[str]) -> None:
+        """Keeps the vectors of these names alone, in this order and in one shard.
 
-        Raises:
-            ValueError: the index does not hold a name.
+        First, files that are on no list are deleted. The shards of before are left to those who
+        have just read the list, and the next call deletes them.
         """
-        with self._changing():
-            unknown = [name for name in ids if name not in self.names]
-            if unknown:
-                raise ValueError(
-                    f"Expected names in the index at {self.folder}, but {len(unknown)} of "
-                    f"{len(ids)} are not, such as {unknown[0]!r}; leave these out."
-                )
-            self._commit(self._without(ids))
-
-    def _without(self, ids: Iterable[str]) -> list[_Shard]:
-        """The shards less some names; each is written again once most of it is deleted."""
-        gone, shards = self.names.intersection(ids), []
-        for shard in self._shards:
-            rows = {row for row, name in enumerate(shard.ids) if name in gone} if gone else set()
-            shard = replace(shard, deleted=shard.deleted | rows)
-            if rows and len(shard.deleted) > len(shard.ids) / 2:
-                ids, vectors = shard.kept()
-                if not ids:
-                    continue
-                shard = self._write_shard(ids, vectors)
-            shards.append(shard)
-        return shards
+        for file in self.folder.glob("*.safetensors*"):
+            if file.name not in self.shards:
+                file.unlink(missing_ok=True)
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        vectors = torch.cat(list(self.shards.values()))[[row_of[name] for name in ids]]
+        self._write_shard(ids, vectors, [])
 
     def search(self, queries: Float[Tensor, "_query _embed"], top_k: int = 10) -> tuple[Hits, ...]:
         """Finds the nearest vectors to each query, exactly; of equal ones, what was added earlier.
@@ -150,100 +203,113 @@ class SearchIndex:
             top_k: how many a query; fewer where the index holds fewer.
 
         Raises:
-            ValueError: the index is empty, top_k is below 1, or queries are of another width or
-                hold NaN, infinity or nothing but zeros.
+            ValueError: the index is empty, top_k is below 1, or queries are of another width, not
+                finite or all zeros.
         """
-        return self.name_hits(self.find_rows(self.prepare(queries), top_k))
+        asked = unit_vectors(queries, self.width)
+        return self.name_hits(*find_nearest(asked, list(self.shards.values()), top_k))
 
-    def prepare(self, queries: Float[Tensor, "query _embed"]) -> Float[Tensor, "query embed"]:
-        """Queries of length 1, checked as `search` says."""
-        if not len(self):
-            raise ValueError(f"Expected vectors in the index at {self.folder}, found none; append.")
-        return self._normalize(queries)
-
-    def find_rows(self, queries: Float[Tensor, "query embed"], top_k: int) -> Nearest:
-        """What `search` finds, by row, for queries that are prepared."""
-        return find_nearest(queries, self.vectors, top_k, self.left_out)
-
-    def name_hits(self, found: Nearest) -> tuple[Hits, ...]:
-        """What was found by row, by name."""
+    def name_hits(
+        self, scores: Float[Tensor, "query k"], rows: Int[Tensor, "query k"]
+    ) -> tuple[Hits, ...]:
+        """Hits from what was found by row."""
+        pairs = zip(rows.tolist(), scores.tolist(), strict=True)
         return tuple(
-            Hits(tuple(self.ids[row] for row in rows), tuple(scores))
-            for rows, scores in zip(found.indices.tolist(), found.scores.tolist(), strict=True)
+            Hits(tuple(row), tuple(score), tuple(self.ids[each] for each in row))
+            for row, score in pairs
         )
 
-    def take(self, rows: Int[Tensor, "row"]) -> Float[Tensor, "row embed"]:
-        """The vectors in some rows."""
-        taken, start = torch.empty(len(rows), self.vectors[0].shape[1]), 0
-        for shard in self.vectors:
-            inside = ((rows >= start) & (rows < start + len(shard))).nonzero()[:, 0]
-            taken[inside] = shard[rows[inside] - start]
-            start += len(shard)
-        return taken
-
-    def _normalize(self, vectors: Tensor) -> Tensor:
-        width = self.vectors[0].shape[1] if self.vectors else vectors.shape[1]
-        bad = int((~(vectors.isfinite().all(1) & vectors.any(1))).sum())
-        if vectors.shape[1] != width or bad:
-            raise ValueError(
-                f"Expected finite vectors of {width} numbers, not all zeros, got {len(vectors)} of "
-                f"{vectors.shape[1]}, {bad} of them not so; encode with the index's own model."
-            )
-        return F.normalize(vectors.detach().cpu().float(), dim=1)
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """One process at a time, each on what the one before has left."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            if sys.platform != "win32":
-                fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it, also after a crash
-            self._read()
-            used = {shard.name for shard in self._shards}
-            # Not right after a change: somebody may just have read which shards to open.
-            for file in self.folder.glob("*.safetensors*"):
-                if file.name not in used:
-                    with suppress(PermissionError):  # Windows: another process has it mapped
-                        file.unlink()
-            yield
-
-    def _write_shard(self, ids: list[str], vectors: Tensor) -> _Shard:
+    def _write_shard(self, ids: Sequence[str], vectors: Tensor, before: list[str]) -> None:
+        """Writes a shard, and a list on which it stands behind those before."""
         name = f"{secrets.token_hex(8)}.safetensors"
-        names = torch.frombuffer(bytearray(json.dumps(ids).encode()), dtype=torch.uint8)
+        names = torch.frombuffer(bytearray(json.dumps(list(ids)).encode()), dtype=torch.uint8)
         save_tensors({"vectors": vectors, "ids": names}, self.folder / name)
-        return self._load_shard(name)  # mapped, in place of what is in memory
+        write_atomically(self.folder / "index.json", json.dumps([*before, name], indent=1) + "\n")
+        if not before:
+            self.ids, self.shards = [], {}
+        self._open_shard(name)
 
-    def _load_shard(self, name: str) -> _Shard:
+    def _open_shard(self, name: str) -> None:
         tensors = load_tensors(self.folder / name)
-        return _Shard(name, tensors["vectors"], tuple(json.loads(tensors["ids"].numpy().tobytes())))
+        self.ids += json.loads(tensors["ids"].numpy().tobytes())
+        self.shards[name] = tensors["vectors"]
+        self.state, self.width = name, tensors["vectors"].shape[1]
 
-    def _commit(self, shards: Sequence[_Shard]) -> None:
-        entries = [{"file": each.name, "deleted": sorted(each.deleted)} for each in shards]
-        write_atomically(self.folder / "index.json", json.dumps({"shards": entries}) + "\n")
-        self._read({each.name: each for each in shards})
 
-    def _read(self, known: dict[str, _Shard] | None = None) -> None:
-        """Takes on what `index.json` says, with the shards that are open already."""
-        file = self.folder / "index.json"
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        known = known or {each.name: each for each in self._shards}
-        shards = []
-        try:
-            for each in json.loads(text)["shards"] if text else ():
-                shard = known.get(each["file"]) or self._load_shard(each["file"])
-                shards.append(replace(shard, deleted=frozenset(each["deleted"])))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"Expected a whole index at {self.folder}, but it is damaged ({error!r}); delete "
-                "the folder and build it again."
-            ) from error
-        self._shards = shards
-        self.state = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.vectors = [shard.vectors for shard in self._shards]
-        self.ids = [name for shard in self._shards for name in shard.ids]
-        self.left_out = torch.zeros(len(self.ids), dtype=torch.bool)
-        start = 0
-        for shard in self._shards:
-            self.left_out[[start + row for row in shard.deleted]] = True
-            start += len(shard.ids)
-        self.names = {self.ids[row] for row in (~self.left_out).nonzero().flatten().tolist()}
+def unit_vectors(
+    vectors: Float[Tensor, "row _embed"], width: int | None = None
+) -> Float[Tensor, "row _embed"]:
+    """Vectors at length 1, in float32 on the CPU.
+
+    Raises:
+        ValueError: their width is another than asked for, or one is not finite or all zeros.
+    """
+    bad = int((~(vectors.isfinite().all(1) & vectors.any(1))).sum())
+    if width not in (None, vectors.shape[1]) or bad:
+        raise ValueError(
+            f"Expected finite vectors of {width or vectors.shape[1]} numbers, not all zeros, got "
+            f"{len(vectors)} of {vectors.shape[1]}, {bad} of them not so; encode what searches and "
+            "what is found with one model."
+        )
+    return F.normalize(vectors.detach().cpu().float(), dim=1)
+
+
+@torch.no_grad()
+def find_nearest(
+    queries: Float[Tensor, "query embed"],
+    candidates: Sequence[Float[Tensor, "_candidate embed"]],
+    top_k: int,
+) -> tuple[Float[Tensor, "query k"], Int[Tensor, "query k"]]:
+    """Finds the candidates with the largest dot products, exactly and in bounded memory.
+
+    Args:
+        queries: in float32; of length 1, if scores are to be cosines.
+        candidates: likewise, in one tensor or several that are counted through.
+        top_k: how many a query; fewer where there are not so many.
+
+    Returns:
+        Scores and indices as `torch.topk` returns them, but of equal scores the earlier first.
+
+    Raises:
+        ValueError: there is no candidate, or top_k is below 1.
+    """
+    top_k = min(top_k, sum(map(len, candidates)))
+    if top_k < 1:
+        raise ValueError(f"Expected top_k from 1 and something to find, got {top_k}; add vectors.")
+    columns = max(1, _SCORES // min(_QUERIES, max(1, len(queries))))
+    tiles = [tile for each in candidates for tile in each.split(columns)]
+    room = queries.new_empty(_SCORES)  # reused: new memory for each tile takes longer
+    found = []
+    for batch in queries.split(_QUERIES):
+        best, rows, start = batch[:, :0], batch[:, :0].long(), 0
+        for tile in tiles:
+            scores = room[: len(batch) * len(tile)].view(len(batch), len(tile))
+            new, places = _best_of_tile(torch.mm(batch, tile.T, out=scores), top_k)
+            best, order = _stable_topk(torch.cat([best, new], dim=1), top_k)
+            rows = torch.cat([rows, places + start], dim=1).gather(1, order)
+            start += len(tile)
+        found.append((best, rows))
+    return torch.cat([best for best, _ in found]), torch.cat([rows for _, rows in found])
+
+
+def _best_of_tile(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `_stable_topk`; but a block whose maximum is not among the best k is not looked into."""
+    if scores.shape[1] <= k * _BLOCK:
+        return _stable_topk(scores, k)
+    short = -scores.shape[1] % _BLOCK
+    padded = F.pad(scores, (0, short), value=-torch.inf) if short else scores
+    blocks = padded.unflatten(1, (-1, _BLOCK))  # query block column
+    chosen = _stable_topk(blocks.amax(2), k)[1].sort(dim=1).values
+    inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
+    best, places = _stable_topk(inside, k)
+    return best, chosen.gather(1, places // _BLOCK) * _BLOCK + places % _BLOCK
+
+
+def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`torch.topk`, but of equal scores those that stand earlier."""
+    best, places = scores.topk(min(k + 1, scores.shape[1]))
+    tied = (best[:, 1:] == best[:, :-1]).any(1)
+    if tied.any():
+        exact, order = scores[tied].sort(dim=1, descending=True, stable=True)
+        best[tied], places[tied] = exact[:, : k + 1], order[:, : k + 1]
+    return best[:, :k], places[:, :k]

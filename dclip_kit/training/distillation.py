@@ -164,12 +164,11 @@ def distill(
             settings.contrastive_weight,
             same_pair=owner[:, None] == owner,
             distil_text=settings.train_text,
-            check_values=False,
         )
         moved = torch.zeros_like(loss.total)
         if repeated:
             now, before = repeated
-            moved = cosine_distillation_loss(now, before, check_values=False)
+            moved = cosine_distillation_loss(now, before)
         total = loss.total + settings.rehearsal_weight * moved
         return torch.stack([total, loss.distillation, loss.contrastive, moved])
 

@@ -168,7 +168,7 @@ def train_teacher(
                 len(texts),
                 len(texts),
             )
-            loss = contrastive_loss(embedding, target, settings.temperature, check_values=False)
+            loss = contrastive_loss(embedding, target, settings.temperature)
             accelerator.backward(loss)
             value = loss.item()
             progress.add([value])

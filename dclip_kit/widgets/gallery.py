@@ -18,7 +18,7 @@ from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_texts
 from dclip_kit.models.regions import Regions
 from dclip_kit.models.tokens import tokenize
-from dclip_kit.search.hits import Found, rank_answer, search_images, shared_things
+from dclip_kit.search.index import Hits, rank_answer, search_images, shared_things
 from dclip_kit.widgets.strip import SIDE, PictureStrip, draw_boxes, make_thumbnail
 
 WORDS, PICTURE = "words", "a picture"
@@ -217,7 +217,7 @@ class QueryGallery:
             answers = tuple(i for i, shared in enumerate(every) if shared and i != number)
         return _Query(vectors, answers, (number,))
 
-    def _show(self, row: PictureStrip, found: Found, query: _Query) -> None:
+    def _show(self, row: PictureStrip, found: Hits, query: _Query) -> None:
         right = [image in query.answers for image in found.images]
         if self.kind.value == PICTURE and self._things is not None:
             shared = shared_things(found.images, self._things, self.picture.value)

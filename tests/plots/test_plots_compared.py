@@ -12,7 +12,7 @@ from dclip_kit.evaluation.selection import Candidate
 from dclip_kit.metrics import Gain, Interval, skewness
 from dclip_kit.plots.panels import data_uri
 from dclip_kit.plots.style import ARM_COLORS
-from dclip_kit.search.hits import search_images
+from dclip_kit.search.index import search_images
 
 
 def gain(name: str, change: float, spread: float = 0.01, queries: int = 100) -> Gain:

@@ -11,7 +11,7 @@ import torch
 from dclip_kit.models.encode import encode_images
 from dclip_kit.search import folder_index as index
 from dclip_kit.search.folder_index import PictureIndex, find_pictures, index_pictures
-from dclip_kit.search.hits import search_images
+from dclip_kit.search.index import search_images
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_pictures_are_found_in_folders_or_alone(folder, tmp_path) -> None:
     found = [path.relative_to(folder).as_posix() for path in find_pictures(folder)]
     assert found == ["0.png", "1.png", "2.png", "3.png", "deep/4.png", "deep/5.png"]
     assert find_pictures(folder / "0.png") == [folder / "0.png"]
-    with pytest.raises(ValueError, match=r"picture or a folder at .*nowhere, found none"):
+    with pytest.raises(ValueError, match=r"Expected pictures .* at .*nowhere or .*, found none"):
         find_pictures(folder / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"Expected pictures \(\.avif.*empty"):
@@ -66,10 +66,9 @@ def test_pictures_are_found_through_links_and_no_link_is_a_trap(folder, tmp_path
 
 def features(found: PictureIndex) -> torch.Tensor:
     """The vectors of an index, in the order of its paths."""
-    vectors = found.vectors
-    rows = {found.place[name]: i for i, name in enumerate(vectors.ids) if not vectors.left_out[i]}
-    assert len(vectors) == len(found.paths) and sorted(rows) == list(range(len(rows)))
-    return vectors.take(torch.tensor([rows[place] for place in range(len(rows))]))
+    assert len(found.vectors) == len(found.paths)
+    (vectors,) = found.vectors.shards.values()  # one shard, however many batches there were
+    return vectors
 
 
 def test_the_features_are_the_pictures_own(folder, clip, cache) -> None:
@@ -85,7 +84,10 @@ def test_a_search_finds_places_among_the_paths(folder, clip, cache) -> None:
         found, pictures = index_pictures(clip, folder, cache), find_pictures(folder)
         encoded = encode_images(clip, pictures)
         for query in encoded:
-            every, hits = search_images(query, encoded, 99), found.search(query, 99)
+            every, (hits,) = (
+                search_images(query, encoded, 99),
+                found.vectors.search(query[None], 99),
+            )
             assert hits.images == every.images
             assert hits.scores == pytest.approx(every.scores, abs=1e-6)
 
@@ -101,7 +103,9 @@ def test_what_was_embedded_before_a_stop_is_kept(folder, clip, cache, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(index, "encode_images", stop)
         index_pictures(clip, folder, cache)
-    assert index_pictures(clip, folder, cache).embedded == 2
+    found = index_pictures(clip, folder, cache)
+    assert found.embedded == 2
+    torch.testing.assert_close(features(found), encode_images(clip, found.paths))
 
 
 def test_only_what_is_new_or_changed_is_embedded_again(

@@ -153,10 +153,10 @@ def test_nothing_is_looked_at_where_values_are_trusted(monkeypatch) -> None:
 
     image, text, teacher = (empty(6, 8).requires_grad_() for _ in range(3))
     same = torch.empty(6, 6, device="meta", dtype=torch.bool)
-    loss = dclip_loss(image, text, teacher, same_pair=same, distil_text=True, check_values=False)
+    loss = dclip_loss(image, text, teacher, same_pair=same, distil_text=True)
     assert loss.total.shape == () and loss.total.is_meta
-    with pytest.raises(ValueError, match="shaped as"):
-        dclip_loss(image, text[:5], teacher, check_values=False)
+    with pytest.raises(ValueError, match="of one shape"):
+        dclip_loss(image, text[:5], teacher)
     masks = [torch.empty(6, count, device="meta", dtype=torch.bool) for count in (4, 5)]
     regions, tokens, scores = empty(6, 4, 8), empty(6, 5, 8), empty(6, 4)
     weights = region_weights(regions, tokens, scores, scores, *masks, check_values=False)
@@ -164,8 +164,6 @@ def test_nothing_is_looked_at_where_values_are_trusted(monkeypatch) -> None:
         model = MetaTeacher(8, 2, **kind).to("meta")
         output = model(regions, masks[0], tokens, masks[1], weights, check_values=False)
         assert output.embedding.shape == (6, 8)
-    with pytest.raises(RuntimeError, match="meta"):
-        dclip_loss(image, text, teacher)
 
 
 @pytest.mark.parametrize("train", ["teacher", "student"])
@@ -174,7 +172,7 @@ def test_features_that_are_not_finite_are_refused_before_the_first_step(
 ) -> None:
     """Though it stands with the last picture, whose turn may come late."""
     features.text[-1, 3] = torch.nan
-    with pytest.raises(ValueError, match=r"every row of text_features must be finite.*row 9"):
+    with pytest.raises(ValueError, match=r"every row of text_features to be finite.*row 9"):
         RUNS[train](clip, pixels, features, targets, on_step=pytest.fail)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.regions import Regions
-from dclip_kit.search.hits import search_images
+from dclip_kit.search.index import search_images
 from dclip_kit.widgets import QueryGallery
 from dclip_kit.widgets.gallery import PICTURE, WORDS
 from dclip_kit.widgets.strip import RING, SIDE, PictureStrip, draw_boxes, make_thumbnail
