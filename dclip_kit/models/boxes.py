@@ -1,5 +1,6 @@
 """Pictures with the boxes of their regions drawn on them."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -46,7 +47,7 @@ def draw_boxes(
     drawn = ImageOps.contain(picture.convert("RGB"), (side, side))
     pen = ImageDraw.Draw(drawn)
     font_size = font_size or max(side // 40, 12)
-    font, line = ImageFont.load_default(font_size), max(1, round(font_size / 6))
+    font, line = _load_font(font_size), max(1, round(font_size / 6))
     colors = colors or label_colors(regions.label)
     boxes = (regions.xyxy * (drawn.width / picture.width)).tolist()
     for box, color in zip(boxes, colors, strict=True):
@@ -69,3 +70,11 @@ def label_colors(labels: Sequence[str]) -> list[str]:
     """Chooses a colour for each label, the same one for the same label."""
     known = sorted(set(labels))
     return [BOX_COLORS[known.index(label) % len(BOX_COLORS)] for label in labels]
+
+
+def _load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of the system, since the one that comes with Pillow knows English letters only."""
+    for name in ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf"):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)

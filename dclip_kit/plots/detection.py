@@ -50,20 +50,21 @@ def plot_regions(
     columns = min(columns, len(pictures))
     rows = ceil(len(pictures) / columns)
     below = 60 if captions else 0
-    height = rows * (640 // max(columns, 3) + below)
+    shown = 600 // max(columns, 3)  # pixels of a picture's longer side
+    height = rows * (shown + below)
     figure = new_figure(
         height,
         rows=rows,
         cols=columns,
         horizontal_spacing=0.02,
-        vertical_spacing=(below + 8) / height,
+        vertical_spacing=(below + 4) / height,
     )
     for index, (picture, found) in enumerate(zip(pictures, regions, strict=True)):
         labels = [
             f"{label} {confidence:.2f}"
             for label, confidence in zip(found.label, found.confidence.tolist(), strict=True)
         ]
-        drawn = draw_boxes(picture, found, labels, side=900 // columns, font_size=18)
+        drawn = draw_boxes(picture, found, labels, side=3 * shown // 2, font_size=18)
         caption = wrap_text(captions[index], 80 // columns) if captions else ""
         row, column = divmod(index, columns)
         add_picture(figure, drawn, caption, row=row + 1, col=column + 1)

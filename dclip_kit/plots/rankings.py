@@ -153,7 +153,7 @@ def plot_picture_rows(
             f"Expected rows with pictures from 0 to {len(pictures) - 1}, got {len(rows)} rows with "
             f"{sorted(set(shown))[:5]}; count the pictures from 0."
         )
-    titles = [f"<b>{wrap_text(heading, 70, 2)}</b>" for heading, _ in sections]
+    titles = [f"<b>{wrap_text(heading, 60, 2)}</b>" for heading, _ in sections]
     above = _LINE * max(title.count("<br>") + 1 for title in titles) + 12
     heights = [_ROW * len(group) for _, group in sections]
     height = sum(heights) + above * (len(sections) - 1)

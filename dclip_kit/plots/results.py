@@ -60,7 +60,8 @@ def plot_recall(
         for name, result in results.items():
             found = getattr(result.retrieval, way)
             bars = _make_bars(labels, [found.recall_at[k] for k in ks], colors[name])
-            if resamples:
+            if resamples:  # the numbers leave the bars' ends to the whiskers
+                bars.textposition = "auto"
                 owners = found.image_of_query
                 bars.error_x = _whiskers([_interval(found.hits(k), owners, resamples) for k in ks])
             figure.add_trace(bars.update(legend_entry(figure, name)), row=1, col=column)
@@ -98,6 +99,7 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
         shares = [getattr(probe, kind) for probe in probes.values()]
         bars = _make_bars([wrap_text(teacher, 16) for teacher in probes], shares, color)
         figure.add_trace(bars.update(name=name))
+    figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
     return figure.update_xaxes(tickformat=".0%", title_text="Recall@1 of the caption")
 
@@ -114,11 +116,12 @@ def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
     """
     if not shares or not all(0 <= share <= 1 for share in shares.values()):
         raise ValueError(f"Expected shares from 0 to 1, got {dict(shares) or 'none'}.")
-    figure = new_figure(20 * len(shares) + 40)
+    figure = new_figure(22 * len(shares) + 50)
     names = [escape_text(name) for name in shares]
     figure.add_trace(_make_bars(names, list(shares.values()), PALETTE[2]))
+    figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
-    return figure.update_xaxes(tickformat=".0%", title_text=escape_text(title), range=[0, 1.02])
+    return figure.update_xaxes(tickformat=".0%", title_text=escape_text(title), range=[0, 1])
 
 
 def _make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.Bar:
@@ -129,6 +132,7 @@ def _make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.
         orientation="h",
         marker_color=color,
         text=[f"{100 * share:.1f}" for share in shares],
+        textposition="outside",
     )
 
 
@@ -217,7 +221,7 @@ def plot_gains(
     if not sum(sizes):
         raise ValueError("Expected at least one gain, got none; see gain_by_group.")
     colors = arm_colors(name for arms in gains.values() for name in arms)
-    height = sum(18 * size + 36 for size in sizes)
+    height = sum(18 * size + 36 for size in sizes) + 20
     figure = new_figure(
         height,
         [f"<b>{escape_text(heading)}</b>" for heading in gains],
@@ -298,7 +302,7 @@ def plot_scores(
         figure.add_shape(type="rect", line={"color": RING, "width": 4}, **corners)
     ticks = [wrap_text(text, 7, 4) for text in captions]
     figure.update_xaxes(side="top", tickangle=0, tickvals=[*range(len(ticks))], ticktext=ticks)
-    ticks = [wrap_text(text, 20) for text in pictures]
+    ticks = [wrap_text(text, 20, 2) for text in pictures]
     figure.update_yaxes(autorange="reversed", tickvals=[*range(len(ticks))], ticktext=ticks)
     return figure
 
