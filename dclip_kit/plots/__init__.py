@@ -1,17 +1,28 @@
 """Functions that return plotly figures: legible at half a page's width, small when stored."""
 
-from dclip_kit.plots.attention import plot_attention, plot_masking
-from dclip_kit.plots.detection import plot_average_precision, plot_region_statistics
-from dclip_kit.plots.gains import plot_gains
-from dclip_kit.plots.history import plot_history
-from dclip_kit.plots.hubs import plot_occurrences
-from dclip_kit.plots.naming import plot_naming
+from dclip_kit.plots.curves import plot_history, plot_tradeoff
+from dclip_kit.plots.detection import (
+    plot_average_precision,
+    plot_region_statistics,
+    plot_regions,
+    plot_student_view,
+)
 from dclip_kit.plots.rankings import PictureRow, plot_picture_rows, plot_picture_search, plot_search
-from dclip_kit.plots.results import plot_probe, plot_recall, plot_shares
-from dclip_kit.plots.scores import plot_scores
-from dclip_kit.plots.strips import plot_regions, plot_student_view
-from dclip_kit.plots.tradeoff import plot_tradeoff
-from dclip_kit.plots.weighting import plot_region_weights, plot_weightings
+from dclip_kit.plots.results import (
+    plot_gains,
+    plot_naming,
+    plot_occurrences,
+    plot_probe,
+    plot_recall,
+    plot_scores,
+    plot_shares,
+)
+from dclip_kit.plots.weighting import (
+    plot_attention,
+    plot_masking,
+    plot_region_weights,
+    plot_weightings,
+)
 
 __all__ = [
     "PictureRow",

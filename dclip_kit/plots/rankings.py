@@ -8,25 +8,15 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from dclip_kit.data import open_picture
-from dclip_kit.metrics import ranks
-from dclip_kit.plots.panels import Box, add_canvas, add_image, add_tag, references
-from dclip_kit.plots.style import (
-    SMALL,
-    add_text,
-    arm_colors,
-    blank_figure,
-    escape_text,
-    label_room,
-    wrap_text,
-)
-from dclip_kit.search.index import find_nearest, search_images, shared_things
+from dclip_kit.plots.panels import add_picture, add_tag, tile_pictures
+from dclip_kit.plots.style import INK, new_figure, wrap_text
+from dclip_kit.search.index import rank_answer, search_images, shared_things
 
-_ROW, _GAP, _LINE = 96, 8, 17  # pixels
-_THUMBNAIL = 128  # pixels a side that are stored
-_RING = "#00A35C"
+_ROW = 100  # pixels that a row of pictures takes
+_SIDE = 120  # pixels of a stored picture, with its margins
+_LINE = 17  # pixels of a line of text
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class PictureRow:
     """A row of pictures.
 
     Attributes:
-        name: what found them, shown as plain text; decides the colour.
+        name: what found them, shown as plain text.
         images: indices of the pictures, from the left.
         ringed: indices of those to ring, such as the right answer.
         notes: lines below the name, shown as plain text.
@@ -86,22 +76,14 @@ def plot_search(
             f"Expected correct pictures from 0 to {len(pictures) - 1} and top_k from 1, got "
             f"{correct.tolist()} and {top_k}; count the pictures from 0."
         )
-    top_k = min(top_k, len(pictures))
-    positives = F.one_hot(correct, len(pictures)).bool()
-    found = {}
-    for name, features in image_features.items():
-        asked, images = F.normalize(query_features, dim=-1), F.normalize(features, dim=-1)
-        best = find_nearest(asked, [images], top_k)[1].tolist()
-        found[name] = best, ranks(asked @ images.T, positives).tolist()
     sections = []
-    for number, query in enumerate(queries):
-        own = frozenset([int(correct[number])])
-        rows = [
-            PictureRow(
-                name, best[number], own, (f"rank {rank[number]:,g}", f"of {len(pictures):,}")
-            )
-            for name, (best, rank) in found.items()
-        ]
+    for query, vector, answer in zip(queries, query_features, correct.tolist(), strict=True):
+        rows = []
+        for name, features in image_features.items():
+            found = search_images(vector, features, top_k).images
+            rank = rank_answer(vector, features, [answer])
+            notes = f"rank {rank:,g}", f"of {len(pictures):,}"
+            rows.append(PictureRow(name, found, frozenset([answer]), notes))
         sections.append((f"“{query}”", rows))
     return plot_picture_rows(sections, pictures)
 
@@ -134,18 +116,18 @@ def plot_picture_search(
             f"query among them, got {sorted(sizes)} and {query}."
         )
     heading = "asked with this picture"
-    rows = [PictureRow("query", [query])]
     if things is not None:
         heading += f": {', '.join(sorted(things[query]))}"
+    rows = [PictureRow("query", [query])]
     for name, features in image_features.items():
         found = search_images(features[query], features, top_k, [query]).images
-        if things is None:
-            rows.append(PictureRow(name, found))
-            continue
-        shared = shared_things(found, things, query)
-        right = frozenset(image for image, each in zip(found, shared, strict=True) if each)
-        tags = [", ".join(sorted(each)) for each in shared]
-        rows.append(PictureRow(name, found, right, (f"{len(right)} of {len(found)}",), tags))
+        row = PictureRow(name, found)
+        if things is not None:
+            shared = shared_things(found, things, query)
+            right = frozenset(image for image, each in zip(found, shared, strict=True) if each)
+            tags = [", ".join(sorted(each)) for each in shared]
+            row = PictureRow(name, found, right, (f"{len(right)} of {len(found)}",), tags)
+        rows.append(row)
     return plot_picture_rows([(heading, rows)], pictures)
 
 
@@ -165,83 +147,52 @@ def plot_picture_rows(
     """
     rows = [row for _, group in sections for row in group]
     shown = [image for row in rows for image in row.images]
-    if (
-        not rows
-        or not all(row.images for row in rows)
-        or not 0 <= min(shown) <= max(shown) < len(pictures)
-    ):
+    known = range(len(pictures))
+    if not rows or not all(row.images for row in rows) or not set(shown) <= set(known):
         raise ValueError(
             f"Expected rows with pictures from 0 to {len(pictures) - 1}, got {len(rows)} rows with "
             f"{sorted(set(shown))[:5]}; count the pictures from 0."
         )
-    texts = [wrap_text(heading, 60, 2) for heading, _ in sections]
-    headings = [_LINE * (text.count("<br>") + 1) + 10 for text in texts]
-    height = sum(headings) + len(rows) * (_ROW + _GAP)
-    names = list(dict.fromkeys(row.name for row in rows))
+    titles = [f"<b>{wrap_text(heading, 60, 2)}</b>" for heading, _ in sections]
+    above = _LINE * max(title.count("<br>") + 1 for title in titles) + 12
+    heights = [_ROW * len(group) for _, group in sections]
+    height = sum(heights) + above * (len(sections) - 1)
+    figure = new_figure(
+        height, titles, rows=len(sections), row_heights=heights, vertical_spacing=above / height
+    )
+    figure.update_annotations(x=0, xanchor="left")
     columns = max(len(row.images) for row in rows)
-    left = max(label_room([*names, *(note for row in rows for note in row.notes)]), 96)
-    figure = blank_figure(height + 16, left=left)
-    colors = arm_colors(names)
-    y: float = height
-    place = {"xref": "paper", "yref": "paper", "xanchor": "left", "align": "left"}
-    for text, heading, (_, group) in zip(texts, headings, sections, strict=True):
-        y -= heading
-        where = (y + 3) / height
-        add_text(figure, f"<b>{text}</b>", 0, where, yanchor="bottom", xshift=8 - left, **place)
-        for row in group:
-            axes = add_canvas(
-                figure, (0, 1), ((y - _ROW) / height, y / height), (columns, 1), toward="left"
-            )
-            _add_row(figure, row, pictures, axes, colors[row.name])
-            y -= _ROW + _GAP
+    for number, (_, group) in enumerate(sections, start=1):
+        _add_rows(figure, number, group, pictures, columns)
     return figure
 
 
-def _add_row(
+def _add_rows(
     figure: go.Figure,
-    row: PictureRow,
+    number: int,
+    rows: Sequence[PictureRow],
     pictures: Sequence[Path] | Sequence[Image.Image],
-    axes: dict[str, str],
-    color: str,
+    columns: int,
 ) -> None:
-    for column, image in enumerate(row.images):
-        box = (column + 0.03, 0.03, column + 0.97, 0.97)
-        shown = pictures[image]
-        picture = shown if isinstance(shown, Image.Image) else open_picture(shown)
-        add_image(figure, picture, axes, _fit(picture, box), _THUMBNAIL)
-        if image in row.ringed:
-            _ring(figure, box, axes)
-    for column, tag in enumerate(row.tags):
-        if tag:
-            add_tag(figure, wrap_text(tag, 14, 1), axes, column + 0.05, 0.05, color)
-    notes = "".join(f"<br>{escape_text(note)}" for note in row.notes)
-    add_text(
-        figure,
-        f"<b>{escape_text(row.name)}</b>{notes}",
-        0,
-        0,
-        xanchor="right",
-        yanchor="top",
-        xshift=-8,
-        align="right",
-        font={"color": color, "size": SMALL},
-        **references(axes),
-    )
-
-
-def _fit(picture: Image.Image, box: Box) -> Box:
-    """The part of a square box that a picture fills with its own proportions."""
-    left, top, right, bottom = box
-    longest = max(picture.size)
-    half_width = (right - left) * picture.width / longest / 2
-    half_height = (bottom - top) * picture.height / longest / 2
-    x, y = (left + right) / 2, (top + bottom) / 2
-    return x - half_width, y - half_height, x + half_width, y + half_height
-
-
-def _ring(figure: go.Figure, box: Box, axes: dict[str, str]) -> None:
-    for color, width in (("white", 7), (_RING, 4)):
-        corners = dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
-        figure.add_shape(
-            type="rect", line={"color": color, "width": width}, **corners, **references(axes)
-        )
+    """One section: all of its pictures on one sheet, and on the left the rows' names and notes."""
+    cells = [Image.new("RGB", (1, 1), "white")] * (columns * len(rows))
+    ringed = []
+    names = []
+    for place, row in enumerate(rows):
+        for column, image in enumerate(row.images):
+            cell, picture = place * columns + column, pictures[image]
+            cells[cell] = picture if isinstance(picture, Image.Image) else open_picture(picture)
+            if image in row.ringed:
+                ringed.append(cell)
+        lines = [wrap_text(note, 20) for note in row.notes]
+        names.append("<br>".join([f"<b>{wrap_text(row.name, 20)}</b>", *lines]))
+    add_picture(figure, tile_pictures(cells, columns, _SIDE, ringed), row=number)
+    for place, row in enumerate(rows):
+        for column, tag in enumerate(row.tags):
+            if tag:
+                corner = column * _SIDE + 6, place * _SIDE + 6
+                add_tag(figure, wrap_text(tag, 14, 1), *corner, INK, row=number)
+    middles = [(place + 0.5) * _SIDE for place in range(len(rows))]
+    ticks = {"visible": True, "showgrid": False, "tickvals": middles, "ticktext": names}
+    figure.update_yaxes(row=number, **ticks)
+    figure.update_xaxes(constraintoward="left", row=number)

@@ -1,37 +1,30 @@
-"""Bars of what was measured: recall of the arms, and the teacher's shortcut probe."""
+"""What was measured: shares and their intervals, gains, scores, and how often pictures come up."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
+from dclip_kit.data.pocket.scenes import SIZES
 from dclip_kit.evaluation.arms import ArmResult
+from dclip_kit.evaluation.objects import NamedObjects, SceneObjects
 from dclip_kit.evaluation.probe import ShortcutProbe
-from dclip_kit.metrics import DirectionMetrics, Interval, paired_bootstrap
-from dclip_kit.plots.panels import Span, add_axes, references
+from dclip_kit.metrics import Gain, Interval, paired_bootstrap, skewness
 from dclip_kit.plots.style import (
-    GRID,
+    DASHED,
     INK,
     PALETTE,
-    SMALL,
-    add_text,
+    RING,
     arm_colors,
-    axis_title,
-    blank_figure,
     escape_text,
-    label_room,
+    legend_entry,
+    new_figure,
+    wrap_text,
 )
 
-_ROW, _HEADING = 24, 28  # pixels
-
-
-@dataclass(frozen=True)
-class _Bar:
-    name: str
-    color: str
-    value: float
-    interval: Interval | None = None
+_ROW = 24  # pixels that a bar takes
 
 
 def plot_recall(
@@ -50,63 +43,35 @@ def plot_recall(
     Raises:
         ValueError: there is no result, or they report different k.
     """
-    ks = {tuple(sorted(r.retrieval.text_to_image.recall_at)) for r in results.values()}
-    if len(ks) != 1:
+    found_ks = {tuple(sorted(r.retrieval.text_to_image.recall_at)) for r in results.values()}
+    if len(found_ks) != 1:
         raise ValueError(
-            f"Expected results with one set of k, got {sorted(ks)}; evaluate all arms alike."
+            f"Expected results with one set of k, got {sorted(found_ks)}; evaluate all arms alike."
         )
+    (ks,) = found_ks
+    labels = [f"Recall@{k}" for k in ks]
     colors = arm_colors(results)
-
-    def groups(direction: str) -> dict[str, list[_Bar]]:
-        measured = {name: getattr(r.retrieval, direction) for name, r in results.items()}
-        return {
-            f"Recall@{k}": [
-                _Bar(name, colors[name], found.recall_at[k], _interval(found, k, resamples))
-                for name, found in measured.items()
-            ]
-            for k in next(iter(ks))
-        }
-
-    ways = {"text → image": groups("text_to_image"), "image → text": groups("image_to_text")}
-    height = _panel_height(ways["text → image"])
-    figure = blank_figure(height + 26 + 22, left=label_room(results), top=26, bottom=22)
-    top = max(_end(bar) for groups in ways.values() for bars in groups.values() for bar in bars)
-    limit = max(top, ceiling or 0)
-    for (title, bars), x in zip(ways.items(), ((0, 0.48), (0.52, 1)), strict=True):
-        axes = _add_groups(figure, bars, x, limit, named=x[0] == 0)
-        add_text(
-            figure,
-            f"<b>{title}</b>, %",
-            0,
-            1,
-            xref=axes["xaxis"],
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-        )
-        if ceiling is not None and x[0] == 0:
-            rows = _HEADING / _ROW, _HEADING / _ROW + len(results)
-            line = {"color": INK, "width": 1.5, "dash": "dash"}
-            figure.add_shape(
-                type="line",
-                x0=ceiling,
-                x1=ceiling,
-                y0=rows[0],
-                y1=rows[1],
-                line=line,
-                **references(axes),
-            )
-            right = ceiling > 0.5
-            add_text(
-                figure,
-                f"ceiling {100 * ceiling:.1f}",
-                ceiling,
-                rows[0],
-                xanchor="right" if right else "left",
-                yanchor="bottom",
-                **references(axes),
-            )
-    return figure
+    height = _ROW * len(ks) * (len(results) + 1) + 40
+    ways = {"text → image": "text_to_image", "image → text": "image_to_text"}
+    figure = new_figure(
+        height, list(ways), legend=True, cols=2, shared_yaxes=True, horizontal_spacing=0.05
+    )
+    for column, way in enumerate(ways.values(), start=1):
+        for name, result in results.items():
+            found = getattr(result.retrieval, way)
+            bars = _make_bars(labels, [found.recall_at[k] for k in ks], colors[name])
+            if resamples:  # the numbers leave the bars' ends to the whiskers
+                bars.textposition = "auto"
+                owners = found.image_of_query
+                bars.error_x = _whiskers([_interval(found.hits(k), owners, resamples) for k in ks])
+            figure.add_trace(bars.update(legend_entry(figure, name)), row=1, col=column)
+    if ceiling is not None:  # across the first group of bars
+        place = {"textangle": 0, "xanchor": "right" if ceiling > 0.5 else "left"}
+        label = {"text": f"ceiling {100 * ceiling:.1f} %", "textposition": "end"} | place
+        ends = {"x0": ceiling, "x1": ceiling, "y0": -0.5, "y1": 0.5}
+        figure.add_shape(type="line", line=DASHED, label=label, row=1, col=1, **ends)
+    figure.update_xaxes(tickformat=".0%")
+    return figure.update_yaxes(autorange="reversed")
 
 
 def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
@@ -124,19 +89,19 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
         raise ValueError(
             "Expected the probe of at least one teacher, got none; see shortcut_probe."
         )
-    groups = {
-        escape_text(name): [
-            _Bar("its own regions", PALETTE[2], probe.own),
-            _Bar("another picture’s", PALETTE[1], probe.shuffled),
-            _Bar("a blank picture’s", PALETTE[0], probe.blank),
-        ]
-        for name, probe in probes.items()
+    kinds = {
+        "its own regions": ("own", PALETTE[2]),
+        "another picture’s": ("shuffled", PALETTE[1]),
+        "a blank picture’s": ("blank", PALETTE[0]),
     }
-    figure = blank_figure(_panel_height(groups) + 8 + 40, left=130, bottom=40)
-    limit = max(bar.value for bars in groups.values() for bar in bars)
-    _add_groups(figure, groups, (0, 1), limit, named=True)
-    figure.update_xaxes(title=axis_title("Recall@1 of the caption, %"))
-    return figure
+    figure = new_figure(_ROW * 4 * len(probes) + 40, legend=True)
+    for name, (kind, color) in kinds.items():
+        shares = [getattr(probe, kind) for probe in probes.values()]
+        bars = _make_bars([wrap_text(teacher, 16) for teacher in probes], shares, color)
+        figure.add_trace(bars.update(name=name))
+    figure.update_layout(margin_r=44)  # for the longest bar's number
+    figure.update_yaxes(autorange="reversed")
+    return figure.update_xaxes(tickformat=".0%", title_text="Recall@1 of the caption")
 
 
 def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
@@ -151,91 +116,233 @@ def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
     """
     if not shares or not all(0 <= share <= 1 for share in shares.values()):
         raise ValueError(f"Expected shares from 0 to 1, got {dict(shares) or 'none'}.")
-    groups = {"": [_Bar(name, PALETTE[2], share) for name, share in shares.items()]}
-    figure = blank_figure(_panel_height(groups) + 40, left=label_room(shares) + 30, bottom=40)
-    _add_groups(figure, groups, (0, 1), 1.0, named=True)
-    figure.update_xaxes(title=axis_title(title))
+    figure = new_figure(22 * len(shares) + 50)
+    names = [escape_text(name) for name in shares]
+    figure.add_trace(_make_bars(names, list(shares.values()), PALETTE[2]))
+    figure.update_layout(margin_r=44)  # for the longest bar's number
+    figure.update_yaxes(autorange="reversed")
+    return figure.update_xaxes(tickformat=".0%", title_text=escape_text(title), range=[0, 1])
+
+
+def _make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.Bar:
+    """Bars from the left, the first on top, each with its percentage on it."""
+    return go.Bar(
+        x=shares,
+        y=names,
+        orientation="h",
+        marker_color=color,
+        text=[f"{100 * share:.1f}" for share in shares],
+        textposition="outside",
+    )
+
+
+def _interval(hits: Bool[Tensor, "query"], image: Int[Tensor, "query"], resamples: int) -> Interval:
+    """The share of hits, with a 95 % interval of a bootstrap over images."""
+    nothing = torch.zeros(len(hits))  # the mean itself is its difference to nothing
+    return paired_bootstrap(nothing, hits.float(), image, resamples=resamples)
+
+
+def _whiskers(intervals: Sequence[Interval], scale: int = 1) -> dict[str, object]:
+    """Plotly's error bars."""
+    return {
+        "array": [scale * (each.high - each.estimate) for each in intervals],
+        "arrayminus": [scale * (each.estimate - each.low) for each in intervals],
+        "thickness": 1.5,
+        "width": 3,
+    }
+
+
+def plot_naming(named: NamedObjects, objects: SceneObjects, resamples: int = 1000) -> go.Figure:
+    """The share of things that CLIP names, by their size: from the picture, and from a crop.
+
+    A thing that the detector missed has no crop and counts as not named from one. Whiskers are
+    95 % intervals of a bootstrap over pictures.
+
+    Args:
+        named: from `name_objects`.
+        objects: that it was asked for.
+        resamples: of the bootstrap.
+
+    Raises:
+        ValueError: the numbers of things differ.
+    """
+    if len(named.found) != len(objects):
+        raise ValueError(
+            f"Expected both of the same things, got {len(named.found)} and {len(objects)}; name "
+            "the things that are given here."
+        )
+    lines = {
+        "found by the detector": (named.found, PALETTE[0], "dot"),
+        "named from its crop": (named.by_crop, PALETTE[2], "solid"),
+        "named from the picture": (named.by_picture, PALETTE[1], "solid"),
+    }
+    sizes = [size for size in SIZES if size in objects.size]
+    ticks = [
+        f"{size}<br>{SIZES[size][0]}–{SIZES[size][1]} px<br>{objects.size.count(size):,} things"
+        for size in sizes
+    ]
+    figure = new_figure(320, legend=True)
+    for name, (hits, color, dash) in lines.items():
+        chosen = [objects.of_size(size) for size in sizes]
+        intervals = [_interval(hits[each], objects.image[each], resamples) for each in chosen]
+        figure.add_scatter(
+            x=ticks,
+            y=[interval.estimate for interval in intervals],
+            error_y=_whiskers(intervals),
+            line={"color": color, "dash": dash},
+            marker_size=8,
+            name=name,
+        )
+    return figure.update_yaxes(tickformat=".0%", range=[0, 1.03], title="share of things")
+
+
+def plot_gains(
+    gains: Mapping[str, Mapping[str, Sequence[Gain]]], unit: str = "points of Recall@1"
+) -> go.Figure:
+    """How much each arm gains over another: a point with its 95 % interval, and a line at zero.
+
+    An interval that touches the line says that the arms are not known to differ there; such
+    points are hollow. Where groups have different numbers of queries, these stand behind the names.
+
+    Args:
+        gains: by heading, then by arm, a gain for each group; the same groups for each arm.
+        unit: of the horizontal axis; gains are fractions and shown times 100.
+
+    Raises:
+        ValueError: there is no gain, or the arms under a heading have different groups.
+    """
+    for heading, arms in gains.items():
+        if len({tuple(gain.name for gain in each) for each in arms.values()}) != 1:
+            raise ValueError(
+                f"Expected the same groups for each arm under {heading!r}, got "
+                f"{ {name: [gain.name for gain in each] for name, each in arms.items()} }."
+            )
+    sizes = [sum(map(len, arms.values())) for arms in gains.values()]
+    if not sum(sizes):
+        raise ValueError("Expected at least one gain, got none; see gain_by_group.")
+    colors = arm_colors(name for arms in gains.values() for name in arms)
+    height = sum(18 * size + 36 for size in sizes) + 20
+    figure = new_figure(
+        height,
+        [f"<b>{escape_text(heading)}</b>" for heading in gains],
+        legend=True,
+        rows=len(gains),
+        row_heights=sizes,
+        shared_xaxes=True,
+        vertical_spacing=36 / height,
+    )
+    for row, arms in enumerate(gains.values(), start=1):
+        for name, each in arms.items():
+            counted = len({gain.queries for gain in each}) > 1
+            figure.add_scatter(
+                x=[100 * gain.change.estimate for gain in each],
+                y=[
+                    escape_text(gain.name) + (f" ({gain.queries:,})" if counted else "")
+                    for gain in each
+                ],
+                error_x=_whiskers([gain.change for gain in each], scale=100),
+                mode="markers",
+                orientation="h",
+                offsetgroup=name,
+                marker={
+                    "color": [colors[name] if gain.is_known else "white" for gain in each],
+                    "size": 9,
+                    "line": {"color": colors[name], "width": 2},
+                },
+                row=row,
+                col=1,
+                **legend_entry(figure, name),
+            )
+            figure.data[-1].error_x.color = colors[name]
+    figure.add_vline(0, line=DASHED, row="all", col=1)
+    figure.update_layout(scattermode="group")  # arms beside each other, as bars would be
+    figure.update_yaxes(autorange="reversed")
+    return figure.update_xaxes(title_text=escape_text(unit), row=len(gains))
+
+
+def plot_scores(
+    scores: Float[Tensor, "image text"],
+    image_of_text: Int[Tensor, "text"],
+    pictures: Sequence[str],
+    captions: Sequence[str],
+) -> go.Figure:
+    """Every picture's score with every caption: the darker, the higher; pairs are framed.
+
+    Args:
+        scores: a row a picture and a column a caption, from 0 to 1.
+        image_of_text: each caption's picture.
+        pictures: names of the rows, shown as plain text.
+        captions: names of the columns, likewise.
+
+    Raises:
+        ValueError: names and scores are not equally many, or scores are outside 0 to 1.
+    """
+    if tuple(scores.shape) != (len(pictures), len(captions)) or not (
+        scores.numel() and scores.min() >= 0 and scores.max() <= 1
+    ):
+        raise ValueError(
+            f"Expected scores from 0 to 1 of {len(pictures)} pictures and {len(captions)} captions,"
+            f" got a table of {tuple(scores.shape)}."
+        )
+    figure = new_figure(46 * len(pictures) + 60)
+    figure.add_heatmap(
+        z=scores.tolist(),
+        zmin=0,
+        zmax=float(scores.max()) or 1.0,
+        colorscale=[[0, "#FFFFFF"], [1, "#8FC1E8"]],  # light enough for dark numbers
+        showscale=False,
+        texttemplate="%{z:.2f}",
+        textfont={"size": 13, "color": INK},
+        xgap=3,
+        ygap=3,
+        hoverinfo="skip",
+    )
+    for column, row in enumerate(image_of_text.tolist()):
+        corners = {"x0": column - 0.46, "x1": column + 0.46, "y0": row - 0.46, "y1": row + 0.46}
+        figure.add_shape(type="rect", line={"color": RING, "width": 4}, **corners)
+    ticks = [wrap_text(text, 7, 4) for text in captions]
+    figure.update_xaxes(side="top", tickangle=0, tickvals=[*range(len(ticks))], ticktext=ticks)
+    ticks = [wrap_text(text, 20, 2) for text in pictures]
+    figure.update_yaxes(autorange="reversed", tickvals=[*range(len(ticks))], ticktext=ticks)
     return figure
 
 
-def _end(bar: _Bar) -> float:
-    return bar.interval.high if bar.interval else bar.value
+def plot_occurrences(
+    occurrences: Mapping[str, Float[Tensor, "candidate"]], k: int = 10
+) -> go.Figure:
+    """For each model the pictures in order of how often they come up: hubs stand on the left.
 
+    Were no picture favoured, each line would be level, at the dashed one: the mean, which is the
+    same for all models.
 
-def _interval(found: DirectionMetrics, k: int, resamples: int) -> Interval | None:
-    if resamples == 0:
-        return None
-    hits = found.hits(k).float()
-    nothing = torch.zeros_like(hits)  # the mean itself is its difference to nothing
-    return paired_bootstrap(nothing, hits, found.image_of_query, resamples=resamples)
+    Args:
+        occurrences: by the model's name, from `k_occurrence` of the same queries and pictures.
+        k: places looked at, for the axis's title.
 
-
-def _panel_height(groups: Mapping[str, Sequence[_Bar]]) -> int:
-    return sum(_HEADING + _ROW * len(bars) for bars in groups.values())
-
-
-def _add_groups(
-    figure: go.Figure, groups: Mapping[str, Sequence[_Bar]], x: Span, limit: float, named: bool
-) -> dict[str, str]:
-    """Groups of horizontal bars, a heading over each, on axes whose y counts rows of `_ROW`."""
-    places: list[float] = []
-    headings: list[float] = []
-    y = 0.0
-    for bars in groups.values():
-        y += _HEADING / _ROW
-        headings.append(y)
-        places += [y + row + 0.5 for row in range(len(bars))]
-        y += len(bars)
-    every = [bar for bars in groups.values() for bar in bars]
-    limit = max(limit, 0.01) * 1.25  # room for the numbers
-    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.25) if s >= min(limit, 1) / 5 or s == 0.25)
-    percent = [n * step for n in range(round(1 / step) + 1) if n * step <= limit]
-    axes = add_axes(
-        figure,
-        x,
-        (0, 1),
-        {"range": [0, limit], "gridcolor": GRID, "tickvals": percent}
-        | {"ticktext": [f"{100 * p:.0f}" for p in percent], "tickfont": {"size": SMALL}},
-        {"range": [y + 0.2, 0], "showgrid": False, "ticks": "", "showticklabels": named}
-        | {"tickvals": places, "ticktext": [escape_text(bar.name) for bar in every]}
-        | {"ticklabelstandoff": 5},
-    )
-    ends = [bar.interval or Interval(bar.value, bar.value, bar.value) for bar in every]
-    figure.add_bar(
-        x=[bar.value for bar in every],
-        y=places,
-        orientation="h",
-        width=0.82,
-        marker={"color": [bar.color for bar in every]},
-        error_x={
-            "array": [max(end.high - bar.value, 0) for bar, end in zip(every, ends, strict=True)],
-            "arrayminus": [
-                max(bar.value - end.low, 0) for bar, end in zip(every, ends, strict=True)
-            ],
-            "color": INK,
-            "thickness": 1,
-            "width": 3,
-            "visible": any(bar.interval for bar in every),
-        },
-        hoverinfo="text",
-        hovertext=[
-            f"{escape_text(bar.name)} {100 * bar.value:.1f} %"
-            + (f"<br>95 %: {100 * end.low:.1f} to {100 * end.high:.1f} %" if bar.interval else "")
-            for bar, end in zip(every, ends, strict=True)
-        ],
-        **axes,
-    )
-    figure.add_scatter(
-        x=[end.high for end in ends],
-        y=places,
-        mode="text",
-        text=[f" {100 * bar.value:.1f}" for bar in every],
-        textposition="middle right",
-        textfont={"size": SMALL},
-        cliponaxis=False,
-        hoverinfo="skip",
-        **axes,
-    )
-    for heading, where in zip(groups, headings, strict=True):
-        add_text(figure, heading, 0, where, xanchor="left", yanchor="bottom", **references(axes))
-    return axes
+    Raises:
+        ValueError: there is no model, or they counted different queries or pictures.
+    """
+    totals = {(len(each), round(float(each.sum()))) for each in occurrences.values()}
+    if len(totals) != 1:
+        raise ValueError(
+            f"Expected counts of the same queries and pictures for each model, got {len(totals)} "
+            "different ones; count with one k."
+        )
+    ((number, total),) = totals
+    # A point for each step of the logarithmic axis: a thousand would only make the file larger.
+    places = torch.logspace(0, float(torch.tensor(number).log10()), 60).round().int().unique()
+    figure = new_figure(320, legend=True)
+    for (name, each), color in zip(
+        occurrences.items(), arm_colors(occurrences).values(), strict=True
+    ):
+        falling = each.sort(descending=True).values
+        figure.add_scatter(
+            x=places.tolist(),
+            y=[round(value, 1) for value in falling[places - 1].tolist()],
+            mode="lines",
+            line={"color": color, "width": 2.5},
+            name=f"{escape_text(name)}, skewness {skewness(each):.2f}",
+        )
+    figure.add_hline(total / number, line=DASHED, annotation_text=f"mean {total / number:g}")
+    figure.update_xaxes(type="log", dtick=1, title_text="pictures, the most frequent first")
+    return figure.update_yaxes(rangemode="tozero", title_text=f"times among the top {k}")

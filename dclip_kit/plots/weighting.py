@@ -1,4 +1,4 @@
-"""DCLIP's region weights, taken apart."""
+"""DCLIP's region weights, taken apart; where a teacher looks, and what padding does to it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,18 +8,15 @@ from PIL import Image
 from plotly.colors import sample_colorscale
 from torch import Tensor
 
+from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
+from dclip_kit.models.boxes import draw_boxes
 from dclip_kit.models.regions import Regions
-from dclip_kit.plots.panels import (
-    Span,
-    add_axes,
-    add_boxes,
-    add_picture,
-    references,
-    require_size,
-)
-from dclip_kit.plots.style import INK, PALETTE, SMALL, add_text, blank_figure, label_room, wrap_text
+from dclip_kit.models.teacher import TeacherOutput
+from dclip_kit.plots.panels import add_picture
+from dclip_kit.plots.style import PALETTE, new_figure, wrap_text
 
-_SCALE = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark blue
+_BLUES = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark, both legible on white
+_ROW = 30  # pixels
 
 
 def plot_region_weights(
@@ -34,7 +31,7 @@ def plot_region_weights(
 ) -> go.Figure:
     """What each region counts for a caption: area × confidence × similarity, made to sum to 1.
 
-    Regions are numbered by falling weight; the thicker and darker a box, the more it weighs.
+    Regions are numbered by falling weight; the darker a box, the more it weighs.
 
     Args:
         picture: with the regions.
@@ -49,35 +46,31 @@ def plot_region_weights(
     Raises:
         ValueError: a quantity has not one finite number a region, or the picture another size.
     """
-    require_size(picture, regions)
-    quantities = {
-        "area": area,
-        "confidence": confidence,
-        "similarity": similarity,
-        "weight": weight,
-    }
+    quantities = {"area": area, "confidence": confidence, "similarity": similarity}
+    quantities["weight"] = weight
     _require_numbers(regions, quantities)
     order = weight.argsort(descending=True, stable=True).tolist()
-    place = {region: rank for rank, region in enumerate(order)}
+    numbers = [str(order.index(region) + 1) for region in range(len(regions))]
     shares = (weight / weight.max().clamp(min=1e-12)).clamp(0, 1).tolist()
-    row = 34 if len(regions) < 8 else 26  # pixels
-    height = max(310, row * len(regions) + 84)
-    figure = blank_figure(height)
-    below = 66 / (height - 16)
-    axes = add_picture(figure, picture, (0, 0.3), (below, 1), wrap_text(f"“{caption}”", 24))
-    numbers = [str(place[index] + 1) for index in range(len(regions))]
-    colors = sample_colorscale(_SCALE, shares)
-    add_boxes(figure, regions, axes, numbers, colors, [2 + 3 * share for share in shares])
-
-    top = 1 - 20 / (height - 16)  # below the headings
-    bottom = top - row * len(regions) / (height - 16)
-    drawn = [(name, [values[i].item() for i in order]) for name, values in quantities.items()]
-    ordered = [colors[i] for i in order]
-    _add_columns(figure, drawn, _names(regions, order), (0.48, 1), (bottom, top), ordered)
-    below_bars = f"weight = {wrap_text(formula, 40)},<br>scaled to sum to 1"
-    corner = {"xref": "paper", "yref": "paper", "xanchor": "right", "align": "right"}
-    add_text(figure, below_bars, 1, bottom, yanchor="top", yshift=-8, **corner)
-    return figure
+    colors = sample_colorscale(_BLUES, shares)
+    height = max(_ROW * len(regions), 200) + 40
+    figure = new_figure(
+        height,
+        ["", *quantities],
+        cols=6,
+        specs=[[{}, None, {}, {}, {}, {}]],  # the second has room for the regions' names
+        column_widths=[5, 2, 2, 2, 2, 2],
+        horizontal_spacing=0.01,
+    )
+    drawn = draw_boxes(picture, regions, numbers, colors, 300, font_size=18)
+    add_picture(figure, drawn, wrap_text(f"“{caption}”", 28))
+    for column, values in enumerate(quantities.values(), start=3):
+        _add_bars(figure, column, regions, order, values, float(values.max()))
+    figure.update_traces(marker_color=[colors[region] for region in order], col=6)
+    figure.update_yaxes(showticklabels=True, col=3)
+    text = f"weight = {wrap_text(formula, 60)}, scaled to sum to 1"
+    place = {"x": 1, "xanchor": "right", "y": 0, "yanchor": "bottom", "pad": {"b": 8, "r": 12}}
+    return figure.update_layout(title=place | {"text": text}, margin_b=34)
 
 
 def plot_weightings(
@@ -97,23 +90,15 @@ def plot_weightings(
     if not weightings:
         raise ValueError("Expected at least one weighting, got none; see reweight_regions.")
     _require_numbers(regions, weightings)
-    first = next(iter(weightings.values()))
-    order = first.argsort(descending=True, stable=True).tolist()
-    row = 34 if len(regions) < 8 else 26  # pixels
-    headings = [wrap_text(name, max(48 // len(weightings), 10), 3) for name in weightings]
-    above = 8 + 15 * max(heading.count("<br>") + 1 for heading in headings)
-    names = _names(regions, order)
-    figure = blank_figure(
-        row * len(regions) + above + 8, left=label_room(names), right=0, top=above
+    order = next(iter(weightings.values())).argsort(descending=True, stable=True).tolist()
+    titles = [wrap_text(name, max(48 // len(weightings), 10)) for name in weightings]
+    figure = new_figure(
+        _ROW * len(regions) + 10, titles, cols=len(weightings), horizontal_spacing=0.02
     )
-    columns = [
-        (heading, [values[index].item() for index in order])
-        for heading, values in zip(headings, weightings.values(), strict=True)
-    ]
-    scale = max(max(values) for _, values in columns)
-    colors = [PALETTE[2]] * len(order)
-    _add_columns(figure, columns, names, (0, 1), (0, 1), colors, scale)
-    return figure
+    limit = max(float(values.max()) for values in weightings.values())
+    for column, values in enumerate(weightings.values(), start=1):
+        _add_bars(figure, column, regions, order, values, limit)
+    return figure.update_yaxes(showticklabels=True, col=1)
 
 
 def _require_numbers(regions: Regions, quantities: Mapping[str, Tensor]) -> None:
@@ -125,57 +110,125 @@ def _require_numbers(regions: Regions, quantities: Mapping[str, Tensor]) -> None
             )
 
 
-def _names(regions: Regions, order: Sequence[int]) -> list[str]:
-    """Numbered labels, in this order."""
-    return [f"{rank + 1} {wrap_text(regions.label[i], 10, 1)}" for rank, i in enumerate(order)]
+def _number_labels(regions: Regions, order: Sequence[int]) -> list[str]:
+    """The regions' words in this order, numbered."""
+    return [f"{n} {wrap_text(regions.label[i], 12, 1)}" for n, i in enumerate(order, start=1)]
 
 
-def _add_columns(
+def _add_bars(
     figure: go.Figure,
-    columns: Sequence[tuple[str, Sequence[float]]],
-    names: Sequence[str],
-    x: Span,
-    y: Span,
-    colors: Sequence[str],
-    scale: float | None = None,
+    column: int,
+    regions: Regions,
+    order: Sequence[int],
+    values: Float[Tensor, "_region"],
+    limit: float,
 ) -> None:
-    """Columns of horizontal bars, one row a region, with escaped headings; weights in `colors`.
+    """A number for each region, on a bar; one of the length `limit` leaves room for its number."""
+    bars = values[list(order)].tolist()
+    figure.add_bar(
+        x=bars,
+        y=_number_labels(regions, order),
+        orientation="h",
+        marker_color=PALETTE[2],
+        text=[f"{value:.2f}" for value in bars],
+        textposition="outside",
+        row=1,
+        col=column,
+    )
+    figure.update_xaxes(visible=False, range=[0, 2 * max(limit, 1e-9)], col=column)
+    figure.update_yaxes(autorange="reversed", showticklabels=False, showgrid=False, col=column)
 
-    Each column has its own scale, unless one is given: then all are weights.
+
+def plot_attention(
+    picture: Image.Image, captioned: CaptionedRegions, output: TeacherOutput
+) -> go.Figure:
+    """Attention both ways: a row a region, a column a token, the more the darker.
+
+    Above, each region spreads its attention over the tokens, so that rows sum to 100 %; below,
+    each token spreads its own over the regions, so that columns do.
+
+    Args:
+        picture: with the regions.
+        captioned: what the teacher was given.
+        output: what it made of it, from `attend`.
+
+    Raises:
+        ValueError: the teacher reads no caption, the output is of other regions or tokens, or the
+            picture of another size.
     """
-    width = (x[1] - x[0]) / len(columns)
-    for column, (heading, bars) in enumerate(columns):
-        final = scale is None and column == len(columns) - 1
-        shares = scale is not None or column in (0, 3)
-        ticks = {"tickvals": list(range(len(names))), "ticktext": names, "ticks": ""} | {
-            "tickfont": {"size": SMALL},
-            "ticklabelstandoff": 3,
-        }
-        start = x[0] + width * column
-        axes = add_axes(
-            figure,
-            (start, start + 0.94 * width),
-            y,
-            {
-                "visible": False,
-                "range": [0, 2.3 * max(scale or max(bars), 1e-9)],
-            },  # the rest is for text
-            {"range": [len(bars) - 0.5, -0.5], "showgrid": False, "linecolor": INK}
-            | (ticks if column == 0 else {"showticklabels": False}),
+    seen, heard = output.region_to_token, output.token_to_region
+    if seen is None or heard is None:
+        raise ValueError(
+            "Expected the output of a teacher that reads captions, got a caption-free one's: its "
+            "regions attend to regions alone."
         )
-        figure.add_bar(
-            x=bars,
-            y=list(range(len(bars))),
-            orientation="h",
-            width=0.7,
-            marker={"color": list(colors) if final or scale is not None else PALETTE[0]},
-            text=[f"{value:.0%}" if shares else f"{value:.2f}" for value in bars],
-            textposition="outside",
-            textfont={"size": SMALL},
-            cliponaxis=False,
+    regions = captioned.regions
+    expected = (1, len(regions), len(captioned.tokens))
+    if tuple(seen.shape) != expected:
+        raise ValueError(
+            f"Expected attention of shape {expected}, got {tuple(seen.shape)}; attend to these "
+            "very regions and tokens, with `attend`."
+        )
+    numbers = [str(number) for number in range(1, len(regions) + 1)]
+    drawn = draw_boxes(picture, regions, numbers, side=400, font_size=18)
+    panel = 24 * len(regions)
+    height = 220 + 2 * panel + 180
+    titles = [
+        "",
+        "<b>regions → tokens</b>: each row sums to 100 %",
+        "<b>tokens → regions</b>: each column sums to 100 %",
+    ]
+    figure = new_figure(
+        height,
+        titles,
+        rows=3,
+        row_heights=[220, panel, panel],
+        vertical_spacing=56 / height,
+    )
+    add_picture(figure, drawn, wrap_text(f"“{captioned.caption}”", 60))
+    for row, weights in ((2, seen[0]), (3, heard[0].T)):
+        shares = weights.detach().cpu()
+        figure.add_heatmap(
+            z=[[round(value, 4) for value in line] for line in shares.tolist()],
+            y=_number_labels(regions, range(len(regions))),
+            zmin=0,
+            zmax=max(0.5, shares.max().item()),  # paler where attention is spread thin
+            colorscale=[[0, "#FFFFFF"], [1, PALETTE[2]]],
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            text=[[f"{100 * value:.0f}" for value in line] for line in shares.tolist()],
+            texttemplate="%{text}",
             hoverinfo="skip",
-            **axes,
+            row=row,
+            col=1,
         )
-        where = {"xanchor": "left", "yanchor": "bottom", "align": "left", **references(axes)}
-        shown = f"<b>{heading}</b>" if final else heading
-        add_text(figure, shown, 0, -0.5, xshift=-4, font={"size": 11}, **where)
+        figure.update_yaxes(autorange="reversed", showgrid=False, row=row)
+        figure.update_xaxes(showticklabels=False, showgrid=False, row=row)
+    tokens = [wrap_text(token, 12, 1) for token in captioned.tokens]
+    ticks = {"tickvals": list(range(len(tokens))), "ticktext": tokens, "tickangle": -45}
+    return figure.update_xaxes(showticklabels=True, row=3, **ticks)
+
+
+def plot_masking(effect: MaskingEffect) -> go.Figure:
+    """How far a pair's embedding in a batch is from its own, alone, by how much of it is padding.
+
+    One point a pair: 1 means that its companions in the batch change nothing.
+    """
+    points = {
+        "padding masked": (effect.masked, PALETTE[2]),
+        "padding attended to": (effect.unmasked, PALETTE[1]),
+    }
+    figure = new_figure(300, legend=True)
+    for name, (values, color) in points.items():
+        figure.add_scatter(
+            x=[round(value, 4) for value in effect.padding.tolist()],
+            y=[round(value, 4) for value in values.tolist()],
+            mode="markers",
+            marker={"color": color, "size": 6, "opacity": 0.6},
+            name=name,
+        )
+    figure.update_yaxes(title_text="cosine with its embedding alone")
+    return figure.update_xaxes(
+        tickformat=".0%", title_text="padding in the pair’s row of the batch"
+    )

@@ -5,33 +5,63 @@ it as it stands; nothing here is HTML.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from dclip_kit.data import CaptionedImages, open_picture
+from dclip_kit.models.boxes import draw_boxes
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_texts
 from dclip_kit.models.regions import Regions
 from dclip_kit.models.tokens import tokenize
-from dclip_kit.search.index import Hits, rank_answer, search_images, shared_things
-from dclip_kit.widgets.strip import SIDE, PictureStrip, draw_boxes, make_thumbnail
+from dclip_kit.plots.panels import encode_jpeg, tile_pictures
+from dclip_kit.search.index import rank_answer, search_images, shared_things
 
 WORDS, PICTURE = "words", "a picture"
+_SIDE = 128  # pixels that a picture is shown with; twice as many are sent, for dense screens
 
 
-@dataclass(frozen=True)
-class _Query:
-    """What is searched for: a vector for each model, and what is known to be right."""
+class PictureStrip:
+    """A title and as many places for pictures as will ever be needed; text is never HTML.
 
-    vectors: tuple[Tensor, Tensor]
-    answers: tuple[int, ...]
-    leave_out: tuple[int, ...] = ()
-    remark: str = ""
+    Attributes:
+        title: a line above.
+        images, notes: a picture and a line below it, for each place.
+        cells: each place as a whole; hidden where nothing is shown.
+        panel: all of it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.title = ipywidgets.Label()
+        self.images = [ipywidgets.Image(format="jpeg", width=_SIDE) for _ in range(size)]
+        self.notes = [ipywidgets.Label(layout={"max_width": f"{_SIDE}px"}) for _ in range(size)]
+        self.cells = [ipywidgets.VBox(pair) for pair in zip(self.images, self.notes, strict=True)]
+        row = ipywidgets.HBox(self.cells, layout={"flex_flow": "row wrap"})
+        self.panel = ipywidgets.VBox([self.title, row])
+
+    def show(self, pictures: Sequence[Image.Image], notes: Sequence[str]) -> None:
+        """Fills the first places and hides the others.
+
+        Args:
+            pictures: at most as many as there are places.
+            notes: a plain text for each; pictures that have one also get a green frame.
+        """
+        for cell in self.cells:
+            cell.layout.display = "none"
+        for place, (picture, note) in enumerate(zip(pictures, notes, strict=True)):
+            self.images[place].value = make_thumbnail(picture, bool(note))
+            self.notes[place].value = note
+            self.cells[place].layout.display = ""
+
+
+def make_thumbnail(picture: Image.Image, ringed: bool = False) -> bytes:
+    """The picture as a small square JPEG, perhaps with a green frame."""
+    return encode_jpeg(tile_pictures([picture], 1, 2 * _SIDE, [0] if ringed else []))
 
 
 class QueryGallery:
@@ -91,7 +121,6 @@ class QueryGallery:
         self._regions: dict[int, Regions] = {}
         shares = sorted(image_features)
         most = min(most, len(dataset))
-        narrow = {"description_width": "initial"}
         self.kind = ipywidgets.ToggleButtons(options=[WORDS, PICTURE], description="ask with")
         self.words = ipywidgets.Text(
             examples[0] if examples else "",
@@ -114,23 +143,22 @@ class QueryGallery:
             value=shares[-1],
             description="share of fine-tuned weights",
             continuous_update=False,
-            style=narrow,
+            style={"description_width": "initial"},
             layout={"width": "30em"},
         )
         self.boxes = ipywidgets.Checkbox(False, description="draw boxes", indent=False)
         self.message = ipywidgets.Label()
         self.before, self.after = PictureStrip(most), PictureStrip(most)
-        self._asked = ipywidgets.Image(format="webp", width=SIDE)
+        self._asked = ipywidgets.Image(format="jpeg", width=_SIDE)
         self._by_words = ipywidgets.HBox([self.words, self.example])
         self._by_picture = ipywidgets.HBox([self.picture, self._asked])
         settings = [self.top_k, self.step, *([self.boxes] if detector else [])]
-        wrap = {"flex_flow": "row wrap"}
         self.panel = ipywidgets.VBox(
             [
                 self.kind,
                 self._by_words,
                 self._by_picture,
-                ipywidgets.HBox(settings, layout=wrap),
+                ipywidgets.HBox(settings, layout={"flex_flow": "row wrap"}),
                 self.message,
                 self.before.panel,
                 self.after.panel,
@@ -159,78 +187,58 @@ class QueryGallery:
         self._by_picture.layout.display = "none" if with_words else ""
         if self.example.value not in ("", self.words.value):
             self.example.value = ""  # something else was typed
-        try:
-            query = self._query_words() if with_words else self._query_picture()
-        except ValueError as error:
-            self.message.value = str(error)
-            for row in (self.before, self.after):
-                row.show([], [], [])
-            return
-        said = []
-        models = (0.0, self.step.value)
-        names = "before: the untouched CLIP", f"after: {self.step.value:.0%} fine-tuned"
-        rows = zip((self.before, self.after), models, names, query.vectors, strict=True)
-        for row, model, name, vector in rows:
-            features = self._features[model]
-            found = search_images(vector, features, self.top_k.value, query.leave_out)
-            row.title.value = name
-            self._show(row, found, query)
-            if with_words and query.answers:
-                said.append(f"rank {rank_answer(vector, features, query.answers):,g}")
-            else:
-                said.append(f"{sum(image in query.answers for image in found.images)}")
-        self.message.value = self._conclude(query, said)
+        self.before.title.value = "before: the untouched CLIP"
+        self.after.title.value = f"after: {self.step.value:.0%} fine-tuned"
+        rows = {self.before: self._features[0.0], self.after: self._features[self.step.value]}
+        self.message.value = self._search_words(rows) if with_words else self._search_picture(rows)
 
-    def _conclude(self, query: _Query, said: Sequence[str]) -> str:
-        before, after = said
-        if self.kind.value == WORDS and query.answers:
-            text = f"The right picture: {before} before, {after} after, of {len(self._dataset):,}."
-        elif self.kind.value == WORDS:
-            text = "Nobody has said which picture is right: judge for yourself."
-        elif self._things is not None:
-            text = f"Pictures that share a thing with yours: {before} before, {after} after."
-        else:
-            text = "The picture itself is left out."
-        return f"{text} {query.remark}".strip()
-
-    def _query_words(self) -> _Query:
+    def _search_words(self, rows: Mapping[PictureStrip, Tensor]) -> str:
+        """Fills the rows with what is found for the typed words; returns what to say about it."""
         text = " ".join(self.words.value.split())
         if not text:
-            raise ValueError("Nothing to look for yet: type some words and press Enter.")
+            for strip in rows:
+                strip.show([], [])
+            return "Nothing to look for yet: type some words and press Enter."
         vector = encode_texts(self._clip, [text])[0]
         owners = self._dataset.image_of_text.tolist()
         answers = {owners[i] for i, caption in enumerate(self._dataset.texts) if caption == text}
+        for strip, features in rows.items():
+            found = search_images(vector, features, self.top_k.value).images
+            notes = ["✓ the answer" if image in answers else "" for image in found]
+            strip.show([self._draw(image) for image in found], notes)
+        said = "Nobody has said which picture is right: judge for yourself."
+        if answers:
+            before, after = (rank_answer(vector, each, [*answers]) for each in rows.values())
+            said = (
+                f"The right picture: rank {before:,g} before, rank {after:,g} after, of "
+                f"{len(self._dataset):,}."
+            )
         ids = tokenize(self._clip, [text])[0]
-        full = int(ids.argmax()) == len(ids) - 1  # the end token took the last place
-        remark = (
-            "It fills all that CLIP reads; what lies beyond counts for nothing." if full else ""
-        )
-        return _Query((vector, vector), tuple(sorted(answers)), remark=remark)
+        if int(ids.argmax()) == len(ids) - 1:  # the end token took the last place
+            said += " It fills all that CLIP reads; what lies beyond counts for nothing."
+        return said
 
-    def _query_picture(self) -> _Query:
+    def _search_picture(self, rows: Mapping[PictureStrip, Tensor]) -> str:
+        """Fills the rows with what is like the chosen picture; returns what to say about it."""
         number = self.picture.value
-        self._asked.value = self._draw(number)
-        vectors = self._features[0.0][number], self._features[self.step.value][number]
-        answers: tuple[int, ...] = ()
-        if self._things is not None:
-            every = shared_things(range(len(self._dataset)), self._things, number)
-            answers = tuple(i for i, shared in enumerate(every) if shared and i != number)
-        return _Query(vectors, answers, (number,))
+        self._asked.value = make_thumbnail(self._draw(number))
+        things = self._things or [frozenset()] * len(self._dataset)
+        counts = []
+        for strip, features in rows.items():
+            found = search_images(features[number], features, self.top_k.value, [number]).images
+            shared = shared_things(found, things, number)
+            counts.append(sum(map(bool, shared)))
+            notes = [", ".join(sorted(each)) for each in shared]
+            strip.show([self._draw(image) for image in found], notes)
+        if self._things is None:
+            return "The picture itself is left out."
+        return f"Pictures that share a thing with yours: {counts[0]} before, {counts[1]} after."
 
-    def _show(self, row: PictureStrip, found: Hits, query: _Query) -> None:
-        right = [image in query.answers for image in found.images]
-        if self.kind.value == PICTURE and self._things is not None:
-            shared = shared_things(found.images, self._things, self.picture.value)
-            notes = [", ".join(sorted(each)) or "–" for each in shared]
-        else:
-            notes = ["✓ the answer" if each else "" for each in right]
-        row.show([self._draw(image) for image in found.images], notes, right)
-
-    def _draw(self, index: int) -> bytes:
+    def _draw(self, index: int) -> Image.Image:
         picture = open_picture(self._dataset.paths[index])
-        if self._detector and self.boxes.value:
-            if index not in self._regions:
-                found = self._detector.detect([picture], progress=False)
-                self._regions[index] = found.regions[0]
-            picture = draw_boxes(picture, self._regions[index])
-        return make_thumbnail(picture)
+        if self._detector is None or not self.boxes.value:
+            return picture
+        if index not in self._regions:
+            found = self._detector.detect([picture], progress=False)
+            self._regions[index] = found.regions[0]
+        return draw_boxes(picture, self._regions[index], side=2 * _SIDE, font_size=20)

@@ -13,7 +13,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import torch
 
-from dclip_kit.plots.style import GRID, PALETTE, SMALL, axis_title, blank_figure, escape_text
+from dclip_kit.plots.style import PALETTE, escape_text, new_figure
 from dclip_kit.runtime.files import write_atomically
 
 HERE = Path(__file__).parent
@@ -61,13 +61,13 @@ def plot_bars(report: dict[str, dict]) -> go.Figure:
     found = [(bar, report[bar.benchmark]["ratios"][bar.ratio]) for bar in BARS]
     margins = [bar.margin(value) for bar, value in found]
     names = [f"{escape_text(bar.ratio)}  <b>{bar.benchmark}</b>" for bar, _ in found]
-    figure = blank_figure(26 * len(found) + 60, left=380, right=150, bottom=50)
+    figure = new_figure(26 * len(found) + 60)
     figure.update_layout(
-        xaxis={"type": "log", "gridcolor": GRID, "tickfont": {"size": SMALL}}
-        | {"tickvals": [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]}
-        | {"title": axis_title("times better than asked (1: just as asked)")},
+        margin_r=150,
+        xaxis={"type": "log", "tickvals": [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]}
+        | {"title_text": "times better than asked (1: just as asked)"},
         yaxis={"tickvals": list(range(len(found))), "ticktext": names, "showgrid": False}
-        | {"range": [len(found) - 0.4, -0.6], "tickfont": {"size": SMALL}},
+        | {"range": [len(found) - 0.4, -0.6]},
     )
     figure.add_bar(
         x=[margin - 1 for margin in margins],  # from the base
@@ -86,8 +86,6 @@ def plot_bars(report: dict[str, dict]) -> go.Figure:
             for bar, value in found
         ],
         textposition="middle right",
-        textfont={"size": SMALL},
-        cliponaxis=False,
         hoverinfo="skip",
     )
     figure.add_vline(x=1, line={"color": "black", "width": 1})

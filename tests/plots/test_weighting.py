@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_plots import HOSTILE, assert_harmless, drawn_boxes, shown
+from test_panels import decode, look_alike
+from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
 from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
+from dclip_kit.models.boxes import draw_boxes
 from dclip_kit.models.regions import Regions
 from dclip_kit.models.teacher import TeacherOutput
 
@@ -34,14 +36,63 @@ def output() -> TeacherOutput:
     return TeacherOutput(torch.eye(1, 4), regions, tokens, torch.tensor([[0.5, 0.5]]))
 
 
+class TestRegionWeights:
+    def plot(self, pictures, captioned, caption="a cat", **changes):
+        quantities = {
+            "area": torch.tensor([0.3, 0.2]),
+            "confidence": torch.tensor([0.9, 0.25]),
+            "similarity": torch.tensor([0.0, 0.5]),
+            "weight": torch.tensor([0.125, 0.875]),
+        }
+        return plots.plot_region_weights(
+            pictures[0], captioned.regions, **quantities | changes, caption=caption
+        )
+
+    def test_bars_are_the_numbers_by_falling_weight(self, pictures, captioned) -> None:
+        figure = self.plot(pictures, captioned)
+        bars = [list(trace.x) for trace in figure.data if trace.type == "bar"]
+        expected = [[0.2, 0.3], [0.25, 0.9], [0.5, 0.0], [0.875, 0.125]]
+        assert torch.allclose(torch.tensor(bars), torch.tensor(expected))
+        assert figure.data[1].y[1] == "2 dog" and figure.data[1].y[0].startswith("1 ")
+        assert [note.text for note in figure.layout.annotations] == [
+            *("area", "confidence", "similarity", "weight")
+        ]
+        assert "weight = area × confidence × similarity" in figure.layout.title.text
+
+    def test_boxes_are_numbered_by_weight_and_darker_the_more_they_weigh(
+        self, pictures, captioned
+    ) -> None:
+        figure = self.plot(pictures, captioned)
+        colors = figure.data[-1].marker.color
+        shades = [sum(map(int, color[4:-1].split(","))) for color in colors]
+        assert shades[0] < shades[1]
+        expected = draw_boxes(
+            pictures[0], captioned.regions, ["2", "1"], colors[::-1], 300, font_size=18
+        )
+        assert look_alike(decode(figure.data[0].source), expected)
+
+    def test_uniform_and_zero_weights_are_drawn(self, pictures, captioned) -> None:
+        for value in (0.5, 0.0):
+            self.plot(pictures, captioned, weight=torch.full((2,), value))
+
+    def test_the_caption_is_plain_text(self, pictures, captioned) -> None:
+        assert_harmless(self.plot(pictures, captioned, HOSTILE))
+
+    def test_bad_input_is_named(self, pictures, captioned) -> None:
+        with pytest.raises(ValueError, match="each of 2 regions, got 3 for weight"):
+            self.plot(pictures, captioned, weight=torch.ones(3))
+        with pytest.raises(ValueError, match=r"finite.*similarity"):
+            self.plot(pictures, captioned, similarity=torch.tensor([0.1, float("nan")]))
+
+
 class TestWeightings:
     def test_columns_share_an_order_and_a_scale(self, captioned) -> None:
         other = torch.tensor([0.9, 0.1])
         figure = plots.plot_weightings(captioned.regions, {"own": captioned.weight, "b": other})
         columns = [list(trace.x) for trace in figure.data if trace.type == "bar"]
         assert torch.allclose(torch.tensor(columns), torch.tensor([[0.75, 0.25], [0.1, 0.9]]))
-        ticks = [axis.ticktext for axis in figure.select_yaxes() if axis.ticktext]
-        assert len(ticks) == 1 and ticks[0][1] == "2 dog"
+        assert [trace.y[1] for trace in figure.data] == ["2 dog"] * 2
+        assert [axis.showticklabels for axis in figure.select_yaxes()] == [True, False]
         assert len({axis.range for axis in figure.select_xaxes()}) == 1
 
     def test_names_are_plain_text_and_may_be_alike(self, captioned) -> None:
@@ -66,7 +117,8 @@ class TestAttention:
         assert [list(row) for row in seen.z] == [[0.125, 0.25, 0.625], [0.5, 0.25, 0.25]]
         assert [list(row) for row in told.z] == [[1, 0.5, 0.25], [0, 0.5, 0.75]]
         assert [list(row) for row in told.text] == [["100", "50", "25"], ["0", "50", "75"]]
-        assert len(drawn_boxes(figure)) == 2
+        expected = draw_boxes(pictures[0], captioned.regions, ["1", "2"], side=400, font_size=18)
+        assert look_alike(decode(figure.data[0].source), expected)
         assert "tokens → regions: each column sums to 100 %" in shown(figure)
         assert_harmless(figure)
 
@@ -99,7 +151,5 @@ class TestMasking:
         figure = plots.plot_masking(effect)
         points = [(list(trace.x), list(trace.y)) for trace in figure.data]
         assert points == [([0, 0.5], [1, 1]), ([0, 0.5], [1, -0.25])]
-        low, high = figure.layout.yaxis.range
-        assert low < -0.25 and high > 1
-        assert shown(figure) == ["padding masked", "padding attended to"]
-        assert figure.layout.annotations[0].font.color == figure.data[0].marker.color
+        names = [trace.name for trace in figure.data]
+        assert names == ["padding masked", "padding attended to"] and figure.layout.showlegend

@@ -5,15 +5,13 @@ from dataclasses import replace
 
 import ipywidgets
 import pytest
-import torch
 from PIL import Image
 
+from dclip_kit.data import open_picture
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.regions import Regions
 from dclip_kit.search.index import search_images
 from dclip_kit.widgets import QueryGallery
-from dclip_kit.widgets.gallery import PICTURE, WORDS
-from dclip_kit.widgets.strip import RING, SIDE, PictureStrip, draw_boxes, make_thumbnail
+from dclip_kit.widgets.gallery import PICTURE, WORDS, PictureStrip, make_thumbnail
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 THINGS = [frozenset(names) for names in (("ball",), ("dog",), ("dog", "ball"), (), ("box",), ())]
@@ -46,14 +44,8 @@ def shown(strip: PictureStrip) -> list[bytes]:
     ]
 
 
-def thumbnails(captioned, images) -> list[bytes]:
-    from dclip_kit.data import open_picture
-
-    return [make_thumbnail(open_picture(captioned.paths[image])) for image in images]
-
-
-def ringed(strip: PictureStrip) -> list[bool]:
-    return [image.layout.border_top == RING for image in strip.images[: len(shown(strip))]]
+def thumbnails(captioned, images, ringed=()) -> list[bytes]:
+    return [make_thumbnail(open_picture(captioned.paths[i]), i in ringed) for i in images]
 
 
 def test_it_opens_with_the_first_example_answered(make, clip, captioned, features) -> None:
@@ -62,8 +54,7 @@ def test_it_opens_with_the_first_example_answered(make, clip, captioned, feature
     assert gallery.words.value == "a red ball" and gallery.kind.value == WORDS
     for strip, step in ((gallery.before, 0.0), (gallery.after, 1.0)):
         found = search_images(query, features[step], 4)
-        assert shown(strip) == thumbnails(captioned, found.images)
-        assert ringed(strip) == [image == 0 for image in found.images]
+        assert shown(strip) == thumbnails(captioned, found.images, [0])
         notes = [note.value for note in strip.notes]
         assert notes == ["✓ the answer" if image == 0 else "" for image in found.images]
     every = search_images(query, features[0.0], 6).images.index(0) + 1
@@ -75,7 +66,7 @@ def test_typed_words_have_no_known_answer(make, clip, captioned, features) -> No
     gallery.words.value = "  a   blue\tball "
     found = search_images(encode_texts(clip, ["a blue ball"])[0], features[0.0], 4)
     assert shown(gallery.before) == thumbnails(captioned, found.images)
-    assert not any(ringed(gallery.before) + ringed(gallery.after))
+    assert not any(note.value for note in gallery.before.notes + gallery.after.notes)
     assert "judge for yourself" in gallery.message.value
 
 
@@ -92,12 +83,9 @@ def test_an_example_taken_is_typed_and_forgotten_when_something_else_is(make) ->
 def test_a_caption_of_several_pictures_has_several_answers(clip, captioned, features) -> None:
     twice = replace(captioned, captions=(*captioned.captions[:5], ("a red ball",)))
     gallery = QueryGallery(clip, twice, features, examples=["a red ball"])
-    assert sum(ringed(gallery.before)) == sum(
-        image in (0, 5)
-        for image in search_images(
-            encode_texts(clip, ["a red ball"])[0], features[0.0], gallery.top_k.value
-        ).images
-    )
+    vector = encode_texts(clip, ["a red ball"])[0]
+    found = search_images(vector, features[0.0], gallery.top_k.value).images
+    assert shown(gallery.before) == thumbnails(captioned, found, [0, 5])
 
 
 def test_a_picture_asks_with_each_models_own_vector(make, captioned, features) -> None:
@@ -106,10 +94,10 @@ def test_a_picture_asks_with_each_models_own_vector(make, captioned, features) -
     gallery.picture.value = 2
     for strip, step in ((gallery.before, 0.0), (gallery.after, 1.0)):
         found = search_images(features[step][2], features[step], 4, [2]).images
-        assert shown(strip) == thumbnails(captioned, found)
-        shared = [sorted(THINGS[image] & THINGS[2]) for image in found]
-        assert [note.value for note in strip.notes] == [", ".join(each) or "–" for each in shared]
-        assert ringed(strip) == [bool(each) for each in shared]
+        shared = {image: sorted(THINGS[image] & THINGS[2]) for image in found}
+        alike = [image for image in found if shared[image]]
+        assert shown(strip) == thumbnails(captioned, found, alike)
+        assert [note.value for note in strip.notes] == [", ".join(shared[i]) for i in found]
     assert "share a thing" in gallery.message.value
     assert gallery._by_words.layout.display == "none"
 
@@ -117,7 +105,8 @@ def test_a_picture_asks_with_each_models_own_vector(make, captioned, features) -
 def test_without_known_things_pictures_are_asked_with_all_the_same(make) -> None:
     gallery = make(things=None)
     gallery.kind.value = PICTURE
-    assert len(shown(gallery.before)) == 4 and not any(ringed(gallery.before))
+    assert len(shown(gallery.before)) == 4
+    assert not any(note.value for note in gallery.before.notes)
     assert "left out" in gallery.message.value
 
 
@@ -128,7 +117,7 @@ def test_sliders_set_how_many_are_shown_and_by_which_mixture(make, clip, caption
     assert shown(gallery.before) == before[:2] and len(shown(gallery.after)) == 2
     gallery.step.value = 0.5
     found = search_images(encode_texts(clip, ["a red ball"])[0], features[0.5], 2).images
-    assert shown(gallery.after) == thumbnails(captioned, found)
+    assert shown(gallery.after) == thumbnails(captioned, found, [0])
     assert shown(gallery.before) == before[:2]
     assert "50%" in gallery.after.title.value
     gallery.top_k.value = 4
@@ -206,18 +195,11 @@ def test_readers_without_a_kernel_get_a_sentence(make) -> None:
     assert bundle["text/plain"].startswith("QueryGallery of 6 pictures: run this cell")
 
 
-def test_thumbnails_are_small_and_keep_their_shape() -> None:
-    assert decode(make_thumbnail(Image.new("RGB", (1000, 500)))).size == (2 * SIDE, SIDE)
-    assert decode(make_thumbnail(Image.new("RGB", (30, 20)))).size == (30, 20)
-
-
-def test_boxes_are_drawn_on_a_copy() -> None:
-    picture = Image.new("RGB", (100, 100), "white")
-    box = torch.tensor([[20.0, 60, 60, 90]])
-    drawn = draw_boxes(picture, Regions(box, torch.tensor([0.5]), (HOSTILE,), (100, 100)))
-    assert picture.getcolors() == [(10000, (255, 255, 255))]
-    assert drawn.getpixel((60, 85)) != (255, 255, 255)  # the right edge
-    assert drawn.getpixel((80, 30)) == drawn.getpixel((40, 85)) == (255, 255, 255)
+def test_thumbnails_are_small_and_keep_a_pictures_shape() -> None:
+    small = decode(make_thumbnail(Image.new("RGB", (1000, 500), "black")))
+    assert small.size == (256, 256)
+    assert small.getpixel((128, 20))[0] > 200 and small.getpixel((128, 90))[0] < 50
+    assert small.getpixel((20, 128))[0] < 50
 
 
 def test_bad_input_is_named(clip, captioned, features) -> None:

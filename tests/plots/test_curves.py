@@ -1,0 +1,91 @@
+"""Curves hold the histories and candidates they were given."""
+
+import pytest
+from test_style import HOSTILE, assert_harmless, shown
+
+from dclip_kit import plots
+from dclip_kit.evaluation.arms import Arm
+from dclip_kit.evaluation.selection import Candidate
+from dclip_kit.plots.style import ARM_COLORS
+
+
+def history(start: float, **more: float) -> list[dict[str, float]]:
+    return [{"epoch": n, "loss": start / n, "seconds": 1.0, **more} for n in (1, 2, 3)]
+
+
+class TestHistory:
+    def test_a_line_for_each_arm_and_figure(self) -> None:
+        more = {"val_recall_at_1": 0.2, "val_zero_shot": 0.6}
+        figure = plots.plot_history({"dclip": history(3.0, **more), "teacher": history(6.0)})
+        values = [(list(line.x), list(line.y), line.xaxis) for line in figure.data]
+        assert values == [
+            ([1, 2, 3], [3.0, 1.5, 1.0], "x"),
+            ([1, 2, 3], [6.0, 3.0, 2.0], "x"),
+            ([1, 2, 3], [0.2] * 3, "x2"),
+            ([1, 2, 3], [0.6] * 3, "x3"),
+        ]
+        colors = [line.line.color for line in figure.data]
+        assert colors[0] == colors[2] == colors[3] == ARM_COLORS["dclip"] != colors[1]
+
+    def test_asked_panels_are_drawn_in_their_order(self) -> None:
+        rows = history(3.0, contrastive=2.0, distillation=0.4)
+        figure = plots.plot_history({"dclip": rows}, ["distillation", "contrastive"])
+        assert [list(line.y) for line in figure.data] == [[0.4] * 3, [2.0] * 3]
+        titles = [note.text for note in figure.layout.annotations]
+        assert titles == ["distillation term", "contrastive term"]
+
+    @pytest.mark.parametrize("panels", [[], ["distillation"], ["epoch"]])
+    def test_panels_that_no_history_has_are_named(self, panels) -> None:
+        with pytest.raises(ValueError, match="Expected panels out of loss, contrastive"):
+            plots.plot_history({"dclip": history(3.0)}, panels)
+
+    def test_each_arm_is_named_once(self) -> None:
+        more = {"val_recall_at_1": 0.2}
+        figure = plots.plot_history({"dclip": history(3.0, **more), "teacher": history(6.0)})
+        assert figure.layout.showlegend
+        assert [line.name for line in figure.data if line.showlegend] == ["dclip", "teacher"]
+
+    def test_names_are_plain_text(self) -> None:
+        assert_harmless(plots.plot_history({HOSTILE: history(3.0)}))
+
+    @pytest.mark.parametrize("histories", [{}, {"dclip": []}, {"dclip": [{"epoch": 1.0}]}])
+    def test_bad_input_is_named(self, histories) -> None:
+        with pytest.raises(ValueError, match="rows of epoch and loss"):
+            plots.plot_history(histories)
+
+
+class TestTradeoff:
+    PATH = tuple(Candidate(a, 0.2 + a / 10, 1 - a / 5) for a in (0.0, 0.5, 1.0))
+
+    def test_paths_rule_and_choice_are_those_given(self, clip) -> None:
+        arms = {"clip": Arm("clip", clip), "dclip": Arm("dclip", clip, 0.5, self.PATH[::-1])}
+        figure = plots.plot_tradeoff(arms, 0.88, split="test")
+        (path,) = figure.data
+        assert list(path.x) == [1.0, 0.9, 0.8] and list(path.y) == [0.2, 0.25, 0.2 + 0.1]
+        assert path.line.color == ARM_COLORS["dclip"] and path.name == "dclip"
+        assert list(path.text) == ["", "α = 0.5", "α = 1"]  # the choice, and the end
+        small, ring, _ = path.marker.size
+        assert ring > small and [width > 0 for width in path.marker.line.width] == [0, 1, 0]
+        (line,) = figure.layout.shapes
+        assert line.x0 == line.x1 == 0.88
+        (start,) = figure.layout.annotations
+        assert (start.text, start.x, start.y) == ("clip", 1.0, 0.2)
+        title = figure.layout.xaxis.title.text
+        assert "on test" in title and "at least 88.0%" in title
+        assert figure.layout.yaxis.title.text.endswith("on test")
+
+    def test_arms_that_stayed_at_clip_are_drawn(self, clip) -> None:
+        same = (Candidate(0.0, 0.2, 1.0),)
+        arms = {"a": Arm("a", clip, 0.0, same), "b": Arm("b", clip, 0.0, same)}
+        assert [list(path.text) for path in plots.plot_tradeoff(arms, 1.0).data] == [["α = 0"]] * 2
+
+    def test_a_path_that_does_not_begin_at_clip_does_not_say_so(self, clip) -> None:
+        figure = plots.plot_tradeoff({"x": Arm("x", clip, 0.5, self.PATH[1:])}, 0.9)
+        assert "clip" not in shown(figure)
+
+    def test_names_are_plain_text(self, clip) -> None:
+        assert_harmless(plots.plot_tradeoff({HOSTILE: Arm("x", clip, 0.5, self.PATH)}, 0.9))
+
+    def test_bad_input_is_named(self, clip) -> None:
+        with pytest.raises(ValueError, match="an arm with candidates, got none"):
+            plots.plot_tradeoff({"clip": Arm("clip", clip)}, 0.9)

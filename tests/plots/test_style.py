@@ -1,0 +1,109 @@
+"""One look for all figures, and text of others that is shown as it stands."""
+
+import html
+import re
+
+import pytest
+
+from dclip_kit.plots.style import (
+    ARM_COLORS,
+    PALETTE,
+    TEMPLATE,
+    arm_colors,
+    escape_text,
+    legend_entry,
+    new_figure,
+    wrap_text,
+)
+
+HOSTILE = '<a href="javascript:alert(1)">x</a><b>y</b>'
+OUR_TAGS = re.compile(r"</?b>|<br>")
+
+
+def texts(figure) -> list[str]:
+    """All strings of a figure that plotly would read as markup."""
+    found = []
+
+    def visit(value) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if key not in ("source", "font", "template", "offsetgroup"):
+                    visit(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                visit(item)
+        elif isinstance(value, str):
+            found.append(value)
+
+    visit(figure.to_plotly_json())
+    return found
+
+
+def shown(figure) -> list[str]:
+    """All strings as a reader sees them, without line breaks."""
+    return [html.unescape(OUR_TAGS.sub("", text)) for text in texts(figure)]
+
+
+def assert_harmless(figure) -> None:
+    """The hostile text is there, and no markup but our own is."""
+    every = texts(figure)
+    assert any("javascript" in html.unescape(text.replace("<br>", "")) for text in every)
+    assert not [text for text in every if re.search("[<>]", OUR_TAGS.sub("", text))]
+    assert not [text for text in every if "<b>y" in text]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a <b>", "a &lt;b&gt;"),
+        ("&lt;b&gt; & c", "&amp;lt;b&amp;gt; &amp; c"),
+        ("costs $5$", "costs &#36;5&#36;"),  # would be a formula
+        ("two\n lines\t\r", "two lines"),
+        ('"it\'s"', '"it\'s"'),  # plotly knows no entity for quotes
+    ],
+)
+def test_text_is_escaped_for_plotly(text, expected) -> None:
+    assert escape_text(text) == expected
+
+
+def test_wrapping_never_cuts_an_entity() -> None:
+    for width in range(3, 30):
+        wrapped = wrap_text("<&>$" * 40, width, 3)
+        lines = [html.unescape(line) for line in wrapped.split("<br>")]
+        assert not set(wrapped.replace("<br>", "")) & set("<>$")
+        assert len(lines) == 3 and all(len(line) <= width for line in lines)
+        assert lines[-1].endswith("…")
+
+
+def test_arms_keep_their_colours_beside_any_other() -> None:
+    colors = arm_colors(["mine", "dclip", "clip", "yours", "contrastive"])
+    assert len(set(colors.values())) == 5
+    assert ARM_COLORS.items() <= colors.items()
+    assert arm_colors(["dclip"]) == {"dclip": ARM_COLORS["dclip"]}
+
+
+@pytest.mark.parametrize("color", PALETTE)
+def test_colours_are_dark_enough_for_text(color) -> None:
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    assert 1.05 / (luminance + 0.05) >= 4.5
+
+
+def test_a_figure_has_the_template_and_room_above_for_what_stands_there() -> None:
+    plain = new_figure(200)
+    crowned = new_figure(200, ["a", "b<br>c"], legend=True, cols=2)
+    assert plain.layout.template == TEMPLATE and not plain.layout.showlegend
+    assert crowned.layout.showlegend and len(crowned.layout.annotations) == 2
+    for figure in (plain, crowned):
+        assert figure.layout.height - figure.layout.margin.t == 200
+    assert crowned.layout.margin.t - plain.layout.margin.t > 50  # two lines and a legend
+    assert len(plain.to_json()) < 2000
+
+
+def test_a_name_stands_in_the_legend_once() -> None:
+    figure = new_figure(200, ["", ""], cols=2)
+    for column in (1, 2):
+        figure.add_bar(x=[1], row=1, col=column, **legend_entry(figure, "<b>"))
+    assert [bar.showlegend for bar in figure.data] == [True, False]
+    assert [bar.name for bar in figure.data] == ["&lt;b&gt;"] * 2
