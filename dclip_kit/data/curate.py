@@ -1,15 +1,20 @@
-"""The paper's training mixture, drawn once and written down picture by picture."""
+"""The paper's training mixture, drawn once and written down picture by picture: a manifest."""
 
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dclip_kit.data.annotations import drop_unusable, is_text, list_reasons, load_json
 from dclip_kit.data.images import CaptionedImages
-from dclip_kit.data.leaks import EvaluationIndex, Leak, index_evaluation, remove_leaks
-from dclip_kit.data.usable import sort_out
+from dclip_kit.data.leaks import (
+    EvaluationIndex,
+    Leak,
+    LeakReport,
+    find_leaks,
+    index_evaluation,
+)
 from dclip_kit.runtime.files import write_atomically
 
 # How many pictures of each data set the paper draws: 75,000, of which a tenth is held out, so that
@@ -17,16 +22,6 @@ from dclip_kit.runtime.files import write_atomically
 PAPER_MIXTURE = {"coco": 50_000, "flickr30k": 15_000, "conceptual_captions": 10_000}
 HELD_OUT = 0.1
 FORMAT = "dclip-kit manifest 1"
-
-
-@dataclass
-class _Drawn:
-    """What was drawn of one data set, and what was met on the way and left out."""
-
-    dataset: CaptionedImages
-    leaks: list[Leak] = field(default_factory=list)
-    unusable: dict[Path, str] = field(default_factory=dict)
-    not_compared: dict[Path, str] = field(default_factory=dict)
 
 
 def curate(
@@ -62,8 +57,7 @@ def curate(
             drawn.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    unknown = sorted(datasets.keys() - mixture.keys())
-    if unknown:
+    if unknown := sorted(datasets.keys() - mixture.keys()):
         raise ValueError(
             f"Expected data sets of the mixture ({', '.join(mixture)}), got {', '.join(unknown)}; "
             "name them so, or give a mixture that has them."
@@ -73,16 +67,20 @@ def curate(
             f"Expected a held-out share from 0 to below 1 and no negative count, got {held_out} "
             f"and {dict(mixture)}."
         )
-    place = Path(manifest)
     index = index_evaluation(evaluation, by_content)
-    drawn = {
-        name: _draw(datasets[name], count, random.Random(f"{seed} {name}"), index)
-        for name, count in mixture.items()
-        if name in datasets
-    }
-    entries, counts = [], {}
+    entries: list[dict[str, Any]] = []
+    counts: dict[str, dict[str, int]] = {}
+    leaks: list[Leak] = []
+    unusable, not_compared = dict[str, str](), dict(index.not_compared)
     for name, count in mixture.items():
-        own = _entries(drawn[name].dataset, name, held_out, place) if name in drawn else []
+        own = []
+        if name in datasets:
+            rng = random.Random(f"{seed} {name}")
+            drawn, report, problems = _draw(datasets[name], count, rng, index)
+            own = _list_entries(drawn, name, held_out, Path(manifest).absolute().parent)
+            leaks += report.leaks
+            unusable |= problems
+            not_compared |= report.not_compared
         train = sum(entry["split"] == "train" for entry in own)
         counts[name] = {"asked": count, "train": train, "val": len(own) - train}
         entries += own
@@ -91,72 +89,65 @@ def curate(
             f"Expected pictures to draw from {', '.join(datasets) or 'at least one data set'}, but "
             "none was usable and free of leaks; read one of the mixture's data sets first."
         )
-    parts = list(drawn.values())
     record = {
         "format": FORMAT,
         "recipe": {"mixture": dict(mixture), "held_out": held_out, "by_content": by_content},
         "seed": seed,
         "counts": counts,
-        "leaks": [
-            {"picture": str(leak.picture), "evaluation": str(leak.evaluation), "by": leak.by}
-            for part in parts
-            for leak in part.leaks
-        ],
-        "unusable": _reasons([part.unusable for part in parts]),
-        "not_compared": _reasons([index.not_compared, *(part.not_compared for part in parts)]),
+        "leaks": [leak.as_dict() for leak in leaks],
+        "unusable": list_reasons(unusable),
+        "not_compared": list_reasons(not_compared),
         "entries": entries,
     }
-    write_atomically(place, json.dumps(record, indent=1) + "\n")
+    write_atomically(Path(manifest), json.dumps(record, indent=1) + "\n")
     return record
 
 
 def _draw(
     dataset: CaptionedImages, count: int, rng: random.Random, index: EvaluationIndex
-) -> _Drawn:
-    """Goes through the pictures in a random order until there are enough without fault."""
-    ids = dataset.image_ids or ("",) * len(dataset)
+) -> tuple[CaptionedImages, LeakReport, dict[str, str]]:
+    """Goes through the pictures in a random order until there are enough without fault.
+
+    Returns:
+        These, what leaked, and the reason for each picture that is unusable.
+    """
+    paths, ids = dataset.paths, dataset.image_ids
     # By id and name and not by folder, so that the draw is the same on another machine.
-    order = sorted(range(len(dataset)), key=lambda i: (ids[i], dataset.paths[i].name, i))
+    order = sorted(range(len(dataset)), key=lambda i: (ids[i], paths[i].name, i))
     rng.shuffle(order)
-    drawn, chosen, start = _Drawn(dataset), list[int](), 0
-    place = {path: i for i, path in enumerate(dataset.paths)}  # the first of a path that is twice
-    while len(chosen) < count and start < len(order):
+    chosen: list[int] = []
+    leaks: list[Leak] = []
+    unusable, not_compared = dict[str, str](), dict[Path, str]()
+    while order and len(chosen) < count:
         # What leaks or fails is made up for from the next ones in the order.
-        batch = dataset.select(order[start : start + count - len(chosen)])
-        start += len(batch)
-        found = sort_out(batch.paths, batch.captions, batch.split, batch.source, batch.image_ids)
-        drawn.unusable |= found.unreadable
-        clean = remove_leaks(found.dataset, index)
-        drawn.leaks += clean.report.leaks
-        own = set(batch.paths)
-        drawn.not_compared |= {
-            path: reason for path, reason in clean.report.not_compared.items() if path in own
-        }
-        for path, captions in zip(clean.dataset.paths, clean.dataset.captions, strict=True):
-            if captions:
-                chosen.append(place[path])
-            else:
-                drawn.unusable[path] = "it has no caption"
-    drawn.dataset = dataset.select(list(dict.fromkeys(chosen)))
-    return drawn
+        size = count - len(chosen)
+        batch, order = order[:size], order[size:]
+        found = drop_unusable(dataset.select(batch))
+        report = find_leaks(found.dataset, index)
+        unusable |= {str(paths[i]): "it has no caption" for i in batch if not dataset.captions[i]}
+        unusable |= found.unusable
+        leaks += report.leaks
+        not_compared |= report.not_compared
+        left_out = unusable.keys() | {str(leak.picture) for leak in leaks}
+        chosen += [i for i in batch if str(paths[i]) not in left_out]
+    return dataset.select(chosen), LeakReport(tuple(leaks), not_compared), unusable
 
 
-def _entries(
-    dataset: CaptionedImages, name: str, held_out: float, manifest: Path
+def _list_entries(
+    dataset: CaptionedImages, name: str, held_out: float, folder: Path
 ) -> list[dict[str, Any]]:
     """The entries of one data set; they stand in random order, so that the last are held out."""
     train = len(dataset) - round(held_out * len(dataset))
-    folder = manifest.absolute().parent
     entries = []
-    for i, (path, captions) in enumerate(zip(dataset.paths, dataset.captions, strict=True)):
+    for i, path in enumerate(dataset.paths):
         whole = path.absolute()
         # Below the manifest's folder, so that both can move together.
         inside = whole.relative_to(folder) if whole.is_relative_to(folder) else whole
         entries.append(
             {
                 "path": inside.as_posix(),
-                "id": dataset.image_ids[i] if dataset.image_ids else "",
-                "captions": list(captions),
+                "id": dataset.image_ids[i],
+                "captions": list(dataset.captions[i]),
                 "source": name,
                 "split": "train" if i < train else "val",
             }
@@ -164,5 +155,49 @@ def _entries(
     return entries
 
 
-def _reasons(parts: Sequence[dict[Path, str]]) -> list[dict[str, str]]:
-    return [{"path": str(p), "reason": reason} for part in parts for p, reason in part.items()]
+def is_manifest(path: Path | str) -> bool:
+    """Whether a file begins as those that `curate` writes."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return FORMAT.encode() in file.read(100)
+
+
+def read_manifest(path: Path | str) -> CaptionedImages:
+    """Reads what `curate` wrote: pictures of the splits train and val.
+
+    Raises:
+        ValueError: there is no such file, or it is no manifest.
+    """
+    path = Path(path)
+    record = load_json(path)
+    entries = record.get("entries") if isinstance(record, dict) else None
+    if not isinstance(entries, list) or record.get("format") != FORMAT:
+        raise ValueError(f"Expected a manifest ({FORMAT}) at {path}; write one with curate.")
+    for number, entry in enumerate(entries):
+        if not _is_entry(entry):
+            raise ValueError(
+                f"Expected path, id, captions, source and split (train or val) in entry {number} "
+                f"of {path}, got {ascii(entry)[:200]}; write the manifest again with curate."
+            )
+    return CaptionedImages(
+        tuple(path.parent / entry["path"] for entry in entries),
+        tuple(tuple(entry["captions"]) for entry in entries),
+        "all",
+        path.stem,
+        tuple(entry["id"] for entry in entries),
+        tuple(entry["split"] for entry in entries),
+    )
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("captions"), list):
+        return False
+    texts = [*entry["captions"], *(entry.get(key) for key in ("path", "id", "source"))]
+    return (
+        entry.get("split") in ("train", "val")
+        and all(isinstance(text, str) and is_text(text) for text in texts)
+        and bool(entry["captions"])
+        and all(caption.strip() for caption in entry["captions"])
+    )

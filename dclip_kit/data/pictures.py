@@ -52,12 +52,8 @@ def open_picture(path: Path | str, side: int | None = None) -> Image.Image:
 
 
 def name_with_link(path: Path | str) -> str:
-    """A path as errors name it: with what it is a link to, or the broken link on the way to it."""
-    for each in (Path(path), *Path(path).parents):
-        if os.path.islink(each) and (each == Path(path) or not os.path.exists(each)):
-            what = "a link" if each == Path(path) else f"{each} is a link"
-            return f"{path} ({what} to {os.readlink(each)})"
-    return str(path)
+    """A path as errors name it: with what it is a link to."""
+    return f"{path} (a link to {os.readlink(path)})" if os.path.islink(path) else str(path)
 
 
 def count_links(paths: Iterable[Path], folder: Path) -> int:

@@ -43,18 +43,22 @@ def test_the_row_without_a_comment_is_counted_and_named(folder) -> None:
     )
     assert found.dataset.image_ids == ("flickr:1000092795", "flickr:2199200615", "flickr:36979")
     assert (found.dataset.split, found.dataset.source) == ("all of it", "flickr30k")
-    assert found.broken_rows == {"results.csv:5": "expected three fields, got 2: no comment field"}
-    assert (found.empty_captions, found.unreadable) == (1, {})
+    assert found.unusable == {
+        "results.csv:5": "expected a picture, its caption's number and a caption"
+    }
+    assert found.empty_captions == 1
 
 
-def test_the_token_file_goes_first(folder) -> None:
+def test_the_token_file_is_read_too(folder) -> None:
     (folder / "results_20130124.token").write_text(TOKEN)
-    found = read_flickr(folder)
+    with pytest.raises(ValueError, match=r"got results_20130124\.token, results\.csv; name the"):
+        read_flickr(folder)
+    found = read_flickr(folder / "results_20130124.token")
     assert found.dataset.captions == (
         ("Two young guys .", "Two males ."),
         ("A dog runs across the grass .",),
     )
-    assert list(found.broken_rows) == ["results_20130124.token:4"]
+    assert list(found.unusable) == ["results_20130124.token:4"]
     assert len(read_flickr(folder / "results.csv").dataset) == 3
 
 
@@ -72,7 +76,7 @@ def test_pictures_are_found_where_they_usually_lie(folder, place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("a,b\n", "columns image_name"), ("", "got an empty file")]
+    ("content", "says"), [("a,b\n", "columns image_name"), ("", "comment in .*, got ''")]
 )
 def test_a_csv_without_its_columns_is_refused(folder, content, says) -> None:
     (folder / "results.csv").write_text(content)
@@ -81,5 +85,5 @@ def test_a_csv_without_its_columns_is_refused(folder, content, says) -> None:
 
 
 def test_a_folder_without_captions_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"one of results_20130124\.token, results\.csv in"):
+    with pytest.raises(ValueError, match=r"one file results_20130124\.token or results\.csv in"):
         read_flickr(tmp_path)
