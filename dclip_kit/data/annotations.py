@@ -255,14 +255,13 @@ def require_usable(found: UsableImages) -> None:
     Raises:
         ValueError: none has; says how much was left out, and the first reason.
     """
-    if any(found.dataset.captions):
-        return
     reason = next((f"; the first, {place}: {why}" for place, why in found.unusable.items()), ".")
-    raise ValueError(
-        f"Expected captioned pictures in {found.dataset.source}, but none was left "
-        f"({len(found.dataset)} without a caption, {found.empty_captions} captions without text, "
-        f"{len(found.unusable)} unusable pictures or rows){reason}"
-    )
+    if not any(found.dataset.captions):
+        raise ValueError(
+            f"Expected captioned pictures in {found.dataset.source}, but none was left "
+            f"({len(found.dataset)} without a caption, {found.empty_captions} captions without "
+            f"text, {len(found.unusable)} unusable pictures or rows){reason}"
+        )
 
 
 def join_usable(parts: Sequence[UsableImages]) -> UsableImages:
@@ -305,19 +304,19 @@ def path_inside(folder: Path, name: str) -> Path:
     return folder / below
 
 
-def find_files(path: Path, *patterns: str, in_splits: str = "") -> list[Path]:
+def find_files(path: Path, *patterns: str, in_splits: bool = False) -> list[Path]:
     """The file itself, or a folder's files of these patterns.
 
     Args:
         path: a file or folder.
         patterns: of files in the folder.
-        in_splits: where there is none, a pattern of files in its folders that are called like
-            splits.
+        in_splits: whether, where there is none, to look for those of the last pattern in its
+            folders that are called like splits.
     """
     if not path.is_dir():
         return [path]
     own = [file for pattern in patterns for file in sorted(path.glob(pattern))]
-    below = sorted(path.glob(f"*/{in_splits}")) if in_splits else []
+    below = sorted(path.glob(f"*/{patterns[-1]}")) if in_splits else []
     return own or [file for file in below if file.parent.name.lower() in SPLIT_OF]
 
 

@@ -48,12 +48,15 @@ def _name_files(split: str) -> list[str]:
 def _read_file(path: Path, images: Path | None, split: str, checks: Checks) -> UsableImages:
     """Brings each caption to its picture; a picture without captions stays."""
     record = load_json(path)
-    parts = [record.get(key) for key in ("images", "annotations")] if _is_dict(record) else []
-    if len(parts) != 2 or not all(isinstance(part, list) for part in parts):
+    record = record if isinstance(record, dict) else {}
+    listed, annotations = record.get("images"), record.get("annotations")
+    if not isinstance(listed, list) or not isinstance(annotations, list):
         raise ValueError(
             f'Expected lists of "images" and "annotations" in {path}; name a COCO caption file.'
         )
-    if parts[1] and not any(_is_dict(entry) and "caption" in entry for entry in parts[1]):
+    if annotations and not any(
+        isinstance(each, dict) and "caption" in each for each in annotations
+    ):
         raise ValueError(
             f"Expected captions in {path}, got annotations without any; name a file such as "
             "captions_train2017.json."
@@ -61,16 +64,15 @@ def _read_file(path: Path, images: Path | None, split: str, checks: Checks) -> U
     named = _NAME.fullmatch(path.name)
     found = Annotations(splits_from="file")
     pictures: dict[int, tuple[str, Any, list[str]]] = {}
-    for index, entry in enumerate(parts[0]):
+    for index, entry in enumerate(listed):
         place = f"{path.name}:images[{index}]"
-        if _is_dict(entry) and isinstance(entry.get("id"), int):
+        if isinstance(entry, dict) and isinstance(entry.get("id"), int):
             pictures[entry["id"]] = place, entry.get("file_name"), []
         else:
             found.unusable[place] = "expected a picture with id and file_name"
-    for index, entry in enumerate(parts[1]):
-        number, caption = (
-            (entry.get("image_id"), entry.get("caption")) if _is_dict(entry) else (None, None)
-        )
+    for index, entry in enumerate(annotations):
+        said = entry if isinstance(entry, dict) else {}
+        number, caption = said.get("image_id"), said.get("caption")
         if isinstance(caption, str) and isinstance(number, int) and number in pictures:
             pictures[number][2].append(caption)
         else:
@@ -82,7 +84,3 @@ def _read_file(path: Path, images: Path | None, split: str, checks: Checks) -> U
         subset = f"{named[1]}{named[2]}" if named else "images"
         images = found.find_images(path, subset, f"images/{subset}", "", "images")
     return gather(found, images, split, "coco", checks)
-
-
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)

@@ -8,13 +8,7 @@ from typing import Any
 
 from dclip_kit.data.annotations import drop_unusable, is_text, list_reasons, load_json
 from dclip_kit.data.images import CaptionedImages
-from dclip_kit.data.leaks import (
-    EvaluationIndex,
-    Leak,
-    LeakReport,
-    find_leaks,
-    index_evaluation,
-)
+from dclip_kit.data.leaks import EvaluationIndex, find_leaks, index_evaluation
 from dclip_kit.runtime.files import write_atomically
 
 # How many pictures of each data set the paper draws: 75,000, of which a tenth is held out, so that
@@ -30,14 +24,14 @@ def curate(
     evaluation: Sequence[CaptionedImages],
     *,
     mixture: Mapping[str, int] = PAPER_MIXTURE,
-    held_out: float = HELD_OUT,
     seed: int = 0,
     by_content: bool = True,
 ) -> dict[str, Any]:
     """Draws a training mixture without leaks and writes it as a manifest, atomically.
 
     The same seed draws the same pictures, whatever order they were read in. Pictures that cannot be
-    read, have no caption or leak are passed over for the next; each is named in the manifest.
+    read, have no caption or leak are passed over for the next; each is named in the manifest. A
+    tenth of each data set goes to split "val".
 
     Args:
         datasets: by name, as in the mixture, those of its data sets that are present. They may have
@@ -45,7 +39,6 @@ def curate(
         manifest: the JSON file to write.
         evaluation: the sets that a model will be measured on.
         mixture: how many pictures to draw by name.
-        held_out: share of each data set that goes to split "val", 0 to below 1.
         seed: of the draw.
         by_content: whether leaks are looked for by content too.
 
@@ -53,8 +46,7 @@ def curate(
         What was written: format, recipe, seed, counts, leaks, unusable, not_compared, entries.
 
     Raises:
-        ValueError: a data set is not of the mixture, an argument is out of range, or nothing was
-            drawn.
+        ValueError: a data set is not of the mixture, or nothing was drawn.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
     if unknown := sorted(datasets.keys() - mixture.keys()):
@@ -62,97 +54,84 @@ def curate(
             f"Expected data sets of the mixture ({', '.join(mixture)}), got {', '.join(unknown)}; "
             "name them so, or give a mixture that has them."
         )
-    if not 0 <= held_out < 1 or any(count < 0 for count in mixture.values()):
-        raise ValueError(
-            f"Expected a held-out share from 0 to below 1 and no negative count, got {held_out} "
-            f"and {dict(mixture)}."
-        )
     index = index_evaluation(evaluation, by_content)
-    entries: list[dict[str, Any]] = []
-    counts: dict[str, dict[str, int]] = {}
-    leaks: list[Leak] = []
-    unusable, not_compared = dict[str, str](), dict(index.not_compared)
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "recipe": {"mixture": dict(mixture), "held_out": HELD_OUT, "by_content": by_content},
+        "seed": seed,
+        "counts": {},
+        "leaks": [],
+        "unusable": [],
+        "not_compared": list_reasons(index.not_compared),
+        "entries": [],
+    }
     for name, count in mixture.items():
-        own = []
+        entries = []
         if name in datasets:
             rng = random.Random(f"{seed} {name}")
-            drawn, report, problems = _draw(datasets[name], count, rng, index)
-            own = _list_entries(drawn, name, held_out, Path(manifest).absolute().parent)
-            leaks += report.leaks
-            unusable |= problems
-            not_compared |= report.not_compared
-        train = sum(entry["split"] == "train" for entry in own)
-        counts[name] = {"asked": count, "train": train, "val": len(own) - train}
-        entries += own
-    if not entries:
+            drawn = _draw(datasets[name], count, rng, index, record)
+            entries = _list_entries(drawn, name, Path(manifest).absolute().parent)
+        train = sum(entry["split"] == "train" for entry in entries)
+        record["counts"][name] = {"asked": count, "train": train, "val": len(entries) - train}
+        record["entries"] += entries
+    if not record["entries"]:
         raise ValueError(
             f"Expected pictures to draw from {', '.join(datasets) or 'at least one data set'}, but "
             "none was usable and free of leaks; read one of the mixture's data sets first."
         )
-    record = {
-        "format": FORMAT,
-        "recipe": {"mixture": dict(mixture), "held_out": held_out, "by_content": by_content},
-        "seed": seed,
-        "counts": counts,
-        "leaks": [leak.as_dict() for leak in leaks],
-        "unusable": list_reasons(unusable),
-        "not_compared": list_reasons(not_compared),
-        "entries": entries,
-    }
     write_atomically(Path(manifest), json.dumps(record, indent=1) + "\n")
     return record
 
 
 def _draw(
-    dataset: CaptionedImages, count: int, rng: random.Random, index: EvaluationIndex
-) -> tuple[CaptionedImages, LeakReport, dict[str, str]]:
+    dataset: CaptionedImages,
+    count: int,
+    rng: random.Random,
+    index: EvaluationIndex,
+    record: dict[str, Any],
+) -> CaptionedImages:
     """Goes through the pictures in a random order until there are enough without fault.
 
-    Returns:
-        These, what leaked, and the reason for each picture that is unusable.
+    What is left out on the way is noted in the record.
     """
     paths, ids = dataset.paths, dataset.image_ids
     # By id and name and not by folder, so that the draw is the same on another machine.
     order = sorted(range(len(dataset)), key=lambda i: (ids[i], paths[i].name, i))
     rng.shuffle(order)
     chosen: list[int] = []
-    leaks: list[Leak] = []
-    unusable, not_compared = dict[str, str](), dict[Path, str]()
     while order and len(chosen) < count:
         # What leaks or fails is made up for from the next ones in the order.
         size = count - len(chosen)
         batch, order = order[:size], order[size:]
         found = drop_unusable(dataset.select(batch))
         report = find_leaks(found.dataset, index)
-        unusable |= {str(paths[i]): "it has no caption" for i in batch if not dataset.captions[i]}
-        unusable |= found.unusable
-        leaks += report.leaks
-        not_compared |= report.not_compared
-        left_out = unusable.keys() | {str(leak.picture) for leak in leaks}
+        bare = {str(paths[i]): "it has no caption" for i in batch if not dataset.captions[i]}
+        unusable = bare | found.unusable
+        left_out = unusable.keys() | {str(leak.picture) for leak in report.leaks}
         chosen += [i for i in batch if str(paths[i]) not in left_out]
-    return dataset.select(chosen), LeakReport(tuple(leaks), not_compared), unusable
+        blind = {p: why for p, why in report.not_compared.items() if p not in index.not_compared}
+        record["leaks"] += [leak.as_dict() for leak in report.leaks]
+        record["unusable"] += list_reasons(unusable)
+        record["not_compared"] += list_reasons(blind)
+    return dataset.select(chosen)
 
 
-def _list_entries(
-    dataset: CaptionedImages, name: str, held_out: float, folder: Path
-) -> list[dict[str, Any]]:
+def _list_entries(dataset: CaptionedImages, name: str, folder: Path) -> list[dict[str, Any]]:
     """The entries of one data set; they stand in random order, so that the last are held out."""
-    train = len(dataset) - round(held_out * len(dataset))
-    entries = []
-    for i, path in enumerate(dataset.paths):
-        whole = path.absolute()
-        # Below the manifest's folder, so that both can move together.
-        inside = whole.relative_to(folder) if whole.is_relative_to(folder) else whole
-        entries.append(
-            {
-                "path": inside.as_posix(),
-                "id": dataset.image_ids[i],
-                "captions": list(dataset.captions[i]),
-                "source": name,
-                "split": "train" if i < train else "val",
-            }
-        )
-    return entries
+    train = len(dataset) - round(HELD_OUT * len(dataset))
+    # Below the manifest's folder, so that both can move together.
+    places = [path.absolute() for path in dataset.paths]
+    places = [p.relative_to(folder) if p.is_relative_to(folder) else p for p in places]
+    return [
+        {
+            "path": place.as_posix(),
+            "id": dataset.image_ids[i],
+            "captions": list(dataset.captions[i]),
+            "source": name,
+            "split": "train" if i < train else "val",
+        }
+        for i, place in enumerate(places)
+    ]
 
 
 def is_manifest(path: Path | str) -> bool:
@@ -175,12 +154,11 @@ def read_manifest(path: Path | str) -> CaptionedImages:
     entries = record.get("entries") if isinstance(record, dict) else None
     if not isinstance(entries, list) or record.get("format") != FORMAT:
         raise ValueError(f"Expected a manifest ({FORMAT}) at {path}; write one with curate.")
-    for number, entry in enumerate(entries):
-        if not _is_entry(entry):
-            raise ValueError(
-                f"Expected path, id, captions, source and split (train or val) in entry {number} "
-                f"of {path}, got {ascii(entry)[:200]}; write the manifest again with curate."
-            )
+    if odd := [number for number, entry in enumerate(entries) if not _is_entry(entry)]:
+        raise ValueError(
+            f"Expected path, id, captions, source and split (train or val) in entry {odd[0]} of "
+            f"{path}, got {ascii(entries[odd[0]])[:200]}; write the manifest again with curate."
+        )
     return CaptionedImages(
         tuple(path.parent / entry["path"] for entry in entries),
         tuple(tuple(entry["captions"]) for entry in entries),

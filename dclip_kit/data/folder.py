@@ -39,19 +39,14 @@ def read_files(
 
     Args:
         path: the folder; folders in it are read too.
-        images: not for this layout, whose texts lie beside the pictures.
+        images: unused, as the texts lie beside the pictures.
         split: as in `gather`.
         checks: as in `drop_unusable`.
         source: as in `CaptionedImages`; left out, the folder's name.
 
     Raises:
-        ValueError: there is no such folder, `images` is another, or as `gather`.
+        ValueError: there is no such folder, or as `gather`.
     """
-    if images not in (None, path):
-        raise ValueError(
-            f"Expected the texts of {path} beside its pictures, got another folder of pictures "
-            f"({images}); leave --images (images= in Python) out."
-        )
     found = Annotations()
     names = list(walk_files(path))
     for name, note in _read_notes(found, path, names):
@@ -103,10 +98,12 @@ def read_conceptual(
             found.unusable[place] = f"its picture was not downloaded ({ascii(url)[1:-1]})"
         for name in pictures.get(url, ()):
             found.add(place, name, caption, url)
-    for url in pictures.keys() - listed:
-        for name in pictures[url]:
-            reason = f"Expected its address in {path.name}, but {url!a} is not there."
-            found.unusable[str(folder / name)] = reason
+    found.unusable |= {
+        str(folder / name): f"Expected its address in {path.name}, but {url!a} is not there."
+        for url, names in pictures.items()
+        for name in names
+        if url not in listed
+    }
     return gather(found, folder, split, "conceptual_captions", checks)
 
 

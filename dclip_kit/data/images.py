@@ -1,9 +1,9 @@
 """The two shapes that all data takes here."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -143,10 +143,6 @@ class LabelledImages:
         """
         if count < 1:
             raise ValueError(f"Expected at least one picture a class, got {count}.")
-        taken: Counter[int] = Counter()
-        kept = []
-        for index, label in enumerate(self.labels):
-            taken[label] += 1
-            if taken[label] <= count:
-                kept.append(index)
-        return self.select(kept)
+        label_of = self.labels.__getitem__
+        classes = groupby(sorted(range(len(self)), key=label_of), label_of)
+        return self.select(sorted(i for _, own in classes for i in islice(own, count)))

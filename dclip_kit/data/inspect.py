@@ -142,8 +142,9 @@ def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
     yield from _list_some([" = ".join(group) for group in report["duplicates"]])
     if compared:
         yield f"Leaks: {len(report['leaks']):,} pictures that are evaluation pictures too"
-        leaks = (leak.values() for leak in report["leaks"])
-        yield from _list_some([f"{one} is {other}, {by}" for one, other, by in leaks])
+        yield from _list_some(
+            ["{picture} is {evaluation}, {by}".format(**leak) for leak in report["leaks"]]
+        )
 
 
 def _list_some(lines: Sequence[str]) -> Iterator[str]:

@@ -155,11 +155,13 @@ def find_leaks(
     Raises:
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    index = evaluation
-    if not isinstance(index, EvaluationIndex):
-        index = index_evaluation(index, by_content)
-    by_bytes = any(name.startswith("bytes ") for name in index.names)
-    scans = _scan(training.paths, bool(index.phash)) if index.phash or by_bytes else {}
+    index = (
+        evaluation
+        if isinstance(evaluation, EvaluationIndex)
+        else index_evaluation(evaluation, by_content)
+    )
+    looked = index.phash or any(name.startswith("bytes ") for name in index.names)
+    scans = _scan(training.paths, bool(index.phash)) if looked else {}
     leaks: dict[Path, Leak] = {}
     for path, names in _name_pictures(training, scans):
         if shared := next((name for name in names if name in index.names), ""):
@@ -200,15 +202,11 @@ def picture_names(path: Path, image_id: str = "") -> list[str]:
     """
     kind, _, rest = image_id.rpartition(":")
     stem = PurePosixPath(re.split("[?#]", rest)[0]).stem
-    if kind == "pocket":  # split and number of a scene that the kit draws
-        names = [f"pocket {rest}"]
-    elif kind in ("coco", "flickr"):
-        known = [name for name in _names_of_stem(stem, alone=True) if name.startswith(kind)]
-        names = known or [f"{kind} {stem}"]
-    elif "://" in image_id:
-        names = [f"url {image_id}", *_names_of_stem(stem, alone=False)]
-    else:
-        names = _names_of_stem(stem, alone=True)
+    names = _names_of_stem(stem, alone="://" not in image_id)
+    if "://" in image_id:
+        names = [f"url {image_id}", *names]
+    elif kind:  # coco, flickr, or pocket, with split and number of a scene that the kit draws
+        names = [name for name in names if name.startswith(f"{kind} ")] or [f"{kind} {rest}"]
     names += _names_of_stem(path.stem, alone=not image_id)
     return list(dict.fromkeys([*names, f"path {path.absolute()}"]))
 

@@ -4,16 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dclip_kit.config import FORMATS
-from dclip_kit.data import coco, flickr
+from dclip_kit.data import coco, flickr, tables
 from dclip_kit.data.annotations import Checks, UsableImages, find_files, require_usable
 from dclip_kit.data.folder import is_picture, read_conceptual, read_files, walk_files
 from dclip_kit.data.karpathy import read_karpathy
-from dclip_kit.data.shards import find_shards, read_shards
-from dclip_kit.data.tables import find_tables, read_csv, read_jsonl
+from dclip_kit.data.shards import read_shards
 
 READERS: dict[str, Callable[..., UsableImages]] = {
-    "csv": read_csv,
-    "jsonl": read_jsonl,
+    "csv": tables.read_csv,
+    "jsonl": tables.read_jsonl,
     "files": read_files,
     "karpathy": read_karpathy,
     "coco": coco.read_coco,
@@ -21,6 +20,18 @@ READERS: dict[str, Callable[..., UsableImages]] = {
     "conceptual": read_conceptual,
     "shards": read_shards,
 }
+# How files end, what they begin with, and their format; the first that fits.
+_MARKS = (
+    (".csv", b"image_name|", "flickr"),
+    (".csv", b"", "csv"),
+    (".jsonl", b"", "jsonl"),
+    (".json", b'"sentences"', "karpathy"),
+    (".json", b'"annotations"', "coco"),
+    (".json", b'"file_name"', "coco"),
+    (".token", b"", "flickr"),
+    (".tsv", b"", "conceptual"),
+    (".tar", b"", "shards"),
+)
 
 
 def read_captioned(
@@ -73,12 +84,15 @@ def require_readable(path: Path | str, images: Path | str | None, format: str) -
     """Checks what can be known before reading.
 
     Raises:
-        ValueError: the format is unknown, or there is nothing at the path or no folder of pictures.
+        ValueError: the format is unknown or takes no folder of pictures, or there is none.
     """
     if format not in READERS:
         raise ValueError(f"Expected a format of {', '.join(READERS)}, got {format!r}.")
-    if not Path(path).exists():
-        raise ValueError(f"Expected a file or folder at {path}, found nothing; check the path.")
+    if images is not None and format in ("files", "shards"):
+        raise ValueError(
+            f"Expected the pictures of {path} there, got another folder of pictures ({images}); "
+            "leave --images (images= in Python) out."
+        )
     if images is not None and not Path(images).is_dir():
         raise ValueError(f"Expected a folder of pictures at {images}, found none; check the path.")
 
@@ -113,13 +127,13 @@ def recognise_format(path: Path | str) -> str:
 def _find_formats(path: Path) -> dict[str, Path]:
     """The formats that a folder has files of, with the first of their files."""
     files = {
-        "csv": find_tables(path, ".csv"),
-        "jsonl": find_tables(path, ".jsonl"),
+        "csv": find_files(path, *tables.CSV_FILES, in_splits=True),
+        "jsonl": find_files(path, *tables.JSONL_FILES, in_splits=True),
         "karpathy": find_files(path, "dataset_*.json"),
         "coco": find_files(path, *coco.FILES),
         "flickr": find_files(path, *flickr.FILES),
         "conceptual": find_files(path, "*.tsv"),
-        "shards": find_shards(path),
+        "shards": find_files(path, "*.tar", in_splits=True),
     }
     found = {format: each[0] for format, each in files.items() if each}
     if found:  # texts beside pictures may accompany any annotation file, which then has the say
@@ -131,20 +145,8 @@ def _find_formats(path: Path) -> dict[str, Path]:
 
 def _recognise_file(path: Path) -> str:
     """The format of a file, or nothing."""
-    by_suffix = {
-        ".csv": "csv",
-        ".jsonl": "jsonl",
-        ".tsv": "conceptual",
-        ".tar": "shards",
-        ".token": "flickr",
-    }
-    suffix = path.suffix.lower()
     with path.open("rb") as file:
         head = file.read(1 << 16)  # these files run to 100 MB and more, and begin with an entry
-    if suffix == ".csv" and head.partition(b"\n")[0].count(b"|") == 2:
-        return "flickr"
-    if suffix == ".json" and b'"sentences"' in head:
-        return "karpathy"
-    if suffix == ".json" and (b'"annotations"' in head or b'"file_name"' in head):
-        return "coco"
-    return by_suffix.get(suffix, "")
+    suffix = path.suffix.lower()
+    found = (format for ending, mark, format in _MARKS if suffix == ending and mark in head)
+    return next(found, "")

@@ -31,19 +31,14 @@ def read_shards(
     Args:
         path: one shard, a folder of them, or a folder whose folders train, val and test have them.
             Shards train.tar, val.tar and test.tar of one folder are splits as well.
-        images: not for shards, which hold their pictures.
+        images: unused, as shards hold their pictures.
         split: as in `gather`.
         checks: as in `drop_unusable`.
 
     Raises:
-        ValueError: there are no shards, they cannot be unpacked, `images` is given, or as `gather`.
+        ValueError: there are no shards, they cannot be unpacked, or as `gather`.
     """
-    if images is not None:
-        raise ValueError(
-            f"Expected the pictures of {path} in its shards, got a folder of pictures ({images}); "
-            "leave --images (images= in Python) out."
-        )
-    shards = find_shards(path)
+    shards = find_files(path, "*.tar", in_splits=True)
     if not shards:
         raise ValueError(f"Expected .tar shards at {path}, found none; name a shard or a folder.")
     root = path if path.is_dir() else path.parent
@@ -71,24 +66,15 @@ def read_shards(
     return replace(found, unusable=load_json(folder / _REFUSED) | found.unusable)
 
 
-def find_shards(path: Path) -> list[Path]:
-    """The shard itself, or a folder's shards in order of their names; else those of its splits."""
-    return find_files(path, "*.tar", in_splits="*.tar")
-
-
 def _unpack(shard: Path, called: str, folder: Path, refused: dict[str, str]) -> None:
     """Writes the pictures, texts and notes of a shard; its other members are not needed."""
     folder.mkdir(parents=True)
     try:
         with shard.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                place = f"{called}:{ascii(member.name)[1:-1]}"
-                if Path(member.name).suffix.lower() not in _KEPT:
-                    continue
-                if not member.isreg() or member.issparse():
-                    refused[place] = "expected a file, got a link, a device or a folder"
-                elif problem := _write_member(archive, member, folder):
-                    refused[place] = problem
+                kept = Path(member.name).suffix.lower() in _KEPT
+                if kept and (problem := _write_member(archive, member, folder)):
+                    refused[f"{called}:{ascii(member.name)[1:-1]}"] = problem
             # To tarfile, a damaged header is an end too; a real one is a block of zeros.
             stream.seek(archive.offset)
             if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -98,9 +84,11 @@ def _unpack(shard: Path, called: str, folder: Path, refused: dict[str, str]) -> 
 
 
 def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> str:
-    """Writes a file; why not, if its name is to blame."""
-    file = archive.extractfile(member)
-    content = file.read() if file else b""
+    """Writes a file; or says why not, if what it is or its name is to blame."""
+    file = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+    if file is None:
+        return "expected a file, got a link, a device or a folder"
+    content = file.read()
     try:
         path = path_inside(folder, member.name)
         path.parent.mkdir(parents=True, exist_ok=True)

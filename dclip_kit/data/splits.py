@@ -64,22 +64,26 @@ class LeftOut:
 
     def __str__(self) -> str:
         """A sentence, or nothing where nothing was left out."""
-        parts = []
-        if self.unusable:
-            place, why = next(iter(self.unusable.items()))
-            parts.append(f"{len(self.unusable):,} unusable (the first, {place}: {why.strip('.')})")
-        if self.without_captions:
-            parts.append(f"{self.without_captions:,} without a caption")
-        if self.leaks:
-            first = self.leaks[0]
-            twins = f"{first.picture} is {first.evaluation} by {first.by}"
-            parts.append(f"{len(self.leaks):,} that are in another split too (the first, {twins})")
-        sentence = f"Pictures left out: {'; '.join(parts)}." if parts else ""
-        if self.not_compared:
-            sentence += f" Compared by name alone: {len(self.not_compared):,}."
-        if self.linked:
-            sentence += f" Links out of the folder were followed to {self.linked:,} pictures."
-        return printable(sentence.strip())
+        unusable = [f"{place}: {why.strip('.')}" for place, why in self.unusable.items()]
+        leaks = [f"{leak.picture} is {leak.evaluation} by {leak.by}" for leak in self.leaks]
+        counted: tuple[tuple[int, str, list[str]], ...] = (
+            (len(unusable), "unusable", unusable),
+            (self.without_captions, "without a caption", []),
+            (len(leaks), "that are in another split too", leaks),
+        )
+        parts = [
+            f"{count:,} {what}" + "".join(f" (the first, {first})" for first in each[:1])
+            for count, what, each in counted
+            if count
+        ]
+        sentences = (
+            f"Pictures left out: {'; '.join(parts)}." if parts else "",
+            f"Compared by name alone: {len(self.not_compared):,}." if self.not_compared else "",
+            f"Links out of the folder were followed to {self.linked:,} pictures."
+            if self.linked
+            else "",
+        )
+        return printable(" ".join(filter(None, sentences)))
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,11 @@ def read_splits(
         found.append(_read(test, None))
         parts["test"] = _measured_part(found[1])
     if test is None or by_content:
-        parts = {name: _own_numbers(part) for name, part in parts.items()}
+        # In data of one's own, train/1.jpg and test/1.jpg are two pictures; to the leak guard,
+        # which knows the numbers of public data sets, a bare 1 would be one. What it shows tells.
+        for name, part in parts.items():
+            ids = tuple(each or OWN for each in part.image_ids)
+            parts[name] = replace(part, image_ids=ids)
     leaks: list[Leak] = []
     not_compared: dict[Path, str] = {}
     kept = dict(parts)
@@ -182,10 +190,9 @@ def read_evaluation(path: Path | str) -> CaptionedImages:
         ValueError: it cannot be read, or there is nothing.
     """
     found = read_format(path, None, recognise_format(path), "all", "names")
-    dataset = found.dataset
-    if found.splits_from == "file":
-        held_out = [i for i, own in enumerate(dataset.splits) if own != "train"]
-        dataset = dataset.select(held_out)
+    to_train = "train" if found.splits_from == "file" else None
+    held_out = [i for i, own in enumerate(found.dataset.splits) if own != to_train]
+    dataset = found.dataset.select(held_out)
     if not len(dataset):
         raise ValueError(
             f"Expected evaluation pictures at {path}, found none to compare with; name another."
@@ -297,12 +304,3 @@ def _read(
         )
     # `curate` has read these pictures whole; only whether they are still there is new.
     return replace(drop_unusable(read_manifest(path), "files"), splits_from="file")
-
-
-def _own_numbers(dataset: CaptionedImages) -> CaptionedImages:
-    """Notes that pictures without an id are of no public data set.
-
-    In data of one's own, train/1.jpg and test/1.jpg are two pictures; to the leak guard, which
-    knows the numbers of public data sets, a bare 1 would be one. What it shows still tells.
-    """
-    return replace(dataset, image_ids=tuple(each or OWN for each in dataset.image_ids))

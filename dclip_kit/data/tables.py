@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from dclip_kit.data.annotations import (
 # The names of a column, or of a JSON's key.
 PICTURE = ("image", "file_name")
 CAPTION = ("captions", "caption", "text")
-TABLES = {".csv": ("captions.csv", "metadata.csv"), ".jsonl": ("*.jsonl",)}
+CSV_FILES = ("captions.csv", "metadata.csv")
+JSONL_FILES = ("*.jsonl",)
 
 
 def read_csv(
@@ -40,7 +41,7 @@ def read_csv(
     Raises:
         ValueError: there is no such file or two, it lacks a column, or as `gather`.
     """
-    return _read_tables(path, images, split, checks, ".csv", _read_csv_rows)
+    return _read_tables(path, images, split, checks, CSV_FILES, _read_csv_rows)
 
 
 def read_jsonl(
@@ -49,14 +50,9 @@ def read_jsonl(
     """Reads a JSONL: an object a line with image (or file_name), caption (or text), perhaps split.
 
     A caption may be a list of several, and be called captions. Hugging Face's metadata.jsonl is
-    such a file. Arguments and errors are those of `read_csv`.
+    such a file. Arguments and errors are those of `read_csv`; a folder has one .jsonl of any name.
     """
-    return _read_tables(path, images, split, checks, ".jsonl", _read_jsonl_rows)
-
-
-def find_tables(folder: Path, suffix: str) -> list[Path]:
-    """The tables of a folder, else the metadata of its folders that are splits."""
-    return find_files(folder, *TABLES[suffix], in_splits=f"metadata{suffix}")
+    return _read_tables(path, images, split, checks, JSONL_FILES, _read_jsonl_rows)
 
 
 def _read_tables(
@@ -64,13 +60,13 @@ def _read_tables(
     images: Path | None,
     split: str,
     checks: Checks,
-    suffix: str,
+    patterns: Sequence[str],
     read_rows: Callable[[Path, str], Iterator[tuple[str, dict[str, Any] | str]]],
 ) -> UsableImages:
     folder = path if path.is_dir() else path.parent
-    files = find_tables(path, suffix)
+    files = find_files(path, *patterns, in_splits=True)
     if not files or files[0].parent == folder:
-        files = [find_file(path, *TABLES[suffix])]
+        files = [find_file(path, *patterns)]
     found = Annotations()
     for file in files:
         # Names in a table in the folder of a split are below that folder.
@@ -103,20 +99,21 @@ def _read_csv_rows(path: Path, called: str) -> Iterator[tuple[str, dict[str, Any
                 f"got {ascii(columns)[:200]}; put a first line that names them, and save the "
                 "file with commas between columns and in UTF-8."
             )
-        while True:
+        row: list[str] | None = []
+        while row is not None:
             place = f"{called}:{rows.line_num + 1}"
             try:
                 row = next(rows, None)
             except csv.Error as error:
                 yield place, f"expected CSV, got {error} (up to line {rows.line_num})"
                 continue
-            if row is None:
-                return
-            if len(row) == len(columns):
+            if row and len(row) == len(columns):
                 yield place, dict(zip(columns, row, strict=True))
             elif row:
-                wanted = f"expected {len(columns)} fields, got {len(row)}"
-                yield place, f"{wanted}; quote captions with commas"
+                yield (
+                    place,
+                    f"expected {len(columns)} fields, got {len(row)}; quote captions with commas",
+                )
 
 
 def _read_jsonl_rows(path: Path, called: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -126,8 +123,7 @@ def _read_jsonl_rows(path: Path, called: str) -> Iterator[tuple[str, dict[str, A
             row = parse_json(line)
         except ValueError as error:
             row = str(error)
-        if isinstance(row, dict) and {*CAPTION} & {*row}:
-            yield place, row
-        else:
+        if not isinstance(row, dict) or not {*CAPTION} & {*row}:
             wanted = "expected an object with image (or file_name) and caption (or captions, text)"
-            yield place, f"{wanted}, got {ascii(row)[:60]}"
+            row = f"{wanted}, got {ascii(row)[:60]}"
+        yield place, row

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dclip_kit.data import read_captioned
 from dclip_kit.data.flickr import read_flickr
 
 # The first line, the spaces and the broken row are those of the known file.
@@ -76,12 +77,13 @@ def test_pictures_are_found_where_they_usually_lie(folder, place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("a,b\n", "columns image_name"), ("", "comment in .*, got ''")]
+    ("content", "says"),
+    [("a,b\n", r"the first, results\.csv:1: expected a picture, its"), ("", "none was left")],
 )
-def test_a_csv_without_its_columns_is_refused(folder, content, says) -> None:
+def test_a_csv_of_another_form_has_nothing_to_use(folder, content, says) -> None:
     (folder / "results.csv").write_text(content)
     with pytest.raises(ValueError, match=says):
-        read_flickr(folder)
+        read_captioned(folder)
 
 
 def test_a_folder_without_captions_is_refused(tmp_path) -> None:

@@ -108,10 +108,24 @@ def test_what_is_not_recognised_lists_the_known_formats(tmp_path) -> None:
         recognise_format(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("format", [None, "csv"])
-def test_nothing_at_the_path_is_an_error(tmp_path, format) -> None:
+def test_nothing_at_the_path_is_an_error(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"Expected a file or folder at .*none, found nothing"):
+        read_captioned(tmp_path / "none")
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_nothing_at_the_path_names_it_whatever_the_format(tmp_path, format) -> None:
+    with pytest.raises((OSError, ValueError), match="none"):
         read_captioned(tmp_path / "none", format=format)
+
+
+@pytest.mark.parametrize("format", ["files", "shards"])
+def test_pictures_that_are_their_annotations_neighbours_have_no_other_folder(
+    tmp_path, format
+) -> None:
+    folder = write_folder(tmp_path, format)
+    with pytest.raises(ValueError, match=r"leave --images \(images= in Python\) out"):
+        read_captioned(folder, tmp_path, format)
 
 
 def test_pictures_in_no_folder_are_an_error(tmp_path) -> None:
