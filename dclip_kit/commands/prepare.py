@@ -35,8 +35,7 @@ def inspect(
     """
     if json:
         require_writable(json)
-    from dclip_kit.data import inspect_data
-    from dclip_kit.data.summary import summarize
+    from dclip_kit.data import inspect_data, summarize
     from dclip_kit.runtime.files import write_atomically
 
     with warnings.catch_warnings(record=True) as notes:
@@ -85,7 +84,7 @@ def curate(
     require_writable(out)
     from dclip_kit.data import curate as draw
     from dclip_kit.data import read_captioned, recognise_format
-    from dclip_kit.data.inspect import read_evaluation
+    from dclip_kit.data.splits import read_evaluation
 
     given = {
         "coco": coco,
@@ -143,6 +142,7 @@ def embed(
     """
     require_writable(out, "folder")
     from dclip_kit.data import read_captioned
+    from dclip_kit.data.annotations import list_reasons
     from dclip_kit.evaluation.runs import load_model
     from dclip_kit.features.extract import extract_features
     from dclip_kit.models.detector import load_detector
@@ -160,18 +160,17 @@ def embed(
     features = extract_features(clip, detector, found.dataset, regions, folder=out)
     if not is_main_process():
         return 0
-    unusable = found.unreadable | found.broken_rows
     record = {
         "model": clip.name,
         "pictures": [str(path) for path in found.dataset.paths],
         "captions": found.dataset.texts,
-        "unusable": [{"path": str(place), "reason": why} for place, why in unusable.items()],
+        "unusable": list_reasons(found.unusable),
         "empty_captions": found.empty_captions,
     }
     write_atomically(out / "contents.json", json_format.dumps(record, indent=1) + "\n")
     print(
         f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
         f"{len(features.text):,} captions into {printable(out)}; unusable: "
-        f"{len(unusable):,}; without detections: {features.without_detections:,}."
+        f"{len(found.unusable):,}; without detections: {features.without_detections:,}."
     )
     return 0

@@ -1,16 +1,54 @@
 """From rows of annotation files to captioned pictures: the part that all readers share."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from dclip_kit.data.own_splits import SPLIT_OF, split_by_folder
-from dclip_kit.data.pictures import count_links
-from dclip_kit.data.usable import Checks, SplitsFrom, UsableImages, sort_out
+from tqdm.auto import tqdm
 
+from dclip_kit.data.images import SPLITS, CaptionedImages
+from dclip_kit.data.pictures import count_links, name_with_link
+from dclip_kit.data.scan import scan_pictures
+from dclip_kit.runtime.printing import printable
+
+# How closely pictures are looked at: read whole, only that they are there, or not at all (as for
+# evaluation data whose names are known and whose pictures are not at hand).
+Checks = Literal["pictures", "files", "names"]
+# What tells each picture's split: a column of a table, the folders that the pictures are in, or the
+# annotation file, as Karpathy's and COCO's do; "" where nothing does.
+SplitsFrom = Literal["column", "folders", "file", ""]
+# What data sets call the splits; a folder or a column may say them in capitals.
+SPLIT_OF = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _EXPECTED_SPLIT = f"expected a split ({', '.join(SPLIT_OF)})"
+
+
+@dataclass(frozen=True)
+class UsableImages:
+    """What is left after leaving out what cannot be used, and what was left out.
+
+    Attributes:
+        dataset: pictures that can be read, with their captions that have text.
+        unusable: reason by picture, or by place in an annotation file ("results.csv:19999").
+        empty_captions: how many captions had no text.
+        splits_from: where `dataset.splits` come from.
+        linked: how many pictures of `dataset` lie outside the folder of pictures, which has links
+            to them.
+    """
+
+    dataset: CaptionedImages
+    unusable: dict[str, str]
+    empty_captions: int = 0
+    splits_from: SplitsFrom = ""
+    linked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +76,12 @@ class Annotations:
 
     Attributes:
         rows: the rows that can be understood.
-        broken: reason by place ("captions.csv:7"), of the others.
-        unusable: reason by path, of pictures that are left out already.
+        unusable: as in `UsableImages`, of the others.
         splits_from: as in `UsableImages`, if a row has a split.
     """
 
     rows: list[CaptionRow] = field(default_factory=list)
-    broken: dict[str, str] = field(default_factory=dict)
-    unusable: dict[Path, str] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
     splits_from: SplitsFrom = "column"
 
     def add(
@@ -60,31 +96,192 @@ class Annotations:
         word = split.strip().lower() if isinstance(split, str) else split
         texts = [captions] if isinstance(captions, str) or captions is None else captions
         if not isinstance(name, str) or not name.strip():
-            self.broken[place] = f"expected the name of a picture, got {_shorten(name)}"
+            self.unusable[place] = f"expected the name of a picture, got {reprlib.repr(name)}"
         elif not isinstance(texts, list) or not all(isinstance(t, str | None) for t in texts):
-            self.broken[place] = f"expected captions as text, got {_shorten(captions)}"
+            self.unusable[place] = f"expected captions as text, got {reprlib.repr(captions)}"
         elif not all(is_text(text or "") for text in [name, *texts]):
-            self.broken[place] = "expected UTF-8, got other bytes; convert the file to UTF-8"
+            self.unusable[place] = "expected UTF-8, got other bytes; convert the file to UTF-8"
         elif word not in (None, "", *SPLIT_OF):
-            self.broken[place] = f"{_EXPECTED_SPLIT}, got {_shorten(split)}"
+            self.unusable[place] = f"{_EXPECTED_SPLIT}, got {reprlib.repr(split)}"
         else:
             stripped = tuple((text or "").strip() for text in texts)
             own = SPLIT_OF[str(word)] if word else ""
             self.rows.append(CaptionRow(place, name, stripped, image_id, own))
 
+    def find_images(self, file: Path, *below: str) -> Path:
+        """The folder that has one of the pictures, else the first that may.
+
+        Args:
+            file: pictures are looked for beside it and a folder further up.
+            below: the folders there that may have them.
+        """
+        candidates = [place / each for place in (file.parent, file.parent.parent) for each in below]
+        tried = [row.name for row in islice(self.rows, 20)]
+        found = (each for each in candidates for name in tried if os.path.isfile(each / name))
+        return next(found, candidates[0])
+
+
+def gather(
+    annotations: Annotations, images: Path, split: str, source: str, checks: Checks = "pictures"
+) -> UsableImages:
+    """Joins the rows of each picture, in the order of its first, and leaves out what is unusable.
+
+    Where no row has a split, the folders train, val and test are the splits, if there are such.
+
+    Args:
+        annotations: rows; several may name one picture.
+        images: the folder that their names are below.
+        split: which part to take of data that have splits, or "all"; several are joined by "+".
+            What to call the data of others.
+        source: as in `CaptionedImages`.
+        checks: as in `drop_unusable`.
+
+    Raises:
+        ValueError: there is no such split, or some pictures lie in folders that are splits, and
+            others do not.
+    """
+    unusable = dict(annotations.unusable)
+    with_splits = any(row.split for row in annotations.rows)
+    pictures: dict[Path, list[CaptionRow]] = {}
+    for row in annotations.rows:
+        if with_splits and not row.split:
+            unusable[row.place] = f"{_EXPECTED_SPLIT} as other rows have, got none"
+            continue
+        try:
+            pictures.setdefault(path_inside(images, row.name), []).append(row)
+        except ValueError as error:
+            unusable[row.name] = str(error)
+    for path, (first, *others) in list(pictures.items()):
+        if other := next((row for row in others if row.split != first.split), None):
+            unusable[other.place] = (
+                f"expected one split a picture, got {first.split} ({first.place}) and "
+                f"{other.split} for {reprlib.repr(first.name)}, which is left out"
+            )
+            del pictures[path]
+    texts = {path: [c for row in rows for c in row.captions] for path, rows in pictures.items()}
+    ids = {path: [row.image_id for row in rows if row.image_id] for path, rows in pictures.items()}
+    splits = [rows[0].split for rows in pictures.values()]
+    if not with_splits:
+        splits = split_by_folder(list(pictures), images)
+    whole = CaptionedImages(
+        tuple(pictures),
+        tuple(tuple(filter(None, group)) for group in texts.values()),
+        split,
+        source,
+        tuple("".join(each[:1]) for each in ids.values()),
+        tuple(splits),
+    )
+    found = drop_unusable(_take_split(whole, split), checks)
+    return replace(
+        found,
+        unusable=unusable | found.unusable,
+        empty_captions=sum(texts[path].count("") for path in found.dataset.paths),
+        splits_from=annotations.splits_from if with_splits else "folders" if any(splits) else "",
+        linked=count_links(found.dataset.paths, images),
+    )
+
+
+def _take_split(dataset: CaptionedImages, split: str) -> CaptionedImages:
+    there = [each for each in SPLITS if each in dataset.splits]
+    if split == "all" or not there:
+        return dataset
+    wanted = {SPLIT_OF.get(each, each) for each in split.split("+")}
+    if not wanted <= set(there):
+        raise ValueError(
+            f"Expected a split that pictures of {dataset.source} are of ({', '.join(there)}), some "
+            f"joined by '+', or all, got {split!r}; give another with --split (split= in Python)."
+        )
+    return dataset.select([i for i, own in enumerate(dataset.splits) if own in wanted])
+
+
+def split_by_folder(paths: Sequence[Path], images: Path) -> list[str]:
+    """The split of each picture, by the first folder on its way that is called like one.
+
+    A folder train alone is no split: it may be a class of locomotives. Neither is a folder test
+    somewhere further down, unless every picture is in such a folder (cat/train, dog/test).
+
+    Returns:
+        As `CaptionedImages.splits`: nothing where no folder is val or test.
+
+    Raises:
+        ValueError: some pictures lie in such folders, and others do not.
+    """
+    names = [path.relative_to(images) for path in paths]
+    folders = [tuple(each.lower() for each in name.parent.parts) for name in names]
+    splits = [next((SPLIT_OF[each] for each in on if each in SPLIT_OF), "") for on in folders]
+    if "" in splits:  # beside folders of splits others are a mistake; further down it is a name
+        depth = len(Path(os.path.commonpath([name.parent for name in names])).parts)
+        splits = [SPLIT_OF.get("".join(on[depth : depth + 1]), "") for on in folders]
+    if not {"val", "test"} & set(splits):
+        return []
+    if "" in splits:
+        raise ValueError(
+            f"Expected all pictures of {images} in folders of splits or none, got "
+            f"{splits.count('')} of {len(splits)} elsewhere (the first, "
+            f"{str(names[splits.index('')])!a}); move them into train, val or test, or give a "
+            "captions.csv with a column split."
+        )
+    return splits
+
+
+def drop_unusable(dataset: CaptionedImages, checks: Checks = "pictures") -> UsableImages:
+    """Leaves out pictures that cannot be used, with their reasons.
+
+    Args:
+        dataset: of which pictures may be missing or broken.
+        checks: "pictures" reads every picture once, "files" only asks whether there is one, "names"
+            takes them as they are.
+    """
+    problems: dict[Path, str] = {}
+    if checks != "names":
+        for path in tqdm(dataset.paths, desc="finding pictures", delay=2):
+            if not os.path.isfile(path):  # a named pipe would be waited for, for ever
+                problems[path] = (
+                    f"Expected a whole picture at {name_with_link(path)}, but found no file; "
+                    "restore it, or name the folder that has the pictures."
+                )
+    if checks == "pictures":
+        there = [path for path in dataset.paths if path not in problems]
+        scans = zip(there, scan_pictures(there), strict=True)
+        problems |= {path: scan.problem for path, scan in scans if scan.problem}
+    kept = [i for i, path in enumerate(dataset.paths) if path not in problems]
+    unusable = {str(path): problem for path, problem in problems.items()}
+    return UsableImages(dataset.select(kept), unusable)
+
+
+def require_usable(found: UsableImages) -> None:
+    """Checks that a picture has a caption: without, there is nothing to learn or search.
+
+    Raises:
+        ValueError: none has; says how much was left out, and the first reason.
+    """
+    reason = next((f"; the first, {place}: {why}" for place, why in found.unusable.items()), ".")
+    if not any(found.dataset.captions):
+        raise ValueError(
+            f"Expected captioned pictures in {found.dataset.source}, but none was left "
+            f"({len(found.dataset)} without a caption, {found.empty_captions} captions without "
+            f"text, {len(found.unusable)} unusable pictures or rows){reason}"
+        )
+
+
+def join_usable(parts: Sequence[UsableImages]) -> UsableImages:
+    """Puts together what was read from several files of one data set."""
+    joined: dict[str, Any] = {
+        name: tuple(chain.from_iterable(getattr(part.dataset, name) for part in parts))
+        for name in ("paths", "captions", "image_ids", "splits")
+    }
+    return replace(
+        parts[0],
+        dataset=replace(parts[0].dataset, **joined),
+        unusable={place: why for part in parts for place, why in part.unusable.items()},
+        empty_captions=sum(part.empty_captions for part in parts),
+        linked=sum(part.linked for part in parts),
+    )
+
 
 def is_text(text: str) -> bool:
     """Whether a text can be written as UTF-8: no half characters, no bytes of another encoding."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _shorten(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text.encode(errors="ignore").decode() == text
 
 
 def path_inside(folder: Path, name: str) -> Path:
@@ -101,85 +298,41 @@ def path_inside(folder: Path, name: str) -> Path:
         below = below.relative_to(roots[0]) if roots else Path("..")
     if ".." in below.parts or "\0" in name:
         raise ValueError(
-            f"Expected a path below {folder}, but {_shorten(name)} leads out of it or has '..' in "
-            "it; name the folder that holds the pictures, and write paths from there."
+            f"Expected a path below {folder}, but {reprlib.repr(name)} leads out of it or has '..' "
+            "in it; name the folder that holds the pictures, and write paths from there."
         )
     return folder / below
 
 
-def gather(
-    annotations: Annotations, images: Path, split: str, source: str, checks: Checks = "pictures"
-) -> UsableImages:
-    """Joins the rows of each picture, in the order of its first, and leaves out what is unusable.
-
-    Where no row has a split, the folders train, val and test are the splits, if there are such.
+def find_files(path: Path, *patterns: str, in_splits: bool = False) -> list[Path]:
+    """The file itself, or a folder's files of these patterns.
 
     Args:
-        annotations: rows; several may name one picture.
-        images: the folder that their names are below.
-        split: as in `CaptionedImages`.
-        source: as in `CaptionedImages`.
-        checks: as in `sort_out`.
+        path: a file or folder.
+        patterns: of files in the folder.
+        in_splits: whether, where there is none, to look for those of the last pattern in its
+            folders that are called like splits.
+    """
+    if not path.is_dir():
+        return [path]
+    own = [file for pattern in patterns for file in sorted(path.glob(pattern))]
+    below = sorted(path.glob(f"*/{patterns[-1]}")) if in_splits else []
+    return own or [file for file in below if file.parent.name.lower() in SPLIT_OF]
+
+
+def find_file(path: Path, *patterns: str) -> Path:
+    """The file itself, or a folder's only file of these patterns.
 
     Raises:
-        ValueError: some pictures lie in folders that are splits, and others do not.
+        ValueError: the folder has none, or several.
     """
-    broken, outside = dict(annotations.broken), dict[Path, str]()
-    with_splits = any(row.split for row in annotations.rows)
-    pictures: dict[Path, list[CaptionRow]] = {}
-    for row in annotations.rows:
-        if with_splits and not row.split:
-            broken[row.place] = f"{_EXPECTED_SPLIT} as other rows have, got none"
-            continue
-        try:
-            pictures.setdefault(path_inside(images, row.name), []).append(row)
-        except ValueError as error:
-            outside[Path(row.name)] = str(error)
-    for path, (first, *others) in list(pictures.items()):
-        if other := next((row for row in others if row.split != first.split), None):
-            broken[other.place] = (
-                f"expected one split a picture, got {first.split} ({first.place}) and "
-                f"{other.split} for {_shorten(first.name)}, which is left out"
-            )
-            del pictures[path]
-    paths, splits = list(pictures), [rows[0].split for rows in pictures.values()]
-    if not with_splits:
-        splits = split_by_folder(paths, images)
-    ids = [next((row.image_id for row in rows if row.image_id), "") for rows in pictures.values()]
-    found = sort_out(
-        paths,
-        [[caption for row in rows for caption in row.captions] for rows in pictures.values()],
-        split,
-        source,
-        ids if any(ids) else (),
-        checks,
-        splits,
-    )
-    return replace(
-        found,
-        unreadable=annotations.unusable | outside | found.unreadable,
-        broken_rows=broken,
-        splits_from=annotations.splits_from if with_splits else "folders" if splits else "",
-        linked=count_links(found.dataset.paths, images),
-    )
-
-
-def name_folder(folder: Path) -> str:
-    """What to call the data of a folder."""
-    return folder.resolve().name or "pictures"
-
-
-def find_images(candidates: Sequence[Path], names: Iterable[str]) -> Path:
-    """The first of some folders that has one of the named pictures, else the first of them."""
-    tried = [name for name, _ in zip(names, range(20), strict=False)]
-    for folder in candidates:
-        for name in tried:
-            try:
-                if path_inside(folder, name).is_file():
-                    return folder
-            except (ValueError, OSError):  # said with its reason when its turn comes
-                continue
-    return candidates[0]
+    files = find_files(path, *patterns)
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise ValueError(
+            f"Expected one file {' or '.join(patterns)} in {path}, got {names}; name the file."
+        )
+    return files[0]
 
 
 def read_lines(path: Path, called: str = "") -> Iterator[tuple[str, str]]:
@@ -188,17 +341,11 @@ def read_lines(path: Path, called: str = "") -> Iterator[tuple[str, str]]:
     Args:
         path: the file.
         called: what places call it; left out, its name.
-
-    Raises:
-        ValueError: the file cannot be read.
     """
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{called or path.name}:{number}", line.rstrip("\n")
-    except OSError as error:
-        raise ValueError(_unread(path, error)) from error
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield f"{called or path.name}:{number}", line.rstrip("\n")
 
 
 def load_json(path: Path) -> Any:
@@ -210,7 +357,9 @@ def load_json(path: Path) -> Any:
     try:
         return parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ValueError(_unread(path, error)) from error
+        raise ValueError(
+            f"Expected to read {path}, but it failed ({error}); restore the file or name another."
+        ) from error
 
 
 def parse_json(text: str) -> Any:
@@ -225,5 +374,6 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def _unread(path: Path, error: Exception) -> str:
-    return f"Expected to read {path}, but it failed ({error}); restore the file or name another."
+def list_reasons(reasons: Mapping[Any, str]) -> list[dict[str, str]]:
+    """Reasons by picture or place as JSON values that a terminal may show."""
+    return [{"path": printable(p), "reason": printable(why)} for p, why in reasons.items()]

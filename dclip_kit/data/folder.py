@@ -1,13 +1,23 @@
-"""A folder's pictures, with a text file beside each."""
+"""A folder's pictures, with the texts or notes that img2dataset writes beside each."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from dclip_kit.data.annotations import Annotations, gather, is_text, name_folder, parse_json
+from dclip_kit.data.annotations import (
+    Annotations,
+    Checks,
+    UsableImages,
+    find_file,
+    gather,
+    is_text,
+    parse_json,
+    read_lines,
+)
 from dclip_kit.data.pictures import name_with_link
-from dclip_kit.data.usable import Checks, UsableImages
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -29,34 +39,72 @@ def read_files(
 
     Args:
         path: the folder; folders in it are read too.
-        images: not for this layout, whose texts lie beside the pictures.
-        split: as in `CaptionedImages`.
-        checks: as in `sort_out`.
+        images: unused, as the texts lie beside the pictures.
+        split: as in `gather`.
+        checks: as in `drop_unusable`.
         source: as in `CaptionedImages`; left out, the folder's name.
 
     Raises:
-        ValueError: there is no such folder, `images` is another, or as `gather`.
+        ValueError: there is no such folder, or as `gather`.
     """
-    if images not in (None, path):
-        raise ValueError(
-            f"Expected the texts of {path} beside its pictures, got another folder of pictures "
-            f"({images}); leave --images (images= in Python) out."
-        )
     found = Annotations()
-    with_picture = set()
-    texts = []
-    for name in walk_files(path):
-        suffix = Path(name).suffix.lower()
-        if suffix == ".txt":
-            texts.append(name)
-        elif suffix in PICTURE_SUFFIXES:
-            stem = str(Path(name).with_suffix(""))
-            with_picture.add(stem)
-            _add_sample(found, path, name, stem)
-    for name in texts:
-        if str(Path(name).with_suffix("")) not in with_picture:
-            found.broken[name] = "expected a picture of the same name beside it, found none"
-    return gather(found, path, split, source or name_folder(path), checks)
+    names = list(walk_files(path))
+    for name, note in _read_notes(found, path, names):
+        captions, url = note.get("caption"), note.get("url")
+        if not isinstance(captions, str):
+            try:
+                lines = _read_beside((path / name).with_suffix(".txt")).splitlines()
+            except ValueError as error:
+                found.unusable[str(path / name)] = f"Expected its caption beside it, but {error}."
+                continue
+            captions = [line for line in lines if line.strip()] or [""]
+        found.add(name, name, captions, url if isinstance(url, str) and is_text(url) else "")
+    beside = {str(Path(name).with_suffix(".txt")) for name in names if is_picture(name)}
+    for name in names:
+        if name.endswith(".txt") and name not in beside:
+            found.unusable[name] = "expected a picture of the same name beside it, found none"
+    return gather(found, path, split, source or path.resolve().name, checks)
+
+
+def read_conceptual(
+    path: Path, images: Path | None = None, split: str = "train", checks: Checks = "pictures"
+) -> UsableImages:
+    """Reads Conceptual Captions' TSV (caption, tab, address) over what img2dataset downloaded.
+
+    Many of its addresses are dead by now: each row without a picture is named among what is
+    unusable, and so is each picture that the list does not know.
+
+    Args:
+        path: the TSV, with or without a header, or the folder with the only one.
+        images: the folder that img2dataset wrote with output_format="files", a .json beside each
+            picture; left out, the TSV's own.
+        split: as in `gather`.
+        checks: as in `drop_unusable`.
+
+    Raises:
+        ValueError: there is no such file or folder, or there are several.
+    """
+    path = find_file(path, "*.tsv")
+    folder = images or path.parent
+    found = Annotations()
+    pictures: dict[str, list[str]] = {}
+    for name, note in _read_notes(found, folder, walk_files(folder)):
+        pictures.setdefault(str(note.get("url")).strip(), []).append(name)
+    listed = set()
+    for place, line in read_lines(path):
+        caption, _, url = (field.strip() for field in line.partition("\t"))
+        listed.add(url)
+        if url not in pictures and (caption, url) != ("caption", "url"):  # a header, if there is
+            found.unusable[place] = f"its picture was not downloaded ({ascii(url)[1:-1]})"
+        for name in pictures.get(url, ()):
+            found.add(place, name, caption, url)
+    found.unusable |= {
+        str(folder / name): f"Expected its address in {path.name}, but {url!a} is not there."
+        for url, names in pictures.items()
+        for name in names
+        if url not in listed
+    }
+    return gather(found, folder, split, "conceptual_captions", checks)
 
 
 def walk_files(folder: Path) -> Iterator[str]:
@@ -79,50 +127,52 @@ def walk_files(folder: Path) -> Iterator[str]:
             yield os.path.relpath(os.path.join(place, name), folder)
 
 
-def read_sample(folder: Path, stem: str) -> dict[str, Any]:
-    """Reads what img2dataset notes about a picture, or nothing where there is no such note.
-
-    Raises:
-        ValueError: there is one, and it cannot be read.
-    """
-    text = _read_beside(folder / f"{stem}.json", "strict")
-    sample = {} if text is None else parse_json(text)
-    return sample if isinstance(sample, dict) else {}
+def is_picture(name: str) -> bool:
+    """Whether a file is called like a picture."""
+    return Path(name).suffix.lower() in PICTURE_SUFFIXES
 
 
-def _add_sample(found: Annotations, folder: Path, name: str, stem: str) -> None:
-    """Takes one picture with its caption."""
-    try:
-        sample = read_sample(folder, stem)
-    except ValueError as error:
-        found.broken[f"{stem}.json"] = f"expected img2dataset's JSON, but got none ({error})"
-        sample = {}
-    status, url, caption = (sample.get(key) for key in ("status", "url", "caption"))
-    if status not in (None, "success"):
-        found.unusable[folder / name] = f"img2dataset notes that it is no success ({status!r})"
-        return
-    if not isinstance(caption, str):
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A folder to fill, there whole or not at all afterwards; another process may be first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        place = Path(temporary) / folder.name
+        place.mkdir()
+        yield place
         try:
-            text = _read_beside(folder / f"{stem}.txt", "surrogateescape")
+            place.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+def _read_notes(
+    found: Annotations, folder: Path, names: Iterable[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields each picture with img2dataset's note beside it, but for those that it says failed."""
+    for name in filter(is_picture, names):
+        file = Path(name).with_suffix(".json")
+        try:
+            note = parse_json(
+                _read_beside(folder / file) if os.path.lexists(folder / file) else "{}"
+            )
         except ValueError as error:
-            found.unusable[folder / name] = f"Expected its caption beside it, but {error}."
-            return
-        if text is None or not is_text(text):
-            got = "found none" if text is None else "got other bytes than UTF-8"
-            found.unusable[folder / name] = f"Expected its caption in {stem}.txt beside it, {got}."
-            return
-        caption = [line for line in text.splitlines() if line.strip()] or [""]
-    image_id = url if isinstance(url, str) and is_text(url) else ""
-    found.add(name, name, caption, image_id)
+            found.unusable[str(file)] = f"expected img2dataset's JSON, but got none ({error})"
+            note = {}
+        note = note if isinstance(note, dict) else {}
+        if note.get("status") in (None, "success"):
+            yield name, note
+        else:
+            reason = f"img2dataset notes that it is no success ({note['status']!r})"
+            found.unusable[str(folder / name)] = reason
 
 
-def _read_beside(path: Path, errors: Literal["strict", "surrogateescape"]) -> str | None:
-    """Reads a file beside a picture, if there is one."""
-    if not os.path.lexists(path):
-        return None
+def _read_beside(path: Path) -> str:
+    """Reads a file beside a picture."""
     try:
         if not path.is_file():
             raise OSError("no file is there")  # a named pipe would be waited for, for ever
-        return path.read_text(encoding="utf-8-sig", errors=errors)
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ValueError(f"reading {name_with_link(path)} failed ({error})") from error

@@ -1,32 +1,15 @@
 """The two shapes that all data takes here."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 SPLITS = ("train", "val", "test")
-
-
-def check_groups(paths: Sequence[Path], captions: Sequence[Sequence[str]]) -> None:
-    """Checks for one group of captions a picture; a text would pass for a group of letters.
-
-    Raises:
-        ValueError: the lengths differ, or a picture has a text for its group.
-    """
-    if isinstance(captions, str) or any(isinstance(group, str) for group in captions):
-        raise ValueError(
-            "Expected a group of captions a picture, got a single text; wrap each in a tuple."
-        )
-    if len(paths) != len(captions):
-        raise ValueError(
-            f"Expected captions for each of {len(paths)} pictures, got {len(captions)} groups; "
-            "give an empty group to a picture without any."
-        )
 
 
 @dataclass(frozen=True)
@@ -38,10 +21,14 @@ class CaptionedImages:
         captions: for each picture its captions.
         split: "train", "val", "test", …
         source: what to call the data in reports.
-        image_ids: none, or for each picture what its data set calls it ("coco:391895",
-            "flickr:36979", the address that it came from, or ""), for the leak guard.
-        splits: none, or for each picture which of `SPLITS` its data set puts it into, or "" where
-            that says nothing.
+        image_ids: for each picture what its data set calls it ("coco:391895", "flickr:36979", the
+            address that it came from), for the leak guard, or "". Left out, all are "".
+        splits: for each picture which of `SPLITS` its data set puts it into, or "" where that says
+            nothing. Left out, all are "".
+
+    Raises:
+        ValueError: the lengths differ, a caption has no text, a picture has a text where its group
+            of captions should be, or a split is unknown.
     """
 
     paths: tuple[Path, ...]
@@ -52,12 +39,19 @@ class CaptionedImages:
     splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_groups(self.paths, self.captions)
-        for kind, given in (("ids", self.image_ids), ("splits", self.splits)):
-            if given and len(given) != len(self.paths):
+        for name in ("image_ids", "splits"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, ("",) * len(self.paths))
+        # A text would pass for a group of letters.
+        if isinstance(self.captions, str) or any(isinstance(group, str) for group in self.captions):
+            raise ValueError(
+                "Expected a group of captions a picture, got a single text; wrap each in a tuple."
+            )
+        for name in ("captions", "image_ids", "splits"):
+            if len(getattr(self, name)) != len(self.paths):
                 raise ValueError(
-                    f"Expected no {kind} or one for each of {len(self.paths)} pictures, got "
-                    f"{len(given)}; give an empty one to a picture without."
+                    f"Expected {name} for each of {len(self.paths)} pictures, got "
+                    f"{len(getattr(self, name))}; give an empty one to a picture without any."
                 )
         if odd := set(self.splits) - {*SPLITS, ""}:
             raise ValueError(
@@ -68,7 +62,7 @@ class CaptionedImages:
         if empty:
             raise ValueError(
                 f"Expected captions with text, got an empty one at {self.paths[empty[0]]} (and "
-                f"{len(empty) - 1} more pictures); leave them out with drop_unusable."
+                f"{len(empty) - 1} more pictures); leave them out."
             )
 
     def __len__(self) -> int:
@@ -91,8 +85,8 @@ class CaptionedImages:
             self,
             paths=tuple(self.paths[i] for i in indices),
             captions=tuple(self.captions[i] for i in indices),
-            image_ids=tuple(self.image_ids[i] for i in indices) if self.image_ids else (),
-            splits=tuple(self.splits[i] for i in indices) if self.splits else (),
+            image_ids=tuple(self.image_ids[i] for i in indices),
+            splits=tuple(self.splits[i] for i in indices),
         )
 
 
@@ -106,6 +100,9 @@ class LabelledImages:
         class_names: the classes.
         in_domain: for each class, whether fine-tuning data may show it.
         source: what to call the data in reports.
+
+    Raises:
+        ValueError: the lengths differ, or a label is out of range.
     """
 
     paths: tuple[Path, ...]
@@ -130,6 +127,14 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def select(self, indices: Sequence[int]) -> "LabelledImages":
+        """The pictures at these indices, in this order, and all classes."""
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in indices),
+            labels=tuple(self.labels[i] for i in indices),
+        )
+
     def take_per_class(self, count: int) -> "LabelledImages":
         """The first `count` pictures of each class, or all where it has fewer.
 
@@ -138,14 +143,6 @@ class LabelledImages:
         """
         if count < 1:
             raise ValueError(f"Expected at least one picture a class, got {count}.")
-        taken: Counter[int] = Counter()
-        kept = []
-        for index, label in enumerate(self.labels):
-            taken[label] += 1
-            if taken[label] <= count:
-                kept.append(index)
-        return replace(
-            self,
-            paths=tuple(self.paths[i] for i in kept),
-            labels=tuple(self.labels[i] for i in kept),
-        )
+        label_of = self.labels.__getitem__
+        classes = groupby(sorted(range(len(self)), key=label_of), label_of)
+        return self.select(sorted(i for _, own in classes for i in islice(own, count)))

@@ -1,22 +1,28 @@
 """A look at data before training: what is usable, what is twice, and what leaks."""
 
-import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dclip_kit.data.coco import find_captions
+from dclip_kit.data.annotations import UsableImages, list_reasons
 from dclip_kit.data.images import SPLITS, CaptionedImages
 from dclip_kit.data.leaks import LeakReport, find_leaks
 from dclip_kit.data.read import read_format, recognise_format, require_readable
 from dclip_kit.data.scan import scan_pictures
-from dclip_kit.data.splits import assign_splits
-from dclip_kit.data.usable import UsableImages, join_usable
+from dclip_kit.data.splits import assign_splits, read_evaluation
+from dclip_kit.runtime.printing import printable
 
 _CONTEXT = 77  # tokens of CLIP, the start's and the end's among them
+_MOST_LINES = 10  # of a list; the report has all
+_ORIGINS = {
+    "digest": "a digest of the files",
+    "file": "the data set's own files",
+    "column": "a column",
+    "folders": "folders",
+}
 
 
 def inspect_data(
@@ -47,64 +53,41 @@ def inspect_data(
 
     Raises:
         ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
-        ModuleNotFoundError: a library of the extra "data" is needed and not installed.
+        ModuleNotFoundError: imagehash is needed and not installed.
     """
     format = format or recognise_format(path)
     require_readable(path, images, format)
     evaluation = [
         each if isinstance(each, CaptionedImages) else read_evaluation(each) for each in against
     ]
-    unusable: dict[str, str] = {}
     try:
-        found = join_usable(
-            [read_format(each, images, format, "all", "files") for each in _files(format, path)]
-        )
+        found = read_format(path, images, format, "all", "pictures")
     except ValueError as error:  # the file as a whole cannot be used
-        found = UsableImages(CaptionedImages((), (), "all", str(path)), {}, 0)
-        unusable[_printable(path)] = str(error)
-    for reasons in (found.unreadable, found.broken_rows):
-        unusable |= {_printable(place): why for place, why in reasons.items()}
-    kept, groups = [], dict[str, list[str]]()
-    paths = found.dataset.paths
-    for index, scan in enumerate(scan_pictures(paths)):
-        if scan.problem:
-            unusable[_printable(paths[index])] = scan.problem
-            continue
-        groups.setdefault(scan.pixels, []).append(_printable(paths[index]))
-        kept.append(index)
-    usable = found.dataset.select(kept)
-    guard = find_leaks(usable, evaluation) if evaluation else LeakReport((), {})
+        found = UsableImages(CaptionedImages((), (), "all", str(path)), {str(path): str(error)})
+    dataset = found.dataset
+    groups: dict[str, list[str]] = {}
+    for place, scan in zip(dataset.paths, scan_pictures(dataset.paths), strict=True):
+        groups.setdefault(scan.pixels, []).append(printable(place))
+    guard = find_leaks(dataset, evaluation) if evaluation else LeakReport((), {})
     if guard.not_compared:
-        place, why = next(iter(guard.not_compared.items()))
+        first, why = next(iter(guard.not_compared.items()))
         warnings.warn(
             f"{len(guard.not_compared)} pictures were compared by name and not by content; the "
-            f"first is {_printable(place)}: {_printable(why)}",
+            f"first is {printable(first)}: {printable(why)}",
             stacklevel=2,
         )
     return {
         "format": format,
-        "pictures": {
-            "usable": len(usable),
-            "unusable": [
-                {"path": place, "reason": _printable(why)} for place, why in unusable.items()
-            ],
-        },
+        "pictures": {"usable": len(dataset), "unusable": list_reasons(found.unusable)},
         "captions": {
-            "usable": len(usable.texts),
+            "usable": len(dataset.texts),
             "empty": found.empty_captions,
-            "truncated": count_truncated(usable.texts),
+            "truncated": count_truncated(dataset.texts),
         },
-        "splits": _count_splits(replace(found, dataset=usable)),
+        "splits": _count_splits(found),
         "linked": found.linked,
         "duplicates": [group for group in groups.values() if len(group) > 1],
-        "leaks": [
-            {
-                "picture": _printable(leak.picture),
-                "evaluation": _printable(leak.evaluation),
-                "by": leak.by,
-            }
-            for leak in guard.leaks
-        ],
+        "leaks": [leak.as_dict() for leak in guard.leaks],
     }
 
 
@@ -121,56 +104,50 @@ def count_truncated(captions: Sequence[str]) -> int:
     )
 
 
-def _files(format: str, path: Path | str, evaluation: bool = False) -> list[Path]:
-    """What has to be read for all of a data set, or for its val and test: COCO has a file a split.
-
-    Args:
-        format: of the data set.
-        path: of the data set.
-        evaluation: whether its train is left out, if it has others.
-    """
-    path = Path(path)
-    files = find_captions(path) if format == "coco" and path.is_dir() else []
-    held_out = [file for file in files if not file.name.startswith("captions_train")]
-    return (held_out if evaluation else []) or files or [path]
-
-
-def read_evaluation(path: Path | str) -> CaptionedImages:
-    """Reads an evaluation set by its annotations' word, as a missing picture leaks by name too.
-
-    Of Karpathy's these are val and test, of COCO's folder what is not train, of other formats all.
-
-    Raises:
-        ValueError: it cannot be read, or there is nothing.
-    """
-    format = recognise_format(path)
-    split = "val+test" if format == "karpathy" else "all"
-    files = _files(format, path, evaluation=True)
-    found = join_usable([read_format(each, None, format, split, "names") for each in files])
-    if not len(found.dataset):
-        raise ValueError(
-            f"Expected evaluation pictures at {path}, found none to compare with; name another."
-        )
-    return found.dataset
-
-
 def _count_splits(found: UsableImages) -> dict[str, Any]:
     captioned = [i for i, captions in enumerate(found.dataset.captions) if captions]
     found = replace(found, dataset=found.dataset.select(captioned))
-    assigned = assign_splits(found)
-    splits = Counter(assigned)
-    origin = found.splits_from if found.dataset.splits else ""
-    drawn = {
-        split for own, split in zip(found.dataset.splits, assigned, strict=False) if own == "train"
-    } - {"train"}
+    splits = assign_splits(found)
+    counts = {split: splits.count(split) for split in SPLITS}
+    both = zip(found.dataset.splits, splits, strict=True)
+    drawn = {split for own, split in both if own == "train"} - {"train"}
     if drawn:
-        there = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS if split in drawn)
+        there = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if split in drawn)
         warnings.warn(
             f"Drawn from the data's own train, since it has no such split: {there}.", stacklevel=3
         )
-    return {"from": origin or "digest", **{split: splits[split] for split in SPLITS}}
+    return {"from": found.splits_from or "digest", **counts}
 
 
-def _printable(path: Path | str) -> str:
-    """A path as text that JSON and terminals take, even where its bytes are no UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
+    """The lines of a report by `inspect_data` that a person reads.
+
+    Args:
+        report: what it returned.
+        compared: whether evaluation sets were given.
+    """
+    pictures, captions, splits = report["pictures"], report["captions"], report["splits"]
+    yield f"Format: {report['format']}"
+    yield f"Pictures: {pictures['usable']:,} usable, {len(pictures['unusable']):,} unusable"
+    yield from _list_some([f"{each['path']}: {each['reason']}" for each in pictures["unusable"]])
+    yield (
+        f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them longer than "
+        f"CLIP's 77 tokens), {captions['empty']:,} empty"
+    )
+    counts = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS)
+    yield f"Splits, from {_ORIGINS[splits['from']]}: {counts}"
+    if report["linked"]:
+        yield f"Links out of the folder were followed to {report['linked']:,} pictures"
+    yield f"Duplicates: {len(report['duplicates']):,} groups of equal pictures"
+    yield from _list_some([" = ".join(group) for group in report["duplicates"]])
+    if compared:
+        yield f"Leaks: {len(report['leaks']):,} pictures that are evaluation pictures too"
+        yield from _list_some(
+            ["{picture} is {evaluation}, {by}".format(**leak) for leak in report["leaks"]]
+        )
+
+
+def _list_some(lines: Sequence[str]) -> Iterator[str]:
+    yield from (f"  {printable(line)}" for line in lines[:_MOST_LINES])
+    if len(lines) > _MOST_LINES:
+        yield f"  … and {len(lines) - _MOST_LINES:,} more; --json FILE has all"

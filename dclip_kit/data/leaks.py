@@ -5,17 +5,18 @@ address), or if they look the same (a perceptual hash). A crop, a mirror image o
 of the same thing is not found.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from dclip_kit.data.identity import picture_names
 from dclip_kit.data.images import CaptionedImages
 from dclip_kit.data.scan import Scan, import_imagehash, scan_pictures
+from dclip_kit.runtime.printing import printable
 
 # Bits of imagehash's 64-bit phash in which two pictures may differ and still count as one. Measured
 # on photographs and on pocket scenes: JPEG down to quality 30, resizing from a quarter to double,
@@ -23,6 +24,13 @@ from dclip_kit.data.scan import Scan, import_imagehash, scan_pictures
 # share ten backgrounds and look more alike than photographs do, one is as near; on average such
 # pairs differ in 31 bits (standard deviation 4.4).
 MAX_DISTANCE = 4
+# COCO's file names of 2014 and of 2017. Twelve digits are COCO's alone: img2dataset counts with
+# nine, and Flickr's numbers have no zeros in front.
+_COCO = re.compile(r"(?:COCO_)?(?:train|val|test)20[0-9]{2}_([0-9]{12})|([0-9]{12})")
+_FLICKR8K = re.compile(r"([0-9]+)_[0-9a-f]{10}(?:_[a-z])?")  # part of Flickr30k, with secrets added
+_NUMBER = re.compile(r"[1-9][0-9]{0,11}")
+# An id that says no more than that a bare number in the file's name is no other data set's.
+OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,10 @@ class Leak:
     evaluation: Path
     by: str
 
+    def as_dict(self) -> dict[str, str]:
+        """JSON values."""
+        return {name: printable(value) for name, value in vars(self).items()}
+
 
 @dataclass(frozen=True)
 class LeakReport:
@@ -52,19 +64,6 @@ class LeakReport:
 
     leaks: tuple[Leak, ...]
     not_compared: dict[Path, str]
-
-
-@dataclass(frozen=True)
-class LeakFreeImages:
-    """What is left of training data without its leaks.
-
-    Attributes:
-        dataset: the pictures that do not leak.
-        report: those that did, and what was not compared.
-    """
-
-    dataset: CaptionedImages
-    report: LeakReport
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +84,7 @@ class EvaluationIndex:
     @cached_property
     def bits(self) -> np.ndarray:
         """The hashes as −1 and 1, float32 of shape (picture, 64)."""
-        return hash_bits(list((self.phash or {}).values()))
+        return _unpack_bits((self.phash or {}).values())
 
     def join(self, other: "EvaluationIndex") -> "EvaluationIndex":
         """With another's pictures too, compared by content if either's are."""
@@ -98,8 +97,7 @@ class EvaluationIndex:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values for `from_dict`. Places are no names in it: another picture may lie there."""
-        places = ("path ", "url file:")
-        names = {n: str(path) for n, path in self.names.items() if not n.startswith(places)}
+        names = {n: str(path) for n, path in self.names.items() if not n.startswith("path ")}
         hashes = None if self.phash is None else {str(p): h for p, h in self.phash.items()}
         return {"names": names, "phash": hashes}
 
@@ -108,18 +106,13 @@ class EvaluationIndex:
         """What `as_dict` made.
 
         Raises:
-            ValueError: it is of another form.
+            KeyError, TypeError, ValueError: it is of another form.
         """
-        try:
-            names = {str(name): Path(path) for name, path in record["names"].items()}
-            kept = record["phash"]
-            hashes = None if kept is None else {Path(p): str(phash) for p, phash in kept.items()}
-            found = cls(names, hashes, {})
-            _ = found.bits
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise ValueError(f"Expected names and phash of pictures, got others ({error}).") from (
-                error
-            )
+        names = {name: Path(path) for name, path in dict(record["names"]).items()}
+        kept = record["phash"]
+        hashes = None if kept is None else {Path(p): str(phash) for p, phash in dict(kept).items()}
+        found = cls(names, hashes, {})
+        _ = found.bits
         return found
 
 
@@ -135,20 +128,15 @@ def index_evaluation(
     Raises:
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
+    paths = list(dict.fromkeys(path for dataset in evaluation for path in dataset.paths))
+    scans = _scan(paths) if by_content else {}
     names: dict[str, Path] = {}
     for dataset in evaluation:
-        for path, image_id in _with_ids(dataset):
-            for name in picture_names(path, image_id):
+        for path, own in _name_pictures(dataset, scans):
+            for name in own:
                 names.setdefault(name, path)
-    if not by_content:
-        return EvaluationIndex(names, None, {})
-    paths = list(dict.fromkeys(path for dataset in evaluation for path in dataset.paths))
-    scans = _scan(paths)
-    for path, scan in scans.items():
-        if scan.digest:
-            names.setdefault(f"bytes {scan.digest}", path)
     hashes = {path: scan.phash for path, scan in scans.items() if scan.phash}
-    return EvaluationIndex(names, hashes, _reasons(scans))
+    return EvaluationIndex(names, hashes if by_content else None, _reasons(scans))
 
 
 def find_leaks(
@@ -167,74 +155,78 @@ def find_leaks(
     Raises:
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    index = evaluation
-    if not isinstance(index, EvaluationIndex):
-        index = index_evaluation(index, by_content)
-    scans: dict[Path, Scan] = {}
-    if index.phash or any(name.startswith("bytes ") for name in index.names):
-        scans = _scan(training.paths, hashes=bool(index.phash))
-    leaks: dict[int, Leak] = {}
-    for i, (path, image_id) in enumerate(_with_ids(training)):
-        names = picture_names(path, image_id)
-        if path in scans:
-            names.append(f"bytes {scans[path].digest}")
-        shared = [name for name in names if name in index.names]
-        if shared:
-            kind = "path" if shared[0].startswith("url file:") else shared[0].partition(" ")[0]
-            by = {"path": "path", "bytes": "content (0 bits)"}.get(kind, shared[0])
-            leaks[i] = Leak(path, index.names[shared[0]], by)
+    index = (
+        evaluation
+        if isinstance(evaluation, EvaluationIndex)
+        else index_evaluation(evaluation, by_content)
+    )
+    looked = index.phash or any(name.startswith("bytes ") for name in index.names)
+    scans = _scan(training.paths, bool(index.phash)) if looked else {}
+    leaks: dict[Path, Leak] = {}
+    for path, names in _name_pictures(training, scans):
+        if shared := next((name for name in names if name in index.names), ""):
+            by = {"path": "path", "bytes": "content (0 bits)"}.get(shared.split()[0], shared)
+            leaks[path] = Leak(path, index.names[shared], by)
     not_compared = dict(index.not_compared)
     if index.phash:
-        rest = [i for i, path in enumerate(training.paths) if i not in leaks]
-        reasons = _reasons({training.paths[i]: scans[training.paths[i]] for i in rest})
-        not_compared |= reasons
-        hashed = [i for i in rest if training.paths[i] not in reasons]
-        bits = hash_bits([scans[training.paths[i]].phash or "" for i in hashed])
-        others = list(index.phash)
-        for row, nearest, distance in _near(bits, index.bits):
-            i = hashed[row]
-            leaks[i] = Leak(training.paths[i], others[nearest], f"content ({distance} bits)")
-    return LeakReport(tuple(leaks[i] for i in sorted(leaks)), not_compared)
+        rest = {path: scan for path, scan in scans.items() if path not in leaks}
+        not_compared |= _reasons(rest)
+        hashes = {path: scan.phash for path, scan in rest.items() if scan.phash}
+        hashed, others = list(hashes), list(index.phash)
+        for row, nearest, distance in _near(_unpack_bits(hashes.values()), index.bits):
+            by = f"content ({distance} bits)"
+            leaks[hashed[row]] = Leak(hashed[row], others[nearest], by)
+    return LeakReport(tuple(leaks[p] for p in training.paths if p in leaks), not_compared)
 
 
-def remove_leaks(
-    training: CaptionedImages,
-    evaluation: Sequence[CaptionedImages] | EvaluationIndex,
-    by_content: bool = True,
-) -> LeakFreeImages:
-    """Leaves out the training pictures that `find_leaks` finds, and reports them.
+def remove_leaks(dataset: CaptionedImages, leaks: Iterable[Leak]) -> CaptionedImages:
+    """Leaves out the pictures that `find_leaks` found."""
+    leaking = {leak.picture for leak in leaks}
+    return dataset.select([i for i, path in enumerate(dataset.paths) if path not in leaking])
 
-    Args and errors are those of `find_leaks`.
+
+def picture_names(path: Path, image_id: str = "") -> list[str]:
+    """All names of a picture; two pictures that share one are the same picture.
+
+    A bare number is COCO's or Flickr's where nothing tells which: then it counts as both, as a
+    guard had better leave out a picture too many. Ids that say which ("coco:36979", as the readers
+    give them) are never mistaken.
+
+    Args:
+        path: the picture's file.
+        image_id: as in `CaptionedImages`; a COCO or Flickr file name, its number, an address, the
+            place of a scene of the pocket, or `OWN`.
+
+    Returns:
+        Such as "coco 391895", "flickr 36979", "url …", "pocket train/7", and last, "path …".
     """
-    report = find_leaks(training, evaluation, by_content)
-    leaking = {leak.picture for leak in report.leaks}
-    kept = [i for i, path in enumerate(training.paths) if path not in leaking]
-    return LeakFreeImages(training.select(kept), report)
+    kind, _, rest = image_id.rpartition(":")
+    stem = PurePosixPath(re.split("[?#]", rest)[0]).stem
+    names = _names_of_stem(stem, alone="://" not in image_id)
+    if "://" in image_id:
+        names = [f"url {image_id}", *names]
+    elif kind:  # coco, flickr, or pocket, with split and number of a scene that the kit draws
+        names = [name for name in names if name.startswith(f"{kind} ")] or [f"{kind} {rest}"]
+    names += _names_of_stem(path.stem, alone=not image_id)
+    return list(dict.fromkeys([*names, f"path {path.absolute()}"]))
 
 
-def require_no_leaks(
-    training: CaptionedImages,
-    evaluation: Sequence[CaptionedImages] | EvaluationIndex,
-    by_content: bool = True,
-) -> LeakReport:
-    """Checks that no training picture is an evaluation picture, and reports what was not compared.
-
-    Raises:
-        ValueError: one is; says how many, and the first.
-    """
-    report = find_leaks(training, evaluation, by_content)
-    if report.leaks:
-        first = report.leaks[0]
-        raise ValueError(
-            f"Expected training data without evaluation pictures, but {len(report.leaks)} of "
-            f"{len(training)} pictures of {training.source} are; the first is {first.picture}, "
-            f"which is {first.evaluation} by {first.by}; leave them out with remove_leaks."
-        )
-    return report
+def _names_of_stem(stem: str, alone: bool) -> list[str]:
+    """Names that a file's name tells; a bare number counts only if it has to speak alone."""
+    if coco := _COCO.fullmatch(stem):
+        return [f"coco {int(coco[1] or coco[2])}"]
+    if flickr := _FLICKR8K.fullmatch(stem):
+        return [f"flickr {flickr[1]}"]
+    return [f"coco {stem}", f"flickr {stem}"] if alone and _NUMBER.fullmatch(stem) else []
 
 
-def _with_ids(dataset: CaptionedImages) -> Iterator[tuple[Path, str]]:
-    yield from zip(dataset.paths, dataset.image_ids or [""] * len(dataset), strict=True)
+def _name_pictures(
+    dataset: CaptionedImages, scans: Mapping[Path, Scan]
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yields each picture with its names, the digest of its file among them if it was read."""
+    for path, image_id in zip(dataset.paths, dataset.image_ids, strict=True):
+        digest = scans[path].digest if path in scans else ""
+        yield path, picture_names(path, image_id) + [f"bytes {digest}"] * bool(digest)
 
 
 def _scan(paths: Sequence[Path], hashes: bool = True) -> dict[Path, Scan]:
@@ -243,17 +235,16 @@ def _scan(paths: Sequence[Path], hashes: bool = True) -> dict[Path, Scan]:
     return dict(zip(paths, scan_pictures(paths, "comparing pictures", hashes), strict=True))
 
 
-def _reasons(scans: dict[Path, Scan]) -> dict[Path, str]:
+def _reasons(scans: Mapping[Path, Scan]) -> dict[Path, str]:
     """Why pictures have no hash, of those that have none."""
     plain = "it is too plain to be compared by content"
     return {path: scan.problem or plain for path, scan in scans.items() if not scan.phash}
 
 
-def hash_bits(hashes: Sequence[str]) -> np.ndarray:
+def _unpack_bits(hashes: Iterable[str]) -> np.ndarray:
     """Perceptual hashes in hexadecimal as −1 and 1, float32 of shape (picture, 64)."""
-    whole = np.array([int(each, 16) for each in hashes], dtype=np.uint64)[:, None]
-    bits = (whole >> np.arange(63, -1, -1, dtype=np.uint64)) & np.uint64(1)
-    return bits.astype(np.float32).reshape(-1, 64) * 2 - 1
+    whole = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8)
+    return np.unpackbits(whole).reshape(-1, 64).astype(np.float32) * 2 - 1
 
 
 def _near(bits: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int, int]]:

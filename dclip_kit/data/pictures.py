@@ -52,12 +52,8 @@ def open_picture(path: Path | str, side: int | None = None) -> Image.Image:
 
 
 def name_with_link(path: Path | str) -> str:
-    """A path as errors name it: with what it is a link to, or the broken link on the way to it."""
-    for each in (Path(path), *Path(path).parents):
-        if os.path.islink(each) and (each == Path(path) or not os.path.exists(each)):
-            what = "a link" if each == Path(path) else f"{each} is a link"
-            return f"{path} ({what} to {os.readlink(each)})"
-    return str(path)
+    """A path as errors name it: with what it is a link to."""
+    return f"{path} (a link to {os.readlink(path)})" if os.path.islink(path) else str(path)
 
 
 def count_links(paths: Iterable[Path], folder: Path) -> int:
@@ -79,7 +75,7 @@ def count_pixels(path: Path | str, side: int | None = None) -> int:
 
 
 def _begin(path: Path | str, side: int | None) -> Image.Image:
-    """Reads a file's header."""
+    """Reads a file's header, and sets how much of the picture is to be decoded."""
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError("it is no file")  # a named pipe would be waited for, for ever
     picture = Image.open(path)
@@ -91,19 +87,15 @@ def _begin(path: Path | str, side: int | None) -> Image.Image:
             f"{picture.width}×{picture.height} pixels, more than the {limit} that "
             "PIL.Image.MAX_IMAGE_PIXELS allows: a decompression bomb?"
         )
-    if side is not None:
-        _reduce(picture, side)
-    return picture
-
-
-def _reduce(picture: Image.Image, side: int) -> None:
-    """Has a JPEG decoded at a part of its size; other formats cannot be, and stay as they are."""
+    # A JPEG can be decoded at a part of its size; other formats cannot be, and stay as they are.
+    least = float("inf") if side is None else _ENOUGH * side
     for part in (8, 4, 2):
         width, height = picture.width // part, picture.height // part
         whole = (width * part, height * part) == picture.size  # else its pixels would be moved
-        if whole and min(width, height) >= _ENOUGH * side:
+        if whole and min(width, height) >= least:
             picture.draft(None, (width, height))
-            return
+            break
+    return picture
 
 
 def _as_seen(picture: Image.Image) -> Image.Image:
@@ -111,7 +103,8 @@ def _as_seen(picture: Image.Image) -> Image.Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = _scale_to_8_bits(picture)
     elif picture.has_transparency_data:
-        picture = _over_white(picture)
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
     if picture.mode != "RGB":  # a conversion to the same mode would copy it
         picture = picture.convert("RGB")
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
@@ -139,18 +132,10 @@ def _scale_to_8_bits(picture: Image.Image) -> Image.Image:
         raise ValueError("it has pixels that are not finite numbers")
     low, high = float(values.min()), float(values.max())
     tops = (1.0, 255.0) if picture.mode == "F" else (65535.0,)
-    top = next((each for each in tops if low >= 0 and high <= each), None)
-    if top is None:
-        scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    else:
-        scaled = values / top
+    if fitting := [top for top in tops if low >= 0 and high <= top]:
+        low, high = 0.0, fitting[0]
+    scaled = (values - low) / ((high - low) or 1.0)
     clear = picture.info.get("transparency")
     if isinstance(clear, int):  # a PNG may name one gray that is transparent
         scaled[values == clear] = 1.0
     return Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
-
-
-def _over_white(picture: Image.Image) -> Image.Image:
-    transparent = picture.convert("RGBA")
-    white = Image.new("RGBA", transparent.size, "white")
-    return Image.alpha_composite(white, transparent)

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
 from dclip_kit.data.pictures import open_picture
@@ -61,8 +60,7 @@ def scan_pictures(
     Returns:
         A scan a path, in their order.
     """
-    folders = {path.absolute().parent for path in paths}
-    known = {folder: _recall(folder) for folder in folders}
+    known = {folder: _recall(folder) for folder in {path.absolute().parent for path in paths}}
     hashes = importlib.util.find_spec("imagehash") is not None
     found: dict[Path, Scan] = {}
     states = {path: _state(path) for path in paths}
@@ -96,13 +94,11 @@ def _look(path: Path, decode: bool, hashes: bool) -> Scan:
     except (OSError, ValueError) as error:
         return Scan(problem=str(error))
     pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-    return Scan(digest, pixels, _hash(picture) if hashes else None)
-
-
-def _hash(picture: Image.Image) -> str:
+    if not hashes:
+        return Scan(digest, pixels)
     levels = np.asarray(picture.convert("L").resize((32, 32)))
     plain = int(levels.max()) - int(levels.min()) < _MIN_CONTRAST
-    return "" if plain else str(import_imagehash().phash(picture))
+    return Scan(digest, pixels, "" if plain else str(import_imagehash().phash(picture)))
 
 
 def import_imagehash() -> ModuleType:
@@ -147,8 +143,5 @@ def _recall(folder: Path) -> dict[str, list]:
 
 def _state(path: Path) -> str:
     """What tells that a picture is still the one that was looked at."""
-    try:
-        stat = path.stat()
-    except OSError:  # told when it is looked at
-        return ""
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+    stat = path.stat() if os.path.exists(path) else None  # else told when it is looked at
+    return f"{stat.st_size} {stat.st_mtime_ns}" if stat else ""

@@ -1,32 +1,36 @@
 """Pictures to train on, to choose on and to measure on, whatever data they come from; no twins.
 
 What the data says of splits is heeded: Karpathy's, COCO's and a manifest's own, a column, folders.
-What it does not say, `draw_splits` draws: about a tenth of the pictures is the test, another tenth
-is val, and the rest trains.
+What it does not say is drawn: about a tenth of the pictures is the test, another tenth is val, and
+the rest trains. A digest of a seed and of a picture's bytes is a number from 0 to 1, and where that
+lies is the picture's split. So a picture keeps its split whatever is added to its data set, neither
+its name nor its place matters, copies of one file stay together, and the same pictures are divided
+alike on another machine.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dclip_kit.data.coco import find_captions
-from dclip_kit.data.curate import FORMAT
-from dclip_kit.data.division import draw_splits
-from dclip_kit.data.images import SPLITS, CaptionedImages
-from dclip_kit.data.leaks import Leak, remove_leaks
-from dclip_kit.data.manifest import read_manifest
-from dclip_kit.data.read import read_format, recognise_format
-from dclip_kit.data.usable import (
+from dclip_kit.data.annotations import (
     Checks,
     UsableImages,
-    join_usable,
+    drop_unusable,
+    list_reasons,
     require_usable,
-    sort_out,
 )
+from dclip_kit.data.curate import is_manifest, read_manifest
+from dclip_kit.data.images import SPLITS, CaptionedImages, LabelledImages
+from dclip_kit.data.leaks import OWN, Leak, find_leaks, remove_leaks
+from dclip_kit.data.read import read_format, recognise_format
+from dclip_kit.data.scan import scan_pictures
 from dclip_kit.runtime.printing import printable
 
 FEWEST = 2  # pictures of a split: with one, every model finds all
+SHARE = 0.1  # of the pictures, for each of val and test
+_START = {"val": 0.0, "test": SHARE}  # of each split's numbers
 
 
 @dataclass(frozen=True)
@@ -47,42 +51,39 @@ class LeftOut:
     empty_captions: int
     without_captions: int
     leaks: tuple[Leak, ...]
-    not_compared: dict[str, str]
+    not_compared: dict[Path, str]
     linked: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON beside a result."""
-        leaks = [
-            {"picture": str(leak.picture), "evaluation": str(leak.evaluation), "by": leak.by}
-            for leak in self.leaks
-        ]
-        return {
-            "unusable": [{"path": p, "reason": why} for p, why in self.unusable.items()],
-            "empty_captions": self.empty_captions,
-            "without_captions": self.without_captions,
-            "leaks": leaks,
+        return vars(self) | {
+            "unusable": list_reasons(self.unusable),
+            "leaks": [leak.as_dict() for leak in self.leaks],
             "not_compared": len(self.not_compared),
-            "linked": self.linked,
         }
 
     def __str__(self) -> str:
         """A sentence, or nothing where nothing was left out."""
-        parts = []
-        if self.unusable:
-            place, why = next(iter(self.unusable.items()))
-            parts.append(f"{len(self.unusable):,} unusable (the first, {place}: {why.strip('.')})")
-        if self.without_captions:
-            parts.append(f"{self.without_captions:,} without a caption")
-        if self.leaks:
-            first = self.leaks[0]
-            twins = f"{first.picture} is {first.evaluation} by {first.by}"
-            parts.append(f"{len(self.leaks):,} that are in another split too (the first, {twins})")
-        sentence = f"Pictures left out: {'; '.join(parts)}." if parts else ""
-        if self.not_compared:
-            sentence += f" Compared by name alone: {len(self.not_compared):,}."
-        if self.linked:
-            sentence += f" Links out of the folder were followed to {self.linked:,} pictures."
-        return printable(sentence.strip())
+        unusable = [f"{place}: {why.strip('.')}" for place, why in self.unusable.items()]
+        leaks = [f"{leak.picture} is {leak.evaluation} by {leak.by}" for leak in self.leaks]
+        counted: tuple[tuple[int, str, list[str]], ...] = (
+            (len(unusable), "unusable", unusable),
+            (self.without_captions, "without a caption", []),
+            (len(leaks), "that are in another split too", leaks),
+        )
+        parts = [
+            f"{count:,} {what}" + "".join(f" (the first, {first})" for first in each[:1])
+            for count, what, each in counted
+            if count
+        ]
+        sentences = (
+            f"Pictures left out: {'; '.join(parts)}." if parts else "",
+            f"Compared by name alone: {len(self.not_compared):,}." if self.not_compared else "",
+            f"Links out of the folder were followed to {self.linked:,} pictures."
+            if self.linked
+            else "",
+        )
+        return printable(" ".join(filter(None, sentences)))
 
 
 @dataclass(frozen=True)
@@ -116,22 +117,48 @@ def read_splits(
         ValueError: data cannot be read or is too little, or a manifest holds leaks or has no test.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    found = _read(path, images, "pictures", needs_test=test is None)
-    parts = _select(found, assign_splits(found, seed, elsewhere=test is not None))
-    every = [found]
+    found = [_read(path, images, needs_test=test is None)]
+    splits = assign_splits(found[0], seed, ("val", "test") if test is None else ("val",))
+    parts = {name: _select(found[0], splits, name) for name in SPLITS}
     if test is not None:
-        every.append(_read(test, None, "pictures"))
-        parts["test"] = _select(every[1], _measured_part(every[1]))["test"]
+        found.append(_read(test, None))
+        parts["test"] = _measured_part(found[1])
     if test is None or by_content:
-        parts = {split: _name_by_path(dataset) for split, dataset in parts.items()}
-    splits = _without_leaks(parts, every, by_content)
-    measured = [leak for leak in splits.left_out.leaks if leak.evaluation in splits.test.paths]
+        # In data of one's own, train/1.jpg and test/1.jpg are two pictures; to the leak guard,
+        # which knows the numbers of public data sets, a bare 1 would be one. What it shows tells.
+        for name, part in parts.items():
+            ids = tuple(each or OWN for each in part.image_ids)
+            parts[name] = replace(part, image_ids=ids)
+    leaks: list[Leak] = []
+    not_compared: dict[Path, str] = {}
+    kept = dict(parts)
+    for name, others in (("val", ["test"]), ("train", ["val", "test"])):
+        report = find_leaks(parts[name], [parts[other] for other in others], by_content)
+        kept[name] = remove_leaks(parts[name], report.leaks)
+        leaks += report.leaks
+        not_compared |= report.not_compared
+    left_out = LeftOut(
+        unusable={place: why for each in found for place, why in each.unusable.items()},
+        empty_captions=sum(each.empty_captions for each in found),
+        without_captions=sum(not group for each in found for group in each.dataset.captions),
+        leaks=tuple(leaks),
+        not_compared=not_compared,
+        linked=sum(each.linked for each in found),
+    )
+    if min(map(len, kept.values())) < FEWEST:
+        counts = ", ".join(f"{split} {len(kept[split])}" for split in SPLITS)
+        raise ValueError(
+            f"Expected at least {FEWEST} pictures in each split of {found[0].dataset.source}, got "
+            f"{counts}; give more, say each picture's split in a column split or by folders train, "
+            f"val and test, or name other data to measure on. {left_out}".strip()
+        )
+    measured = [leak for leak in leaks if leak.evaluation in kept["test"].paths]
     if is_manifest(path) and measured:
         raise ValueError(
             f"Expected a manifest without pictures of {test}, but {len(measured)} of {path} are; "
             "draw it again with curate, giving that as evaluation."
         )
-    return splits
+    return Splits(**kept, left_out=left_out)
 
 
 def read_test(path: Path | str, images: Path | str | None = None, seed: int = 0) -> CaptionedImages:
@@ -140,9 +167,7 @@ def read_test(path: Path | str, images: Path | str | None = None, seed: int = 0)
     What leaks is left out of the other splits, so that nothing need be compared by content.
     """
     found = _read(path, images, "files", needs_test=True)
-    test = _select(found, assign_splits(found, seed, drawn=("test",)))["test"]
-    given = test.paths, test.captions, test.split, test.source, test.image_ids
-    test = sort_out(*given, checks="pictures").dataset
+    test = drop_unusable(_select(found, assign_splits(found, seed, ("test",)), "test")).dataset
     if len(test) < FEWEST:
         raise ValueError(
             f"Expected at least {FEWEST} pictures to measure on in {path}, got {len(test)} of "
@@ -153,60 +178,89 @@ def read_test(path: Path | str, images: Path | str | None = None, seed: int = 0)
 
 def read_given_test(path: Path | str) -> CaptionedImages:
     """Reads what `read_splits` measures on when it is given this as its `test`."""
-    found = _read(path, None, "pictures")
-    return _select(found, _measured_part(found))["test"]
+    return _measured_part(_read(path, None))
+
+
+def read_evaluation(path: Path | str) -> CaptionedImages:
+    """Reads an evaluation set by its annotations' word, as a missing picture leaks by name too.
+
+    Of Karpathy's and COCO's these are val and test, of other formats all.
+
+    Raises:
+        ValueError: it cannot be read, or there is nothing.
+    """
+    found = read_format(path, None, recognise_format(path), "all", "names")
+    to_train = "train" if found.splits_from == "file" else None
+    held_out = [i for i, own in enumerate(found.dataset.splits) if own != to_train]
+    dataset = found.dataset.select(held_out)
+    if not len(dataset):
+        raise ValueError(
+            f"Expected evaluation pictures at {path}, found none to compare with; name another."
+        )
+    return dataset
 
 
 def assign_splits(
-    found: UsableImages,
-    seed: int = 0,
-    elsewhere: bool = False,
-    drawn: Sequence[str] = ("val", "test"),
+    found: UsableImages, seed: int = 0, needed: Sequence[str] = ("val", "test")
 ) -> list[str]:
     """The split of each picture; "" for those of a test that is not measured on.
 
     Args:
         found: all of a data set.
         seed: of the splits that are drawn.
-        elsewhere: whether other data is measured on.
-        drawn: which splits to draw where the data has none.
+        needed: of val and test; they are drawn where the data has none. Without test, other data is
+            measured on.
 
     Raises:
         ValueError: a picture's split is to be drawn, and it cannot be read.
     """
-    splits = list(found.dataset.splits) or ["train"] * len(found.dataset)
-    if elsewhere:
+    splits = [own or "train" for own in found.dataset.splits]
+    if "test" not in needed:
         splits = ["" if split == "test" else split for split in splits]
-        drawn = [split for split in drawn if split != "test"]
     elif found.splits_from == "file" and "test" not in splits:  # COCO's val is what people report
         splits = ["test" if split == "val" else split for split in splits]
     rest = [i for i, split in enumerate(splits) if split == "train"]
-    missing = [split for split in drawn if split not in splits]
-    for i, split in zip(
-        rest, draw_splits([found.dataset.paths[i] for i in rest], missing, seed), strict=True
-    ):
+    missing = [split for split in needed if split not in splits]
+    drawn = draw_splits([found.dataset.paths[i] for i in rest], missing, seed)
+    for i, split in zip(rest, drawn, strict=True):
         splits[i] = split
     return splits
 
 
-def _measured_part(found: UsableImages) -> list[str]:
-    """Which pictures of data that is given to measure on are its test: its own, or all."""
-    splits = found.dataset.splits or ("",) * len(found.dataset)
-    own = "val" if found.splits_from == "file" and "val" in splits else ""
-    own = "test" if "test" in splits else own
-    return ["test" if own in ("", split) else "" for split in splits]
+def draw_splits(paths: Sequence[Path], splits: Sequence[str], seed: int = 0) -> list[str]:
+    """The split of each picture: about a tenth for each of some splits, "train" for the rest.
+
+    Args:
+        paths: of pictures.
+        splits: which to draw, of val and test.
+        seed: another one divides otherwise.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    if not splits:
+        return ["train"] * len(paths)
+    drawn = []
+    for scan in scan_pictures(paths, "dividing pictures", decode=False):
+        if scan.problem:
+            raise ValueError(f"Expected to divide all pictures into splits: {scan.problem}")
+        place = int(_digest(f"{seed} {scan.digest}")[:16], 16) / 16**16
+        own = (split for split in splits if 0 <= place - _START[split] < SHARE)
+        drawn.append(next(own, "train"))
+    return drawn
 
 
-def _select(found: UsableImages, splits: Sequence[str]) -> dict[str, CaptionedImages]:
-    """The pictures of each split that have a caption: others teach nothing and answer nothing."""
-    kept = {
-        name: [i for i, split in enumerate(splits) if split == name and found.dataset.captions[i]]
-        for name in SPLITS
-    }
-    return {
-        name: replace(found.dataset.select(own), split=name, splits=())
-        for name, own in kept.items()
-    }
+def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
+    """Divides labelled pictures into a half to choose on and a half to measure on.
+
+    Class by class, in an order that a digest of the seed and of the picture's name decides, they go
+    to one and the other in turn.
+    """
+    order = sorted(
+        range(len(dataset)),
+        key=lambda i: (dataset.labels[i], _digest(f"{seed} {i} {dataset.paths[i].name}")),
+    )
+    return dataset.select(sorted(order[::2])), dataset.select(sorted(order[1::2]))
 
 
 def has_splits(path: Path | str) -> bool:
@@ -214,84 +268,39 @@ def has_splits(path: Path | str) -> bool:
     return not is_manifest(path) and recognise_format(path) in ("karpathy", "coco")
 
 
-def is_manifest(path: Path | str) -> bool:
-    """Whether a file begins as those that `curate` writes."""
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return FORMAT.encode() in file.read(100)
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _select(found: UsableImages, splits: Sequence[str], name: str) -> CaptionedImages:
+    """The pictures of a split that have a caption: others teach nothing and answer nothing."""
+    own = [i for i, split in enumerate(splits) if split == name and found.dataset.captions[i]]
+    return replace(found.dataset.select(own), split=name, splits=())
+
+
+def _measured_part(found: UsableImages) -> CaptionedImages:
+    """Of data that is given to measure on its own test, of COCO's its val, else all."""
+    splits = found.dataset.splits
+    own = "val" if found.splits_from == "file" and "val" in splits else ""
+    own = "test" if "test" in splits else own
+    return _select(found, ["test" if own in ("", split) else "" for split in splits], "test")
 
 
 def _read(
-    path: Path | str, images: Path | str | None, checks: Checks, needs_test: bool = False
+    path: Path | str,
+    images: Path | str | None,
+    checks: Checks = "pictures",
+    needs_test: bool = False,
 ) -> UsableImages:
     """All of a data set, with each picture's split where it has one."""
-    if is_manifest(path):
-        if needs_test:
-            raise ValueError(
-                f"Expected pictures to measure on beside the manifest {path}, got none; give a "
-                "captioned data set as test, such as Karpathy's dataset_coco.json."
-            )
-        read = read_manifest(path, [])
-        # `curate` has read these pictures whole; only whether they are still there is new.
-        parts = [
-            sort_out(
-                *(each.paths, each.captions, each.split, each.source, each.image_ids, "files"),
-                splits=(each.split,) * len(each),
-            )
-            for each in (read.train, read.val)
-        ]
-        return replace(join_usable(parts), splits_from="file")
-    format = recognise_format(path)
-    if format == "coco" and _has_both(Path(path)):
-        subsets = ("train", "val")
-        found = join_usable([read_format(path, images, format, each, checks) for each in subsets])
-    else:
-        found = read_format(path, images, format, "all", checks)
-        if format == "coco":  # one file, whose pictures are all of a split
-            found = replace(found, dataset=replace(found.dataset, splits=()), splits_from="")
-    require_usable(found)
-    return found
-
-
-def _has_both(path: Path) -> bool:
-    """Whether it is a folder with COCO's train and val."""
-    names = [file.name for file in find_captions(path)] if path.is_dir() else []
-    return all(any(name.startswith(f"captions_{s}") for name in names) for s in ("train", "val"))
-
-
-def _name_by_path(dataset: CaptionedImages) -> CaptionedImages:
-    """Gives pictures without an id their place for one.
-
-    In data of one's own, train/1.jpg and test/1.jpg are two pictures; to the leak guard, which
-    knows the numbers of public data sets, a bare 1 would be one. What it shows still tells.
-    """
-    ids = dataset.image_ids or ("",) * len(dataset)
-    own = [i or path.absolute().as_uri() for i, path in zip(ids, dataset.paths, strict=True)]
-    return replace(dataset, image_ids=tuple(own))
-
-
-def _without_leaks(
-    parts: dict[str, CaptionedImages], found: Sequence[UsableImages], by_content: bool
-) -> Splits:
-    chosen = remove_leaks(parts["val"], [parts["test"]], by_content)
-    trained = remove_leaks(parts["train"], [parts["val"], parts["test"]], by_content)
-    reports = chosen.report, trained.report
-    kept = {"train": trained.dataset, "val": chosen.dataset, "test": parts["test"]}
-    left_out = LeftOut(
-        {str(k): v for each in found for k, v in (each.unreadable | each.broken_rows).items()},
-        sum(each.empty_captions for each in found),
-        sum(not captions for each in found for captions in each.dataset.captions),
-        tuple(leak for report in reports for leak in report.leaks),
-        {str(k): v for report in reports for k, v in report.not_compared.items()},
-        sum(each.linked for each in found),
-    )
-    if min(map(len, kept.values())) < FEWEST:
-        counts = ", ".join(f"{split} {len(dataset)}" for split, dataset in kept.items())
+    if not is_manifest(path):
+        found = read_format(path, images, recognise_format(path), "all", checks)
+        require_usable(found)
+        return found
+    if needs_test:
         raise ValueError(
-            f"Expected at least {FEWEST} pictures in each split of {found[0].dataset.source}, got "
-            f"{counts}; give more, say each picture's split in a column split or by folders train, "
-            f"val and test, or name other data to measure on. {left_out}".strip()
+            f"Expected pictures to measure on beside the manifest {path}, got none; give a "
+            "captioned data set as test, such as Karpathy's dataset_coco.json."
         )
-    return Splits(**kept, left_out=left_out)
+    # `curate` has read these pictures whole; only whether they are still there is new.
+    return replace(drop_unusable(read_manifest(path), "files"), splits_from="file")

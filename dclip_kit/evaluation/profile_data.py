@@ -9,15 +9,15 @@ import torch
 
 from dclip_kit.config import Profile
 from dclip_kit.data import CaptionedImages, LabelledImages, read_captioned, read_labelled
-from dclip_kit.data.division import halve_labelled
+from dclip_kit.data.curate import is_manifest
 from dclip_kit.data.labelled import require_labelled
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.read import recognise_format, require_readable
 from dclip_kit.data.scan import import_imagehash
 from dclip_kit.data.splits import (
     LeftOut,
+    halve_labelled,
     has_splits,
-    is_manifest,
     read_given_test,
     read_splits,
     read_test,

@@ -9,13 +9,19 @@ from PIL import Image
 
 from dclip_kit.data.annotations import (
     Annotations,
-    find_images,
+    UsableImages,
+    drop_unusable,
+    find_file,
     gather,
+    join_usable,
     load_json,
     path_inside,
     read_lines,
+    require_usable,
+    split_by_folder,
 )
 from dclip_kit.data.images import CaptionedImages
+from dclip_kit.data.read import read_captioned, read_format
 
 
 @pytest.fixture
@@ -43,7 +49,7 @@ def test_rows_of_one_picture_are_joined_in_order(images) -> None:
         "mine",
         ("coco:7", ""),
     )
-    assert (result.empty_captions, result.unreadable, result.broken_rows) == (2, {}, {})
+    assert (result.empty_captions, result.unusable) == (2, {})
 
 
 @pytest.mark.parametrize(
@@ -63,8 +69,8 @@ def test_names_that_lead_out_or_nowhere_are_refused(images, name, checks) -> Non
     found.add("f:2", "near.png", "a link within")
     result = gather(found, images, "val", "mine", checks)
     assert result.dataset.paths == (images / "near.png",)
-    assert list(result.unreadable) == [Path(name)]
-    assert str(result.unreadable[Path(name)]).startswith("Expected a path below ")
+    assert list(result.unusable) == [name]
+    assert result.unusable[name].startswith("Expected a path below ")
 
 
 def test_links_below_the_folder_are_followed_and_counted_where_they_lead_out(images) -> None:
@@ -74,7 +80,7 @@ def test_links_below_the_folder_are_followed_and_counted_where_they_lead_out(ima
     result = gather(found, images, "val", "mine")
     names = ("link.png", "up/secret.png", "near.png", "a.png")
     assert result.dataset.paths == tuple(images / name for name in names)
-    assert (result.unreadable, result.linked) == ({}, 2)
+    assert (result.unusable, result.linked) == ({}, 2)
     (images / "again").symlink_to(images)  # the folder itself may be a link
     assert gather(found, images / "again", "val", "mine").linked == 2
 
@@ -82,11 +88,11 @@ def test_links_below_the_folder_are_followed_and_counted_where_they_lead_out(ima
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("gone.png", r"gone\.png \(a link to nowhere\.png\), but found nothing"),
-        ("pipe.png", r"pipe\.png \(a link to \.\./pipe\), but found something that is no file"),
+        ("gone.png", r"gone\.png \(a link to nowhere\.png\), but found no file"),
+        ("pipe.png", r"pipe\.png \(a link to \.\./pipe\), but found no file"),
         ("text.png", r"text\.png \(a link to \.\./text\), but reading it failed"),
-        ("loop/a.png", r"a\.png \(.*loop is a link to loop\), but found nothing"),
-        ("lost/a.png", r"a\.png \(.*lost is a link to nowhere\), but found nothing"),
+        ("loop/a.png", r"loop/a\.png, but found no file"),
+        ("lost/a.png", r"lost/a\.png, but found no file"),
     ],
 )
 def test_a_link_to_no_picture_is_named_as_a_link(images, tmp_path, name, says) -> None:
@@ -99,8 +105,8 @@ def test_a_link_to_no_picture_is_named_as_a_link(images, tmp_path, name, says) -
     found = Annotations()
     found.add("f:1", name, "a picture")
     result = gather(found, images, "val", "mine")
-    assert list(result.unreadable) == [images / name] and result.linked == 0
-    assert re.search(says, result.unreadable[images / name])
+    assert list(result.unusable) == [str(images / name)] and result.linked == 0
+    assert re.search(says, result.unusable[str(images / name)])
 
 
 def test_an_absolute_name_below_the_folder_is_the_picture_there(images) -> None:
@@ -132,7 +138,7 @@ def test_rows_without_a_known_split_are_broken_where_others_have_one(images) -> 
     result = gather(found, images, "all", "mine")
     assert result.dataset.captions == (("caption 0", "caption 5"),)
     words = "train, training, restval, val, valid, validation, dev, test, testing"
-    assert result.broken_rows == {
+    assert result.unusable == {
         "f:1": f"expected a split ({words}), got 'holdout'",
         "f:4": f"expected a split ({words}), got 7",
         "f:2": f"expected a split ({words}) as other rows have, got none",
@@ -147,9 +153,9 @@ def test_a_picture_of_two_splits_is_left_out_and_named(images) -> None:
     found.add("f:3", str(images / "a.png"), "two", split="test")
     result = gather(found, images, "all", "mine")
     assert result.dataset.paths == (images / "deep/b.png",)
-    assert list(result.broken_rows) == ["f:3"]
+    assert list(result.unusable) == ["f:3"]
     assert re.search(
-        r"one split a picture, got train \(f:1\) and test for 'a.png'", result.broken_rows["f:3"]
+        r"one split a picture, got train \(f:1\) and test for 'a.png'", result.unusable["f:3"]
     )
 
 
@@ -157,7 +163,7 @@ def test_no_row_with_a_split_is_no_split(images) -> None:
     found = Annotations()
     found.add("f:1", "a.png", "one", split=" ")
     result = gather(found, images, "all", "mine")
-    assert (result.dataset.splits, result.splits_from, result.broken_rows) == ((), "", {})
+    assert (result.dataset.splits, result.splits_from, result.unusable) == (("",), "", {})
 
 
 @pytest.mark.parametrize(
@@ -175,8 +181,8 @@ def test_no_row_with_a_split_is_no_split(images) -> None:
 def test_rows_that_cannot_be_understood_are_named(name, captions, reason) -> None:
     found = Annotations()
     found.add("captions.csv:7", name, captions)
-    assert not found.rows and list(found.broken) == ["captions.csv:7"]
-    assert found.broken["captions.csv:7"].startswith(reason)
+    assert not found.rows and list(found.unusable) == ["captions.csv:7"]
+    assert found.unusable["captions.csv:7"].startswith(reason)
 
 
 def test_a_name_outside_is_outside(images) -> None:
@@ -185,18 +191,39 @@ def test_a_name_outside_is_outside(images) -> None:
         path_inside(images, "..")
 
 
-def test_the_folder_that_has_the_pictures_is_found(images, tmp_path) -> None:
-    candidates = [tmp_path / "none", images, images / "deep"]
-    assert find_images(candidates, ["b.png"]) == images / "deep"
-    assert find_images(candidates, ["../x.png", "no.png", "a.png"]) == images
-    assert find_images(candidates, ["no.png"]) == candidates[0]
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (["b.png"], "images/deep"),
+        (["../x.png", "a\0", "n" * 300, "no.png", "a.png"], "images"),
+        (["no.png"], "list/none"),
+        ([], "list/none"),
+    ],
+)
+def test_the_folder_that_has_the_pictures_is_found(images, tmp_path, names, place) -> None:
+    found = Annotations()
+    for name in names:
+        found.add("f:1", name, "a picture")
+    file = tmp_path / "list/captions.json"
+    assert found.find_images(file, "none", "images", "images/deep") == tmp_path / place
+
+
+def test_a_file_is_itself_or_the_only_one_of_its_folder(tmp_path) -> None:
+    (tmp_path / "b.tsv").write_text("")
+    assert find_file(tmp_path, "a.csv", "*.tsv") == tmp_path / "b.tsv"
+    assert find_file(tmp_path / "b.tsv", "*.csv") == tmp_path / "b.tsv"
+    (tmp_path / "a.csv").write_text("")
+    for patterns, says in [
+        (("*.json",), r"one file \*\.json in .*, got none; name the file"),
+        (("a.csv", "*.tsv"), r"one file a\.csv or \*\.tsv in .*, got a\.csv, b\.tsv; name"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            find_file(tmp_path, *patterns)
 
 
 def test_lines_keep_their_numbers_and_their_bytes(tmp_path) -> None:
     (tmp_path / "f.txt").write_bytes(b"\xef\xbb\xbfone\r\n\ncaf\xe9\n")
     assert list(read_lines(tmp_path / "f.txt")) == [("f.txt:1", "one"), ("f.txt:3", "caf\udce9")]
-    with pytest.raises(ValueError, match=r"Expected to read .*none\.txt"):
-        list(read_lines(tmp_path / "none.txt"))
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff{}", b"[" * 100_000, b""])
@@ -204,3 +231,133 @@ def test_what_is_no_json_is_told_in_a_sentence(tmp_path, content) -> None:
     (tmp_path / "f.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"Expected to read .*f\.json, but it failed"):
         load_json(tmp_path / "f.json")
+
+
+# Folders that are splits, folders that are not, and a data set read split by split
+
+
+def write_texts(folder: Path, *names: str) -> Path:
+    """Pictures with a text beside each."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / name)
+        (folder / name).with_suffix(".txt").write_text(f"of {name}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train/a.png", "val/a.png", "test/a.png"], ["train", "val", "test"]),
+        (["Training/a.png", "VALID/b/a.png"], ["train", "val"]),
+        (["test/a.png"], ["test"]),
+        (["train/a.png", "train/b.png"], []),  # locomotives
+        (["train/a.png", "cat/a.png", "a.png"], []),
+        (["00000/a.png", "00001/a.png"], []),
+        (["cat/val/a.png", "val.png", "test"], []),
+        (["images/train/a.png", "images/val/b/a.png"], ["train", "val"]),
+        (["cat/train/a.png", "dog/old/test/a.png"], ["train", "test"]),
+        (["cat/train/a.png", "dog/train/a.png"], []),
+        (["cat/test/a.png", "dog/a.png"], []),
+        ([], []),
+    ],
+)
+def test_folders_are_splits_if_one_of_them_is_val_or_test(names, splits) -> None:
+    assert split_by_folder([Path("data") / name for name in names], Path("data")) == splits
+
+
+def test_pictures_beside_the_folders_of_splits_are_an_error(tmp_path) -> None:
+    names = ("train/a.png", "train/b.png", "val/a.png", "cat/a.png", "b.png")
+    folder = write_texts(tmp_path / "mine", *names)
+    with pytest.raises(
+        ValueError, match=r"in folders of .*, got 2 of 5 elsewhere \(the first, '[bc].*move them"
+    ):
+        read_captioned(folder)
+
+
+def test_so_they_are_in_a_folder_that_all_pictures_share() -> None:
+    names = ("images/train/a.png", "images/val/a.png", "images/b.png")
+    with pytest.raises(ValueError, match="got 1 of 3 elsewhere"):
+        split_by_folder([Path("data") / name for name in names], Path("data"))
+
+
+def test_a_table_takes_the_folders_unless_it_has_a_column(tmp_path) -> None:
+    names = ("train/a.png", "val/a.png")
+    folder = write_texts(tmp_path, *names)
+    rows = [f"{name},a picture" for name in names]
+    (folder / "captions.csv").write_text("\n".join(["image,caption", *rows]))
+    found = read_captioned(folder, split="all")
+    assert (found.dataset.splits, found.splits_from) == (("train", "val"), "folders")
+    rows = [f"{name},a picture,test" for name in names]
+    (folder / "captions.csv").write_text("\n".join(["image,caption,split", *rows]))
+    found = read_captioned(folder, split="all")
+    assert (found.dataset.splits, found.splits_from) == (("test", "test"), "column")
+
+
+def test_a_split_can_be_read_alone(tmp_path) -> None:
+    folder = write_texts(tmp_path / "mine", "train/a.png", "train/b.png", "val/a.png")
+    assert len(read_format(folder, None, "files", "all", "files").dataset) == 3
+    for split, count in [("train", 2), ("val", 1), ("train+val", 3), ("all", 3)]:
+        dataset = read_captioned(folder, split=split).dataset
+        assert (len(dataset), dataset.split) == (count, split)
+    for split in ("test", "mine"):
+        with pytest.raises(ValueError, match=rf"of mine are of \(train, val\).*got '{split}'"):
+            read_captioned(folder, split=split)
+    (folder / "val/a.png").unlink()
+    (folder / "val/a.txt").unlink()
+    assert len(read_captioned(folder, split="mine").dataset) == 2
+
+
+# What is left out, how closely pictures are looked at, and the words when nothing is left
+
+
+@pytest.fixture
+def paths(tmp_path) -> list[Path]:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "whole.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    names = ("whole", "broken", "folder", "pipe", "missing", "n" * 300)
+    return [tmp_path / f"{name}.png" for name in names]
+
+
+@pytest.mark.parametrize(("checks", "kept"), [("pictures", 1), ("files", 2), ("names", 6)])
+def test_pictures_are_looked_at_as_closely_as_asked(paths, checks, kept) -> None:
+    ids = tuple(f"coco:{i}" for i in range(6))
+    whole = CaptionedImages(tuple(paths), (("a",),) * 6, "val", "mine", ids, ("test",) * 6)
+    found = drop_unusable(whole, checks)
+    assert found.dataset == whole.select(range(kept))
+    assert set(found.unusable) == {str(path) for path in paths[kept:]}
+    if checks != "names":
+        assert all("found no file" in found.unusable[str(path)] for path in paths[2:])
+
+
+def test_nothing_usable_is_told_with_the_first_reason() -> None:
+    nothing = CaptionedImages((), (), "val", "mine")
+    found = UsableImages(nothing, {"a.jpg": "it is cut short.", "a.csv:3": "no comma"}, 2)
+    with pytest.raises(ValueError) as error:
+        require_usable(found)
+    assert str(error.value) == (
+        "Expected captioned pictures in mine, but none was left (0 without a caption, 2 captions "
+        "without text, 2 unusable pictures or rows); the first, a.jpg: it is cut short."
+    )
+
+
+def test_pictures_without_any_caption_are_not_usable(paths) -> None:
+    require_usable(UsableImages(CaptionedImages((paths[0],), (("a",),), "val", "mine"), {}))
+    with pytest.raises(ValueError, match=r"none was left \(1 without a caption, .* rows\)\.$"):
+        require_usable(UsableImages(CaptionedImages((paths[0],), ((),), "val", "mine"), {}))
+
+
+def test_parts_are_put_together(paths) -> None:
+    """What the parts say of captions, of what is broken, and of ids, which one may lack."""
+    first = CaptionedImages((paths[0],), (("a",),), "all", "mine", ("coco:1",), ("val",))
+    second = CaptionedImages((paths[1],), (("b", "c"),), "all", "mine")
+    whole = join_usable(
+        [UsableImages(first, {"x:1": "y"}, 1, "file", 2), UsableImages(second, {"z": "no"}, 2)]
+    )
+    assert whole.dataset == CaptionedImages(
+        tuple(paths[:2]), (("a",), ("b", "c")), "all", "mine", ("coco:1", ""), ("val", "")
+    )
+    assert (whole.unusable, whole.empty_captions) == ({"x:1": "y", "z": "no"}, 3)
+    assert (whole.splits_from, whole.linked) == ("file", 2)

@@ -1,6 +1,7 @@
 """COCO's caption files of both years in their real form, small."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_captions_come_to_their_pictures(tmp_path, subset, prefix) -> None:
     assert found.dataset.image_ids == ("coco:391895", "coco:12", "coco:10")
     assert (found.dataset.split, found.dataset.source) == (subset[:-4], "coco")
     assert (found.dataset.splits, found.splits_from) == ((subset[:-4],) * 3, "file")
-    assert (found.unreadable, found.broken_rows, found.empty_captions) == ({}, {}, 0)
+    assert (found.unusable, found.empty_captions) == ({}, 0)
 
 
 def test_pictures_are_found_beside_the_file_or_where_told(tmp_path) -> None:
@@ -67,15 +68,15 @@ def test_pictures_are_found_beside_the_file_or_where_told(tmp_path) -> None:
 def test_the_file_has_the_say_on_its_split(tmp_path) -> None:
     file = write_coco(tmp_path, "val2014", "COCO_val2014_", [1])
     with pytest.raises(
-        ValueError, match=r"split 'train', but captions_val2014.json has .*'val'; give --split val"
+        ValueError, match=r"split that pictures of coco are of \(val\), .* got 'train'; give"
     ):
         read_coco(file)
-    with pytest.raises(ValueError, match=r"split 'train' in .*, got 0 \(there: captions_val2014"):
+    with pytest.raises(ValueError, match=r"one file .*captions_train\*\.json in .*, got none"):
         read_coco(tmp_path)
     write_coco(tmp_path, "val2017", "", [1])
     with pytest.raises(ValueError, match=r"captions_val2014.json, captions_val2017.json.*name the"):
         read_coco(tmp_path, split="val")
-    assert read_coco(file, split="all").dataset.split == "val"
+    assert read_coco(file, split="all").dataset.splits == ("val",)
 
 
 def test_broken_entries_are_named_and_others_kept(tmp_path) -> None:
@@ -97,29 +98,38 @@ def test_broken_entries_are_named_and_others_kept(tmp_path) -> None:
     found = read_coco(file, split="val")
     assert found.dataset.captions == (("A cat.",),) and found.empty_captions == 1
     places = ("images[1]", "images[2]", "annotations[2]", "annotations[3]")
-    assert list(found.broken_rows) == [f"captions_val2017.json:{place}" for place in places]
-    assert list(found.unreadable) == [Path("../c.jpg")]
+    rows = {f"captions_val2017.json:{place}" for place in places}
+    assert found.unusable.keys() == rows | {"../c.jpg"}
+
+
+def test_all_of_a_folder_is_train_and_val(tmp_path) -> None:
+    write_coco(tmp_path, "train2017", "", [1, 3])
+    write_coco(tmp_path, "val2017", "", [5])
+    found = read_coco(tmp_path, split="all")
+    assert found.dataset.image_ids == ("coco:1", "coco:3", "coco:5")
+    assert (found.dataset.splits, found.splits_from) == (("train", "train", "val"), "file")
+    assert found.dataset.paths[2] == tmp_path / "val2017/000000000005.jpg"
+    alone = read_coco(tmp_path, split="val").dataset
+    assert alone == replace(found.dataset.select([2]), split="val")
 
 
 def test_a_file_of_another_name_has_no_splits(tmp_path) -> None:
     file = write_coco(tmp_path, "val2017", "", [5]).rename(tmp_path / "mine.json")
     found = read_coco(file, tmp_path / "val2017")
-    assert (len(found.dataset), found.dataset.splits, found.splits_from) == (1, (), "")
+    assert (len(found.dataset), found.dataset.splits, found.splits_from) == (1, ("",), "")
     named = read_coco(file.rename(tmp_path / "captions_val_mine.json"), tmp_path / "val2017", "all")
     assert named.dataset.splits == ("val",)
 
 
 @pytest.mark.parametrize("name", ["instances_val2017.json", "mine.json"])
-def test_annotations_of_objects_are_refused(tmp_path, name, monkeypatch) -> None:
+def test_annotations_of_objects_are_refused(tmp_path, name) -> None:
     objects = [{"image_id": 5, "id": 1, "category_id": 3, "bbox": [0, 0, 2, 2], "area": 4}]
     file = write_coco(tmp_path, "val2017", "", [5], annotations=objects)
     file = file.rename(tmp_path / name)
     assert recognise_format(file) == "coco"
-    wanted = "a file such as capt" if name == "mine.json" else "captions_val2017.json beside it"
-    if name != "mine.json":  # half a gigabyte, told by its name
-        monkeypatch.setattr("dclip_kit.data.coco.load_json", None)
     with pytest.raises(
-        ValueError, match=rf"captions in .*{name}, got object annotations.*; give {wanted}"
+        ValueError,
+        match=rf"captions in .*{name}, got annotations without any; .* such as captions_",
     ):
         read_captioned(file, split="all")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dclip_kit.data.curate import HELD_OUT, PAPER_MIXTURE, curate
+from dclip_kit.data.curate import FORMAT, HELD_OUT, PAPER_MIXTURE, curate, read_manifest
 from dclip_kit.data.images import CaptionedImages
 
 MIXTURE = {"coco": 20, "flickr30k": 10, "conceptual_captions": 5}
@@ -96,8 +96,8 @@ def test_what_leaks_or_fails_is_named_and_made_up_for(datasets, tmp_path) -> Non
         (copy, Path("COCO_val2014_000000000003.jpg")), (("a",), ("b",)), "test", "coco test"
     )
     file = tmp_path / "mixture.json"
-    record = curate({"coco": coco}, file, [evaluation], mixture={"coco": 24}, held_out=0.25)
-    assert record["counts"] == {"coco": {"asked": 24, "train": 15, "val": 5}}
+    record = curate({"coco": coco}, file, [evaluation], mixture={"coco": 24})
+    assert record["counts"] == {"coco": {"asked": 24, "train": 18, "val": 2}}
     left = {each["id"] for each in record["entries"]}
     assert left == {f"coco:{n + 1}" for n in range(24)} - {"coco:3", "coco:5", "coco:8", "coco:12"}
     assert {each["picture"]: each["by"] for each in record["leaks"]} == {
@@ -117,8 +117,6 @@ def test_what_leaks_or_fails_is_named_and_made_up_for(datasets, tmp_path) -> Non
     ("names", "changes", "says"),
     [
         (["mscoco"], {}, r"mixture \(coco, flickr30k, conceptual_captions\), got mscoco"),
-        (["coco"], {"held_out": 1.0}, "held-out share from 0 to below 1"),
-        (["coco"], {"mixture": {"coco": -1}}, "no negative count"),
         (["coco"], {"mixture": {"coco": 0}}, "none was usable"),
         ([], {}, "from at least one data set"),
     ],
@@ -128,3 +126,68 @@ def test_what_cannot_be_drawn_is_refused_and_writes_nothing(tmp_path, names, cha
     with pytest.raises(ValueError, match=says):
         curate(datasets, tmp_path / "mixture.json", [], by_content=False, **changes)
     assert not (tmp_path / "mixture.json").exists()
+
+
+# Manifests are read back as they were written, and refused where they are broken
+
+ENTRIES = [
+    {
+        "path": "coco/COCO_train2014_000000000009.jpg",
+        "id": "coco:9",
+        "captions": ["a meal", "food in boxes"],
+        "source": "coco",
+        "split": "train",
+    },
+    {
+        "path": "/data/flickr/36979.jpg",
+        "id": "flickr:36979",
+        "captions": ["a group"],
+        "source": "flickr30k",
+        "split": "val",
+    },
+]
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    file = tmp_path / "mixture.json"
+    file.write_text(json.dumps({"format": FORMAT, "seed": 3, "entries": ENTRIES}))
+    return file
+
+
+def test_a_manifest_is_read_back(file) -> None:
+    assert read_manifest(file) == CaptionedImages(
+        (file.parent / ENTRIES[0]["path"], Path("/data/flickr/36979.jpg")),
+        (("a meal", "food in boxes"), ("a group",)),
+        "all",
+        "mixture",
+        ("coco:9", "flickr:36979"),
+        ("train", "val"),
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"split": "test"},
+        {"captions": []},
+        {"captions": [" "]},
+        {"captions": ["\ud83d"]},
+        {"captions": "a meal"},
+        {"path": None},
+        {"id": 9},
+        {"source": None},
+    ],
+)
+def test_a_broken_entry_is_refused(file, change) -> None:
+    entries = [ENTRIES[0], ENTRIES[1] | change]
+    file.write_text(json.dumps({"format": FORMAT, "entries": entries}))
+    with pytest.raises(ValueError, match=r"in entry 1 of .*mixture\.json.*with curate"):
+        read_manifest(file)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": "other", "entries": []}', "{}"])
+def test_what_is_no_manifest_is_refused(file, content) -> None:
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"Expected (a manifest|to read) .*mixture\.json"):
+        read_manifest(file)

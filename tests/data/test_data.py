@@ -1,4 +1,4 @@
-"""The two shapes of data, and what is refused or left out, counted, on the way into them."""
+"""The two shapes of data, what they refuse, and pictures of any kind that are opened."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from dclip_kit.data import CaptionedImages, LabelledImages, drop_unusable, open_picture
+from dclip_kit.data import CaptionedImages, LabelledImages, open_picture
 
 PATHS = (Path("a.jpg"), Path("b.jpg"), Path("c.jpg"))
 
@@ -77,12 +77,21 @@ def test_each_picture_may_have_a_split_of_its_own() -> None:
     captions = (("one",), (), ("two",))
     dataset = CaptionedImages(PATHS, captions, "all", "mine", splits=("train", "", "val"))
     assert dataset.select([2, 1]).splits == ("val", "") and dataset.select([]).splits == ()
+    assert CaptionedImages(PATHS, captions, "all", "mine").splits == ("", "", "")
     for splits, says in [
-        (("train",), "no splits or one for each of 3 pictures, got 1"),
+        (("train",), "splits for each of 3 pictures, got 1"),
         (("train", "dev", "val"), "one of train, val, test or empty, got 'dev'"),
     ]:
         with pytest.raises(ValueError, match=says):
             replace(dataset, splits=splits)
+
+
+def test_ids_are_one_a_picture_and_follow_a_selection() -> None:
+    dataset = CaptionedImages(PATHS[:2], (("a",), ("b",)), "val", "mine", ("coco:1", ""))
+    assert dataset.select([1, 0]).image_ids == ("", "coco:1")
+    assert replace(dataset, image_ids=()).image_ids == ("", "")
+    with pytest.raises(ValueError, match="image_ids for each of 2 pictures, got 1"):
+        replace(dataset, image_ids=("coco:1",))
 
 
 def test_select_keeps_the_given_order_and_all_else() -> None:
@@ -101,7 +110,7 @@ def test_select_keeps_the_given_order_and_all_else() -> None:
 @pytest.mark.parametrize(
     ("captions", "says"),
     [
-        ((("one",),), "each of 3 pictures, got 1 groups"),
+        ((("one",),), "captions for each of 3 pictures, got 1;"),
         (("one", "two", "three"), "got a single text; wrap each in a tuple"),
         ("abc", "got a single text"),
         ((("one",), ("two", " \n"), ("",)), r"empty one at b.jpg \(and 1 more pictures\)"),
@@ -150,42 +159,3 @@ def test_a_few_pictures_of_each_class_keep_their_order_and_labels() -> None:
     assert data.take_per_class(9) == data
     with pytest.raises(ValueError, match="at least one picture a class, got 0"):
         data.take_per_class(0)
-
-
-# Leaving out what cannot be used
-
-
-def test_what_cannot_be_used_is_left_out_and_counted(folder) -> None:
-    paths = [folder / name for name in ("whole.jpg", "cut.jpg", "gray.png", "missing.jpg")]
-    captions = [("a", " ", "b"), ("c", ""), ("", "\t"), ("d",)]
-    found = drop_unusable(paths, captions, "train", "mine")
-    assert found.dataset == CaptionedImages((paths[0], paths[2]), (("a", "b"), ()), "train", "mine")
-    assert found.empty_captions == 3  # of pictures that are kept
-    assert list(found.unreadable) == [paths[1], paths[3]]
-    assert "cut.jpg" in found.unreadable[paths[1]]
-
-
-def test_all_that_is_fine_stays(folder) -> None:
-    paths = [folder / name for name in READABLE]
-    found = drop_unusable(paths, [[name] for name in READABLE], "val", "mine")
-    assert found.dataset.paths == tuple(paths) and found.dataset.texts == list(READABLE)
-    assert (found.unreadable, found.empty_captions) == ({}, 0)
-
-
-@pytest.mark.parametrize(
-    ("names", "captions", "says"),
-    [
-        (UNREADABLE, [["a"]] * 7, r"of 7 none was left \(7 unreadable, 0 captions without text\)"),
-        (
-            READABLE[:2],
-            [[" "], []],
-            r"of 2 none was left \(0 unreadable, 1 captions without text, 2 pictures without a cap",
-        ),
-        ((), [], "of 0 none was left"),
-        (READABLE, [["a"]], "each of 4 pictures, got 1 groups"),
-        (READABLE[:2], ["a cat", "a dog"], "got a single text; wrap each in a tuple"),
-    ],
-)
-def test_nothing_left_or_nothing_fitting_is_an_error(folder, names, captions, says) -> None:
-    with pytest.raises(ValueError, match=says):
-        drop_unusable([folder / name for name in names], captions, "train", "mine")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dclip_kit.data import read_captioned
 from dclip_kit.data.flickr import read_flickr
 
 # The first line, the spaces and the broken row are those of the known file.
@@ -43,18 +44,22 @@ def test_the_row_without_a_comment_is_counted_and_named(folder) -> None:
     )
     assert found.dataset.image_ids == ("flickr:1000092795", "flickr:2199200615", "flickr:36979")
     assert (found.dataset.split, found.dataset.source) == ("all of it", "flickr30k")
-    assert found.broken_rows == {"results.csv:5": "expected three fields, got 2: no comment field"}
-    assert (found.empty_captions, found.unreadable) == (1, {})
+    assert found.unusable == {
+        "results.csv:5": "expected a picture, its caption's number and a caption"
+    }
+    assert found.empty_captions == 1
 
 
-def test_the_token_file_goes_first(folder) -> None:
+def test_the_token_file_is_read_too(folder) -> None:
     (folder / "results_20130124.token").write_text(TOKEN)
-    found = read_flickr(folder)
+    with pytest.raises(ValueError, match=r"got results_20130124\.token, results\.csv; name the"):
+        read_flickr(folder)
+    found = read_flickr(folder / "results_20130124.token")
     assert found.dataset.captions == (
         ("Two young guys .", "Two males ."),
         ("A dog runs across the grass .",),
     )
-    assert list(found.broken_rows) == ["results_20130124.token:4"]
+    assert list(found.unusable) == ["results_20130124.token:4"]
     assert len(read_flickr(folder / "results.csv").dataset) == 3
 
 
@@ -72,14 +77,15 @@ def test_pictures_are_found_where_they_usually_lie(folder, place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("a,b\n", "columns image_name"), ("", "got an empty file")]
+    ("content", "says"),
+    [("a,b\n", r"the first, results\.csv:1: expected a picture, its"), ("", "none was left")],
 )
-def test_a_csv_without_its_columns_is_refused(folder, content, says) -> None:
+def test_a_csv_of_another_form_has_nothing_to_use(folder, content, says) -> None:
     (folder / "results.csv").write_text(content)
     with pytest.raises(ValueError, match=says):
-        read_flickr(folder)
+        read_captioned(folder)
 
 
 def test_a_folder_without_captions_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"one of results_20130124\.token, results\.csv in"):
+    with pytest.raises(ValueError, match=r"one file results_20130124\.token or results\.csv in"):
         read_flickr(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dclip_kit.data.folder import read_files, walk_files
+from dclip_kit.data.folder import read_conceptual, read_files, walk_files
 
 
 def write_sample(folder: Path, name: str, text: str | None, **note) -> None:
@@ -63,20 +63,17 @@ def test_files_pair_pictures_with_the_texts_beside_them(tmp_path) -> None:
     )
     assert found.dataset.image_ids == (url, "", "", "", "", "")
     assert (found.dataset.source, found.empty_captions) == ("web", 1)
-    reasons = {path.name: reason for path, reason in found.unreadable.items()}
+    reasons = {Path(place).name: reason for place, reason in found.unusable.items()}
     numbers = ("00002", "10000", "10003", "10006", "10007")
-    assert list(reasons) == [f"0000{n}.jpg" for n in numbers]
+    others = {"000010002.json", "000010008.json", "000010004.txt"}
+    assert set(reasons) == {f"0000{n}.jpg" for n in numbers} | others
+    assert "00001/000010004.txt" in found.unusable
     assert "failed_to_resize" in reasons["000000002.jpg"]
-    assert "found none" in reasons["000010000.jpg"] and "UTF-8" in reasons["000010003.jpg"]
+    assert "no file is there" in reasons["000010000.jpg"] and "utf-8" in reasons["000010003.jpg"]
     for number, target in [(6, "nowhere.txt"), (7, "pipe")]:
         reason = reasons[f"00001000{number}.jpg"]
         assert f"000010{number:03d}.txt (a link to {tmp_path / target}) failed" in reason
-    assert list(found.broken_rows) == [
-        "00001/000010002.json",
-        "00001/000010008.json",
-        "00001/000010004.txt",
-    ]
-    assert "a link to" in found.broken_rows["00001/000010008.json"]
+    assert "a link to" in reasons["000010008.json"]
 
 
 def test_links_to_folders_are_walked_once_on_each_way(tmp_path) -> None:
@@ -113,8 +110,75 @@ def test_pictures_of_linked_folders_are_read_and_counted(tmp_path) -> None:
     assert sorted(found.dataset.texts) == ["a cat", "a dog"] and found.linked == 1
 
 
-def test_files_need_a_folder_and_no_other_one(tmp_path) -> None:
+def test_files_need_a_folder(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"Expected a folder of pictures, got .*none"):
         read_files(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"leave --images \(images= in Python\) out"):
-        read_files(tmp_path, tmp_path.parent)
+
+
+# Conceptual Captions: the published list over a download of img2dataset
+
+
+def write_download(folder: Path, key: str, url: str | None, **note) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(folder / f"{key}.jpg")
+    (folder / f"{key}.txt").write_text("the download's own text")
+    if url is not None:
+        note = {"url": url, "caption": "c", "key": key, "status": "success"} | note
+    (folder / f"{key}.json").write_text(json.dumps(note))
+
+
+@pytest.fixture
+def tsv(tmp_path) -> Path:
+    shard = tmp_path / "cc3m/00000"
+    write_download(shard, "000000000", "http://a/cat.jpg")
+    write_download(shard, "000000001", "http://a/dog.jpg?x=1")
+    write_download(shard, "000000002", "http://a/unlisted.jpg")
+    write_download(shard, "000000003", "http://a/bad.jpg", status="failed_to_download")
+    write_download(shard, "000000004", None)
+    Image.new("RGB", (4, 4)).save(shard / "000000005.jpg")
+    (shard / "000000005.json").write_text("{")
+    rows = [
+        "a very typical cat\thttp://a/cat.jpg",
+        "the same cat\thttp://a/cat.jpg",
+        "a dog\thttp://a/dog.jpg?x=1",
+        "gone\thttp://a/gone.jpg",
+        "not successful\thttp://a/bad.jpg",
+        "no address",
+        "\thttp://a/dog.jpg?x=1",
+    ]
+    file = tmp_path / "Train_GCC-training.tsv"
+    file.write_text("\n".join(rows) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("header", ["", "caption\turl\n"])
+def test_captions_come_to_pictures_by_address(tsv, header) -> None:
+    tsv.write_text(header + tsv.read_text())
+    found = read_conceptual(tsv, tsv.parent / "cc3m")
+    assert [path.name for path in found.dataset.paths] == ["000000000.jpg", "000000001.jpg"]
+    assert found.dataset.captions == (("a very typical cat", "the same cat"), ("a dog",))
+    assert found.dataset.image_ids == ("http://a/cat.jpg", "http://a/dog.jpg?x=1")
+    assert (found.dataset.source, found.empty_captions) == ("conceptual_captions", 1)
+    first = 4 + bool(header)
+    assert found.unusable[f"{tsv.name}:{first}"] == (
+        "its picture was not downloaded (http://a/gone.jpg)"
+    )
+    reasons = {Path(place).name: reason for place, reason in found.unusable.items()}
+    pictures = {f"00000000{n}.jpg" for n in (2, 3, 4, 5)}
+    assert set(reasons) == pictures | {"000000005.json"} | {
+        f"{tsv.name}:{n}" for n in range(first, first + 3)
+    }
+    assert "'http://a/unlisted.jpg' is not there" in reasons["000000002.jpg"]
+    assert "failed_to_download" in reasons["000000003.jpg"]
+
+
+def test_the_download_may_lie_beside_the_list(tsv) -> None:
+    assert len(read_conceptual(tsv.parent).dataset) == 2
+    (tsv.parent / "second.tsv").write_text("")
+    with pytest.raises(ValueError, match=r"Expected one file \*.tsv in .*, got T.*, second.tsv"):
+        read_conceptual(tsv.parent)
+
+
+def test_a_download_that_is_not_there_is_an_error(tsv) -> None:
+    with pytest.raises(ValueError, match=r"Expected a folder of pictures, got .*none"):
+        read_conceptual(tsv, tsv.parent / "none")

@@ -1,6 +1,7 @@
 """The leak guard on pictures and names that were made to leak, and on some that were not."""
 
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ from PIL import Image, ImageDraw
 
 from dclip_kit.data.images import CaptionedImages
 from dclip_kit.data.leaks import (
+    OWN,
     Leak,
     find_leaks,
     index_evaluation,
+    picture_names,
     remove_leaks,
-    require_no_leaks,
 )
 
 pytest.importorskip("imagehash")
@@ -67,13 +69,10 @@ def test_copies_are_found_by_content_whatever_they_are_called(folders) -> None:
     assert all(leak.by.startswith("content (") for leak in report.leaks)
     assert report.not_compared == {}
 
-    clean = remove_leaks(training, [evaluation])
-    assert [path.name for path in clean.dataset.paths] == own
-    assert clean.dataset.texts[0] == "caption of own0.jpg"
-    assert clean.report == report
-    with pytest.raises(ValueError, match=r"4 of 9 pictures of train are; the first is .*quality"):
-        require_no_leaks(training, [evaluation])
-    assert require_no_leaks(clean.dataset, [evaluation]).leaks == ()
+    clean = remove_leaks(training, report.leaks)
+    assert [path.name for path in clean.paths] == own
+    assert clean.texts[0] == "caption of own0.jpg"
+    assert find_leaks(clean, [evaluation]).leaks == ()
     assert find_leaks(training, [evaluation], by_content=False).leaks == ()
 
 
@@ -85,8 +84,14 @@ def test_names_tell_even_where_no_picture_can_be_read(tmp_path) -> None:
     coco = dataset(tmp_path / "val2014", ["COCO_val2014_000000391895.jpg"], ("coco:391895",))
     flickr = dataset(tmp_path / "flickr", ["1000092795.jpg"], ("flickr:1000092795",))
     report = find_leaks(training, [coco, flickr])
+    first = Leak(training.paths[0], coco.paths[0], "coco 391895")
+    assert first.as_dict() == {
+        "picture": str(training.paths[0]),
+        "evaluation": str(coco.paths[0]),
+        "by": "coco 391895",
+    }
     assert report.leaks == (
-        Leak(training.paths[0], coco.paths[0], "coco 391895"),
+        first,
         Leak(training.paths[2], flickr.paths[0], "flickr 1000092795"),
     )
     assert set(report.not_compared) == {*coco.paths, *flickr.paths}
@@ -149,3 +154,63 @@ def test_a_missing_extra_names_the_pip_line_and_the_way_around(folders, monkeypa
     with pytest.raises(ModuleNotFoundError, match=r"'dclip-kit\[data\]'.*by name alone"):
         find_leaks(training, [evaluation])
     assert find_leaks(training, [evaluation], by_content=False).leaks == ()
+
+
+# Which names are one picture's, and which only look alike
+
+COCO = [
+    ("COCO_val2014_000000391895.jpg", ""),
+    ("000000391895.jpg", ""),
+    ("391895.jpg", ""),
+    ("x.jpg", "391895"),
+    ("x.jpg", "coco:391895"),
+    ("x.jpg", "coco:COCO_val2014_000000391895.jpg"),
+    ("x.jpg", "COCO_train2014_000000391895"),
+    ("000000012.jpg", "http://images.cocodataset.org/val2017/000000391895.jpg"),
+]
+FLICKR = [
+    ("1000092795.jpg", ""),
+    ("x.jpg", "flickr:1000092795"),
+    ("1000092795_693b08cb0e.jpg", ""),  # Flickr8k's way
+    ("x.jpg", "1000092795.jpg"),
+    ("x.jpg", "https://farm4.staticflickr.com/3153/1000092795_164f0c0b83_z.jpg"),
+]
+
+
+@pytest.mark.parametrize("same", [COCO, FLICKR], ids=["coco", "flickr"])
+def test_all_ways_to_name_a_picture_meet(same) -> None:
+    for number, (one, other) in enumerate(combinations(same, 2)):
+        # In folders of their own, so that no path is shared.
+        first = set(picture_names(Path(f"one/{number}") / one[0], one[1]))
+        second = set(picture_names(Path(f"other/{number}") / other[0], other[1]))
+        assert first & second, (one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        # Flickr30k has a picture 36979, and so has COCO: ids of the readers keep them apart.
+        (("36979.jpg", "flickr:36979"), ("000000036979.jpg", "coco:36979")),
+        (("000000012.jpg", ""), ("000000000012.jpg", "")),  # img2dataset's count is no id
+        (("00012.jpg", ""), ("000000000012.jpg", "")),
+        (("12.jpg", "http://a/12.jpg"), ("000000000012.jpg", "coco:12")),
+        (("a.jpg", ""), ("a.jpg", "")),
+        (("holiday-391895.jpg", ""), ("000000391895.jpg", "")),
+        (("a.jpg", "http://a/cat.jpg"), ("a.jpg", "http://b/cat.jpg")),
+        (("a.jpg", "http://[broken"), ("a.jpg", "")),
+        (("12.jpg", OWN), ("000000000012.jpg", "coco:12")),
+        (("12.jpg", OWN), ("12.jpg", OWN)),
+    ],
+)
+def test_names_that_only_look_alike_do_not_meet(one, other) -> None:
+    first = picture_names(Path("one") / one[0], one[1])
+    assert not set(first) & set(picture_names(Path("other") / other[0], other[1]))
+
+
+def test_names_are_readable_and_the_path_comes_last() -> None:
+    path = Path("/data/COCO_val2014_000000391895.jpg")
+    assert picture_names(path, "http://a/cat.jpg") == [
+        "url http://a/cat.jpg",
+        "coco 391895",
+        "path /data/COCO_val2014_000000391895.jpg",
+    ]

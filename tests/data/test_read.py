@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from dclip_kit.config import FORMATS
-from dclip_kit.data import READERS, read_captioned, recognise_format
+from dclip_kit.data.read import READERS, read_captioned, recognise_format
 
 KARPATHY = {
     "images": [
-        {"filename": "a.jpg", "split": "val", "sentences": [{"raw": "A dog."}]},
+        {"filename": "b.jpg", "split": "val", "sentences": [{"raw": "A dog."}]},
         {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "A cat."}]},
     ]
 }
@@ -45,7 +45,8 @@ def write_folder(folder: Path, *formats: str) -> Path:
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
             continue
-        (folder / "a.jpg").write_bytes(stream.getvalue())
+        for name in ("a.jpg", "b.jpg")[: 1 + (format == "karpathy")]:
+            (folder / name).write_bytes(stream.getvalue())
         name, content = FILES[format]
         (folder / name).write_text(content)
         if format == "conceptual":
@@ -60,7 +61,6 @@ def test_every_reader_is_tried() -> None:
 @pytest.mark.parametrize("format", READERS)
 def test_a_folder_of_each_format_is_recognised_and_read(tmp_path, monkeypatch, format) -> None:
     if format == "shards":
-        pytest.importorskip("webdataset")
         monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
     folder = write_folder(tmp_path / "data", format)
     assert recognise_format(folder) == format
@@ -108,10 +108,24 @@ def test_what_is_not_recognised_lists_the_known_formats(tmp_path) -> None:
         recognise_format(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("format", [None, "csv"])
-def test_nothing_at_the_path_is_an_error(tmp_path, format) -> None:
+def test_nothing_at_the_path_is_an_error(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"Expected a file or folder at .*none, found nothing"):
+        read_captioned(tmp_path / "none")
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_nothing_at_the_path_names_it_whatever_the_format(tmp_path, format) -> None:
+    with pytest.raises((OSError, ValueError), match="none"):
         read_captioned(tmp_path / "none", format=format)
+
+
+@pytest.mark.parametrize("format", ["files", "shards"])
+def test_pictures_that_are_their_annotations_neighbours_have_no_other_folder(
+    tmp_path, format
+) -> None:
+    folder = write_folder(tmp_path, format)
+    with pytest.raises(ValueError, match=r"leave --images \(images= in Python\) out"):
+        read_captioned(folder, tmp_path, format)
 
 
 def test_pictures_in_no_folder_are_an_error(tmp_path) -> None:
@@ -124,7 +138,7 @@ def test_pictures_in_no_folder_are_an_error(tmp_path) -> None:
 def test_nothing_usable_is_an_error_with_a_reason(tmp_path) -> None:
     folder = write_folder(tmp_path, "csv")
     (folder / "a.jpg").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"none was left \(1 unreadable.*first reason: .*a\.jpg"):
+    with pytest.raises(ValueError, match=r"none was left \(.*, 1 unusable .*; the first, .*a\.jpg"):
         read_captioned(folder)
     assert len(read_captioned(folder, checks="files").dataset) == 1
 

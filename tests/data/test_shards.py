@@ -2,16 +2,19 @@
 
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from dclip_kit.data.shards import read_shards, unpack_shards
+from dclip_kit.data.shards import read_shards
 
-pytest.importorskip("webdataset")
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "deep/er/cache"))
+    return tmp_path / "deep/er/cache/shards"
 
 
 def jpeg(colour: str) -> bytes:
@@ -62,63 +65,81 @@ def shards(tmp_path) -> Path:
     return tmp_path / "web"
 
 
-def test_shards_are_unpacked_once_and_read_as_files(shards, tmp_path, monkeypatch) -> None:
-    cache = tmp_path / "deep/er/cache"
-    found = read_shards(shards, split="val", cache=cache)
+def test_shards_are_unpacked_once_and_read_as_files(shards, tmp_path, cache, monkeypatch) -> None:
+    found = read_shards(shards, split="val")
     assert found.dataset.captions == (("a cat",), ("a dog",), ("a frog",))
     assert found.dataset.image_ids == ("", "http://a/dog.jpg", "")
     assert (found.dataset.split, found.dataset.source) == ("val", "web")
-    assert [path.name for path in found.unreadable] == ["cut.jpg"]
-    assert list(found.broken_rows) == [
-        "00001.tar:linked.txt",
+    *refused, cut = found.unusable
+    assert Path(cut).name == "cut.jpg"
+    assert refused == [
         "00001.tar:../../../climbed.jpg",
         "00001.tar:../../../climbed.txt",
         f"00001.tar:{tmp_path}/absolute.jpg",
+        "00001.tar:linked.txt",
     ]
-    assert found.broken_rows["00001.tar:../../../climbed.jpg"] == "its name leads out of the shard"
+    assert found.unusable["00001.tar:../../../climbed.jpg"] == "its name leads out of the shard"
+    assert "got a link" in found.unusable["00001.tar:linked.txt"]
     assert not [*tmp_path.rglob("climbed.*"), *tmp_path.rglob("absolute.jpg")]
     assert len(list(cache.iterdir())) == 1  # nothing half-made is left
 
     monkeypatch.setattr("dclip_kit.data.shards._unpack", None)  # would fail if called again
-    assert read_shards(shards, split="val", cache=cache) == found
+    assert read_shards(shards, split="val") == found
 
 
 def test_a_changed_shard_is_unpacked_again(shards, tmp_path) -> None:
-    first = read_shards(shards / "00000.tar", cache=tmp_path / "cache")
+    first = read_shards(shards / "00000.tar")
     write_shard(shards / "00000.tar", {"a.jpg": jpeg("red"), "a.txt": b"another cat"})
-    again = read_shards(shards / "00000.tar", cache=tmp_path / "cache")
+    again = read_shards(shards / "00000.tar")
     assert (first.dataset.texts, again.dataset.texts) == (["a cat", "a dog"], ["another cat"])
     assert first.dataset.source == "00000"
-
-
-def test_the_cache_folder_is_the_kits(shards, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "kit"))
-    found = read_shards(shards / "00000.tar")
-    assert found.dataset.paths[0].is_relative_to(tmp_path / "kit/shards")
 
 
 @pytest.mark.parametrize("keep", [0, 700, 2600])
 def test_a_shard_cut_short_is_named_and_read_so_far(shards, tmp_path, keep) -> None:
     shard = shards / "00000.tar"
     shard.write_bytes(shard.read_bytes()[:keep])
-    found = read_shards(shards, cache=tmp_path / "cache")
+    found = read_shards(shards)
     assert "a frog" in found.dataset.texts
     assert ("a cat" in found.dataset.texts) == (keep == 2600)
-    assert found.broken_rows["00000.tar"].startswith("expected a whole shard")
+    assert found.unusable["00000.tar"].startswith("expected a whole shard")
+
+
+def test_a_shard_damaged_in_the_middle_is_named(shards) -> None:
+    shard = shards / "00000.tar"
+    content = bytearray(shard.read_bytes())
+    place = content.index(b"000000001.jpg")
+    content[place : place + 512] = b"x" * 512  # a header
+    shard.write_bytes(content)
+    found = read_shards(shards)
+    assert "a cat" in found.dataset.texts and "a dog" not in found.dataset.texts
+    assert found.unusable["00000.tar"].startswith("expected a whole shard")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_what_fails_half_way_leaves_no_cache(shards, tmp_path, monkeypatch, error) -> None:
+def test_what_fails_half_way_leaves_no_cache(shards, cache, monkeypatch, error) -> None:
     def fail(*_) -> None:
         raise error
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises((KeyboardInterrupt, OSError)):
-        unpack_shards([shards / "00000.tar"], tmp_path / "cache", shards)
-    assert not list((tmp_path / "cache").iterdir())
-    if isinstance(error, OSError):
-        with pytest.raises(ValueError, match=r"unpack the shards at .*No space left.*DCLIP_CACHE"):
-            read_shards(shards, cache=tmp_path / "cache")
+    monkeypatch.setattr("dclip_kit.data.shards._write_member", fail)
+    full = isinstance(error, OSError)
+    says = r"unpack the shards at .*No space left.*DCLIP_CACHE" if full else None
+    with pytest.raises((KeyboardInterrupt, ValueError), match=says):
+        read_shards(shards)
+    assert not list(cache.iterdir())
+
+
+def test_a_full_disk_is_no_property_of_a_member(shards, monkeypatch) -> None:
+    open_path = Path.open
+
+    def fail(path: Path, mode: str = "r", *more, **named) -> object:
+        if mode == "xb":
+            raise OSError(28, "No space left on device")
+        return open_path(path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(ValueError, match="No space left"):
+        read_shards(shards)
 
 
 def test_shards_in_the_folders_of_splits_are_one_data_set(tmp_path) -> None:
@@ -126,18 +147,18 @@ def test_shards_in_the_folders_of_splits_are_one_data_set(tmp_path) -> None:
         (tmp_path / "web" / split).mkdir(parents=True)
         members = {"0.jpg": jpeg("red"), "0.txt": split.encode(), "linked.txt": "/etc/passwd"}
         write_shard(tmp_path / "web" / split / "00000.tar", members)
-    found = read_shards(tmp_path / "web", cache=tmp_path / "cache")
+    found = read_shards(tmp_path / "web", split="all")
     assert found.dataset.captions == (("train",), ("val",))
     assert (found.dataset.splits, found.splits_from) == (("train", "val"), "folders")
-    assert list(found.broken_rows) == ["train/00000.tar:linked.txt", "val/00000.tar:linked.txt"]
-    alone = read_shards(tmp_path / "web/val", cache=tmp_path / "cache").dataset
-    assert (alone.captions, alone.splits) == ((("val",),), ())
+    assert list(found.unusable) == ["train/00000.tar:linked.txt", "val/00000.tar:linked.txt"]
+    alone = read_shards(tmp_path / "web/val").dataset
+    assert (alone.captions, alone.splits) == ((("val",),), ("",))
     for split in ("train", "val"):
         (tmp_path / "web" / split / "00000.tar").rename(tmp_path / f"web/{split}.tar")
-    found = read_shards(tmp_path / "web", cache=tmp_path / "cache")
+    found = read_shards(tmp_path / "web", split="all")
     assert found.dataset.splits == ("train", "val")
-    alone = read_shards(tmp_path / "web/val.tar", cache=tmp_path / "cache").dataset
-    assert (alone.captions, alone.splits) == ((("val",),), ())
+    alone = read_shards(tmp_path / "web/val.tar").dataset
+    assert (alone.captions, alone.splits) == ((("val",),), ("",))
 
 
 def test_names_that_no_disk_takes_and_members_that_come_twice_are_named(tmp_path) -> None:
@@ -145,29 +166,21 @@ def test_names_that_no_disk_takes_and_members_that_come_twice_are_named(tmp_path
     write_shard(shard, {f"{'n' * 300}.jpg": jpeg("red"), "a.jpg": jpeg("red"), "a.txt": b"a cat"})
     with tarfile.open(shard, "a") as archive:
         archive.addfile(tarfile.TarInfo("a.txt"), io.BytesIO())
-    found = read_shards(shard, cache=tmp_path / "cache")
+    found = read_shards(shard)
     assert found.dataset.texts == ["a cat"]
-    reasons = list(found.broken_rows.values())
+    reasons = list(found.unusable.values())
     assert len(reasons) == 2 and "could not be written" in reasons[0]
-    assert "a.txt: duplicate file name" in reasons[1]
+    assert "File exists" in found.unusable["odd.tar:a.txt"]
 
 
-def test_shards_need_shards_and_bring_their_pictures(shards, tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"leave --images \(images= in Python\) out"):
-        read_shards(shards, tmp_path)
-    with pytest.raises(ValueError, match=r"Expected .tar shards at .*cache, found none"):
-        read_shards(tmp_path / "cache")
-
-
-def test_a_missing_extra_names_the_pip_line(shards, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[data\]'"):
-        read_shards(shards, cache=tmp_path)
+def test_a_folder_without_shards_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"Expected .tar shards at .*, found none"):
+        read_shards(tmp_path)
 
 
 def test_a_name_with_several_dots_is_a_picture_too(tmp_path) -> None:
     members = {"p.v2.jpg": jpeg("red"), "p.v2.txt": b"second version", "q.mask.npy": b"numbers"}
     write_shard(tmp_path / "0.tar", members)
-    found = read_shards(tmp_path, cache=tmp_path / "cache")
+    found = read_shards(tmp_path)
     assert found.dataset.captions == (("second version",),)
-    assert not found.unreadable and not found.broken_rows
+    assert not found.unusable
