@@ -1,6 +1,7 @@
-"""The regions of frozen features as pictures, for what looks at them again."""
+"""The regions of frozen features as pictures, for training to rehearse."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import overload
 
@@ -9,7 +10,9 @@ from PIL import Image
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import open_picture
+from dclip_kit.data.pictures import count_pixels
 from dclip_kit.features.frozen import WHOLE_PICTURE, FrozenFeatures
+from dclip_kit.models.reading import hold_picture
 from dclip_kit.models.regions import Regions, crop_regions
 
 
@@ -39,10 +42,9 @@ class RegionCrops(Sequence[Image.Image]):
                 "Expected features of regions that CLIP encoded as it does pictures, got the "
                 "published code's; set normalized_crops=True and undetected_as_zeros=False."
             )
-        self._settings = settings
-        self._xyxy, self._label = features.xyxy, features.label
+        self._paths, self._features, self._settings = paths, features, settings
         self._owner = torch.arange(len(features)).repeat_interleave(features.region_count)
-        self._paths = paths
+        self._open = lru_cache(maxsize=1)(open_picture)  # a picture's regions follow each other
 
     def __len__(self) -> int:
         return len(self._owner)
@@ -54,18 +56,10 @@ class RegionCrops(Sequence[Image.Image]):
     def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        return next(self.cut([index]))
-
-    def path_of(self, index: int) -> Path:
-        """The file of the picture that a region is of."""
-        return self._paths[int(self._owner[index])]
-
-    def cut(self, indices: Sequence[int]) -> Iterator[Image.Image]:
-        """Some regions of one picture, which is opened once."""
-        picture = open_picture(self.path_of(indices[0]))
-        for index in indices:
-            if self._label[index] == WHOLE_PICTURE:
-                yield picture
-            else:
-                box = Regions(self._xyxy[index][None], torch.ones(1), ("",), picture.size)
-                yield from crop_regions(picture, box, self._settings.margin, self._settings.square)
+        path = self._paths[int(self._owner[index])]
+        with hold_picture(count_pixels(path)):
+            picture = self._open(path)
+            if self._features.label[index] == WHOLE_PICTURE:
+                return picture
+            box = Regions(self._features.xyxy[index][None], torch.ones(1), ("",), picture.size)
+            return crop_regions(picture, box, self._settings.margin, self._settings.square)[0]

@@ -12,23 +12,15 @@ from tqdm.auto import tqdm
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.features.frozen import WHOLE_PICTURE, FrozenFeatures
-from dclip_kit.features.source import describe_source
-from dclip_kit.features.store import SHARD, FeatureStore
+from dclip_kit.features.store import SHARD, FeatureStore, describe_source
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
-from dclip_kit.models.encode import encode_own_images, encode_tokens
-from dclip_kit.models.precision import fold_norms
+from dclip_kit.models.encode import encode_pixels, encode_tokens
 from dclip_kit.models.reading import read_ahead, split_by_pixels
 from dclip_kit.models.regions import Box, Regions, crop_boxes
 from dclip_kit.models.tokens import require_texts
 from dclip_kit.runtime.memory import return_memory
-from dclip_kit.runtime.processes import (
-    gather_rows,
-    is_main_process,
-    own_share,
-    own_turns,
-    wait_for_all,
-)
+from dclip_kit.runtime.processes import gather_rows, is_main_process, own_share, own_turns
 
 Part = Sequence[int]  # some of a data set's pictures, by index
 
@@ -51,8 +43,8 @@ def extract_features(
         dataset: pictures with captions.
         settings: how crops are cut and encoded, what stands for a picture without detections, and
             whether the whole picture is one more region.
-        batch_size: pictures that are encoded at a time. They are in memory as CLIP takes them; as
-            they were read, so many of them at a time as `most_pixels` allows.
+        batch_size: pictures that are opened, detected and encoded at a time; fewer where they have
+            more pixels together than `most_pixels`.
         folder: where to keep the features, for data of any size: whatever ends the work, the next
             call goes on with it, and what is there already is not made again. Left out, features
             are in memory only.
@@ -63,10 +55,8 @@ def extract_features(
     """
     require_texts(dataset.texts)  # before the pictures cost time
     if folder is None:
-        own = own_share(len(dataset)).split(SHARD)
-        made = _encode_parts(
-            bundle, detector, dataset, settings, batch_size, [part.tolist() for part in own]
-        )
+        parts = [part.tolist() for part in own_share(len(dataset)).split(SHARD)]
+        made = _encode_parts(bundle, detector, dataset, settings, batch_size, parts)
         gathered = _gather(list(made), dataset)
         return_memory()
         return gathered
@@ -75,18 +65,12 @@ def extract_features(
     features = store.open(source)
     if features is not None:
         return features
-    missing = store.missing()
-    wait_for_all()  # else one could write before another has looked what is missing
-    store.begin(source)
-    mine = own_turns(missing)
+    mine = own_turns(store.begin(source))
     made = _encode_parts(bundle, detector, dataset, settings, batch_size, mine)
     for shard, part in zip(mine, made, strict=True):
         store.write(shard, part)
-    wait_for_all()
-    store.finish()
     return_memory()
-    wait_for_all()
-    return FrozenFeatures.load(store.folder)
+    return store.finish()
 
 
 def _encode_parts(
@@ -98,19 +82,10 @@ def _encode_parts(
     parts: Sequence[Part],
 ) -> Iterator[FrozenFeatures]:
     """The features of some pictures and of their captions, part by part."""
-    batches = [
-        [part[start : start + batch_size] for start in range(0, len(part), batch_size)]
-        for part in parts
-    ]
-    bundle = bundle.with_tower(fold_norms(bundle.model.visual))  # once, not batch by batch
+    paths = [[dataset.paths[index] for index in part] for part in parts]
     opened = read_ahead(
         open_picture,
-        (
-            group
-            for part in batches
-            for batch in part
-            for group in split_by_pixels([dataset.paths[index] for index in batch])
-        ),
+        ([own[i] for i in group] for own in paths for group in split_by_pixels(own, batch_size)),
         busy=bundle.device,
     )
     with tqdm(
@@ -120,82 +95,65 @@ def _encode_parts(
         delay=2,
         disable=not is_main_process(),
     ) as bar:
-        for part, own in zip(parts, batches, strict=True):
-            found = []
-            for batch in own:
-                cut: list[dict[str, Tensor]] = []
-                while sum(len(group["image"]) for group in cut) < len(batch):
-                    cut.append(_cut_pictures(bundle, detector, settings, batch_size, next(opened)))
-                    bar.update(len(cut[-1]["image"]))
-                if len(cut) > 1:  # there were big pictures, and encoding takes memory too
-                    return_memory()
-                found.append(_encode_cut(bundle, settings, cut))
-            yield FrozenFeatures(**_join(found), **_encode_captions(bundle, dataset, part))
+        for part in parts:
+            found: list[dict[str, Tensor]] = []
+            while sum(len(group["image"]) for group in found) < len(part):
+                pictures = next(opened)
+                found.append(_encode_pictures(bundle, detector, settings, batch_size, pictures))
+                bar.update(len(pictures))
+                del pictures  # before the next ones are opened
+            made = {name: torch.cat([group[name] for group in found]) for name in found[0]}
+            yield FrozenFeatures(**made, **_encode_captions(bundle, dataset, part))
 
 
-def _cut_pictures(
+def _encode_pictures(
     bundle: ClipBundle,
     detector: Detector,
     settings: RegionSettings,
     batch_size: int,
     pictures: list[Image.Image],
 ) -> dict[str, Tensor]:
-    """Pictures and their regions, by the names of `FrozenFeatures`; "image", "region" as bytes."""
+    """Pictures and their regions, by the names of `FrozenFeatures`."""
     numbers = {name: number for number, name in enumerate(detector.names)}
-    found = detector.detect(pictures, batch_size, progress=False).regions
     regions: list[Regions] = []
-    boxes: list[tuple[Image.Image, Box | None]] = [(picture, None) for picture in pictures]
-    counts, silent = [], []
-    for picture, own in zip(pictures, found, strict=True):
-        regions.append(own)
-        whole = own.is_whole_image
-        cut = [] if whole else crop_boxes(own, settings.margin, settings.square)
-        boxes += [(picture, box) for box in cut]
-        if whole or settings.whole_image:
-            boxes.append((picture, None))
-        if not whole and settings.whole_image:
-            regions.append(Regions.whole_image(picture.size))
-        counts.append(len(cut) + (whole or settings.whole_image))
-        silent += [whole and settings.undetected_as_zeros] * counts[-1]
-    label = [
-        WHOLE_PICTURE if own.is_whole_image else numbers[name]
-        for own in regions
-        for name in own.label
-    ]
+    boxes: list[tuple[Image.Image, Box]] = [(each, (0, 0, *each.size)) for each in pictures]
+    counts, label = [], []
+    found = detector.detect(pictures, batch_size, progress=False).regions
+    for picture, detected in zip(pictures, found, strict=True):
+        own = [detected]
+        if settings.whole_image and not detected.is_whole_image:
+            own.append(Regions.whole_image(picture.size))
+        for part in own:
+            cut = crop_boxes(part, settings.margin, settings.square)
+            boxes += [(picture, box) for box in cut]
+            whole = part.is_whole_image
+            label += [WHOLE_PICTURE if whole else numbers[name] for name in part.label]
+        regions += own
+        counts.append(sum(map(len, own)))
 
-    def read(place: tuple[Image.Image, Box | None]) -> Tensor:
+    def read(place: tuple[Image.Image, Box]) -> Tensor:
         picture, box = place  # cut out here, where it is dropped again
-        return bundle.to_pixels(picture.crop(box) if box else picture)
+        return bundle.to_pixels(picture if box == (0, 0, *picture.size) else picture.crop(box))
 
-    pixels = torch.stack(next(read_ahead(read, [boxes])))
-    return {
-        "image": pixels[: len(pictures)],
-        "region": pixels[len(pictures) :],
-        "silent": torch.tensor(silent),
+    def encode(pixels: Tensor, normalized: bool = True) -> Tensor:
+        batches = pixels.split(batch_size)
+        return torch.cat([encode_pixels(bundle, batch, normalized) for batch in batches])
+
+    pixels = torch.stack(next(read_ahead(read, [boxes], bundle.device)))
+    made = {
+        "image": encode(pixels[: len(pictures)]),
+        "region": encode(pixels[len(pictures) :], settings.normalized_crops),
         "region_count": torch.tensor(counts),
         "xyxy": torch.cat([own.xyxy for own in regions]).float(),
         "area": torch.cat([own.area for own in regions]).float(),
         "confidence": torch.cat([own.confidence for own in regions]).float(),
         "label": torch.tensor(label),
     }
-
-
-def _encode_cut(
-    bundle: ClipBundle, settings: RegionSettings, groups: list[dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """A batch of pictures and their regions, by the names of `FrozenFeatures`."""
-    cut = _join(groups)
-    groups.clear()
-    silent = cut.pop("silent")[:, None]
-    region = encode_own_images(
-        bundle, cut["region"], progress=False, normalized=settings.normalized_crops
-    )
-    image = encode_own_images(bundle, cut["image"], progress=False)
-    return cut | {"image": image, "region": region.masked_fill(silent, 0.0)}
-
-
-def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if settings.undetected_as_zeros:
+        alone = made["region_count"].repeat_interleave(made["region_count"]) == 1
+        undetected = alone & (made["label"] == WHOLE_PICTURE)
+        made["region"] = made["region"].masked_fill(undetected[:, None], 0.0)
+    return made
 
 
 def _encode_captions(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dclip_kit.models.padding import PaddedFeatures, pad_rows
+from dclip_kit.models.regions import PaddedFeatures, pad_rows
 from dclip_kit.runtime.files import load_tensors, save_tensors
 
 FEATURES = "features.safetensors"  # of a finished store's folder

@@ -3,11 +3,10 @@
 Axes: image, text, token, region, embed. All features returned here are L2-normalised.
 """
 
-import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,15 +16,13 @@ import numpy as np
 import open_clip
 import torch
 from jaxtyping import Float, Shaped, UInt8
-from open_clip.transformer import QuickGELU
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import Compose
 
 from dclip_kit.models.hub import (
     CONFIG_FILE,
     WEIGHTS_FILES,
-    code_refused,
     require_folder,
     require_no_code,
     require_repository,
@@ -76,23 +73,14 @@ class ClipBundle:
         """The longer side in pixels of the pictures that the model takes."""
         return max(self.to_pixels(Image.new("RGB", (1, 1))).shape[1:])
 
-    def with_tower(self, visual: nn.Module) -> "ClipBundle":
-        """With another image tower; all else is shared."""
-        model = copy.copy(self.model)
-        model._modules = {**model._modules, "visual": visual}  # a copy shares the original's
-        return replace(self, model=model)
-
     def to_pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """The preprocessed picture as bytes: a quarter of the memory, and exact."""
-        *steps, to_tensor, _ = self.preprocess.transforms
-        found: Any = picture
+        *steps, _, _ = self.preprocess.transforms  # but for those to floats, and to normal ones
         for step in steps:
-            found = step(found)
-        if isinstance(found, Image.Image) and found.mode == "RGB":
-            # What came of turning them into floats and back. Threads that read pictures call this,
-            # and of torch's functions each would start threads of its own.
-            return torch.from_numpy(np.ascontiguousarray(np.asarray(found).transpose(2, 0, 1)))
-        return (to_tensor(found) * 255).round().to(torch.uint8)
+            picture = step(picture)
+        # Threads that read pictures call this, and each of torch's functions would start threads
+        # of its own in each of them.
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
 
     def normalize(
         self, pixels: Shaped[Tensor, "image 3 height width"]
@@ -173,40 +161,39 @@ def load_clip(
         require_weights(name, pretrained)
 
     reference = f"local-dir:{folder}" if folder else name
-    merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
-    source = f"weights for {name}, but {pretrained}"
-    if pretrained is None:
-        source = f"a CLIP in {folder or name}, but its files"
-    with _explained(name, source):
+    with _explained(name, pretrained):
         model_config = open_clip.get_model_config(reference)
         text = dict(model_config["text_cfg"])
     require_no_code(name, model_config)
-    require_text_files(name, model_config, in_folder=folder is not None)
+    require_text_files(name, text, in_folder=folder is not None)
     if tower := text.get("hf_model_name"):
-        with _explained(name, source):
+        with _explained(name, pretrained):
             from transformers import PretrainedConfig
 
-            config, _ = PretrainedConfig.get_config_dict(tower)
-        require_no_code(f"{tower}, the text tower of {name},", config)
-    options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
+            tower_config, _ = PretrainedConfig.get_config_dict(tower)
+        require_no_code(f"{tower}, the text tower of {name},", tower_config)
+    options: dict[str, Any] = {}
+    merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
+    if merges:
+        options["bpe_path"] = str(merges)
     if text.get("hf_tokenizer_name"):
         options["trust_remote_code"] = False  # else transformers asks on the terminal
-    with _explained(name, source):
+    with _explained(name, pretrained):
         tokenizer = open_clip.get_tokenizer(reference, **options)
         model, _, preprocess = open_clip.create_model_and_transforms(
             reference,
             pretrained=None if pretrained == "untrained" else pretrained,
             device=device,
             pretrained_text=False,  # "untrained" holds for a text tower of transformers too
-            require_pretrained=pretrained != "untrained",  # else a lack of weights is but logged
+            require_pretrained=pretrained != "untrained",  # else missing weights are only logged
         )
     size = text.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
     read = getattr(tokenizer, "vocab_size", size)  # transformers' know their own
     # A table of embeddings may have rows to spare, but not beside a vocabulary made for it.
     if read > size or (merges and read != size):
         raise ValueError(
-            f"Expected a vocabulary of {size} tokens for {folder or name}, got {read}; load a "
-            f"folder with the model's own {MERGES_FILE} in it."
+            f"Expected a vocabulary of {size} tokens for {name}, got {read}; load a folder with "
+            f"the model's own {MERGES_FILE} in it."
         )
     return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
 
@@ -220,22 +207,23 @@ def _find_folder(name: str) -> Path | None:
 
 
 @contextmanager
-def _explained(name: str, source: str) -> Iterator[None]:
+def _explained(name: str, pretrained: str | None) -> Iterator[None]:
     """Says in one sentence what open_clip, torch, timm and safetensors raise as many types."""
+    source = f"the files of {name}" + f" and the weights {pretrained}" * (pretrained is not None)
     try:
         yield
     except ImportError as error:
         raise ImportError(
-            f"Expected {source} need a package that is not there ({error}); "
+            f"Expected a package that {source} need, but it is not there ({error}); "
             "pip install transformers."
         ) from error
     except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise code_refused(name, "files that need it") from error
+        if "trust_remote_code" in str(error):  # a tokenizer's Python, which transformers refused
+            require_no_code(name, {"trust_remote_code": True})
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"Expected {source} do not fit or cannot be read ({reason}); check that they belong "
-            "together, or fetch them again."
+            f"Expected {source} to be whole and to belong together, but they do not load "
+            f"({reason}); fetch them again, or name others."
         ) from error
 
 
@@ -257,10 +245,8 @@ def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
             bundle.tokenizer.save_pretrained(temporary)
             for file in Path(temporary).iterdir():
                 file.replace(folder / file.name)
-    # Read off the model, as it may have been made quick beside a config that does not say so.
-    quick = any(isinstance(each, QuickGELU) for each in bundle.model.modules())
     config = {
-        "model_cfg": bundle.model_config | ({"quick_gelu": True} if quick else {}),
+        "model_cfg": bundle.model_config,
         "preprocess_cfg": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),
     }
     write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1) + "\n")

@@ -1,31 +1,20 @@
-"""What is asked of a CLIP's files before they are loaded: to be had, and to run no Python."""
+"""What is asked of a CLIP's files before they are loaded: they exist, and they run no Python."""
 
-from collections.abc import Iterator
+import json
+import re
 from pathlib import Path
-from typing import Any
 
 import open_clip
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-from dclip_kit.runtime.network import warn_unless_answered
+from open_clip.factory import _find_checkpoint_in_dir
 
 CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)  # as it asks for them
-# Of a folder's it takes the first of these, pickles among them; if there are none, a .safetensors.
-PREFERRED_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-)
+# As open_clip asks a repository for them.
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# transformers runs what stands in `auto_map` if `trust_remote_code` is true; where that is not
+# said, it asks on the terminal.
+_ASKS_FOR_CODE = re.compile(r'"auto_map":|"trust_remote_code": (?!false|null)')
 
 
 def require_folder(folder: Path) -> None:
@@ -35,25 +24,25 @@ def require_folder(folder: Path) -> None:
         FileNotFoundError: it lacks the configuration, or weights as safetensors.
         ValueError: open_clip would read a pickle that lies beside them.
     """
-    names = {each.name for each in folder.glob("*") if each.is_file()}
-    safe = sorted(each for each in names if each.endswith(".safetensors"))
-    if CONFIG_FILE not in names or not safe:
+    safe = sorted(each for each in folder.glob("*.safetensors") if each.is_file())
+    if not (folder / CONFIG_FILE).is_file() or not safe:
         raise FileNotFoundError(
             f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}; "
             "export_clip writes such a folder."
         )
-    first = next((each for each in PREFERRED_FILES if each in names), safe[0])
+    first = Path(_find_checkpoint_in_dir(folder) or safe[0])
     if first not in safe:
         raise ValueError(
-            f"Expected no pickle in {folder} that open_clip prefers to {safe[0]}, got {first}; "
-            f"take {first} away, or rename {safe[0]} to {WEIGHTS_FILES[0]}."
+            f"Expected no pickle in {folder} that open_clip prefers to {safe[0].name}, got "
+            f"{first.name}; move it away, or rename {safe[0].name} to {WEIGHTS_FILES[0]}."
         )
 
 
 def require_weights(name: str, pretrained: str | None) -> None:
     """Checks that an architecture's weights are on disk or can be downloaded, and fit it.
 
-    What a file's weights were trained with, no file says: for OpenAI's, name a -quickgelu.
+    No file says which activation its weights were trained with: for a file of OpenAI's, name a
+    -quickgelu architecture.
 
     Args:
         name: an architecture of open_clip.
@@ -61,7 +50,7 @@ def require_weights(name: str, pretrained: str | None) -> None:
 
     Raises:
         ValueError: no such tag or file, or the weights were trained with the other activation.
-        FileNotFoundError: not on disk, and the hub gives no answer.
+        FileNotFoundError: as `require_one`.
     """
     weights = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     if not weights:
@@ -72,23 +61,18 @@ def require_weights(name: str, pretrained: str | None) -> None:
             f"Expected weights for {name}: one of its tags ({tags}), a file that exists or "
             f"'untrained', got {pretrained!r}."
         )
-    fitting = name.removesuffix("-quickgelu") + "-quickgelu" * weights.get("quick_gelu", False)
+    trained_quick = weights.get("quick_gelu", False)
+    fitting = name.removesuffix("-quickgelu") + "-quickgelu" * trained_quick
     quick = open_clip.get_model_config(name).get("quick_gelu", False)
     # Some towers are quick under a plain name and have no twin: there, the tag only does not say.
-    if weights.get("quick_gelu", False) != quick and fitting != name:
+    if trained_quick != quick and fitting != name:
         raise ValueError(
             f"Expected an architecture with the activation that {pretrained!r} was trained with, "
             f"got {name}; take {fitting}."
         )
-    what, otherwise = f"the weights {pretrained!r} of {name}", "give a file as `pretrained`"
-    repository, _, file = weights.get("hf_hub", "").rpartition("/")
-    if repository:
-        files = (f"{Path(file).stem}.safetensors", file) if file else WEIGHTS_FILES
-        _require_one(what, repository, *files, otherwise=otherwise)
-    elif not (Path.home() / ".cache/clip" / Path(weights.get("url", "-")).name).is_file():
-        if constants.HF_HUB_OFFLINE:
-            raise _not_to_be_had(what, "HF_HUB_OFFLINE is set", otherwise)
-        warn_unless_answered(weights.get("url", ""))
+    repository, _, file = weights["hf_hub"].rpartition("/")
+    files = (f"{Path(file).stem}.safetensors", file) if file else WEIGHTS_FILES
+    require_one(f"the weights {pretrained!r} of {name}", repository, *files)
 
 
 def require_repository(reference: str) -> None:
@@ -98,53 +82,33 @@ def require_repository(reference: str) -> None:
         reference: "hf-hub:organisation/name".
 
     Raises:
-        ValueError: that names no repository.
-        FileNotFoundError: not on disk, and the hub gives no answer.
+        ValueError, FileNotFoundError: as `require_one`.
     """
-    repository = reference.removeprefix("hf-hub:")
-    try:
-        for files in ((CONFIG_FILE,), WEIGHTS_FILES):
-            what, otherwise = f"the CLIP {reference}", "give a folder that holds it"
-            _require_one(what, repository, *files, otherwise=otherwise)
-    except HFValidationError as error:
-        raise ValueError(
-            f"Expected hf-hub:organisation/name, got {reference!r} ({error})."
-        ) from error
+    for files in ((CONFIG_FILE,), WEIGHTS_FILES):
+        require_one(f"the CLIP {reference}", reference.removeprefix("hf-hub:"), *files)
 
 
-def require_text_files(name: str, model_config: dict, in_folder: bool) -> None:
+def require_text_files(name: str, text: dict, in_folder: bool) -> None:
     """Checks that what a text side keeps in repositories of its own is on disk or can be had.
 
     Args:
         name: what to call the CLIP.
-        model_config: open_clip's architecture.
+        text: open_clip's `text_cfg`.
         in_folder: whether the CLIP is a folder, where open_clip looks for its tokenizer.
 
     Raises:
-        ValueError: open_clip would guess a tokenizer from the name, which no export can hold.
-        FileNotFoundError: not on disk, and the hub gives no answer.
+        FileNotFoundError: as `require_one`.
     """
-    text = model_config.get("text_cfg", {})
     tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
     if tower and not Path(tower).is_dir():  # transformers takes folders too
-        _require_one(f"the text tower {tower} of {name}", tower, "config.json")
-    if in_folder:
-        return
-    if tokenizer:
+        require_one(f"the text tower {tower} of {name}", tower, "config.json")
+    if tokenizer and not in_folder:
         what = f"the tokenizer {tokenizer} of {name}"
-        _require_one(what, tokenizer, "tokenizer_config.json", "tokenizer.json")
-    if not tokenizer and "siglip" in name.lower() and not name.startswith("hf-hub:"):
-        raise ValueError(
-            f"Expected an hf_tokenizer_name in the text_cfg of {name}, since open_clip gives a "
-            "name with 'siglip' a tokenizer that exports cannot hold; add one or rename it."
-        )
+        require_one(what, tokenizer, "tokenizer_config.json", "tokenizer.json")
 
 
 def require_no_code(name: str, config: dict) -> None:
     """Checks that a configuration does not ask transformers to run Python that lies beside it.
-
-    transformers runs what stands in `auto_map` if it is told `trust_remote_code`; where it is told
-    nothing, it asks on the terminal.
 
     Args:
         name: what to call it.
@@ -153,47 +117,39 @@ def require_no_code(name: str, config: dict) -> None:
     Raises:
         ValueError: it does, at whatever depth.
     """
-    for key, value in _entries(config):
-        if key == "auto_map" or (key == "trust_remote_code" and value):
-            raise code_refused(name, f"{key} in its configuration")
+    if _ASKS_FOR_CODE.search(json.dumps(config)):
+        raise ValueError(
+            f"Expected {name} to load without trust_remote_code, since Python that comes with a "
+            "model is never run, got a configuration that asks for it; take a model that "
+            "transformers loads by itself."
+        )
 
 
-def code_refused(name: str, found: str) -> ValueError:
-    """The error for what would run Python of its own."""
-    return ValueError(
-        f"Expected {name} to load without trust_remote_code, since Python that comes with a model "
-        f"is never run, got {found}; take a model that transformers loads by itself."
-    )
-
-
-def _entries(config: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(config, dict):
-        yield from config.items()
-        config = list(config.values())
-    if isinstance(config, list):
-        for each in config:
-            yield from _entries(each)
-
-
-def _require_one(what: str, repository: str, *files: str, otherwise: str = "") -> None:
+def require_one(what: str, repository: str, *files: str) -> None:
     """Checks that one of a repository's files is on disk, or that the hub answers.
 
-    Asked as huggingface_hub asks, with its time limit, but once: a download would ask six times and
-    print a page.
+    The hub is asked as huggingface_hub asks it, with its time limit, but once: a download would ask
+    six times and print a page.
+
+    Raises:
+        ValueError: that names no repository.
+        FileNotFoundError: none is on disk, and the hub gives no answer.
     """
-    if any(isinstance(try_to_load_from_cache(repository, each), str) for each in files):
-        return
-    url = hf_hub_url(repository, files[0])
     try:
+        if any(isinstance(try_to_load_from_cache(repository, each), str) for each in files):
+            return
+        url = hf_hub_url(repository, files[0])
         get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except HFValidationError as error:
+        raise ValueError(
+            f"Expected {what} in a repository named organisation/name, got {repository!r} "
+            f"({error}); give its name on the hub."
+        ) from error
     except HfHubHTTPError:
-        pass  # an answer, if not a kind one: the download says what it means
+        pass  # the hub answers; the download will say what the answer means
     except Exception as error:  # of the library's HTTP client, which changes with its versions
-        raise _not_to_be_had(what, str(error), otherwise) from error
-
-
-def _not_to_be_had(what: str, reason: str, otherwise: str) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"Expected {what} on disk or a network to download from, found neither "
-        f"({' '.join(reason.split())}); go online once{', or ' * bool(otherwise)}{otherwise}."
-    )
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"Expected {what} on disk or a network to download from, found neither ({reason}); "
+            "go online once, or name files that are on disk."
+        ) from error

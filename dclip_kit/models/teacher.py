@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dclip_kit.config import TeacherSettings
+from dclip_kit.models.regions import require_real
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ class MetaTeacher(nn.Module):
                 there are no tokens for a teacher that reads the caption.
         """
         if check_values:
-            _check(region_features, region_mask, "region")
+            require_real("region", region_features, region_mask)
         regions = region_features
         if region_weights is not None:
             regions = regions * (region_weights * region_mask.sum(1, keepdim=True))[..., None]
@@ -161,7 +162,7 @@ class MetaTeacher(nn.Module):
                     "make it caption-free."
                 )
             if check_values:
-                _check(token_features, token_mask, "token")
+                require_real("token", token_features, token_mask)
             tokens = token_features
             token_mask = token_mask if self.masked else torch.ones_like(token_mask)
             for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
@@ -190,16 +191,3 @@ def build_teacher(embed_dim: int, settings: TeacherSettings) -> MetaTeacher:
         settings.caption_free,
         settings.masked,
     )
-
-
-def _check(features: Tensor, mask: Tensor, kind: str) -> None:
-    empty = (~mask.any(1)).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(
-            f"Expected at least one real {kind} a pair, got none in {empty[:5]}; "
-            "an image without detections has itself as its one region."
-        )
-    if not features[mask].isfinite().all():
-        raise ValueError(
-            f"Expected finite {kind} features, got NaN or infinity; encode them again."
-        )

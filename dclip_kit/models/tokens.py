@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from dclip_kit.models.clip import ClipBundle
 
-_WINDOW = 16  # batches whose texts are sorted among themselves
-
 
 def tokenize(bundle: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text context"]:
     """Token ids.
@@ -75,10 +73,9 @@ def token_batches(
         ValueError: as `require_texts`, before the first batch costs time.
     """
     require_texts(texts)
-    for start in range(0, len(texts), _WINDOW * size):
-        ids = tokenize(bundle, texts[start : start + _WINDOW * size])
-        for chosen in ids.argmax(dim=1).argsort(stable=True).split(size):
-            yield start + chosen, ids[chosen].to(bundle.device)
+    order = torch.tensor([len(text) for text in texts]).argsort(stable=True)
+    for chosen in order.split(size):
+        yield chosen, tokenize(bundle, [texts[index] for index in chosen]).to(bundle.device)
 
 
 @contextmanager

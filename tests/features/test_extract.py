@@ -115,7 +115,8 @@ def test_opened_pictures_are_few_whatever_the_batch(
     found = extract_features(clip, detector, many, settings)
     assert peak <= max(most, 90 * 31, 64 * 50), f"{peak} pixels at a time"
     for field in fields(FrozenFeatures):
-        assert torch.equal(getattr(found, field.name), getattr(expected, field.name)), field.name
+        a, b = getattr(found, field.name), getattr(expected, field.name)
+        assert a.dtype == b.dtype and torch.allclose(a.float(), b.float(), atol=1e-5), field.name
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")

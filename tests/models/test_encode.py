@@ -33,9 +33,8 @@ def test_image_features_are_open_clips_own(clip, pictures) -> None:
     assert torch.equal(encode_images(clip, pictures), plain)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_pictures_may_come_as_paths_pictures_or_bytes(workers, clip, pictures, captioned) -> None:
-    pixels = read_pixels(clip, captioned.paths, workers=workers)
+def test_pictures_may_come_as_paths_pictures_or_bytes(clip, pictures, captioned) -> None:
+    pixels = read_pixels(clip, captioned.paths)
     assert torch.equal(pixels, torch.stack([clip.to_pixels(picture) for picture in pictures]))
     assert read_pixels(clip, pixels) is pixels
     expected = encode_images(clip, pictures)
@@ -96,7 +95,6 @@ def test_text_features_do_not_depend_on_batches(clip) -> None:
 
 
 def test_many_texts_come_back_in_their_order(clip) -> None:
-    """More than are sorted among themselves at once."""
     texts = [f"{text} {number}" for number in range(9) for text in TEXTS]
     one_by_one = torch.cat([encode_texts(clip, [text]) for text in texts])
     assert torch.allclose(encode_texts(clip, texts, batch_size=2), one_by_one, atol=1e-6)
@@ -126,7 +124,7 @@ def test_token_features_are_those_of_a_walk_through_the_tower(custom_text, make_
     clip = load_clip(make_clip_folder(custom_text=custom_text))
     tower = clip.model.text if custom_text else clip.model
     tokens = encode_tokens(clip, TEXTS, batch_size=3)
-    assert tokens.mask.shape == (4, 1 + int(tokens.mask.sum(1).max()))
+    assert tokens.mask.shape == (4, int(tokens.mask.sum(1).max()))
     texts = encode_texts(clip, TEXTS)
     for number, ids in enumerate(tokenize(clip, TEXTS)):
         end = ids.tolist().index(END)
@@ -145,7 +143,7 @@ def test_token_features_are_those_of_a_walk_through_the_tower(custom_text, make_
         features = F.normalize(tower.ln_final(x) @ tower.text_projection, dim=-1)
         assert torch.allclose(features[end], texts[number], atol=1e-5)
         mask = tokens.mask[number]
-        assert mask.tolist() == [0 < i < end for i in range(len(mask))]
+        assert mask.tolist() == [i < end - 1 for i in range(len(mask))]
         assert torch.allclose(tokens.features[number][mask], features[1:end], atol=1e-5)
         assert (tokens.features[number][~mask] == 0).all()
 
@@ -176,7 +174,7 @@ def test_encoding_leaves_the_model_alone(clip, pictures) -> None:
     for features in (
         encode_images(clip, pictures),
         encode_texts(clip, TEXTS),
-        encode_tokens(clip, TEXTS).features[:, 1],
+        encode_tokens(clip, TEXTS).features[:, 0],
     ):
         assert not features.requires_grad
         assert torch.allclose(features.norm(dim=1), torch.ones(len(features)))
@@ -188,5 +186,5 @@ def test_features_that_are_not_finite_are_refused(weight, clip, pictures) -> Non
     clip.model.get_parameter(weight).data[3, 3] = torch.nan
     kinds = {"visual.proj": [(encode_images, pictures)]}
     for encode, what in kinds.get(weight, [(encode_texts, TEXTS), (encode_tokens, TEXTS)]):
-        with pytest.raises(ValueError, match=r"finite .* NaN or infinity at \[0, 1"):
+        with pytest.raises(ValueError, match=r"finite .* NaN or infinity in [1-9]"):
             encode(clip, what)

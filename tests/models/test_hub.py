@@ -53,17 +53,17 @@ def test_each_refused_activation_comes_with_an_architecture_that_has_the_right_o
     assert refused > 20
 
 
-WORDED = {"text_cfg": {"hf_tokenizer_name": "org/words"}}
-TOWERED = {"text_cfg": {"hf_model_name": "org/tower"}}
+WORDED = {"hf_tokenizer_name": "org/words"}
+TOWERED = {"hf_model_name": "org/tower"}
 ASKED = {
-    "weights": (require_weights, OPENAI, r"weights 'openai'.*once, or give a file"),
-    "repository": (require_repository, ("hf-hub:org/name",), "CLIP hf-hub:org/name.*, or give a f"),
+    "weights": (require_weights, OPENAI, "weights 'openai' of ViT-B-32-quickgelu"),
+    "repository": (require_repository, ("hf-hub:org/name",), "CLIP hf-hub:org/name"),
     "tokenizer": (
         require_text_files,
         ("mine", WORDED, False),
-        "tokenizer org/words of mine .*ce.$",
+        "tokenizer org/words of mine",
     ),
-    "text tower": (require_text_files, ("mine", TOWERED, True), "tower org/tower of mine .*once.$"),
+    "text tower": (require_text_files, ("mine", TOWERED, True), "tower org/tower of mine"),
 }
 
 
@@ -74,7 +74,7 @@ def test_no_network_is_one_sentence_at_once(offline, require, asked, says, monke
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
     set_endpoint("http://127.0.0.1:9", monkeypatch)
     began = time.monotonic()
-    with pytest.raises(FileNotFoundError, match=says) as caught:
+    with pytest.raises(FileNotFoundError, match=f"{says} on disk or .* go online once") as caught:
         require(*asked)
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
@@ -148,18 +148,6 @@ def test_a_hub_that_is_silent_is_asked_once_for_as_long_as_the_library_waits(
     assert capfd.readouterr() == ("", "")
 
 
-def test_weights_beyond_the_hub_are_tried_all_the_same(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(hub.Path, "home", lambda: tmp_path)
-    monkeypatch.setenv("no_proxy", "*")
-    weights = {"url": "http://127.0.0.1:9/weights.pt"}
-    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: weights)
-    with pytest.raises(FileNotFoundError, match=r"neither \(HF_HUB_OFFLINE is set\); go online"):
-        require_weights("ViT-B-32", "mine")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    with pytest.warns(UserWarning, match="trying the download all the same"):
-        require_weights("ViT-B-32", "mine")
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -182,13 +170,15 @@ def test_a_configuration_may_say_that_nothing_is_run() -> None:
 
 @pytest.mark.parametrize("place", ["", "a/b/c", "org/na me"])
 def test_what_names_no_repository_is_refused(place) -> None:
-    with pytest.raises(ValueError, match=f"hf-hub:organisation/name, got 'hf-hub:{place}'"):
+    with pytest.raises(
+        ValueError, match=f"CLIP hf-hub:{place} in a repository named organisation/name"
+    ):
         require_repository(f"hf-hub:{place}")
 
 
 @pytest.mark.parametrize(
     ("config", "in_folder"),
-    [({}, False), ({"text_cfg": {}}, False), (WORDED, True)],
+    [({}, False), (WORDED, True)],
 )
 def test_a_text_side_of_open_clips_own_needs_nothing(config, in_folder) -> None:
     require_text_files("mine", config, in_folder)
