@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import overload
 
 import torch
 from PIL import Image
@@ -49,13 +48,7 @@ class RegionCrops(Sequence[Image.Image]):
     def __len__(self) -> int:
         return len(self._owner)
 
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Image.Image]: ...
-    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> Image.Image:  # type: ignore[override]  # no slices
         path = self._paths[int(self._owner[index])]
         with hold_picture(count_pixels(path)):
             picture = self._open(path)

@@ -15,10 +15,9 @@ from dclip_kit.features.frozen import WHOLE_PICTURE, FrozenFeatures
 from dclip_kit.features.store import SHARD, FeatureStore, describe_source
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
-from dclip_kit.models.encode import encode_pixels, encode_tokens
+from dclip_kit.models.encode import encode_pixels, encode_tokens, require_texts
 from dclip_kit.models.reading import read_ahead, split_by_pixels
 from dclip_kit.models.regions import Box, Regions, crop_boxes
-from dclip_kit.models.tokens import require_texts
 from dclip_kit.runtime.memory import return_memory
 from dclip_kit.runtime.processes import gather_rows, is_main_process, own_share, own_turns
 
@@ -161,15 +160,14 @@ def _encode_captions(
 ) -> dict[str, Tensor]:
     """The pictures' captions and tokens, by the names of `FrozenFeatures`."""
     texts = [text for image in part for text in dataset.captions[image]]
-    dtype = next(bundle.model.parameters()).dtype
-    whole = [torch.empty(0, bundle.embed_dim, dtype=dtype)]  # there may be no caption among them
+    owners = [image for image in part for _ in dataset.captions[image]]
+    whole = [torch.empty(0, bundle.embed_dim)]  # there may be no caption among them
     values, counts = [whole[0].half()], [torch.empty(0, dtype=torch.int64)]
     for start in range(0, len(texts), batch_size):
         tokens = encode_tokens(bundle, texts[start : start + batch_size], batch_size // 4)
         whole.append(tokens.text)
         values.append(tokens.features[tokens.mask].half())  # unit vectors: half is plenty
         counts.append(tokens.mask.sum(1))
-    owners = [image for image in part for _ in dataset.captions[image]]
     return {
         "text": torch.cat(whole),
         "token": torch.cat(values),

@@ -103,7 +103,7 @@ class FeatureStore:
             shard: its pictures.
             features: theirs; `image_of_text` counts pictures from the data set's first.
         """
-        features.save(self._path(shard))
+        features.save(self._shards()[shard])
 
     def finish(self) -> FrozenFeatures:
         """Makes the one file of all shards, and opens it; all processes must call it.
@@ -119,20 +119,20 @@ class FeatureStore:
                     f"Expected all pictures' features in {self.folder}, but {len(missing)} shards "
                     "are missing; put it where all processes read and write the same files."
                 )
-            join_files([self._path(shard) for shard in self._shards()], self.folder / FEATURES)
+            join_files([*self._shards().values()], self.folder / FEATURES)
             self._clear()
         wait_for_all()
         return FrozenFeatures.load(self.folder)
 
-    def _path(self, shard: range) -> Path:
-        return self.folder / f"shard-{shard.start:09d}-{shard.stop:09d}.safetensors"
-
-    def _shards(self) -> list[range]:
+    def _shards(self) -> dict[range, Path]:
+        """All shards' pictures and files."""
         starts = range(0, self.count, SHARD)
-        return [range(start, min(start + SHARD, self.count)) for start in starts]
+        shards = [range(start, min(start + SHARD, self.count)) for start in starts]
+        names = [f"shard-{each.start:09d}-{each.stop:09d}.safetensors" for each in shards]
+        return {each: self.folder / name for each, name in zip(shards, names, strict=True)}
 
     def _missing(self) -> list[range]:
-        return [shard for shard in self._shards() if not self._path(shard).exists()]
+        return [shard for shard, path in self._shards().items() if not path.exists()]
 
     def _clear(self) -> None:
         """Removes what is there besides the finished file and its record."""

@@ -94,8 +94,6 @@ class Detector:
         """
         if isinstance(images, str | Path | Image.Image):
             raise TypeError(f"Expected a sequence of pictures, got one; give [{images!r}].")
-        if batch_size < 1:
-            raise ValueError(f"Expected a batch_size of at least 1, got {batch_size}.")
         regions: list[Regions] = []
         unreadable: dict[int, str] = {}
         with tqdm(
@@ -204,25 +202,23 @@ def locate_weights(name_or_path: str | Path) -> Path:
     if path.exists():
         return path
     cached = Path(torch.hub.get_dir(), "checkpoints", path.name)
-    problem = "and it is not on disk"
+    reason = "it is not on disk"
     if path.name == str(path):
         if cached.is_file():
             return cached
         with contained_ultralytics():
             from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
-        if path.name not in GITHUB_ASSETS_NAMES:
-            problem += ", nor published by ultralytics under that name"
-        elif os.environ.get("YOLO_OFFLINE", "").strip().lower() in _TRUE:
-            problem += ", and YOLO_OFFLINE forbids to download it"
-        else:
+        if os.environ.get("YOLO_OFFLINE", "").strip().lower() in _TRUE:
+            reason += ", and YOLO_OFFLINE forbids to download it"
+        elif path.name in GITHUB_ASSETS_NAMES:
             warn_unless_answered("https://github.com")
             try:
                 return Path(attempt_download_asset(cached))
             except Exception as error:  # whatever the download met, the weights are not there
-                problem += f", and its download failed ({' '.join(str(error).split())})"
+                reason += f", and its download failed: {' '.join(str(error).split())}"
     raise FileNotFoundError(
-        f"Expected 'pocket', a folder or a .pt file as detector weights, got {str(path)!r} "
-        f"{problem}; give a path that exists, or put the file at {cached}."
+        f"Expected 'pocket', a folder, a .pt file or a name that ultralytics publishes, got "
+        f"{str(path)!r} ({reason}); give a path that exists, or put the file at {cached}."
     )
 
 
@@ -239,48 +235,29 @@ def read_weights(path: Path) -> Any:
         ValueError: it is incomplete, cut short, of another architecture or no detector's.
     """
     with contained_ultralytics():
-        return _read_folder(path) if path.is_dir() else _read_pt(path)
+        from ultralytics import YOLO
 
-
-def _read_folder(folder: Path) -> Any:
-    from ultralytics import YOLO
-
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names, image_size = dict(enumerate(config["names"])), int(config["image_size"])
-        yolo: Any = YOLO(folder / "model.yaml", task="detect")
-        if yolo.model.yaml["nc"] != len(names):
-            raise ValueError(f"{len(names)} names for {yolo.model.yaml['nc']} classes")
-    except Exception as error:  # the architecture is parsed by ultralytics, which raises anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"Expected config.json (names, image_size) and model.yaml of a detector in {folder}, "
-            f"but they cannot be read ({reason}); fetch them again."
-        ) from error
-    file = folder / "model.safetensors"
-    load_weights(yolo.model, load_tensors(file), str(file))
-    yolo.model.names = names
-    yolo.overrides["imgsz"] = image_size
-    return yolo
-
-
-def _read_pt(path: Path) -> Any:
-    from ultralytics import YOLO
-
-    if path.suffix != ".pt":
-        raise ValueError(
-            f"Expected a .pt of ultralytics or a folder such as the pocket's, got {path}; convert "
-            "it to one of these."
-        )
-    try:
-        yolo = YOLO(str(path))
-    except Exception as error:  # ultralytics raises many types on a broken or foreign file
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"Expected a checkpoint of ultralytics, but {path} is cut short or something else "
-            f"({reason}); fetch it again, or set ULTRALYTICS_SAFE_LOAD=0 "
-            "if it is whole and you trust who made it."
-        ) from error
+        in_folder = path.is_dir()
+        try:
+            if not in_folder and path.suffix != ".pt":
+                raise ValueError("it is of another kind")
+            yolo: Any = YOLO(path / "model.yaml" if in_folder else path, task="detect")
+            if in_folder:
+                config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+                names, yolo.overrides["imgsz"] = config["names"], int(config["image_size"])
+                if yolo.model.yaml["nc"] != len(names):
+                    raise ValueError(f"{len(names)} names for {yolo.model.yaml['nc']} classes")
+                yolo.model.names = dict(enumerate(names))
+        except Exception as error:  # ultralytics raises many types on broken or foreign files
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                "Expected a .pt of ultralytics, or a folder with a detector's config.json, "
+                f"model.yaml and model.safetensors, but {path} cannot be read ({reason}); fetch it "
+                "again, or set ULTRALYTICS_SAFE_LOAD=0 if it is whole and you trust who made it."
+            ) from error
+    if in_folder:
+        file = path / "model.safetensors"
+        load_weights(yolo.model, load_tensors(file), str(file))
     if yolo.task != "detect":
         raise ValueError(
             f"Expected a detector such as yolov8n.pt, but {path} is for the task {yolo.task!r}; "

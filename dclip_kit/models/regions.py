@@ -250,18 +250,20 @@ class PaddedFeatures:
 
 
 def pad_rows(
-    values: Float[Tensor, "row *rest"], start: Int[Tensor, "image"], count: Int[Tensor, "image"]
-) -> tuple[Float[Tensor, "image item *rest"], Bool[Tensor, "image item"]]:
-    """Takes some images' items out of all, which lie end to end; padded with 0 to the longest.
+    values: Float[Tensor, "row *rest"], counts: Int[Tensor, "image"], chosen: Int[Tensor, "chosen"]
+) -> tuple[Float[Tensor, "chosen item *rest"], Bool[Tensor, "chosen item"]]:
+    """Takes some images' items out of all, padded with 0 to the longest.
 
     Args:
-        values: a row an item: its features, or its number (area, confidence).
-        start: each image's first row.
-        count: how many it has, at least 1.
+        values: a row an item: its features, or its number (area, confidence); those of an image
+            follow each other.
+        counts: how many each image has, at least 1.
+        chosen: images, by index.
 
     Returns:
         The items, and a mask that is True where they are real.
     """
+    start, count = (counts.cumsum(0) - counts)[chosen], counts[chosen]
     place = torch.arange(int(count.max()))
     mask = place < count[:, None]  # image item
     rows = torch.where(mask, start[:, None] + place, start[:, None])
@@ -272,11 +274,6 @@ def pad_rows(
 def _require_boxes(
     xyxy: Tensor, confidence: Tensor, label: Sequence[str], image_size: tuple[int, int]
 ) -> None:
-    if min(image_size) < 1:
-        raise ValueError(
-            f"Expected image_size to be (width, height) in pixels, got {image_size}; ask the "
-            "picture for its size."
-        )
     if xyxy.shape[1:] != (4,) or not len(xyxy) == len(confidence) == len(label):
         raise ValueError(
             "Expected boxes of shape (region, 4), and a confidence and a label for each, got "

@@ -16,14 +16,6 @@ from dclip_kit.models.regions import require_real
 
 
 @dataclass(frozen=True, eq=False)
-class Attended:
-    """One direction of attention: each query's new features, and what it looked at."""
-
-    features: Float[Tensor, "image query embed"]
-    weights: Float[Tensor, "image query key"]  # mean over heads; rows sum to 1
-
-
-@dataclass(frozen=True, eq=False)
 class TeacherOutput:
     """What the teacher makes of image-caption pairs.
 
@@ -53,10 +45,15 @@ class CrossModalAttention(nn.Module):
         queries: Float[Tensor, "image query embed"],
         keys: Float[Tensor, "image key embed"],
         key_mask: Bool[Tensor, "image key"],
-    ) -> Attended:
-        """Attends; keys whose mask is False are not seen."""
+    ) -> tuple[Float[Tensor, "image query embed"], Float[Tensor, "image query key"]]:
+        """Attends; keys whose mask is False are not seen.
+
+        Returns:
+            Each query's new features, and how much it looked at each key: the mean over heads, of
+            which each row sums to 1.
+        """
         attended, weights = self.attention(queries, keys, keys, key_padding_mask=~key_mask)
-        return Attended(self.norm(queries + attended), weights)
+        return self.norm(queries + attended), weights
 
 
 def pool_by_agreement(
@@ -154,7 +151,7 @@ class MetaTeacher(nn.Module):
         tokens = region_to_token = token_to_region = None
         if self.caption_free:
             for layer in self.regions:
-                regions = layer(regions, regions, region_mask).features
+                regions, _ = layer(regions, regions, region_mask)
         else:
             if token_features is None or token_mask is None:
                 raise ValueError(
@@ -166,10 +163,9 @@ class MetaTeacher(nn.Module):
             tokens = token_features
             token_mask = token_mask if self.masked else torch.ones_like(token_mask)
             for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
-                seen = region_layer(regions, tokens, token_mask)
-                told = token_layer(tokens, regions, region_mask)
-                regions, tokens = seen.features, told.features
-                region_to_token, token_to_region = seen.weights, told.weights
+                seen, region_to_token = region_layer(regions, tokens, token_mask)
+                tokens, token_to_region = token_layer(tokens, regions, region_mask)
+                regions = seen
         pooled, share = pool_by_agreement(regions, region_mask, self.pooling_temperature)
         if tokens is not None and token_mask is not None:
             words, _ = pool_by_agreement(tokens, token_mask, self.pooling_temperature)

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.tokens import tokenize
+from dclip_kit.models.encode import tokenize
 
 
 def unfreeze_text(bundle: ClipBundle) -> None:

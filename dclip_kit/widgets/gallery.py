@@ -15,9 +15,8 @@ from torch import Tensor
 from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
-from dclip_kit.models.encode import encode_texts
+from dclip_kit.models.encode import encode_texts, tokenize
 from dclip_kit.models.regions import Regions
-from dclip_kit.models.tokens import tokenize
 from dclip_kit.search.hits import Found, rank_answer, search_images, shared_things
 from dclip_kit.widgets.strip import SIDE, PictureStrip, draw_boxes, make_thumbnail
 

@@ -405,8 +405,6 @@ def test_boxes_outside_the_picture_are_counted(detector, monkeypatch) -> None:
 def test_a_single_picture_is_no_sequence(detector, tmp_path) -> None:
     with pytest.raises(TypeError, match="sequence of pictures"):
         detector.detect(str(tmp_path))
-    with pytest.raises(ValueError, match="batch_size of at least 1"):
-        detector.detect([], batch_size=0)
 
 
 def test_the_bar_shows_only_for_long_work(detector, pictures, capfd) -> None:
@@ -482,7 +480,7 @@ def test_an_incomplete_folder_is_refused(copy, name) -> None:
 )
 def test_damaged_descriptions_are_refused(copy, name, text) -> None:
     (copy / name).write_text(text)
-    with pytest.raises(ValueError, match=r"Expected config.json .* cannot be read"):
+    with pytest.raises(ValueError, match=f"a detector's config.json, .*{copy} cannot be read"):
         read_weights(copy)
 
 
@@ -513,12 +511,12 @@ def test_what_is_no_checkpoint_of_a_detector_is_refused(tmp_path) -> None:
     whole = file.read_bytes()
     for content in (b"", b"not a pickle", whole[: len(whole) // 2]):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"some.pt is cut short or something else"):
+        with pytest.raises(ValueError, match=r"some.pt cannot be read"):
             read_weights(file)
     torch.save({"weight": torch.ones(1)}, file)
-    with pytest.raises(ValueError, match=r"some.pt is cut short or something else"):
+    with pytest.raises(ValueError, match=r"some.pt cannot be read"):
         read_weights(file)
-    with pytest.raises(ValueError, match=r"Expected a .pt .* got .*other.onnx"):
+    with pytest.raises(ValueError, match=r"Expected a .pt .*other.onnx cannot be read"):
         read_weights(tmp_path / "other.onnx")
 
 
@@ -538,7 +536,7 @@ def test_a_checkpoint_runs_no_code(tmp_path) -> None:
     read = f"read_weights(Path({str(tmp_path / 'trap.pt')!r}))"
     program = f"from dclip_kit.models.detector import *; {read}"
     done = fresh_python(program, tmp_path)
-    assert "Expected a checkpoint of ultralytics" in done.stderr
+    assert "trap.pt cannot be read" in done.stderr
     assert not (tmp_path / "sprung").exists()
 
 
@@ -586,7 +584,7 @@ def test_a_missing_name_is_one_sentence_at_once_where_downloads_are_switched_off
 def test_a_missing_path_is_not_looked_for_on_the_network(name, cache, monkeypatch) -> None:
     monkeypatch.delenv("YOLO_OFFLINE", raising=False)
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked"))
-    with pytest.raises(FileNotFoundError, match=f"got '{name}' and it is not on disk"):
+    with pytest.raises(FileNotFoundError, match=f"got '{name}' .it is not on disk"):
         locate_weights(name)
 
 
@@ -612,7 +610,7 @@ def test_published_names_are_downloaded_to_the_cache(cache, monkeypatch) -> None
             if attempt is download:
                 assert locate_weights("yolov8n.pt") == cache / "yolov8n.pt"
             else:
-                with pytest.raises(FileNotFoundError, match=r"download failed \(cut off\)"):
+                with pytest.raises(FileNotFoundError, match=r"download failed: cut off\)"):
                     locate_weights("yolov8n.pt")
 
 
