@@ -1,7 +1,7 @@
-"""Making frozen features, once: into a store on disk, or into memory."""
+"""Making frozen features, once: into a store on disk, or into memory; and their regions again."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -11,17 +11,16 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages, open_picture
+from dclip_kit.data.pictures import count_pixels
 from dclip_kit.features.frozen import WHOLE_PICTURE, FrozenFeatures
-from dclip_kit.features.store import SHARD, FeatureStore, describe_source
+from dclip_kit.features.store import FeatureStore, describe_source
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_pixels, encode_tokens, require_texts
-from dclip_kit.models.reading import read_ahead, split_by_pixels
-from dclip_kit.models.regions import Box, Regions, crop_boxes
+from dclip_kit.models.reading import hold_picture, read_ahead, split_by_pixels
+from dclip_kit.models.regions import Box, Regions, crop_boxes, crop_regions
 from dclip_kit.runtime.memory import return_memory
-from dclip_kit.runtime.processes import gather_rows, is_main_process, own_share, own_turns
-
-Part = Sequence[int]  # some of a data set's pictures, by index
+from dclip_kit.runtime.processes import is_main_process, own_turns
 
 
 def extract_features(
@@ -34,7 +33,8 @@ def extract_features(
 ) -> FrozenFeatures:
     """Detects, crops and encodes a data set once, each picture opened once.
 
-    Each of several processes, all of which must call it, takes its share; all get everything.
+    Of several processes, all of which must call it, each makes its share of the shards in a folder,
+    or all features where they are in memory only; all get everything.
 
     Args:
         bundle: the frozen CLIP.
@@ -54,19 +54,18 @@ def extract_features(
     """
     require_texts(dataset.texts)  # before the pictures cost time
     if folder is None:
-        parts = [part.tolist() for part in own_share(len(dataset)).split(SHARD)]
-        made = _encode_parts(bundle, detector, dataset, settings, batch_size, parts)
-        gathered = _gather(list(made), dataset)
+        parts = [range(len(dataset))]
+        (made,) = _encode_parts(bundle, detector, dataset, settings, batch_size, parts)
         return_memory()
-        return gathered
+        return made
     store = FeatureStore(Path(folder), len(dataset))
     source = describe_source(bundle, dataset, settings, detector)
     features = store.open(source)
     if features is not None:
         return features
     mine = own_turns(store.begin(source))
-    made = _encode_parts(bundle, detector, dataset, settings, batch_size, mine)
-    for shard, part in zip(mine, made, strict=True):
+    shards = _encode_parts(bundle, detector, dataset, settings, batch_size, mine)
+    for shard, part in zip(mine, shards, strict=True):
         store.write(shard, part)
     return_memory()
     return store.finish()
@@ -78,7 +77,7 @@ def _encode_parts(
     dataset: CaptionedImages,
     settings: RegionSettings,
     batch_size: int,
-    parts: Sequence[Part],
+    parts: Sequence[range],
 ) -> Iterator[FrozenFeatures]:
     """The features of some pictures and of their captions, part by part."""
     paths = [[dataset.paths[index] for index in part] for part in parts]
@@ -113,22 +112,19 @@ def _encode_pictures(
     pictures: list[Image.Image],
 ) -> dict[str, Tensor]:
     """Pictures and their regions, by the names of `FrozenFeatures`."""
-    numbers = {name: number for number, name in enumerate(detector.names)}
     regions: list[Regions] = []
     boxes: list[tuple[Image.Image, Box]] = [(each, (0, 0, *each.size)) for each in pictures]
-    counts, label = [], []
     found = detector.detect(pictures, batch_size, progress=False).regions
-    for picture, detected in zip(pictures, found, strict=True):
-        own = [detected]
-        if settings.whole_image and not detected.is_whole_image:
-            own.append(Regions.whole_image(picture.size))
-        for part in own:
-            cut = crop_boxes(part, settings.margin, settings.square)
-            boxes += [(picture, box) for box in cut]
-            whole = part.is_whole_image
-            label += [WHOLE_PICTURE if whole else numbers[name] for name in part.label]
-        regions += own
-        counts.append(sum(map(len, own)))
+    for picture, own in zip(pictures, found, strict=True):
+        if settings.whole_image and not own.is_whole_image:
+            whole = Regions.whole_image(picture.size)
+            xyxy = torch.cat([own.xyxy, whole.xyxy])
+            confidence = torch.cat([own.confidence, whole.confidence])
+            own = Regions(xyxy, confidence, own.label + whole.label, picture.size)
+        regions.append(own)
+        cut = crop_boxes(own, settings.margin, settings.square)
+        boxes += [(picture, box) for box in cut]
+    numbers = {name: number for number, name in enumerate(detector.names)}
 
     def read(place: tuple[Image.Image, Box]) -> Tensor:
         picture, box = place  # cut out here, where it is dropped again
@@ -142,21 +138,22 @@ def _encode_pictures(
     made = {
         "image": encode(pixels[: len(pictures)]),
         "region": encode(pixels[len(pictures) :], settings.normalized_crops),
-        "region_count": torch.tensor(counts),
+        "region_count": torch.tensor([len(own) for own in regions]),
         "xyxy": torch.cat([own.xyxy for own in regions]).float(),
         "area": torch.cat([own.area for own in regions]).float(),
         "confidence": torch.cat([own.confidence for own in regions]).float(),
-        "label": torch.tensor(label),
+        "label": torch.tensor(
+            [numbers.get(name, WHOLE_PICTURE) for own in regions for name in own.label]
+        ),
     }
     if settings.undetected_as_zeros:
-        alone = made["region_count"].repeat_interleave(made["region_count"]) == 1
-        undetected = alone & (made["label"] == WHOLE_PICTURE)
-        made["region"] = made["region"].masked_fill(undetected[:, None], 0.0)
+        undetected = [own.is_whole_image for own in regions for _ in own.label]
+        made["region"] = made["region"].masked_fill(torch.tensor(undetected)[:, None], 0.0)
     return made
 
 
 def _encode_captions(
-    bundle: ClipBundle, dataset: CaptionedImages, part: Part, batch_size: int = 512
+    bundle: ClipBundle, dataset: CaptionedImages, part: range, batch_size: int = 512
 ) -> dict[str, Tensor]:
     """The pictures' captions and tokens, by the names of `FrozenFeatures`."""
     texts = [text for image in part for text in dataset.captions[image]]
@@ -176,15 +173,38 @@ def _encode_captions(
     }
 
 
-def _gather(own: list[FrozenFeatures], dataset: CaptionedImages) -> FrozenFeatures:
-    """The parts of all processes; what repeats at the end of their shares is cut off."""
-    found = {
-        field.name: gather_rows(torch.cat([getattr(part, field.name) for part in own]))
-        for field in fields(FrozenFeatures)
-    }
-    images, texts = len(dataset), len(dataset.texts)
-    regions = int(found["region_count"][:images].sum())
-    tokens = int(found["token_count"][:texts].sum())
-    rows = {"image": images, "region_count": images, "token": tokens}
-    rows |= dict.fromkeys(("text", "token_count", "image_of_text"), texts)
-    return FrozenFeatures(**{name: v[: rows.get(name, regions)] for name, v in found.items()})
+class RegionCrops(Sequence[Image.Image]):
+    """What `features.region` was encoded from, in its order, each cut when it is asked for.
+
+    Args:
+        paths: of the pictures of `features`, in its order.
+        features: with the regions' boxes.
+        settings: that the features were made by.
+
+    Raises:
+        ValueError: the settings encode some regions otherwise than CLIP encodes pictures.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], features: FrozenFeatures, settings: RegionSettings
+    ) -> None:
+        if settings.undetected_as_zeros or not settings.normalized_crops:
+            raise ValueError(
+                "Expected features of regions that CLIP encoded as it does pictures, got the "
+                "published code's; set normalized_crops=True and undetected_as_zeros=False."
+            )
+        self._paths, self._features, self._settings = paths, features, settings
+        self._owner = torch.arange(len(features)).repeat_interleave(features.region_count)
+        self._open = lru_cache(maxsize=1)(open_picture)  # a picture's regions follow each other
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def __getitem__(self, index: int) -> Image.Image:  # type: ignore[override]  # no slices
+        path = self._paths[int(self._owner[index])]
+        with hold_picture(count_pixels(path)):
+            picture = self._open(path)
+            if self._features.label[index] == WHOLE_PICTURE:
+                return picture
+            box = Regions(self._features.xyxy[index][None], torch.ones(1), ("",), picture.size)
+            return crop_regions(picture, box, self._settings.margin, self._settings.square)[0]

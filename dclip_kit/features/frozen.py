@@ -70,13 +70,10 @@ class FrozenFeatures:
         token, mask = pad_rows(self.token, self.token_count, texts)
         return PaddedFeatures(token.float(), mask)
 
-    def texts_of(self, image: int) -> Int[Tensor, "own"]:
-        """Indices of a picture's captions."""
-        return (self.image_of_text == image).nonzero().flatten()
-
     def first_texts(self) -> Int[Tensor, "captioned"]:
         """The index of one caption, the first, of each picture that has any, in their order."""
-        return torch.stack([self.texts_of(i)[0] for i in self.image_of_text.unique().tolist()])
+        of = self.image_of_text
+        return torch.stack([(of == image).nonzero()[0, 0] for image in of.unique().tolist()])
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file, atomically."""

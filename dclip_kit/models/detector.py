@@ -163,8 +163,6 @@ def load_detector(
             "Expected a confidence from 0 to 1, max_regions of at least 1 and an image_size that "
             f"is a multiple of {_STRIDE}, got {confidence}, {max_regions} and {image_size}."
         )
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"Expected a CUDA GPU for device {str(device)!r}, got none; use 'cpu'.")
     source = locate_weights(name_or_path)
     yolo = read_weights(source)
     size = image_size or -(-int(np.max(yolo.overrides.get("imgsz", 640))) // _STRIDE) * _STRIDE
@@ -270,17 +268,15 @@ def find_photographs() -> list[Path]:
     """The photographs that ultralytics packages for trying detectors on; nothing is downloaded.
 
     Raises:
-        FileNotFoundError: ultralytics is not installed, or its package has no such photographs.
+        ModuleNotFoundError: ultralytics is not installed.
     """
     package = importlib.util.find_spec("ultralytics")  # where it lies, without importing it
-    origin = package.origin if package else None
-    found = sorted((Path(origin).parent / "assets").glob("*.jpg")) if origin else []
-    if not found:
-        raise FileNotFoundError(
-            "Expected ultralytics, whose package has photographs, found none; pip install "
-            "'dclip-kit[detect]', or give paths of your own."
+    if package is None:
+        raise ModuleNotFoundError(
+            "Expected ultralytics, whose package has photographs, but it is not installed; pip "
+            "install 'dclip-kit[detect]'."
         )
-    return found
+    return sorted(Path(str(package.origin)).with_name("assets").glob("*.jpg"))
 
 
 @functools.cache
@@ -336,10 +332,8 @@ def _read_picture(image: Image.Image | Path | str) -> np.ndarray:
     """Reads a picture as ultralytics wants its arrays: height, width, blue-green-red."""
     try:
         picture = image if isinstance(image, Image.Image) else open_picture(image)
-        if picture.mode.startswith(("I", "F")):  # Pillow would clip these to white
-            raise ValueError(f"mode {picture.mode} has not 8 bits a channel")
-        if 0 in picture.size:
-            raise ValueError("it has no pixels")
+        if picture.mode.startswith(("I", "F")) or 0 in picture.size:  # Pillow would clip to white
+            raise ValueError(f"mode {picture.mode}, {picture.width} x {picture.height} pixels")
         return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         name = getattr(image, "filename", "") or image

@@ -76,12 +76,10 @@ def encode_texts(
     """
     require_texts(texts)
     own = [texts[index] for index in own_share(len(texts)).tolist()]
-    places, features = [], []
+    encoded = torch.empty(len(own), bundle.embed_dim)
     for chosen, ids in token_batches(bundle, own, batch_size):
         with shortened(bundle.model, ids) as given:
-            features.append(bundle.model.encode_text(given, normalize=True).cpu())
-        places.append(chosen)
-    encoded = torch.cat(features)[torch.cat(places).argsort()]
+            encoded[chosen] = bundle.model.encode_text(given, normalize=True).float().cpu()
     return _require_finite(gather_rows(encoded)[: len(texts)], "text")
 
 
@@ -117,29 +115,26 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
             f"Expected a text tower with a projection and the end token's pooling, {bundle.name} "
             "has not both; take a CLIP whose text transformer is open_clip's own."
         )
-    places, rows, whole = [], [], []
+    rows: dict[int, Tensor] = {}
+    whole = torch.empty(len(texts), bundle.embed_dim)
     for chosen, batch in token_batches(bundle, texts, batch_size):
         with shortened(bundle.model, batch) as ids:
             found = bundle.model.forward_intermediates(
                 text=ids, text_indices=1, normalize_intermediates=True
             )
+        whole[chosen] = found["text_features"].float().cpu()
         hidden = found["text_intermediates"][-1]
         projected = projection(hidden) if isinstance(projection, nn.Module) else hidden @ projection
         features, real = F.normalize(projected, dim=-1).cpu(), real_tokens(ids).cpu()
-        rows += [own[mask] for own, mask in zip(features, real, strict=True)]
-        whole.append(found["text_features"].cpu())
-        places.append(chosen)
-    order = torch.cat(places).argsort()
-    padded = pad_sequence([rows[place] for place in order], batch_first=True)
-    count = torch.tensor([len(rows[place]) for place in order])
+        for place, own, mask in zip(chosen.tolist(), features, real, strict=True):
+            rows[place] = own[mask]
+    padded = pad_sequence([rows[place] for place in range(len(texts))], batch_first=True)
+    count = torch.tensor([len(rows[place]) for place in range(len(texts))])
     if not count.all():
         silent = [texts[index] for index in (count == 0).nonzero()[:, 0].tolist()]
         raise ValueError(f"Expected texts with a token each, got {silent[:3]}; leave them out.")
-    return TokenFeatures(
-        _require_finite(padded, "token"),
-        torch.arange(padded.shape[1]) < count[:, None],
-        _require_finite(torch.cat(whole)[order], "text"),
-    )
+    mask = torch.arange(padded.shape[1]) < count[:, None]
+    return TokenFeatures(_require_finite(padded, "token"), mask, _require_finite(whole, "text"))
 
 
 def _require_finite(features: Tensor, kind: str) -> Tensor:

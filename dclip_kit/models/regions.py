@@ -4,7 +4,6 @@ Axes: `image` a batch, `region` the boxes of one image, `token` the tokens of it
 the joint space. Boxes are `xyxy`: left, top, right, bottom in pixels.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -129,26 +128,16 @@ def crop_regions(
 
 def crop_boxes(regions: Regions, margin: float = 0.0, square: bool = True) -> list[Box]:
     """Where `crop_regions` cuts: left, top, right and bottom of each region, in whole pixels."""
-    width, height = regions.image_size
-    boxes = []
-    for left, top, right, bottom in regions.xyxy.tolist():
-        across, down = margin * (right - left), margin * (bottom - top)
-        x1, y1 = max(0, math.floor(left - across)), max(0, math.floor(top - down))
-        x2 = min(width, math.ceil(right + across))
-        y2 = min(height, math.ceil(bottom + down))
-        if square:
-            side = max(x2 - x1, y2 - y1)
-            x1, x2 = _widen(x1, x2, side, width)
-            y1, y2 = _widen(y1, y2, side, height)
-        boxes.append((x1, y1, x2, y2))
-    return boxes
-
-
-def _widen(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
-    """Start to end, lengthened on both sides and moved to lie inside 0 to `limit`."""
-    length = min(length, limit)
-    start = min(max(0, start - (length - (end - start)) // 2), limit - length)
-    return start, start + length
+    size = torch.tensor(regions.image_size)
+    low, high = regions.xyxy.double().tensor_split(2, dim=1)
+    extra = margin * (high - low)
+    low, high = (low - extra).floor().clamp(min=0), (high + extra).ceil().minimum(size)
+    if square:
+        side = (high - low).amax(dim=1, keepdim=True).minimum(size)
+        # Lengthened on both sides, and moved to lie inside the picture.
+        low = (low - (side - (high - low)) // 2).clamp(min=0).minimum(size - side)
+        high = low + side
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in torch.cat([low, high], 1).int().tolist()]
 
 
 def region_similarity(
@@ -264,7 +253,7 @@ def pad_rows(
         The items, and a mask that is True where they are real.
     """
     start, count = (counts.cumsum(0) - counts)[chosen], counts[chosen]
-    place = torch.arange(int(count.max()))
+    place = torch.arange(max(count.tolist()))
     mask = place < count[:, None]  # image item
     rows = torch.where(mask, start[:, None] + place, start[:, None])
     padding = ~mask.reshape(*mask.shape, *[1] * (values.ndim - 1))

@@ -8,7 +8,6 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,12 +157,6 @@ def test_a_missing_name_offline_is_refused_quickly() -> None:
 def test_arguments_out_of_range_are_refused(folder, wrong) -> None:
     with pytest.raises(ValueError, match=r"Expected a confidence from 0 to 1.* multiple of 32"):
         load_detector(folder, **wrong)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_named(folder) -> None:
-    with pytest.raises(ValueError, match="Expected a CUDA GPU"):
-        load_detector(folder, device="cuda")
 
 
 # What is found
@@ -367,7 +360,7 @@ def test_a_path_is_read_as_a_person_sees_it(detector, tmp_path) -> None:
 
 
 def test_a_picture_without_pixels_is_refused(detector) -> None:
-    with pytest.raises(ValueError, match="it has no pixels"):
+    with pytest.raises(ValueError, match="mode RGB, 0 x 5 pixels"):
         detector.detect([Image.new("RGB", (0, 5))], progress=False)
 
 
@@ -427,11 +420,10 @@ def test_the_packaged_photographs_are_found_without_importing_ultralytics() -> N
     assert all(Image.open(path).size > (256, 256) for path in find_photographs())
 
 
-def test_photographs_that_are_not_there_are_named(monkeypatch, tmp_path) -> None:
-    for package in (None, SimpleNamespace(origin=str(tmp_path / "__init__.py"))):
-        monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda name, it=package: it)
-        with pytest.raises(FileNotFoundError, match=r"'dclip-kit\[detect\]', or give paths of"):
-            find_photographs()
+def test_without_ultralytics_there_are_no_photographs(monkeypatch) -> None:
+    monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[detect\]'"):
+        find_photographs()
 
 
 # Reading weights

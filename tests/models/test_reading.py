@@ -9,8 +9,7 @@ from PIL import Image
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import open_picture
-from dclip_kit.features.crops import RegionCrops
-from dclip_kit.features.extract import extract_features
+from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.models import reading
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.reading import (
