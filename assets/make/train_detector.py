@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from tqdm.auto import tqdm
 
 from dclip_kit.data.pocket.scenes import SIDE, render_scene, sample_scene
 from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_categories, load_nouns
-from dclip_kit.models.yolo import contained_ultralytics, save_detector
+from dclip_kit.models.detector import contained_ultralytics
 from dclip_kit.runtime.files import (
     asset_path,
+    save_tensors,
     write_atomically,
 )
 from dclip_kit.training.progress import load_training_state, save_training_state
@@ -101,6 +103,56 @@ def build_model() -> Any:
         model: Any = DetectionModel("yolov8n.yaml", nc=len(load_categories()), verbose=False)
         model.args = DEFAULT_CFG  # the loss reads its gains here
     return model.to(memory_format=torch.channels_last)
+
+
+def save_detector(model: Any, folder: str | Path, names: Sequence[str], image_size: int) -> None:
+    """Writes a detector as safetensors, YAML and JSON, for `load_detector(folder)`.
+
+    Each file is renamed into place; `config.json` goes first and comes last, so that a folder left
+    half-way is noticed. Weights are in half precision; biases and normalisation, few, in full.
+
+    Args:
+        model: an ultralytics YOLO or DetectionModel, not fused.
+        folder: where to; other files in it are left alone.
+        names: the labels, by class number.
+        image_size: side in pixels that it was trained at.
+
+    Raises:
+        ValueError: if it is no detector or fused, not finite in half precision, or misnamed.
+    """
+    import yaml
+
+    folder = Path(folder)
+    with contained_ultralytics():
+        from ultralytics import YOLO
+        from ultralytics.nn.tasks import DetectionModel
+
+        if isinstance(model, YOLO):
+            model = model.model
+        usable = isinstance(model, DetectionModel) and not model.is_fused()
+        if not usable:
+            raise ValueError(
+                f"Expected an ultralytics detector that is not fused, got a "
+                f"{type(model).__name__}; load the trained checkpoint afresh."
+            )
+    if len(names) != model.yaml["nc"] or len(set(names)) != len(names):
+        raise ValueError(
+            f"Expected {model.yaml['nc']} different names, one for each class, got {names}."
+        )
+    architecture = {key: value for key, value in model.yaml.items() if key != "yaml_file"}
+    if architecture.get("scales"):  # only its own, so that plain ultralytics builds the same
+        scale = architecture.get("scale") or next(iter(architecture["scales"]))
+        architecture |= {"scale": scale, "scales": {scale: architecture["scales"][scale]}}
+    tensors = {}
+    for name, value in model.state_dict().items():
+        tensors[name] = value.half() if value.is_floating_point() and value.ndim > 1 else value
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"Expected finite weights, but {name} has NaN or exceeds 65504.")
+    (folder / "config.json").unlink(missing_ok=True)
+    write_atomically(folder / "model.yaml", yaml.safe_dump(architecture, sort_keys=False))
+    save_tensors(tensors, folder / "model.safetensors")
+    config = {"names": list(names), "image_size": image_size}
+    write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Writes assets/pocket_yolo/validation.json: mAP on the test scenes, whole and by 
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -14,7 +13,7 @@ import yaml
 from dclip_kit.data.pocket import world as data
 from dclip_kit.data.pocket.scenes import SIDE
 from dclip_kit.data.pocket.sprites import load_categories, load_nouns
-from dclip_kit.models.yolo import contained_ultralytics, read_weights
+from dclip_kit.models.detector import contained_ultralytics, read_weights
 from dclip_kit.runtime.files import asset_path, write_atomically
 
 
@@ -50,17 +49,12 @@ def validate(split: str = "test") -> dict[str, object]:
     Returns:
         map50, map50_95, and map50 by category (only those that the split shows).
     """
-    weights = read_weights(asset_path("pocket_yolo"))
+    yolo = read_weights(asset_path("pocket_yolo"))
     with tempfile.TemporaryDirectory() as scratch, contained_ultralytics():
-        from ultralytics import YOLO
-
         described = write_yolo_dataset(split, Path(scratch) / "data")
-        yolo: Any = YOLO(str(asset_path("pocket_yolo", "model.yaml")))
-        yolo.model.load_state_dict(weights.model.state_dict())
-        yolo.model.names = weights.model.names
         found = yolo.val(
             data=str(described),
-            imgsz=weights.image_size,
+            imgsz=yolo.overrides["imgsz"],
             batch=32,
             workers=0,
             plots=False,
@@ -70,7 +64,7 @@ def validate(split: str = "test") -> dict[str, object]:
             device="cpu",
         )
         per_class = {
-            weights.names[index]: round(float(value), 4)
+            yolo.names[index]: round(float(value), 4)
             for index, value in zip(found.box.ap_class_index, found.box.ap50, strict=True)
         }
     return {

@@ -37,8 +37,7 @@ from dclip_kit.evaluation.seen import (
 )
 from dclip_kit.features.extract import extract_features
 from dclip_kit.features.frozen import FrozenFeatures
-from dclip_kit.features.source import describe_source, digest_record
-from dclip_kit.features.store import FeatureStore
+from dclip_kit.features.store import FeatureStore, describe_source, digest_record
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, load_detector, locate_weights
 from dclip_kit.models.reading import read_pixels

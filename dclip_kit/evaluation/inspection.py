@@ -15,7 +15,7 @@ from torch import Tensor
 from dclip_kit.config import RegionSettings
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.encode import encode_images, encode_tokens
+from dclip_kit.models.encode import encode_images, encode_tokens, read_tokens
 from dclip_kit.models.regions import (
     Regions,
     crop_regions,
@@ -24,7 +24,6 @@ from dclip_kit.models.regions import (
     scale_products,
 )
 from dclip_kit.models.teacher import MetaTeacher, TeacherOutput
-from dclip_kit.models.tokens import read_tokens
 from dclip_kit.training import apply_teacher
 
 

@@ -14,7 +14,7 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.profile_data import WalkData
-from dclip_kit.features.crops import RegionCrops
+from dclip_kit.features.extract import RegionCrops
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.reading import Pictures, read_pixels

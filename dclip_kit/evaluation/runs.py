@@ -16,7 +16,7 @@ from dclip_kit.config import PROFILES, Profile
 from dclip_kit.data.annotations import load_json
 from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.evaluation.seen import SeenPictures, describe_pocket, load_seen
-from dclip_kit.features.source import differing_entries
+from dclip_kit.features.store import differing_entries
 from dclip_kit.models.clip import ClipBundle, load_clip
 from dclip_kit.runtime.files import write_atomically
 from dclip_kit.runtime.processes import is_main_process

@@ -1,7 +1,7 @@
-"""Making frozen features, once: into a store on disk, or into memory."""
+"""Making frozen features, once: into a store on disk, or into memory; and their regions again."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -11,26 +11,16 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages, open_picture
+from dclip_kit.data.pictures import count_pixels
 from dclip_kit.features.frozen import WHOLE_PICTURE, FrozenFeatures
-from dclip_kit.features.source import describe_source
-from dclip_kit.features.store import SHARD, FeatureStore
+from dclip_kit.features.store import FeatureStore, describe_source
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
-from dclip_kit.models.encode import encode_own_images, encode_tokens
-from dclip_kit.models.precision import fold_norms
-from dclip_kit.models.reading import read_ahead, split_by_pixels
-from dclip_kit.models.regions import Box, Regions, crop_boxes
-from dclip_kit.models.tokens import require_texts
+from dclip_kit.models.encode import encode_pixels, encode_tokens, require_texts
+from dclip_kit.models.reading import hold_picture, read_ahead, split_by_pixels
+from dclip_kit.models.regions import Box, Regions, crop_boxes, crop_regions
 from dclip_kit.runtime.machine import return_memory
-from dclip_kit.runtime.processes import (
-    gather_rows,
-    is_main_process,
-    own_share,
-    own_turns,
-    wait_for_all,
-)
-
-Part = Sequence[int]  # some of a data set's pictures, by index
+from dclip_kit.runtime.processes import is_main_process, own_turns
 
 
 def extract_features(
@@ -43,7 +33,8 @@ def extract_features(
 ) -> FrozenFeatures:
     """Detects, crops and encodes a data set once, each picture opened once.
 
-    Each of several processes, all of which must call it, takes its share; all get everything.
+    Of several processes, all of which must call it, each makes its share of the shards in a folder,
+    or all features where they are in memory only; all get everything.
 
     Args:
         bundle: the frozen CLIP.
@@ -51,8 +42,8 @@ def extract_features(
         dataset: pictures with captions.
         settings: how crops are cut and encoded, what stands for a picture without detections, and
             whether the whole picture is one more region.
-        batch_size: pictures that are encoded at a time. They are in memory as CLIP takes them; as
-            they were read, so many of them at a time as `most_pixels` allows.
+        batch_size: pictures that are opened, detected and encoded at a time; fewer where they have
+            more pixels together than `most_pixels`.
         folder: where to keep the features, for data of any size: whatever ends the work, the next
             call goes on with it, and what is there already is not made again. Left out, features
             are in memory only.
@@ -63,30 +54,21 @@ def extract_features(
     """
     require_texts(dataset.texts)  # before the pictures cost time
     if folder is None:
-        own = own_share(len(dataset)).split(SHARD)
-        made = _encode_parts(
-            bundle, detector, dataset, settings, batch_size, [part.tolist() for part in own]
-        )
-        gathered = _gather(list(made), dataset)
+        parts = [range(len(dataset))]
+        (made,) = _encode_parts(bundle, detector, dataset, settings, batch_size, parts)
         return_memory()
-        return gathered
+        return made
     store = FeatureStore(Path(folder), len(dataset))
     source = describe_source(bundle, dataset, settings, detector)
     features = store.open(source)
     if features is not None:
         return features
-    missing = store.missing()
-    wait_for_all()  # else one could write before another has looked what is missing
-    store.begin(source)
-    mine = own_turns(missing)
-    made = _encode_parts(bundle, detector, dataset, settings, batch_size, mine)
-    for shard, part in zip(mine, made, strict=True):
+    mine = own_turns(store.begin(source))
+    shards = _encode_parts(bundle, detector, dataset, settings, batch_size, mine)
+    for shard, part in zip(mine, shards, strict=True):
         store.write(shard, part)
-    wait_for_all()
-    store.finish()
     return_memory()
-    wait_for_all()
-    return FrozenFeatures.load(store.folder)
+    return store.finish()
 
 
 def _encode_parts(
@@ -95,22 +77,13 @@ def _encode_parts(
     dataset: CaptionedImages,
     settings: RegionSettings,
     batch_size: int,
-    parts: Sequence[Part],
+    parts: Sequence[range],
 ) -> Iterator[FrozenFeatures]:
     """The features of some pictures and of their captions, part by part."""
-    batches = [
-        [part[start : start + batch_size] for start in range(0, len(part), batch_size)]
-        for part in parts
-    ]
-    bundle = bundle.with_tower(fold_norms(bundle.model.visual))  # once, not batch by batch
+    paths = [[dataset.paths[index] for index in part] for part in parts]
     opened = read_ahead(
         open_picture,
-        (
-            group
-            for part in batches
-            for batch in part
-            for group in split_by_pixels([dataset.paths[index] for index in batch])
-        ),
+        ([own[i] for i in group] for own in paths for group in split_by_pixels(own, batch_size)),
         busy=bundle.device,
     )
     with tqdm(
@@ -120,98 +93,78 @@ def _encode_parts(
         delay=2,
         disable=not is_main_process(),
     ) as bar:
-        for part, own in zip(parts, batches, strict=True):
-            found = []
-            for batch in own:
-                cut: list[dict[str, Tensor]] = []
-                while sum(len(group["image"]) for group in cut) < len(batch):
-                    cut.append(_cut_pictures(bundle, detector, settings, batch_size, next(opened)))
-                    bar.update(len(cut[-1]["image"]))
-                if len(cut) > 1:  # there were big pictures, and encoding takes memory too
-                    return_memory()
-                found.append(_encode_cut(bundle, settings, cut))
-            yield FrozenFeatures(**_join(found), **_encode_captions(bundle, dataset, part))
+        for part in parts:
+            found: list[dict[str, Tensor]] = []
+            while sum(len(group["image"]) for group in found) < len(part):
+                pictures = next(opened)
+                found.append(_encode_pictures(bundle, detector, settings, batch_size, pictures))
+                bar.update(len(pictures))
+                del pictures  # before the next ones are opened
+            made = {name: torch.cat([group[name] for group in found]) for name in found[0]}
+            yield FrozenFeatures(**made, **_encode_captions(bundle, dataset, part))
 
 
-def _cut_pictures(
+def _encode_pictures(
     bundle: ClipBundle,
     detector: Detector,
     settings: RegionSettings,
     batch_size: int,
     pictures: list[Image.Image],
 ) -> dict[str, Tensor]:
-    """Pictures and their regions, by the names of `FrozenFeatures`; "image", "region" as bytes."""
-    numbers = {name: number for number, name in enumerate(detector.names)}
-    found = detector.detect(pictures, batch_size, progress=False).regions
+    """Pictures and their regions, by the names of `FrozenFeatures`."""
     regions: list[Regions] = []
-    boxes: list[tuple[Image.Image, Box | None]] = [(picture, None) for picture in pictures]
-    counts, silent = [], []
+    boxes: list[tuple[Image.Image, Box]] = [(each, (0, 0, *each.size)) for each in pictures]
+    found = detector.detect(pictures, batch_size, progress=False).regions
     for picture, own in zip(pictures, found, strict=True):
+        if settings.whole_image and not own.is_whole_image:
+            whole = Regions.whole_image(picture.size)
+            xyxy = torch.cat([own.xyxy, whole.xyxy])
+            confidence = torch.cat([own.confidence, whole.confidence])
+            own = Regions(xyxy, confidence, own.label + whole.label, picture.size)
         regions.append(own)
-        whole = own.is_whole_image
-        cut = [] if whole else crop_boxes(own, settings.margin, settings.square)
+        cut = crop_boxes(own, settings.margin, settings.square)
         boxes += [(picture, box) for box in cut]
-        if whole or settings.whole_image:
-            boxes.append((picture, None))
-        if not whole and settings.whole_image:
-            regions.append(Regions.whole_image(picture.size))
-        counts.append(len(cut) + (whole or settings.whole_image))
-        silent += [whole and settings.undetected_as_zeros] * counts[-1]
-    label = [
-        WHOLE_PICTURE if own.is_whole_image else numbers[name]
-        for own in regions
-        for name in own.label
-    ]
+    numbers = {name: number for number, name in enumerate(detector.names)}
 
-    def read(place: tuple[Image.Image, Box | None]) -> Tensor:
+    def read(place: tuple[Image.Image, Box]) -> Tensor:
         picture, box = place  # cut out here, where it is dropped again
-        return bundle.to_pixels(picture.crop(box) if box else picture)
+        return bundle.to_pixels(picture if box == (0, 0, *picture.size) else picture.crop(box))
 
-    pixels = torch.stack(next(read_ahead(read, [boxes])))
-    return {
-        "image": pixels[: len(pictures)],
-        "region": pixels[len(pictures) :],
-        "silent": torch.tensor(silent),
-        "region_count": torch.tensor(counts),
+    def encode(pixels: Tensor, normalized: bool = True) -> Tensor:
+        batches = pixels.split(batch_size)
+        return torch.cat([encode_pixels(bundle, batch, normalized) for batch in batches])
+
+    pixels = torch.stack(next(read_ahead(read, [boxes], bundle.device)))
+    made = {
+        "image": encode(pixels[: len(pictures)]),
+        "region": encode(pixels[len(pictures) :], settings.normalized_crops),
+        "region_count": torch.tensor([len(own) for own in regions]),
         "xyxy": torch.cat([own.xyxy for own in regions]).float(),
         "area": torch.cat([own.area for own in regions]).float(),
         "confidence": torch.cat([own.confidence for own in regions]).float(),
-        "label": torch.tensor(label),
+        "label": torch.tensor(
+            [numbers.get(name, WHOLE_PICTURE) for own in regions for name in own.label]
+        ),
     }
-
-
-def _encode_cut(
-    bundle: ClipBundle, settings: RegionSettings, groups: list[dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """A batch of pictures and their regions, by the names of `FrozenFeatures`."""
-    cut = _join(groups)
-    groups.clear()
-    silent = cut.pop("silent")[:, None]
-    region = encode_own_images(
-        bundle, cut["region"], progress=False, normalized=settings.normalized_crops
-    )
-    image = encode_own_images(bundle, cut["image"], progress=False)
-    return cut | {"image": image, "region": region.masked_fill(silent, 0.0)}
-
-
-def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if settings.undetected_as_zeros:
+        undetected = [own.is_whole_image for own in regions for _ in own.label]
+        made["region"] = made["region"].masked_fill(torch.tensor(undetected)[:, None], 0.0)
+    return made
 
 
 def _encode_captions(
-    bundle: ClipBundle, dataset: CaptionedImages, part: Part, batch_size: int = 512
+    bundle: ClipBundle, dataset: CaptionedImages, part: range, batch_size: int = 512
 ) -> dict[str, Tensor]:
     """The pictures' captions and tokens, by the names of `FrozenFeatures`."""
     texts = [text for image in part for text in dataset.captions[image]]
-    dtype = next(bundle.model.parameters()).dtype
-    whole = [torch.empty(0, bundle.embed_dim, dtype=dtype)]  # there may be no caption among them
+    owners = [image for image in part for _ in dataset.captions[image]]
+    whole = [torch.empty(0, bundle.embed_dim)]  # there may be no caption among them
     values, counts = [whole[0].half()], [torch.empty(0, dtype=torch.int64)]
     for start in range(0, len(texts), batch_size):
         tokens = encode_tokens(bundle, texts[start : start + batch_size], batch_size // 4)
         whole.append(tokens.text)
         values.append(tokens.features[tokens.mask].half())  # unit vectors: half is plenty
         counts.append(tokens.mask.sum(1))
-    owners = [image for image in part for _ in dataset.captions[image]]
     return {
         "text": torch.cat(whole),
         "token": torch.cat(values),
@@ -220,15 +173,38 @@ def _encode_captions(
     }
 
 
-def _gather(own: list[FrozenFeatures], dataset: CaptionedImages) -> FrozenFeatures:
-    """The parts of all processes; what repeats at the end of their shares is cut off."""
-    found = {
-        field.name: gather_rows(torch.cat([getattr(part, field.name) for part in own]))
-        for field in fields(FrozenFeatures)
-    }
-    images, texts = len(dataset), len(dataset.texts)
-    regions = int(found["region_count"][:images].sum())
-    tokens = int(found["token_count"][:texts].sum())
-    rows = {"image": images, "region_count": images, "token": tokens}
-    rows |= dict.fromkeys(("text", "token_count", "image_of_text"), texts)
-    return FrozenFeatures(**{name: v[: rows.get(name, regions)] for name, v in found.items()})
+class RegionCrops(Sequence[Image.Image]):
+    """What `features.region` was encoded from, in its order, each cut when it is asked for.
+
+    Args:
+        paths: of the pictures of `features`, in its order.
+        features: with the regions' boxes.
+        settings: that the features were made by.
+
+    Raises:
+        ValueError: the settings encode some regions otherwise than CLIP encodes pictures.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], features: FrozenFeatures, settings: RegionSettings
+    ) -> None:
+        if settings.undetected_as_zeros or not settings.normalized_crops:
+            raise ValueError(
+                "Expected features of regions that CLIP encoded as it does pictures, got the "
+                "published code's; set normalized_crops=True and undetected_as_zeros=False."
+            )
+        self._paths, self._features, self._settings = paths, features, settings
+        self._owner = torch.arange(len(features)).repeat_interleave(features.region_count)
+        self._open = lru_cache(maxsize=1)(open_picture)  # a picture's regions follow each other
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def __getitem__(self, index: int) -> Image.Image:  # type: ignore[override]  # no slices
+        path = self._paths[int(self._owner[index])]
+        with hold_picture(count_pixels(path)):
+            picture = self._open(path)
+            if self._features.label[index] == WHOLE_PICTURE:
+                return picture
+            box = Regions(self._features.xyxy[index][None], torch.ones(1), ("",), picture.size)
+            return crop_regions(picture, box, self._settings.margin, self._settings.square)[0]

@@ -1,14 +1,13 @@
 """Frozen features: pictures, their regions, their captions and caption tokens."""
 
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dclip_kit.models.padding import PaddedFeatures, pad_rows
+from dclip_kit.models.regions import PaddedFeatures, pad_rows
 from dclip_kit.runtime.files import load_tensors, save_tensors
 
 FEATURES = "features.safetensors"  # of a finished store's folder
@@ -51,45 +50,30 @@ class FrozenFeatures:
     @property
     def without_detections(self) -> int:
         """How many pictures have themselves as their one region."""
-        return int((self.label[self.region_start] == WHOLE_PICTURE).sum())
-
-    @cached_property
-    def region_start(self) -> Int[Tensor, "image"]:
-        """The first region of each picture."""
-        return self.region_count.cumsum(0) - self.region_count
-
-    @cached_property
-    def token_start(self) -> Int[Tensor, "text"]:
-        """The first token of each caption."""
-        return self.token_count.cumsum(0) - self.token_count
+        first = self.region_count.cumsum(0) - self.region_count
+        return int((self.label[first] == WHOLE_PICTURE).sum())
 
     def regions_of(self, images: Int[Tensor, "chosen"]) -> PaddedFeatures:
         """The regions of some pictures, padded."""
-        return PaddedFeatures(*self._pad_regions(self.region, images))
+        return PaddedFeatures(*pad_rows(self.region, self.region_count, images))
 
     def areas_of(self, images: Int[Tensor, "chosen"]) -> Float[Tensor, "chosen item"]:
         """The regions' areas of some pictures, padded with 0."""
-        return self._pad_regions(self.area, images)[0]
+        return pad_rows(self.area, self.region_count, images)[0]
 
     def confidences_of(self, images: Int[Tensor, "chosen"]) -> Float[Tensor, "chosen item"]:
         """The regions' confidences of some pictures, padded with 0."""
-        return self._pad_regions(self.confidence, images)[0]
+        return pad_rows(self.confidence, self.region_count, images)[0]
 
     def tokens_of(self, texts: Int[Tensor, "chosen"]) -> PaddedFeatures:
         """The tokens of some captions, padded, in single precision."""
-        token, mask = pad_rows(self.token, self.token_start[texts], self.token_count[texts])
+        token, mask = pad_rows(self.token, self.token_count, texts)
         return PaddedFeatures(token.float(), mask)
-
-    def _pad_regions(self, values: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        return pad_rows(values, self.region_start[images], self.region_count[images])
-
-    def texts_of(self, image: int) -> Int[Tensor, "own"]:
-        """Indices of a picture's captions."""
-        return (self.image_of_text == image).nonzero().flatten()
 
     def first_texts(self) -> Int[Tensor, "captioned"]:
         """The index of one caption, the first, of each picture that has any, in their order."""
-        return torch.stack([self.texts_of(i)[0] for i in self.image_of_text.unique().tolist()])
+        of = self.image_of_text
+        return torch.stack([(of == image).nonzero()[0, 0] for image in of.unique().tolist()])
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file, atomically."""

@@ -5,27 +5,38 @@ for every so many pictures, each renamed into place. Whoever fills it may be kil
 the next one makes the shards that are missing. Once all are there they become one file.
 """
 
+import hashlib
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import open_clip
 from safetensors import safe_open
 
+from dclip_kit.config import RegionSettings
+from dclip_kit.data import CaptionedImages
 from dclip_kit.data.annotations import load_json
 from dclip_kit.features.frozen import FEATURES, FrozenFeatures
-from dclip_kit.features.source import Record, differing_entries
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.detector import Detector, locate_weights
 from dclip_kit.runtime.files import (
+    fingerprint,
     load_tensors,
     raw_bytes,
     replacing,
-    save_tensors,
     write_atomically,
 )
-from dclip_kit.runtime.processes import exists_for_all, is_main_process
+from dclip_kit.runtime.processes import exists_for_all, is_main_process, wait_for_all
+
+Record = dict[str, Any]  # of JSON values
 
 SOURCE = "source.json"
 _SHARDS = "shard-*.safetensors*"  # broken-off ones too
-SHARD = 512  # pictures, a whole number of batches: no batch depends on where shards end
+SHARD = 512  # pictures
+# Settings of regions that decide no feature, or that are said of the detector itself.
+_NOT_OF_CROPS = ("detector", "confidence", "max_regions", "weighted")
 
 
 @dataclass(frozen=True)
@@ -59,28 +70,31 @@ class FeatureStore:
                     "another folder, or delete what is in this one."
                 )
             return None
-        differing = differing_entries(load_json(record), source, partial=True)
+        differing = differing_entries(load_json(record), source)
         if differing:
-            told = ", ".join(f"{name} ({values})" for name, values in differing.items())
+            entries = ", ".join(f"{name} ({values})" for name, values in differing.items())
             raise ValueError(
                 f"Expected features in {self.folder} that are made from the same, but these "
-                f"entries of its {SOURCE} differ: {told}; give another folder, or delete this one "
-                "to have them made anew."
+                f"entries of its {SOURCE} differ: {entries}; give another folder, or delete this "
+                "one to have them made anew."
             )
         if not complete:
             return None
         self._clear()
         return FrozenFeatures.load(self.folder)
 
-    def begin(self, source: Record) -> None:
-        """Writes down what its features will be made from."""
+    def begin(self, source: Record) -> list[range]:
+        """Writes down what the features will be made from; all processes must call it.
+
+        Returns:
+            The shards that are not there yet, as ranges of pictures.
+        """
+        missing = self._missing()
+        wait_for_all()  # else one could write a shard before another has looked what is missing
         if is_main_process() and not (self.folder / SOURCE).exists():
             text = json.dumps(source, indent=1, default=str) + "\n"
             write_atomically(self.folder / SOURCE, text)
-
-    def missing(self) -> list[range]:
-        """The shards that are not there yet, as ranges of pictures."""
-        return [shard for shard in self._shards() if not self._path(shard).exists()]
+        return missing
 
     def write(self, shard: range, features: FrozenFeatures) -> None:
         """Adds a shard.
@@ -89,43 +103,44 @@ class FeatureStore:
             shard: its pictures.
             features: theirs; `image_of_text` counts pictures from the data set's first.
         """
-        tensors = {field.name: getattr(features, field.name) for field in fields(features)}
-        save_tensors(tensors, self._path(shard))
+        features.save(self._shards()[shard])
 
-    def finish(self) -> None:
-        """Makes the one file of all shards; in the main process.
+    def finish(self) -> FrozenFeatures:
+        """Makes the one file of all shards, and opens it; all processes must call it.
 
         Raises:
             ValueError: shards are missing: other processes wrote them elsewhere.
         """
-        if not is_main_process():
-            return
-        missing = self.missing()
-        if missing:
-            raise ValueError(
-                f"Expected all pictures' features in {self.folder}, but {len(missing)} shards are "
-                "missing; put it where all processes read and write the same files."
-            )
-        join_files([self._path(shard) for shard in self._shards()], self.folder / FEATURES)
-        self._clear()
+        wait_for_all()
+        if is_main_process():
+            missing = self._missing()
+            if missing:
+                raise ValueError(
+                    f"Expected all pictures' features in {self.folder}, but {len(missing)} shards "
+                    "are missing; put it where all processes read and write the same files."
+                )
+            join_files([*self._shards().values()], self.folder / FEATURES)
+            self._clear()
+        wait_for_all()
+        return FrozenFeatures.load(self.folder)
 
-    def _path(self, shard: range) -> Path:
-        return self.folder / f"shard-{shard.start:09d}-{shard.stop:09d}.safetensors"
-
-    def _shards(self) -> list[range]:
+    def _shards(self) -> dict[range, Path]:
+        """All shards' pictures and files."""
         starts = range(0, self.count, SHARD)
-        return [range(start, min(start + SHARD, self.count)) for start in starts]
+        shards = [range(start, min(start + SHARD, self.count)) for start in starts]
+        names = [f"shard-{each.start:09d}-{each.stop:09d}.safetensors" for each in shards]
+        return {each: self.folder / name for each, name in zip(shards, names, strict=True)}
 
-    def _remains(self) -> list[Path]:
-        """What is there besides the finished file and its record: shards, and broken-off files."""
-        # The last is what safetensors 0.8 writes into before it renames.
-        patterns = _SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"
-        return [path for pattern in patterns for path in self.folder.glob(pattern)]
+    def _missing(self) -> list[range]:
+        return [shard for shard, path in self._shards().items() if not path.exists()]
 
     def _clear(self) -> None:
+        """Removes what is there besides the finished file and its record."""
         if is_main_process():
-            for path in self._remains():
-                path.unlink(missing_ok=True)
+            # The last is what safetensors 0.8 writes into before it renames.
+            for pattern in (_SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"):
+                for path in self.folder.glob(pattern):
+                    path.unlink(missing_ok=True)
 
 
 def join_files(files: list[Path], path: Path) -> None:
@@ -157,3 +172,104 @@ def join_files(files: list[Path], path: Path) -> None:
         for name in names:
             for part in parts:
                 file.write(raw_bytes(part[name]))
+
+
+# What features are made from
+
+
+def describe_source(
+    bundle: ClipBundle,
+    dataset: CaptionedImages,
+    settings: RegionSettings,
+    detector: Detector | None = None,
+) -> Record:
+    """Whatever decides features: weights, preprocessing, detector, regions, pictures, captions.
+
+    A picture is known by its path, size and time, so that none is read.
+
+    Args:
+        bundle: the CLIP.
+        dataset: pictures with captions.
+        settings: how regions are made.
+        detector: the loaded one; without it, its weights and thresholds are those of `settings`,
+            and the size that it sees pictures in is left out, which follows from its weights.
+
+    Returns:
+        A record of records; long things are in it as digests.
+
+    Raises:
+        FileNotFoundError: the detector's weights are not where they were.
+    """
+    own = detector or settings
+    weights = detector.source if detector else locate_weights(settings.detector)
+    files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
+    dtype = str(next(bundle.model.parameters()).dtype).removeprefix("torch.")
+    return {
+        "format": "dclip_kit features 1",
+        "dtype": dtype if bundle.precision == "no" else bundle.precision,
+        "clip": {
+            "weights": fingerprint(*bundle.model.state_dict().values()),
+            "architecture": bundle.model_config,
+            "preprocessing": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),
+            "vocabulary": _digest([bundle.merges.read_bytes()]) if bundle.merges else None,
+        },
+        "detector": {
+            "weights": _digest(file.read_bytes() for file in files if file.is_file()),
+            "confidence": own.confidence,
+            "max_regions": own.max_regions,
+            **({"image_size": detector.image_size} if detector else {}),
+        },
+        "regions": {k: v for k, v in asdict(settings).items() if k not in _NOT_OF_CROPS},
+        "pictures": {
+            "count": len(dataset),
+            "paths": _digest(str(path.absolute()).encode() for path in dataset.paths),
+            "sizes_and_times": _digest(_state(path) for path in dataset.paths),
+        },
+        "captions": _digest(json.dumps(group).encode() for group in dataset.captions),
+    }
+
+
+def differing_entries(kept: Record, now: Record) -> dict[str, str]:
+    """Which entries of a record differ from one that was kept, and from what to what.
+
+    Args:
+        kept: as it was written as JSON, or is going to be.
+        now: what it has to agree with; an entry that is missing here is not compared.
+
+    Returns:
+        By name, such as `regions.margin`.
+    """
+    old, new = (_flatten(json.loads(json.dumps(each, default=str))) for each in (kept, now))
+    return {
+        name: f"{old.get(name)!r}, now {value!r}"
+        for name, value in sorted(new.items())
+        if old.get(name) != value
+    }
+
+
+def digest_record(record: Record) -> str:
+    """A short name for what a record says."""
+    return _digest([json.dumps(record, sort_keys=True, default=str).encode()])
+
+
+def _flatten(record: Record, prefix: str = "") -> Record:
+    flat: Record = {}
+    for name, value in record.items():
+        deeper = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{name}.") if deeper else {f"{prefix}{name}": value}
+    return flat
+
+
+def _state(path: Path) -> bytes:
+    """What tells that a picture is still the one that was encoded."""
+    if not path.exists():  # an error will name it when it is to be read
+        return b"missing"
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """A digest of parts, in which their borders count."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:16]

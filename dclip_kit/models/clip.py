@@ -3,11 +3,11 @@
 Axes: image, text, token, region, embed. All features returned here are L2-normalised.
 """
 
-import copy
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,25 +16,23 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jaxtyping import Float, Shaped, UInt8
-from open_clip.transformer import QuickGELU
+from open_clip.factory import _find_checkpoint_in_dir
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import Compose
 
-from dclip_kit.models.hub import (
-    CONFIG_FILE,
-    WEIGHTS_FILES,
-    code_refused,
-    require_folder,
-    require_no_code,
-    require_repository,
-    require_text_files,
-    require_weights,
-)
 from dclip_kit.models.precision import send
 from dclip_kit.runtime.files import asset_path, save_tensors, write_atomically
 
+CONFIG_FILE = "open_clip_config.json"
+# As open_clip asks a repository for them.
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# transformers runs what stands in `auto_map` if `trust_remote_code` is true; where that is not
+# said, it asks on the terminal.
+_ASKS_FOR_CODE = re.compile(r'"auto_map":|"trust_remote_code": (?!false|null)')
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 
 
@@ -75,23 +73,14 @@ class ClipBundle:
         """The longer side in pixels of the pictures that the model takes."""
         return max(self.to_pixels(Image.new("RGB", (1, 1))).shape[1:])
 
-    def with_tower(self, visual: nn.Module) -> "ClipBundle":
-        """With another image tower; all else is shared."""
-        model = copy.copy(self.model)
-        model._modules = {**model._modules, "visual": visual}  # a copy shares the original's
-        return replace(self, model=model)
-
     def to_pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """The preprocessed picture as bytes: a quarter of the memory, and exact."""
-        *steps, to_tensor, _ = self.preprocess.transforms
-        found: Any = picture
+        *steps, _, _ = self.preprocess.transforms  # but for those to floats, and to normal ones
         for step in steps:
-            found = step(found)
-        if isinstance(found, Image.Image) and found.mode == "RGB":
-            # What came of turning them into floats and back. Threads that read pictures call this,
-            # and of torch's functions each would start threads of its own.
-            return torch.from_numpy(np.ascontiguousarray(np.asarray(found).transpose(2, 0, 1)))
-        return (to_tensor(found) * 255).round().to(torch.uint8)
+            picture = step(picture)
+        # Threads that read pictures call this, and each of torch's functions would start threads
+        # of its own in each of them.
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
 
     def normalize(
         self, pixels: Shaped[Tensor, "image 3 height width"]
@@ -162,7 +151,8 @@ def load_clip(
     if folder:
         require_folder(folder)
     elif name.startswith("hf-hub:"):
-        require_repository(name)
+        for files in ((CONFIG_FILE,), WEIGHTS_FILES):
+            require_one(f"the CLIP {name}", name.removeprefix("hf-hub:"), *files)
     elif name not in open_clip.list_models():
         raise ValueError(
             f"Expected 'pocket', a folder or an architecture of open_clip, got {name!r}; "
@@ -172,40 +162,39 @@ def load_clip(
         require_weights(name, pretrained)
 
     reference = f"local-dir:{folder}" if folder else name
-    merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
-    source = f"weights for {name}, but {pretrained}"
-    if pretrained is None:
-        source = f"a CLIP in {folder or name}, but its files"
-    with _explained(name, source):
+    with _explained(name, pretrained):
         model_config = open_clip.get_model_config(reference)
         text = dict(model_config["text_cfg"])
     require_no_code(name, model_config)
-    require_text_files(name, model_config, in_folder=folder is not None)
+    require_text_files(name, text, in_folder=folder is not None)
     if tower := text.get("hf_model_name"):
-        with _explained(name, source):
+        with _explained(name, pretrained):
             from transformers import PretrainedConfig
 
-            config, _ = PretrainedConfig.get_config_dict(tower)
-        require_no_code(f"{tower}, the text tower of {name},", config)
-    options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
+            tower_config, _ = PretrainedConfig.get_config_dict(tower)
+        require_no_code(f"{tower}, the text tower of {name},", tower_config)
+    options: dict[str, Any] = {}
+    merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
+    if merges:
+        options["bpe_path"] = str(merges)
     if text.get("hf_tokenizer_name"):
         options["trust_remote_code"] = False  # else transformers asks on the terminal
-    with _explained(name, source):
+    with _explained(name, pretrained):
         tokenizer = open_clip.get_tokenizer(reference, **options)
         model, _, preprocess = open_clip.create_model_and_transforms(
             reference,
             pretrained=None if pretrained == "untrained" else pretrained,
             device=device,
             pretrained_text=False,  # "untrained" holds for a text tower of transformers too
-            require_pretrained=pretrained != "untrained",  # else a lack of weights is but logged
+            require_pretrained=pretrained != "untrained",  # else missing weights are only logged
         )
     size = text.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
     read = getattr(tokenizer, "vocab_size", size)  # transformers' know their own
     # A table of embeddings may have rows to spare, but not beside a vocabulary made for it.
     if read > size or (merges and read != size):
         raise ValueError(
-            f"Expected a vocabulary of {size} tokens for {folder or name}, got {read}; load a "
-            f"folder with the model's own {MERGES_FILE} in it."
+            f"Expected a vocabulary of {size} tokens for {name}, got {read}; load a folder with "
+            f"the model's own {MERGES_FILE} in it."
         )
     return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
 
@@ -219,22 +208,23 @@ def _find_folder(name: str) -> Path | None:
 
 
 @contextmanager
-def _explained(name: str, source: str) -> Iterator[None]:
+def _explained(name: str, pretrained: str | None) -> Iterator[None]:
     """Says in one sentence what open_clip, torch, timm and safetensors raise as many types."""
+    source = f"the files of {name}" + f" and the weights {pretrained}" * (pretrained is not None)
     try:
         yield
     except ImportError as error:
         raise ImportError(
-            f"Expected {source} need a package that is not there ({error}); "
+            f"Expected a package that {source} need, but it is not there ({error}); "
             "pip install transformers."
         ) from error
     except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise code_refused(name, "files that need it") from error
+        if "trust_remote_code" in str(error):  # a tokenizer's Python, which transformers refused
+            require_no_code(name, {"trust_remote_code": True})
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"Expected {source} do not fit or cannot be read ({reason}); check that they belong "
-            "together, or fetch them again."
+            f"Expected {source} to be whole and to belong together, but they do not load "
+            f"({reason}); fetch them again, or name others."
         ) from error
 
 
@@ -256,10 +246,136 @@ def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
             bundle.tokenizer.save_pretrained(temporary)
             for file in Path(temporary).iterdir():
                 file.replace(folder / file.name)
-    # Read off the model, as it may have been made quick beside a config that does not say so.
-    quick = any(isinstance(each, QuickGELU) for each in bundle.model.modules())
     config = {
-        "model_cfg": bundle.model_config | ({"quick_gelu": True} if quick else {}),
+        "model_cfg": bundle.model_config,
         "preprocess_cfg": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),
     }
     write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
+
+
+# What is asked of files before they are loaded
+
+
+def require_folder(folder: Path) -> None:
+    """Checks that a folder holds a CLIP, and that open_clip will read its safetensors.
+
+    Raises:
+        FileNotFoundError: it lacks the configuration, or weights as safetensors.
+        ValueError: open_clip would read a pickle that lies beside them.
+    """
+    safe = sorted(each for each in folder.glob("*.safetensors") if each.is_file())
+    if not (folder / CONFIG_FILE).is_file() or not safe:
+        raise FileNotFoundError(
+            f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}; "
+            "export_clip writes such a folder."
+        )
+    first = Path(_find_checkpoint_in_dir(folder) or safe[0])
+    if first not in safe:
+        raise ValueError(
+            f"Expected no pickle in {folder} that open_clip prefers to {safe[0].name}, got "
+            f"{first.name}; move it away, or rename {safe[0].name} to {WEIGHTS_FILES[0]}."
+        )
+
+
+def require_weights(name: str, pretrained: str | None) -> None:
+    """Checks that an architecture's weights are on disk or can be downloaded, and fit it.
+
+    No file says which activation its weights were trained with: for a file of OpenAI's, name a
+    -quickgelu architecture.
+
+    Args:
+        name: an architecture of open_clip.
+        pretrained: a tag of open_clip, or a file.
+
+    Raises:
+        ValueError: no such tag or file, or the weights were trained with the other activation.
+        FileNotFoundError: as `require_one`.
+    """
+    weights = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    if not weights:
+        if pretrained and Path(pretrained).is_file():
+            return
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ValueError(
+            f"Expected weights for {name}: one of its tags ({tags}), a file that exists or "
+            f"'untrained', got {pretrained!r}."
+        )
+    trained_quick = weights.get("quick_gelu", False)
+    fitting = name.removesuffix("-quickgelu") + "-quickgelu" * trained_quick
+    quick = open_clip.get_model_config(name).get("quick_gelu", False)
+    # Some towers are quick under a plain name and have no twin: there, the tag only does not say.
+    if trained_quick != quick and fitting != name:
+        raise ValueError(
+            f"Expected an architecture with the activation that {pretrained!r} was trained with, "
+            f"got {name}; take {fitting}."
+        )
+    repository, _, file = weights["hf_hub"].rpartition("/")
+    files = (f"{Path(file).stem}.safetensors", file) if file else WEIGHTS_FILES
+    require_one(f"the weights {pretrained!r} of {name}", repository, *files)
+
+
+def require_text_files(name: str, text: dict, in_folder: bool) -> None:
+    """Checks that what a text side keeps in repositories of its own is on disk or can be had.
+
+    Args:
+        name: what to call the CLIP.
+        text: open_clip's `text_cfg`.
+        in_folder: whether the CLIP is a folder, where open_clip looks for its tokenizer.
+
+    Raises:
+        FileNotFoundError: as `require_one`.
+    """
+    tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
+    if tower and not Path(tower).is_dir():  # transformers takes folders too
+        require_one(f"the text tower {tower} of {name}", tower, "config.json")
+    if tokenizer and not in_folder:
+        what = f"the tokenizer {tokenizer} of {name}"
+        require_one(what, tokenizer, "tokenizer_config.json", "tokenizer.json")
+
+
+def require_no_code(name: str, config: dict) -> None:
+    """Checks that a configuration does not ask transformers to run Python that lies beside it.
+
+    Args:
+        name: what to call it.
+        config: open_clip's architecture, or what transformers reads as config.json.
+
+    Raises:
+        ValueError: it does, at whatever depth.
+    """
+    if _ASKS_FOR_CODE.search(json.dumps(config)):
+        raise ValueError(
+            f"Expected {name} to load without trust_remote_code, since Python that comes with a "
+            "model is never run, got a configuration that asks for it; take a model that "
+            "transformers loads by itself."
+        )
+
+
+def require_one(what: str, repository: str, *files: str) -> None:
+    """Checks that one of a repository's files is on disk, or that the hub answers.
+
+    The hub is asked as huggingface_hub asks it, with its time limit, but once: a download would ask
+    six times and print a page.
+
+    Raises:
+        ValueError: that names no repository.
+        FileNotFoundError: none is on disk, and the hub gives no answer.
+    """
+    try:
+        if any(isinstance(try_to_load_from_cache(repository, each), str) for each in files):
+            return
+        url = hf_hub_url(repository, files[0])
+        get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except HFValidationError as error:
+        raise ValueError(
+            f"Expected {what} in a repository named organisation/name, got {repository!r} "
+            f"({error}); give its name on the hub."
+        ) from error
+    except HfHubHTTPError:
+        pass  # the hub answers; the download will say what the answer means
+    except Exception as error:  # of the library's HTTP client, which changes with its versions
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"Expected {what} on disk or a network to download from, found neither ({reason}); "
+            "go online once, or name files that are on disk."
+        ) from error

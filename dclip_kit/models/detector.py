@@ -4,25 +4,32 @@ Ultralytics is AGPL-3.0 and imported on first use. Regions may as well come from
 see `Regions.from_boxes`.
 """
 
+import contextlib
+import functools
 import importlib.util
-from collections.abc import Sequence
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import torch  # before ultralytics, which would otherwise hold torch to one thread
 from PIL import Image
 from tqdm.auto import tqdm
 
 from dclip_kit.data.pictures import open_picture
-from dclip_kit.models.regions import Regions, RegionsReport
-from dclip_kit.models.yolo import contained_ultralytics, find_weights, read_weights
-from dclip_kit.runtime.files import asset_path
+from dclip_kit.models.reading import split_by_pixels
+from dclip_kit.models.regions import Regions
+from dclip_kit.runtime.files import asset_path, load_tensors, load_weights
+from dclip_kit.runtime.machine import warn_unless_answered
 
 _STRIDE = 32  # ultralytics rounds other image sizes up without a word
-_PIXELS = 32_000_000  # of the pictures that are detected at once; one that has more goes alone
 _NMS_SECONDS = 2.0  # past this, ultralytics may leave the rest of a batch without boxes
+_REPLACED = ((Image, "open"), (torch, "save"))  # by functions of its own
+_TRUE = {"1", "true", "yes", "on", "y", "t"}  # as ultralytics reads its variables
 
 
 @dataclass(frozen=True)
@@ -76,57 +83,50 @@ class Detector:
 
         Args:
             images: pictures or their paths.
-            batch_size: how many are read and detected at once; fewer where they have more than 32
-                million pixels together.
+            batch_size: how many are read and detected at once; fewer where they have more pixels
+                together than `most_pixels`.
             progress: shows a bar once the work has lasted for two seconds.
             skip_unreadable: leaves unreadable pictures out and reports them instead of raising.
 
         Raises:
-            ValueError: if a picture is missing, broken or, opened already, not of 8 bits a channel.
+            ValueError: a picture is missing, broken or, opened already, not of 8 bits a channel.
         """
         if isinstance(images, str | Path | Image.Image):
-            raise TypeError(f"images must be a sequence; for one picture give [{images!r}].")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-        found: list[RegionsReport] = []
+            raise TypeError(f"Expected a sequence of pictures, got one; give [{images!r}].")
+        regions: list[Regions] = []
         unreadable: dict[int, str] = {}
-        total, silent = len(images), not progress
-        with tqdm(total=total, desc="detect", unit="picture", delay=2, disable=silent) as bar:
-            for start in range(0, total, batch_size):
-                pictures: list[np.ndarray] = []
-                for index in range(start, min(start + batch_size, total)):
-                    bar.update()
+        with tqdm(
+            total=len(images), desc="detect", unit="picture", delay=2, disable=not progress
+        ) as bar:
+            for group in split_by_pixels(images, batch_size):
+                pictures = []
+                for index in group:
                     try:
-                        picture = _read_picture(images[index])
+                        pictures.append(_read_picture(images[index]))
                     except ValueError as error:
                         if not skip_unreadable:
                             raise
                         unreadable[index] = str(error)
-                        continue
-                    if sum(each.size for each in pictures) + picture.size > 3 * _PIXELS:
-                        found += self._detect_batch(pictures)
-                        pictures = []
-                    pictures.append(picture)
-                found += self._detect_batch(pictures)
-        regions = tuple(report.regions for report in found)
-        without, dropped = sum(r.is_whole_image for r in regions), sum(r.dropped for r in found)
-        return Detections(regions, without, dropped, unreadable)
+                regions += self._detect_batch(pictures)
+                bar.update(len(group))
+        without = sum(each.is_whole_image for each in regions)
+        return Detections(tuple(regions), without, sum(r.dropped for r in regions), unreadable)
 
-    def _detect_batch(self, pictures: list[np.ndarray]) -> list[RegionsReport]:
+    def _detect_batch(self, pictures: list[np.ndarray]) -> list[Regions]:
         results = self.predictor(pictures) if pictures else []
         if sum(result.speed["postprocess"] for result in results) > 1000 * _NMS_SECONDS:
             # Out of its time limit, suppression drops every picture but the one it is at.
             results = [self.predictor([picture])[0] for picture in pictures]
-        reports = []
+        found = []
         for result in results:
             boxes = result.boxes.cpu()
             order = boxes.conf.argsort(descending=True, stable=True)[: self.max_regions]
             labels = [self.names[int(number)] for number in boxes.cls[order]]
             size = result.orig_shape[1], result.orig_shape[0]
-            reports.append(Regions.from_boxes(boxes.xyxy[order], boxes.conf[order], labels, size))
+            found.append(Regions.from_boxes(boxes.xyxy[order], boxes.conf[order], labels, size))
         # It would keep the pictures until it is given others.
         self.predictor.dataset = self.predictor.batch = self.predictor.results = None
-        return reports
+        return found
 
 
 def load_detector(
@@ -140,7 +140,7 @@ def load_detector(
     """Loads a detector.
 
     Args:
-        name_or_path: "pocket", the embedded one; a folder written by `save_detector`; or a `.pt` of
+        name_or_path: "pocket", the embedded one; a folder of the same files; or a `.pt` of
             ultralytics, by path or by name (such as "yolov8n.pt", downloaded to torch's cache if
             need be). A `.pt` is a pickle: take it from people you trust.
         confidence: what a detection's confidence must exceed, 0 to 1.
@@ -150,25 +150,23 @@ def load_detector(
         device: where it runs, such as "cpu" or "cuda:0".
 
     Raises:
-        FileNotFoundError: if the weights are neither on disk nor to be downloaded; offline, after
-            at most 3 s of trying to reach the network.
-        ModuleNotFoundError: if ultralytics is not installed.
-        ValueError: if the weights are cut short, of another architecture or no detector's, or an
+        FileNotFoundError: the weights are neither on disk nor to be downloaded; offline, after at
+            most 3 s of trying to reach the network.
+        ModuleNotFoundError: ultralytics is not installed.
+        ValueError: the weights are cut short, of another architecture or no detector's, or an
             argument is out of range.
     """
     fits = image_size is None or (image_size > 0 and image_size % _STRIDE == 0)
     if not (0 <= confidence <= 1 and max_regions >= 1 and fits):
         raise ValueError(
-            "expected a confidence of 0 to 1, max_regions of at least 1 and an image_size that is "
-            f"a multiple of {_STRIDE}, not {confidence}, {max_regions} and {image_size}."
+            "Expected a confidence from 0 to 1, max_regions of at least 1 and an image_size that "
+            f"is a multiple of {_STRIDE}, got {confidence}, {max_regions} and {image_size}."
         )
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} needs a CUDA GPU, and there is none; use 'cpu'.")
     source = locate_weights(name_or_path)
-    weights = read_weights(source)
-    size = image_size or -(-weights.image_size // _STRIDE) * _STRIDE
+    yolo = read_weights(source)
+    size = image_size or -(-int(np.max(yolo.overrides.get("imgsz", 640))) // _STRIDE) * _STRIDE
     with contained_ultralytics():
-        predictor = weights.predictor_class(
+        predictor = yolo.task_map["detect"]["predictor"](
             overrides={
                 "mode": "predict",
                 "conf": confidence,
@@ -179,18 +177,90 @@ def load_detector(
                 "verbose": False,
             }
         )
-        predictor.setup_model(weights.model, verbose=False)
+        predictor.setup_model(yolo.model, verbose=False)
         predictor([np.zeros((size, size, 3), np.uint8)])  # the first one also warms up
-    return Detector(weights.names, size, confidence, max_regions, source, predictor)
+    names = tuple(name for _, name in sorted(yolo.names.items()))
+    return Detector(names, size, confidence, max_regions, source, predictor)
 
 
 def locate_weights(name_or_path: str | Path) -> Path:
-    """Where a detector's weights are, as `load_detector` takes them, without loading them.
+    """Finds a detector's weights, as `load_detector` takes them, without loading them.
+
+    Looks at the path itself, then, for a bare name, in torch's cache (`torch.hub.get_dir()`), and
+    downloads what ultralytics publishes under it.
 
     Raises:
-        FileNotFoundError: as `load_detector`.
+        FileNotFoundError: as `load_detector`; with YOLO_OFFLINE set, at once, and else when
+            ultralytics gives up.
     """
-    return asset_path("pocket_yolo") if name_or_path == "pocket" else find_weights(name_or_path)
+    if name_or_path == "pocket":
+        return asset_path("pocket_yolo")
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    cached = Path(torch.hub.get_dir(), "checkpoints", path.name)
+    reason = "it is not on disk"
+    if path.name == str(path):
+        if cached.is_file():
+            return cached
+        with contained_ultralytics():
+            from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+        if os.environ.get("YOLO_OFFLINE", "").strip().lower() in _TRUE:
+            reason += ", and YOLO_OFFLINE forbids to download it"
+        elif path.name in GITHUB_ASSETS_NAMES:
+            warn_unless_answered("https://github.com")
+            try:
+                return Path(attempt_download_asset(cached))
+            except Exception as error:  # whatever the download met, the weights are not there
+                reason += f", and its download failed: {' '.join(str(error).split())}"
+    raise FileNotFoundError(
+        f"Expected 'pocket', a folder, a .pt file or a name that ultralytics publishes, got "
+        f"{str(path)!r} ({reason}); give a path that exists, or put the file at {cached}."
+    )
+
+
+def read_weights(path: Path) -> Any:
+    """Reads a folder such as the pocket's, or a `.pt` of ultralytics.
+
+    A `.pt` is a pickle. Ultralytics' restricted reading is switched on, unless the environment's
+    ULTRALYTICS_SAFE_LOAD says otherwise or ultralytics was imported by somebody else before.
+
+    Returns:
+        An ultralytics YOLO, whose `overrides["imgsz"]` is the side that it was trained at.
+
+    Raises:
+        ValueError: it is incomplete, cut short, of another architecture or no detector's.
+    """
+    with contained_ultralytics():
+        from ultralytics import YOLO
+
+        in_folder = path.is_dir()
+        try:
+            if not in_folder and path.suffix != ".pt":
+                raise ValueError("it is of another kind")
+            yolo: Any = YOLO(path / "model.yaml" if in_folder else path, task="detect")
+            if in_folder:
+                config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+                names, yolo.overrides["imgsz"] = config["names"], int(config["image_size"])
+                if yolo.model.yaml["nc"] != len(names):
+                    raise ValueError(f"{len(names)} names for {yolo.model.yaml['nc']} classes")
+                yolo.model.names = dict(enumerate(names))
+        except Exception as error:  # ultralytics raises many types on broken or foreign files
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                "Expected a .pt of ultralytics, or a folder with a detector's config.json, "
+                f"model.yaml and model.safetensors, but {path} cannot be read ({reason}); fetch it "
+                "again, or set ULTRALYTICS_SAFE_LOAD=0 if it is whole and you trust who made it."
+            ) from error
+    if in_folder:
+        file = path / "model.safetensors"
+        load_weights(yolo.model, load_tensors(file), str(file))
+    if yolo.task != "detect":
+        raise ValueError(
+            f"Expected a detector such as yolov8n.pt, but {path} is for the task {yolo.task!r}; "
+            "give another."
+        )
+    return yolo
 
 
 def find_photographs() -> list[Path]:
@@ -198,35 +268,73 @@ def find_photographs() -> list[Path]:
 
     Raises:
         ModuleNotFoundError: ultralytics is not installed.
-        FileNotFoundError: its package has no such photographs.
     """
     package = importlib.util.find_spec("ultralytics")  # where it lies, without importing it
-    if package is None or not package.origin:
+    if package is None:
         raise ModuleNotFoundError(
-            "expected ultralytics, whose package has photographs, but it is not installed; "
-            "pip install 'dclip-kit[detect]'."
+            "Expected ultralytics, whose package has photographs, but it is not installed; pip "
+            "install 'dclip-kit[detect]'."
         )
-    folder = Path(package.origin).parent / "assets"
-    found = sorted(folder.glob("*.jpg"))
-    if not found:
-        raise FileNotFoundError(
-            f"expected photographs in {folder}, but found none; give paths of your own."
-        )
-    return found
+    return sorted(Path(str(package.origin)).with_name("assets").glob("*.jpg"))
+
+
+@functools.cache
+def _settings_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="dclip-ultralytics-")  # gone when Python ends
+
+
+@contextlib.contextmanager
+def contained_ultralytics() -> Iterator[None]:
+    """Imports ultralytics if need be, and puts back what it does to the process meanwhile.
+
+    It changes threads, environment, random state, functions of Pillow and torch, and settings in
+    the home folder, and sends usage statistics: all that is undone or switched off.
+
+    Raises:
+        ModuleNotFoundError: ultralytics is not installed.
+    """
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    # Its own Image.open installs a package when it is given a file that is no picture.
+    functions = [(owner, name, getattr(owner, name)) for owner, name in _REPLACED]
+    os.environ |= {
+        "YOLO_VERBOSE": "false",
+        "YOLO_OFFLINE": "true",  # no look-ups during the import
+        "ULTRALYTICS_SKIP_REQUIREMENTS_CHECKS": "true",  # a checkpoint shall not install packages
+    }
+    # Unless the user has set them: its settings would go into the home folder, and pickles of any
+    # content would be read.
+    os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder().name)
+    os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "true")
+    try:
+        with torch.random.fork_rng(devices=[]), np.printoptions():
+            try:
+                from ultralytics.utils import SETTINGS
+                from ultralytics.utils.events import events
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    f"Expected ultralytics, which YOLO detectors need, but it does not import "
+                    f"({error}); pip install 'dclip-kit[detect]'."
+                ) from error
+            dict.__setitem__(SETTINGS, "sync", False)  # its own __setitem__ writes the user's file
+            events.enabled = False
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        for owner, name, function in functions:
+            setattr(owner, name, function)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ |= environment
 
 
 def _read_picture(image: Image.Image | Path | str) -> np.ndarray:
     """Reads a picture as ultralytics wants its arrays: height, width, blue-green-red."""
     try:
         picture = image if isinstance(image, Image.Image) else open_picture(image)
-        if picture.mode.startswith(("I", "F")):  # Pillow would clip these to white
-            raise ValueError(f"mode {picture.mode} has not 8 bits a channel")
-        if 0 in picture.size:
-            raise ValueError("it has no pixels")
-        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-        pixels = np.frombuffer(picture.tobytes("raw", "BGR"), np.uint8)
-        return pixels.reshape(picture.height, picture.width, 3)
-    except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
+        if picture.mode.startswith(("I", "F")) or 0 in picture.size:  # Pillow would clip to white
+            raise ValueError(f"mode {picture.mode}, {picture.width} x {picture.height} pixels")
+        return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
         name = getattr(image, "filename", "") or image
         raise ValueError(
             f"Expected a whole picture of 8 bits a channel, but picture {name} cannot be read "

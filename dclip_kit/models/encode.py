@@ -1,21 +1,23 @@
 """Features of pictures, captions and caption tokens, all L2-normalised.
 
-Axes: image, text, token, embed.
+Axes: image, text, token, embed; context (the positions of a text tower).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.precision import autocast, fold_norms
+from dclip_kit.models.precision import autocast
 from dclip_kit.models.reading import Pictures, read_batches
-from dclip_kit.models.tokens import real_tokens, require_texts, shortened, token_batches
 from dclip_kit.runtime.processes import gather_rows, is_main_process, own_share
 
 
@@ -31,50 +33,36 @@ def encode_images(
     """
     if len(pictures) == 0:
         raise ValueError("Expected at least one picture, got none.")
-    own = encode_own_images(bundle, pictures, own_share(len(pictures)), batch_size, progress)
+    batches = own_share(len(pictures)).split(batch_size)
+    silent = not (progress and is_main_process())
+    read = read_batches(bundle, pictures, batches)
+    bar = tqdm(read, desc="encoding pictures", total=len(batches), delay=2, disable=silent)
+    own = torch.cat([encode_pixels(bundle, pixels) for pixels in bar])
     return gather_rows(own)[: len(pictures)]
 
 
 @torch.no_grad()
-def encode_own_images(
-    bundle: ClipBundle,
-    pictures: Pictures,
-    chosen: Int[Tensor, "chosen"] | None = None,
-    batch_size: int = 64,
-    progress: bool = True,
-    normalized: bool = True,
-) -> Float[Tensor, "chosen embed"]:
-    """Encodes pictures in this process alone.
+def encode_pixels(
+    bundle: ClipBundle, pixels: Shaped[Tensor, "image 3 height width"], normalized: bool = True
+) -> Float[Tensor, "image embed"]:
+    """Encodes one batch of pictures in this process alone.
 
     Args:
         bundle: the CLIP.
-        pictures: at least one.
-        chosen: which of them, by index; None for all.
-        batch_size: pictures in memory at a time.
-        progress: whether the main process shows a bar.
+        pixels: as `ClipBundle.normalize` takes them.
         normalized: as CLIP's preprocessing does; else the model is given values from 0 to 1, as
             the published code gives it its crops (2 in `config.RECIPES`).
 
+    Returns:
+        The features, on the CPU.
+
     Raises:
-        ValueError: as `read_pixels`, or a feature is not finite.
+        ValueError: as `ClipBundle.normalize`, or a feature is not finite.
     """
-    chosen = torch.arange(len(pictures)) if chosen is None else chosen
-    batches = chosen.split(batch_size)
-    model = bundle.with_tower(fold_norms(bundle.model.visual)).model
-    features = []
-    for images, pixels in tqdm(
-        zip(batches, read_batches(bundle, pictures, batches, busy=bundle.device), strict=True),
-        desc="encoding pictures",
-        total=len(batches),
-        delay=2,
-        disable=not (progress and is_main_process()),
-    ):
-        given = bundle.normalize(pixels) if normalized else bundle.to_unit(pixels)
-        with autocast(bundle.device, bundle.precision):
-            encoded = model.encode_image(given, normalize=False)
-        encoded = F.normalize(encoded.float(), dim=-1).cpu()
-        features.append(_finite(encoded, "image", images))
-    return torch.cat(features)
+    given = bundle.normalize(pixels) if normalized else bundle.to_unit(pixels)
+    with autocast(bundle.device, bundle.precision):
+        encoded = bundle.model.encode_image(given, normalize=False)
+    return _require_finite(F.normalize(encoded.float(), dim=-1).cpu(), "image")
 
 
 @torch.no_grad()
@@ -88,13 +76,11 @@ def encode_texts(
     """
     require_texts(texts)
     own = [texts[index] for index in own_share(len(texts)).tolist()]
-    places, features = [], []
+    encoded = torch.empty(len(own), bundle.embed_dim)
     for chosen, ids in token_batches(bundle, own, batch_size):
         with shortened(bundle.model, ids) as given:
-            features.append(bundle.model.encode_text(given, normalize=True).cpu())
-        places.append(chosen)
-    encoded = torch.cat(features)[torch.cat(places).argsort()]
-    return _finite(gather_rows(encoded)[: len(texts)], "text")
+            encoded[chosen] = bundle.model.encode_text(given, normalize=True).float().cpu()
+    return _require_finite(gather_rows(encoded)[: len(texts)], "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +89,7 @@ class TokenFeatures:
 
     Attributes:
         features: of shape (text, token, embed), L2-normalised; 0 where padded.
-        mask: True at real tokens; start, end and padding are not.
+        mask: True at real tokens; start and end are none.
         text: of the whole texts, as `encode_texts` gives them.
     """
 
@@ -129,36 +115,123 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
             f"Expected a text tower with a projection and the end token's pooling, {bundle.name} "
             "has not both; take a CLIP whose text transformer is open_clip's own."
         )
-    places, features, masks, whole = [], [], [], []
+    rows: dict[int, Tensor] = {}
+    whole = torch.empty(len(texts), bundle.embed_dim)
     for chosen, batch in token_batches(bundle, texts, batch_size):
         with shortened(bundle.model, batch) as ids:
             found = bundle.model.forward_intermediates(
                 text=ids, text_indices=1, normalize_intermediates=True
             )
-        places.append(chosen)
-        whole.append(found["text_features"].cpu())
+        whole[chosen] = found["text_features"].float().cpu()
         hidden = found["text_intermediates"][-1]
         projected = projection(hidden) if isinstance(projection, nn.Module) else hidden @ projection
-        mask = real_tokens(ids)
-        features.append((F.normalize(projected, dim=-1) * mask[..., None]).cpu())
-        masks.append(mask.cpu())
-    order, width = torch.cat(places).argsort(), max(mask.shape[1] for mask in masks)
-    mask = torch.cat([F.pad(own, (0, width - own.shape[1])) for own in masks])[order]
-    token = torch.cat([F.pad(own, (0, 0, 0, width - own.shape[1])) for own in features])[order]
-    if not mask.any(1).all():
-        silent = [texts[index] for index in (~mask.any(1)).nonzero().flatten().tolist()]
+        features, real = F.normalize(projected, dim=-1).cpu(), real_tokens(ids).cpu()
+        for place, own, mask in zip(chosen.tolist(), features, real, strict=True):
+            rows[place] = own[mask]
+    padded = pad_sequence([rows[place] for place in range(len(texts))], batch_first=True)
+    count = torch.tensor([len(rows[place]) for place in range(len(texts))])
+    if not count.all():
+        silent = [texts[index] for index in (count == 0).nonzero()[:, 0].tolist()]
         raise ValueError(f"Expected texts with a token each, got {silent[:3]}; leave them out.")
-    longest = int(mask.sum(1).max()) + 1  # the start token stands first, masked
-    token = _finite(token[:, :longest], "token")
-    return TokenFeatures(token, mask[:, :longest], _finite(torch.cat(whole)[order], "text"))
+    mask = torch.arange(padded.shape[1]) < count[:, None]
+    return TokenFeatures(_require_finite(padded, "token"), mask, _require_finite(whole, "text"))
 
 
-def _finite(features: Tensor, kind: str, index: Tensor | None = None) -> Tensor:
+def _require_finite(features: Tensor, kind: str) -> Tensor:
     bad = (~features.isfinite()).reshape(len(features), -1).any(1)
     if bad.any():
-        found = (bad.nonzero()[:, 0] if index is None else index[bad]).tolist()
         raise ValueError(
-            f"Expected finite {kind} features, got NaN or infinity at {found[:5]}; the "
-            "model's weights are damaged or its precision overflows."
+            f"Expected finite {kind} features, got NaN or infinity in {int(bad.sum())} of "
+            f"{len(bad)}; the model's weights are damaged or its precision overflows."
         )
     return features
+
+
+# Texts as tokens
+
+
+def tokenize(bundle: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text context"]:
+    """Token ids.
+
+    Raises:
+        ValueError: a text is empty, or there is none.
+    """
+    require_texts(texts)
+    return bundle.tokenizer(list(texts))
+
+
+def read_tokens(bundle: ClipBundle, text: str) -> tuple[str, ...]:
+    """The text's real tokens as one reads them, in the order of `encode_tokens`' features.
+
+    A rare word is several tokens: a vocabulary holds frequent ones whole, others in pieces.
+
+    Raises:
+        ValueError: the text is empty.
+    """
+    ids = tokenize(bundle, [text])
+    decoder: Any = getattr(
+        bundle.tokenizer, "tokenizer", bundle.tokenizer
+    )  # transformers', wrapped
+    return tuple(decoder.decode([token]).strip() for token in ids[real_tokens(ids)].tolist())
+
+
+def require_texts(texts: Sequence[str]) -> None:
+    """Checks that there are texts and that each says something.
+
+    Raises:
+        ValueError: as it says.
+    """
+    if len(texts) == 0:
+        raise ValueError("Expected at least one text, got none.")
+    empty = [index for index, text in enumerate(texts) if not text.strip()]
+    if empty:
+        raise ValueError(
+            f"Expected texts that say something, got an empty one at {empty[:5]}; leave it out."
+        )
+
+
+def real_tokens(ids: Int[Tensor, "text context"]) -> Bool[Tensor, "text context"]:
+    """True between start and end: CLIP's end token has the highest id, 0 also is a real token."""
+    position = torch.arange(ids.shape[1], device=ids.device)
+    return (position > 0) & (position < ids.argmax(dim=1, keepdim=True))
+
+
+def token_batches(
+    bundle: ClipBundle, texts: Sequence[str], size: int
+) -> Iterator[tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen _"]]]:
+    """Batches of texts of like length: which they are, and their ids on the model's device.
+
+    Raises:
+        ValueError: as `require_texts`, before the first batch costs time.
+    """
+    require_texts(texts)
+    order = torch.tensor([len(text) for text in texts]).argsort(stable=True)
+    for chosen in order.split(size):
+        yield chosen, tokenize(bundle, [texts[index] for index in chosen]).to(bundle.device)
+
+
+@contextmanager
+def shortened(
+    model: Any, ids: Int[Tensor, "text context"]
+) -> Iterator[Int[Tensor, "text shorter"]]:
+    """Lets a text tower read texts no further than the longest one's end token.
+
+    What follows it is padding, at which no token before it looks: with CLIP's 77 positions and
+    captions of a dozen words that is most of the work. Towers in which something does look there,
+    or which pool elsewhere, read all.
+    """
+    tower = getattr(model, "text", model)
+    pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    causal = isinstance(getattr(tower, "attn_mask", None), Tensor)
+    if pooling != "argmax" or not causal or getattr(tower, "cls_emb", None) is not None:
+        yield ids
+        return
+    length = int(ids.argmax(dim=1).max()) + 1
+    positions, mask = tower.positional_embedding, tower.attn_mask
+    try:
+        # open_clip adds all positions to whatever it is given.
+        tower.positional_embedding = nn.Parameter(positions[:length], positions.requires_grad)
+        tower.attn_mask = mask[:length, :length]
+        yield ids[:, :length]
+    finally:
+        tower.positional_embedding, tower.attn_mask = positions, mask

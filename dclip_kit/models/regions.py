@@ -1,16 +1,15 @@
-"""Image regions: boxes, their crops, and DCLIP's region weights.
+"""Image regions: boxes, their crops, DCLIP's region weights, and padding.
 
 Axes: `image` a batch, `region` the boxes of one image, `token` the tokens of its caption, `embed`
 the joint space. Boxes are `xyxy`: left, top, right, bottom in pixels.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -27,9 +26,10 @@ class Regions:
         label: the detector's word for each box.
         image_size: the picture's (width, height) in pixels.
         is_whole_image: True where nothing was detected and the whole picture stands in.
+        dropped: how many of a detector's boxes `from_boxes` left out.
 
     Raises:
-        ValueError: if a box, a confidence, the size or the lengths are not as described.
+        ValueError: a box, a confidence, the size or the lengths are not as described.
     """
 
     xyxy: Float[Tensor, "region 4"]
@@ -37,24 +37,25 @@ class Regions:
     label: tuple[str, ...]
     image_size: tuple[int, int]
     is_whole_image: bool = False
+    dropped: int = 0
 
     def __post_init__(self) -> None:
         _require_boxes(self.xyxy, self.confidence, self.label, self.image_size)
         if len(self.label) == 0:
-            raise ValueError("there must be at least one region; use Regions.whole_image instead.")
+            raise ValueError("Expected at least one region, got none; use Regions.whole_image.")
         width, height = self.image_size
         inside = (self.xyxy >= 0) & (self.xyxy <= self.xyxy.new_tensor([width, height] * 2))
-        bad = (~(_has_area(self.xyxy, self.image_size) & inside.all(1))).nonzero()[:, 0].tolist()
+        bad = (~((self.area > 0) & inside.all(1))).nonzero()[:, 0].tolist()
         if bad:
             raise ValueError(
-                f"region {bad[0]} has the box {self.xyxy[bad[0]].tolist()}, which must be finite, "
-                f"ordered, of some area and inside {width}x{height} pixels; Regions.from_boxes "
+                f"Expected boxes that are finite, ordered, of some area and inside {width}x{height}"
+                f" pixels, got {self.xyxy[bad[0]].tolist()} as region {bad[0]}; Regions.from_boxes "
                 "clips and drops such boxes."
             )
         if not ((self.confidence >= 0) & (self.confidence <= 1)).all():
-            raise ValueError(f"confidences must be 0 to 1, not {self.confidence.tolist()}.")
-        if self.is_whole_image and self.xyxy.tolist() != [[0, 0, width, height]]:
-            raise ValueError("is_whole_image needs one region that covers the whole picture.")
+            raise ValueError(
+                f"Expected confidences from 0 to 1, got {self.confidence.tolist()}; scale them."
+            )
 
     def __len__(self) -> int:
         return len(self.label)
@@ -62,7 +63,7 @@ class Regions:
     @property
     def area(self) -> Float[Tensor, "region"]:
         """Each region's share of the picture, above 0 and at most 1."""
-        return _sides(self.xyxy, self.image_size).prod(1)
+        return _area(self.xyxy, self.image_size)
 
     @classmethod
     def whole_image(cls, image_size: tuple[int, int]) -> "Regions":
@@ -80,32 +81,24 @@ class Regions:
         confidence: Float[Tensor, "region"],
         label: Sequence[str],
         image_size: tuple[int, int],
-    ) -> "RegionsReport":
+    ) -> "Regions":
         """Makes regions from a detector's raw boxes, of which there may be none.
 
         Boxes are clipped to the picture; those that are not finite (box or confidence), lie outside
-        or have no area are dropped and counted. None left: the whole image is the one region.
+        or have no area are dropped and counted. If none is left, the whole image is the one region.
 
         Raises:
-            ValueError: if the lengths differ or a finite confidence is not 0 to 1.
+            ValueError: the lengths differ, or a finite confidence is not from 0 to 1.
         """
         _require_boxes(xyxy, confidence, label, image_size)
         clipped = xyxy.clamp(min=0).minimum(xyxy.new_tensor(image_size).repeat(2))
-        usable = xyxy.isfinite().all(1) & confidence.isfinite() & _has_area(clipped, image_size)
+        usable = xyxy.isfinite().all(1) & confidence.isfinite() & (_area(clipped, image_size) > 0)
         kept = usable.nonzero()[:, 0].tolist()
         dropped = len(label) - len(kept)
         if not kept:
-            return RegionsReport(cls.whole_image(image_size), dropped)
+            return replace(cls.whole_image(image_size), dropped=dropped)
         labels = tuple(label[index] for index in kept)
-        return RegionsReport(cls(clipped[kept], confidence[kept], labels, image_size), dropped)
-
-
-@dataclass(frozen=True)
-class RegionsReport:
-    """Regions made from raw boxes, and how many of the boxes were dropped."""
-
-    regions: Regions
-    dropped: int
+        return cls(clipped[kept], confidence[kept], labels, image_size, dropped=dropped)
 
 
 def crop_regions(
@@ -123,72 +116,41 @@ def crop_regions(
             preprocessing keeps the middle square: of a narrow crop it would lose both ends.
 
     Raises:
-        ValueError: if the picture is not of the regions' size, or the margin is negative.
+        ValueError: the picture is not of the regions' size.
     """
     if image.size != regions.image_size:
-        sizes = f"{regions.image_size} pixels, this one has {image.size}"
-        raise ValueError(f"the regions belong to a picture of {sizes}; crop before resizing it.")
+        raise ValueError(
+            f"Expected the regions' picture of {regions.image_size} pixels, got one of "
+            f"{image.size}; crop before resizing it."
+        )
     return [image.crop(box) for box in crop_boxes(regions, margin, square)]
 
 
 def crop_boxes(regions: Regions, margin: float = 0.0, square: bool = True) -> list[Box]:
-    """Where `crop_regions` cuts: left, top, right and bottom of each region, in whole pixels.
-
-    Raises:
-        ValueError: if the margin is negative.
-    """
-    if not (math.isfinite(margin) and margin >= 0):
-        raise ValueError(f"margin must be a share of the box's side, 0 or more, not {margin}.")
-    width, height = regions.image_size
-    boxes = []
-    for left, top, right, bottom in regions.xyxy.tolist():
-        across, down = margin * (right - left), margin * (bottom - top)
-        x1, y1 = max(0, math.floor(left - across)), max(0, math.floor(top - down))
-        x2 = min(width, math.ceil(right + across))
-        y2 = min(height, math.ceil(bottom + down))
-        if square:
-            side = max(x2 - x1, y2 - y1)
-            x1, x2 = _widen(x1, x2, side, width)
-            y1, y2 = _widen(y1, y2, side, height)
-        boxes.append((x1, y1, x2, y2))
-    return boxes
-
-
-def _widen(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
-    """Start to end, lengthened on both sides and moved to lie inside 0 to `limit`."""
-    length = min(length, limit)
-    start = min(max(0, start - (length - (end - start)) // 2), limit - length)
-    return start, start + length
+    """Where `crop_regions` cuts: left, top, right and bottom of each region, in whole pixels."""
+    size = torch.tensor(regions.image_size)
+    low, high = regions.xyxy.double().tensor_split(2, dim=1)
+    extra = margin * (high - low)
+    low, high = (low - extra).floor().clamp(min=0), (high + extra).ceil().minimum(size)
+    if square:
+        side = (high - low).amax(dim=1, keepdim=True).minimum(size)
+        # Lengthened on both sides, and moved to lie inside the picture.
+        low = (low - (side - (high - low)) // 2).clamp(min=0).minimum(size - side)
+        high = low + side
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in torch.cat([low, high], 1).int().tolist()]
 
 
 def region_similarity(
     region_features: Float[Tensor, "image region embed"],
     token_features: Float[Tensor, "image token embed"],
     token_mask: Bool[Tensor, "image token"],
-    check_values: bool = True,
 ) -> Float[Tensor, "image region"]:
     """The best cosine of each region with a real token of its caption, negative ones as 0.
 
-    DCLIP (arXiv 2505.21549), section 3. Computed in at least float32, whatever the features are.
-    Without `check_values` nothing is looked at that would wait for the device.
-
-    Raises:
-        ValueError: if widths differ, a caption has no real token, or a feature is not finite.
+    DCLIP (arXiv 2505.21549), section 3. Computed in float32, whatever the features are.
     """
-    if region_features.shape[-1] != token_features.shape[-1]:
-        widths = f"{region_features.shape[-1]} and {token_features.shape[-1]}"
-        raise ValueError(f"region and token features are {widths} wide; take both from one CLIP.")
-    dtype = torch.promote_types(torch.float32, region_features.dtype)
-    tokens = token_features.to(dtype).masked_fill(~token_mask[..., None], 0.0)
-    if check_values:
-        empty = (~token_mask.any(1)).nonzero()[:, 0].tolist()
-        if empty:
-            raise ValueError(f"captions {empty} have no real token; leave empty captions out.")
-        if not (region_features.isfinite().all() and tokens.isfinite().all()):
-            raise ValueError(
-                "region and token features must be finite; look for NaN in the encoder."
-            )
-    regions = F.normalize(region_features.to(dtype), dim=-1)
+    tokens = token_features.float().masked_fill(~token_mask[..., None], 0.0)
+    regions = F.normalize(region_features.float(), dim=-1)
     # Padding is a zero vector with cosine 0, which is also what a negative cosine counts as.
     cosine = regions @ F.normalize(tokens, dim=-1).transpose(1, 2)  # image region token
     return cosine.amax(dim=-1).clamp(min=0)
@@ -208,22 +170,49 @@ def region_weights(
     DCLIP (arXiv 2505.21549), section 3; the published code never uses them (1 in
     `config.RECIPES`).
     Padding is ignored and weighs 0; where every product is 0, the real regions weigh the same.
-    `check_values` as in `region_similarity`.
+    `check_values=False` trusts the values: to look at them waits for the device.
 
     Raises:
-        ValueError: as `region_similarity`; no real region; an area or confidence below 0 or NaN.
+        ValueError: as `require_real`; an area or a confidence is below 0 or not finite.
     """
     importance = (area * confidence).masked_fill(~region_mask, 0.0)
     if check_values:
-        empty = (~region_mask.any(1)).nonzero()[:, 0].tolist()
-        if empty:
-            raise ValueError(f"images {empty} have no real region; use Regions.whole_image.")
+        require_real("region", region_features, region_mask)
+        require_real("token", token_features, token_mask)
         negative = region_mask & ((area < 0) | (confidence < 0))
         if negative.any() or not importance.isfinite().all():
-            raise ValueError("areas and confidences must be finite and at least 0.")
+            raise ValueError(
+                "Expected areas and confidences that are finite and at least 0, got others; take "
+                "those of `Regions`."
+            )
     features = region_features.masked_fill(~region_mask[..., None], 0.0)
-    product = importance * region_similarity(features, token_features, token_mask, check_values)
+    product = importance * region_similarity(features, token_features, token_mask)
     return scale_products(product, region_mask)
+
+
+def require_real(
+    kind: str, features: Float[Tensor, "image item embed"], mask: Bool[Tensor, "image item"]
+) -> None:
+    """Checks that each image has a real item, and that real ones are finite.
+
+    Args:
+        kind: of items, "region" or "token".
+        features: theirs.
+        mask: True at real ones.
+
+    Raises:
+        ValueError: as it says.
+    """
+    empty = (~mask.any(1)).nonzero()[:, 0].tolist()
+    if empty:
+        raise ValueError(
+            f"Expected at least one real {kind} an image, got none in {empty[:5]}; an image "
+            "without detections has itself as its one region, empty captions are to be left out."
+        )
+    if not features[mask].isfinite().all():
+        raise ValueError(
+            f"Expected finite {kind} features, got NaN or infinity; encode them again."
+        )
 
 
 def scale_products(
@@ -241,22 +230,48 @@ def scale_products(
     return torch.where(total > 0, product / total.where(total > 0, 1.0), uniform)
 
 
+@dataclass(frozen=True, eq=False)
+class PaddedFeatures:
+    """Features of unequally many items an image; `mask` is True where an item is real."""
+
+    features: Float[Tensor, "image item embed"]
+    mask: Bool[Tensor, "image item"]
+
+
+def pad_rows(
+    values: Float[Tensor, "row *rest"], counts: Int[Tensor, "image"], chosen: Int[Tensor, "chosen"]
+) -> tuple[Float[Tensor, "chosen item *rest"], Bool[Tensor, "chosen item"]]:
+    """Takes some images' items out of all, padded with 0 to the longest.
+
+    Args:
+        values: a row an item: its features, or its number (area, confidence); those of an image
+            follow each other.
+        counts: how many each image has, at least 1.
+        chosen: images, by index.
+
+    Returns:
+        The items, and a mask that is True where they are real.
+    """
+    start, count = (counts.cumsum(0) - counts)[chosen], counts[chosen]
+    place = torch.arange(max(count.tolist()))
+    mask = place < count[:, None]  # image item
+    rows = torch.where(mask, start[:, None] + place, start[:, None])
+    padding = ~mask.reshape(*mask.shape, *[1] * (values.ndim - 1))
+    return values[rows].masked_fill(padding, 0.0), mask
+
+
 def _require_boxes(
     xyxy: Tensor, confidence: Tensor, label: Sequence[str], image_size: tuple[int, int]
 ) -> None:
-    if min(image_size) < 1:
-        raise ValueError(f"image_size must be (width, height) in pixels, not {image_size}.")
-    if xyxy.ndim != 2 or xyxy.shape[1] != 4:
-        raise ValueError(f"xyxy must have shape (region, 4), not {tuple(xyxy.shape)}.")
-    if not len(xyxy) == len(confidence) == len(label):
-        counts = f"{len(xyxy)}, {len(confidence)} and {len(label)}"
-        raise ValueError(f"boxes, confidences and labels must be equally many, not {counts}.")
+    if xyxy.shape[1:] != (4,) or not len(xyxy) == len(confidence) == len(label):
+        raise ValueError(
+            "Expected boxes of shape (region, 4), and a confidence and a label for each, got "
+            f"shape {tuple(xyxy.shape)}, {len(confidence)} and {len(label)}; give all of one "
+            "picture."
+        )
 
 
-def _sides(xyxy: Tensor, image_size: tuple[int, int]) -> Tensor:
-    return (xyxy[:, 2:] - xyxy[:, :2]) / xyxy.new_tensor(image_size)  # shares of the picture's
-
-
-def _has_area(xyxy: Tensor, image_size: tuple[int, int]) -> Tensor:
-    sides = _sides(xyxy, image_size)
-    return (sides > 0).all(1) & (sides.prod(1) > 0)  # a sliver's area can round to 0
+def _area(xyxy: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Shares of the picture; 0 for boxes that are the wrong way round."""
+    sides = (xyxy[:, 2:] - xyxy[:, :2]) / xyxy.new_tensor(image_size)
+    return sides.clamp(min=0).prod(1)

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dclip_kit.config import TeacherSettings
-
-
-@dataclass(frozen=True, eq=False)
-class Attended:
-    """One direction of attention: each query's new features, and what it looked at."""
-
-    features: Float[Tensor, "image query embed"]
-    weights: Float[Tensor, "image query key"]  # mean over heads; rows sum to 1
+from dclip_kit.models.regions import require_real
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +45,15 @@ class CrossModalAttention(nn.Module):
         queries: Float[Tensor, "image query embed"],
         keys: Float[Tensor, "image key embed"],
         key_mask: Bool[Tensor, "image key"],
-    ) -> Attended:
-        """Attends; keys whose mask is False are not seen."""
+    ) -> tuple[Float[Tensor, "image query embed"], Float[Tensor, "image query key"]]:
+        """Attends; keys whose mask is False are not seen.
+
+        Returns:
+            Each query's new features, and how much it looked at each key: the mean over heads, of
+            which each row sums to 1.
+        """
         attended, weights = self.attention(queries, keys, keys, key_padding_mask=~key_mask)
-        return Attended(self.norm(queries + attended), weights)
+        return self.norm(queries + attended), weights
 
 
 def pool_by_agreement(
@@ -144,7 +142,7 @@ class MetaTeacher(nn.Module):
                 there are no tokens for a teacher that reads the caption.
         """
         if check_values:
-            _check(region_features, region_mask, "region")
+            require_real("region", region_features, region_mask)
         regions = region_features
         if region_weights is not None:
             regions = regions * (region_weights * region_mask.sum(1, keepdim=True))[..., None]
@@ -153,7 +151,7 @@ class MetaTeacher(nn.Module):
         tokens = region_to_token = token_to_region = None
         if self.caption_free:
             for layer in self.regions:
-                regions = layer(regions, regions, region_mask).features
+                regions, _ = layer(regions, regions, region_mask)
         else:
             if token_features is None or token_mask is None:
                 raise ValueError(
@@ -161,14 +159,13 @@ class MetaTeacher(nn.Module):
                     "make it caption-free."
                 )
             if check_values:
-                _check(token_features, token_mask, "token")
+                require_real("token", token_features, token_mask)
             tokens = token_features
             token_mask = token_mask if self.masked else torch.ones_like(token_mask)
             for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
-                seen = region_layer(regions, tokens, token_mask)
-                told = token_layer(tokens, regions, region_mask)
-                regions, tokens = seen.features, told.features
-                region_to_token, token_to_region = seen.weights, told.weights
+                seen, region_to_token = region_layer(regions, tokens, token_mask)
+                tokens, token_to_region = token_layer(tokens, regions, region_mask)
+                regions = seen
         pooled, share = pool_by_agreement(regions, region_mask, self.pooling_temperature)
         if tokens is not None and token_mask is not None:
             words, _ = pool_by_agreement(tokens, token_mask, self.pooling_temperature)
@@ -190,16 +187,3 @@ def build_teacher(embed_dim: int, settings: TeacherSettings) -> MetaTeacher:
         settings.caption_free,
         settings.masked,
     )
-
-
-def _check(features: Tensor, mask: Tensor, kind: str) -> None:
-    empty = (~mask.any(1)).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(
-            f"Expected at least one real {kind} a pair, got none in {empty[:5]}; "
-            "an image without detections has itself as its one region."
-        )
-    if not features[mask].isfinite().all():
-        raise ValueError(
-            f"Expected finite {kind} features, got NaN or infinity; encode them again."
-        )

@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
 
 from dclip_kit.config import read_policy
 from dclip_kit.models.clip import ClipBundle
@@ -69,32 +68,29 @@ def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
     Raises:
         ValueError: as `freeze`.
     """
-    chosen = _select([name for name, _ in bundle.model.visual.named_parameters()], policy)
-    if not chosen:
-        raise ValueError(
-            f"Expected a policy that trains something, but {policy!r} matches no "
-            f"parameter of {bundle.name}'s image tower; take 'all'."
-        )
-    return chosen
-
-
-def _select(names: list[str], policy: str) -> list[str]:
-    last = read_policy(policy)
-    if policy == "all":
-        return names
-    if policy in ("projection", "attention"):
-        projection = [name for name in names if _PROJECTION.match(name)]
-        projection = projection or [name for name in names if _POOLED_PROJECTION.match(name)]
-        if policy == "projection":
-            return projection
-        return [name for name in names if _ATTENTION.search(name) or name in projection]
+    names, last = [name for name, _ in bundle.model.visual.named_parameters()], read_policy(policy)
+    projection = [name for name in names if _PROJECTION.match(name)]
+    projection = projection or [name for name in names if _POOLED_PROJECTION.match(name)]
     blocks = list(dict.fromkeys(found[0] for name in names if (found := _BLOCK.match(name))))
     if last > len(blocks):
         raise ValueError(
-            f"Expected at most {len(blocks)} blocks, as this tower has, got {policy!r}."
+            f"Expected at most {len(blocks)} blocks, as this tower has, got {policy!r}; take fewer."
         )
-    kept = tuple(blocks[-last:])
-    return [name for name in names if name.startswith(kept) or _AFTER_BLOCKS.match(name)]
+    if policy == "all":
+        chosen = names
+    elif policy == "projection":
+        chosen = projection
+    elif policy == "attention":
+        chosen = [name for name in names if _ATTENTION.search(name) or name in projection]
+    else:
+        kept = tuple(blocks[-last:])
+        chosen = [name for name in names if name.startswith(kept) or _AFTER_BLOCKS.match(name)]
+    if not chosen:
+        raise ValueError(
+            f"Expected a policy that trains something, but {policy!r} matches no parameter of "
+            f"{bundle.name}'s image tower; take 'all'."
+        )
+    return chosen
 
 
 def follows_blocks(name: str) -> bool:
@@ -114,30 +110,23 @@ def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBund
         ValueError: alpha is outside, or the architectures differ.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"Expected an alpha from 0 to 1, got {alpha}.")
-    ends = before.model.state_dict(), after.model.state_dict()
-    if {k: v.shape for k, v in ends[0].items()} != {k: v.shape for k, v in ends[1].items()}:
-        raise ValueError("Expected two CLIPs of one architecture, got different parameters.")
-    mixed = clone_clip(before)
-    mixed.model.load_state_dict(
-        {name: _mix(value, ends[1][name], alpha) for name, value in ends[0].items()}
-    )
+        raise ValueError(f"Expected an alpha from 0 to 1, got {alpha}; choose another.")
+    a, b = before.model.state_dict(), after.model.state_dict()
+    if {k: v.shape for k, v in a.items()} != {k: v.shape for k, v in b.items()}:
+        raise ValueError(
+            "Expected two CLIPs of one architecture, got different parameters; load both alike."
+        )
+    # Numbers that are no weights, such as counts of batches, are not mixed.
+    mixed = replace(before, model=copy.deepcopy(after.model if alpha == 1 else before.model))
+    weights = {
+        name: torch.lerp(v, b[name], alpha) for name, v in a.items() if v.is_floating_point()
+    }
+    mixed.model.load_state_dict(weights, strict=False)
     return mixed
-
-
-def _mix(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    return torch.lerp(a, b, alpha) if a.is_floating_point() else (b if alpha == 1 else a)
 
 
 def same_text_tower(a: ClipBundle, b: ClipBundle) -> bool:
     """Whether two CLIPs of one architecture make the same features of every text."""
-    if a is b or a.model is b.model:
-        return True
     ours, theirs = a.model.state_dict(), b.model.state_dict()
     names = [name for name in ours if not name.startswith(("visual.", "logit_"))]
     return all(torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in names)
-
-
-def count_parameters(module: nn.Module) -> int:
-    """How many numbers a module learns or could learn."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -17,6 +17,7 @@ from dclip_kit.config import StudentSettings
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.losses import cosine_distillation_loss, dclip_loss, require_directions
 from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import tokenize
 from dclip_kit.models.precision import (
     autocast,
     choose_precision,
@@ -25,7 +26,6 @@ from dclip_kit.models.precision import (
     send,
 )
 from dclip_kit.models.reading import Pictures, read_batches
-from dclip_kit.models.tokens import tokenize
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share

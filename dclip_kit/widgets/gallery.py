@@ -16,9 +16,8 @@ from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.models.boxes import draw_boxes
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
-from dclip_kit.models.encode import encode_texts
+from dclip_kit.models.encode import encode_texts, tokenize
 from dclip_kit.models.regions import Regions
-from dclip_kit.models.tokens import tokenize
 from dclip_kit.plots.panels import encode_jpeg, tile_pictures
 from dclip_kit.search.index import rank_answer, search_images, shared_things
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from assets.make import train_detector as train_detector
@@ -16,9 +17,11 @@ from assets.make.train_detector import (
     build_model,
     learning_rate,
     make_batch,
+    save_detector,
 )
 from dclip_kit.data.pocket.scenes import Scene, render_scene, sample_scene
 from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_categories, load_nouns
+from dclip_kit.models.detector import contained_ultralytics, read_weights
 from dclip_kit.runtime.files import load_tensors
 
 SMALL = Recipe(batch_size=5, image_size=64)
@@ -98,6 +101,94 @@ def test_the_model_is_a_yolov8n_for_our_categories() -> None:
     model = build_model()
     assert model.yaml["nc"] == model.model[-1].nc == len(load_categories())
     assert 2.9e6 < sum(p.numel() for p in model.parameters()) < 3.3e6
+
+
+# Saving
+
+
+@pytest.fixture(scope="module")
+def model():
+    pytest.importorskip("ultralytics")
+    torch.manual_seed(1)
+    return build_model()
+
+
+@pytest.fixture
+def folder(model, tmp_path: Path) -> Path:
+    save_detector(model, tmp_path / "detector", load_categories(), 64)
+    return tmp_path / "detector"
+
+
+def test_a_saved_detector_is_read_back_in_half_precision(model, folder) -> None:
+    assert {file.name for file in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "model.yaml",
+    }
+    yolo = read_weights(folder)
+    assert yolo.names == dict(enumerate(load_categories())) and yolo.overrides["imgsz"] == 64
+    own, read = model.state_dict(), yolo.model.state_dict()
+    assert own.keys() == read.keys()
+    for name, value in read.items():
+        expected = own[name].half().float() if value.ndim > 1 else own[name]
+        assert value.dtype == own[name].dtype and torch.equal(value, expected), name
+    tensors = load_tensors(folder / "model.safetensors").values()
+    half = sum(tensor.numel() for tensor in tensors if tensor.dtype == torch.float16)
+    assert half > 0.95 * sum(tensor.numel() for tensor in tensors)
+
+
+def test_saving_again_gives_the_same_bytes_and_leaves_other_files_alone(folder) -> None:
+    (folder / "LICENSE").write_text("free")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    save_detector(read_weights(folder), folder, load_categories(), 64)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_plain_ultralytics_builds_the_saved_architecture(folder) -> None:
+    architecture = yaml.safe_load((folder / "model.yaml").read_text())
+    assert architecture["nc"] == len(load_categories()) and "yaml_file" not in architecture
+    assert list(architecture["scales"]) == [architecture["scale"]]
+    with contained_ultralytics():
+        from ultralytics import YOLO
+
+        yolo = YOLO(folder / "model.yaml")
+    tensors = load_tensors(folder / "model.safetensors")
+    assert {name: value.shape for name, value in yolo.model.state_dict().items()} == {
+        name: value.shape for name, value in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("fails", ["model.yaml", "model.safetensors"])
+def test_saving_cut_off_half_way_is_noticed(model, folder, fails, monkeypatch) -> None:
+    replace = Path.replace
+
+    def cut(self: Path, target: Path) -> Path:
+        if Path(target).name == fails:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", cut)
+    with pytest.raises(KeyboardInterrupt):
+        save_detector(model, folder, load_categories(), 64)
+    with pytest.raises(ValueError, match=r"config\.json.* cannot be read"):
+        read_weights(folder)
+
+
+def test_what_is_no_trainable_detector_is_not_saved(model, tmp_path) -> None:
+    names = load_categories()
+    with pytest.raises(ValueError, match="not fused, got a Linear"):
+        save_detector(torch.nn.Linear(1, 1), tmp_path, names, 64)
+    with pytest.raises(ValueError, match="not fused"):
+        save_detector(build_model().fuse(verbose=False), tmp_path, names, 64)
+    for wrong in (names[1:], [names[1], *names[1:]]):
+        with pytest.raises(ValueError, match=f"Expected {len(names)} different names"):
+            save_detector(model, tmp_path, wrong, 64)
+    for value in (float("nan"), 1e6):
+        broken = build_model()
+        next(broken.parameters()).data[0, 0, 0, 0] = value
+        with pytest.raises(ValueError, match="Expected finite weights"):
+            save_detector(broken, tmp_path, names, 64)
+    assert list(tmp_path.iterdir()) == []
 
 
 # The command

@@ -86,7 +86,7 @@ def reference_teacher() -> list[float]:
     found = detector.detect([open_picture(path) for path in pictures.paths]).regions
     teacher = make_teacher(features)
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=TEACHER.learning_rate)
-    seconds = []
+    seconds, first = [], features.first_texts()
     for images in torch.arange(PICTURES).split(TEACHER.batch_size)[:6]:
         began = time.perf_counter()
         encoded = []
@@ -97,7 +97,7 @@ def reference_teacher() -> list[float]:
                 given = torch.stack([clip.preprocess(crop) for crop in crops])
                 encoded.append(clip.model.encode_image(given, normalize=True))
         fresh = replace(features, region=_put(features, images, encoded))
-        own = torch.stack([features.texts_of(index)[0] for index in images.tolist()])
+        own = first[images]
         embedding = apply_teacher(teacher, fresh, own, REGIONS).embedding
         contrastive_loss(embedding, features.text[own], TEACHER.temperature).backward()
         optimizer.step()

@@ -30,13 +30,6 @@ def test_any_choice_comes_in_its_order_and_padded(features) -> None:
     assert torch.equal(features.tokens_of(captions).features[1, 0].half(), features.token[0])
 
 
-def test_a_pictures_captions_are_found_wherever_they_stand(features) -> None:
-    for picture in range(len(features)):
-        own = features.texts_of(picture)
-        assert len(own) == picture % 3
-        assert (features.image_of_text[own] == picture).all()
-
-
 def test_the_first_caption_of_each_captioned_picture(features) -> None:
     first = features.first_texts()
     owners = features.image_of_text[first].tolist()

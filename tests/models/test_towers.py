@@ -129,7 +129,7 @@ def test_features_are_of_unit_length_and_differ(tower, pixels) -> None:
 
 def test_token_features_are_in_the_joint_space(tower) -> None:
     tokens = encode_tokens(tower, TEXTS)
-    assert tokens.features.shape == (2, 8, tower.embed_dim)
+    assert tokens.features.shape == (2, 7, tower.embed_dim)
     assert tokens.mask.sum(1).tolist() == [3, 7]
     assert torch.allclose(tokens.features.norm(dim=2), tokens.mask.float())
     # The end token's hidden state is what the text tower itself pools and projects.
@@ -267,4 +267,4 @@ def test_the_largest_of_the_papers_towers_runs_forward() -> None:
     large = load_clip("ViT-L-14-quickgelu", "untrained")
     features = encode_images(large, torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8))
     assert features.shape == (1, 768) and features.norm().item() == pytest.approx(1, abs=1e-5)
-    assert encode_tokens(large, TEXTS).features.shape == (2, 8, 768)
+    assert encode_tokens(large, TEXTS).features.shape == (2, 7, 768)

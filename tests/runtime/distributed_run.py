@@ -55,8 +55,7 @@ class Fake(Detector):
             count = picture.width % 3
             boxes = torch.tensor([[2.0, 3, 20, 25], [5, 1, 29, 11]])[:count]
             scores = torch.tensor([0.9, 0.6])[:count]
-            report = Regions.from_boxes(boxes, scores, ["thing"] * count, picture.size)
-            found.append(report.regions)
+            found.append(Regions.from_boxes(boxes, scores, ["thing"] * count, picture.size))
         return Detections(tuple(found), sum(each.is_whole_image for each in found), 0)
 
 

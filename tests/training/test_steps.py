@@ -11,8 +11,7 @@ from test_training import targets as targets  # a fixture
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dclip_kit.config import RegionSettings
-from dclip_kit.features.crops import RegionCrops
-from dclip_kit.features.extract import extract_features
+from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.losses import dclip_loss
 from dclip_kit.models.reading import read_batches, read_pixels
