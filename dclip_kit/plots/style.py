@@ -15,6 +15,7 @@ Number = float | int
 INK = "#222222"
 RING = "#00A35C"  # around right answers
 SMALL = 12
+PERCENT = {"tickformat": ".0%", "hoverformat": ".1%"}  # an axis of shares
 DASHED = {"color": INK, "width": 1.5, "dash": "dash"}
 
 PALETTE = ("#6E6E6E", *BOX_COLORS)
