@@ -12,10 +12,6 @@ def draw_regions(path: Path, regions: Regions, out: Path) -> None:
     """Writes a picture with its boxes drawn, atomically; a whole picture gets no box."""
     picture = open_picture(path)
     if not regions.is_whole_image:
-        labels = [
-            f"{label} {sure:.2f}"
-            for label, sure in zip(regions.label, regions.confidence.tolist(), strict=True)
-        ]
-        picture = draw_boxes(picture, regions, labels)
+        picture = draw_boxes(picture, regions)
     with replacing(out) as temporary:
         picture.save(temporary, format="PNG")

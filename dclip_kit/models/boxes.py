@@ -27,7 +27,7 @@ def draw_boxes(
     Args:
         picture: what the regions were found in.
         regions: of this picture.
-        labels: a short text for each region; by default the detector's word.
+        labels: a short text for each region; by default the detector's word and confidence.
         colors: one for each region; by default one for each word.
         side: pixels of the copy's longer side; by default as many as the picture has.
         font_size: of the labels, in pixels of the copy; by default a fortieth of its longer side.
@@ -48,12 +48,14 @@ def draw_boxes(
     pen = ImageDraw.Draw(drawn)
     font_size = font_size or max(side // 40, 12)
     font, line = _load_font(font_size), max(1, round(font_size / 6))
+    found = zip(regions.label, regions.confidence.tolist(), strict=True)
+    labels = labels or [f"{label} {confidence:.2f}" for label, confidence in found]
     colors = colors or label_colors(regions.label)
     boxes = (regions.xyxy * (drawn.width / picture.width)).tolist()
     for box, color in zip(boxes, colors, strict=True):
         pen.rectangle(box, outline=color, width=line)
     taken = torch.zeros(0, 4)  # by labels
-    for box, color, label in zip(boxes, colors, labels or regions.label, strict=True):
+    for box, color, label in zip(boxes, colors, labels, strict=True):
         _, _, width, height = pen.textbbox((line, line), label, font=font)
         left = max(min(box[0], drawn.width - width - line), 0.0)
         tops = (box[1] - height, box[1], box[3] - height, box[3])  # above, inside or below its box

@@ -118,6 +118,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
                 for point, ringed in zip(path, chosen, strict=True)
             ],
             textposition="top right",
+            hovertext=[f"α = {point.alpha:g}" for point in path],
             textfont_color=colors[name],
             name=escape_text(name),
         )

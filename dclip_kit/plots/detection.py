@@ -17,7 +17,7 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.regions import Regions, crop_regions
 from dclip_kit.plots.panels import add_picture, add_tag, tile_pictures
 from dclip_kit.plots.results import plot_shares
-from dclip_kit.plots.style import PALETTE, new_figure, wrap_text
+from dclip_kit.plots.style import PALETTE, PERCENT, new_figure, wrap_text
 
 _AREAS = (0, 2, 4, 8, 16, 32, 100)  # percent: ends of the bars, most twice the one before
 
@@ -60,11 +60,7 @@ def plot_regions(
         vertical_spacing=(below + 4) / height,
     )
     for index, (picture, found) in enumerate(zip(pictures, regions, strict=True)):
-        labels = [
-            f"{label} {confidence:.2f}"
-            for label, confidence in zip(found.label, found.confidence.tolist(), strict=True)
-        ]
-        drawn = draw_boxes(picture, found, labels, side=3 * shown // 2, font_size=18)
+        drawn = draw_boxes(picture, found, side=3 * shown // 2, font_size=18)
         caption = wrap_text(captions[index], 80 // columns) if captions else ""
         row, column = divmod(index, columns)
         add_picture(figure, drawn, caption, row=row + 1, col=column + 1)
@@ -161,7 +157,7 @@ def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
         figure.add_bar(x=names, y=shares, marker_color=PALETTE[2], row=1, col=column)
         figure.update_xaxes(title_text=title, type="category", showgrid=False, col=column)
         figure.update_xaxes(tickangle=0, dtick=ceil(len(names) / 7), col=column)
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_yaxes(rangemode="tozero", **PERCENT)
     return figure
 
 

@@ -55,11 +55,11 @@ def add_picture(
     width, height = picture.size
     place = {"row": row, "col": col}
     figure.add_image(source=source, zsmooth="fast", hoverinfo="skip", **place)
-    figure.update_xaxes(title_text=caption, showticklabels=False, showgrid=False, **place)
-    figure.update_yaxes(visible=False, constraintoward="top", **place)
-    # Else a text in the picture would make room around it.
-    figure.update_xaxes(range=[-0.5, width - 0.5], constrain="domain", **place)
-    figure.update_yaxes(range=[height - 0.5, -0.5], constrain="domain", **place)
+    # Without ranges, a text in the picture would make room around it.
+    across = {"range": [-0.5, width - 0.5], "constrain": "domain", "title_text": caption}
+    down = {"range": [height - 0.5, -0.5], "constrain": "domain", "constraintoward": "top"}
+    figure.update_xaxes(showticklabels=False, showgrid=False, **across, **place)
+    figure.update_yaxes(visible=False, **down, **place)
 
 
 def add_tag(

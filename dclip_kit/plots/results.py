@@ -16,6 +16,7 @@ from dclip_kit.plots.style import (
     DASHED,
     INK,
     PALETTE,
+    PERCENT,
     RING,
     arm_colors,
     escape_text,
@@ -70,7 +71,7 @@ def plot_recall(
         label = {"text": f"ceiling {100 * ceiling:.1f} %", "textposition": "end"} | place
         ends = {"x0": ceiling, "x1": ceiling, "y0": -0.5, "y1": 0.5}
         figure.add_shape(type="line", line=DASHED, label=label, row=1, col=1, **ends)
-    figure.update_xaxes(tickformat=".0%")
+    figure.update_xaxes(**PERCENT)
     return figure.update_yaxes(autorange="reversed")
 
 
@@ -97,11 +98,11 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     figure = new_figure(_ROW * 4 * len(probes) + 40, legend=True)
     for name, (kind, color) in kinds.items():
         shares = [getattr(probe, kind) for probe in probes.values()]
-        bars = _make_bars([wrap_text(teacher, 16) for teacher in probes], shares, color)
+        bars = _make_bars([wrap_text(teacher, 16, 9) for teacher in probes], shares, color)
         figure.add_trace(bars.update(name=name))
     figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
-    return figure.update_xaxes(tickformat=".0%", title_text="Recall@1 of the caption")
+    return figure.update_xaxes(title_text="Recall@1 of the caption", **PERCENT)
 
 
 def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
@@ -121,7 +122,7 @@ def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
     figure.add_trace(_make_bars(names, list(shares.values()), PALETTE[2]))
     figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
-    return figure.update_xaxes(tickformat=".0%", title_text=escape_text(title), range=[0, 1])
+    return figure.update_xaxes(title_text=escape_text(title), range=[0, 1], **PERCENT)
 
 
 def _make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.Bar:
@@ -193,7 +194,7 @@ def plot_naming(named: NamedObjects, objects: SceneObjects, resamples: int = 100
             marker_size=8,
             name=name,
         )
-    return figure.update_yaxes(tickformat=".0%", range=[0, 1.03], title="share of things")
+    return figure.update_yaxes(range=[0, 1.03], title="share of things", **PERCENT)
 
 
 def plot_gains(

@@ -1,6 +1,7 @@
 """How all figures look: colours, type, and text that others wrote made harmless."""
 
 import html
+import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ Number = float | int
 INK = "#222222"
 RING = "#00A35C"  # around right answers
 SMALL = 12
+PERCENT = {"tickformat": ".0%", "hoverformat": ".1%"}  # an axis of shares
 DASHED = {"color": INK, "width": 1.5, "dash": "dash"}
 
 PALETTE = ("#6E6E6E", *BOX_COLORS)
@@ -35,7 +37,7 @@ TEMPLATE = go.layout.Template(
         "colorway": PALETTE,
         "xaxis": _AXIS,
         "yaxis": _AXIS,
-        "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 1} | {"yanchor": "top"},
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
         "title": {"font": {"size": SMALL}},
         "hovermode": "closest",
         "dragmode": False,
@@ -62,9 +64,10 @@ def new_figure(
     lines = max(title.count("<br>") + 1 if title else 0 for title in titles)
     top = 8 + 17 * lines + 26 * legend
     figure.update_annotations(font_size=SMALL)
-    figure.update_layout(template=TEMPLATE, height=height + top, showlegend=legend)
-    figure.update_layout(margin={"l": 8, "r": 12, "t": top, "b": 8})
-    return figure
+    margin = {"l": 8, "r": 12, "t": top, "b": 8}
+    return figure.update_layout(
+        template=TEMPLATE, height=height + top, margin=margin, showlegend=legend
+    )
 
 
 def legend_entry(figure: go.Figure, name: str) -> dict[str, object]:
@@ -76,12 +79,8 @@ def legend_entry(figure: go.Figure, name: str) -> dict[str, object]:
 
 def arm_colors(names: Iterable[str]) -> dict[str, str]:
     """Chooses a colour for each arm: the three that are always there keep theirs in all figures."""
-    spare = [color for color in PALETTE if color not in ARM_COLORS.values()]
-    colors: dict[str, str] = {}
-    for name in names:
-        others = len(colors.keys() - ARM_COLORS.keys())
-        colors[name] = ARM_COLORS.get(name, spare[others % len(spare)])
-    return colors
+    spare = itertools.cycle(color for color in PALETTE if color not in ARM_COLORS.values())
+    return {name: ARM_COLORS.get(name) or next(spare) for name in dict.fromkeys(names)}
 
 
 def escape_text(text: str) -> str:

@@ -13,7 +13,7 @@ from dclip_kit.models.boxes import draw_boxes
 from dclip_kit.models.regions import Regions
 from dclip_kit.models.teacher import TeacherOutput
 from dclip_kit.plots.panels import add_picture
-from dclip_kit.plots.style import PALETTE, new_figure, wrap_text
+from dclip_kit.plots.style import PALETTE, PERCENT, new_figure, wrap_text
 
 _BLUES = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark, both legible on white
 _ROW = 30  # pixels
@@ -229,6 +229,4 @@ def plot_masking(effect: MaskingEffect) -> go.Figure:
             name=name,
         )
     figure.update_yaxes(title_text="cosine with its embedding alone")
-    return figure.update_xaxes(
-        tickformat=".0%", title_text="padding in the pair’s row of the batch"
-    )
+    return figure.update_xaxes(title_text="padding in the pair’s row of the batch", **PERCENT)

@@ -25,7 +25,7 @@ def colored(picture: Image.Image, color: str) -> Image.Image:
 
 def test_boxes_are_drawn_where_they_are_on_a_copy() -> None:
     picture = Image.new("RGB", (100, 100), "white")
-    drawn = draw_boxes(picture, regions([20.0, 40, 60, 90]), colors=["#ff0000"])
+    drawn = draw_boxes(picture, regions([20.0, 40, 60, 90]), ["a"], ["#ff0000"])
     assert picture.getcolors() == [(10000, WHITE)]
     left, top, right, bottom = colored(drawn, "#ff0000").getbbox()
     assert (left, right, bottom) == (20, 61, 91) and top < 40  # the label stands above
@@ -38,6 +38,12 @@ def test_a_copy_of_another_size_has_its_boxes_in_the_same_place() -> None:
     assert drawn.size == (300, 300)
     left, _, right, bottom = colored(drawn, "#ff0000").getbbox()
     assert (left, right, bottom) == (60, 181, 271)
+
+
+def test_a_label_is_the_detectors_word_and_confidence() -> None:
+    picture, found = Image.new("RGB", (100, 100), "white"), regions([20.0, 40, 60, 90])
+    assert draw_boxes(picture, found) == draw_boxes(picture, found, ["a 1.00"])
+    assert draw_boxes(picture, found) != draw_boxes(picture, found, ["a 0.50"])
 
 
 def test_a_grey_picture_gets_coloured_boxes() -> None:
