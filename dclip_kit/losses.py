@@ -149,6 +149,6 @@ def require_directions(**named: Tensor) -> None:
         if bad.any():
             raise ValueError(
                 f"Expected every row of {name} to be finite and not all zeros, got "
-                f"{int(bad.sum())} of {len(x)} that are not, first row {int(bad.int().argmax())}; check what they "
-                "were made from, and if training diverged, lower the learning rate."
+                f"{int(bad.sum())} of {len(x)} that are not, first row {int(bad.int().argmax())}; "
+                "check what they were made from, and if training diverged, lower the learning rate."
             )
