@@ -77,19 +77,21 @@ def paired_bootstrap(
     """
     if not len(before) == len(after) == len(group) > 0:
         raise ValueError(
-            "before, after and group must hold one entry for each query, but hold "
-            f"{len(before)}, {len(after)} and {len(group)}: pass the same queries to all three."
+            "Expected before, after and group with one entry for each query, got "
+            f"{len(before)}, {len(after)} and {len(group)}; pass the same queries to all three."
         )
     if statistic not in ("difference", "relative", "ratio"):
-        raise ValueError(f"statistic must be difference, relative or ratio, not {statistic!r}.")
+        raise ValueError(
+            f"Expected a statistic of difference, relative or ratio, got {statistic!r}."
+        )
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(
-            "resamples must be at least 1 and confidence between 0 and 1, "
-            f"but they are {resamples} and {confidence}."
+            "Expected resamples of at least 1 and a confidence between 0 and 1, got "
+            f"{resamples} and {confidence}."
         )
     values = torch.stack([x.double().cpu() for x in (before, after)], dim=1)  # query 2
     if not values.isfinite().all():
-        raise ValueError("before and after must be finite: look for NaN in what was measured.")
+        raise ValueError("Expected finite values, got others; look for NaN in what was measured.")
 
     _, place = group.cpu().unique(return_inverse=True)
     groups = int(place.max()) + 1
@@ -109,7 +111,9 @@ def paired_bootstrap(
         change = torch.where(old != 0, new / old - int(statistic == "relative"), torch.nan)
     defined = change[1:][change[1:].isfinite()]
     if change[0].isnan() or len(defined) == 0:
-        raise ValueError(f"a {statistic} to a mean of 0 is undefined: use statistic='difference'.")
+        raise ValueError(
+            f"Expected a mean above 0 for a {statistic}, got 0; use statistic='difference'."
+        )
     tail = (1 - confidence) / 2
     low, high = defined.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
     return Interval(float(change[0]), low, high, undefined=resamples - len(defined))
@@ -158,7 +162,7 @@ def gain_by_group(
     """
     if not len(before) == len(after) == len(image_of_query) == len(groups):
         raise ValueError(
-            "before, after, image_of_query and groups must hold one entry for each query, but hold "
+            "Expected before, after, image_of_query and groups with one entry for each query, got "
             f"{len(before)}, {len(after)}, {len(image_of_query)} and {len(groups)}."
         )
     gains = []

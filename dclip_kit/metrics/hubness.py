@@ -30,8 +30,8 @@ def k_occurrence(
     """
     if not 1 <= k <= len(candidate_features) or len(query_features) == 0:
         raise ValueError(
-            f"k must be in 1..{len(candidate_features)} (the candidates) for at least one query, "
-            f"but is {k} for {len(query_features)}."
+            f"Expected a k in 1..{len(candidate_features)} (the candidates) and at least one query, "
+            f"got {k} and {len(query_features)}."
         )
     candidates = F.normalize(candidate_features.float(), dim=-1)
     counts = torch.zeros(len(candidates), dtype=torch.double)
@@ -57,7 +57,7 @@ def skewness(values: Float[Tensor, "item"]) -> float:
     variance = centred.square().mean() if len(values) else torch.tensor(0.0)
     if not variance.isfinite() or variance == 0:
         raise ValueError(
-            f"skewness needs finite values that differ, but got {len(values)} without spread: "
-            "give more candidates or queries."
+            f"Expected finite values that differ, got {len(values)} without spread; give more "
+            "candidates or queries."
         )
     return float(centred.pow(3).mean() / variance.pow(1.5))

@@ -86,8 +86,9 @@ def retrieval_metrics(
             range, or k below 1.
     """
     own = image_of_text.to(image_features.device).long()
-    sides = text_features, image_features
-    score, forth, back = _count_rivals(*sides, own, "text", "image", tile_size)
+    score, forth, back = _count_rivals(
+        text_features, image_features, own, "text", "image", tile_size
+    )
     own = own.cpu()
     texts, images = len(text_features), len(image_features)
     asked, query = own.unique(return_inverse=True)
@@ -157,7 +158,7 @@ def _count_rivals(
     the tile's in the last bits: the tolerance, far above these, makes it tie with itself.
 
     Args:
-        queries: checked, and need not be normalised; as the candidates.
+        queries: need not be normalised, as the candidates.
         candidates: as wide.
         answer: the candidate that is right for each query.
         query: what errors call the queries.

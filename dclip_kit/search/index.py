@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from dclip_kit.metrics import ranks
 from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
 
-_QUERIES = 1024  # at once
-_SCORES = 2**23  # at once: 32 MB in float32; more is no quicker
+_QUERIES = 256  # at once
+_SCORES = 2**21  # at once: 8 MB in float32, which a cache may hold
 _BLOCK = 32  # candidates whose maximum is looked at first
 
 
