@@ -43,8 +43,8 @@ def choose_precision(asked: str) -> str:
 def fast_forward(tower: nn.Module, device: torch.device) -> AbstractContextManager[None]:
     """For a forward pass that a backward pass follows.
 
-    On CPUs attention is computed plainly: the fused kernel's backward pass took a third of a ViT's
-    step.
+    On CPUs attention is computed plainly: there, the fused kernel's backward pass can take a third
+    of a ViT's step.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 

@@ -1,7 +1,6 @@
 """The two loops: against loops written by hand, what they leave alone, and continued exactly."""
 
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 
 from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
-from dclip_kit.models import precision as precision_module
 from dclip_kit.models import reading
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images
@@ -483,22 +481,6 @@ def test_bf16_is_for_training_only_and_auto_asks_the_hardware(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert student_module.choose_precision("auto") == "no"
-
-
-def test_a_resnet_trains_with_folded_norms_and_comes_back_without(
-    monkeypatch, make_features
-) -> None:
-    clip = load_clip("pocket")
-    shown = torch.randint(256, (11, 3, 64, 64), dtype=torch.uint8)
-    features = make_features(embed=256)
-    settings = replace(CONTROL, epochs=1, batch_size=4)
-    folded = distill(clip, shown, features, settings).student
-    assert not any("forward" in vars(module) for module in folded.model.modules())
-    with monkeypatch.context() as patch:
-        patch.setattr(precision_module, "folded_norms", lambda tower: nullcontext())
-        plain = distill(clip, shown, features, settings).student
-    assert not torch.equal(weights(folded.model), weights(plain.model))  # another order of sums
-    torch.testing.assert_close(weights(folded.model), weights(plain.model), rtol=0, atol=1e-3)
 
 
 # Continuing
