@@ -1,12 +1,17 @@
 """Commands on pictures without captions: finding regions in them, and searching them."""
 
 import json as json_format
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.runtime.printing import printable
+
+if TYPE_CHECKING:
+    from dclip_kit.models.regions import Regions
 
 
 def detect(
@@ -37,9 +42,8 @@ def detect(
     require_writable(out)
     if drawn:
         require_writable(drawn, "folder")
-    from dclip_kit.commands.drawing import draw_regions
+    from dclip_kit.evaluation.records import write_record
     from dclip_kit.models.detector import load_detector
-    from dclip_kit.runtime.files import write_atomically
     from dclip_kit.search.folder_index import find_pictures
 
     paths = find_pictures(pictures)
@@ -48,22 +52,14 @@ def detect(
     )
     found = loaded.detect(paths, skip_unreadable=True)
     readable = [path for i, path in enumerate(paths) if i not in found.unreadable]
-    entries = [
-        {
-            "path": str(path),
-            "width": regions.image_size[0],
-            "height": regions.image_size[1],
-            "regions": []
-            if regions.is_whole_image
-            else [
-                {"label": label, "confidence": sure, "xyxy": box}
-                for label, sure, box in zip(
-                    regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True
-                )
-            ],
-        }
-        for path, regions in zip(readable, found.regions, strict=True)
-    ]
+    entries = []
+    for path, regions in zip(readable, found.regions, strict=True):
+        boxes = _list_boxes(regions)
+        width, height = regions.image_size
+        entries.append({"path": str(path), "width": width, "height": height, "regions": boxes})
+        if drawn:
+            name = path.relative_to(pictures) if pictures.is_dir() else Path(path.name)
+            _draw_boxes(path, boxes, drawn / f"{name}.png")
     record = {
         "detector": detector,
         "confidence": confidence,
@@ -71,11 +67,7 @@ def detect(
         "pictures": entries,
         "unreadable": [{"path": str(paths[i]), "reason": r} for i, r in found.unreadable.items()],
     }
-    write_atomically(out, json_format.dumps(record, indent=1) + "\n")
-    if drawn:
-        for path, regions in zip(readable, found.regions, strict=True):
-            name = path.relative_to(pictures) if pictures.is_dir() else Path(path.name)
-            draw_regions(path, regions, drawn / f"{name}.png")
+    write_record(record, out)
     count = sum(len(regions) for regions in found.regions) - found.without_detections
     print(
         f"Found {count:,} regions in {len(readable):,} pictures, none in "
@@ -83,6 +75,31 @@ def detect(
         f"Written to {printable(out)}."
     )
     return 0
+
+
+def _list_boxes(regions: "Regions") -> list[dict[str, Any]]:
+    """A picture's regions as JSON values; none where nothing was detected."""
+    if regions.is_whole_image:
+        return []
+    every = zip(regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True)
+    return [{"label": label, "confidence": sure, "xyxy": box} for label, sure, box in every]
+
+
+def _draw_boxes(path: Path, boxes: list[dict[str, Any]], out: Path) -> None:
+    """Writes a picture with its boxes drawn, atomically."""
+    from PIL import ImageDraw
+
+    from dclip_kit.data import open_picture
+    from dclip_kit.runtime.files import replacing
+
+    picture = open_picture(path)
+    canvas = ImageDraw.Draw(picture)
+    for box in boxes:
+        width = max(1, round(min(picture.size) / 150))
+        canvas.rectangle(box["xyxy"], outline="red", width=width)
+        canvas.text(box["xyxy"][:2], f"{box['label']} {box['confidence']:.2f}", fill="red")
+    with replacing(out) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def search(
@@ -110,8 +127,6 @@ def search(
         json: prints JSON, a list of path and score (cosine).
         device: auto, cpu, cuda:0, …
     """
-    import sys
-
     from dclip_kit.evaluation.runs import load_model
     from dclip_kit.models.encode import encode_texts
     from dclip_kit.search.folder_index import find_pictures, index_pictures

@@ -1,6 +1,5 @@
 """Commands on trained models: measuring them, and handing them on."""
 
-import json as json_format
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -89,38 +88,35 @@ def evaluate(
         read_measured,
         read_zero_shot,
     )
+    from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.runs import find_run, load_model
     from dclip_kit.evaluation.seen import leave_out_chosen, leave_out_trained
-    from dclip_kit.runtime.files import write_atomically
     from dclip_kit.runtime.processes import is_main_process
 
     runs = {name: run for name in model if (run := find_run(name))}
     place = choose_measured(
-        [run.settings for run in runs.values()],
+        [run.profile for run in runs.values()],
         PROFILES[profile],
-        data,
-        str(images) if images else None,
-        zero_shot,
-        templates,
-        seed,
+        data=data,
+        images=images and str(images),
+        zero_shot=zero_shot,
+        templates=templates,
+        seed=seed,
     )
-    folder = Path(place.images) if place.images else None
-    captioned = read_measured(place.data, folder, split, place.seed, place.test)
+    captioned = read_measured(place, split)
     seen = {name: run.seen for name, run in runs.items() if run.seen}
     unseen = leave_out_trained(captioned, seen)
     captioned = unseen.dataset
     digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
-    labelled = {
-        each.source: (each, leave_out_chosen(each, digests))
-        for each in (read_zero_shot(place.zero_shot) if place.zero_shot else ())
-    }
+    whole = {x.source: x for x in (read_zero_shot(place.zero_shot) if place.zero_shot else ())}
+    labelled = {source: leave_out_chosen(each, digests) for source, each in whole.items()}
+    prompts = TEMPLATE_SETS[choose_templates(place.zero_shot, place.templates)]
     found = {}
     known: dict[str, dict[str, ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = load_model(name, pretrained, choose_device(device))
         found[name] = evaluate_retrieval(clip, prepare_retrieval(clip, captioned, read=False))
-        for source, (_, each) in labelled.items():
-            prompts = TEMPLATE_SETS[choose_templates(place.zero_shot, place.templates)]
+        for source, each in labelled.items():
             prepared = prepare_zero_shot(clip, each, False, prompts)
             known[source][name] = evaluate_zero_shot(clip, prepared)
     if not is_main_process():
@@ -133,6 +129,7 @@ def evaluate(
         f"What {name} has trained on is not all known: its run, or its teacher's, left no record."
         for name in unknown
     ]
+    without = {source: len(whole[source]) - len(each) for source, each in labelled.items()}
     if json:
         record = {
             "data": place.data,
@@ -158,14 +155,12 @@ def evaluate(
                     ]
                     for name, leaks in unseen.trained.items()
                 },
-                "zero_shot_chosen_on": {
-                    source: len(whole) - len(rest) for source, (whole, rest) in labelled.items()
-                },
+                "zero_shot_chosen_on": without,
             },
             "chosen_on": unseen.chosen,
             "no_record": unknown,
         }
-        write_atomically(json, json_format.dumps(record, indent=1) + "\n")
+        write_record(record, json)
     what = f"{printable(measured)} ({printable(split)})"
     print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}")
     for note in filter(None, notes):
@@ -176,11 +171,10 @@ def evaluate(
         for way, (first, *_) in own.items():
             print(f"  {say_gain(first, f'{way} Recall@1')}")
     for source, results in known.items():
-        whole, rest = labelled[source]
-        others = f", without the {len(whole) - len(rest):,} that a weight α was chosen on"
-        counted = f"{len(rest):,} pictures{others * (len(rest) < len(whole))}"
-        print(f"\nZero-shot top-1, {printable(source)}: {counted}")
+        rest, gone = len(labelled[source]), without[source]
+        others = f", without the {gone:,} that a weight α was chosen on" if gone else ""
+        print(f"\nZero-shot top-1, {printable(source)}: {rest:,} pictures{others}")
         print(format_zero_shot({printable(name): each for name, each in results.items()}))
-        if note := warn_of_few(len(rest), source):
+        if note := warn_of_few(rest, source):
             print(note)
     return 0

@@ -1,6 +1,5 @@
 """Commands on captioned pictures: looking at them, and encoding them."""
 
-import json as json_format
 import warnings
 from pathlib import Path
 from typing import Annotated, Literal
@@ -37,7 +36,7 @@ def inspect(
         require_writable(json)
     from dclip_kit.data import inspect_data
     from dclip_kit.data.summary import summarize
-    from dclip_kit.runtime.files import write_atomically
+    from dclip_kit.evaluation.records import write_record
 
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
@@ -45,11 +44,9 @@ def inspect(
         warnings.filterwarnings("ignore", module=r"PIL\b")
         report = inspect_data(data, images, format, against)
     if json:
-        write_atomically(json, json_format.dumps(report, indent=1) + "\n")
-    for line in summarize(report, bool(against)):
-        print(line)
-    told = [str(note.message) for note in notes if issubclass(note.category, UserWarning)]
-    for note in dict.fromkeys(told):
+        write_record(report, json)
+    print(*summarize(report, bool(against)), sep="\n")
+    for note in dict.fromkeys(str(w.message) for w in notes if issubclass(w.category, UserWarning)):
         print(f"Note: {printable(note)}")
     if report["captions"]["usable"]:
         return 0
@@ -87,11 +84,7 @@ def curate(
     from dclip_kit.data import read_captioned, recognise_format
     from dclip_kit.data.inspect import read_evaluation
 
-    given = {
-        "coco": coco,
-        "flickr30k": flickr30k,
-        "conceptual_captions": conceptual_captions,
-    }
+    given = {"coco": coco, "flickr30k": flickr30k, "conceptual_captions": conceptual_captions}
     evaluation = [read_evaluation(path) for path in against]
     datasets = {}
     for name, path in given.items():
@@ -143,10 +136,10 @@ def embed(
     """
     require_writable(out, "folder")
     from dclip_kit.data import read_captioned
+    from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.runs import load_model
     from dclip_kit.features.extract import extract_features
     from dclip_kit.models.detector import load_detector
-    from dclip_kit.runtime.files import write_atomically
     from dclip_kit.runtime.processes import is_main_process
 
     found = read_captioned(data, images, format, split)
@@ -168,7 +161,7 @@ def embed(
         "unusable": [{"path": str(place), "reason": why} for place, why in unusable.items()],
         "empty_captions": found.empty_captions,
     }
-    write_atomically(out / "contents.json", json_format.dumps(record, indent=1) + "\n")
+    write_record(record, out / "contents.json")
     print(
         f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
         f"{len(features.text):,} captions into {printable(out)}; unusable: "

@@ -1,30 +1,32 @@
-"""What the notebooks share: a profile's data, and weights trained now or loaded."""
+"""From settings to features, a teacher, arms, and their results."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from dclip_kit.config import Profile, contrastive_control
-from dclip_kit.data import CaptionedImages
+from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.evaluation.arms import (
     Arm,
     ArmResult,
-    load_arms,
-    load_teacher,
-    round_tower,
+    TrainingSet,
     save_arm,
     save_teacher,
     train_arm,
 )
-from dclip_kit.evaluation.evaluate import evaluate_retrieval, evaluate_zero_shot
-from dclip_kit.evaluation.preparation import (
-    EvaluationSets,
-    fits_memory,
-    prepare_evaluation,
-    prepare_training,
+from dclip_kit.evaluation.evaluate import (
+    TEMPLATE_SETS,
+    RetrievalSet,
+    ZeroShotSet,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+    prepare_retrieval,
+    prepare_zero_shot,
 )
-from dclip_kit.evaluation.profile_data import WalkData
+from dclip_kit.evaluation.profile_data import ProfileData
 from dclip_kit.evaluation.profile_data import load_data as load_data  # notebooks begin with it
 from dclip_kit.evaluation.runs import find_run
 from dclip_kit.evaluation.seen import (
@@ -35,40 +37,23 @@ from dclip_kit.evaluation.seen import (
     leave_out_trained,
     load_seen,
 )
+from dclip_kit.features.crops import RegionCrops
 from dclip_kit.features.extract import extract_features
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.features.source import describe_source, digest_record
 from dclip_kit.features.store import FeatureStore
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, load_detector, locate_weights
-from dclip_kit.models.reading import read_pixels
+from dclip_kit.models.reading import Pictures, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, build_teacher
 from dclip_kit.models.weights import choose_parameters
+from dclip_kit.runtime.memory import return_memory
 from dclip_kit.runtime.places import asset_path
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
-from dclip_kit.training import TeacherRun, embed_with_teacher, train_teacher
+from dclip_kit.training import Rehearsal, TeacherRun, embed_with_teacher, train_teacher
 
-
-def obtain_features(
-    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path
-) -> FrozenFeatures:
-    """Extracts a data set's features into a store in a folder, or opens the one that is there.
-
-    The store is called by the split and by what its features are made from: where data or settings
-    have changed, another is made beside it. It is opened without loading the detector.
-
-    Raises:
-        ValueError: as `extract_features`, or the store that is there is damaged.
-    """
-    source = describe_source(clip, dataset, profile.regions)
-    place = folder / f"features-{dataset.split}-{digest_record(source)}"
-    features = FeatureStore(place, len(dataset)).open(source)
-    if features is not None:
-        say(f"Loaded the features in {place}.")
-        return features
-    detector = choose_detector(profile, clip)
-    return extract_features(clip, detector, dataset, profile.regions, folder=place)
+KEPT_BYTES = 2 << 30  # of all pictures in memory; others are read whenever they are looked at
 
 
 def require_trainable(profile: Profile, clip: ClipBundle) -> None:
@@ -84,46 +69,6 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
     locate_weights(profile.regions.detector)
 
 
-def describe_run(profile: Profile, data: WalkData, teacher: Path | None = None) -> SeenPictures:
-    """What a run on these data sees, and what its teacher from another run's folder has seen."""
-    if profile.data == "pocket":
-        seen = describe_pocket()
-    else:
-        own = profile.zero_shot != "pocket"  # its pictures to choose on are apart from the others
-        labelled = data.zero_shot_val.paths if own else ()
-        seen = describe_seen(data.train, data.val, labelled, profile.leak_guard == "content")
-    if teacher is None:
-        return seen
-    taught = load_taught(teacher)
-    if taught is None:
-        return replace(seen, complete=False)
-    trained, complete = seen.trained.join(taught.trained), taught.complete
-    return replace(seen, trained=trained, complete=complete)
-
-
-def leave_out_taught(data: WalkData, folder: Path) -> WalkData:
-    """Leaves out of val and test what the teacher in another run's folder has trained on.
-
-    Raises:
-        ValueError: too little is left to choose or to measure on.
-    """
-    seen = load_taught(folder)
-    if seen is None or not seen.complete:
-        say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
-    if seen is None:
-        return data
-    val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
-    for note in filter(None, (val.describe("val"), test.describe("test"))):
-        say(note)
-    return replace(data, val=val.dataset, test=test.dataset)
-
-
-def load_taught(folder: Path) -> SeenPictures | None:
-    """What a teacher in a run's folder has seen, as `find_run` knows it."""
-    run = find_run(folder / "teacher")
-    return run.seen if run else load_seen(folder)
-
-
 def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
     """A profile's detector, on the device of its CLIP."""
     regions = profile.regions
@@ -135,72 +80,148 @@ def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
     )
 
 
-def obtain_teacher(
+def load_or_extract_features(
+    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path
+) -> FrozenFeatures:
+    """Opens a data set's features in a folder, or extracts them into it.
+
+    They lie in a store that is called by the split and by what they are made from: where data or
+    settings have changed, another is made beside it. It is opened without loading the detector.
+
+    Raises:
+        ValueError: as `extract_features`, or the store that is there is damaged.
+    """
+    source = describe_source(clip, dataset, profile.regions)
+    place = folder / f"features-{dataset.split}-{digest_record(source)}"
+    features = FeatureStore(place, len(dataset)).open(source)
+    if features is not None:
+        say(f"Loaded the features in {place}.")
+        return features
+    detector = choose_detector(profile, clip)
+    return extract_features(clip, detector, dataset, profile.regions, folder=place)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSets:
+    """What arms are chosen on (val) and measured on (test), ready to embed."""
+
+    val: RetrievalSet
+    test: RetrievalSet
+    zero_shot_val: ZeroShotSet
+    zero_shot: ZeroShotSet
+    zero_shot_held_out: ZeroShotSet | None
+
+
+def prepare_evaluation(clip: ClipBundle, data: ProfileData) -> EvaluationSets:
+    """Encodes all texts once; pictures are read when they are looked at."""
+
+    def prepare(labelled: LabelledImages) -> ZeroShotSet:
+        return prepare_zero_shot(clip, labelled, False, TEMPLATE_SETS[data.templates])
+
+    sets = EvaluationSets(
+        prepare_retrieval(clip, data.val, read=False),
+        prepare_retrieval(clip, data.test, read=False),
+        prepare(data.zero_shot_val),
+        prepare(data.zero_shot),
+        prepare(data.zero_shot_held_out) if data.zero_shot_held_out else None,
+    )
+    return_memory()
+    return sets
+
+
+def prepare_training(
     profile: Profile,
     clip: ClipBundle,
-    features: FrozenFeatures | None,
-    saved: Path,
-    checkpoint: Path | None = None,
+    train: CaptionedImages,
+    features: FrozenFeatures,
+    sets: EvaluationSets,
+) -> TrainingSet:
+    """Reads the pictures that training looks at, val's among them, as long as there is memory.
+
+    All together are kept in `KEPT_BYTES` at most. Those that are looked at most often come first;
+    a set that does not fit any more is read whenever it is looked at.
+
+    Raises:
+        ValueError: as `RegionCrops` and `read_pixels`.
+    """
+    left = KEPT_BYTES
+
+    def keep(pictures: Pictures) -> Pictures:
+        nonlocal left
+        needed = _count_bytes(clip, pictures)
+        if needed > left:
+            return pictures
+        left -= needed
+        return read_pixels(clip, pictures)
+
+    pictures = keep(train.paths)
+    val = replace(sets.val, pictures=keep(sets.val.pictures))
+    zero_shot_val = replace(sets.zero_shot_val, pictures=keep(sets.zero_shot_val.pictures))
+    rehearsal = None
+    if profile.student.rehearsal_weight > 0:
+        crops = RegionCrops(train.paths, features, profile.regions)
+        rehearsal = Rehearsal(keep(crops), features.region)
+    return_memory()
+    return TrainingSet(pictures, rehearsal, val, zero_shot_val)
+
+
+def _count_bytes(clip: ClipBundle, pictures: Pictures) -> int:
+    """Of pictures as CLIP takes them."""
+    return len(pictures) * clip.to_pixels(Image.new("RGB", (1, 1))).numel()
+
+
+def train_and_save_teacher(
+    profile: Profile, features: FrozenFeatures, folder: Path, checkpoint: Path | None = None
 ) -> TeacherRun:
-    """Trains the teacher on features of the training data; without any, loads the saved one.
+    """Trains a profile's teacher on features of the training data, and saves it.
 
     With a checkpoint, training goes on from where it was left, if it was, and keeps it.
     """
-    if features is None:
-        teacher, history = load_teacher(clip.embed_dim, profile, saved)
-        say(f"Loaded the saved teacher: {len(history)} epochs.")
-        return TeacherRun(teacher, history)
     run = train_teacher(features, profile.teacher, profile.regions, profile.seed, checkpoint)
     if is_main_process():
-        save_teacher(run.teacher, run.history, profile, saved)
+        save_teacher(run, profile.teacher, folder)
     say(f"Trained the teacher now: {len(run.history)} epochs.")
     return run
 
 
-def obtain_arms(
+def train_and_save_arms(
     profile: Profile,
     clip: ClipBundle,
     teacher: MetaTeacher | None,
     train: CaptionedImages,
-    features: FrozenFeatures | None,
+    features: FrozenFeatures,
     sets: EvaluationSets,
-    saved: Path,
+    folder: Path,
     checkpoints: Path | None = None,
 ) -> dict[str, Arm]:
-    """Trains the profile's recipe and its control; without features, loads the saved ones.
-
-    With a folder of checkpoints, each training goes on from where it was left, if it was.
+    """Trains a profile's recipe and its control, and saves both.
 
     Args:
         profile: whose recipe names its arm.
         clip: the untouched one.
         teacher: may be None for a recipe that has none.
         train: the training data.
-        features: of it; None loads.
+        features: of it.
         sets: what the arms are chosen on.
-        saved: the folder of the arms.
-        checkpoints: the folder of what training goes on from.
+        folder: to save the arms in.
+        checkpoints: the folder of what training goes on from, if it was stopped.
 
     Returns:
-        clip (untouched), contrastive and the recipe's arm, by name. Trained ones are rounded to the
-        half precision that they are saved in, so that loading them gives the same figures.
+        clip (untouched), contrastive and the recipe's arm, by name.
     """
-    if features is None:
-        return load_arms(clip, saved, profile.recipe)
     arms = {"clip": Arm("clip", clip)}
     targets = embed_with_teacher(teacher, features, profile.regions) if teacher else None
-    shown = prepare_training(profile, clip, train, features, sets)
+    data = prepare_training(profile, clip, train, features, sets)
     control = replace(profile, student=contrastive_control(profile.student))
-    own = {} if profile.recipe == "contrastive" else {profile.recipe: profile}
-    for name, settings in {"contrastive": control, **own}.items():
+    for name in dict.fromkeys(("contrastive", profile.recipe)):
+        settings = control if name == "contrastive" else profile
         embeddings = targets if settings.student.distillation_weight else None
         checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
-        arm = train_arm(
-            name, clip, shown, features, settings, embeddings, checkpoint, texts=train.texts
+        arms[name] = train_arm(
+            name, clip, data, features, settings, embeddings, checkpoint, texts=train.texts
         )
-        arms[name] = round_tower(arm)
         if is_main_process():
-            save_arm(arm, saved)
+            save_arm(arms[name], folder)
     say("Trained the arms now.")
     return arms
 
@@ -212,33 +233,68 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
     """
     clip = next(iter(arms.values())).clip
 
-    def measure(evaluate: Callable[..., Any], data: Any) -> dict[str, Any]:
+    def measure(evaluate: Callable[..., Any], data: Any) -> list[Any]:
         if data is None:
-            return dict.fromkeys(arms)
-        if fits_memory(clip, len(data.pictures)):
+            return [None] * len(arms)
+        if _count_bytes(clip, data.pictures) <= KEPT_BYTES:
             data = replace(data, pictures=read_pixels(clip, data.pictures))
-        return {name: evaluate(arm.clip, data) for name, arm in arms.items()}
+        return [evaluate(arm.clip, data) for arm in arms.values()]
 
     retrieval = measure(evaluate_retrieval, sets.test)
     zero_shot = measure(evaluate_zero_shot, sets.zero_shot)
     held_out = measure(evaluate_zero_shot, sets.zero_shot_held_out)
-    return {
-        name: ArmResult(arm, retrieval[name], zero_shot[name], held_out[name])
-        for name, arm in arms.items()
-    }
+    found = map(ArmResult, arms.values(), retrieval, zero_shot, held_out)
+    return dict(zip(arms, found, strict=True))
 
 
-def train_all(profile: Profile, clip: ClipBundle, data: WalkData, folder: Path) -> None:
+def describe_run(profile: Profile, data: ProfileData, teacher: Path | None = None) -> SeenPictures:
+    """What a run on these data sees, and what its teacher from another run's folder has seen."""
+    if profile.data == "pocket":
+        seen = describe_pocket()
+    else:
+        own = profile.zero_shot != "pocket"  # its pictures to choose on are apart from the others
+        labelled = data.zero_shot_val.paths if own else ()
+        seen = describe_seen(data.train, data.val, labelled, profile.leak_guard == "content")
+    if teacher is None:
+        return seen
+    its = _load_seen_by_teacher(teacher)
+    trained = seen.trained.join(its.trained) if its else seen.trained
+    return replace(seen, trained=trained, complete=its is not None and its.complete)
+
+
+def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
+    """Leaves out of val and test what the teacher in another run's folder has trained on.
+
+    Raises:
+        ValueError: too little is left to choose or to measure on.
+    """
+    seen = _load_seen_by_teacher(folder)
+    if seen is None or not seen.complete:
+        say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
+    if seen is None:
+        return data
+    val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
+    for note in filter(None, (val.describe("val"), test.describe("test"))):
+        say(note)
+    return replace(data, val=val.dataset, test=test.dataset)
+
+
+def _load_seen_by_teacher(folder: Path) -> SeenPictures | None:
+    run = find_run(folder / "teacher")
+    return run.seen if run else load_seen(folder)
+
+
+def train_all(profile: Profile, clip: ClipBundle, data: ProfileData, folder: Path) -> None:
     """Trains a profile's teacher and arms into a folder."""
     if profile.data != "pocket":  # whose scenes need no record
         keep_seen(describe_run(profile, data), folder)
     features = extract_features(clip, choose_detector(profile, clip), data.train, profile.regions)
-    teacher = obtain_teacher(profile, clip, features, folder).teacher
+    teacher = train_and_save_teacher(profile, features, folder).teacher
     sets = prepare_evaluation(clip, data)
-    obtain_arms(profile, clip, teacher, data.train, features, sets, folder)
+    train_and_save_arms(profile, clip, teacher, data.train, features, sets, folder)
 
 
-def find_saved(profile: Profile, clip: ClipBundle, data: WalkData, folder: str = "") -> Path:
+def find_saved(profile: Profile, clip: ClipBundle, data: ProfileData, folder: str = "") -> Path:
     """The folder of a profile's teacher and arms.
 
     Args:

@@ -1,8 +1,7 @@
 """What a profile trains on, chooses on and is measured on: the pocket's data, or one's own."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from dclip_kit.config import Profile
 from dclip_kit.data import CaptionedImages, LabelledImages, read_captioned, read_labelled
 from dclip_kit.data.division import halve_labelled
+from dclip_kit.data.images import SPLITS
 from dclip_kit.data.labelled import require_labelled
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.read import recognise_format, require_readable
@@ -27,7 +27,7 @@ from dclip_kit.runtime.printing import say
 
 
 @dataclass(frozen=True, eq=False)
-class WalkData:
+class ProfileData:
     """A profile's data.
 
     Attributes:
@@ -75,7 +75,7 @@ def require_data(profile: Profile) -> None:
         require_labelled(profile.zero_shot)
 
 
-def load_data(profile: Profile) -> WalkData:
+def load_data(profile: Profile) -> ProfileData:
     """Reads a profile's data; the pocket's is drawn on first use.
 
     What could not be used of other data is printed.
@@ -85,19 +85,12 @@ def load_data(profile: Profile) -> WalkData:
         ModuleNotFoundError: a library of the extra "data" is needed and not installed.
     """
     require_data(profile)
-    zero_shot_val, zero_shot, held_out = _load_zero_shot(profile)
+    labelled = _load_labelled(profile)
     templates = choose_templates(profile.zero_shot, profile.templates)
     if profile.data == "pocket":
-        return WalkData(
-            train=pocket.load_captioned("train"),
-            val=pocket.load_captioned("val"),
-            test=pocket.load_captioned("test"),
-            zero_shot_val=zero_shot_val,
-            zero_shot=zero_shot,
-            zero_shot_held_out=held_out,
-            ceiling=recall_ceiling(torch.tensor(pocket.caption_matches("test"))),
-            templates=templates,
-        )
+        train, val, test = (pocket.load_captioned(split) for split in SPLITS)
+        ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
+        return ProfileData(train, val, test, *labelled, ceiling, templates=templates)
     read = read_splits(
         profile.data,
         profile.images or None,
@@ -107,118 +100,71 @@ def load_data(profile: Profile) -> WalkData:
     )
     if str(read.left_out):
         say(str(read.left_out))
-    return WalkData(
-        train=read.train,
-        val=read.val,
-        test=read.test,
-        zero_shot_val=zero_shot_val,
-        zero_shot=zero_shot,
-        zero_shot_held_out=held_out,
-        ceiling=None,
-        left_out=read.left_out,
-        templates=templates,
-    )
+    return ProfileData(read.train, read.val, read.test, *labelled, None, read.left_out, templates)
 
 
-def _load_zero_shot(
+def _load_labelled(
     profile: Profile,
 ) -> tuple[LabelledImages, LabelledImages, LabelledImages | None]:
     """What alpha is chosen on, what is measured on, and the held-out style."""
     if profile.zero_shot != "pocket":
-        val, test = halve_labelled(read_labelled(profile.zero_shot), profile.seed)
-        return val, test, None
-    val, test, held_out = (
-        pocket.load_labelled(split)
-        for split in ("zero_shot_val", "zero_shot", "zero_shot_held_out")
-    )
-    return val, test, held_out
+        return *halve_labelled(read_labelled(profile.zero_shot), profile.seed), None
+    test, held_out = read_zero_shot("pocket")
+    return pocket.load_labelled("zero_shot_val"), test, held_out
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What models are measured on: entries of a profile, see there."""
-
-    data: str
-    images: str
-    test: str
-    zero_shot: str
-    templates: str
-    seed: int
-
-
-def choose_measured(
-    runs: Sequence[Mapping[str, Any]],
-    profile: Profile,
-    data: str | None = None,
-    images: str | None = None,
-    zero_shot: str | None = None,
-    templates: str | None = None,
-    seed: int | None = None,
-) -> Measured:
-    """What was asked for; for the rest, what the models' runs were measured on, or a profile's.
+def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> Profile:
+    """What to measure models on: a profile's data, zero_shot, templates and seed.
 
     Args:
-        runs: the settings of the runs that the models came out of, if any.
+        runs: the profiles of the runs that the models came out of, if any, of which the first
+            decides.
         profile: for models that came out of none.
-        data, images, zero_shot, templates, seed: what was asked for.
+        asked: fields of a profile that were asked for instead; None where one was not.
 
     Raises:
         ValueError: there is no data, or the runs had different ones and none was asked for.
     """
-    own = [profile.as_dict() | dict(run) for run in runs] or [profile.as_dict()]
-    first = own[0]
-    for name, asked in {"data": data, "zero_shot": zero_shot}.items():
-        places = sorted({str(each[name]) for each in own})
-        if asked is None and len(places) > 1:
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in ("data", "zero_shot"):
+        places = sorted({getattr(run, name) for run in runs})
+        if name not in given and len(places) > 1:
             raise ValueError(
                 f"Expected {name} to measure on, since the models' runs had different ones "
                 f"({', '.join(places)}); give --{name.replace('_', '-')}."
             )
-    chosen = Measured(
-        data=first["data"] if data is None else data,
-        images=(first["images"] if data is None else "") if images is None else images,
-        test=first["test"] if data is None else "",
-        zero_shot=first["zero_shot"] if zero_shot is None else zero_shot,
-        templates=first["templates"] if templates is None else templates,
-        seed=first["seed"] if seed is None else seed,
-    )
+    if "data" in given:
+        given = {"images": "", "test": ""} | given
+    chosen = replace([*runs, profile][0], **given)
     if not chosen.data:
         raise ValueError("Expected captioned pictures to measure on, got none; give --data.")
     return chosen
 
 
-def read_measured(
-    data: str,
-    images: Path | None = None,
-    split: str = "test",
-    seed: int = 0,
-    test: str = "",
-) -> CaptionedImages:
+def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
     """Captioned pictures to measure on.
 
     Args:
-        data: "pocket", or as in `read_captioned`.
-        images: as in `read_captioned`.
+        profile: with the data.
         split: "test" as `load_data` makes it, "all", or a split that the format has; of data
             without splits also "train" and "val" as `load_data` makes them.
-        seed: of the profile.
-        test: the profile's, which the split "test" is of where it has one.
 
     Raises:
         ValueError: there is no such split, or as `read_captioned` and `read_splits`.
     """
+    data, images, test = profile.data, profile.images or None, profile.test
     if data == "pocket":
         return pocket.load_captioned(split)
     if split == "test":
-        return read_given_test(test) if test else read_test(data, images, seed)
-    if split != "all" and not has_splits(data):
-        if split not in ("train", "val"):
-            raise ValueError(
-                f"Expected a split of train, val, test or all of {data}, whose format has none of "
-                f"its own, got {split!r}."
-            )
-        return getattr(read_splits(data, images, test or None, seed), split)
-    return read_captioned(data, images, split=split).dataset
+        return read_given_test(test) if test else read_test(data, images, profile.seed)
+    if split == "all" or has_splits(data):
+        return read_captioned(data, images, split=split).dataset
+    if split not in SPLITS:
+        raise ValueError(
+            f"Expected a split of train, val, test or all of {data}, whose format has none of its "
+            f"own, got {split!r}; name one of these."
+        )
+    return getattr(read_splits(data, images, test or None, profile.seed), split)
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:

@@ -4,18 +4,16 @@ Pictures are known by their names in public data sets, by their files' bytes and
 as the leak guard knows them, so that it does not matter where they lie or what data set has them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dclip_kit.data import CaptionedImages, LabelledImages
-from dclip_kit.data.annotations import load_json
 from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
 from dclip_kit.data.pocket.world import SCENE_SPLITS
 from dclip_kit.data.scan import scan_pictures
-from dclip_kit.runtime.files import write_atomically
+from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.runtime.printing import printable
 
 PICTURES = "pictures.json"
@@ -76,32 +74,24 @@ def describe_pocket() -> SeenPictures:
 
 
 def keep_seen(seen: SeenPictures, folder: Path) -> None:
-    """Writes what a run has seen into its folder, unless it says so already.
+    """Writes what a run has seen into its folder, unless something has been trained there.
 
     Raises:
-        ValueError: something has been trained there, and it saw other pictures.
+        ValueError: something has, and it saw other pictures.
     """
-    record: dict[str, Any] = {
-        "trained": seen.trained.as_dict(),
-        "chosen": seen.chosen.as_dict(),
-        "labelled": sorted(seen.labelled),
-        "complete": seen.complete,
-    }
+    trained, chosen = seen.trained.as_dict(), seen.chosen.as_dict()
     before = load_seen(folder)
     if before and any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*")):
-        kinds = {
-            "to train on": record["trained"]["names"].keys() != before.trained.names.keys(),
-            "to choose on": record["chosen"]["names"].keys() != before.chosen.names.keys(),
-            "with labels": seen.labelled != before.labelled,
-        }
-        if differing := [kind for kind, differs in kinds.items() if differs]:
+        kept = before.trained.names.keys(), before.chosen.names.keys(), before.labelled
+        if kept != (trained["names"].keys(), chosen["names"].keys(), seen.labelled):
             raise ValueError(
-                f"Expected the pictures that the run in {folder} began with, but those "
-                f"{' and those '.join(differing)} have changed; name another --out, or delete "
-                "this one to begin again."
+                f"Expected the pictures that the run in {folder} began with, but those to train "
+                "on, to choose on or with labels have changed; name another --out, or delete this "
+                "one to begin again."
             )
         return
-    write_atomically(folder / PICTURES, json.dumps(record, indent=1) + "\n")
+    record = {"trained": trained, "chosen": chosen, "labelled": sorted(seen.labelled)}
+    write_record(record | {"complete": seen.complete}, folder / PICTURES)
 
 
 def load_seen(folder: Path) -> SeenPictures | None:
@@ -110,19 +100,14 @@ def load_seen(folder: Path) -> SeenPictures | None:
     Raises:
         ValueError: it is damaged.
     """
-    path = folder / PICTURES
-    if not path.is_file():
-        return None
-    record = load_json(path)
-    try:
+
+    def build(record: dict[str, Any]) -> SeenPictures:
         trained, chosen = (EvaluationIndex.from_dict(record[n]) for n in ("trained", "chosen"))
-        complete = bool(record.get("complete", True))
-        return SeenPictures(trained, chosen, frozenset(record["labelled"]), complete)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected what a run has seen in {path}, but it is damaged ({error}); restore it, or "
-            "delete it if you know that nothing in it will be measured on."
-        ) from error
+        labelled, complete = frozenset(record["labelled"]), record.get("complete", True)
+        return SeenPictures(trained, chosen, labelled, complete)
+
+    path = folder / PICTURES
+    return read_record(path, build) if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -141,18 +126,22 @@ class Unseen:
 
     def describe(self, what: str) -> str:
         """Sentences for a person, or nothing where nothing was left out and nothing chosen on."""
-        notes = []
-        for name, leaks in self.trained.items():
-            if leaks:
-                first = f"{leaks[0].picture} is {leaks[0].evaluation} by {leaks[0].by}"
-                notes.append(
-                    f"Left out of {what}: {len(leaks):,} pictures that {name} has trained on (the "
-                    f"first, {first})."
-                )
-        for name, count in self.chosen.items():
-            if count:
-                notes.append(f"{name} was chosen on {count:,} pictures of {what}.")
+        notes = [
+            f"Left out of {what}: {len(leaks):,} pictures that {name} has trained on (the first, "
+            f"{_describe_leak(leaks[0])})."
+            for name, leaks in self.trained.items()
+            if leaks
+        ]
+        notes += [
+            f"{name} was chosen on {count:,} pictures of {what}."
+            for name, count in self.chosen.items()
+            if count
+        ]
         return printable(" ".join(notes))
+
+
+def _describe_leak(leak: Leak) -> str:
+    return f"{leak.picture} is {leak.evaluation} by {leak.by}"
 
 
 def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]) -> Unseen:
@@ -173,9 +162,9 @@ def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]
         name, leaks = next((name, leaks) for name, leaks in trained.items() if leaks)
         raise ValueError(
             f"Expected pictures to measure on that no model has trained on, but of {len(dataset)} "
-            f"in {dataset.source} {len(left)} are left; {name} has trained on {leaks[0].picture}, "
-            f"which is {leaks[0].evaluation} by {leaks[0].by}; name other data, or take the "
-            "seed and the split of its run."
+            f"in {dataset.source} {len(left)} are left; {name} has trained on the others, of which "
+            f"{_describe_leak(leaks[0])}; name other data, or take the seed and the split of its "
+            "run."
         )
     chosen = {name: len(find_leaks(left, each.chosen).leaks) for name, each in seen.items()}
     return Unseen(left, trained, chosen)

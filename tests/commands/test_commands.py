@@ -437,7 +437,7 @@ def test_a_run_goes_on_with_its_own_data_alone(run, options, drawn, tmp_path, mo
         scene(seed).save(drawn / f"{seed}.png")
     with (drawn / "captions.csv").open("a") as file:
         file.writelines(f"\n{seed}.png,a scene" for seed in range(100, 140))
-    monkeypatch.setattr(experiment, "obtain_features", None)  # nobody may encode
+    monkeypatch.setattr(experiment, "load_or_extract_features", None)  # nobody may encode
     code, _, err = run("distill", "--out", out, *given)
     assert code == 2 and f"Expected the pictures that the run in {out} began with, but" in err
     assert (out / "pictures.json").read_text() == before
@@ -470,7 +470,7 @@ def test_what_a_run_cannot_do_is_said_before_data_is_read(
     option, says, run, options, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("dclip_kit.data.splits.read_format", None)  # nobody may read
-    monkeypatch.setattr(experiment, "obtain_features", None)
+    monkeypatch.setattr(experiment, "load_or_extract_features", None)
     code, _, err = run("distill", "--out", tmp_path / "run", *options, *option)
     assert code == 2 and says in err and not (tmp_path / "run").exists()
 

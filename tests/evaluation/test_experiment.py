@@ -8,18 +8,25 @@ import pytest
 import torch
 
 from assets.make import pocket_arms
-from dclip_kit.config import PROFILES, Profile, SelectionRule
+from dclip_kit.config import PROFILES, Profile, SelectionRule, apply_recipe
 from dclip_kit.data import open_picture
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.sprites import load_nouns
-from dclip_kit.evaluation import experiment, preparation
-from dclip_kit.evaluation.arms import Arm
+from dclip_kit.evaluation import experiment
+from dclip_kit.evaluation.arms import Arm, load_arms, load_teacher
 from dclip_kit.evaluation.evaluate import evaluate_retrieval
-from dclip_kit.evaluation.experiment import obtain_arms, obtain_teacher
-from dclip_kit.evaluation.preparation import EvaluationSets, prepare_evaluation
+from dclip_kit.evaluation.experiment import (
+    EvaluationSets,
+    prepare_evaluation,
+    prepare_training,
+    train_and_save_arms,
+    train_and_save_teacher,
+)
+from dclip_kit.features.extract import extract_features
 from dclip_kit.metrics import top1_accuracy
 from dclip_kit.models import reading
 from dclip_kit.models.encode import encode_images
+from dclip_kit.models.reading import read_pixels
 from dclip_kit.models.weights import clone_clip
 
 PROFILE = replace(
@@ -41,7 +48,7 @@ def sets(data, clip) -> EvaluationSets:
 # Data
 
 
-def test_a_walk_begins_with_all_six_sets_and_the_ceiling(data, monkeypatch) -> None:
+def test_an_experiment_begins_with_all_six_sets_and_the_ceiling(data, monkeypatch) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == (11, 6, 8)
     assert (data.train.split, data.val.split, data.test.split) == ("train", "val", "test")
     for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
@@ -75,36 +82,80 @@ def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
     assert sets.zero_shot.pictures != sets.zero_shot_held_out.pictures
 
 
+def test_too_many_pictures_for_the_memory_stay_on_disk(
+    clip, data, features, sets, monkeypatch
+) -> None:
+    assert sets.val.pictures == data.val.paths  # nobody has looked at them
+    made = prepare_training(PROFILE, clip, data.train, features, sets)
+    assert torch.equal(made.val.pictures, read_pixels(clip, data.val.paths))
+    assert torch.equal(made.zero_shot_val.pictures, read_pixels(clip, data.zero_shot_val.paths))
+    monkeypatch.setattr(experiment, "KEPT_BYTES", 3 * 32 * 32 * len(data.val) - 1)
+    made = prepare_training(PROFILE, clip, data.train, features, sets)
+    assert made.val.pictures == data.val.paths
+    assert made.zero_shot_val.pictures == data.zero_shot_val.paths
+
+
+def test_crops_are_rehearsed_as_the_frozen_clip_saw_them(
+    clip, data, detector, sets, monkeypatch
+) -> None:
+    features = extract_features(clip, detector, data.train, PROFILE.regions)
+    kept = prepare_training(PROFILE, clip, data.train, features, sets)
+    crops = kept.rehearsal.pictures
+    assert crops.shape == (len(features.region), 3, 32, 32)
+    torch.testing.assert_close(encode_images(clip, crops), features.region)
+    monkeypatch.setattr(experiment, "KEPT_BYTES", kept.pictures.numel() - 1)
+    cut = prepare_training(PROFILE, clip, data.train, features, sets)
+    assert cut.pictures == data.train.paths
+    assert torch.equal(read_pixels(clip, cut.rehearsal.pictures), crops)
+    for recipe in ("contrastive", "official_code"):
+        other = apply_recipe(PROFILE, recipe)
+        assert prepare_training(other, clip, data.train, features, sets).rehearsal is None
+
+
+def test_all_that_a_training_keeps_has_one_budget(clip, data, detector, sets, monkeypatch) -> None:
+    """The training's own pictures come first, then val, single objects, and crops at last."""
+    each = 3 * 32 * 32
+    train_bytes, val_bytes, objects, crops = (
+        each * len(pictures)
+        for pictures in (data.train, data.val, data.zero_shot_val, features.region)
+    )
+
+    def kept(budget: int) -> list[bool]:
+        monkeypatch.setattr(experiment, "KEPT_BYTES", budget)
+        made = prepare_training(PROFILE, clip, data.train, features, sets)
+        found = made.pictures, made.val.pictures, made.zero_shot_val.pictures
+        return [isinstance(x, torch.Tensor) for x in (*found, made.rehearsal.pictures)]
+
+    every = train_bytes + val_bytes + objects + crops
+    assert kept(every) == [True] * 4
+    assert kept(every - 1) == [True, True, True, False]
+    assert kept(train_bytes + val_bytes) == [True, True, False, False]
+    assert kept(train_bytes) == [True, False, False, False]
+    assert kept(0) == [False] * 4
+
+
 # Weights, trained now or loaded
 
 
 def test_a_saved_teacher_is_the_trained_one(clip, features, tmp_path, capsys) -> None:
-    trained = obtain_teacher(PROFILE, clip, features, tmp_path)
+    trained = train_and_save_teacher(PROFILE, features, tmp_path)
     assert capsys.readouterr().out.strip() == "Trained the teacher now: 2 epochs."
-    loaded = obtain_teacher(PROFILE, clip, None, tmp_path)
+    loaded = load_teacher(clip.embed_dim, PROFILE.teacher, tmp_path)
     assert capsys.readouterr().out.strip() == "Loaded the saved teacher: 2 epochs."
     one, other = trained.teacher.state_dict(), loaded.teacher.state_dict()
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert loaded.history == trained.history and not loaded.teacher.training
 
 
-def test_without_a_saved_teacher_or_arms_it_says_so(clip, data, sets, tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="teacher"):
-        obtain_teacher(PROFILE, clip, None, tmp_path)
-    teacher = experiment.MetaTeacher(32, 2)
-    with pytest.raises(FileNotFoundError, match="contrastive"):
-        obtain_arms(PROFILE, clip, teacher, data.train, None, sets, tmp_path)
-
-
 def test_saved_arms_measure_what_the_trained_ones_did(
     clip, data, features, sets, tmp_path, capsys
 ) -> None:
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
-    teacher = obtain_teacher(PROFILE, clip, features, tmp_path).teacher
+    teacher = train_and_save_teacher(PROFILE, features, tmp_path).teacher
     capsys.readouterr()
-    trained = obtain_arms(PROFILE, clip, teacher, data.train, features, sets, tmp_path)
+    trained = train_and_save_arms(PROFILE, clip, teacher, data.train, features, sets, tmp_path)
     assert capsys.readouterr().out.strip() == "Trained the arms now."
-    loaded = obtain_arms(PROFILE, clip, teacher, data.train, None, sets, tmp_path)
+    loaded = load_arms(clip, tmp_path)
     assert "Loaded the saved arms" in capsys.readouterr().out
     assert list(trained) == list(loaded) == ["clip", "contrastive", "dclip"]
     assert trained["clip"].clip is clip and trained["clip"].alpha is None
@@ -133,9 +184,9 @@ def test_features_are_extracted_once_for_what_they_are_made_from(
     loaded = [detector]
     monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: loaded.pop())
     few = data.val.select(range(3))
-    first = experiment.obtain_features(PROFILE, clip, few, tmp_path)
+    first = experiment.load_or_extract_features(PROFILE, clip, few, tmp_path)
     assert capsys.readouterr().out == ""
-    again = experiment.obtain_features(PROFILE, clip, few, tmp_path)
+    again = experiment.load_or_extract_features(PROFILE, clip, few, tmp_path)
     (kept,) = tmp_path.iterdir()
     assert capsys.readouterr().out == f"Loaded the features in {kept}.\n"
     assert kept.name.startswith("features-val-")
@@ -148,24 +199,24 @@ def test_features_are_extracted_once_for_what_they_are_made_from(
     ]
     for number, (profile, pictures) in enumerate(changed, start=2):
         loaded.append(detector)
-        experiment.obtain_features(profile, clip, pictures, tmp_path)
+        experiment.load_or_extract_features(profile, clip, pictures, tmp_path)
         assert not loaded and len(list(tmp_path.iterdir())) == number
     assert capsys.readouterr().out == ""
 
 
 def test_training_continues_from_its_checkpoints(clip, data, features, sets, tmp_path) -> None:
-    state = tmp_path / "checkpoints"
-    teacher = obtain_teacher(PROFILE, clip, features, tmp_path, state / "teacher.safetensors")
-    arms = obtain_arms(PROFILE, clip, teacher.teacher, data.train, features, sets, tmp_path, state)
-    assert {path.name for path in state.glob("*.safetensors")} == {
+    states = tmp_path / "checkpoints"
+    begun = PROFILE, features, tmp_path, states / "teacher.safetensors"
+    teacher = train_and_save_teacher(*begun)
+    given = PROFILE, clip, teacher.teacher, data.train, features, sets, tmp_path, states
+    arms = train_and_save_arms(*given)
+    assert {path.name for path in states.glob("*.safetensors")} == {
         f"{name}.safetensors"
         for name in ("teacher", "contrastive", "contrastive-1", "dclip", "dclip-1")  # soups of two
     }
-    again = obtain_teacher(PROFILE, clip, features, tmp_path, state / "teacher.safetensors")
-    assert again.history == teacher.history  # seconds and all: nothing was trained
-    for name, arm in obtain_arms(
-        PROFILE, clip, again.teacher, data.train, features, sets, tmp_path, state
-    ).items():
+    # Seconds and all: nothing was trained.
+    assert train_and_save_teacher(*begun).history == teacher.history
+    for name, arm in train_and_save_arms(*given).items():
         assert arm.history == arms[name].history
 
 
@@ -180,7 +231,7 @@ def test_a_profile_whose_arms_do_not_come_with_the_kit_trains_them_once(
     own = replace(PROFILE, name="base")
     folder = experiment.find_saved(own, clip, data)
     assert folder.resolve() == tmp_path / "runs" / "base" / "arms" and len(extracted) == 1
-    assert list(experiment.load_arms(clip, folder)) == ["clip", "contrastive", "dclip"]
+    assert list(load_arms(clip, folder)) == ["clip", "contrastive", "dclip"]
     assert experiment.find_saved(own, clip, data) == folder and len(extracted) == 1  # not again
     assert experiment.find_saved(own, clip, data, "mine") == Path("mine")
     assert experiment.find_saved(PROFILE, clip, data, "mine") == Path("mine")
@@ -229,11 +280,11 @@ def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
 # Measuring
 
 
-@pytest.mark.parametrize("kept_bytes", [0, preparation.KEPT_BYTES])
+@pytest.mark.parametrize("kept_bytes", [0, experiment.KEPT_BYTES])
 def test_arms_are_measured_on_test_and_pictures_read_once(
     data, clip, sets, monkeypatch, kept_bytes
 ) -> None:
-    monkeypatch.setattr(preparation, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(experiment, "KEPT_BYTES", kept_bytes)
     opened = []
     monkeypatch.setattr(
         reading, "open_picture", lambda path, side: opened.append(path) or open_picture(path)

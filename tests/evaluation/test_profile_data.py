@@ -10,8 +10,9 @@ from test_splits import write_own
 
 from dclip_kit.config import PROFILES, Profile
 from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, encode_classes
-from dclip_kit.evaluation.preparation import prepare_evaluation
+from dclip_kit.evaluation.experiment import prepare_evaluation
 from dclip_kit.evaluation.profile_data import (
+    choose_measured,
     choose_templates,
     load_data,
     read_measured,
@@ -85,22 +86,35 @@ def test_what_a_profile_lacks_is_asked_for(missing, own) -> None:
         load_data(PROFILES["paper"])
 
 
-def test_pictures_to_measure_on_are_those_of_the_walk(own) -> None:
-    test = load_data(own).test
-    assert read_measured(own.data).paths == test.paths
-    drawn = write_own(Path(own.data).parent / "drawn", range(100, 160))
-    assert read_measured(str(drawn), seed=1).paths != read_measured(str(drawn)).paths
-    elsewhere = replace(own, test=str(drawn))
-    measured = read_measured(own.data, test=elsewhere.test)
-    assert measured.paths == load_data(elsewhere).test.paths
-    assert len(read_measured(own.data, split="all")) == 20
+def test_pictures_to_measure_on_are_those_of_the_profile(own) -> None:
+    assert read_measured(own).paths == load_data(own).test.paths
+    drawn = replace(own, data=str(write_own(Path(own.data).parent / "drawn", range(100, 160))))
+    assert read_measured(replace(drawn, seed=1)).paths != read_measured(drawn).paths
+    elsewhere = replace(own, test=drawn.data)
+    assert read_measured(elsewhere).paths == load_data(elsewhere).test.paths
+    assert len(read_measured(own, "all")) == 20
     (labelled,) = read_zero_shot(own.zero_shot)
     assert len(labelled) == 18
 
 
 def test_a_split_is_never_all_under_another_name(own) -> None:
     data = load_data(own)
-    assert read_measured(own.data, split="val").paths == data.val.paths
-    assert read_measured(own.data, split="train").paths == data.train.paths
+    assert read_measured(own, "val").paths == data.val.paths
+    assert read_measured(own, "train").paths == data.train.paths
     with pytest.raises(ValueError, match=r"of train, val, test or all .* got 'dev'"):
-        read_measured(own.data, split="dev")
+        read_measured(own, "dev")
+
+
+def test_models_are_measured_on_what_their_runs_were_unless_asked_otherwise(own) -> None:
+    run = replace(own, images="below", test="there", seed=3)
+    assert choose_measured([], own) == own
+    assert choose_measured([run], own, data=None, seed=None) == run
+    assert choose_measured([run], own, seed=0, zero_shot="") == replace(run, seed=0, zero_shot="")
+    # Other data lies elsewhere and has a test of its own.
+    other = choose_measured([run], own, data="other")
+    assert other == replace(run, data="other", images="", test="")
+    assert choose_measured([run], own, data="other", images="x").images == "x"
+    with pytest.raises(ValueError, match=r"runs had different ones \(.*\); give --zero-shot"):
+        choose_measured([run, replace(run, zero_shot="pocket")], own)
+    with pytest.raises(ValueError, match="got none; give --data"):
+        choose_measured([], PROFILES["paper"])

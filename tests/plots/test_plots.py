@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 
 from dclip_kit import plots
-from dclip_kit.evaluation.arms import Arm, ArmResult
+from dclip_kit.evaluation.arms import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.evaluate import ZeroShot
 from dclip_kit.evaluation.probe import ShortcutProbe
-from dclip_kit.evaluation.selection import Candidate
 from dclip_kit.metrics import paired_bootstrap, ranks, retrieval_metrics
 from dclip_kit.models.regions import Regions
 from dclip_kit.plots.panels import data_uri

@@ -7,8 +7,7 @@ import torch
 from test_plots import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
-from dclip_kit.evaluation.arms import Arm
-from dclip_kit.evaluation.selection import Candidate
+from dclip_kit.evaluation.arms import Arm, Candidate
 from dclip_kit.metrics import Gain, Interval, skewness
 from dclip_kit.plots.panels import data_uri
 from dclip_kit.plots.style import ARM_COLORS
