@@ -1,7 +1,7 @@
 """The same steps from a shell: `python -m dclip_kit COMMAND`.
 
-Each command is a function, whose docstring is its help. What takes seconds to import, the functions
-import when they run, so that help comes at once.
+Each command is a function, whose docstring is its help; it returns an exit code, or None for 0.
+What takes seconds to import, the functions import when they run, so that help comes at once.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, signature
@@ -38,7 +39,7 @@ where that parts from its description; rehearsal leaves the teacher out.
 Exit codes: 0 done; 1 inspect found no usable picture with a caption; 2 what was asked
 cannot be done, and a sentence on stderr says why."""
 
-COMMANDS: dict[str, Callable[..., int]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "inspect": inspect,
     "curate": curate,
     "detect": detect,
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _parse(list(sys.argv[1:] if arguments is None else arguments))()
+            return _parse(list(sys.argv[1:] if arguments is None else arguments))() or 0
         finally:
             sys.stdout.flush()  # at exit, a reader that is gone would be a traceback
     except BrokenPipeError:  # whoever read has read enough, as `head` does
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parse(given: list[str]) -> Callable[[], int]:
+def _parse(given: list[str]) -> Callable[[], int | None]:
     """The command that was asked for, ready to run: its options are checked, and nothing is done.
 
     Raises:
@@ -105,25 +106,26 @@ def _parse(given: list[str]) -> Callable[[], int]:
         raise ValueError(
             f"Expected a command out of {', '.join(COMMANDS)}, got {rest[0]!r}; {more}"
         )
-    parse = partial(
-        tyro.extras.subcommand_cli_from_dict,
-        _with_defaults(apply_recipe(PROFILES[chosen.profile], chosen.recipe)),
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        args=rest or ["--help"],
-        config=(tyro.conf.DisallowNone,),
-    )
+    profile, said = apply_recipe(PROFILES[chosen.profile], chosen.recipe), io.StringIO()
     try:
-        return parse(console_outputs=False)
+        with redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                _with_defaults(profile),
+                prog=PROGRAM,
+                description=DESCRIPTION,
+                args=rest or ["--help"],
+                config=(tyro.conf.DisallowNone,),
+            )
     except SystemExit as stop:
         # tyro frames what settings say of their values and puts a name before it that nobody typed.
         refused = stop.__context__ and stop.__context__.__context__
         if isinstance(refused, ValueError) and str(refused).startswith("Expected "):
             raise refused from None
-    return parse()  # gives help, or says what else is wrong
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
 
 
-def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int]]]:
+def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int | None]]]:
     """The commands, with a profile's values for defaults."""
     clip = {"model": profile.clip, "pretrained": profile.pretrained}
     found = ("detector", "confidence", "max_regions")
@@ -145,7 +147,9 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int
 class _Deferred:
     """A command's options, and --profile, for tyro to read; a call makes it ready to be run."""
 
-    def __init__(self, command: Callable[..., int], defaults: dict[str, Any], profile: str) -> None:
+    def __init__(
+        self, command: Callable[..., int | None], defaults: dict[str, Any], profile: str
+    ) -> None:
         own = signature(partial(command, **defaults))
         more = Parameter("profile", Parameter.KEYWORD_ONLY, default=profile)
         parameters = {**own.parameters, "profile": more}
@@ -156,5 +160,5 @@ class _Deferred:
         texts = re.sub(r"\n {12,}", " ", command.__doc__ or "").rstrip()
         self.__doc__ = f"{texts}\n        profile: chooses the defaults of the other options.\n"
 
-    def __call__(self, **options: Any) -> Callable[[], int]:
+    def __call__(self, **options: Any) -> Callable[[], int | None]:
         return partial(self.command, **{name: options[name] for name in self.names})

@@ -15,7 +15,7 @@ Settings = Annotated[Profile, arg(name="")]  # its fields are options of the com
 
 def train_teacher(
     *, out: Path, settings: Settings, features: Path | None = None, device: str = "auto"
-) -> int:
+) -> None:
     """Trains the teacher that distill would train, and keeps it in OUT.
 
     Run again with the same options, it continues where it was stopped. --profile and --recipe
@@ -33,7 +33,7 @@ def train_teacher(
         raise ValueError(
             f"Expected a recipe with a teacher, got {settings.recipe}; take --recipe dclip."
         )
-    return _run(out, settings, None, features or out, device, teacher_alone=True)
+    _run(out, settings, None, features or out, device, teacher_alone=True)
 
 
 def distill(
@@ -43,7 +43,7 @@ def distill(
     teacher: Path | None = None,
     features: Path | None = None,
     device: str = "auto",
-) -> int:
+) -> None:
     """Fine-tunes a CLIP on captioned pictures by a recipe and by its control, and measures both.
 
     Writes into OUT the teacher if the recipe has one, the arms contrastive (the control) and the
@@ -65,7 +65,7 @@ def distill(
             f"Expected no --teacher for the recipe {settings.recipe}, which has none, got "
             f"{teacher}; leave it out, or take --recipe dclip."
         )
-    return _run(out, settings, teacher, features or out, device, teacher_alone=False)
+    _run(out, settings, teacher, features or out, device, teacher_alone=False)
 
 
 def _run(
@@ -75,42 +75,39 @@ def _run(
     features: Path,
     device: str,
     teacher_alone: bool,
-) -> int:
+) -> None:
     began = time.monotonic()
     for folder in (out, features):
         require_writable(folder, "folder")
-    from dclip_kit.evaluation import experiment
+    from dclip_kit.evaluation import experiment, runs
     from dclip_kit.evaluation.arms import load_teacher
     from dclip_kit.evaluation.probe import shortcut_probe
-    from dclip_kit.evaluation.profile_data import load_data, require_data
     from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.report import format_report, make_report
-    from dclip_kit.evaluation.runs import SETTINGS, count_seconds, load_model, require_settings
-    from dclip_kit.evaluation.seen import keep_seen
     from dclip_kit.runtime.processes import is_main_process
 
-    require_settings(settings, out)
-    require_data(settings)
-    clip = load_model(settings.clip, settings.pretrained, choose_device(device))
+    runs.require_settings(settings, out)
+    experiment.require_data(settings)
+    clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))
     experiment.require_trainable(settings, clip)
     run = load_teacher(clip.embed_dim, settings.teacher, teacher) if teacher else None
-    data = load_data(settings)
+    data = experiment.load_data(settings)
     if teacher:
         data = experiment.leave_out_seen_by_teacher(data, teacher)
     say(
         f"{len(data.train):,} pictures to train on, {len(data.val):,} to choose on, "
         f"{len(data.test):,} to measure on."
     )
-    with count_seconds(out, began) as seconds:
-        write_record(settings.as_dict(), out / SETTINGS)
-        keep_seen(experiment.describe_run(settings, data, teacher), out)
+    with runs.count_seconds(out, began) as seconds:
+        write_record(settings.as_dict(), out / runs.SETTINGS)
+        runs.keep_seen(experiment.describe_run(settings, data, teacher), out)
         encoded = experiment.load_or_extract_features(settings, clip, data.train, features)
         states = out / "checkpoints"
         if settings.student.distillation_weight and not run:
             state = states / "teacher.safetensors"
             run = experiment.train_and_save_teacher(settings, encoded, out, state)
         if teacher_alone:
-            return 0
+            return
         sets = experiment.prepare_evaluation(clip, data)
         trained = run.teacher if run else None
         arms = experiment.train_and_save_arms(
@@ -131,11 +128,10 @@ def _run(
             left_out=data.left_out and data.left_out.as_dict(),
         )
     if is_main_process():
-        write_record(report, out / "report.json")
+        write_record(report, out / runs.REPORT)
         notes = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
         print(format_report(report), *filter(None, notes), sep="\n")
         print(
             f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
             f"{printable(out / settings.recipe)} --out FOLDER"
         )
-    return 0

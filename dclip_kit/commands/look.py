@@ -3,15 +3,12 @@
 import json as json_format
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.runtime.printing import printable
-
-if TYPE_CHECKING:
-    from dclip_kit.models.regions import Regions
 
 
 def detect(
@@ -23,7 +20,7 @@ def detect(
     max_regions: int,
     drawn: Path | None = None,
     device: str = "auto",
-) -> int:
+) -> None:
     """Finds the regions of pictures.
 
     Writes a JSON with each picture's size and regions (label, confidence, and box in pixels: left,
@@ -54,8 +51,10 @@ def detect(
     readable = [path for i, path in enumerate(paths) if i not in found.unreadable]
     entries = []
     for path, regions in zip(readable, found.regions, strict=True):
-        boxes = _list_boxes(regions)
         width, height = regions.image_size
+        every = zip(regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True)
+        boxes = [{"label": label, "confidence": sure, "xyxy": box} for label, sure, box in every]
+        boxes = [] if regions.is_whole_image else boxes
         entries.append({"path": str(path), "width": width, "height": height, "regions": boxes})
         if drawn:
             name = path.relative_to(pictures) if pictures.is_dir() else Path(path.name)
@@ -74,15 +73,6 @@ def detect(
         f"{found.without_detections:,} of them; {len(found.unreadable):,} cannot be read. "
         f"Written to {printable(out)}."
     )
-    return 0
-
-
-def _list_boxes(regions: "Regions") -> list[dict[str, Any]]:
-    """A picture's regions as JSON values; none where nothing was detected."""
-    if regions.is_whole_image:
-        return []
-    every = zip(regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True)
-    return [{"label": label, "confidence": sure, "xyxy": box} for label, sure, box in every]
 
 
 def _draw_boxes(path: Path, boxes: list[dict[str, Any]], out: Path) -> None:
@@ -111,7 +101,7 @@ def search(
     top_k: int = 5,
     json: FlagCreatePairsOff[bool] = False,
     device: str = "auto",
-) -> int:
+) -> None:
     """Searches a folder's pictures by a text; captions are not needed.
 
     The first search embeds the pictures and keeps that in the user's cache folder (or in
@@ -152,4 +142,3 @@ def search(
     else:
         for path, score in hits:
             print(f"{score:.3f}  {printable(path)}")
-    return 0

@@ -11,7 +11,7 @@ from dclip_kit.config import PROFILES
 from dclip_kit.runtime.printing import printable
 
 
-def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: str = "cpu") -> int:
+def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: str = "cpu") -> None:
     """Writes a model as a folder that plain open_clip loads, without this kit.
 
     Args:
@@ -31,7 +31,6 @@ def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: s
     print(f'  open_clip.create_model_and_transforms("local-dir:{place}")')
     more = f', bpe_path="{place}/{MERGES_FILE}"' if clip.merges else ""
     print(f'  open_clip.get_tokenizer("local-dir:{place}"{more})')
-    return 0
 
 
 def evaluate(
@@ -47,7 +46,7 @@ def evaluate(
     json: Path | None = None,
     device: str = "auto",
     profile: str = "pocket",
-) -> int:
+) -> None:
     """Measures models: retrieval both ways with 95 % intervals, and zero-shot classification.
 
     Pictures that one of the models has trained on, whatever data set they come from, are left out
@@ -73,28 +72,19 @@ def evaluate(
     """
     if json:
         require_writable(json)
-    from dclip_kit.evaluation.compare import compare, format_retrieval, format_zero_shot, say_gain
-    from dclip_kit.evaluation.evaluate import (
-        TEMPLATE_SETS,
-        ZeroShot,
-        evaluate_retrieval,
-        evaluate_zero_shot,
-        prepare_retrieval,
-        prepare_zero_shot,
-    )
-    from dclip_kit.evaluation.profile_data import (
-        choose_measured,
-        choose_templates,
-        read_measured,
-        read_zero_shot,
-    )
+    from dclip_kit.evaluation import compare, experiment
+    from dclip_kit.evaluation import evaluate as measuring
     from dclip_kit.evaluation.records import write_record
-    from dclip_kit.evaluation.runs import find_run, load_model
-    from dclip_kit.evaluation.seen import leave_out_chosen, leave_out_trained
+    from dclip_kit.evaluation.runs import (
+        find_run,
+        leave_out_chosen,
+        leave_out_trained,
+        load_model,
+    )
     from dclip_kit.runtime.processes import is_main_process
 
     runs = {name: run for name in model if (run := find_run(name))}
-    place = choose_measured(
+    place = experiment.choose_measured(
         [run.profile for run in runs.values()],
         PROFILES[profile],
         data=data,
@@ -103,25 +93,26 @@ def evaluate(
         templates=templates,
         seed=seed,
     )
-    captioned = read_measured(place, split)
     seen = {name: run.seen for name, run in runs.items() if run.seen}
-    unseen = leave_out_trained(captioned, seen)
+    unseen = leave_out_trained(experiment.read_measured(place, split), seen)
     captioned = unseen.dataset
     digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
-    whole = {x.source: x for x in (read_zero_shot(place.zero_shot) if place.zero_shot else ())}
-    labelled = {source: leave_out_chosen(each, digests) for source, each in whole.items()}
-    prompts = TEMPLATE_SETS[choose_templates(place.zero_shot, place.templates)]
+    every = experiment.read_zero_shot(place.zero_shot) if place.zero_shot else ()
+    labelled = {each.source: leave_out_chosen(each, digests) for each in every}
+    without = {each.source: len(each) - len(labelled[each.source]) for each in every}
+    prompts = experiment.choose_templates(place.zero_shot, place.templates)
     found = {}
-    known: dict[str, dict[str, ZeroShot]] = {source: {} for source in labelled}
+    known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = load_model(name, pretrained, choose_device(device))
-        found[name] = evaluate_retrieval(clip, prepare_retrieval(clip, captioned, read=False))
+        prepared = measuring.prepare_retrieval(clip, captioned, read=False)
+        found[name] = measuring.evaluate_retrieval(clip, prepared)
         for source, each in labelled.items():
-            prepared = prepare_zero_shot(clip, each, False, prompts)
-            known[source][name] = evaluate_zero_shot(clip, prepared)
+            classes = measuring.prepare_zero_shot(clip, each, False, prompts)
+            known[source][name] = measuring.evaluate_zero_shot(clip, classes)
     if not is_main_process():
-        return 0
-    gains = {name: compare(found[model[0]], found[name]) for name in model[1:]}
+        return
+    gains = {name: compare.compare(found[model[0]], found[name]) for name in model[1:]}
     measured = place.test if place.test and split == "test" else place.data
     notes = [unseen.describe(measured), warn_of_few(len(captioned), captioned.source)]
     unknown = [name for name, run in runs.items() if not run.seen or not run.seen.complete]
@@ -129,7 +120,6 @@ def evaluate(
         f"What {name} has trained on is not all known: its run, or its teacher's, left no record."
         for name in unknown
     ]
-    without = {source: len(whole[source]) - len(each) for source, each in labelled.items()}
     if json:
         record = {
             "data": place.data,
@@ -165,16 +155,15 @@ def evaluate(
     print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}")
     for note in filter(None, notes):
         print(printable(note))
-    print("\n" + format_retrieval({printable(name): each for name, each in found.items()}))
+    print("\n" + compare.format_retrieval({printable(name): each for name, each in found.items()}))
     for name, own in gains.items():
         print(f"\n{printable(name)} beside {printable(model[0])}")
         for way, (first, *_) in own.items():
-            print(f"  {say_gain(first, f'{way} Recall@1')}")
+            print(f"  {compare.say_gain(first, f'{way} Recall@1')}")
     for source, results in known.items():
         rest, gone = len(labelled[source]), without[source]
         others = f", without the {gone:,} that a weight α was chosen on" if gone else ""
         print(f"\nZero-shot top-1, {printable(source)}: {rest:,} pictures{others}")
-        print(format_zero_shot({printable(name): each for name, each in results.items()}))
+        print(compare.format_zero_shot({printable(name): each for name, each in results.items()}))
         if note := warn_of_few(rest, source):
             print(note)
-    return 0

@@ -48,10 +48,9 @@ def inspect(
     print(*summarize(report, bool(against)), sep="\n")
     for note in dict.fromkeys(str(w.message) for w in notes if issubclass(w.category, UserWarning)):
         print(f"Note: {printable(note)}")
-    if report["captions"]["usable"]:
-        return 0
-    print("Nothing to train on: no usable picture has a caption.")
-    return 1
+    if not report["captions"]["usable"]:
+        print("Nothing to train on: no usable picture has a caption.")
+    return int(not report["captions"]["usable"])
 
 
 def curate(
@@ -63,7 +62,7 @@ def curate(
     conceptual_captions: Path | None = None,
     seed: int = 0,
     leak_guard: Literal["content", "names"] = "content",
-) -> int:
+) -> None:
     """Draws the paper's training mixture, without evaluation pictures, into a manifest for --data.
 
     50,000 pictures of COCO, 15,000 of Flickr30k and 10,000 of Conceptual Captions, of which a tenth
@@ -101,7 +100,6 @@ def curate(
         f"unusable; compared by name alone: {len(record['not_compared']):,}. Written to "
         f"{printable(out)}."
     )
-    return 0
 
 
 def embed(
@@ -115,7 +113,7 @@ def embed(
     format: Format = None,
     split: str = "train",
     device: str = "auto",
-) -> int:
+) -> None:
     """Encodes captioned pictures once: whole, region by region, captions and their tokens.
 
     Fills a folder with features.safetensors (tensors image, region, text, token, image_of_text and
@@ -152,7 +150,7 @@ def embed(
     )
     features = extract_features(clip, detector, found.dataset, regions, folder=out)
     if not is_main_process():
-        return 0
+        return
     unusable = found.unreadable | found.broken_rows
     record = {
         "model": clip.name,
@@ -167,4 +165,3 @@ def embed(
         f"{len(features.text):,} captions into {printable(out)}; unusable: "
         f"{len(unusable):,}; without detections: {features.without_detections:,}."
     )
-    return 0

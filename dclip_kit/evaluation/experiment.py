@@ -1,14 +1,29 @@
-"""From settings to features, a teacher, arms, and their results."""
+"""From a profile to data, features, a teacher, arms, and their results."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from dclip_kit.config import Profile, contrastive_control
-from dclip_kit.data import CaptionedImages, LabelledImages
+from dclip_kit.data import CaptionedImages, LabelledImages, read_captioned, read_labelled
+from dclip_kit.data.division import halve_labelled
+from dclip_kit.data.images import SPLITS
+from dclip_kit.data.labelled import require_labelled
+from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.read import recognise_format, require_readable
+from dclip_kit.data.scan import import_imagehash
+from dclip_kit.data.splits import (
+    LeftOut,
+    has_splits,
+    is_manifest,
+    read_given_test,
+    read_splits,
+    read_test,
+)
 from dclip_kit.evaluation.arms import (
     Arm,
     ArmResult,
@@ -19,17 +34,16 @@ from dclip_kit.evaluation.arms import (
 )
 from dclip_kit.evaluation.evaluate import (
     TEMPLATE_SETS,
+    TEMPLATES,
     RetrievalSet,
+    Templates,
     ZeroShotSet,
     evaluate_retrieval,
     evaluate_zero_shot,
     prepare_retrieval,
     prepare_zero_shot,
 )
-from dclip_kit.evaluation.profile_data import ProfileData
-from dclip_kit.evaluation.profile_data import load_data as load_data  # notebooks begin with it
-from dclip_kit.evaluation.runs import find_run
-from dclip_kit.evaluation.seen import (
+from dclip_kit.evaluation.runs import (
     SeenPictures,
     describe_pocket,
     describe_seen,
@@ -42,6 +56,7 @@ from dclip_kit.features.extract import extract_features
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.features.source import describe_source, digest_record
 from dclip_kit.features.store import FeatureStore
+from dclip_kit.metrics import recall_ceiling
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, load_detector, locate_weights
 from dclip_kit.models.reading import Pictures, read_pixels
@@ -53,7 +68,164 @@ from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.training import Rehearsal, TeacherRun, embed_with_teacher, train_teacher
 
-KEPT_BYTES = 2 << 30  # of all pictures in memory; others are read whenever they are looked at
+KEPT_BYTES = 1 << 30  # of a set's pictures in memory
+
+
+# Data
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileData:
+    """A profile's data.
+
+    Attributes:
+        train, val, test: captioned pictures.
+        zero_shot_val, zero_shot, zero_shot_held_out: labelled pictures; those of a style that no
+            training shows are the pocket's, and None elsewhere.
+        ceiling: text→image Recall@1 on test that a perfect model could reach; None where it is not
+            known which other pictures a caption fits.
+        left_out: what of the data could not be used; None for the pocket's, which is whole.
+        templates: what the labelled pictures' classes are put into.
+    """
+
+    train: CaptionedImages
+    val: CaptionedImages
+    test: CaptionedImages
+    zero_shot_val: LabelledImages
+    zero_shot: LabelledImages
+    zero_shot_held_out: LabelledImages | None
+    ceiling: float | None
+    left_out: LeftOut | None = None
+    templates: Templates = TEMPLATES
+
+
+def require_data(profile: Profile) -> None:
+    """Checks what can be known of a profile's data before any of it is read.
+
+    Raises:
+        ValueError: data must be given, there is nothing at a path, or its format is unknown.
+        FileNotFoundError: there is no folder of labelled pictures.
+        ModuleNotFoundError: imagehash is needed and not installed.
+    """
+    if not profile.data or not profile.zero_shot:
+        raise ValueError(
+            f"Expected data and zero_shot in the profile {profile.name!r}, got {profile.data!r} "
+            f"and {profile.zero_shot!r}; give as data captioned pictures, or curate's manifest and "
+            "Karpathy's dataset_coco.json as test, and as zero_shot labelled pictures or 'pocket'."
+        )
+    if profile.data != "pocket":
+        for path in filter(None, (profile.data, profile.test)):
+            if not is_manifest(path):
+                require_readable(path, profile.images or None, recognise_format(path))
+        if profile.leak_guard == "content":
+            import_imagehash()
+    if profile.zero_shot != "pocket":
+        require_labelled(profile.zero_shot)
+
+
+def load_data(profile: Profile) -> ProfileData:
+    """Reads a profile's data; the pocket's is drawn on first use.
+
+    What could not be used of other data is printed.
+
+    Raises:
+        ValueError: as `require_data`, or data cannot be read or is too little.
+        ModuleNotFoundError: a library of the extra "data" is needed and not installed.
+    """
+    require_data(profile)
+    if profile.zero_shot == "pocket":
+        names = "zero_shot_val", "zero_shot", "zero_shot_held_out"
+        chosen, measured, held_out = (pocket.load_labelled(name) for name in names)
+    else:
+        chosen, measured = halve_labelled(read_labelled(profile.zero_shot), profile.seed)
+        held_out = None
+    labelled = chosen, measured, held_out
+    templates = choose_templates(profile.zero_shot, profile.templates)
+    if profile.data == "pocket":
+        train, val, test = (pocket.load_captioned(split) for split in SPLITS)
+        ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
+        return ProfileData(train, val, test, *labelled, ceiling, None, templates)
+    by_content = profile.leak_guard == "content"
+    places = profile.data, profile.images or None, profile.test or None
+    read = read_splits(*places, profile.seed, by_content)
+    if str(read.left_out):
+        say(str(read.left_out))
+    return ProfileData(read.train, read.val, read.test, *labelled, None, read.left_out, templates)
+
+
+def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> Profile:
+    """What to measure models on: a profile's data, zero_shot, templates and seed.
+
+    Args:
+        runs: the profiles of the runs that the models came out of, if any, of which the first
+            decides.
+        profile: for models that came out of none.
+        asked: fields of a profile that were asked for instead; None where one was not.
+
+    Raises:
+        ValueError: there is no data, or the runs had different ones and none was asked for.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in ("data", "zero_shot"):
+        places = sorted({getattr(run, name) for run in runs})
+        if name not in given and len(places) > 1:
+            raise ValueError(
+                f"Expected {name} to measure on, since the models' runs had different ones "
+                f"({', '.join(places)}); give --{name.replace('_', '-')}."
+            )
+    if "data" in given:
+        given = {"images": "", "test": ""} | given
+    chosen = replace([*runs, profile][0], **given)
+    if not chosen.data:
+        raise ValueError("Expected captioned pictures to measure on, got none; give --data.")
+    return chosen
+
+
+def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
+    """Captioned pictures to measure on.
+
+    Args:
+        profile: with the data.
+        split: "test" as `load_data` makes it, "all", or a split that the format has; of data
+            without splits also "train" and "val" as `load_data` makes them.
+
+    Raises:
+        ValueError: there is no such split, or as `read_captioned` and `read_splits`.
+    """
+    data, images, test = profile.data, profile.images or None, profile.test
+    if data == "pocket":
+        return pocket.load_captioned(split)
+    if split == "test":
+        return read_given_test(test) if test else read_test(data, images, profile.seed)
+    if split == "all" or has_splits(data):
+        return read_captioned(data, images, split=split).dataset
+    if split not in SPLITS:
+        raise ValueError(
+            f"Expected a split of train, val, test or all of {data}, whose format has none of its "
+            f"own, got {split!r}; name one of these."
+        )
+    return getattr(read_splits(data, images, test or None, profile.seed), split)
+
+
+def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
+    """All labelled pictures of a reference; for "pocket" those of the held-out style come too."""
+    if reference == "pocket":
+        return pocket.load_labelled("zero_shot"), pocket.load_labelled("zero_shot_held_out")
+    return (read_labelled(reference),)
+
+
+def choose_templates(zero_shot: str, name: str = "auto") -> Templates:
+    """What the classes of labelled pictures are put into, as `Profile.templates` says.
+
+    Args:
+        zero_shot: as in `Profile`.
+        name: one of `evaluate.TEMPLATE_SETS`, or "auto".
+    """
+    fitting = "pocket" if zero_shot == "pocket" else "imagenet"
+    return TEMPLATE_SETS[fitting if name == "auto" else name]
+
+
+# Training, and measuring what came of it
 
 
 def require_trainable(profile: Profile, clip: ClipBundle) -> None:
@@ -116,7 +288,7 @@ def prepare_evaluation(clip: ClipBundle, data: ProfileData) -> EvaluationSets:
     """Encodes all texts once; pictures are read when they are looked at."""
 
     def prepare(labelled: LabelledImages) -> ZeroShotSet:
-        return prepare_zero_shot(clip, labelled, False, TEMPLATE_SETS[data.templates])
+        return prepare_zero_shot(clip, labelled, False, data.templates)
 
     sets = EvaluationSets(
         prepare_retrieval(clip, data.val, read=False),
@@ -136,38 +308,26 @@ def prepare_training(
     features: FrozenFeatures,
     sets: EvaluationSets,
 ) -> TrainingSet:
-    """Reads the pictures that training looks at, val's among them, as long as there is memory.
-
-    All together are kept in `KEPT_BYTES` at most. Those that are looked at most often come first;
-    a set that does not fit any more is read whenever it is looked at.
+    """Reads the pictures that training looks at, val's among them, where they fit into memory.
 
     Raises:
         ValueError: as `RegionCrops` and `read_pixels`.
     """
-    left = KEPT_BYTES
-
-    def keep(pictures: Pictures) -> Pictures:
-        nonlocal left
-        needed = _count_bytes(clip, pictures)
-        if needed > left:
-            return pictures
-        left -= needed
-        return read_pixels(clip, pictures)
-
-    pictures = keep(train.paths)
-    val = replace(sets.val, pictures=keep(sets.val.pictures))
-    zero_shot_val = replace(sets.zero_shot_val, pictures=keep(sets.zero_shot_val.pictures))
+    pictures = _read_few(clip, train.paths)
+    val = replace(sets.val, pictures=_read_few(clip, sets.val.pictures))
+    chosen = _read_few(clip, sets.zero_shot_val.pictures)
     rehearsal = None
     if profile.student.rehearsal_weight > 0:
         crops = RegionCrops(train.paths, features, profile.regions)
-        rehearsal = Rehearsal(keep(crops), features.region)
+        rehearsal = Rehearsal(_read_few(clip, crops), features.region)
     return_memory()
-    return TrainingSet(pictures, rehearsal, val, zero_shot_val)
+    return TrainingSet(pictures, rehearsal, val, replace(sets.zero_shot_val, pictures=chosen))
 
 
-def _count_bytes(clip: ClipBundle, pictures: Pictures) -> int:
-    """Of pictures as CLIP takes them."""
-    return len(pictures) * clip.to_pixels(Image.new("RGB", (1, 1))).numel()
+def _read_few(clip: ClipBundle, pictures: Pictures) -> Pictures:
+    """Reads pictures into memory; too many stay as they are, read whenever they are looked at."""
+    each = clip.to_pixels(Image.new("RGB", (1, 1))).numel()
+    return read_pixels(clip, pictures) if len(pictures) * each <= KEPT_BYTES else pictures
 
 
 def train_and_save_teacher(
@@ -209,12 +369,11 @@ def train_and_save_arms(
     Returns:
         clip (untouched), contrastive and the recipe's arm, by name.
     """
-    arms = {"clip": Arm("clip", clip)}
     targets = embed_with_teacher(teacher, features, profile.regions) if teacher else None
     data = prepare_training(profile, clip, train, features, sets)
     control = replace(profile, student=contrastive_control(profile.student))
-    for name in dict.fromkeys(("contrastive", profile.recipe)):
-        settings = control if name == "contrastive" else profile
+    arms = {"clip": Arm("clip", clip)}
+    for name, settings in {"contrastive": control, profile.recipe: profile}.items():
         embeddings = targets if settings.student.distillation_weight else None
         checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
         arms[name] = train_arm(
@@ -236,8 +395,7 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
     def measure(evaluate: Callable[..., Any], data: Any) -> list[Any]:
         if data is None:
             return [None] * len(arms)
-        if _count_bytes(clip, data.pictures) <= KEPT_BYTES:
-            data = replace(data, pictures=read_pixels(clip, data.pictures))
+        data = replace(data, pictures=_read_few(clip, data.pictures))
         return [evaluate(arm.clip, data) for arm in arms.values()]
 
     retrieval = measure(evaluate_retrieval, sets.test)
@@ -257,7 +415,7 @@ def describe_run(profile: Profile, data: ProfileData, teacher: Path | None = Non
         seen = describe_seen(data.train, data.val, labelled, profile.leak_guard == "content")
     if teacher is None:
         return seen
-    its = _load_seen_by_teacher(teacher)
+    its = load_seen(teacher)
     trained = seen.trained.join(its.trained) if its else seen.trained
     return replace(seen, trained=trained, complete=its is not None and its.complete)
 
@@ -268,7 +426,7 @@ def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
     Raises:
         ValueError: too little is left to choose or to measure on.
     """
-    seen = _load_seen_by_teacher(folder)
+    seen = load_seen(folder)
     if seen is None or not seen.complete:
         say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
     if seen is None:
@@ -277,11 +435,6 @@ def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
     for note in filter(None, (val.describe("val"), test.describe("test"))):
         say(note)
     return replace(data, val=val.dataset, test=test.dataset)
-
-
-def _load_seen_by_teacher(folder: Path) -> SeenPictures | None:
-    run = find_run(folder / "teacher")
-    return run.seen if run else load_seen(folder)
 
 
 def train_all(profile: Profile, clip: ClipBundle, data: ProfileData, folder: Path) -> None:

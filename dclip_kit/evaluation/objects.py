@@ -44,14 +44,8 @@ class SceneObjects:
 
 
 def list_objects(scenes: Sequence[Scene]) -> SceneObjects:
-    """All things of these scenes, scene by scene.
-
-    Raises:
-        ValueError: there is no thing.
-    """
+    """All things of these scenes, scene by scene; there must be one."""
     things = [(index, thing) for index, scene in enumerate(scenes) for thing in scene.objects]
-    if not things:
-        raise ValueError(f"Expected scenes with things in them, got {len(scenes)} without any.")
     return SceneObjects(
         torch.tensor([index for index, _ in things]),
         torch.tensor([thing.noun for _, thing in things]),
@@ -72,16 +66,8 @@ def match_regions(
         objects: of as many pictures as there are `regions`.
         regions: of each picture.
         least_overlap: intersection over union of both boxes, 0 to 1.
-
-    Raises:
-        ValueError: a thing stands in a picture that has no regions here.
     """
-    if int(objects.image.max()) >= len(regions):
-        raise ValueError(
-            f"Expected regions of {int(objects.image.max()) + 1} pictures, got {len(regions)}; "
-            "detect in every picture whose things are listed."
-        )
-    found = torch.full((len(objects),), -1)
+    found = torch.full_like(objects.label, -1)
     for image in objects.image.unique().tolist():
         things = (objects.image == image).nonzero().flatten()
         overlap = box_iou(objects.xyxy[things], regions[image].xyxy)  # object region
@@ -130,7 +116,7 @@ def name_objects(
         settings: how crops are cut; the defaults if left out.
 
     Raises:
-        ValueError: paths and regions differ in number, or a thing's picture is not among them.
+        ValueError: paths and regions differ in number.
     """
     if len(paths) != len(regions):
         raise ValueError(
@@ -163,8 +149,8 @@ def _is_named(
     """Whether each thing's noun ranks first among the nouns that its picture lacks; no tie does."""
     present = torch.zeros(int(objects.image.max()) + 1, len(class_features), dtype=torch.bool)
     present[objects.image, objects.label] = True
-    own = torch.zeros(len(objects), len(class_features), dtype=torch.bool)
-    own[torch.arange(len(objects)), objects.label] = True
+    own = torch.zeros(len(features), len(class_features), dtype=torch.bool)
+    own[torch.arange(len(features)), objects.label] = True
     below_all = -2.0  # no cosine is
     scores = (features @ class_features.T).masked_fill(present[objects.image] & ~own, below_all)
     return ranks(scores, own) <= 1

@@ -1,7 +1,11 @@
-"""A run's folder: which settings it had, how long it took, and the models that came out of it."""
+"""A run's folder: its settings, its seconds, the pictures that it has seen, and its models.
+
+Pictures are known by their names in public data sets, by their files' bytes and by what they show,
+as the leak guard knows them, so that it does not matter where they lie or what data set has them.
+"""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
@@ -12,16 +16,21 @@ import open_clip
 import torch
 
 from dclip_kit.config import PROFILES, Profile
+from dclip_kit.data import CaptionedImages, LabelledImages
+from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
+from dclip_kit.data.pocket.world import SCENE_SPLITS
+from dclip_kit.data.scan import scan_pictures
 from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.evaluation.records import read_record, write_record
-from dclip_kit.evaluation.seen import SeenPictures, describe_pocket, load_seen
 from dclip_kit.features.source import differing_entries
 from dclip_kit.models.clip import ClipBundle, load_clip
+from dclip_kit.runtime.printing import printable
 from dclip_kit.runtime.processes import is_main_process
 
 SETTINGS = "settings.json"
+REPORT = "report.json"  # which says as much as the settings do
 SECONDS = "seconds.json"
-_REPORT = "report.json"  # which says as much as the settings do
+PICTURES = "pictures.json"
 # Of a run's settings, those that a model is loaded and measured with; older runs lack some.
 _OWN = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
 
@@ -81,6 +90,201 @@ def count_seconds(folder: Path, began: float) -> Iterator[Callable[[], float]]:
         keep(count(), None)
 
 
+# What a run has seen
+
+
+@dataclass(frozen=True, eq=False)
+class SeenPictures:
+    """The pictures that a run has seen.
+
+    Attributes:
+        trained: captioned ones that its teacher or students trained on.
+        chosen: captioned ones that its interpolations were chosen on.
+        labelled: digests of the labelled ones that these were chosen on.
+        complete: False where a teacher was taken that left no record of what it has trained on.
+    """
+
+    trained: EvaluationIndex
+    chosen: EvaluationIndex
+    labelled: frozenset[str] = frozenset()
+    complete: bool = True
+
+
+def describe_seen(
+    train: CaptionedImages, val: CaptionedImages, labelled: Sequence[Path], by_content: bool
+) -> SeenPictures:
+    """What a run on these pictures sees.
+
+    Args:
+        train: to train on.
+        val: to choose on.
+        labelled: to choose on; their files are read.
+        by_content: whether captioned pictures are known by what they show too, beside their names
+            and their files' bytes.
+    """
+    trained, chosen = (index_evaluation([dataset], by_content) for dataset in (train, val))
+    for index, dataset in ((trained, train), (chosen, val)):
+        for digest, path in zip(_digest_files(dataset.paths), dataset.paths, strict=True):
+            if digest:
+                index.names.setdefault(f"bytes {digest}", path)
+    return SeenPictures(trained, chosen, frozenset(_digest_files(labelled)) - {""})
+
+
+def _digest_files(paths: Sequence[Path]) -> list[str]:
+    return [scan.digest for scan in scan_pictures(paths, decode=False)]
+
+
+def describe_pocket() -> SeenPictures:
+    """What a run on the pocket's scenes sees."""
+
+    def index(split: str) -> EvaluationIndex:
+        places = (f"{split}/{number}" for number in range(SCENE_SPLITS[split]))
+        return EvaluationIndex({f"pocket {each}": Path(each) for each in places}, None, {})
+
+    return SeenPictures(index("train"), index("val"))
+
+
+def keep_seen(seen: SeenPictures, folder: Path) -> None:
+    """Writes what a run has seen into its folder, unless something has been trained there.
+
+    Raises:
+        ValueError: something has, and it saw other pictures.
+    """
+    trained, chosen = seen.trained.as_dict(), seen.chosen.as_dict()
+    before = load_seen(folder)
+    if before and any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*")):
+        kept = before.trained.names.keys(), before.chosen.names.keys(), before.labelled
+        if kept != (trained["names"].keys(), chosen["names"].keys(), seen.labelled):
+            raise ValueError(
+                f"Expected the pictures that the run in {folder} began with, but those to train "
+                "on, to choose on or with labels have changed; name another --out, or delete this "
+                "one to begin again."
+            )
+        return
+    record = {"trained": trained, "chosen": chosen, "labelled": sorted(seen.labelled)}
+    write_record(record | {"complete": seen.complete}, folder / PICTURES)
+
+
+def load_seen(folder: Path) -> SeenPictures | None:
+    """What the models in a run's folder have seen; None where it left no record, as old runs.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+
+    def build(record: dict[str, Any]) -> SeenPictures:
+        trained, chosen = (EvaluationIndex.from_dict(record[n]) for n in ("trained", "chosen"))
+        labelled, complete = frozenset(record["labelled"]), record.get("complete", True)
+        return SeenPictures(trained, chosen, labelled, complete)
+
+    if (folder / PICTURES).is_file():
+        return read_record(folder / PICTURES, build)
+    profile = _find_profile(folder)
+    return describe_pocket() if profile and profile.data == "pocket" else None
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What is left to measure on.
+
+    Attributes:
+        dataset: pictures that no model has trained on.
+        trained: by model, those that it has trained on, which are left out.
+        chosen: by model, how many of those that are left it was chosen on.
+    """
+
+    dataset: CaptionedImages
+    trained: dict[str, tuple[Leak, ...]]
+    chosen: dict[str, int]
+
+    def describe(self, what: str) -> str:
+        """Sentences for a person, or nothing where nothing was left out and nothing chosen on."""
+        notes = [
+            f"Left out of {what}: {len(leaks):,} pictures that {name} has trained on (the first, "
+            f"{_describe_leak(leaks[0])})."
+            for name, leaks in self.trained.items()
+            if leaks
+        ]
+        notes += [
+            f"{name} was chosen on {count:,} pictures of {what}."
+            for name, count in self.chosen.items()
+            if count
+        ]
+        return printable(" ".join(notes))
+
+
+def _describe_leak(leak: Leak) -> str:
+    return f"{leak.picture} is {leak.evaluation} by {leak.by}"
+
+
+def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]) -> Unseen:
+    """Leaves out the pictures that a model has trained on.
+
+    Args:
+        dataset: to measure on.
+        seen: by model, what it has seen.
+
+    Raises:
+        ValueError: fewer than two pictures are left.
+        ModuleNotFoundError: imagehash is not installed, and pictures are known by content.
+    """
+    trained = {name: find_leaks(dataset, each.trained).leaks for name, each in seen.items()}
+    gone = {leak.picture for leaks in trained.values() for leak in leaks}
+    left = dataset.select([i for i, path in enumerate(dataset.paths) if path not in gone])
+    if len(left) < 2 <= len(dataset):
+        name, leaks = next((name, leaks) for name, leaks in trained.items() if leaks)
+        raise ValueError(
+            f"Expected pictures to measure on that no model has trained on, but of {len(dataset)} "
+            f"in {dataset.source} {len(left)} are left; {name} has trained on the others, of which "
+            f"{_describe_leak(leaks[0])}; name other data, or take the seed and the split of its "
+            "run."
+        )
+    chosen = {name: len(find_leaks(left, each.chosen).leaks) for name, each in seen.items()}
+    return Unseen(left, trained, chosen)
+
+
+def leave_out_chosen(dataset: LabelledImages, digests: frozenset[str]) -> LabelledImages:
+    """Leaves out the labelled pictures that some model's interpolation was chosen on.
+
+    Args:
+        dataset: to measure on.
+        digests: of those pictures' files.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    if not digests:
+        return dataset
+    own = _digest_files(dataset.paths)
+    kept = [i for i, digest in enumerate(own) if digest not in digests]
+    if not kept:
+        raise ValueError(
+            f"Expected labelled pictures that no model was chosen on, but all {len(dataset)} of "
+            f"{dataset.source} are such; name others."
+        )
+    return replace(
+        dataset,
+        paths=tuple(dataset.paths[i] for i in kept),
+        labels=tuple(dataset.labels[i] for i in kept),
+    )
+
+
+# The models of a run
+
+
+def _find_profile(folder: Path) -> Profile | None:
+    """What a run's record in a folder says of how its models are loaded and measured."""
+
+    def build(record: dict[str, Any]) -> Profile:
+        settings = record.get("settings", record)
+        needed = {"clip": settings["clip"], "pretrained": settings["pretrained"]}
+        own = {name: settings[name] for name in _OWN if name in settings}
+        return replace(PROFILES["pocket"], **own | needed)
+
+    found = [folder / name for name in (SETTINGS, REPORT) if (folder / name).is_file()]
+    return read_record(found[0], build) if found else None
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """The run that an arm came out of.
@@ -106,20 +310,10 @@ def find_run(reference: Path | str) -> Run | None:
     """
     place = Path(reference)
     folder, name = place.parent, place.name.removesuffix(".safetensors")
-    found = [folder / each for each in (SETTINGS, _REPORT) if (folder / each).is_file()]
-    if not found or not (folder / f"{name}.json").is_file():
+    profile = _find_profile(folder)
+    if profile is None or not (folder / f"{name}.json").is_file():
         return None
-    profile = read_record(found[0], _build_profile)
-    seen = load_seen(folder)
-    if seen is None and profile.data == "pocket":  # scenes that need no record
-        seen = describe_pocket()
-    return Run(folder, name, profile, seen)
-
-
-def _build_profile(record: dict[str, Any]) -> Profile:
-    settings = record.get("settings", record)
-    needed = {"clip": settings["clip"], "pretrained": settings["pretrained"]}
-    return replace(PROFILES["pocket"], **{k: v for k, v in settings.items() if k in _OWN} | needed)
+    return Run(folder, name, profile, load_seen(folder))
 
 
 def load_model(

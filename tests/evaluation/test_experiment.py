@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_leaks import scene
+from test_splits import write_own
 
 from assets.make import pocket_arms
 from dclip_kit.config import PROFILES, Profile, SelectionRule, apply_recipe
@@ -14,11 +16,16 @@ from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.sprites import load_nouns
 from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.arms import Arm, load_arms, load_teacher
-from dclip_kit.evaluation.evaluate import evaluate_retrieval
+from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, encode_classes, evaluate_retrieval
 from dclip_kit.evaluation.experiment import (
     EvaluationSets,
+    choose_measured,
+    choose_templates,
+    load_data,
     prepare_evaluation,
     prepare_training,
+    read_measured,
+    read_zero_shot,
     train_and_save_arms,
     train_and_save_teacher,
 )
@@ -83,55 +90,25 @@ def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
 
 
 def test_too_many_pictures_for_the_memory_stay_on_disk(
-    clip, data, features, sets, monkeypatch
+    clip, data, detector, sets, monkeypatch
 ) -> None:
     assert sets.val.pictures == data.val.paths  # nobody has looked at them
+    features = extract_features(clip, detector, data.train, PROFILE.regions)
     made = prepare_training(PROFILE, clip, data.train, features, sets)
     assert torch.equal(made.val.pictures, read_pixels(clip, data.val.paths))
     assert torch.equal(made.zero_shot_val.pictures, read_pixels(clip, data.zero_shot_val.paths))
-    monkeypatch.setattr(experiment, "KEPT_BYTES", 3 * 32 * 32 * len(data.val) - 1)
-    made = prepare_training(PROFILE, clip, data.train, features, sets)
-    assert made.val.pictures == data.val.paths
-    assert made.zero_shot_val.pictures == data.zero_shot_val.paths
-
-
-def test_crops_are_rehearsed_as_the_frozen_clip_saw_them(
-    clip, data, detector, sets, monkeypatch
-) -> None:
-    features = extract_features(clip, detector, data.train, PROFILE.regions)
-    kept = prepare_training(PROFILE, clip, data.train, features, sets)
-    crops = kept.rehearsal.pictures
+    crops = made.rehearsal.pictures  # rehearsed as the frozen CLIP saw them
     assert crops.shape == (len(features.region), 3, 32, 32)
     torch.testing.assert_close(encode_images(clip, crops), features.region)
-    monkeypatch.setattr(experiment, "KEPT_BYTES", kept.pictures.numel() - 1)
-    cut = prepare_training(PROFILE, clip, data.train, features, sets)
-    assert cut.pictures == data.train.paths
-    assert torch.equal(read_pixels(clip, cut.rehearsal.pictures), crops)
+    monkeypatch.setattr(experiment, "KEPT_BYTES", 3 * 32 * 32 * len(data.val))
+    less = prepare_training(PROFILE, clip, data.train, features, sets)
+    assert torch.equal(less.val.pictures, made.val.pictures)
+    assert less.pictures == data.train.paths
+    assert less.zero_shot_val.pictures == data.zero_shot_val.paths
+    assert torch.equal(read_pixels(clip, less.rehearsal.pictures), crops)
     for recipe in ("contrastive", "official_code"):
         other = apply_recipe(PROFILE, recipe)
         assert prepare_training(other, clip, data.train, features, sets).rehearsal is None
-
-
-def test_all_that_a_training_keeps_has_one_budget(clip, data, detector, sets, monkeypatch) -> None:
-    """The training's own pictures come first, then val, single objects, and crops at last."""
-    each = 3 * 32 * 32
-    train_bytes, val_bytes, objects, crops = (
-        each * len(pictures)
-        for pictures in (data.train, data.val, data.zero_shot_val, features.region)
-    )
-
-    def kept(budget: int) -> list[bool]:
-        monkeypatch.setattr(experiment, "KEPT_BYTES", budget)
-        made = prepare_training(PROFILE, clip, data.train, features, sets)
-        found = made.pictures, made.val.pictures, made.zero_shot_val.pictures
-        return [isinstance(x, torch.Tensor) for x in (*found, made.rehearsal.pictures)]
-
-    every = train_bytes + val_bytes + objects + crops
-    assert kept(every) == [True] * 4
-    assert kept(every - 1) == [True, True, True, False]
-    assert kept(train_bytes + val_bytes) == [True, True, False, False]
-    assert kept(train_bytes) == [True, False, False, False]
-    assert kept(0) == [False] * 4
 
 
 # Weights, trained now or loaded
@@ -315,3 +292,110 @@ def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:
     sets = replace(sets, zero_shot_held_out=None)
     found = experiment.evaluate_arms({"clip": Arm("clip", clip)}, sets)
     assert found["clip"].held_out is None and len(found["clip"].zero_shot.correct)
+
+
+# Data of one's own
+
+
+def write_classes(folder: Path, count: int = 6) -> Path:
+    """Labelled pictures, a folder a class."""
+    for label, name in enumerate(("red_ball", "dog", "boat")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            scene(1000 + 100 * label + index).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def own(tmp_path) -> Profile:
+    """A profile of pictures on disk."""
+    data = write_own(tmp_path / "own", range(20), ("gone.png,a",), split=True)
+    classes = write_classes(tmp_path / "classes")
+    return replace(PROFILES["base"], data=str(data), zero_shot=str(classes))
+
+
+def test_a_profile_with_a_path_reads_it(own, capsys, clip) -> None:
+    data = load_data(own)
+    assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 2)
+    assert data.ceiling is None and data.zero_shot_held_out is None
+    assert "1 unusable" in str(data.left_out)
+    assert capsys.readouterr().out == f"{data.left_out}\n"
+    assert (len(data.zero_shot_val), len(data.zero_shot)) == (9, 9)
+    assert data.zero_shot.class_names == ("boat", "dog", "red ball")
+    sets = prepare_evaluation(clip, data)
+    assert sets.zero_shot_held_out is None and len(sets.zero_shot.pictures) == 9
+    assert load_data(replace(own, seed=1)).test == data.test  # a column says so
+
+
+def test_other_data_to_measure_on_is_read_too(own, tmp_path) -> None:
+    test = write_own(tmp_path / "test", range(30, 34))
+    data = load_data(replace(own, test=str(test)))
+    assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 4)
+
+
+def test_the_leak_guard_may_go_by_names_alone(own, tmp_path) -> None:
+    test = write_own(tmp_path / "test", range(14, 16))
+    profile = replace(own, test=str(test))
+    assert len(load_data(profile).left_out.leaks) == 2
+    for path in list(test.glob("*.png")):
+        path.rename(path.with_name(f"x{path.name}"))
+    rows = (test / "captions.csv").read_text().splitlines()
+    (test / "captions.csv").write_text("\n".join([rows[0], *(f"x{row}" for row in rows[1:])]))
+    assert len(load_data(profile).left_out.leaks) == 2
+    assert not load_data(replace(profile, leak_guard="names")).left_out.leaks
+
+
+def test_classes_are_put_into_templates(own, clip) -> None:
+    for zero_shot, asked, name in [
+        ("pocket", "auto", "pocket"),
+        ("cifar10:x", "auto", "imagenet"),
+        ("pocket", "paper", "paper"),
+    ]:
+        assert choose_templates(zero_shot, asked) is TEMPLATE_SETS[name]
+    assert load_data(own).templates is TEMPLATE_SETS["imagenet"]
+    data = load_data(replace(own, templates="paper"))
+    expected = encode_classes(clip, data.zero_shot.class_names, TEMPLATE_SETS["paper"])
+    for each in (prepared := prepare_evaluation(clip, data)).zero_shot, prepared.zero_shot_val:
+        torch.testing.assert_close(each.class_features, expected)
+
+
+@pytest.mark.parametrize("missing", ["data", "zero_shot"])
+def test_what_a_profile_lacks_is_asked_for(missing, own) -> None:
+    with pytest.raises(ValueError, match=r"Expected data and zero_shot in the profile 'base'"):
+        load_data(replace(own, **{missing: ""}))
+    with pytest.raises(ValueError, match=r"manifest and Karpathy's dataset_coco\.json as test"):
+        load_data(PROFILES["paper"])
+
+
+def test_pictures_to_measure_on_are_those_of_the_profile(own) -> None:
+    assert read_measured(own).paths == load_data(own).test.paths
+    drawn = replace(own, data=str(write_own(Path(own.data).parent / "drawn", range(100, 160))))
+    assert read_measured(replace(drawn, seed=1)).paths != read_measured(drawn).paths
+    elsewhere = replace(own, test=drawn.data)
+    assert read_measured(elsewhere).paths == load_data(elsewhere).test.paths
+    assert len(read_measured(own, "all")) == 20
+    (labelled,) = read_zero_shot(own.zero_shot)
+    assert len(labelled) == 18
+
+
+def test_a_split_is_never_all_under_another_name(own) -> None:
+    data = load_data(own)
+    assert read_measured(own, "val").paths == data.val.paths
+    assert read_measured(own, "train").paths == data.train.paths
+    with pytest.raises(ValueError, match=r"of train, val, test or all .* got 'dev'"):
+        read_measured(own, "dev")
+
+
+def test_models_are_measured_on_what_their_runs_were_unless_asked_otherwise(own) -> None:
+    run = replace(own, images="below", test="there", seed=3)
+    assert choose_measured([], own) == own
+    assert choose_measured([run], own, data=None, seed=None) == run
+    assert choose_measured([run], own, seed=0, zero_shot="") == replace(run, seed=0, zero_shot="")
+    # Other data lies elsewhere and has a test of its own.
+    other = choose_measured([run], own, data="other")
+    assert other == replace(run, data="other", images="", test="")
+    assert choose_measured([run], own, data="other", images="x").images == "x"
+    with pytest.raises(ValueError, match=r"runs had different ones \(.*\); give --zero-shot"):
+        choose_measured([run, replace(run, zero_shot="pocket")], own)
+    with pytest.raises(ValueError, match="got none; give --data"):
+        choose_measured([], PROFILES["paper"])
