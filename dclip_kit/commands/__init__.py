@@ -19,9 +19,8 @@ from typing import Any, Literal
 import tyro
 
 from dclip_kit.commands.fit import distill, train_teacher
-from dclip_kit.commands.look import detect, search
-from dclip_kit.commands.measure import evaluate, export
-from dclip_kit.commands.prepare import curate, embed, inspect
+from dclip_kit.commands.measure import evaluate, export, search
+from dclip_kit.commands.prepare import curate, detect, embed, inspect
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
 from dclip_kit.runtime.printing import printable
 

@@ -1,10 +1,12 @@
-"""Commands on trained models: measuring them, and handing them on."""
+"""Commands on models: measuring them, handing them on, searching with them."""
 
+import json as json_format
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from tyro.conf import FlagCreatePairsOff, Positional
 
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
 from dclip_kit.config import PROFILES
@@ -167,3 +169,55 @@ def evaluate(
         print(compare.format_zero_shot({printable(name): each for name, each in results.items()}))
         if note := warn_of_few(rest, source):
             print(note)
+
+
+def search(
+    folder: Positional[Path],
+    query: Positional[str],
+    *,
+    model: str,
+    pretrained: str | None,
+    top_k: int = 5,
+    json: FlagCreatePairsOff[bool] = False,
+    device: str = "auto",
+) -> None:
+    """Searches a folder's pictures by a text; captions are not needed.
+
+    The first search embeds the pictures and keeps that in the user's cache folder (or in
+    DCLIP_CACHE); later ones embed what is new or has changed.
+
+    Args:
+        folder: of pictures; folders in it count too.
+        query: what to look for, such as "a dog on a beach".
+        model: "pocket" (which knows a hundred drawn things), an architecture of open_clip, a folder
+            that export wrote, or an arm that distill wrote (runs/x/dclip).
+        pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
+        top_k: how many to find.
+        json: prints JSON, a list of path and score (cosine).
+        device: auto, cpu, cuda:0, …
+    """
+    from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.models.encode import encode_texts
+    from dclip_kit.search.folder_index import find_pictures, index_pictures
+
+    find_pictures(folder)  # an empty folder is told before a model is loaded
+    if top_k < 1 or not query.strip():
+        raise ValueError(
+            f"Expected a query that says something and a --top-k from 1, got {query!r} and {top_k}."
+        )
+    clip = load_model(model, pretrained, choose_device(device))
+    index = index_pictures(clip, folder)
+    if index.embedded or index.unreadable:
+        print(
+            f"Embedded {index.embedded:,} pictures now, {len(index.paths) - index.embedded:,} were "
+            f"known, {len(index.unreadable):,} cannot be read."
+            + (f" Links out of the folder led to {index.linked:,}." if index.linked else ""),
+            file=sys.stderr,
+        )
+    found = index.search(encode_texts(clip, [query])[0], top_k)
+    hits = [(index.paths[i], score) for i, score in zip(found.images, found.scores, strict=True)]
+    if json:
+        print(json_format.dumps([{"path": str(p), "score": score} for p, score in hits], indent=1))
+    else:
+        for path, score in hits:
+            print(f"{score:.3f}  {printable(path)}")

@@ -1,8 +1,8 @@
-"""Commands on captioned pictures: looking at them, and encoding them."""
+"""Commands on pictures: looking at them, drawing training data, finding regions, encoding."""
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -100,6 +100,87 @@ def curate(
         f"unusable; compared by name alone: {len(record['not_compared']):,}. Written to "
         f"{printable(out)}."
     )
+
+
+def detect(
+    pictures: Positional[Path],
+    *,
+    out: Path,
+    detector: str,
+    confidence: float,
+    max_regions: int,
+    drawn: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Finds the regions of pictures.
+
+    Writes a JSON with each picture's size and regions (label, confidence, and box in pixels: left,
+    top, right, bottom), most confident first, and with the pictures that cannot be read.
+
+    Args:
+        pictures: a picture, or a folder of pictures; folders in it count too.
+        out: the .json file to write.
+        detector: "pocket", or a .pt of ultralytics by name or path (a pickle: from people you
+            trust).
+        confidence: what a region's confidence must exceed, 0 to 1.
+        max_regions: how many a picture, at most.
+        drawn: folder to write the pictures into with their boxes drawn.
+        device: auto, cpu, cuda:0, …
+    """
+    require_writable(out)
+    if drawn:
+        require_writable(drawn, "folder")
+    from dclip_kit.evaluation.records import write_record
+    from dclip_kit.models.detector import load_detector
+    from dclip_kit.search.folder_index import find_pictures
+
+    paths = find_pictures(pictures)
+    loaded = load_detector(
+        detector, confidence=confidence, max_regions=max_regions, device=choose_device(device)
+    )
+    found = loaded.detect(paths, skip_unreadable=True)
+    readable = [path for i, path in enumerate(paths) if i not in found.unreadable]
+    entries = []
+    for path, regions in zip(readable, found.regions, strict=True):
+        width, height = regions.image_size
+        every = zip(regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True)
+        boxes = [{"label": label, "confidence": sure, "xyxy": box} for label, sure, box in every]
+        boxes = [] if regions.is_whole_image else boxes
+        entries.append({"path": str(path), "width": width, "height": height, "regions": boxes})
+        if drawn:
+            name = path.relative_to(pictures) if pictures.is_dir() else Path(path.name)
+            _draw_boxes(path, boxes, drawn / f"{name}.png")
+    record = {
+        "detector": detector,
+        "confidence": confidence,
+        "max_regions": max_regions,
+        "pictures": entries,
+        "unreadable": [{"path": str(paths[i]), "reason": r} for i, r in found.unreadable.items()],
+    }
+    write_record(record, out)
+    count = sum(len(regions) for regions in found.regions) - found.without_detections
+    print(
+        f"Found {count:,} regions in {len(readable):,} pictures, none in "
+        f"{found.without_detections:,} of them; {len(found.unreadable):,} cannot be read. "
+        f"Written to {printable(out)}."
+    )
+
+
+def _draw_boxes(path: Path, boxes: list[dict[str, Any]], out: Path) -> None:
+    """Writes a picture with its boxes drawn, atomically."""
+    from PIL import ImageDraw
+
+    from dclip_kit.data import open_picture
+    from dclip_kit.runtime.files import replacing
+
+    picture = open_picture(path)
+    canvas = ImageDraw.Draw(picture)
+    for box in boxes:
+        width = max(1, round(min(picture.size) / 150))
+        canvas.rectangle(box["xyxy"], outline="red", width=width)
+        canvas.text(box["xyxy"][:2], f"{box['label']} {box['confidence']:.2f}", fill="red")
+    with replacing(out) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def embed(

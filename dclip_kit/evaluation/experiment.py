@@ -410,8 +410,8 @@ def describe_run(profile: Profile, data: ProfileData, teacher: Path | None = Non
     if profile.data == "pocket":
         seen = describe_pocket()
     else:
-        own = profile.zero_shot != "pocket"  # its pictures to choose on are apart from the others
-        labelled = data.zero_shot_val.paths if own else ()
+        # The pocket's pictures to choose on are apart from those to measure on.
+        labelled = () if profile.zero_shot == "pocket" else data.zero_shot_val.paths
         seen = describe_seen(data.train, data.val, labelled, profile.leak_guard == "content")
     if teacher is None:
         return seen
