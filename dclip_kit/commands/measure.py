@@ -95,7 +95,7 @@ def evaluate(
         templates=templates,
         seed=seed,
     )
-    seen = {name: run.seen for name, run in runs.items() if run.seen}
+    seen = {name: run.seen for name, run in runs.items()}
     unseen = leave_out_trained(experiment.read_measured(place, split), seen)
     captioned = unseen.dataset
     digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
@@ -117,7 +117,7 @@ def evaluate(
     gains = {name: compare.compare(found[model[0]], found[name]) for name in model[1:]}
     measured = place.test if place.test and split == "test" else place.data
     notes = [unseen.describe(measured), warn_of_few(len(captioned), captioned.source)]
-    unknown = [name for name, run in runs.items() if not run.seen or not run.seen.complete]
+    unknown = [name for name, run in runs.items() if not run.seen.complete]
     notes += [
         f"What {name} has trained on is not all known: its run, or its teacher's, left no record."
         for name in unknown

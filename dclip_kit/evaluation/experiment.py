@@ -416,8 +416,7 @@ def describe_run(profile: Profile, data: ProfileData, teacher: Path | None = Non
     if teacher is None:
         return seen
     its = load_seen(teacher)
-    trained = seen.trained.join(its.trained) if its else seen.trained
-    return replace(seen, trained=trained, complete=its is not None and its.complete)
+    return replace(seen, trained=seen.trained.join(its.trained), complete=its.complete)
 
 
 def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
@@ -427,10 +426,8 @@ def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
         ValueError: too little is left to choose or to measure on.
     """
     seen = load_seen(folder)
-    if seen is None or not seen.complete:
+    if not seen.complete:
         say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
-    if seen is None:
-        return data
     val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
     for note in filter(None, (val.describe("val"), test.describe("test"))):
         say(note)

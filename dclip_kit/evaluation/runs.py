@@ -101,7 +101,7 @@ class SeenPictures:
         trained: captioned ones that its teacher or students trained on.
         chosen: captioned ones that its interpolations were chosen on.
         labelled: digests of the labelled ones that these were chosen on.
-        complete: False where a teacher was taken that left no record of what it has trained on.
+        complete: False where the run, or the teacher that it took, left no record.
     """
 
     trained: EvaluationIndex
@@ -151,8 +151,9 @@ def keep_seen(seen: SeenPictures, folder: Path) -> None:
         ValueError: something has, and it saw other pictures.
     """
     trained, chosen = seen.trained.as_dict(), seen.chosen.as_dict()
-    before = load_seen(folder)
-    if before and any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*")):
+    begun = any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*"))
+    if begun and (folder / PICTURES).is_file():
+        before = load_seen(folder)
         kept = before.trained.names.keys(), before.chosen.names.keys(), before.labelled
         if kept != (trained["names"].keys(), chosen["names"].keys(), seen.labelled):
             raise ValueError(
@@ -165,8 +166,8 @@ def keep_seen(seen: SeenPictures, folder: Path) -> None:
     write_record(record | {"complete": seen.complete}, folder / PICTURES)
 
 
-def load_seen(folder: Path) -> SeenPictures | None:
-    """What the models in a run's folder have seen; None where it left no record, as old runs.
+def load_seen(folder: Path) -> SeenPictures:
+    """What the models in a run's folder have seen; no picture is known where it left no record.
 
     Raises:
         ValueError: the record is damaged.
@@ -180,7 +181,10 @@ def load_seen(folder: Path) -> SeenPictures | None:
     if (folder / PICTURES).is_file():
         return read_record(folder / PICTURES, build)
     profile = _find_profile(folder)
-    return describe_pocket() if profile and profile.data == "pocket" else None
+    if profile and profile.data == "pocket":  # scenes that need no record
+        return describe_pocket()
+    nothing = EvaluationIndex({}, None, {})
+    return SeenPictures(nothing, nothing, complete=False)
 
 
 @dataclass(frozen=True)
@@ -293,13 +297,13 @@ class Run:
         folder: of the run.
         name: of the arm.
         profile: what of its settings a model is loaded and measured with.
-        seen: the pictures that it has seen; None where it left no record of them.
+        seen: the pictures that it has seen.
     """
 
     folder: Path
     name: str
     profile: Profile
-    seen: SeenPictures | None
+    seen: SeenPictures
 
 
 def find_run(reference: Path | str) -> Run | None:

@@ -292,7 +292,7 @@ def test_another_picture_in_the_same_place_is_another(own, seen, tmp_path) -> No
 
 def test_a_run_that_has_trained_goes_on_with_the_same_pictures_alone(own, seen, tmp_path) -> None:
     run = tmp_path / "run"
-    assert load_seen(run) is None
+    assert not load_seen(run).complete and not load_seen(run).trained.names
     keep_seen(describe_seen(own.select([6]), own.select([7]), [], True), run)
     keep_seen(seen, run)  # nothing has been trained yet: what was seen is what is seen now
     assert names(leave_out_trained(own, {"mine": load_seen(run)}).dataset)[0] == "4.png"
