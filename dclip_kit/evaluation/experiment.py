@@ -233,7 +233,7 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
 
     Raises:
         ValueError: the policy matches nothing in the image tower, or the teacher does not fit CLIP.
-        FileNotFoundError: the detector's weights are not to be had.
+        FileNotFoundError: there are no weights for the detector.
     """
     choose_parameters(clip, profile.student.train)
     if profile.student.distillation_weight:

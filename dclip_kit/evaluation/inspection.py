@@ -133,12 +133,14 @@ def attend(
     """
     device = next(teacher.parameters()).device
     weights = captioned.weight if weights is None else weights
-    given = (captioned.region_features, captioned.token_features)
-    regions, tokens = (features[None].to(device) for features in given)
-    masks = (torch.ones(x.shape[:2], dtype=torch.bool, device=device) for x in (regions, tokens))
-    mask, token_mask = masks
-    own = None if teacher.caption_free else weights[None].to(device)
-    return teacher.eval()(regions, mask, tokens, token_mask, own)
+    regions, tokens = captioned.region_features, captioned.token_features
+    return teacher.eval()(
+        regions[None].to(device),
+        torch.ones(1, len(regions), dtype=torch.bool, device=device),
+        tokens[None].to(device),
+        torch.ones(1, len(tokens), dtype=torch.bool, device=device),
+        None if teacher.caption_free else weights[None].to(device),
+    )
 
 
 @dataclass(frozen=True, eq=False)
