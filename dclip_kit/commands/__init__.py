@@ -1,11 +1,10 @@
 """The same steps from a shell: `python -m dclip_kit COMMAND`.
 
-Each command is a function, whose docstring is its help. What takes seconds to import, the functions
-import when they run, so that help comes at once.
+Each command is a function, whose docstring is its help; it returns an exit code, or None for 0.
+What takes seconds to import, the functions import when they run, so that help comes at once.
 """
 
 import argparse
-import errno
 import io
 import os
 import re
@@ -20,10 +19,9 @@ from typing import Any, Literal
 import tyro
 
 from dclip_kit.commands.fit import distill, train_teacher
-from dclip_kit.commands.look import detect, search
-from dclip_kit.commands.measure import evaluate, export
-from dclip_kit.commands.prepare import curate, embed, inspect
-from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe, require_recipe
+from dclip_kit.commands.measure import evaluate, export, search
+from dclip_kit.commands.prepare import curate, detect, embed, inspect
+from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
 from dclip_kit.runtime.printing import printable
 
 PROGRAM = "python -m dclip_kit"
@@ -40,7 +38,7 @@ where that parts from its description; rehearsal leaves the teacher out.
 Exit codes: 0 done; 1 inspect found no usable picture with a caption; 2 what was asked
 cannot be done, and a sentence on stderr says why."""
 
-COMMANDS: dict[str, Callable[..., int]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "inspect": inspect,
     "curate": curate,
     "detect": detect,
@@ -62,49 +60,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed, as by what starts services
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is shown as \u2192
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _parse(list(sys.argv[1:] if arguments is None else arguments))()
+            return _parse(list(sys.argv[1:] if arguments is None else arguments))() or 0
         finally:
-            _flush()
+            sys.stdout.flush()  # at exit, a reader that is gone would be a traceback
     except BrokenPipeError:  # whoever read has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         why = str(error)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
-            why = f"Expected room for what is printed, found none ({error}); send it elsewhere."
+        if isinstance(error, RuntimeError):
+            if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is slow to import
+                raise
+            why = (
+                f"Expected a device with more memory ({why.splitlines()[0]}); take smaller batches."
+            )
         print(f"{PROGRAM}: {printable(why)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is slow to import
-            raise
-        why = printable(str(error).splitlines()[0])
-        print(
-            f"{PROGRAM}: Expected a device with more memory ({why}); take smaller batches.",
-            file=sys.stderr,
-        )
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped; checkpoints that were written are whole.", file=sys.stderr)
         return 130
 
 
-def _flush() -> None:
-    """Writes out what was printed; at exit, a full disk or a reader that is gone is a traceback."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
-
-
-def _parse(given: list[str]) -> Callable[[], int]:
+def _parse(given: list[str]) -> Callable[[], int | None]:
     """The command that was asked for, ready to run: its options are checked, and nothing is done.
 
     Raises:
@@ -112,12 +94,8 @@ def _parse(given: list[str]) -> Callable[[], int]:
         SystemExit: help was given, or something else was refused; all is said.
     """
     # The profile comes first, since what the help of the other options says depends on it.
-    chooser = argparse.ArgumentParser(
-        PROGRAM,
-        f"{PROGRAM} COMMAND --profile NAME --recipe NAME …",
-        add_help=False,
-        allow_abbrev=False,
-    )
+    usage = f"{PROGRAM} COMMAND --profile NAME --recipe NAME …"
+    chooser = argparse.ArgumentParser(PROGRAM, usage, add_help=False, allow_abbrev=False)
     chooser.add_argument("--profile", choices=PROFILES, default="pocket")
     chooser.add_argument("--recipe", choices=RECIPES, default="dclip")
     chosen, rest = chooser.parse_known_args(given)
@@ -127,8 +105,7 @@ def _parse(given: list[str]) -> Callable[[], int]:
         raise ValueError(
             f"Expected a command out of {', '.join(COMMANDS)}, got {rest[0]!r}; {more}"
         )
-    profile = apply_recipe(PROFILES[chosen.profile], chosen.recipe)
-    said = io.StringIO()
+    profile, said = apply_recipe(PROFILES[chosen.profile], chosen.recipe), io.StringIO()
     try:
         with redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
@@ -142,14 +119,12 @@ def _parse(given: list[str]) -> Callable[[], int]:
         # tyro frames what settings say of their values and puts a name before it that nobody typed.
         refused = stop.__context__ and stop.__context__.__context__
         if isinstance(refused, ValueError) and str(refused).startswith("Expected "):
-            said.truncate(0)
             raise refused from None
-        raise
-    finally:
         print(said.getvalue(), end="", file=sys.stderr)
+        raise
 
 
-def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int]]]:
+def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int | None]]]:
     """The commands, with a profile's values for defaults."""
     clip = {"model": profile.clip, "pretrained": profile.pretrained}
     found = ("detector", "confidence", "max_regions")
@@ -158,7 +133,7 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int
         "embed": {**clip, "regions": profile.regions},
         "train-teacher": {"settings": profile},
         "distill": {"settings": profile},
-        "evaluate": {**clip, "model": (profile.clip,)},
+        "evaluate": {**clip, "model": (profile.clip,), "profile": profile.name},
         "export": {"pretrained": profile.pretrained},
         "search": clip,
     }
@@ -171,20 +146,18 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int
 class _Deferred:
     """A command's options, and --profile, for tyro to read; a call makes it ready to be run."""
 
-    def __init__(self, command: Callable[..., int], defaults: dict[str, Any], profile: str) -> None:
-        self.command = command
+    def __init__(
+        self, command: Callable[..., int | None], defaults: dict[str, Any], profile: str
+    ) -> None:
         own = signature(partial(command, **defaults))
         more = Parameter("profile", Parameter.KEYWORD_ONLY, default=profile)
-        self.asks = "profile" in own.parameters  # for what is neither given nor in a run
-        parameters = own.parameters | {"profile": more}
+        parameters = {**own.parameters, "profile": more}
+        self.command, self.names = command, list(own.parameters)
         self.__signature__ = own.replace(parameters=list(parameters.values()))
         self.__annotations__ = command.__annotations__ | {"profile": Literal[*PROFILES]}
         # tyro would show the texts of arguments line by line, as they are wrapped in the source.
         texts = re.sub(r"\n {12,}", " ", command.__doc__ or "").rstrip()
         self.__doc__ = f"{texts}\n        profile: chooses the defaults of the other options.\n"
 
-    def __call__(self, profile: str, **options: Any) -> Callable[[], int]:
-        if "settings" in options:
-            require_recipe(options["settings"])
-        options |= {"profile": profile} if self.asks else {}
-        return partial(self.command, **options)
+    def __call__(self, **options: Any) -> Callable[[], int | None]:
+        return partial(self.command, **{name: options[name] for name in self.names})

@@ -1,6 +1,5 @@
-"""Commands that train: the teacher alone, and the whole walk from data to a report."""
+"""Commands that train: the teacher alone, and everything from data to a report."""
 
-import json as json_format
 import time
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
-from dclip_kit.config import Profile
+from dclip_kit.config import Profile, require_recipe
 from dclip_kit.runtime.printing import printable, say
 
 Settings = Annotated[Profile, arg(name="")]  # its fields are options of the command itself
@@ -16,7 +15,7 @@ Settings = Annotated[Profile, arg(name="")]  # its fields are options of the com
 
 def train_teacher(
     *, out: Path, settings: Settings, features: Path | None = None, device: str = "auto"
-) -> int:
+) -> None:
     """Trains the teacher that distill would train, and keeps it in OUT.
 
     Run again with the same options, it continues where it was stopped. --profile and --recipe
@@ -29,34 +28,12 @@ def train_teacher(
             the same ones alike; else OUT.
         device: auto, cpu, cuda:0, …
     """
-    began = time.monotonic()
-    for folder in (out, features or out):
-        require_writable(folder, "folder")
-    from dclip_kit.evaluation.experiment import (
-        describe_run,
-        obtain_features,
-        obtain_teacher,
-        require_trainable,
-    )
-    from dclip_kit.evaluation.profile_data import load_data, require_data
-    from dclip_kit.evaluation.runs import count_seconds, keep_settings, load_model, require_settings
-    from dclip_kit.evaluation.seen import keep_seen
-
+    require_recipe(settings)
     if not settings.student.distillation_weight:
         raise ValueError(
             f"Expected a recipe with a teacher, got {settings.recipe}; take --recipe dclip."
         )
-    require_settings(settings, out)
-    require_data(settings)
-    clip = load_model(settings.clip, settings.pretrained, choose_device(device))
-    require_trainable(settings, clip)
-    data = load_data(settings)
-    keep_settings(settings, out)
-    with count_seconds(out, began):
-        keep_seen(describe_run(settings, data), out)
-        encoded = obtain_features(settings, clip, data.train, features or out)
-        obtain_teacher(settings, clip, encoded, out, out / "checkpoints" / "teacher.safetensors")
-    return 0
+    _run(out, settings, None, features or out, device, teacher_alone=True)
 
 
 def distill(
@@ -66,7 +43,7 @@ def distill(
     teacher: Path | None = None,
     features: Path | None = None,
     device: str = "auto",
-) -> int:
+) -> None:
     """Fine-tunes a CLIP on captioned pictures by a recipe and by its control, and measures both.
 
     Writes into OUT the teacher if the recipe has one, the arms contrastive (the control) and the
@@ -82,60 +59,65 @@ def distill(
             the same ones alike; else OUT.
         device: auto, cpu, cuda:0, …
     """
-    began = time.monotonic()
-    for folder in (out, features or out):
-        require_writable(folder, "folder")
-    from dclip_kit.evaluation.experiment import (
-        describe_run,
-        evaluate_arms,
-        leave_out_taught,
-        obtain_arms,
-        obtain_features,
-        obtain_teacher,
-        require_trainable,
-    )
-    from dclip_kit.evaluation.preparation import prepare_evaluation
-    from dclip_kit.evaluation.probe import shortcut_probe
-    from dclip_kit.evaluation.profile_data import load_data, require_data
-    from dclip_kit.evaluation.report import format_report, make_report, write_report
-    from dclip_kit.evaluation.runs import count_seconds, keep_settings, load_model, require_settings
-    from dclip_kit.evaluation.seen import keep_seen
-    from dclip_kit.runtime.processes import is_main_process
-
-    taught = bool(settings.student.distillation_weight)
-    if teacher and not taught:
+    require_recipe(settings)
+    if teacher and not settings.student.distillation_weight:
         raise ValueError(
             f"Expected no --teacher for the recipe {settings.recipe}, which has none, got "
             f"{teacher}; leave it out, or take --recipe dclip."
         )
-    require_settings(settings, out)
-    require_data(settings)
-    clip = load_model(settings.clip, settings.pretrained, choose_device(device))
-    require_trainable(settings, clip)
-    loaded = obtain_teacher(settings, clip, None, teacher) if teacher else None
-    data = load_data(settings)
-    if loaded and teacher:
-        data = leave_out_taught(data, teacher)
+    _run(out, settings, teacher, features or out, device, teacher_alone=False)
+
+
+def _run(
+    out: Path,
+    settings: Profile,
+    teacher: Path | None,
+    features: Path,
+    device: str,
+    teacher_alone: bool,
+) -> None:
+    began = time.monotonic()
+    for folder in (out, features):
+        require_writable(folder, "folder")
+    from dclip_kit.evaluation import experiment, runs
+    from dclip_kit.evaluation.arms import load_teacher
+    from dclip_kit.evaluation.probe import shortcut_probe
+    from dclip_kit.evaluation.records import write_record
+    from dclip_kit.evaluation.report import format_report, make_report
+    from dclip_kit.runtime.processes import is_main_process
+
+    runs.require_settings(settings, out)
+    experiment.require_data(settings)
+    clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))
+    experiment.require_trainable(settings, clip)
+    run = load_teacher(clip.embed_dim, settings.teacher, teacher) if teacher else None
+    data = experiment.load_data(settings)
+    if teacher:
+        data = experiment.leave_out_seen_by_teacher(data, teacher)
     say(
         f"{len(data.train):,} pictures to train on, {len(data.val):,} to choose on, "
         f"{len(data.test):,} to measure on."
     )
-    keep_settings(settings, out)
-    with count_seconds(out, began) as seconds:
-        keep_seen(describe_run(settings, data, teacher), out)
-        encoded = obtain_features(settings, clip, data.train, features or out)
-        state = out / "checkpoints"
-        run = loaded
-        if taught and not run:
-            run = obtain_teacher(settings, clip, encoded, out, state / "teacher.safetensors")
-        sets = prepare_evaluation(clip, data)
+    with runs.count_seconds(out, began) as seconds:
+        write_record(settings.as_dict(), out / runs.SETTINGS)
+        runs.keep_seen(experiment.describe_run(settings, data, teacher), out)
+        encoded = experiment.load_or_extract_features(settings, clip, data.train, features)
+        states = out / "checkpoints"
+        if settings.student.distillation_weight and not run:
+            state = states / "teacher.safetensors"
+            run = experiment.train_and_save_teacher(settings, encoded, out, state)
+        if teacher_alone:
+            return
+        sets = experiment.prepare_evaluation(clip, data)
         trained = run.teacher if run else None
-        arms = obtain_arms(settings, clip, trained, data.train, encoded, sets, out, state)
-        results = evaluate_arms(arms, sets)
+        arms = experiment.train_and_save_arms(
+            settings, clip, trained, data.train, encoded, sets, out, states
+        )
+        results = experiment.evaluate_arms(arms, sets)
         probe = None
         if run:
-            seen = obtain_features(settings, clip, data.test, features or out)
-            probe = shortcut_probe(run.teacher, clip, seen, settings.regions)
+            tested = experiment.load_or_extract_features(settings, clip, data.test, features)
+            probe = shortcut_probe(run.teacher, clip, tested, settings.regions)
         report = make_report(
             settings,
             results,
@@ -145,14 +127,11 @@ def distill(
             trained_in_this_run=True,
             left_out=data.left_out and data.left_out.as_dict(),
         )
-        if is_main_process():
-            write_report(report, out / "report.json")
-            print(format_report(json_format.loads(json_format.dumps(report))))
-            for part in (data.test, data.zero_shot):
-                if note := warn_of_few(len(part), part.source):
-                    print(note)
-            print(
-                f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
-                f"{printable(out / settings.recipe)} --out FOLDER"
-            )
-    return 0
+    if is_main_process():
+        write_record(report, out / runs.REPORT)
+        notes = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
+        print(format_report(report), *filter(None, notes), sep="\n")
+        print(
+            f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
+            f"{printable(out / settings.recipe)} --out FOLDER"
+        )

@@ -1,18 +1,19 @@
-"""Commands on trained models: measuring them, and handing them on."""
+"""Commands on models: measuring them, handing them on, searching with them."""
 
 import json as json_format
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from tyro.conf import FlagCreatePairsOff, Positional
 
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
 from dclip_kit.config import PROFILES
 from dclip_kit.runtime.printing import printable
 
 
-def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: str = "cpu") -> int:
+def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: str = "cpu") -> None:
     """Writes a model as a folder that plain open_clip loads, without this kit.
 
     Args:
@@ -32,7 +33,6 @@ def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: s
     print(f'  open_clip.create_model_and_transforms("local-dir:{place}")')
     more = f', bpe_path="{place}/{MERGES_FILE}"' if clip.merges else ""
     print(f'  open_clip.get_tokenizer("local-dir:{place}"{more})')
-    return 0
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
     json: Path | None = None,
     device: str = "auto",
     profile: str = "pocket",
-) -> int:
+) -> None:
     """Measures models: retrieval both ways with 95 % intervals, and zero-shot classification.
 
     Pictures that one of the models has trained on, whatever data set they come from, are left out
@@ -74,61 +74,50 @@ def evaluate(
     """
     if json:
         require_writable(json)
-    from dclip_kit.evaluation.compare import compare, format_retrieval, format_zero_shot, say_gain
-    from dclip_kit.evaluation.evaluate import (
-        TEMPLATE_SETS,
-        ZeroShot,
-        evaluate_retrieval,
-        evaluate_zero_shot,
-        prepare_retrieval,
-        prepare_zero_shot,
+    from dclip_kit.evaluation import compare, experiment
+    from dclip_kit.evaluation import evaluate as measuring
+    from dclip_kit.evaluation.records import write_record
+    from dclip_kit.evaluation.runs import (
+        find_run,
+        leave_out_chosen,
+        leave_out_trained,
+        load_model,
     )
-    from dclip_kit.evaluation.profile_data import (
-        choose_measured,
-        choose_templates,
-        read_measured,
-        read_zero_shot,
-    )
-    from dclip_kit.evaluation.runs import find_run, load_model
-    from dclip_kit.evaluation.seen import leave_out_chosen, leave_out_trained
-    from dclip_kit.runtime.files import write_atomically
     from dclip_kit.runtime.processes import is_main_process
 
     runs = {name: run for name in model if (run := find_run(name))}
-    place = choose_measured(
-        [run.settings for run in runs.values()],
+    place = experiment.choose_measured(
+        [run.profile for run in runs.values()],
         PROFILES[profile],
-        data,
-        str(images) if images else None,
-        zero_shot,
-        templates,
-        seed,
+        data=data,
+        images=images and str(images),
+        zero_shot=zero_shot,
+        templates=templates,
+        seed=seed,
     )
-    folder = Path(place.images) if place.images else None
-    captioned = read_measured(place.data, folder, split, place.seed, place.test)
-    seen = {name: run.seen for name, run in runs.items() if run.seen}
-    unseen = leave_out_trained(captioned, seen)
+    seen = {name: run.seen for name, run in runs.items()}
+    unseen = leave_out_trained(experiment.read_measured(place, split), seen)
     captioned = unseen.dataset
     digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
-    labelled = {
-        each.source: (each, leave_out_chosen(each, digests))
-        for each in (read_zero_shot(place.zero_shot) if place.zero_shot else ())
-    }
+    every = experiment.read_zero_shot(place.zero_shot) if place.zero_shot else ()
+    labelled = {each.source: leave_out_chosen(each, digests) for each in every}
+    without = {each.source: len(each) - len(labelled[each.source]) for each in every}
+    prompts = experiment.choose_templates(place.zero_shot, place.templates)
     found = {}
-    known: dict[str, dict[str, ZeroShot]] = {source: {} for source in labelled}
+    known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = load_model(name, pretrained, choose_device(device))
-        found[name] = evaluate_retrieval(clip, prepare_retrieval(clip, captioned, read=False))
-        for source, (_, each) in labelled.items():
-            prompts = TEMPLATE_SETS[choose_templates(place.zero_shot, place.templates)]
-            prepared = prepare_zero_shot(clip, each, False, prompts)
-            known[source][name] = evaluate_zero_shot(clip, prepared)
+        prepared = measuring.prepare_retrieval(clip, captioned, read=False)
+        found[name] = measuring.evaluate_retrieval(clip, prepared)
+        for source, each in labelled.items():
+            classes = measuring.prepare_zero_shot(clip, each, False, prompts)
+            known[source][name] = measuring.evaluate_zero_shot(clip, classes)
     if not is_main_process():
-        return 0
-    gains = {name: compare(found[model[0]], found[name]) for name in model[1:]}
+        return
+    gains = {name: compare.compare(found[model[0]], found[name]) for name in model[1:]}
     measured = place.test if place.test and split == "test" else place.data
     notes = [unseen.describe(measured), warn_of_few(len(captioned), captioned.source)]
-    unknown = [name for name, run in runs.items() if not run.seen or not run.seen.complete]
+    unknown = [name for name, run in runs.items() if not run.seen.complete]
     notes += [
         f"What {name} has trained on is not all known: its run, or its teacher's, left no record."
         for name in unknown
@@ -158,29 +147,77 @@ def evaluate(
                     ]
                     for name, leaks in unseen.trained.items()
                 },
-                "zero_shot_chosen_on": {
-                    source: len(whole) - len(rest) for source, (whole, rest) in labelled.items()
-                },
+                "zero_shot_chosen_on": without,
             },
             "chosen_on": unseen.chosen,
             "no_record": unknown,
         }
-        write_atomically(json, json_format.dumps(record, indent=1) + "\n")
+        write_record(record, json)
     what = f"{printable(measured)} ({printable(split)})"
     print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}")
     for note in filter(None, notes):
         print(printable(note))
-    print("\n" + format_retrieval({printable(name): each for name, each in found.items()}))
+    print("\n" + compare.format_retrieval({printable(name): each for name, each in found.items()}))
     for name, own in gains.items():
         print(f"\n{printable(name)} beside {printable(model[0])}")
         for way, (first, *_) in own.items():
-            print(f"  {say_gain(first, f'{way} Recall@1')}")
+            print(f"  {compare.say_gain(first, f'{way} Recall@1')}")
     for source, results in known.items():
-        whole, rest = labelled[source]
-        others = f", without the {len(whole) - len(rest):,} that a weight α was chosen on"
-        counted = f"{len(rest):,} pictures{others * (len(rest) < len(whole))}"
-        print(f"\nZero-shot top-1, {printable(source)}: {counted}")
-        print(format_zero_shot({printable(name): each for name, each in results.items()}))
-        if note := warn_of_few(len(rest), source):
+        rest, gone = len(labelled[source]), without[source]
+        others = f", without the {gone:,} that a weight α was chosen on" if gone else ""
+        print(f"\nZero-shot top-1, {printable(source)}: {rest:,} pictures{others}")
+        print(compare.format_zero_shot({printable(name): each for name, each in results.items()}))
+        if note := warn_of_few(rest, source):
             print(note)
-    return 0
+
+
+def search(
+    folder: Positional[Path],
+    query: Positional[str],
+    *,
+    model: str,
+    pretrained: str | None,
+    top_k: int = 5,
+    json: FlagCreatePairsOff[bool] = False,
+    device: str = "auto",
+) -> None:
+    """Searches a folder's pictures by a text; captions are not needed.
+
+    The first search embeds the pictures and keeps that in the user's cache folder (or in
+    DCLIP_CACHE); later ones embed what is new or has changed.
+
+    Args:
+        folder: of pictures; folders in it count too.
+        query: what to look for, such as "a dog on a beach".
+        model: "pocket" (which knows a hundred drawn things), an architecture of open_clip, a folder
+            that export wrote, or an arm that distill wrote (runs/x/dclip).
+        pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
+        top_k: how many to find.
+        json: prints JSON, a list of path and score (cosine).
+        device: auto, cpu, cuda:0, …
+    """
+    from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.models.encode import encode_texts
+    from dclip_kit.search.folder_index import find_pictures, index_pictures
+
+    find_pictures(folder)  # an empty folder is told before a model is loaded
+    if top_k < 1 or not query.strip():
+        raise ValueError(
+            f"Expected a query that says something and a --top-k from 1, got {query!r} and {top_k}."
+        )
+    clip = load_model(model, pretrained, choose_device(device))
+    index = index_pictures(clip, folder)
+    if index.embedded or index.unreadable:
+        print(
+            f"Embedded {index.embedded:,} pictures now, {len(index.paths) - index.embedded:,} were "
+            f"known, {len(index.unreadable):,} cannot be read."
+            + (f" Links out of the folder led to {index.linked:,}." if index.linked else ""),
+            file=sys.stderr,
+        )
+    (found,) = index.vectors.search(encode_texts(clip, [query]), top_k)
+    hits = [(index.paths[i], score) for i, score in zip(found.images, found.scores, strict=True)]
+    if json:
+        print(json_format.dumps([{"path": str(p), "score": score} for p, score in hits], indent=1))
+    else:
+        for path, score in hits:
+            print(f"{score:.3f}  {printable(path)}")

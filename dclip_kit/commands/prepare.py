@@ -1,6 +1,5 @@
-"""Commands on captioned pictures: looking at them, and encoding them."""
+"""Commands on pictures: looking at them, drawing training data, finding regions, encoding."""
 
-import json as json_format
 import warnings
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,7 +35,7 @@ def inspect(
     if json:
         require_writable(json)
     from dclip_kit.data import inspect_data, summarize
-    from dclip_kit.runtime.files import write_atomically
+    from dclip_kit.evaluation.records import write_record
 
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
@@ -44,16 +43,13 @@ def inspect(
         warnings.filterwarnings("ignore", module=r"PIL\b")
         report = inspect_data(data, images, format, against)
     if json:
-        write_atomically(json, json_format.dumps(report, indent=1) + "\n")
-    for line in summarize(report, bool(against)):
-        print(line)
-    told = [str(note.message) for note in notes if issubclass(note.category, UserWarning)]
-    for note in dict.fromkeys(told):
+        write_record(report, json)
+    print(*summarize(report, bool(against)), sep="\n")
+    for note in dict.fromkeys(str(w.message) for w in notes if issubclass(w.category, UserWarning)):
         print(f"Note: {printable(note)}")
-    if report["captions"]["usable"]:
-        return 0
-    print("Nothing to train on: no usable picture has a caption.")
-    return 1
+    if not report["captions"]["usable"]:
+        print("Nothing to train on: no usable picture has a caption.")
+    return int(not report["captions"]["usable"])
 
 
 def curate(
@@ -65,7 +61,7 @@ def curate(
     conceptual_captions: Path | None = None,
     seed: int = 0,
     leak_guard: Literal["content", "names"] = "content",
-) -> int:
+) -> None:
     """Draws the paper's training mixture, without evaluation pictures, into a manifest for --data.
 
     50,000 pictures of COCO, 15,000 of Flickr30k and 10,000 of Conceptual Captions, of which a tenth
@@ -86,11 +82,7 @@ def curate(
     from dclip_kit.data import read_captioned, recognise_format
     from dclip_kit.data.splits import read_evaluation
 
-    given = {
-        "coco": coco,
-        "flickr30k": flickr30k,
-        "conceptual_captions": conceptual_captions,
-    }
+    given = {"coco": coco, "flickr30k": flickr30k, "conceptual_captions": conceptual_captions}
     evaluation = [read_evaluation(path) for path in against]
     datasets = {}
     for name, path in given.items():
@@ -107,7 +99,77 @@ def curate(
         f"unusable; compared by name alone: {len(record['not_compared']):,}. Written to "
         f"{printable(out)}."
     )
-    return 0
+
+
+def detect(
+    pictures: Positional[Path],
+    *,
+    out: Path,
+    detector: str,
+    confidence: float,
+    max_regions: int,
+    drawn: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Finds the regions of pictures.
+
+    Writes a JSON with each picture's size and regions (label, confidence, and box in pixels: left,
+    top, right, bottom), most confident first, and with the pictures that cannot be read.
+
+    Args:
+        pictures: a picture, or a folder of pictures; folders in it count too.
+        out: the .json file to write.
+        detector: "pocket", or a .pt of ultralytics by name or path (a pickle: from people you
+            trust).
+        confidence: what a region's confidence must exceed, 0 to 1.
+        max_regions: how many a picture, at most.
+        drawn: folder to write the pictures into with their boxes drawn.
+        device: auto, cpu, cuda:0, …
+    """
+    require_writable(out)
+    if drawn:
+        require_writable(drawn, "folder")
+    from dclip_kit.data import open_picture
+    from dclip_kit.evaluation.records import write_record
+    from dclip_kit.models.boxes import draw_boxes
+    from dclip_kit.models.detector import load_detector
+    from dclip_kit.runtime.files import replacing
+    from dclip_kit.search.folder_index import find_pictures
+
+    paths = find_pictures(pictures)
+    loaded = load_detector(
+        detector, confidence=confidence, max_regions=max_regions, device=choose_device(device)
+    )
+    found = loaded.detect(paths, skip_unreadable=True)
+    readable = [path for i, path in enumerate(paths) if i not in found.unreadable]
+    entries = []
+    for path, regions in zip(readable, found.regions, strict=True):
+        width, height = regions.image_size
+        every = zip(regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True)
+        boxes = [{"label": label, "confidence": sure, "xyxy": box} for label, sure, box in every]
+        boxes = [] if regions.is_whole_image else boxes
+        entries.append({"path": str(path), "width": width, "height": height, "regions": boxes})
+        if drawn:
+            name = path.relative_to(pictures) if pictures.is_dir() else Path(path.name)
+            picture = open_picture(path)
+            if not regions.is_whole_image:
+                picture = draw_boxes(picture, regions)
+            with replacing(drawn / f"{name}.png") as temporary:
+                picture.save(temporary, format="PNG")
+    record = {
+        "detector": detector,
+        "confidence": confidence,
+        "max_regions": max_regions,
+        "pictures": entries,
+        "unreadable": [{"path": str(paths[i]), "reason": r} for i, r in found.unreadable.items()],
+    }
+    write_record(record, out)
+    count = sum(len(regions) for regions in found.regions) - found.without_detections
+    print(
+        f"Found {count:,} regions in {len(readable):,} pictures, none in "
+        f"{found.without_detections:,} of them; {len(found.unreadable):,} cannot be read. "
+        f"Written to {printable(out)}."
+    )
 
 
 def embed(
@@ -121,7 +183,7 @@ def embed(
     format: Format = None,
     split: str = "train",
     device: str = "auto",
-) -> int:
+) -> None:
     """Encodes captioned pictures once: whole, region by region, captions and their tokens.
 
     Fills a folder with features.safetensors (tensors image, region, text, token, image_of_text and
@@ -143,10 +205,10 @@ def embed(
     require_writable(out, "folder")
     from dclip_kit.data import read_captioned
     from dclip_kit.data.annotations import list_reasons
+    from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.runs import load_model
     from dclip_kit.features.extract import extract_features
     from dclip_kit.models.detector import load_detector
-    from dclip_kit.runtime.files import write_atomically
     from dclip_kit.runtime.processes import is_main_process
 
     found = read_captioned(data, images, format, split)
@@ -159,7 +221,7 @@ def embed(
     )
     features = extract_features(clip, detector, found.dataset, regions, folder=out)
     if not is_main_process():
-        return 0
+        return
     record = {
         "model": clip.name,
         "pictures": [str(path) for path in found.dataset.paths],
@@ -167,10 +229,9 @@ def embed(
         "unusable": list_reasons(found.unusable),
         "empty_captions": found.empty_captions,
     }
-    write_atomically(out / "contents.json", json_format.dumps(record, indent=1) + "\n")
+    write_record(record, out / "contents.json")
     print(
         f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
         f"{len(features.text):,} captions into {printable(out)}; unusable: "
         f"{len(found.unusable):,}; without detections: {features.without_detections:,}."
     )
-    return 0

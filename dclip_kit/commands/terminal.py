@@ -5,8 +5,6 @@ from pathlib import Path
 
 from dclip_kit.runtime.printing import printable
 
-_FEW = 100  # pictures: a percent each
-
 
 def require_writable(path: Path, kind: str = "file") -> None:
     """Checks before the work whether its result can be written.
@@ -18,10 +16,9 @@ def require_writable(path: Path, kind: str = "file") -> None:
     Raises:
         ValueError: something of another kind is there: a folder, a file, a device.
     """
+    inside = path if kind == "folder" else path.absolute().parent
+    above = next(each for each in (inside, *inside.absolute().parents) if each.exists())
     fits = path.is_dir() if kind == "folder" else path.is_file()
-    whole = path.absolute()
-    inside = whole if kind == "folder" else whole.parent
-    above = next(each for each in (inside, *inside.parents) if each.exists())
     if (path.exists() and not fits) or not above.is_dir() or not os.access(above, os.W_OK):
         raise ValueError(
             f"Expected a {kind} that can be written at {printable(path)}, but something else is "
@@ -55,10 +52,9 @@ def choose_device(name: str) -> str:
 
 def warn_of_few(pictures: int, source: str) -> str:
     """A sentence where a test is too small for its figures to say much; else nothing."""
-    if pictures >= _FEW:
-        return ""
-    return printable(
+    note = (
         f"Note: {pictures} pictures of {source} are few to measure on: one more or less moves "
         f"these figures by {100 / max(pictures, 1):.0f} points or more, and intervals of so few "
         "are too narrow."
     )
+    return printable(note) if pictures < 100 else ""

@@ -1,28 +1,44 @@
 """The compared arms: clip (untouched), contrastive (the control) and dclip, under one rule."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from dclip_kit.config import Profile, TeacherSettings, contrastive_control
-from dclip_kit.data.annotations import parse_json
-from dclip_kit.evaluation.evaluate import ZeroShot, evaluate_retrieval, evaluate_zero_shot
-from dclip_kit.evaluation.preparation import TrainingSet
-from dclip_kit.evaluation.selection import Candidate, select_alpha
+from dclip_kit.evaluation.evaluate import (
+    RetrievalSet,
+    ZeroShot,
+    ZeroShotSet,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+)
+from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.precision import choose_precision
-from dclip_kit.models.teacher import MetaTeacher, build_teacher
+from dclip_kit.models.reading import Pictures
+from dclip_kit.models.teacher import build_teacher
 from dclip_kit.models.weights import clone_clip, interpolate
-from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors, write_atomically
+from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.machine import return_memory
-from dclip_kit.training import History, average_histories, distill
+from dclip_kit.runtime.printing import say
+from dclip_kit.runtime.processes import is_main_process
+from dclip_kit.training import History, Rehearsal, TeacherRun, average_histories, distill
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An interpolation: its text→image Recall@1 and its zero-shot retention."""
+
+    alpha: float
+    recall_at_1: float
+    retention: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +72,67 @@ class ArmResult:
     held_out: ZeroShot | None
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What arms train on and are chosen on.
+
+    Attributes:
+        pictures: to train on.
+        rehearsal: what is not to be forgotten; None where a profile rehearses nothing.
+        val, zero_shot_val: what decides.
+    """
+
+    pictures: Pictures
+    rehearsal: Rehearsal | None
+    val: RetrievalSet
+    zero_shot_val: ZeroShotSet
+
+
+def measure_interpolations(
+    before: ClipBundle,
+    after: ClipBundle,
+    retrieval: RetrievalSet,
+    zero_shot: ZeroShotSet,
+    alphas: Sequence[float],
+    precision: str = "no",
+) -> tuple[Candidate, ...]:
+    """Measures what each interpolation between two CLIPs finds, and how much it remembers.
+
+    Args:
+        before, after: the ends.
+        retrieval, zero_shot: what is measured on.
+        alphas: weights of `after`; 0, which is `before`, always comes first.
+        precision: what pictures are encoded in, alike for all: "no" (float32) or "bf16".
+
+    Raises:
+        ValueError: `before` classifies nothing, so that there is nothing to retain.
+    """
+    before, found = replace(before, precision=precision), []
+    steps = sorted({0.0, *alphas})
+    for alpha in tqdm(steps, desc="interpolations", delay=2, disable=not is_main_process()):
+        mixed = interpolate(before, after, alpha)
+        recall = evaluate_retrieval(mixed, retrieval, progress=False).text_to_image.recall_at[1]
+        top1 = evaluate_zero_shot(mixed, zero_shot, progress=False).top1
+        found.append((alpha, recall, top1))
+        base = found[0][2]
+        if base == 0:
+            raise ValueError(
+                "Expected a CLIP that knows some of the classes, got none right; give it classes "
+                "that it can name."
+            )
+    return tuple(Candidate(alpha, recall, top1 / base) for alpha, recall, top1 in found)
+
+
+def choose_candidate(candidates: Sequence[Candidate], least_retention: float) -> Candidate:
+    """Chooses between interpolations measured on val, by one rule for every arm.
+
+    Of those that retain enough of the zero-shot accuracy, the one with the best text→image
+    Recall@1; the first, the untouched CLIP, if none does.
+    """
+    able = [each for each in candidates if each.retention >= least_retention]
+    return max(able or candidates[:1], key=lambda candidate: candidate.recall_at_1)
+
+
 def train_arm(
     name: str,
     clip: ClipBundle,
@@ -70,7 +147,8 @@ def train_arm(
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
 
     With a `soup` of runs that differ in the order of data, it goes on with the mean of their
-    weights (arXiv 2203.05482).
+    weights (arXiv 2203.05482). The weights that trained are rounded to the half precision that
+    `save_arm` keeps, so that the arm measures the same once it is loaded.
 
     Args:
         name: of the arm. Without `teacher_embeddings` it is a contrastive control, unless the
@@ -89,14 +167,14 @@ def train_arm(
         settings = contrastive_control(settings)
 
     precision = choose_precision(settings.mixed_precision)
-    glance = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
+    sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
 
     def validate(trained: ClipBundle, history: History) -> None:
         student = replace(trained, precision=precision)
         found = evaluate_retrieval(student, shown.val, progress=False)
         history[-1] |= {
             "val_recall_at_1": found.text_to_image.recall_at[1],
-            "val_zero_shot": evaluate_zero_shot(student, glance, progress=False).top1,
+            "val_zero_shot": evaluate_zero_shot(student, sample, progress=False).top1,
         }
         if on_epoch:
             on_epoch(trained, history)
@@ -119,11 +197,15 @@ def train_arm(
         histories.append(trained.history)
         del trained
         return_memory()
-    decisive = shown.val, shown.zero_shot_val
-    chosen = select_alpha(clip, mean, *decisive, profile.selection, precision)
+    rule, decisive = profile.selection, (shown.val, shown.zero_shot_val)
+    candidates = measure_interpolations(clip, mean, *decisive, rule.alphas, precision)
+    alpha = choose_candidate(candidates, rule.least_retention).alpha
+    student = interpolate(clip, mean, alpha)
+    part = _trained_part(student, settings.train_text)
+    part.load_state_dict(_halve(part))  # copied into what is there, so in single precision again
     return_memory()
-    found = chosen.student, chosen.alpha, chosen.candidates, average_histories(histories)
-    return Arm(name, *found, trained_text=settings.train_text)
+    history = average_histories(histories)
+    return Arm(name, student, alpha, candidates, history, settings.train_text)
 
 
 def member_seed(seed: int, member: int) -> int:
@@ -138,10 +220,10 @@ def save_arm(arm: Arm, folder: Path) -> None:
     record = {
         "trained_text": arm.trained_text,
         "alpha": arm.alpha,
-        "candidates": [asdict(c) for c in arm.candidates],
+        "candidates": [asdict(candidate) for candidate in arm.candidates],
         "history": arm.history,
     }
-    write_atomically(folder / f"{arm.name}.json", json.dumps(record, indent=1) + "\n")
+    write_record(record, folder / f"{arm.name}.json")
 
 
 def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
@@ -150,15 +232,16 @@ def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
     Raises:
         FileNotFoundError, ValueError: it is not there, damaged, or of another architecture.
     """
-    loaded = clone_clip(clip)
-    path = folder / f"{name}.safetensors"
-    own = folder / f"{name}.json"
-    kinds = {"alpha": float | int | None, "candidates": list, "history": list | None}
-    record = _read_record(own, kinds)
-    trained_text = record.get("trained_text", False)
-    candidates = tuple(_read_fields(Candidate, each, own) for each in record["candidates"])
-    load_weights(_trained_part(loaded, trained_text), load_tensors(path), str(path))
-    return Arm(name, loaded, record["alpha"], candidates, record["history"], trained_text)
+    loaded, path = clone_clip(clip), folder / f"{name}.safetensors"
+
+    def build(record: dict[str, Any]) -> Arm:
+        candidates = tuple(Candidate(**each) for each in record["candidates"])
+        trained_text = record.get("trained_text", False)
+        return Arm(name, loaded, record["alpha"], candidates, record["history"], trained_text)
+
+    arm = read_record(path.with_suffix(".json"), build)
+    load_weights(_trained_part(loaded, arm.trained_text), load_tensors(path), str(path))
+    return arm
 
 
 def _trained_part(clip: ClipBundle, trained_text: bool) -> nn.Module:
@@ -176,81 +259,38 @@ def load_arms(clip: ClipBundle, folder: Path, recipe: str = "dclip") -> dict[str
     Raises:
         FileNotFoundError, ValueError: as `load_arm`.
     """
-    arms = {"clip": Arm("clip", clip)}
-    names = dict.fromkeys(("contrastive", recipe))
-    arms |= {name: load_arm(name, clip, folder) for name in names}
-    mixed = ", ".join(
-        f"{name} (α = {arm.alpha:g})" for name, arm in arms.items() if arm.alpha is not None
-    )
-    print(f"Loaded the saved arms, trained earlier: {mixed}.")
-    return arms
+    trained = {name: load_arm(name, clip, folder) for name in ("contrastive", recipe)}
+    mixed = ", ".join(f"{name} (α = {arm.alpha:g})" for name, arm in trained.items())
+    say(f"Loaded the saved arms, trained earlier: {mixed}.")
+    return {"clip": Arm("clip", clip)} | trained
 
 
-def save_teacher(teacher: MetaTeacher, history: History, profile: Profile, folder: Path) -> None:
+def save_teacher(run: TeacherRun, settings: TeacherSettings, folder: Path) -> None:
     """Writes a teacher's weights and how it came about."""
-    save_tensors(teacher.state_dict(), folder / "teacher.safetensors")
-    record = {"settings": asdict(profile.teacher), "history": history}
-    write_atomically(folder / "teacher.json", json.dumps(record, indent=1) + "\n")
+    save_tensors(run.teacher.state_dict(), folder / "teacher.safetensors")
+    record = {"settings": asdict(settings), "history": run.history}
+    write_record(record, folder / "teacher.json")
 
 
-def load_teacher(embed_dim: int, profile: Profile, folder: Path) -> tuple[MetaTeacher, History]:
-    """Reads what `save_teacher` wrote.
+def load_teacher(embed_dim: int, settings: TeacherSettings, folder: Path) -> TeacherRun:
+    """Reads what `save_teacher` wrote, and says so.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, damaged, or computes otherwise than the
-            profile's would.
+        FileNotFoundError, ValueError: it is not there, damaged, or computes otherwise than one of
+            these settings would.
     """
-    settings = profile.teacher
-    own = folder / "teacher.json"
-    record = _read_record(own, {"settings": dict, "history": list})
-    computed_with = asdict(_read_fields(TeacherSettings, record["settings"], own))
+    kept, history = read_record(
+        folder / "teacher.json",
+        lambda record: (TeacherSettings(**record["settings"]), list(record["history"])),
+    )
     for name in ("heads", "layers", "pooling_temperature", "caption_free", "masked"):
-        if computed_with[name] != getattr(settings, name):
+        if getattr(kept, name) != getattr(settings, name):
             raise ValueError(
                 f"Expected a teacher with {name}={getattr(settings, name)!r} in {folder}, got "
-                f"{computed_with[name]!r}; change the profile or train another."
+                f"{getattr(kept, name)!r}; change the profile or train another."
             )
     teacher = build_teacher(embed_dim, settings)
     path = folder / "teacher.safetensors"
     load_weights(teacher, load_tensors(path), str(path))
-    return teacher.eval(), record["history"]
-
-
-def _read_record(path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
-    """What stands beside weights, with at least these entries, each of its kind."""
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected how the weights came about in {path}, found no file.")
-    try:
-        record = parse_json(path.read_text(encoding="utf-8"))
-        for name, kind in kinds.items():
-            if not isinstance(record[name], kind):
-                raise TypeError(f"{name} is a {type(record[name]).__name__}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"Expected {', '.join(sorted(kinds))} in {path}, but it is damaged ({error}); save it "
-            "again."
-        ) from error
-    return record
-
-
-def _read_fields(kind: type, found: Any, path: Path) -> Any:
-    """A dataclass of numbers out of JSON."""
-    try:
-        if not isinstance(found, dict):
-            raise TypeError(f"there is a {type(found).__name__}")
-        if bad := [name for name, value in found.items() if not isinstance(value, int | float)]:
-            raise TypeError(f"{bad[0]} is no number")
-        return kind(**found)
-    except TypeError as error:
-        names = ", ".join(each.name for each in fields(kind))
-        raise ValueError(
-            f"Expected {names} in {path}, but it is damaged ({error}); save it again."
-        ) from error
-
-
-def round_tower(arm: Arm) -> Arm:
-    """A copy with its weights in the precision that `save_arm` keeps, so both measure the same."""
-    clip = clone_clip(arm.clip)
-    part = _trained_part(clip, arm.trained_text)
-    part.load_state_dict(_halve(part))  # copied into what is there, so in single precision again
-    return replace(arm, clip=clip)
+    say(f"Loaded the saved teacher: {len(history)} epochs.")
+    return TeacherRun(teacher.eval(), history)

@@ -7,19 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from dclip_kit.evaluation.arms import Arm
-from dclip_kit.evaluation.evaluate import (
-    RetrievalSet,
-    ZeroShot,
-    ZeroShotSet,
-    evaluate_retrieval,
-    evaluate_zero_shot,
-)
-from dclip_kit.evaluation.selection import Candidate
+from dclip_kit.evaluation.arms import Arm, measure_interpolations
+from dclip_kit.evaluation.evaluate import RetrievalSet, ZeroShot, ZeroShotSet
 from dclip_kit.metrics import (
     DirectionMetrics,
     Gain,
@@ -29,16 +21,24 @@ from dclip_kit.metrics import (
     paired_bootstrap,
     retention,
 )
-from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.weights import interpolate
 
 WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 
 
-def _values(found: DirectionMetrics) -> dict[str, Tensor]:
+def _values(found: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:
     """Per query what each metric is the mean of, by the metric's name."""
     hits = {f"Recall@{k}": found.hits(k).double() for k in found.recall_at}
     return hits | {"MAP": found.average_precision.double(), "MRR": 1 / found.ranks.double()}
+
+
+def _format_mean(values: Tensor, group: Tensor, resamples: int = 1000) -> str:
+    """The mean of some shares with its 95 % interval, in percent."""
+    nothing = torch.zeros_like(values)  # the mean itself is its difference to nothing
+    return _format_interval(paired_bootstrap(nothing, values, group, resamples=resamples))
+
+
+def _format_interval(spread: Interval) -> str:
+    return f"{100 * spread.estimate:.1f} [{100 * spread.low:.1f}–{100 * spread.high:.1f}]"
 
 
 def format_retrieval(retrievals: Mapping[str, RetrievalMetrics], resamples: int = 1000) -> str:
@@ -47,33 +47,26 @@ def format_retrieval(retrievals: Mapping[str, RetrievalMetrics], resamples: int 
     Behind each figure stands the 95 % interval of that figure alone; whether two arms differ is
     decided by `compare`, whose intervals are narrower.
 
-    Raises:
-        ValueError: there is no result.
+    Args:
+        retrievals: by arm, at least one.
+        resamples: of the bootstrap.
     """
-    if not retrievals:
-        raise ValueError("Expected the result of at least one arm, got none.")
-    blocks = []
+    rows: list[list[str]] = []
     for way, title in WAYS.items():
-        found = {name: getattr(result, way) for name, result in retrievals.items()}
-        rows = [[title, *found]]
-        values = {name: _values(each) for name, each in found.items()}
-        for metric in next(iter(values.values())):
-            row = [metric]
-            for name, each in found.items():
-                own = values[name][metric]
-                spread = paired_bootstrap(
-                    torch.zeros_like(own), own, each.image_of_query, resamples=resamples
-                )
-                ends = f"{100 * spread.low:4.1f}–{100 * spread.high:4.1f}"
-                row.append(f"{100 * spread.estimate:5.1f} [{ends}]")
-            rows.append(row)
-        rows.append(["median rank", *(f"{each.median_rank:g}" for each in found.values())])
-        blocks.append(rows)
-    wide = max(19, *(2 + len(cell) for rows in blocks for row in rows for cell in row[1:]))
-    lines = []
-    for rows in blocks:
-        lines += [f"{row[0]:13s}" + "".join(cell.rjust(wide) for cell in row[1:]) for row in rows]
-        lines.append("")
+        found = [getattr(result, way) for result in retrievals.values()]
+        values = [_values(each) for each in found]
+        rows.append([title, *retrievals])
+        for metric in values[0]:
+            cells = (
+                _format_mean(own[metric], each.image_of_query, resamples)
+                for own, each in zip(values, found, strict=True)
+            )
+            rows.append([metric, *cells])
+        rows += [["median rank", *(f"{each.median_rank:g}" for each in found)], []]
+    wide = max(19, *(2 + len(cell) for row in rows for cell in row[1:]))
+    lines = [
+        "".join([f"{row[0]:13s}", *(x.rjust(wide) for x in row[1:])]) if row else "" for row in rows
+    ]
     return "\n".join(lines).rstrip()
 
 
@@ -85,17 +78,13 @@ def format_zero_shot(results: Mapping[str, ZeroShot]) -> str:
     """
     lines, first = [], next(iter(results.values()))
     for name, result in results.items():
-        own, pictures = result.correct.double(), torch.arange(len(result.correct))
-        spread = paired_bootstrap(torch.zeros_like(own), own, pictures)
-        line = f"{name}: {_percent(spread)} %"
+        accuracy = _format_mean(result.correct.double(), torch.arange(len(result.correct)))
+        kept = ""
         if result is not first and first.top1:
-            line += f", {_percent(retention(first.correct, result.correct))} % of the first's"
-        lines.append(line)
+            share = _format_interval(retention(first.correct, result.correct))
+            kept = f", {share} % of the first's"
+        lines.append(f"{name}: {accuracy} %{kept}")
     return "\n".join(lines)
-
-
-def _percent(spread: Interval) -> str:
-    return f"{100 * spread.estimate:.1f} [{100 * spread.low:.1f}–{100 * spread.high:.1f}]"
 
 
 def compare(before: RetrievalMetrics, after: RetrievalMetrics) -> dict[str, tuple[Gain, ...]]:
@@ -103,12 +92,11 @@ def compare(before: RetrievalMetrics, after: RetrievalMetrics) -> dict[str, tupl
     gains = {}
     for way, title in WAYS.items():
         old, new = getattr(before, way), getattr(after, way)
-        first, second = _values(old), _values(new)
-        everything = ["all"] * len(old.ranks)
+        values = _values(new)
         gains[title] = tuple(
-            replace(gain, name=metric)
-            for metric in first
-            for gain in gain_by_group(first[metric], second[metric], old.image_of_query, everything)
+            gain
+            for metric, own in _values(old).items()
+            for gain in gain_by_group(own, values[metric], old.image_of_query, [metric] * len(own))
         )
     return gains
 
@@ -165,10 +153,9 @@ class Swing:
 def won_and_lost(before: DirectionMetrics, after: DirectionMetrics, k: int = 1) -> Swing:
     """Which queries have a right answer in the top k under only one of two models."""
     old, new = before.hits(k), after.hits(k)
-    won, lost = ((new & ~old), (old & ~new))
     return Swing(
-        tuple(won.nonzero().flatten().tolist()),
-        tuple(lost.nonzero().flatten().tolist()),
+        tuple((new & ~old).nonzero().flatten().tolist()),
+        tuple((old & ~new).nonzero().flatten().tolist()),
         int((old & new).sum()),
         int((~old & ~new).sum()),
     )
@@ -190,7 +177,6 @@ def measure_mixes(
     retrieval: RetrievalSet,
     zero_shot: ZeroShotSet,
     steps: Sequence[float] = (0.5,),
-    progress: bool = True,
 ) -> dict[str, Arm]:
     """Measures mixtures of the untouched CLIP with each fine-tuned arm.
 
@@ -199,33 +185,18 @@ def measure_mixes(
         retrieval: what the search is measured on.
         zero_shot: what the memory is measured on.
         steps: shares of the way from clip (0) to the arm (1), both of which are always measured.
-        progress: shows a bar.
 
     Returns:
         The fine-tuned arms, with what was measured here as their candidates.
 
     Raises:
-        ValueError: "clip" is missing or classifies nothing, or a step is outside 0 to 1.
+        ValueError: "clip" classifies nothing, or a step is outside 0 to 1.
     """
-    if "clip" not in arms or not all(0 <= step <= 1 for step in steps):
-        raise ValueError(
-            f"Expected the arm 'clip' and steps from 0 to 1, got {sorted(arms)} and {list(steps)}."
-        )
-    before = arms["clip"].clip
-
-    def measure(clip: ClipBundle) -> tuple[float, float]:
-        found = evaluate_retrieval(clip, retrieval, progress=False)
-        known = evaluate_zero_shot(clip, zero_shot, progress=False)
-        return found.text_to_image.recall_at[1], known.top1
-
-    recall, base = measure(before)
-    if base == 0:
-        raise ValueError("Expected a CLIP that knows some of the classes, got none right.")
-    tuned = {name: arm for name, arm in arms.items() if arm.alpha is not None}
-    found = {name: [Candidate(0.0, recall, 1.0)] for name in tuned}
-    ways = [(name, step) for name in tuned for step in sorted({*steps, 1.0} - {0.0})]
-    for name, step in tqdm(ways, desc="measuring mixes", disable=not progress):
-        arm = tuned[name]
-        recall, top1 = measure(interpolate(before, arm.clip, step))
-        found[name].append(Candidate(step * (arm.alpha or 0.0), recall, top1 / base))
-    return {name: replace(arm, candidates=tuple(found[name])) for name, arm in tuned.items()}
+    traced = {}
+    for name, arm in arms.items():
+        if arm.alpha is not None:
+            ends = arms["clip"].clip, arm.clip
+            found = measure_interpolations(*ends, retrieval, zero_shot, [*steps, 1.0])
+            of_clip = tuple(replace(each, alpha=each.alpha * arm.alpha) for each in found)
+            traced[name] = replace(arm, candidates=of_clip)
+    return traced

@@ -123,16 +123,10 @@ def encode_classes(
         for template in templates
     ]
     starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
-    features = torch.cat(
-        [
-            encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE])
-            for start in tqdm(
-                starts, desc="encoding classes", delay=2, disable=not is_main_process()
-            )
-        ]
-    )
-    each = features.reshape(len(class_names), len(templates), -1)  # class template embed
-    return F.normalize(each.mean(1), dim=-1)
+    bar = tqdm(starts, "encoding classes", delay=2, disable=not is_main_process())
+    parts = [encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE]) for start in bar]
+    features = torch.cat(parts).reshape(len(class_names), len(templates), -1)
+    return F.normalize(features.mean(1), dim=-1)
 
 
 def prepare_retrieval(
@@ -143,10 +137,14 @@ def prepare_retrieval(
     Without `read` the pictures stay paths: read whenever they are measured, for sets that seldom
     are, they take no memory meanwhile.
     """
-    pictures = read_pixels(bundle, dataset.paths) if read else dataset.paths
     texts = dataset.texts
-    features = encode_texts(bundle, texts)
-    return RetrievalSet(pictures, features, dataset.image_of_text, texts, bundle)
+    return RetrievalSet(
+        read_pixels(bundle, dataset.paths) if read else dataset.paths,
+        encode_texts(bundle, texts),
+        dataset.image_of_text,
+        texts,
+        bundle,
+    )
 
 
 def prepare_zero_shot(
@@ -200,10 +198,10 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
     image_features = encode_images(bundle, data.pictures, progress=progress)
     ranks = class_ranks(image_features, data.features_for(bundle), data.labels)
     correct = ranks <= 1
-    shown = data.in_domain[data.labels]
+    domain = data.in_domain[data.labels]
 
     def share(chosen: Tensor) -> float | None:
         return correct[chosen].float().mean().item() if chosen.any() else None
 
     top5 = recall_at_k(ranks, 5) if len(data.class_features) > 5 else None
-    return ZeroShot(correct, correct.float().mean().item(), share(shown), share(~shown), top5)
+    return ZeroShot(correct, correct.float().mean().item(), share(domain), share(~domain), top5)

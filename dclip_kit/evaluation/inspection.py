@@ -107,12 +107,10 @@ def reweight_regions(
     Raises:
         ValueError: an exponent is negative or not finite.
     """
-    exponents = {"area": area, "confidence": confidence, "similarity": similarity}
-    bad = [name for name, power in exponents.items() if not (math.isfinite(power) and power >= 0)]
-    if bad:
+    exponents = area, confidence, similarity
+    if not all(math.isfinite(power) and power >= 0 for power in exponents):
         raise ValueError(
-            f"Expected exponents of 0 or more, got {exponents[bad[0]]} for {bad[0]}; 0 leaves a "
-            "factor out."
+            f"Expected exponents of 0 or more, got {exponents}; 0 leaves a factor out."
         )
     regions = captioned.regions
     product = regions.area**area * regions.confidence**confidence * captioned.similarity**similarity
@@ -132,11 +130,10 @@ def attend(
         captioned: from `read_caption`.
         weights: of the regions; left out, DCLIP's own.
     """
-    teacher.eval()
     device = next(teacher.parameters()).device
     weights = captioned.weight if weights is None else weights
     regions, tokens = captioned.region_features, captioned.token_features
-    return teacher(
+    return teacher.eval()(
         regions[None].to(device),
         torch.ones(1, len(regions), dtype=torch.bool, device=device),
         tokens[None].to(device),
@@ -184,20 +181,21 @@ def compare_masking(
         raise ValueError(
             "Expected a teacher that reads captions, got a caption-free one; give the other."
         )
-    teacher.eval()
-    alone = [apply_teacher(teacher, features, text[None], settings).embedding for text in texts]
-    masked = apply_teacher(teacher, features, texts, settings)
-    careless = copy.copy(teacher)  # of the same weights
+    careless = copy.copy(teacher.eval())  # of the same weights
     careless.masked = False
-    unmasked = apply_teacher(careless, features, texts, settings)
-    images = features.image_of_text[texts]
-    real = features.regions_of(images).mask, features.tokens_of(texts).mask
-    every = torch.cat(real, dim=1)
+    masked, unmasked = (
+        apply_teacher(each, features, texts, settings) for each in (teacher, careless)
+    )
+    alone = torch.cat(
+        [apply_teacher(teacher, features, text[None], settings).embedding for text in texts]
+    )
+    region = features.regions_of(features.image_of_text[texts]).mask
+    token = features.tokens_of(texts).mask
     assert unmasked.token_to_region is not None  # it reads captions
-    spent = unmasked.token_to_region.cpu() * ~real[0][:, None, :]  # pair token region
-    spent = (spent.sum(2) * real[1]).sum(1) / real[1].sum(1)
-
-    def agreement(output: TeacherOutput) -> Tensor:
-        return (output.embedding * torch.cat(alone)).sum(1).cpu()
-
-    return MaskingEffect(1 - every.float().mean(1), agreement(masked), agreement(unmasked), spent)
+    spent = (unmasked.token_to_region.cpu() * ~region[:, None, :]).sum(2)  # pair token
+    return MaskingEffect(
+        padding=1 - torch.cat([region, token], dim=1).float().mean(1),
+        masked=(masked.embedding * alone).sum(1).cpu(),
+        unmasked=(unmasked.embedding * alone).sum(1).cpu(),
+        attention_on_padding=(spent * token).sum(1) / token.sum(1),
+    )

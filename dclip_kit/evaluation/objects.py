@@ -21,7 +21,7 @@ from dclip_kit.models.regions import Regions, crop_regions
 
 @dataclass(frozen=True, eq=False)
 class SceneObjects:
-    """The things of a number of scenes, end to end.
+    """The things of a number of scenes, scene by scene.
 
     Attributes:
         image: the scene that each stands in.
@@ -44,14 +44,8 @@ class SceneObjects:
 
 
 def list_objects(scenes: Sequence[Scene]) -> SceneObjects:
-    """All things of these scenes, scene by scene.
-
-    Raises:
-        ValueError: there is no thing.
-    """
+    """All things of these scenes, scene by scene; there must be one."""
     things = [(index, thing) for index, scene in enumerate(scenes) for thing in scene.objects]
-    if not things:
-        raise ValueError(f"Expected scenes with things in them, got {len(scenes)} without any.")
     return SceneObjects(
         torch.tensor([index for index, _ in things]),
         torch.tensor([thing.noun for _, thing in things]),
@@ -72,16 +66,8 @@ def match_regions(
         objects: of as many pictures as there are `regions`.
         regions: of each picture.
         least_overlap: intersection over union of both boxes, 0 to 1.
-
-    Raises:
-        ValueError: a thing stands in a picture that has no regions here.
     """
-    if int(objects.image.max()) >= len(regions):
-        raise ValueError(
-            f"Expected regions of {int(objects.image.max()) + 1} pictures, got {len(regions)}; "
-            "detect in every picture whose things are listed."
-        )
-    found = torch.full((len(objects),), -1)
+    found = torch.full_like(objects.label, -1)
     for image in objects.image.unique().tolist():
         things = (objects.image == image).nonzero().flatten()
         overlap = box_iou(objects.xyxy[things], regions[image].xyxy)  # object region
@@ -114,7 +100,6 @@ def name_objects(
     regions: Sequence[Regions],
     class_features: Float[Tensor, "class embed"],
     settings: RegionSettings | None = None,
-    batch_size: int = 64,
 ) -> NamedObjects:
     """Asks CLIP for every thing of every picture, once of the picture and once of its crop.
 
@@ -129,10 +114,9 @@ def name_objects(
         regions: what a detector found in each picture.
         class_features: of all nouns, from `encode_classes`.
         settings: how crops are cut; the defaults if left out.
-        batch_size: pictures in memory at a time.
 
     Raises:
-        ValueError: paths and regions differ in number, or a thing's picture is not among them.
+        ValueError: paths and regions differ in number.
     """
     if len(paths) != len(regions):
         raise ValueError(
@@ -142,37 +126,31 @@ def name_objects(
     settings = settings or RegionSettings()
     match = match_regions(objects, regions)
     found = match >= 0
-    picture_features, crop_features, cut = [], [], []
-    for start in tqdm(range(0, len(paths), batch_size), desc="naming things", delay=2):
-        pictures = [open_picture(path) for path in paths[start : start + batch_size]]
-        crops = []
-        for image, picture in enumerate(pictures, start):
-            every = crop_regions(picture, regions[image], settings.margin, settings.square)
-            things = ((objects.image == image) & found).nonzero().flatten()
-            crops += [every[region] for region in match[things].tolist()]
-            cut.append(things)
-        picture_features.append(encode_images(clip, pictures, progress=False))
-        if crops:
-            crop_features.append(encode_images(clip, crops, progress=False))
-    by_picture = _names(torch.cat(picture_features)[objects.image], objects, class_features)
-    by_crop = torch.zeros_like(found)
-    if crop_features:
-        of_things = torch.zeros(len(objects), class_features.shape[1])
-        of_things[torch.cat(cut)] = torch.cat(crop_features)
-        by_crop = _names(of_things, objects, class_features) & found
-    return NamedObjects(found, by_picture, by_crop)
+    crops = []
+    for image, path in enumerate(tqdm(paths, "cutting things out", delay=2)):
+        every = crop_regions(open_picture(path), regions[image], settings.margin, settings.square)
+        crops += [every[region] for region in match[found & (objects.image == image)].tolist()]
+    picture_features = encode_images(clip, paths)[objects.image]
+    crop_features = torch.zeros_like(picture_features)
+    if crops:
+        crop_features[found] = encode_images(clip, crops)
+    by_picture, by_crop = (
+        _is_named(features, objects, class_features)
+        for features in (picture_features, crop_features)
+    )
+    return NamedObjects(found, by_picture, by_crop & found)
 
 
-def _names(
+def _is_named(
     features: Float[Tensor, "object embed"],
     objects: SceneObjects,
     class_features: Float[Tensor, "class embed"],
 ) -> Bool[Tensor, "object"]:
     """Whether each thing's noun ranks first among the nouns that its picture lacks; no tie does."""
-    shown = torch.zeros(int(objects.image.max()) + 1, len(class_features), dtype=torch.bool)
-    shown[objects.image, objects.label] = True
-    own = torch.zeros(len(objects), len(class_features), dtype=torch.bool)
-    own[torch.arange(len(objects)), objects.label] = True
+    present = torch.zeros(int(objects.image.max()) + 1, len(class_features), dtype=torch.bool)
+    present[objects.image, objects.label] = True
+    own = torch.zeros(len(features), len(class_features), dtype=torch.bool)
+    own[torch.arange(len(features)), objects.label] = True
     below_all = -2.0  # no cosine is
-    scores = (features @ class_features.T).masked_fill(shown[objects.image] & ~own, below_all)
+    scores = (features @ class_features.T).masked_fill(present[objects.image] & ~own, below_all)
     return ranks(scores, own) <= 1

@@ -1,17 +1,16 @@
 """The shortcut probe: does a teacher look at the picture, or read the caption?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
-from dclip_kit.models.teacher import MetaTeacher
+from dclip_kit.models.teacher import MetaTeacher, TeacherOutput
 from dclip_kit.training import apply_teacher
 
 
@@ -54,32 +53,32 @@ def shortcut_probe(
         ValueError: there are not two captioned pictures to exchange the regions of.
     """
     teacher.eval()
-    device = next(teacher.parameters()).device
     texts = features.first_texts()
     if len(texts) < 2:
         raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
     own = features.image_of_text[texts]
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(own), generator=generator)
+    order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
     other = torch.empty_like(own)
     other[order] = own[order.roll(1)]  # one cycle: nobody keeps its own
+    gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
+    count = len(features)
+    blank = replace(  # with one region each, whose box says nothing
+        features,
+        region=gray.expand(count, -1),
+        region_count=torch.ones(count, dtype=torch.long),
+        xyxy=features.xyxy[:count],
+        area=features.area[:count],
+        confidence=features.confidence[:count],
+        label=features.label[:count],
+    )
 
-    def score(embedding: Tensor) -> float:
-        found = retrieval_metrics(embedding.cpu(), features.text[texts], torch.arange(len(texts)))
+    def score(output: TeacherOutput) -> float:
+        embedding, candidates = output.embedding.cpu(), features.text[texts]
+        found = retrieval_metrics(embedding, candidates, torch.arange(len(texts)))
         return found.image_to_text.recall_at[1]
 
-    gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
-    words: tuple[Tensor | None, Tensor | None] = (None, None)
-    if not teacher.caption_free:
-        tokens = features.tokens_of(texts)
-        words = tokens.features.to(device), tokens.mask.to(device)
-    blank = teacher(
-        gray.expand(len(texts), 1, -1).to(device),
-        torch.ones(len(texts), 1, dtype=torch.bool, device=device),
-        *words,
-    )
     return ShortcutProbe(
-        own=score(apply_teacher(teacher, features, texts, regions).embedding),
-        shuffled=score(apply_teacher(teacher, features, texts, regions, other).embedding),
-        blank=score(blank.embedding),
+        own=score(apply_teacher(teacher, features, texts, regions)),
+        shuffled=score(apply_teacher(teacher, features, texts, regions, other)),
+        blank=score(apply_teacher(teacher, blank, texts, regions)),
     )

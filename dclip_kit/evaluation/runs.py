@@ -1,8 +1,11 @@
-"""A run's folder: which settings it had, what it has seen, and the models that came out of it."""
+"""A run's folder: its settings, its seconds, the pictures that it has seen, and its models.
 
-import json
+Pictures are known by their names in public data sets, by their files' bytes and by what they show,
+as the leak guard knows them, so that it does not matter where they lie or what data set has them.
+"""
+
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf
@@ -13,24 +16,23 @@ import open_clip
 import torch
 
 from dclip_kit.config import PROFILES, Profile
-from dclip_kit.data.annotations import load_json
+from dclip_kit.data import CaptionedImages, LabelledImages
+from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
+from dclip_kit.data.pocket.world import SCENE_SPLITS
+from dclip_kit.data.scan import scan_pictures
 from dclip_kit.evaluation.arms import load_arm
-from dclip_kit.evaluation.seen import SeenPictures, describe_pocket, load_seen
+from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries
 from dclip_kit.models.clip import ClipBundle, load_clip
-from dclip_kit.runtime.files import write_atomically
+from dclip_kit.runtime.printing import printable
 from dclip_kit.runtime.processes import is_main_process
 
 SETTINGS = "settings.json"
+REPORT = "report.json"  # which says as much as the settings do
 SECONDS = "seconds.json"
-# Of the settings that an arm is loaded and measured with.
-_KINDS: dict[str, Any] = {
-    "clip": str,
-    "pretrained": str | None,
-    **dict.fromkeys(("data", "images", "test", "zero_shot", "templates"), str),
-    "seed": int,
-}
-_RECORDS = (SETTINGS, "report.json")  # either says which CLIP the arms beside it are of
+PICTURES = "pictures.json"
+# Of a run's settings, those that a model is loaded and measured with; older runs lack some.
+_OWN = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
 
 
 def require_settings(settings: Profile, folder: Path) -> None:
@@ -42,8 +44,8 @@ def require_settings(settings: Profile, folder: Path) -> None:
     path = folder / SETTINGS
     if not path.exists():
         return
-    kept, now = _read(path), settings.as_dict()
-    differing = differing_entries({"recipe": Profile.recipe} | kept, now)  # older runs have none
+    older = {"recipe": Profile.recipe}  # runs from before there were recipes
+    differing = read_record(path, lambda kept: differing_entries(older | kept, settings.as_dict()))
     if differing:
         raise ValueError(
             f"Expected the settings of the run in {folder}, but they differ in "
@@ -51,26 +53,12 @@ def require_settings(settings: Profile, folder: Path) -> None:
         )
 
 
-def keep_settings(settings: Profile, folder: Path) -> None:
-    """Writes a run's settings into its folder.
-
-    To be called once data and models are loaded: before, a mistyped name would stay there.
-
-    Raises:
-        ValueError: it has others.
-    """
-    require_settings(settings, folder)
-    path, content = folder / SETTINGS, json.dumps(settings.as_dict(), indent=1) + "\n"
-    # Not written again: when a leg last wrote tells how long it ran, see `count_seconds`.
-    if not path.exists() or path.read_text(encoding="utf-8") != content:
-        write_atomically(path, content)
-
-
 @contextmanager
 def count_seconds(folder: Path, began: float) -> Iterator[Callable[[], float]]:
     """Counts the seconds of a run over all its legs, however each of them ended.
 
-    A leg that was killed counts up to the last file that it wrote into the run's folder.
+    A leg that was killed counts up to the last file that it wrote into the run's folder, so that
+    the next leg must write nothing before.
 
     Args:
         folder: of the run.
@@ -79,33 +67,226 @@ def count_seconds(folder: Path, began: float) -> Iterator[Callable[[], float]]:
     Yields:
         A function that says how many there are so far.
     """
-    path = folder / SECONDS
-    before = 0.0
+    path, before = folder / SECONDS, 0.0
     if path.is_file():
-        kept = _read(path)
-        try:
-            before, since = float(kept["seconds"]), float(kept["running_since"] or inf)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"Expected seconds and running_since in {path}, but it is damaged ({error}); "
-                "delete it: the seconds before are not counted then."
-            ) from error
+        before, since = read_record(
+            path, lambda kept: (float(kept["seconds"]), float(kept["running_since"] or inf))
+        )
         last = max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file())
         before += max(0.0, last - since)
 
-    def seconds() -> float:
+    def count() -> float:
         return before + time.monotonic() - began
 
-    def keep(so_far: float, running_since: float | None) -> None:
+    def keep(seconds: float, running_since: float | None) -> None:
         if is_main_process():
-            record = {"seconds": round(so_far, 1), "running_since": running_since}
-            write_atomically(path, json.dumps(record) + "\n")
+            record = {"seconds": round(seconds, 1), "running_since": running_since}
+            write_record(record, path)
 
     keep(before, time.time() - (time.monotonic() - began))
     try:
-        yield seconds
+        yield count
     finally:
-        keep(seconds(), None)
+        keep(count(), None)
+
+
+# What a run has seen
+
+
+@dataclass(frozen=True, eq=False)
+class SeenPictures:
+    """The pictures that a run has seen.
+
+    Attributes:
+        trained: captioned ones that its teacher or students trained on.
+        chosen: captioned ones that its interpolations were chosen on.
+        labelled: digests of the labelled ones that these were chosen on.
+        complete: False where the run, or the teacher that it took, left no record.
+    """
+
+    trained: EvaluationIndex
+    chosen: EvaluationIndex
+    labelled: frozenset[str] = frozenset()
+    complete: bool = True
+
+
+def describe_seen(
+    train: CaptionedImages, val: CaptionedImages, labelled: Sequence[Path], by_content: bool
+) -> SeenPictures:
+    """What a run on these pictures sees.
+
+    Args:
+        train: to train on.
+        val: to choose on.
+        labelled: to choose on; their files are read.
+        by_content: whether captioned pictures are known by what they show too, beside their names
+            and their files' bytes.
+    """
+    trained, chosen = (index_evaluation([dataset], by_content) for dataset in (train, val))
+    for index, dataset in ((trained, train), (chosen, val)):
+        for digest, path in zip(_digest_files(dataset.paths), dataset.paths, strict=True):
+            if digest:
+                index.names.setdefault(f"bytes {digest}", path)
+    return SeenPictures(trained, chosen, frozenset(_digest_files(labelled)) - {""})
+
+
+def _digest_files(paths: Sequence[Path]) -> list[str]:
+    return [scan.digest for scan in scan_pictures(paths, decode=False)]
+
+
+def describe_pocket() -> SeenPictures:
+    """What a run on the pocket's scenes sees."""
+
+    def index(split: str) -> EvaluationIndex:
+        places = (f"{split}/{number}" for number in range(SCENE_SPLITS[split]))
+        return EvaluationIndex({f"pocket {each}": Path(each) for each in places}, None, {})
+
+    return SeenPictures(index("train"), index("val"))
+
+
+def keep_seen(seen: SeenPictures, folder: Path) -> None:
+    """Writes what a run has seen into its folder, unless something has been trained there.
+
+    Raises:
+        ValueError: something has, and it saw other pictures.
+    """
+    trained, chosen = seen.trained.as_dict(), seen.chosen.as_dict()
+    begun = any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*"))
+    if begun and (folder / PICTURES).is_file():
+        before = load_seen(folder)
+        kept = before.trained.names.keys(), before.chosen.names.keys(), before.labelled
+        if kept != (trained["names"].keys(), chosen["names"].keys(), seen.labelled):
+            raise ValueError(
+                f"Expected the pictures that the run in {folder} began with, but those to train "
+                "on, to choose on or with labels have changed; name another --out, or delete this "
+                "one to begin again."
+            )
+        return
+    record = {"trained": trained, "chosen": chosen, "labelled": sorted(seen.labelled)}
+    write_record(record | {"complete": seen.complete}, folder / PICTURES)
+
+
+def load_seen(folder: Path) -> SeenPictures:
+    """What the models in a run's folder have seen; no picture is known where it left no record.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+
+    def build(record: dict[str, Any]) -> SeenPictures:
+        trained, chosen = (EvaluationIndex.from_dict(record[n]) for n in ("trained", "chosen"))
+        labelled, complete = frozenset(record["labelled"]), record.get("complete", True)
+        return SeenPictures(trained, chosen, labelled, complete)
+
+    if (folder / PICTURES).is_file():
+        return read_record(folder / PICTURES, build)
+    profile = _find_profile(folder)
+    if profile and profile.data == "pocket":  # scenes that need no record
+        return describe_pocket()
+    nothing = EvaluationIndex({}, None, {})
+    return SeenPictures(nothing, nothing, complete=False)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What is left to measure on.
+
+    Attributes:
+        dataset: pictures that no model has trained on.
+        trained: by model, those that it has trained on, which are left out.
+        chosen: by model, how many of those that are left it was chosen on.
+    """
+
+    dataset: CaptionedImages
+    trained: dict[str, tuple[Leak, ...]]
+    chosen: dict[str, int]
+
+    def describe(self, what: str) -> str:
+        """Sentences for a person, or nothing where nothing was left out and nothing chosen on."""
+        notes = [
+            f"Left out of {what}: {len(leaks):,} pictures that {name} has trained on (the first, "
+            f"{_describe_leak(leaks[0])})."
+            for name, leaks in self.trained.items()
+            if leaks
+        ]
+        notes += [
+            f"{name} was chosen on {count:,} pictures of {what}."
+            for name, count in self.chosen.items()
+            if count
+        ]
+        return printable(" ".join(notes))
+
+
+def _describe_leak(leak: Leak) -> str:
+    return f"{leak.picture} is {leak.evaluation} by {leak.by}"
+
+
+def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]) -> Unseen:
+    """Leaves out the pictures that a model has trained on.
+
+    Args:
+        dataset: to measure on.
+        seen: by model, what it has seen.
+
+    Raises:
+        ValueError: fewer than two pictures are left.
+        ModuleNotFoundError: imagehash is not installed, and pictures are known by content.
+    """
+    trained = {name: find_leaks(dataset, each.trained).leaks for name, each in seen.items()}
+    gone = {leak.picture for leaks in trained.values() for leak in leaks}
+    left = dataset.select([i for i, path in enumerate(dataset.paths) if path not in gone])
+    if len(left) < 2 <= len(dataset):
+        name, leaks = next((name, leaks) for name, leaks in trained.items() if leaks)
+        raise ValueError(
+            f"Expected pictures to measure on that no model has trained on, but of {len(dataset)} "
+            f"in {dataset.source} {len(left)} are left; {name} has trained on the others, of which "
+            f"{_describe_leak(leaks[0])}; name other data, or take the seed and the split of its "
+            "run."
+        )
+    chosen = {name: len(find_leaks(left, each.chosen).leaks) for name, each in seen.items()}
+    return Unseen(left, trained, chosen)
+
+
+def leave_out_chosen(dataset: LabelledImages, digests: frozenset[str]) -> LabelledImages:
+    """Leaves out the labelled pictures that some model's interpolation was chosen on.
+
+    Args:
+        dataset: to measure on.
+        digests: of those pictures' files.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    if not digests:
+        return dataset
+    own = _digest_files(dataset.paths)
+    kept = [i for i, digest in enumerate(own) if digest not in digests]
+    if not kept:
+        raise ValueError(
+            f"Expected labelled pictures that no model was chosen on, but all {len(dataset)} of "
+            f"{dataset.source} are such; name others."
+        )
+    return replace(
+        dataset,
+        paths=tuple(dataset.paths[i] for i in kept),
+        labels=tuple(dataset.labels[i] for i in kept),
+    )
+
+
+# The models of a run
+
+
+def _find_profile(folder: Path) -> Profile | None:
+    """What a run's record in a folder says of how its models are loaded and measured."""
+
+    def build(record: dict[str, Any]) -> Profile:
+        settings = record.get("settings", record)
+        needed = {"clip": settings["clip"], "pretrained": settings["pretrained"]}
+        own = {name: settings[name] for name in _OWN if name in settings}
+        return replace(PROFILES["pocket"], **own | needed)
+
+    found = [folder / name for name in (SETTINGS, REPORT) if (folder / name).is_file()]
+    return read_record(found[0], build) if found else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +295,15 @@ class Run:
 
     Attributes:
         folder: of the run.
-        settings: those of its profile, as JSON values.
-        seen: the pictures that it has seen; None where it left no record of them.
+        name: of the arm.
+        profile: what of its settings a model is loaded and measured with.
+        seen: the pictures that it has seen.
     """
 
     folder: Path
-    settings: dict[str, Any]
-    seen: SeenPictures | None
+    name: str
+    profile: Profile
+    seen: SeenPictures
 
 
 def find_run(reference: Path | str) -> Run | None:
@@ -130,28 +313,11 @@ def find_run(reference: Path | str) -> Run | None:
         ValueError: the run's records are damaged.
     """
     place = Path(reference)
-    place = place.with_suffix("") if place.suffix == ".safetensors" else place
-    folder = place.parent
-    records = [folder / name for name in _RECORDS if (folder / name).is_file()]
-    if not records or not place.with_name(f"{place.name}.json").is_file():
+    folder, name = place.parent, place.name.removesuffix(".safetensors")
+    profile = _find_profile(folder)
+    if profile is None or not (folder / f"{name}.json").is_file():
         return None
-    record = _read(records[0])
-    settings = record.get("settings", record)
-    if not isinstance(settings, dict) or not {"clip", "pretrained"} <= settings.keys():
-        raise ValueError(f"Expected clip and pretrained among the settings in {records[0]}.")
-    given = {name: settings[name] for name in _KINDS if name in settings}
-    try:
-        if odd := [name for name, value in given.items() if not isinstance(value, _KINDS[name])]:
-            raise TypeError(f"{odd[0]} is {given[odd[0]]!r}")
-        replace(PROFILES["pocket"], **given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected settings that a run can have in {records[0]}, but {error}; restore the file."
-        ) from error
-    seen = load_seen(folder)
-    if seen is None and settings.get("data") == "pocket":  # scenes that need no record
-        seen = describe_pocket()
-    return Run(folder, settings, seen)
+    return Run(folder, name, profile, load_seen(folder))
 
 
 def load_model(
@@ -168,31 +334,16 @@ def load_model(
     Raises:
         FileNotFoundError, ValueError: as `load_clip` and `load_arm`, or it is a run's whole folder.
     """
-    place = Path(reference)
-    if run := find_run(place):
-        clip = _load_clip(run.settings["clip"], run.settings["pretrained"], device)
-        name = place.name.removesuffix(".safetensors")
-        return replace(load_arm(name, clip, run.folder).clip, name=reference)
-    arms = [each.stem for each in sorted(place.glob("*.safetensors")) if _is_arm(each)]
+    if run := find_run(reference):
+        clip = load_model(run.profile.clip, run.profile.pretrained, device)
+        return replace(load_arm(run.name, clip, run.folder).clip, name=reference)
+    places = sorted(Path(reference).glob("*.safetensors"))
+    arms = [
+        str(each.with_suffix("")) for each in places if each.stem != "teacher" and find_run(each)
+    ]
     if arms:
         raise ValueError(
-            f"Expected a model, got the folder of a run; name one of its arms: "
-            f"{', '.join(str(place / name) for name in arms)}."
+            f"Expected a model, got the folder of a run; name one of its arms: {', '.join(arms)}."
         )
-    return _load_clip(reference, pretrained, device)
-
-
-def _load_clip(reference: str, pretrained: str | None, device: torch.device | str) -> ClipBundle:
     named = reference in open_clip.list_models()
     return load_clip(reference, pretrained if named else None, device)
-
-
-def _is_arm(path: Path) -> bool:
-    return path.stem != "teacher" and path.with_suffix(".json").is_file()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    record = load_json(path)
-    if not isinstance(record, dict):
-        raise ValueError(f"Expected the settings of a run in {path}, got something else.")
-    return record

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from test_coco import write_coco
+from test_experiment import write_classes
 from test_leaks import scene
-from test_profile_data import write_classes
 from test_splits import write_own
 
 from dclip_kit.commands import COMMANDS, main
@@ -21,7 +21,7 @@ from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.data.splits import read_test
 from dclip_kit.evaluation import experiment
-from dclip_kit.evaluation.profile_data import load_data
+from dclip_kit.evaluation.experiment import load_data
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.models import detector as detectors
 from dclip_kit.models.clip import load_clip
@@ -437,7 +437,7 @@ def test_a_run_goes_on_with_its_own_data_alone(run, options, drawn, tmp_path, mo
         scene(seed).save(drawn / f"{seed}.png")
     with (drawn / "captions.csv").open("a") as file:
         file.writelines(f"\n{seed}.png,a scene" for seed in range(100, 140))
-    monkeypatch.setattr(experiment, "obtain_features", None)  # nobody may encode
+    monkeypatch.setattr(experiment, "load_or_extract_features", None)  # nobody may encode
     code, _, err = run("distill", "--out", out, *given)
     assert code == 2 and f"Expected the pictures that the run in {out} began with, but" in err
     assert (out / "pictures.json").read_text() == before
@@ -470,7 +470,7 @@ def test_what_a_run_cannot_do_is_said_before_data_is_read(
     option, says, run, options, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("dclip_kit.data.splits.read_format", None)  # nobody may read
-    monkeypatch.setattr(experiment, "obtain_features", None)
+    monkeypatch.setattr(experiment, "load_or_extract_features", None)
     code, _, err = run("distill", "--out", tmp_path / "run", *options, *option)
     assert code == 2 and says in err and not (tmp_path / "run").exists()
 
@@ -596,7 +596,7 @@ def test_a_setting_is_refused_in_a_sentence_before_anything_is_done(
     command, arguments, says, run, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    loader = "dclip_kit.evaluation.profile_data.load_data"
+    loader = "dclip_kit.evaluation.experiment.load_data"
     monkeypatch.setattr(loader, lambda _: pytest.fail("data was read"))
     code, out, err = run(command, "--out", tmp_path / "o", *arguments)
     assert (code, out) == (2, "") and err.count("\n") == 1

@@ -72,36 +72,6 @@ def test_what_an_encoding_lacks_is_escaped(encoding, tmp_path) -> None:
         assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "."]], ids=" ".join)
-def test_a_full_stdout_is_said_in_a_sentence(arguments, unbuffered, tmp_path) -> None:
-    write_own(tmp_path, range(2))
-    command = [sys.executable, "-m", "dclip_kit", *arguments]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": str(ROOT)},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert done.returncode == 2
-    says = "python -m dclip_kit: Expected room for what is printed, found none ([Errno 28] No space"
-    assert done.stderr.startswith(says) and done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(os.name == "nt", reason="a shell of Unix")
-@pytest.mark.parametrize(("asked", "code"), [("inspect .", 0), ("inspect no", 2)])
-def test_streams_may_be_closed(asked, code, tmp_path) -> None:
-    write_own(tmp_path, range(2))
-    command = f"{sys.executable} -m dclip_kit {asked} >&- 2>&-"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=False)
-    assert done.returncode == code
-
-
 @pytest.mark.parametrize("arguments", [["inspect", "nowhere"], ["inspect"]], ids=" ".join)
 def test_what_goes_wrong_is_told_on_stderr(arguments) -> None:
     done = shell(*arguments)

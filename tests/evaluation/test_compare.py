@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dclip_kit.evaluation.arms import Arm
+from dclip_kit.evaluation.arms import Arm, Candidate
 from dclip_kit.evaluation.compare import (
     WAYS,
     compare,
@@ -19,7 +19,6 @@ from dclip_kit.evaluation.compare import (
     won_and_lost,
 )
 from dclip_kit.evaluation.evaluate import RetrievalSet, ZeroShot, ZeroShotSet, evaluate_zero_shot
-from dclip_kit.evaluation.selection import Candidate
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import clone_clip, interpolate
@@ -79,7 +78,7 @@ def test_the_tables_columns_do_not_touch(before, after) -> None:
 def test_the_tables_intervals_are_bootstraps_over_images(before) -> None:
     hits = before.text_to_image.hits(1).double()
     spread = paired_bootstrap(0 * hits, hits, OWNER)
-    ends = f"[{100 * spread.low:4.1f}–{100 * spread.high:4.1f}]"
+    ends = f"[{100 * spread.low:.1f}–{100 * spread.high:.1f}]"
     assert ends in format_retrieval({"clip": before}).splitlines()[1]
 
 
@@ -165,7 +164,7 @@ def sets(clip, pixels):
 
 
 def test_mixes_are_measured_from_clip_to_the_arm(arms, sets) -> None:
-    traced = measure_mixes(arms, *sets, steps=(0.5,), progress=False)
+    traced = measure_mixes(arms, *sets, steps=(0.5,))
     assert list(traced) == ["contrastive", "dclip"]
     base = evaluate_zero_shot(arms["clip"].clip, sets[1], progress=False).top1
     for name, arm in traced.items():
@@ -183,18 +182,16 @@ def test_mixes_are_measured_from_clip_to_the_arm(arms, sets) -> None:
 
 
 def test_ends_named_among_the_steps_are_measured_once(arms, sets) -> None:
-    traced = measure_mixes(arms, *sets, steps=(0.0, 1.0), progress=False)
+    traced = measure_mixes(arms, *sets, steps=(0.0, 1.0))
     assert [point.alpha for point in traced["dclip"].candidates] == [0.0, 0.8]
 
 
 def test_bad_mixes_are_named(arms, sets) -> None:
-    with pytest.raises(ValueError, match=r"steps from 0 to 1, got .*\[1\.5\]"):
+    with pytest.raises(ValueError, match=r"from 0 to 1, got 1\.5"):
         measure_mixes(arms, *sets, steps=(1.5,))
-    with pytest.raises(ValueError, match="the arm 'clip'"):
-        measure_mixes({"dclip": arms["dclip"]}, *sets)
     labels = (encode_images(arms["clip"].clip, sets[1].pictures) @ torch.eye(32)).argmin(1)
     with pytest.raises(ValueError, match="got none right"):
-        measure_mixes(arms, sets[0], replace(sets[1], labels=labels), progress=False)
+        measure_mixes(arms, sets[0], replace(sets[1], labels=labels))
 
 
 def test_zero_shot_is_said_with_intervals_and_what_is_kept() -> None:
@@ -216,8 +213,3 @@ def test_columns_are_as_wide_as_their_names(before, after) -> None:
     table = format_retrieval({"a": before, "runs/of last week/dclip": after})
     lines = [line for line in table.splitlines() if line]
     assert {len(line) for line in lines} == {13 + 2 * len("  runs/of last week/dclip")}
-
-
-def test_a_table_of_nothing_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least one arm"):
-        format_retrieval({})

@@ -115,7 +115,7 @@ def test_a_factor_of_zero_counts_unless_it_is_left_out(by_hand) -> None:
 
 @pytest.mark.parametrize("power", [-0.5, float("nan"), float("inf")])
 def test_powers_that_are_none_are_refused(by_hand, power) -> None:
-    with pytest.raises(ValueError, match=r"0 or more.*for confidence"):
+    with pytest.raises(ValueError, match=rf"0 or more, got .*{power}"):
         reweight_regions(by_hand, confidence=power)
 
 

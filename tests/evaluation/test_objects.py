@@ -45,12 +45,6 @@ def test_things_are_listed_scene_by_scene() -> None:
     assert listed.of_size("medium").tolist() == [False] * 3
 
 
-@pytest.mark.parametrize("scenes", [[], [Scene("night", 1, ())]])
-def test_scenes_without_things_are_refused(scenes) -> None:
-    with pytest.raises(ValueError, match=f"got {len(scenes)} without any"):
-        list_objects(scenes)
-
-
 # Matched
 
 
@@ -85,8 +79,6 @@ def test_pictures_do_not_borrow_regions() -> None:
     things = objects((0, 1, "small", box), (2, 1, "small", box))
     far, here = found((50.0, 50.0, 60.0, 60.0)), found((0.0, 0.0, 10.0, 10.0))
     assert match_regions(things, [far, here, here]).tolist() == [-1, 0]
-    with pytest.raises(ValueError, match="regions of 3 pictures, got 2"):
-        match_regions(things, [here, here])
 
 
 # Named
@@ -105,13 +97,17 @@ def paths(tmp_path):
     return made
 
 
+def opened(picture) -> Image.Image:
+    return picture if isinstance(picture, Image.Image) else Image.open(picture)
+
+
 @pytest.fixture
 def colours(monkeypatch):
     """A CLIP that sees the colour that covers most; classes are red, green, blue and gray."""
 
-    def encode(clip, pictures, progress=True):
+    def encode(clip, pictures):
         features = []
-        for picture in pictures:
+        for picture in map(opened, pictures):
             counts = picture.convert("RGB").getcolors(256 * 256)
             color = max(counts)[1]
             share = max(counts)[0] / (picture.width * picture.height)
@@ -127,10 +123,7 @@ RED, GREEN, BLUE, GRAY = range(4)
 LEFT, RIGHT, CORNER = (0, 64, 128, 256), (128, 0, 256, 256), (0, 0, 64, 64)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_things_are_named_from_pictures_and_from_their_own_crops(
-    clip, paths, colours, batch_size
-) -> None:
+def test_things_are_named_from_pictures_and_from_their_own_crops(clip, paths, colours) -> None:
     things = objects(
         (0, GREEN, "large", RIGHT),
         (0, BLUE, "small", CORNER),
@@ -144,7 +137,7 @@ def test_things_are_named_from_pictures_and_from_their_own_crops(
         found(tuple(map(float, CORNER)), tuple(map(float, LEFT))),
     ]
     settings = RegionSettings(margin=0.0, square=False)
-    named = name_objects(clip, paths, things, regions, colours, settings, batch_size)
+    named = name_objects(clip, paths, things, regions, colours, settings)
     assert named.found.tolist() == [True, True, False, True, True]
     assert named.by_crop.tolist() == [True, True, False, True, True]
     # Most of each picture is green, so of the first picture's things the green one is named; the
@@ -171,7 +164,7 @@ def test_two_of_a_kind_compete_as_one(clip, paths, colours) -> None:
 
 def test_a_tie_names_nothing(clip, paths, colours, monkeypatch) -> None:
     monkeypatch.setattr(
-        module, "encode_images", lambda clip, pictures, progress: torch.ones(len(pictures), 4) / 2
+        module, "encode_images", lambda clip, pictures: torch.ones(len(pictures), 4) / 2
     )
     things = objects((0, GREEN, "large", RIGHT))
     regions = [found(tuple(map(float, RIGHT)))]
@@ -182,8 +175,8 @@ def test_a_tie_names_nothing(clip, paths, colours, monkeypatch) -> None:
 def test_crops_are_cut_as_the_settings_say(clip, paths, colours, monkeypatch) -> None:
     sizes: list[tuple[int, int]] = []
 
-    def encode(clip, pictures, progress=True):
-        sizes.extend(picture.size for picture in pictures)
+    def encode(clip, pictures):
+        sizes.extend(opened(picture).size for picture in pictures)
         return torch.eye(4)[:1].expand(len(pictures), 4)
 
     monkeypatch.setattr(module, "encode_images", encode)

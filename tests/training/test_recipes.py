@@ -16,7 +16,7 @@ from dclip_kit.config import (
     contrastive_control,
     get_profile,
 )
-from dclip_kit.evaluation.report import arm_entry
+from dclip_kit.evaluation.report import describe_arm
 from dclip_kit.features.extract import extract_features
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
 from dclip_kit.metrics import retrieval_metrics
@@ -246,7 +246,7 @@ def test_reports_call_the_reciprocal_rank_mean_average_precision(clip) -> None:
     measured = retrieval_metrics(torch.eye(4), torch.eye(4)[OWNERS.roll(1)], OWNERS)
     shown = replace(shown, retrieval=measured)
     for switch in (False, OFFICIAL.reciprocal_rank_as_map):
-        entry = arm_entry(shown, shown, switch)
+        entry = describe_arm(shown, shown, switch)
         for name in ("text_to_image", "image_to_text"):
             direction = getattr(measured, name)
             means = direction.mean_average_precision, direction.mean_reciprocal_rank
