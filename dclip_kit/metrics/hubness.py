@@ -30,8 +30,8 @@ def k_occurrence(
     """
     if not 1 <= k <= len(candidate_features) or len(query_features) == 0:
         raise ValueError(
-            f"Expected a k in 1..{len(candidate_features)} (the candidates) and at least one query, "
-            f"got {k} and {len(query_features)}."
+            f"Expected a k in 1..{len(candidate_features)} (the candidates) and at least one "
+            f"query, got {k} and {len(query_features)}; ask for fewer places."
         )
     candidates = F.normalize(candidate_features.float(), dim=-1)
     counts = torch.zeros(len(candidates), dtype=torch.double)

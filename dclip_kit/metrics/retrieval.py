@@ -246,8 +246,3 @@ def _count_beside(score: Tensor, image: Tensor) -> Tensor:
     higher = end - torch.searchsorted(line, key + TIE_TOLERANCE, right=True)
     tied = end - torch.searchsorted(line, key - TIE_TOLERANCE) - higher
     return torch.stack([higher, tied]).double()
-
-
-def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
-    """Ranks, but last where all candidates tie: a mean rank within k would beat chance there."""
-    return torch.where(undecided, float(candidates), ranks)
