@@ -160,9 +160,11 @@ def gather(
             del pictures[path]
     texts = {path: [c for row in rows for c in row.captions] for path, rows in pictures.items()}
     ids = {path: [row.image_id for row in rows if row.image_id] for path, rows in pictures.items()}
-    splits = [rows[0].split for rows in pictures.values()]
-    if not with_splits:
-        splits = split_by_folder(list(pictures), images)
+    splits = (
+        [rows[0].split for rows in pictures.values()]
+        if with_splits
+        else split_by_folder(list(pictures), images)
+    )
     whole = CaptionedImages(
         tuple(pictures),
         tuple(tuple(filter(None, group)) for group in texts.values()),
@@ -328,9 +330,9 @@ def find_file(path: Path, *patterns: str) -> Path:
     """
     files = find_files(path, *patterns)
     if len(files) != 1:
-        names = ", ".join(file.name for file in files) or "none"
         raise ValueError(
-            f"Expected one file {' or '.join(patterns)} in {path}, got {names}; name the file."
+            f"Expected one file {' or '.join(patterns)} in {path}, got "
+            f"{', '.join(file.name for file in files) or 'none'}; name the file."
         )
     return files[0]
 
