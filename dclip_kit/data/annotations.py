@@ -239,8 +239,9 @@ def drop_unusable(dataset: CaptionedImages, checks: Checks = "pictures") -> Usab
         for path in tqdm(dataset.paths, desc="finding pictures", delay=2):
             if not os.path.isfile(path):  # a named pipe would be waited for, for ever
                 problems[path] = (
-                    f"Expected a whole picture at {name_with_link(path)}, but found no file; "
-                    "restore it, or name the folder that has the pictures."
+                    f"Expected a whole picture at {name_with_link(path)}, but found "
+                    f"{'what is no file' if os.path.exists(path) else 'nothing'}; restore it, or "
+                    "name the folder that has the pictures."
                 )
     if checks == "pictures":
         there = [path for path in dataset.paths if path not in problems]
