@@ -160,9 +160,11 @@ def gather(
             del pictures[path]
     texts = {path: [c for row in rows for c in row.captions] for path, rows in pictures.items()}
     ids = {path: [row.image_id for row in rows if row.image_id] for path, rows in pictures.items()}
-    splits = [rows[0].split for rows in pictures.values()]
-    if not with_splits:
-        splits = split_by_folder(list(pictures), images)
+    splits = (
+        [rows[0].split for rows in pictures.values()]
+        if with_splits
+        else split_by_folder(list(pictures), images)
+    )
     whole = CaptionedImages(
         tuple(pictures),
         tuple(tuple(filter(None, group)) for group in texts.values()),
@@ -237,8 +239,9 @@ def drop_unusable(dataset: CaptionedImages, checks: Checks = "pictures") -> Usab
         for path in tqdm(dataset.paths, desc="finding pictures", delay=2):
             if not os.path.isfile(path):  # a named pipe would be waited for, for ever
                 problems[path] = (
-                    f"Expected a whole picture at {name_with_link(path)}, but found no file; "
-                    "restore it, or name the folder that has the pictures."
+                    f"Expected a whole picture at {name_with_link(path)}, but found "
+                    f"{'what is no file' if os.path.exists(path) else 'nothing'}; restore it, or "
+                    "name the folder that has the pictures."
                 )
     if checks == "pictures":
         there = [path for path in dataset.paths if path not in problems]
@@ -328,9 +331,9 @@ def find_file(path: Path, *patterns: str) -> Path:
     """
     files = find_files(path, *patterns)
     if len(files) != 1:
-        names = ", ".join(file.name for file in files) or "none"
         raise ValueError(
-            f"Expected one file {' or '.join(patterns)} in {path}, got {names}; name the file."
+            f"Expected one file {' or '.join(patterns)} in {path}, got "
+            f"{', '.join(file.name for file in files) or 'none'}; name the file."
         )
     return files[0]
 

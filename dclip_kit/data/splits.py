@@ -126,9 +126,10 @@ def read_splits(
     if test is None or by_content:
         # In data of one's own, train/1.jpg and test/1.jpg are two pictures; to the leak guard,
         # which knows the numbers of public data sets, a bare 1 would be one. What it shows tells.
-        for name, part in parts.items():
-            ids = tuple(each or OWN for each in part.image_ids)
-            parts[name] = replace(part, image_ids=ids)
+        parts = {
+            name: replace(part, image_ids=tuple(each or OWN for each in part.image_ids))
+            for name, part in parts.items()
+        }
     leaks: list[Leak] = []
     not_compared: dict[Path, str] = {}
     kept = dict(parts)
@@ -146,14 +147,14 @@ def read_splits(
         linked=sum(each.linked for each in found),
     )
     if min(map(len, kept.values())) < FEWEST:
-        counts = ", ".join(f"{split} {len(kept[split])}" for split in SPLITS)
         raise ValueError(
             f"Expected at least {FEWEST} pictures in each split of {found[0].dataset.source}, got "
-            f"{counts}; give more, say each picture's split in a column split or by folders train, "
-            f"val and test, or name other data to measure on. {left_out}".strip()
+            f"train {len(kept['train'])}, val {len(kept['val'])}, test {len(kept['test'])}; give "
+            "more, say each picture's split in a column split or by folders train, val and test, "
+            f"or name other data to measure on. {left_out}".strip()
         )
     measured = [leak for leak in leaks if leak.evaluation in kept["test"].paths]
-    if is_manifest(path) and measured:
+    if measured and is_manifest(path):
         raise ValueError(
             f"Expected a manifest without pictures of {test}, but {len(measured)} of {path} are; "
             "draw it again with curate, giving that as evaluation."

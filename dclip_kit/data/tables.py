@@ -110,10 +110,8 @@ def _read_csv_rows(path: Path, called: str) -> Iterator[tuple[str, dict[str, Any
             if row and len(row) == len(columns):
                 yield place, dict(zip(columns, row, strict=True))
             elif row:
-                yield (
-                    place,
-                    f"expected {len(columns)} fields, got {len(row)}; quote captions with commas",
-                )
+                got = f"expected {len(columns)} fields, got {len(row)}"
+                yield place, f"{got}; quote captions with commas"
 
 
 def _read_jsonl_rows(path: Path, called: str) -> Iterator[tuple[str, dict[str, Any] | str]]:

@@ -79,7 +79,7 @@ def test_everything_is_counted_and_named(folder, tmp_path) -> None:
         "captions.csv:10",
         f"{folder}/cut.png",
     }
-    assert "leads out" in reasons["../up.png"] and "found no file" in reasons[f"{folder}/gone.png"]
+    assert "leads out" in reasons["../up.png"] and "found nothing" in reasons[f"{folder}/gone.png"]
     assert leaks == [
         {"picture": f"{folder}/b.png", "evaluation": f"{evaluation}/held.jpg", "by": "content"},
         {
