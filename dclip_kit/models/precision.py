@@ -1,11 +1,9 @@
-"""What models compute in: precision, attention's kernel, kept statistics, copies to a device."""
+"""What models compute in: precision, kept statistics, copies to a device."""
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 PRECISIONS = ("no", "bf16")
 
@@ -38,15 +36,6 @@ def choose_precision(asked: str) -> str:
     else:
         able = torch.cpu._is_avx512_bf16_supported()
     return "bf16" if able or launched == "bf16" else "no"
-
-
-def fast_forward(tower: nn.Module, device: torch.device) -> AbstractContextManager[None]:
-    """For a forward pass that a backward pass follows.
-
-    On CPUs attention is computed plainly: there, the fused kernel's backward pass can take a third
-    of a ViT's step.
-    """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

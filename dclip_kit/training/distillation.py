@@ -21,7 +21,6 @@ from dclip_kit.models.encode import tokenize
 from dclip_kit.models.precision import (
     autocast,
     choose_precision,
-    fast_forward,
     keep_statistics,
     send,
 )
@@ -142,7 +141,7 @@ def distill(
         """
         chosen = rows[rows >= 0]
         own = send(captions[chosen[own_share(len(chosen))]], device)
-        with autocast(device, precision), fast_forward(tower, device):
+        with autocast(device, precision):
             image, text = _encode(wrapped, student.normalize(pixels), own)
         image, now = F.normalize(image.float(), dim=-1).tensor_split([len(own_share(len(rows)))])
         batch = gather_batch(image, text.float(), len(rows), len(chosen))

@@ -14,7 +14,6 @@ from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
 from dclip_kit.models import reading
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images
-from dclip_kit.models.precision import fast_forward
 from dclip_kit.models.reading import read_pixels
 from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher
@@ -271,8 +270,7 @@ def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
             share = (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
         total = torch.zeros(())
         for batch, texts in enumerate(batches, number * settings.gradient_accumulation):
-            with fast_forward(tower, torch.device("cpu")):
-                image = tower(student.normalize(pixels[features.image_of_text[texts]]))
+            image = tower(student.normalize(pixels[features.image_of_text[texts]]))
             image = F.normalize(image, dim=-1)
             owner = features.image_of_text[texts]
             loss = contrastive_loss(
@@ -283,8 +281,7 @@ def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
                 loss = loss + settings.distillation_weight * distance
             if settings.rehearsal_weight:
                 again = rehearsal.draw(5, seed, batch)
-                with fast_forward(tower, torch.device("cpu")):
-                    now = F.normalize(tower(student.normalize(rehearsal.pictures[again])), dim=-1)
+                now = F.normalize(tower(student.normalize(rehearsal.pictures[again])), dim=-1)
                 moved = 1 - (now * rehearsal.features[again]).sum(1)
                 loss = loss + settings.rehearsal_weight * moved.mean()
             losses.append(loss.item())
