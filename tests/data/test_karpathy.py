@@ -125,3 +125,19 @@ def test_a_file_of_another_form_is_refused(coco, content) -> None:
     (coco / "dataset_b.json").write_text(content)
     with pytest.raises(ValueError, match=r"got dataset_b\.json, dataset_coco\.json; name the file"):
         read_karpathy(coco)
+
+
+def test_folds_are_thousands_of_the_test_split_in_the_files_order(tmp_path) -> None:
+    entries = [coco_entry(9000, "train2014", "train", "A dog.")]
+    entries += [coco_entry(number, "val2014", "test", "A cat.") for number in range(5000)]
+    file = tmp_path / "dataset_coco.json"
+    file.write_text(json.dumps({"images": entries, "dataset": "coco"}))
+    for fold in range(5):
+        found = read_karpathy(file, split=f"test_1k_{fold}", checks="names").dataset
+        first = 1000 * fold
+        assert found.image_ids == tuple(f"coco:{first + number}" for number in range(1000))
+    with pytest.raises(ValueError, match=r"Expected one of test_1k_0, .*got 'test_1k_5'"):
+        read_karpathy(file, split="test_1k_5", checks="names")
+    file.write_text(json.dumps({"images": entries[:-1], "dataset": "coco"}))
+    with pytest.raises(ValueError, match=r"5,000 test pictures, got 'test_1k_0' and 4,999"):
+        read_karpathy(file, split="test_1k_0", checks="names")
