@@ -70,8 +70,8 @@ def _take_fold(numbered: list[tuple[int, Any]], split: str, path: Path) -> list[
     test = [(i, each) for i, each in test if each.get("split") == "test"]
     if split not in folds or len(test) != 5000:
         raise ValueError(
-            f"Expected one of {', '.join(folds)}, of a file with 5,000 test pictures, got {split!r} "
-            f"and {len(test):,} in {path}; folds are COCO's, give --split test (split='test')."
+            f"Expected one of {', '.join(folds)}, of a file with 5,000 test pictures, got "
+            f"{split!r} and {len(test):,} in {path}; folds are COCO's, give --split test."
         )
     start = 1000 * folds.index(split)
     return test[start : start + 1000]
