@@ -30,6 +30,7 @@ from dclip_kit.evaluation.experiment import (
     train_and_save_teacher,
 )
 from dclip_kit.features.extract import extract_features
+from dclip_kit.metrics import class_ranks
 from dclip_kit.models import reading
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.reading import read_pixels

@@ -1,11 +1,10 @@
 """Curves hold the histories and candidates they were given."""
 
 import pytest
-from dclip_kit.evaluation.selection import Candidate
 from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
-from dclip_kit.evaluation.arms import Arm
+from dclip_kit.evaluation.arms import Arm, Candidate
 from dclip_kit.plots.style import ARM_COLORS
 
 

@@ -690,5 +690,5 @@ def test_rehearsal_needs_one_feature_for_each_picture(pictures, rehearsal) -> No
 
 def test_features_of_another_width_are_refused(clip, pixels, make_features) -> None:
     wide = make_features(embed=16)
-    with pytest.raises(ValueError, match="shaped as"):
+    with pytest.raises(ValueError, match="of one shape"):
         distill(clip, pixels, wide, CONTROL)
