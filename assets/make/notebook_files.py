@@ -52,6 +52,8 @@ def refresh(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":  # what the browser that draws figures logs goes
+                output["text"] = output["text"].partition("ERROR:choreographer")[0]
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = shrink_png(output["data"]["image/png"])
     write_atomically(path, nbformat.writes(notebook) + "\n")

@@ -21,6 +21,7 @@ from assets.make.notebook_files import format_report, make_static, put_badge, re
 ROOT = Path(__file__).parent.parent.parent
 MAX_CELL_LINES = 15
 MAX_BYTES = 500_000
+TRACEBACK = "Traceback (most recent call last)"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
 
@@ -112,6 +113,8 @@ def guard_outputs(notebook: NotebookNode) -> Iterator[str]:
                 yield "a widget is stored, which is an error to whoever has no kernel"
         if match := re.search(r"/(home|root|Users)/\S*", "\n".join(texts(cell))):
             yield f"an output names somebody's own folder: {match[0]}"
+        if any(TRACEBACK in text for text in texts(cell)):
+            yield "an output shows a traceback"
 
 
 def guard_checked(notebook: NotebookNode) -> Iterator[str]:
@@ -272,6 +275,13 @@ def _strip(notebook: NotebookNode) -> None:
         ("outputs", lambda nb: code_cells(nb)[2].outputs[0].data.update({WIDGET: {}}), "a widget"),
         ("outputs", lambda nb: code_cells(nb)[2].outputs[0].data.pop("image/png"), "no picture"),
         ("outputs", lambda nb: code_cells(nb)[3].outputs[0].update(text="/home/me/x"), "folder"),
+        (
+            "outputs",
+            lambda nb: (
+                code_cells(nb)[3].outputs[0].update(text="Traceback (most recent call last)")
+            ),
+            "a traceback",
+        ),
         ("checked", _set(3, metadata={}), "no cell"),
         ("checked", _set(3, outputs=[]), "no stored text"),
         ("checked", _strip, "no stored text"),
