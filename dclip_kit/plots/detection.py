@@ -60,7 +60,7 @@ def plot_regions(
         vertical_spacing=(below + 4) / height,
     )
     for index, (picture, found) in enumerate(zip(pictures, regions, strict=True)):
-        drawn = draw_boxes(picture, found, side=3 * shown // 2, font_size=18)
+        drawn = draw_boxes(picture, found, side=3 * shown // 2, font_size=14)
         caption = wrap_text(captions[index], 80 // columns) if captions else ""
         row, column = divmod(index, columns)
         add_picture(figure, drawn, caption, row=row + 1, col=column + 1)

@@ -43,7 +43,7 @@ def tile_pictures(
 def encode_jpeg(picture: Image.Image) -> bytes:
     """The picture as a small JPEG."""
     encoded = io.BytesIO()
-    picture.convert("RGB").save(encoded, format="JPEG", quality=70, progressive=True)
+    picture.convert("RGB").save(encoded, format="JPEG", quality=60, progressive=True)
     return encoded.getvalue()
 
 
