@@ -32,7 +32,7 @@ class TestRegions:
         for image, picture, found, label in zip(
             figure.data, pictures, regions, labels, strict=False
         ):
-            expected = draw_boxes(picture, found, label, side=300, font_size=18)
+            expected = draw_boxes(picture, found, label, side=300, font_size=14)
             assert look_alike(decode(image.source), expected)
         assert [axis.title.text for axis in figure.select_xaxes()] == ["a", "b", "c"]
 
