@@ -173,6 +173,100 @@ class MetaTeacher(nn.Module):
         return TeacherOutput(F.normalize(pooled, dim=-1), region_to_token, token_to_region, share)
 
 
+class SetAttention(nn.Module):
+    """A pre-norm transformer layer over a set, whose attention can be looked at."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm, self.norm_after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(
+        self, items: Float[Tensor, "image item width"], mask: Bool[Tensor, "image item"]
+    ) -> tuple[Float[Tensor, "image item width"], Float[Tensor, "image item item"]]:
+        """The items after one layer, and what each attended to (mean over heads)."""
+        given = self.norm(items)
+        attended, weights = self.attention(given, given, given, key_padding_mask=~mask)
+        items = items + attended
+        return items + self.mlp(self.norm_after(items)), weights
+
+
+class RegionTeacher(nn.Module):
+    """A picture's whole and its regions to one embedding; it reads no caption.
+
+    Transformer layers over the set of the whole picture's feature and the regions' features, with a
+    small network for box, size and confidence; mean pooling; and learned skips of the regions' mean
+    and of the whole picture. Ours, not the paper's.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        width: int = 384,
+        heads: int = 6,
+        layers: int = 2,
+        boxes: bool = True,
+        whole: bool = True,
+    ) -> None:
+        """Builds the teacher.
+
+        Args:
+            embed_dim: CLIP's joint space.
+            width: of the transformer.
+            heads: of each attention.
+            layers: how many.
+            boxes: whether it is told where regions are.
+            whole: whether it sees the whole picture's feature.
+        """
+        super().__init__()
+        self.boxes, self.whole = boxes, whole
+        self.enter = nn.Linear(embed_dim, width)
+        self.box = nn.Sequential(nn.Linear(7, width), nn.GELU(), nn.Linear(width, width))
+        self.kind = nn.Parameter(torch.zeros(2, width))  # of a whole picture, of a region
+        self.layers = nn.ModuleList(SetAttention(width, heads) for _ in range(layers))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, embed_dim))
+        self.skips = nn.Parameter(torch.ones(2))  # of the regions' mean, of the whole picture
+
+    def forward(
+        self,
+        image_features: Float[Tensor, "image embed"],
+        region_features: Float[Tensor, "image region embed"],
+        region_mask: Bool[Tensor, "image region"],
+        region_boxes: Float[Tensor, "image region 5"],
+    ) -> tuple[Float[Tensor, "image embed"], Float[Tensor, "image item item"]]:
+        """Embeds pictures.
+
+        Args:
+            image_features: of the whole pictures, from the frozen CLIP.
+            region_features: of their regions.
+            region_mask: True at real regions; a picture may have none.
+            region_boxes: left, top, right, bottom as shares of the picture's sides, confidence.
+
+        Returns:
+            The embeddings, L2-normalised, and what the last layer's items attended to: the whole
+            picture first, then the regions.
+        """
+        wide, high = region_boxes[..., 2] - region_boxes[..., 0], region_boxes[..., 3] - region_boxes[..., 1]
+        geometry = torch.cat([region_boxes, wide[..., None], high[..., None]], dim=-1)
+        regions = self.enter(region_features) + self.kind[1]
+        if self.boxes:
+            regions = regions + self.box(geometry)
+        items = torch.cat([self.enter(image_features)[:, None] + self.kind[0], regions], dim=1)
+        mask = torch.cat([torch.full_like(region_mask[:, :1], self.whole), region_mask], dim=1)
+        weights = items
+        for layer in self.layers:
+            items, weights = layer(items, mask)
+        real = mask[..., None].to(items.dtype)
+        pooled = self.leave((items * real).sum(1) / real.sum(1))
+        own = region_mask[..., None].to(items.dtype)
+        mean = (region_features * own).sum(1) / own.sum(1).clamp(min=1)
+        out = pooled + self.skips[0] * mean
+        if self.whole:
+            out = out + self.skips[1] * image_features
+        return F.normalize(out, dim=-1), weights
+
+
 def build_teacher(embed_dim: int, settings: TeacherSettings) -> MetaTeacher:
     """An untrained teacher of these sizes.
 
