@@ -180,12 +180,13 @@ class SetAttention(nn.Module):
         super().__init__()
         self.norm, self.norm_after = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        hidden = 4 * width
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(
         self, items: Float[Tensor, "image item width"], mask: Bool[Tensor, "image item"]
     ) -> tuple[Float[Tensor, "image item width"], Float[Tensor, "image item item"]]:
-        """The items after one layer, and what each attended to (mean over heads)."""
+        """The items after one layer, and what each looked at (mean over heads)."""
         given = self.norm(items)
         attended, weights = self.attention(given, given, given, key_padding_mask=~mask)
         items = items + attended
@@ -193,22 +194,14 @@ class SetAttention(nn.Module):
 
 
 class RegionTeacher(nn.Module):
-    """A picture's whole and its regions to one embedding; it reads no caption.
+    """A whole picture and its regions to one embedding; it reads no caption.
 
-    Transformer layers over the set of the whole picture's feature and the regions' features, with a
-    small network for box, size and confidence; mean pooling; and learned skips of the regions' mean
-    and of the whole picture. Ours, not the paper's.
+    Transformer layers over the set of the picture's own feature and its regions' features, to which
+    a small network adds box, size and confidence; then their mean, and learned skips of the
+    regions' mean and of the picture's feature. Ours, not the paper's.
     """
 
-    def __init__(
-        self,
-        embed_dim: int,
-        width: int = 384,
-        heads: int = 6,
-        layers: int = 2,
-        boxes: bool = True,
-        whole: bool = True,
-    ) -> None:
+    def __init__(self, embed_dim: int, width: int = 384, heads: int = 6, layers: int = 2) -> None:
         """Builds the teacher.
 
         Args:
@@ -216,11 +209,13 @@ class RegionTeacher(nn.Module):
             width: of the transformer.
             heads: of each attention.
             layers: how many.
-            boxes: whether it is told where regions are.
-            whole: whether it sees the whole picture's feature.
+
+        Raises:
+            ValueError: the width is no multiple of the heads.
         """
         super().__init__()
-        self.boxes, self.whole = boxes, whole
+        if width % heads:
+            raise ValueError(f"Expected heads that divide the width {width}, got {heads}.")
         self.enter = nn.Linear(embed_dim, width)
         self.box = nn.Sequential(nn.Linear(7, width), nn.GELU(), nn.Linear(width, width))
         self.kind = nn.Parameter(torch.zeros(2, width))  # of a whole picture, of a region
@@ -240,31 +235,32 @@ class RegionTeacher(nn.Module):
         Args:
             image_features: of the whole pictures, from the frozen CLIP.
             region_features: of their regions.
-            region_mask: True at real regions; a picture may have none.
-            region_boxes: left, top, right, bottom as shares of the picture's sides, confidence.
+            region_mask: True at real regions; without any, only the whole picture is seen.
+            region_boxes: left, top, right and bottom as shares of the picture, and confidence.
 
         Returns:
-            The embeddings, L2-normalised, and what the last layer's items attended to: the whole
-            picture first, then the regions.
+            The embeddings, L2-normalised, and what the last layer's items looked at; the first item
+            is the whole picture, the others are its regions.
         """
-        wide, high = region_boxes[..., 2] - region_boxes[..., 0], region_boxes[..., 3] - region_boxes[..., 1]
-        geometry = torch.cat([region_boxes, wide[..., None], high[..., None]], dim=-1)
-        regions = self.enter(region_features) + self.kind[1]
-        if self.boxes:
-            regions = regions + self.box(geometry)
-        items = torch.cat([self.enter(image_features)[:, None] + self.kind[0], regions], dim=1)
-        mask = torch.cat([torch.full_like(region_mask[:, :1], self.whole), region_mask], dim=1)
+        size = region_boxes[..., 2:4] - region_boxes[..., :2]
+        regions = self.enter(region_features) + self.box(torch.cat([region_boxes, size], dim=-1))
+        whole = self.enter(image_features)[:, None] + self.kind[0]
+        items = torch.cat([whole, regions + self.kind[1]], dim=1)
+        mask = torch.cat([torch.ones_like(region_mask[:, :1]), region_mask], dim=1)
         weights = items
         for layer in self.layers:
             items, weights = layer(items, mask)
-        real = mask[..., None].to(items.dtype)
-        pooled = self.leave((items * real).sum(1) / real.sum(1))
-        own = region_mask[..., None].to(items.dtype)
-        mean = (region_features * own).sum(1) / own.sum(1).clamp(min=1)
-        out = pooled + self.skips[0] * mean
-        if self.whole:
-            out = out + self.skips[1] * image_features
-        return F.normalize(out, dim=-1), weights
+        pooled = self.leave(_mean(items, mask))
+        mean = _mean(region_features, region_mask)  # zeros where there is no region
+        embedding = pooled + self.skips[0] * mean + self.skips[1] * image_features
+        return F.normalize(embedding, dim=-1), weights
+
+
+def _mean(
+    features: Float[Tensor, "image item embed"], mask: Bool[Tensor, "image item"]
+) -> Float[Tensor, "image embed"]:
+    real = mask[..., None].to(features.dtype)
+    return (features * real).sum(1) / real.sum(1).clamp(min=1)
 
 
 def build_teacher(embed_dim: int, settings: TeacherSettings) -> MetaTeacher:
