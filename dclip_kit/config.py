@@ -17,9 +17,13 @@ POLICIES = ("projection", "attention", "last_blocks(n)", "all")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a whole number from 1": (
         lambda x: isinstance(x, int) and x >= 1,
-        "max_regions heads layers batch_size epochs captions_per_image gradient_accumulation soup",
+        "max_regions heads layers width anchors batch_size epochs captions_per_image "
+        "gradient_accumulation soup",
     ),
-    "a whole number from 0": (lambda x: isinstance(x, int) and x >= 0, "rehearsal_batch"),
+    "a whole number from 0": (
+        lambda x: isinstance(x, int) and x >= 0,
+        "rehearsal_batch uncaptioned_batch",
+    ),
     # Times a million it must still be a seed that PyTorch takes.
     "a whole number from 0 to below 2**32": (
         lambda x: isinstance(x, int) and 0 <= x < 2**32,
@@ -35,7 +39,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "rehearsal_weight least_retention",  # above 1: zero-shot accuracy has to rise
     ),
     "a number from 0 to 1": (lambda x: 0 <= x <= 1, "confidence"),
-    "a number from 0 to below 1": (lambda x: 0 <= x < 1, "warmup_share"),
+    "a number from 0 to below 1": (lambda x: 0 <= x < 1, "warmup_share region_dropout"),
     "one or more numbers from 0 to 1": (
         lambda x: len(x) > 0 and all(0 <= each <= 1 for each in x),
         "alphas",
@@ -126,6 +130,27 @@ class TeacherSettings:
 
 
 @dataclass(frozen=True)
+class RegionTeacherSettings:
+    """The caption-free teacher over a picture and its regions, and its training (ours)."""
+
+    width: int = 384
+    heads: int = 6
+    layers: int = 2
+    regions: bool = True  # False: it sees the whole picture alone, as a control
+    region_dropout: float = 0.2  # share of the regions that each step leaves out at random
+    captions_per_image: int = 5  # in a step; a picture's captions are not negatives of each other
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.1  # of all steps
+    weight_decay: float = 0.05
+    batch_size: int = 128  # pictures
+    epochs: int = 24
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check(self, "region_teacher.")
+
+
+@dataclass(frozen=True)
 class StudentSettings:
     """Fine-tuning of CLIP's image tower."""
 
@@ -143,6 +168,10 @@ class StudentSettings:
     warmup_share: float = 0.1  # of all steps
     temperature: float = 0.05
     distillation_weight: float = 1.0  # 0 does without the teacher
+    # cosine: match the teacher's vectors; anchored_kl: rank captions, the anchors, as it does.
+    distillation: Literal["cosine", "anchored_kl"] = "cosine"
+    anchors: int = 2048  # captions drawn anew for each batch
+    uncaptioned_batch: int = 0  # pictures without captions beside each batch
     contrastive_weight: float = 1.0
     # Not in the paper: crops whose features are to stay those of the untouched CLIP; 0: none.
     rehearsal_weight: float = 0.0

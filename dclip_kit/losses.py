@@ -50,10 +50,7 @@ def contrastive_loss(
     Source: DCLIP (arXiv 2505.21549); the masking is our reading.
     """
     image, text = _unit_rows(image_features=image_features, text_features=text_features)
-    if not temperature > 0:
-        raise ValueError(f"Expected a temperature above 0, got {temperature}; DCLIP uses 0.05.")
-    with torch.autocast(image.device.type, enabled=False):
-        logits = image @ text.T / temperature  # image text
+    logits = _scaled_cosines(image, text, temperature)  # image text
     if same_pair is not None:
         if same_pair.shape != logits.shape:
             raise ValueError(
@@ -85,6 +82,42 @@ def cosine_distillation_loss(
         student_features=student_features, teacher_features=teacher_features.detach()
     )
     return (1 - (student * teacher).sum(dim=1)).mean()
+
+
+def anchored_kl_loss(
+    student_features: Float[Tensor, "image embed"],
+    teacher_features: Float[Tensor, "_image _embed"],
+    anchor_features: Float[Tensor, "anchor _embed"],
+    temperature: float = 0.05,
+) -> Float[Tensor, ""]:
+    """KL(teacher ‖ student) between how both rank captions for pictures, and pictures for captions.
+
+    The student is to rank a set of anchors (captions, of whatever pictures) as the teacher does for
+    each picture of the batch, and the batch's pictures as the teacher does for each anchor. It need
+    not copy the teacher's vector, and the pictures need no captions.
+
+    Args:
+        student_features: The student's image features.
+        teacher_features: The teacher's embeddings of the same images; get no gradient.
+        anchor_features: Caption features, such as 2,048 drawn anew at each step; get no gradient.
+        temperature: Of both sides' softmax.
+
+    Raises:
+        ValueError: Empty features, shapes that differ, or a temperature that is not positive.
+
+    Source: our reading of similarity-based distillation, as in CLIP-KD (arXiv 2307.12732), with
+    anchors in place of the batch's own captions.
+    """
+    student, teacher = _unit_rows(
+        student_features=student_features, teacher_features=teacher_features.detach()
+    )
+    anchors = F.normalize(anchor_features.detach().to(student.dtype), dim=1)
+    student, teacher = (_scaled_cosines(x, anchors, temperature) for x in (student, teacher))
+    over_anchors, over_images = (
+        F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True)
+        for s, t in ((student, teacher), (student.T, teacher.T))
+    )
+    return (over_anchors + over_images) / 2
 
 
 def dclip_loss(
@@ -135,6 +168,14 @@ def _unit_rows(**named: Tensor) -> tuple[Tensor, Tensor]:
         )
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     return F.normalize(a.to(dtype), dim=1), F.normalize(b.to(dtype), dim=1)
+
+
+def _scaled_cosines(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Cosines of unit rows, over the temperature; never in half precision, which is too coarse."""
+    if not temperature > 0:
+        raise ValueError(f"Expected a temperature above 0, got {temperature}; DCLIP uses 0.05.")
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b.T / temperature
 
 
 def require_directions(**named: Tensor) -> None:

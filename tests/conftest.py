@@ -186,6 +186,7 @@ def make_features() -> Callable[..., object]:
         regions, tokens = int(region_count.sum()), int(token_count.sum())
         return FrozenFeatures(
             image=unit(images),
+            size=torch.tensor([[100, 90]]).repeat(images, 1),
             region=unit(regions),
             region_count=region_count,
             xyxy=40 * torch.rand(regions, 4, generator=boxes) + torch.tensor([0.0, 0, 50, 50]),

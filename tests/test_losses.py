@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dclip_kit.losses import (
+    anchored_kl_loss,
     contrastive_loss,
     cosine_distillation_loss,
     dclip_loss,
@@ -74,6 +75,44 @@ def test_cosine_distillation_against_a_slow_loop(seed):
     cosines = [slow_cosine(a, b) for a, b in zip(student.tolist(), teacher.tolist(), strict=True)]
     expected = sum(1 - c for c in cosines) / len(cosines)
     assert cosine_distillation_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def slow_softmax(row, temperature):
+    exponentials = [math.exp(x / temperature) for x in row]
+    return [x / sum(exponentials) for x in exponentials]
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_anchored_kl_against_a_slow_loop(temperature, seed):
+    student, teacher, anchors = features(seed=seed)
+    anchors = torch.cat([anchors, anchors.flip(1)])  # more of them than images
+    ranked = slow_cosines(student, anchors), slow_cosines(teacher, anchors)
+    expected = 0.0
+    for of_student, of_teacher in (ranked, tuple(map(transposed, ranked))):
+        for own, right in zip(of_student, of_teacher, strict=True):
+            both = slow_softmax(own, temperature), slow_softmax(right, temperature)
+            divergence = sum(t * math.log(t / s) for s, t in zip(*both, strict=True))
+            expected += divergence / (2 * len(of_student))
+    loss = anchored_kl_loss(student, teacher, anchors, temperature)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_anchored_kl_pinned():
+    """Two images, two anchors: one direction each by hand, at a temperature of 1."""
+    anchors = torch.eye(2)
+    teacher, student = torch.eye(2), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    right, half = 1 / (1 + math.e**-1), 0.5**0.5
+    of_images = right * math.log(right / 0.5) + (1 - right) * math.log((1 - right) / 0.5)
+    first = 1 / (1 + math.exp(-half))  # of the first anchor's images: cosines half and 0
+    second = 1 / (1 + math.exp(half - 1))  # of the second's: half and 1
+    of_anchors = sum(
+        right * math.log(right / p) + (1 - right) * math.log((1 - right) / (1 - p))
+        for p in (first, second)
+    )
+    loss = anchored_kl_loss(student, teacher, anchors, 1.0)
+    assert loss.item() == pytest.approx((of_images / 2 + of_anchors / 2) / 2, rel=1e-5)
+    assert anchored_kl_loss(teacher, teacher, anchors).item() == pytest.approx(0, abs=1e-6)
 
 
 # Pinned numbers
@@ -147,6 +186,7 @@ def test_dclip_loss_defaults_are_the_papers():
 LOSSES = {
     "contrastive": lambda s, x, t: contrastive_loss(s, x),
     "cosine": lambda s, x, t: cosine_distillation_loss(s, t),
+    "anchored": lambda s, x, t: anchored_kl_loss(s, t, x),
     "dclip": lambda s, x, t: dclip_loss(s, x, t).total,
 }
 
@@ -274,6 +314,8 @@ def test_rows_that_are_not_finite_or_all_zeros_are_named(value):
         ),
         (lambda s, x, t: cosine_distillation_loss(s, t[:, :4]), r"teacher_features .*\(6, 4\)"),
         (lambda s, x, t: cosine_distillation_loss(s, t[:2]), r"teacher_features .*\(2, 8\)"),
+        (lambda s, x, t: anchored_kl_loss(s, t[:2], x), r"teacher_features .*\(2, 8\)"),
+        (lambda s, x, t: anchored_kl_loss(s, t, x, 0.0), "a temperature above 0, got 0.0"),
         (lambda s, x, t: dclip_loss(s, x, t[:5]), r"teacher_features .*\(5, 8\)"),
         (lambda s, x, t: dclip_loss(s, x[:5], t), r"text_features .*\(5, 8\)"),
     ],

@@ -29,7 +29,7 @@ from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
-from dclip_kit.training import History, Rehearsal, TeacherRun, average_histories, distill
+from dclip_kit.training import History, PictureTargets, TeacherRun, average_histories, distill
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class TrainingSet:
     """
 
     pictures: Pictures
-    rehearsal: Rehearsal | None
+    rehearsal: PictureTargets | None
     val: RetrievalSet
     zero_shot_val: ZeroShotSet
 

@@ -64,7 +64,7 @@ from dclip_kit.runtime.files import asset_path
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
-from dclip_kit.training import Rehearsal, TeacherRun, embed_with_teacher, train_teacher
+from dclip_kit.training import PictureTargets, TeacherRun, embed_with_teacher, train_teacher
 
 KEPT_BYTES = 1 << 30  # of a set's pictures in memory
 
@@ -317,7 +317,7 @@ def prepare_training(
     rehearsal = None
     if profile.student.rehearsal_weight > 0:
         crops = RegionCrops(train.paths, features, profile.regions)
-        rehearsal = Rehearsal(_read_few(clip, crops), features.region)
+        rehearsal = PictureTargets(_read_few(clip, crops), features.region)
     return_memory()
     return TrainingSet(pictures, rehearsal, val, replace(sets.zero_shot_val, pictures=chosen))
 

@@ -138,6 +138,7 @@ def _encode_pictures(
     made = {
         "image": encode(pixels[: len(pictures)]),
         "region": encode(pixels[len(pictures) :], settings.normalized_crops),
+        "size": torch.tensor([picture.size for picture in pictures]),
         "region_count": torch.tensor([len(own) for own in regions]),
         "xyxy": torch.cat([own.xyxy for own in regions]).float(),
         "area": torch.cat([own.area for own in regions]).float(),

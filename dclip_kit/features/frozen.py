@@ -20,6 +20,7 @@ class FrozenFeatures:
 
     Attributes:
         image: of the whole pictures.
+        size: of the pictures, width and height in pixels.
         region: of all crops, picture by picture.
         region_count: regions of each picture, at least 1.
         xyxy: each region's box: left, top, right, bottom, in pixels of its picture.
@@ -33,6 +34,7 @@ class FrozenFeatures:
     """
 
     image: Float[Tensor, "image embed"]
+    size: Int[Tensor, "image 2"]
     region: Float[Tensor, "region embed"]
     region_count: Int[Tensor, "image"]
     xyxy: Float[Tensor, "region 4"]
@@ -64,6 +66,12 @@ class FrozenFeatures:
     def confidences_of(self, images: Int[Tensor, "chosen"]) -> Float[Tensor, "chosen item"]:
         """The regions' confidences of some pictures, padded with 0."""
         return pad_rows(self.confidence, self.region_count, images)[0]
+
+    def boxes_of(self, images: Int[Tensor, "chosen"]) -> Float[Tensor, "chosen item 5"]:
+        """The boxes of some pictures as shares of their sides, and confidence; padded with 0."""
+        boxes, _ = pad_rows(self.xyxy, self.region_count, images)
+        shares = boxes / self.size[images].repeat(1, 2)[:, None]
+        return torch.cat([shares, self.confidences_of(images)[..., None]], dim=-1)
 
     def tokens_of(self, texts: Int[Tensor, "chosen"]) -> PaddedFeatures:
         """The tokens of some captions, padded, in single precision."""

@@ -205,7 +205,7 @@ def describe_source(
     files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
     dtype = str(next(bundle.model.parameters()).dtype).removeprefix("torch.")
     return {
-        "format": "dclip_kit features 1",
+        "format": "dclip_kit features 2",
         "dtype": dtype if bundle.precision == "no" else bundle.precision,
         "clip": {
             "weights": fingerprint(*bundle.model.state_dict().values()),

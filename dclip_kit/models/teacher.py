@@ -173,6 +173,96 @@ class MetaTeacher(nn.Module):
         return TeacherOutput(F.normalize(pooled, dim=-1), region_to_token, token_to_region, share)
 
 
+class SetAttention(nn.Module):
+    """A pre-norm transformer layer over a set, whose attention can be looked at."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm, self.norm_after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        hidden = 4 * width
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(
+        self, items: Float[Tensor, "image item width"], mask: Bool[Tensor, "image item"]
+    ) -> tuple[Float[Tensor, "image item width"], Float[Tensor, "image item item"]]:
+        """The items after one layer, and what each looked at (mean over heads)."""
+        given = self.norm(items)
+        attended, weights = self.attention(given, given, given, key_padding_mask=~mask)
+        items = items + attended
+        return items + self.mlp(self.norm_after(items)), weights
+
+
+class RegionTeacher(nn.Module):
+    """A whole picture and its regions to one embedding; it reads no caption.
+
+    Transformer layers over the set of the picture's own feature and its regions' features, to which
+    a small network adds box, size and confidence; then their mean, and learned skips of the
+    regions' mean and of the picture's feature. Ours, not the paper's.
+    """
+
+    def __init__(self, embed_dim: int, width: int = 384, heads: int = 6, layers: int = 2) -> None:
+        """Builds the teacher.
+
+        Args:
+            embed_dim: CLIP's joint space.
+            width: of the transformer.
+            heads: of each attention.
+            layers: how many.
+
+        Raises:
+            ValueError: the width is no multiple of the heads.
+        """
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"Expected heads that divide the width {width}, got {heads}.")
+        self.enter = nn.Linear(embed_dim, width)
+        self.box = nn.Sequential(nn.Linear(7, width), nn.GELU(), nn.Linear(width, width))
+        self.kind = nn.Parameter(torch.zeros(2, width))  # of a whole picture, of a region
+        self.layers = nn.ModuleList(SetAttention(width, heads) for _ in range(layers))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, embed_dim))
+        self.skips = nn.Parameter(torch.ones(2))  # of the regions' mean, of the whole picture
+
+    def forward(
+        self,
+        image_features: Float[Tensor, "image embed"],
+        region_features: Float[Tensor, "image region embed"],
+        region_mask: Bool[Tensor, "image region"],
+        region_boxes: Float[Tensor, "image region 5"],
+    ) -> tuple[Float[Tensor, "image embed"], Float[Tensor, "image item item"]]:
+        """Embeds pictures.
+
+        Args:
+            image_features: of the whole pictures, from the frozen CLIP.
+            region_features: of their regions.
+            region_mask: True at real regions; without any, only the whole picture is seen.
+            region_boxes: left, top, right and bottom as shares of the picture, and confidence.
+
+        Returns:
+            The embeddings, L2-normalised, and what the last layer's items looked at; the first item
+            is the whole picture, the others are its regions.
+        """
+        size = region_boxes[..., 2:4] - region_boxes[..., :2]
+        regions = self.enter(region_features) + self.box(torch.cat([region_boxes, size], dim=-1))
+        whole = self.enter(image_features)[:, None] + self.kind[0]
+        items = torch.cat([whole, regions + self.kind[1]], dim=1)
+        mask = torch.cat([torch.ones_like(region_mask[:, :1]), region_mask], dim=1)
+        weights = items
+        for layer in self.layers:
+            items, weights = layer(items, mask)
+        pooled = self.leave(_mean(items, mask))
+        mean = _mean(region_features, region_mask)  # zeros where there is no region
+        embedding = pooled + self.skips[0] * mean + self.skips[1] * image_features
+        return F.normalize(embedding, dim=-1), weights
+
+
+def _mean(
+    features: Float[Tensor, "image item embed"], mask: Bool[Tensor, "image item"]
+) -> Float[Tensor, "image embed"]:
+    real = mask[..., None].to(features.dtype)
+    return (features * real).sum(1) / real.sum(1).clamp(min=1)
+
+
 def build_teacher(embed_dim: int, settings: TeacherSettings) -> MetaTeacher:
     """An untrained teacher of these sizes.
 

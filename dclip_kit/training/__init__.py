@@ -2,24 +2,28 @@
 
 from dclip_kit.training.distillation import StudentRun, distill
 from dclip_kit.training.progress import History, average_histories
-from dclip_kit.training.rehearsal import Rehearsal
 from dclip_kit.training.schedule import draw_captions
+from dclip_kit.training.targets import PictureTargets
 from dclip_kit.training.teacher_training import (
     TeacherRun,
     apply_teacher,
+    embed_pictures,
     embed_with_teacher,
+    train_region_teacher,
     train_teacher,
 )
 
 __all__ = [
     "History",
-    "Rehearsal",
+    "PictureTargets",
     "StudentRun",
     "TeacherRun",
     "apply_teacher",
     "average_histories",
     "distill",
     "draw_captions",
+    "embed_pictures",
     "embed_with_teacher",
+    "train_region_teacher",
     "train_teacher",
 ]

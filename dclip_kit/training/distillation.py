@@ -15,7 +15,12 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import StudentSettings
 from dclip_kit.features.frozen import FrozenFeatures
-from dclip_kit.losses import cosine_distillation_loss, dclip_loss, require_directions
+from dclip_kit.losses import (
+    anchored_kl_loss,
+    contrastive_loss,
+    cosine_distillation_loss,
+    require_directions,
+)
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import tokenize
 from dclip_kit.models.precision import (
@@ -29,7 +34,6 @@ from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
 from dclip_kit.training.progress import History, Progress
-from dclip_kit.training.rehearsal import Rehearsal
 from dclip_kit.training.schedule import (
     DECAYED,
     draw_captions,
@@ -37,6 +41,7 @@ from dclip_kit.training.schedule import (
     schedule_rate,
     split_batches,
 )
+from dclip_kit.training.targets import PictureTargets
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,8 @@ def distill(
     settings: StudentSettings,
     teacher_embeddings: Float[Tensor, "text embed"] | None = None,
     *,
-    rehearsal: Rehearsal | None = None,
+    uncaptioned: PictureTargets | None = None,
+    rehearsal: PictureTargets | None = None,
     texts: Sequence[str] | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -74,7 +80,10 @@ def distill(
         features: of the training pictures, from the same CLIP.
         settings: what trains and how; `distillation_weight=0` is the contrastive control. With
             `train_text` the student's texts have to be encoded anew afterwards.
-        teacher_embeddings: from `embed_with_teacher`; the control needs none.
+        teacher_embeddings: a teacher's embedding for each caption: from `embed_with_teacher`, or
+            `embed_pictures(…)[features.image_of_text]`. The control needs none.
+        uncaptioned: pictures without captions and a teacher's embeddings of them, drawn beside each
+            batch; only needed with an `uncaptioned_batch`.
         rehearsal: what is repeated in every batch; only needed with a `rehearsal_weight`.
         texts: the captions of `features`, in its order; only needed with `train_text`.
         seed: of the order; arms with one seed see the same batches.
@@ -88,9 +97,20 @@ def distill(
             nothing to rehearse, a feature or the loss is not finite, or the checkpoint is damaged
             or of another run.
     """
+    teaches = bool(settings.distillation_weight and settings.uncaptioned_batch)
+    uncaptioned = uncaptioned if teaches else None
     rehearsal = rehearsal if settings.rehearsal_weight else None
-    _check(pictures, features, settings, teacher_embeddings, rehearsal)
+    _check(pictures, features, settings, teacher_embeddings, uncaptioned, rehearsal)
     targets = features.text if teacher_embeddings is None else teacher_embeddings
+    # What comes beside the captioned pictures of each batch, how many, and the seed of their draw.
+    beside = {
+        name: (each, count, seed + shift)
+        for name, each, count, shift in (
+            ("uncaptioned", uncaptioned, settings.uncaptioned_batch, 500_009),
+            ("rehearsal", rehearsal, settings.rehearsal_batch, 0),
+        )
+        if each is not None
+    }
     torch.manual_seed(seed)
     accelerator = Accelerator(mixed_precision="no")  # see `autocast`
     device, precision = accelerator.device, choose_precision(settings.mixed_precision)
@@ -103,12 +123,12 @@ def distill(
     if settings.train_text:
         module, captions = student.model, _unfreeze_text(student, texts, len(features.text))
     optimizer = torch.optim.AdamW(group_parameters(module, settings), fused=True)
-    seen = [captions, features.image_of_text, targets]
+    seen = [captions, features.image_of_text, targets, *(x.features for x, *_ in beside.values())]
     run = {
         "kind": "student",
         "seed": seed,
         "decayed": DECAYED,
-        "data": fingerprint(*seen, *([rehearsal.features] if rehearsal else [])),
+        "data": fingerprint(*seen),
         **asdict(settings),
         "mixed_precision": precision,
     }
@@ -117,59 +137,76 @@ def distill(
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(module, optimizer)
 
-    def draw_rehearsed(number: int) -> Tensor:
-        """This process's share of what a batch rehearses, by index."""
-        assert rehearsal is not None
-        drawn = rehearsal.draw(settings.rehearsal_batch, seed, number)
-        return drawn[own_share(len(drawn))]
+    def draw(name: str, number: int) -> Tensor:
+        """This process's share of what comes beside a batch, by index."""
+        each, count, own_seed = beside[name]
+        return each.draw(count, own_seed, number)[own_share(count)]
 
     def read(batches: Sequence[Tensor], first: int) -> Iterator[Tensor]:
-        """This process's pixels of each batch, followed by those that it rehearses."""
+        """This process's pixels of each batch: captioned pictures, then those beside them."""
+
+        def read_beside(name: str) -> Iterator[Tensor]:
+            drawn = (draw(name, first + number) for number in range(len(batches)))
+            return read_batches(bundle, beside[name][0].pictures, drawn, busy=device)
+
         images = (features.image_of_text[rows[:, 0]] for rows in batches)
         own = (batch[own_share(len(batch))] for batch in images)
-        pixels = read_batches(bundle, pictures, own, busy=device)
-        if rehearsal is None:
-            return pixels
-        drawn = (draw_rehearsed(first + number) for number in range(len(batches)))
-        repeated = read_batches(bundle, rehearsal.pictures, drawn, busy=device)
-        return map(torch.cat, zip(pixels, repeated, strict=True))
+        captioned = read_batches(bundle, pictures, own, busy=device)
+        return map(torch.cat, zip(captioned, *map(read_beside, beside), strict=True))
 
-    def encode(rows: Tensor, pixels: Tensor, number: int) -> tuple[Tensor, ...]:
+    def encode(
+        rows: Tensor, pixels: Tensor, number: int
+    ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Features of a batch, of which each process makes its share.
 
-        Of images and captions; then of what is rehearsed, as it is now and as it was before.
+        Of images and captions; and of what is beside them, each with its targets.
         """
         chosen = rows[rows >= 0]
         own = send(captions[chosen[own_share(len(chosen))]], device)
         with autocast(device, precision):
             image, text = _encode(wrapped, student.normalize(pixels), own)
-        image, now = F.normalize(image.float(), dim=-1).tensor_split([len(own_share(len(rows)))])
-        batch = gather_batch(image, text.float(), len(rows), len(chosen))
-        if rehearsal is None:
-            return batch
-        before = send(rehearsal.features[draw_rehearsed(number)], device).to(now)
-        return *batch, *gather_batch(now, before, *[settings.rehearsal_batch] * 2)
+        counts = [len(rows), *(count for _, count, _ in beside.values())]
+        sizes = [len(own_share(count)) for count in counts]
+        image, *others = F.normalize(image.float(), dim=-1).split(sizes)
+        pairs = {}
+        for name, now in zip(beside, others, strict=True):
+            each, count, _ = beside[name]
+            target = send(each.features[draw(name, number)], device).to(now)
+            pairs[name] = gather_batch(now, target, count, count)
+        return *gather_batch(image, text.float(), len(rows), len(chosen)), pairs
+
+    def distil(image: Tensor, text: Tensor, aim: Tensor, number: int) -> Tensor:
+        """The distillation term: ranking anchors as the teacher does, or matching its vectors."""
+        if settings.distillation == "anchored_kl":
+            generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+            drawn = torch.randint(len(targets), (settings.anchors,), generator=generator)
+            anchors = send(features.text[drawn], device)
+            return anchored_kl_loss(image, aim, anchors, settings.temperature)
+        term = cosine_distillation_loss(image, aim)
+        return term + cosine_distillation_loss(text, aim) if settings.train_text else term
 
     def compute_losses(rows: Tensor, pixels: Tensor, number: int) -> Tensor:
         """A batch's loss, and its parts: distillation, contrastive, rehearsal."""
-        image, text, *repeated = encode(rows, pixels, number)
+        image, text, pairs = encode(rows, pixels, number)
         owner = send((rows >= 0).nonzero()[:, 0], device)  # a pair a caption
-        loss = dclip_loss(
-            image[owner],
-            text,
-            send(targets[rows[rows >= 0]], device),
-            settings.temperature,
-            settings.distillation_weight,
-            settings.contrastive_weight,
-            same_pair=owner[:, None] == owner,
-            distil_text=settings.train_text,
+        same_pair = owner[:, None] == owner
+        contrastive = contrastive_loss(image[owner], text, settings.temperature, same_pair)
+        own, aim = image[owner], send(targets[rows[rows >= 0]], device)
+        if settings.distillation == "anchored_kl":  # each picture once
+            own, aim = image, send(targets[rows[:, 0]], device)
+        if "uncaptioned" in pairs:
+            own, aim = (
+                torch.cat(each) for each in zip((own, aim), pairs["uncaptioned"], strict=True)
+            )
+        distillation, moved = distil(own, text, aim, number), torch.zeros_like(contrastive)
+        if "rehearsal" in pairs:
+            moved = cosine_distillation_loss(*pairs["rehearsal"])
+        total = (
+            settings.distillation_weight * distillation
+            + settings.contrastive_weight * contrastive
+            + settings.rehearsal_weight * moved
         )
-        moved = torch.zeros_like(loss.total)
-        if repeated:
-            now, before = repeated
-            moved = cosine_distillation_loss(now, before)
-        total = loss.total + settings.rehearsal_weight * moved
-        return torch.stack([total, loss.distillation, loss.contrastive, moved])
+        return torch.stack([total, distillation, contrastive, moved])
 
     step_count = settings.epochs * len(_plan_epoch(features, settings, seed, 0))
     bar = tqdm(
@@ -191,7 +228,9 @@ def distill(
         pixels = read([rows for batches in todo for rows in batches], number)
         for step, batches in enumerate(todo, start=first + progress.step):
             for group in prepared.param_groups:
-                group["lr"] = group["peak"] * schedule_rate(step / step_count, settings)
+                group["lr"] = group["peak"] * schedule_rate(
+                    step / step_count, settings.warmup_share
+                )
             losses = []
             for rows in batches:
                 last = rows is batches[-1]  # gradients are put together after it
@@ -230,7 +269,8 @@ def _check(
     features: FrozenFeatures,
     settings: StudentSettings,
     teacher_embeddings: Tensor | None,
-    rehearsal: Rehearsal | None,
+    uncaptioned: PictureTargets | None,
+    rehearsal: PictureTargets | None,
 ) -> None:
     if len(pictures) != len(features):
         raise ValueError(
@@ -257,6 +297,13 @@ def _check(
         require_directions(teacher_features=teacher_embeddings)
     if rehearsal:
         require_directions(rehearsed_features=rehearsal.features)
+    if uncaptioned:
+        require_directions(uncaptioned_features=uncaptioned.features)
+    if uncaptioned and settings.train_text:
+        raise ValueError(
+            "Expected no uncaptioned pictures where the text tower trains, got some; they have no "
+            "caption to draw to the teacher: set uncaptioned_batch=0."
+        )
 
 
 def _unfreeze_text(

@@ -89,9 +89,13 @@ def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[
     ]
 
 
-def schedule_rate(done: float, settings: StudentSettings) -> float:
-    """Share of the learning rate: linear warm-up, cosine to zero."""
-    warmup = settings.warmup_share
+def schedule_rate(done: float, warmup: float) -> float:
+    """Share of the learning rate: linear warm-up, then a cosine to zero.
+
+    Args:
+        done: share of the steps that are done, 0 to 1.
+        warmup: share of the steps in which it rises.
+    """
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)
     return 0.5 * (1 + cos(pi * (done - warmup) / (1 - warmup)))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -10,24 +11,35 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dclip_kit.config import RegionSettings, TeacherSettings
+from dclip_kit.config import RegionSettings, RegionTeacherSettings, TeacherSettings
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.losses import contrastive_loss, require_directions
 from dclip_kit.models.precision import send
 from dclip_kit.models.regions import region_weights
-from dclip_kit.models.teacher import MetaTeacher, TeacherOutput, build_teacher
+from dclip_kit.models.teacher import (
+    MetaTeacher,
+    RegionTeacher,
+    TeacherOutput,
+    build_teacher,
+)
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
 from dclip_kit.training.progress import History, Progress
-from dclip_kit.training.schedule import DECAYED, draw_captions, split_batches, split_decayed
+from dclip_kit.training.schedule import (
+    DECAYED,
+    draw_captions,
+    schedule_rate,
+    split_batches,
+    split_decayed,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherRun:
-    """A trained teacher, and a row of figures an epoch."""
+    """A trained teacher (`MetaTeacher` or `RegionTeacher`), and a row of figures an epoch."""
 
-    teacher: MetaTeacher
+    teacher: Any
     history: History
 
 
@@ -128,13 +140,7 @@ def train_teacher(
     """
     _check(features, settings, regions)
     torch.manual_seed(seed)
-    accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
     teacher = build_teacher(features.text.shape[1], settings)
-    optimizer = torch.optim.AdamW(
-        split_decayed(teacher.named_parameters(), settings.weight_decay),
-        lr=settings.learning_rate,
-        fused=True,  # one pass over all weights: else a seventh of a step
-    )
     words = features.text if settings.caption_free else features.token
     run = {
         "kind": "teacher",
@@ -144,31 +150,161 @@ def train_teacher(
         "data": fingerprint(features.region, words, features.image_of_text),
         **asdict(settings),
     }
+
+    def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
+        texts = rows[:, 0]
+        own = texts[own_share(len(texts))]
+        embedding = apply_teacher(model, features, own, regions, check_values=False).embedding
+        target = send(features.text[own], embedding.device)
+        batch = gather_batch(embedding, target, len(texts), len(texts))
+        return contrastive_loss(*batch, settings.temperature)
+
+    def plan(epoch: int) -> list[Tensor]:
+        return split_batches(draw_captions(features, seed, epoch), settings.batch_size)
+
+    return _train(teacher, run, plan, compute_loss, 0.0, checkpoint, on_epoch, on_step)
+
+
+def train_region_teacher(
+    features: FrozenFeatures,
+    settings: RegionTeacherSettings,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[RegionTeacher, History], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> TeacherRun:
+    """Trains the caption-free teacher by symmetric InfoNCE, with all captions of a picture.
+
+    Each step leaves out a share of the regions at random. Processes and arguments otherwise as in
+    `train_teacher`; errors too.
+    """
+    require_directions(text_features=features.text, image_features=features.image)
+    _require_finite(region_features=features.region)
+    torch.manual_seed(seed)
+    sizes = settings.width, settings.heads, settings.layers
+    teacher = RegionTeacher(features.text.shape[1], *sizes)
+    seen = features.image, features.region, features.xyxy, features.text, features.image_of_text
+    run = {
+        "kind": "region teacher",
+        "seed": seed,
+        "decayed": DECAYED,
+        "data": fingerprint(*seen),
+        **asdict(settings),
+    }
+    most = int(features.region_count.max())
+
+    def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
+        captions, owner = rows[rows >= 0], (rows >= 0).nonzero()[:, 0]  # a pair a caption
+        own, texts = own_share(len(rows)), captions[own_share(len(captions))]
+        # Of seed and step alone, so that processes and resumed runs leave out the same regions.
+        generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+        kept = torch.rand(len(rows), most, generator=generator) >= settings.region_dropout
+        images = features.image_of_text[rows[own, 0]]
+        embedding = _apply_region_teacher(model, features, images, kept[own] & settings.regions)
+        target = send(features.text[texts], embedding.device)
+        image, text = gather_batch(embedding, target, len(rows), len(captions))
+        owner = send(owner, image.device)
+        same_pair = owner[:, None] == owner
+        return contrastive_loss(image[owner], text, settings.temperature, same_pair)
+
+    def plan(epoch: int) -> list[Tensor]:
+        rows = draw_captions(features, seed, epoch, settings.captions_per_image)
+        return split_batches(rows, settings.batch_size)
+
+    warmup = settings.warmup_share
+    return _train(teacher, run, plan, compute_loss, warmup, checkpoint, on_epoch, on_step)
+
+
+def _apply_region_teacher(
+    teacher: nn.Module, features: FrozenFeatures, images: Tensor, kept: Tensor
+) -> Float[Tensor, "image embed"]:
+    """Embeddings of some pictures, from those of their regions that are kept."""
+    device = next(teacher.parameters()).device
+    padded = features.regions_of(images)
+    given = (
+        features.image[images],
+        padded.features,
+        padded.mask & kept[:, : padded.mask.shape[1]],
+        features.boxes_of(images),
+    )
+    return teacher(*(send(each, device) for each in given))[0]
+
+
+@torch.no_grad()
+def embed_pictures(
+    teacher: RegionTeacher,
+    features: FrozenFeatures,
+    regions: bool = True,
+    batch_size: int = 512,
+) -> Float[Tensor, "image embed"]:
+    """The region teacher's embedding of every picture; no caption is read.
+
+    Args:
+        teacher: trained.
+        features: of the pictures; they may have no captions.
+        regions: False shows it the whole pictures alone.
+        batch_size: pictures at a time.
+    """
+    teacher.eval()
+    kept = torch.full((batch_size, int(features.region_count.max())), regions)
+    batches = torch.arange(len(features)).split(batch_size)
+    return torch.cat(
+        [
+            _apply_region_teacher(teacher, features, images, kept[: len(images)]).cpu()
+            for images in tqdm(batches, desc="teacher embeddings", delay=2)
+        ]
+    )
+
+
+def _train(
+    teacher: Any,
+    run: dict[str, Any],
+    plan: Callable[[int], list[Tensor]],
+    compute_loss: Callable[[nn.Module, Tensor, int], Tensor],
+    warmup: float,
+    checkpoint: Path | None,
+    on_epoch: Callable[[Any, History], None] | None,
+    on_step: Callable[[int, float], None] | None,
+) -> TeacherRun:
+    """The loop of both teachers.
+
+    Args:
+        teacher: untrained.
+        run: its settings.
+        plan: an epoch's batches.
+        compute_loss: of a batch, by the teacher (perhaps wrapped), rows and number of the step.
+        warmup: share of the steps in which the rate rises before it falls; 0 keeps it constant.
+        checkpoint, on_epoch, on_step: as in `train_teacher`.
+    """
+    accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
+    optimizer = torch.optim.AdamW(
+        split_decayed(teacher.named_parameters(), run["weight_decay"]),
+        lr=run["learning_rate"],
+        fused=True,  # one pass over all weights: else a seventh of a step
+    )
     progress = Progress(teacher, optimizer, run, checkpoint)
     model, prepared = accelerator.prepare(teacher, optimizer)
+    epochs = run["epochs"]
     bar = tqdm(
-        range(progress.epoch, settings.epochs),
-        desc="teacher",
+        range(progress.epoch, epochs),
+        desc=run["kind"],
         unit="epoch",
         initial=progress.epoch,
-        total=settings.epochs,
+        total=epochs,
         delay=2,
         disable=not accelerator.is_main_process,
     )
     for epoch in bar:
         model.train()
         progress.start_epoch()
-        steps = split_batches(draw_captions(features, seed, epoch), settings.batch_size)
+        steps = plan(epoch)
         for rows in steps[progress.step :]:
-            texts = rows[:, 0]
-            own = texts[own_share(len(texts))]
-            embedding, target = gather_batch(
-                apply_teacher(model, features, own, regions, check_values=False).embedding,
-                send(features.text[own], accelerator.device),
-                len(texts),
-                len(texts),
-            )
-            loss = contrastive_loss(embedding, target, settings.temperature)
+            number = epoch * len(steps) + progress.step
+            if warmup:
+                rate = schedule_rate(number / (epochs * len(steps)), warmup)
+                for group in prepared.param_groups:
+                    group["lr"] = run["learning_rate"] * rate
+            loss = compute_loss(model, rows, number)
             accelerator.backward(loss)
             value = loss.item()
             progress.add([value])
@@ -176,7 +312,7 @@ def train_teacher(
             prepared.zero_grad()
             progress.finish_step()
             if on_step:
-                on_step(epoch * len(steps) + progress.step - 1, value)
+                on_step(number, value)
         progress.finish_epoch({"loss": progress.sums.item() / len(steps)}, bar)
         try:
             if on_epoch:
@@ -190,12 +326,15 @@ def train_teacher(
 def _check(features: FrozenFeatures, settings: TeacherSettings, regions: RegionSettings) -> None:
     """Looks once at all that the teacher is going to see, so that no step has to."""
     require_directions(text_features=features.text)
-    seen = {"region features": features.region}
+    _require_finite(region_features=features.region)
     if not settings.caption_free:
-        seen["token features"] = features.token
+        _require_finite(token_features=features.token)
         if regions.weighted:
-            seen |= {"areas": features.area, "confidences": features.confidence}
-    for name, values in seen.items():
+            _require_finite(areas=features.area, confidences=features.confidence)
+
+
+def _require_finite(**named: Tensor) -> None:
+    for name, values in named.items():
         if not all(part.isfinite().all() for part in values.split(65_536)):
             raise ValueError(
                 f"Expected finite {name}, got NaN or infinity; extract the features again."

@@ -55,6 +55,7 @@ def plain() -> FrozenFeatures:
     owners = torch.tensor([4, 0, 1, 4, 2, 5])  # picture 3 has none
     return FrozenFeatures(
         image=torch.eye(6, 32),
+        size=torch.full((6, 2), 9),
         region=torch.eye(6, 32).repeat_interleave(2, 0),
         region_count=torch.full((6,), 2),
         xyxy=torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(12, 4),

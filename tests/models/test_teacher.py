@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from dclip_kit.models.teacher import CrossModalAttention, MetaTeacher, pool_by_agreement
+from dclip_kit.models.teacher import (
+    CrossModalAttention,
+    MetaTeacher,
+    RegionTeacher,
+    pool_by_agreement,
+)
 
 IMAGE, REGION, TOKEN, EMBED = 3, 4, 5, 8
 REGIONS, TOKENS = (4, 2, 1), (1, 5, 3)  # real ones of each pair
@@ -225,3 +231,59 @@ def test_tokens_may_be_missing_where_no_caption_is_read(pairs) -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="divide the width 8, got 3"):
         MetaTeacher(EMBED, heads=3)
+
+
+# The region teacher
+
+
+@pytest.fixture
+def scene() -> dict[str, torch.Tensor]:
+    """Three pictures with two, four and no regions."""
+    generator = torch.Generator().manual_seed(4)
+    mask = torch.arange(4) < torch.tensor([2, 4, 0])[:, None]
+    features = torch.randn(3, 5, 8, generator=generator)
+    boxes = torch.rand(3, 4, 5, generator=generator)
+    return {
+        "image_features": F.normalize(features[:, 0], dim=-1),
+        "region_features": F.normalize(features[:, 1:], dim=-1) * mask[..., None],
+        "region_mask": mask,
+        "region_boxes": boxes,
+    }
+
+
+def test_a_region_teacher_sees_the_set_and_not_its_order_or_padding(scene) -> None:
+    torch.manual_seed(0)
+    teacher = RegionTeacher(8, width=12, heads=3).eval()
+    embedding, weights = teacher(**scene)
+    assert torch.allclose(embedding.norm(dim=1), torch.ones(3))
+    assert torch.allclose(weights.sum(2), torch.ones(3, 5))
+    assert (weights[0, :, 3:] == 0).all() and (weights[2, :, 1:] == 0).all()
+    order = torch.tensor([3, 1, 0, 2])
+    moved = {k: v[:, order] if k.startswith("region") else v for k, v in scene.items()}
+    assert torch.allclose(teacher(**moved)[0], embedding, atol=1e-6)
+    padding = ~scene["region_mask"][..., None]
+    filled = {k: scene[k].masked_fill(padding, 9.0) for k in ("region_features", "region_boxes")}
+    assert torch.allclose(teacher(**scene | filled)[0], embedding, atol=1e-6)
+    alone = {k: v[:1, :2] if k.startswith("region") else v[:1] for k, v in scene.items()}
+    assert torch.allclose(teacher(**alone)[0], embedding[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["image_features", "region_features", "region_boxes"])
+def test_a_region_teacher_uses_what_it_is_given(name, scene) -> None:
+    torch.manual_seed(0)
+    teacher = RegionTeacher(8, width=12, heads=3).eval()
+    before = teacher(**scene)[0]
+    after = teacher(**scene | {name: scene[name].roll(1, 0)})[0]
+    changed = (after - before).norm(dim=1) > 1e-3
+    assert changed[:2].all() and changed[2] == (name == "image_features")  # it has no region
+
+
+def test_gradients_reach_all_of_a_region_teacher(scene) -> None:
+    teacher = RegionTeacher(8, width=12, heads=3)
+    teacher(**scene)[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in teacher.parameters())
+
+
+def test_heads_of_a_region_teacher_divide_its_width() -> None:
+    with pytest.raises(ValueError, match="divide the width 12, got 5"):
+        RegionTeacher(8, width=12, heads=5)

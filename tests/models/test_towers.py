@@ -176,6 +176,7 @@ def features(tower) -> FrozenFeatures:
     one = torch.ones(2, dtype=torch.int64)
     return FrozenFeatures(
         image=unit,
+        size=torch.full((2, 2), 9),
         region=unit,
         region_count=one,
         xyxy=torch.ones(2, 4),

@@ -12,7 +12,12 @@ import torch
 from accelerate import Accelerator, notebook_launcher
 from torch import Tensor
 
-from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
+from dclip_kit.config import (
+    RegionSettings,
+    RegionTeacherSettings,
+    StudentSettings,
+    TeacherSettings,
+)
 from dclip_kit.data import CaptionedImages
 from dclip_kit.features import store as stores
 from dclip_kit.features.extract import extract_features
@@ -24,7 +29,13 @@ from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.regions import Regions
 from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
-from dclip_kit.training import Rehearsal, distill, progress, train_teacher
+from dclip_kit.training import (
+    PictureTargets,
+    distill,
+    progress,
+    train_region_teacher,
+    train_teacher,
+)
 
 WEIGHTS = asset_path("pocket_yolo")  # what the detector below claims to have
 
@@ -37,12 +48,21 @@ STUDENTS = {
     "with text": replace(PLAIN, train_text=True),
     "resnet": replace(PLAIN, epochs=2),
     "rehearsing": replace(PLAIN, rehearsal_weight=3.0, rehearsal_batch=5),
+    "uncaptioned": replace(
+        PLAIN,
+        rehearsal_weight=3.0,
+        rehearsal_batch=5,
+        uncaptioned_batch=3,
+        distillation="anchored_kl",
+        anchors=9,
+    ),
     "from files": replace(PLAIN, rehearsal_weight=3.0, rehearsal_batch=5),
 }
 TEACHERS = {
     "described": TeacherSettings(heads=4, batch_size=3, epochs=5),
     "caption-free": TeacherSettings(heads=4, batch_size=3, epochs=5, caption_free=True),
 }
+REGION_TEACHER = RegionTeacherSettings(width=24, heads=3, batch_size=3, epochs=5)
 TEXTS = ("a red ball", "two dogs", "sea", "a box", "boats", "it", "an apple", "a far town", "sand")
 
 
@@ -77,6 +97,8 @@ def train(folder: Path, name: str, losses: list[float], **more) -> Tensor:
         losses.append(loss)
 
     given = {"seed": 6, "on_step": on_step, **more}
+    if name == "region teacher":
+        return flat(train_region_teacher(features, REGION_TEACHER, **given).teacher)
     if name in TEACHERS:
         return flat(train_teacher(features, TEACHERS[name], RegionSettings(), **given).teacher)
     clip = load_clip(folder / ("resnet" if name == "resnet" else "clip"))
@@ -92,7 +114,8 @@ def train(folder: Path, name: str, losses: list[float], **more) -> Tensor:
         again = shown[::-1]
     run = distill(
         clip, shown, features, STUDENTS[name], data["targets"], on_epoch=validate, texts=texts,
-        rehearsal=Rehearsal(again, features.image), **given,
+        rehearsal=PictureTargets(again, features.image),
+        uncaptioned=PictureTargets(again, features.image.flip(1)), **given,
     )  # fmt: skip
     figures = torch.tensor([row["val"] for row in run.history])
     return torch.cat([flat(run.student.model), figures])
@@ -109,7 +132,9 @@ def gradient(rows: Tensor) -> Tensor:
     return next(model.parameters()).grad
 
 
-def work(folder: Path, paths: list[Path], names=(*STUDENTS, *TEACHERS)) -> dict[str, Tensor]:
+def work(
+    folder: Path, paths: list[Path], names=(*STUDENTS, *TEACHERS, "region teacher")
+) -> dict[str, Tensor]:
     """All that several processes share out, by name."""
     clip = load_clip(folder / "clip")
     captions = tuple((text,) for text in TEXTS[: len(paths)])

@@ -19,7 +19,7 @@ from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.models.weights import freeze
 from dclip_kit.runtime.files import load_tensors, save_tensors
-from dclip_kit.training import Rehearsal, distill, embed_with_teacher, train_teacher
+from dclip_kit.training import PictureTargets, distill, embed_with_teacher, train_teacher
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
 from dclip_kit.training import teacher_training as teacher_module
@@ -137,7 +137,7 @@ def test_a_step_waits_for_the_device_once(
         RUNS[name](
             clip, pixels, features, targets, on_step=lambda step, loss: counts.append(waits.count)
         )
-    epochs = TEACHER.epochs if "teacher" in name else STUDENT.epochs
+    epochs = TEACHER.epochs if "teacher" in name else STUDENT.epochs  # of both kinds of teacher
     assert len(counts) >= 2 * epochs
     for own in torch.tensor(counts).reshape(epochs, -1):
         assert own.diff().tolist() == [1] * (len(own) - 1)
@@ -192,7 +192,7 @@ def test_reading_ahead_changes_no_batch(
         return read_batches(bundle, pictures, batches, busy=torch.device("cuda"))
 
     def train(pictures, regions, **more):
-        rehearsal = Rehearsal(regions, found.region)
+        rehearsal = PictureTargets(regions, found.region)
         run = distill(clip, pictures, found, settings, rehearsal=rehearsal, **more)
         return weights(run.student.model)
 

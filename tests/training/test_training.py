@@ -9,26 +9,33 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dclip_kit.config import RegionSettings, StudentSettings, TeacherSettings
-from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
+from dclip_kit.config import (
+    RegionSettings,
+    RegionTeacherSettings,
+    StudentSettings,
+    TeacherSettings,
+)
+from dclip_kit.losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss
 from dclip_kit.models import reading
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.reading import read_pixels
 from dclip_kit.models.regions import region_weights
-from dclip_kit.models.teacher import MetaTeacher
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.training import (
     apply_teacher,
     distill,
     draw_captions,
+    embed_pictures,
     embed_with_teacher,
+    train_region_teacher,
     train_teacher,
 )
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
-from dclip_kit.training.rehearsal import Rehearsal
 from dclip_kit.training.schedule import split_batches
+from dclip_kit.training.targets import PictureTargets
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()
@@ -39,6 +46,12 @@ STUDENT = StudentSettings(
 )
 CONTROL = replace(STUDENT, distillation_weight=0.0)
 REHEARSED = replace(STUDENT, rehearsal_weight=3.0, rehearsal_batch=5)
+ANCHORED = replace(
+    REHEARSED, distillation="anchored_kl", anchors=7, uncaptioned_batch=4, contrastive_weight=0.5
+)
+REGION_TEACHER = RegionTeacherSettings(
+    width=24, heads=3, batch_size=3, epochs=4, captions_per_image=2, region_dropout=0.3
+)
 
 
 @pytest.fixture
@@ -47,10 +60,17 @@ def targets(features) -> torch.Tensor:
 
 
 @pytest.fixture
-def rehearsal(clip) -> Rehearsal:
+def rehearsal(clip) -> PictureTargets:
     """Seven other pictures, and features that the untouched CLIP does not have of them."""
     shown = torch.randint(256, (7, 3, 32, 32), dtype=torch.uint8)
-    return Rehearsal(shown, F.normalize(torch.randn(7, 32), dim=1))
+    return PictureTargets(shown, F.normalize(torch.randn(7, 32), dim=1))
+
+
+@pytest.fixture
+def uncaptioned(clip) -> PictureTargets:
+    """Six pictures without captions, and what a teacher makes of them."""
+    shown = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    return PictureTargets(shown, F.normalize(torch.randn(6, 32), dim=1))
 
 
 def weights(module) -> torch.Tensor:
@@ -123,7 +143,7 @@ def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
     pixels = read_pixels(clip, shown), read_pixels(clip, again)
     repeated = F.normalize(torch.randn(7, 32), dim=1)
     expected = distill(
-        clip, pixels[0], features, REHEARSED, targets, rehearsal=Rehearsal(pixels[1], repeated)
+        clip, pixels[0], features, REHEARSED, targets, rehearsal=PictureTargets(pixels[1], repeated)
     )
     opened: list[Path] = []
     plain = reading.open_picture
@@ -137,7 +157,7 @@ def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
         features,
         REHEARSED,
         targets,
-        rehearsal=Rehearsal(again, repeated),
+        rehearsal=PictureTargets(again, repeated),
         on_step=lambda step, loss: read.append(len(opened)),
     )
     assert torch.equal(weights(found.student.model), weights(expected.student.model))
@@ -226,6 +246,58 @@ def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
     assert not run.teacher.training
 
 
+@pytest.mark.parametrize("regions", [True, False])
+def test_the_region_teachers_training_is_a_plain_loop(regions, features) -> None:
+    settings = replace(REGION_TEACHER, regions=regions)
+    torch.manual_seed(8)
+    teacher = RegionTeacher(32, 24, 3)
+    optimizer = torch.optim.AdamW(decayed(teacher.parameters(), settings.weight_decay), fused=True)
+    history, most = [], int(features.region_count.max())
+    for epoch in range(4):
+        rows, losses = draw_captions(features, 8, epoch, 2), []
+        for step, own in enumerate((rows[:3], rows[3:]), start=2 * epoch):
+            texts, owner = own[own >= 0], (own >= 0).nonzero()[:, 0]
+            images = features.image_of_text[own[:, 0]]
+            generator = torch.Generator().manual_seed(1_000_003 * 8 + step)
+            kept = torch.rand(len(own), most, generator=generator) >= 0.3
+            padded = features.regions_of(images)
+            mask = padded.mask & kept[:, : padded.mask.shape[1]] & regions
+            given = features.image[images], padded.features, mask, features.boxes_of(images)
+            embedding = teacher(*given)[0][owner]
+            same = owner[:, None] == owner
+            loss = contrastive_loss(embedding, features.text[texts], 0.05, same)
+            optimizer.zero_grad()
+            loss.backward()
+            done = step / 8
+            share = (done + 1e-3) / (0.1 + 1e-3)
+            if done >= 0.1:
+                share = (1 + math.cos(math.pi * (done - 0.1) / 0.9)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * share
+            optimizer.step()
+            losses.append(loss.item())
+        history.append(sum(losses) / 2)
+    run = train_region_teacher(features, settings, seed=8)
+    assert torch.allclose(weights(run.teacher), weights(teacher), atol=1e-6)
+    assert [row["loss"] for row in run.history] == pytest.approx(history)
+
+
+def test_pictures_are_embedded_without_their_captions(features) -> None:
+    teacher = RegionTeacher(32, 24, 3)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    bare = replace(
+        features,
+        text=features.text[:0],
+        token=features.token[:0],
+        token_count=nothing,
+        image_of_text=nothing,
+    )
+    embedding = embed_pictures(teacher, bare)
+    assert embedding.shape == (11, 32) and not embedding.requires_grad
+    assert torch.allclose(embed_pictures(teacher, features, batch_size=3), embedding, atol=1e-6)
+    assert not torch.allclose(embed_pictures(teacher, features, regions=False), embedding)
+
+
 def test_a_caption_free_teacher_never_gathers_tokens(features, monkeypatch) -> None:
     monkeypatch.setattr(type(features), "tokens_of", lambda *_: pytest.fail("tokens were gathered"))
     run = train_teacher(features, replace(TEACHER, caption_free=True), REGIONS)
@@ -243,7 +315,7 @@ def test_training_leaves_the_frozen_features_alone(features, clip, pixels, targe
 # The student
 
 
-def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
+def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehearsal):
     """Fine-tuning as one would write it down: AdamW, warm-up, cosine, clipped gradients."""
     student = clone_clip(clip)
     tower = student.model.visual
@@ -276,7 +348,19 @@ def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
             loss = contrastive_loss(
                 image, features.text[texts], settings.temperature, owner[:, None] == owner
             )
-            if settings.distillation_weight:
+            if settings.distillation == "anchored_kl":
+                first = [i for i in range(len(texts)) if i == 0 or owner[i] != owner[i - 1]]
+                other = uncaptioned.draw(4, seed + 500_009, batch)
+                more = F.normalize(tower(student.normalize(uncaptioned.pictures[other])), dim=-1)
+                generator = torch.Generator().manual_seed(1_000_003 * seed + batch)
+                anchors = torch.randint(len(features.text), (7,), generator=generator)
+                distance = anchored_kl_loss(
+                    torch.cat([image[first], more]),
+                    torch.cat([targets[texts[first]], uncaptioned.features[other]]),
+                    features.text[anchors],
+                )
+                loss = loss * 0.5 + settings.distillation_weight * distance
+            elif settings.distillation_weight:
                 distance = cosine_distillation_loss(image, targets[texts])
                 loss = loss + settings.distillation_weight * distance
             if settings.rehearsal_weight:
@@ -298,17 +382,18 @@ def by_hand(clip, pixels, features, settings, targets, seed, rehearsal):
 @pytest.mark.parametrize(("accumulation", "captions"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 9)])
 @pytest.mark.parametrize(
     "settings",
-    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2), REHEARSED],
-    ids=["contrastive", "dclip", "slow blocks", "rehearsal"],
+    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2), REHEARSED, ANCHORED],
+    ids=["contrastive", "dclip", "slow blocks", "rehearsal", "anchored"],
 )
 def test_fine_tuning_is_a_plain_loop(
-    settings, accumulation, captions, clip, pixels, features, targets, rehearsal
+    settings, accumulation, captions, clip, pixels, features, targets, uncaptioned, rehearsal
 ) -> None:
     """Accumulated steps descend the mean of their batches' losses; an epoch's last may be short."""
     settings = replace(settings, gradient_accumulation=accumulation, captions_per_image=captions)
     teacher = targets if settings.distillation_weight else None
-    run = distill(clip, pixels, features, settings, teacher, seed=6, rehearsal=rehearsal)
-    expected, losses = by_hand(clip, pixels, features, settings, targets, 6, rehearsal)
+    beside = {"uncaptioned": uncaptioned, "rehearsal": rehearsal}
+    run = distill(clip, pixels, features, settings, teacher, seed=6, **beside)
+    expected, losses = by_hand(clip, pixels, features, settings, targets, 6, *beside.values())
     for bundle in (run.student, expected, clip):
         for block in bundle.model.visual.transformer.resblocks:
             # A key's bias shifts all scores alike: AdamW blows its gradient, rounding alone, up.
@@ -332,7 +417,7 @@ def test_rehearsed_features_stay_near_the_untouched_clips(clip, pixels, features
             features,
             replace(settings, rehearsal_weight=weight),
             targets,
-            rehearsal=Rehearsal(shown, before),
+            rehearsal=PictureTargets(shown, before),
         )
         moved[weight] = 1 - float((encode_images(run.student, shown) * before).sum(1).mean())
         assert ("rehearsal" in run.history[0]) is (weight > 0)
@@ -491,7 +576,8 @@ def run_student(settings=STUDENT, seed=0):
     def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None, **more):
         more |= {"seed": seed, "checkpoint": checkpoint, "on_epoch": on_epoch}
         more |= {"texts": [f"picture {index}" for index in range(len(features.text))]}
-        more |= {"rehearsal": Rehearsal(pixels.flip(3), features.image)}
+        more |= {"rehearsal": PictureTargets(pixels.flip(3), features.image)}
+        more |= {"uncaptioned": PictureTargets(pixels.flip(2), features.image.flip(0))}
         done = distill(clip, pixels, features, settings, targets, **more)
         return done.student.model, done.history
 
@@ -507,7 +593,17 @@ def run_teacher(settings=TEACHER, regions=REGIONS, seed=0):
     return run
 
 
+def run_region_teacher(settings=REGION_TEACHER, seed=0):
+    def run(clip, pixels, features, targets, checkpoint=None, on_epoch=None, **more):
+        more |= {"seed": seed, "checkpoint": checkpoint, "on_epoch": on_epoch}
+        done = train_region_teacher(features, settings, **more)
+        return done.teacher, done.history
+
+    return run
+
+
 RUNS = {
+    "region teacher": run_region_teacher(),
     "teacher": run_teacher(),
     "deep caption-free teacher": run_teacher(replace(TEACHER, caption_free=True, layers=2)),
     "student": run_student(),
@@ -515,6 +611,7 @@ RUNS = {
     "student that accumulates": run_student(replace(STUDENT, gradient_accumulation=2)),
     "student's attention": run_student(replace(STUDENT, train="attention")),
     "student's text": run_student(replace(STUDENT, train_text=True)),
+    "student of uncaptioned pictures": run_student(ANCHORED),
     "student that rehearses": run_student(replace(REHEARSED, gradient_accumulation=2)),
 }
 
@@ -685,7 +782,7 @@ def test_distill_refuses_bad_input(change, says, clip, pixels, features, targets
 def test_rehearsal_needs_one_feature_for_each_picture(pictures, rehearsal) -> None:
     says = f"one at least, got {pictures} pictures and 7 features"
     with pytest.raises(ValueError, match=says):
-        Rehearsal(rehearsal.pictures[:pictures], rehearsal.features)
+        PictureTargets(rehearsal.pictures[:pictures], rehearsal.features)
 
 
 def test_features_of_another_width_are_refused(clip, pixels, make_features) -> None:

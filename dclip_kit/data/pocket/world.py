@@ -35,8 +35,11 @@ SINGLE_SPLITS = {  # pictures a noun, and the styles they are drawn in
     "zero_shot": (30, KNOWN_STYLES),
     "zero_shot_held_out": (30, (HELD_OUT_STYLE,)),
 }
+# Further scenes, as many as asked for: to learn from without captions, to choose on, to measure on.
+STREAMS = ("uncaptioned", "further_val", "further_test")
 SEED = 2026
-_ORDER = (*SCENE_SPLITS, *SINGLE_SPLITS)  # a split's number, part of its pictures' seeds
+_SPLITS = (*SCENE_SPLITS, *SINGLE_SPLITS)
+_ORDER = (*_SPLITS, *STREAMS)  # their numbers are part of their pictures' seeds
 
 
 @cache
@@ -72,10 +75,10 @@ def make_scene(split: str, index: int) -> tuple[Scene, tuple[str, ...]]:
     """
     _require(split, _ORDER)
     rng = np.random.default_rng([SEED, _ORDER.index(split), index])
-    if split in SCENE_SPLITS:
+    if split in (*SCENE_SPLITS, *STREAMS):
         domain = [i for i, noun in enumerate(load_nouns()) if noun.domain]
         scene = sample_scene(rng, domain, KNOWN_STYLES)
-        return scene, write_captions(scene, rng)
+        return scene, () if split == "uncaptioned" else write_captions(scene, rng)
     per_noun, styles = SINGLE_SPLITS[split]
     return sample_single(rng, index // per_noun, styles), ()
 
@@ -86,7 +89,7 @@ def split_size(split: str) -> int:
     Raises:
         ValueError: the split is unknown.
     """
-    _require(split, _ORDER)
+    _require(split, _SPLITS)
     return SCENE_SPLITS.get(split) or SINGLE_SPLITS[split][0] * len(load_nouns())
 
 
@@ -168,6 +171,32 @@ def name_scene(split: str, index: int) -> str:
     return f"pocket:{split}/{index}"
 
 
+def load_further(stream: str, count: int, first: int = 0) -> CaptionedImages:
+    """Further scenes, made like those of the splits; pictures that are missing are drawn now.
+
+    Args:
+        stream: one of `STREAMS`. Scenes of "uncaptioned" have no captions: none are written.
+        count: how many.
+        first: the number of the first.
+
+    Raises:
+        ValueError: the stream is unknown.
+    """
+    _require(stream, STREAMS)
+    place, numbers = cache_folder() / stream, range(first, first + count)
+    place.mkdir(parents=True, exist_ok=True)
+    paths = tuple(place / f"{number:06d}.jpg" for number in numbers)
+
+    def make(number: int) -> tuple[str, ...]:
+        return _make_picture(stream, number, paths[number - first])[1]
+
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(make, numbers)
+        captions = tuple(tqdm(made, total=count, desc=f"{stream} scenes", delay=2))
+    ids = tuple(name_scene(stream, number) for number in numbers)
+    return CaptionedImages(paths, captions, stream, f"pocket {stream}", ids)
+
+
 def load_labelled(split: str) -> LabelledImages:
     """A split of single objects, over all nouns.
 
@@ -193,7 +222,7 @@ def caption_matches(split: str) -> list[int]:
 
 def main() -> None:
     """Draws every split now instead of on first use: `python -m dclip_kit.data.pocket.world`."""
-    for split in _ORDER:
+    for split in _SPLITS:
         print(prepare(split))
 
 

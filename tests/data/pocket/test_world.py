@@ -199,6 +199,35 @@ def test_two_who_draw_the_same_split_at_once_do_not_disturb_each_other(small, tm
 # Reading them
 
 
+@pytest.mark.parametrize("stream", data.STREAMS)
+def test_further_scenes_are_of_no_split_and_no_other_stream(made, stream) -> None:
+    known = {(scene.place, scene.objects) for scenes in made.values() for scene in scenes}
+    others = [each for each in data.STREAMS if each != stream]
+    known |= {_look(each, number) for each in others for number in range(2000)}
+    own = {_look(stream, number) for number in range(2000)}
+    assert len(own) == 2000 and not own & known
+
+
+def _look(stream: str, number: int) -> tuple:
+    scene = data.make_scene(stream, number)[0]
+    return scene.place, scene.objects
+
+
+def test_further_scenes_are_drawn_when_they_are_asked_for(small, monkeypatch) -> None:
+    few = data.load_further("further_val", 3)
+    before = {path: path.stat().st_mtime_ns for path in few.paths}
+    more = data.load_further("further_val", 4, first=1)
+    assert more.paths[:2] == few.paths[1:] and more.captions[:2] == few.captions[1:]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert more.captions == tuple(data.make_scene("further_val", n)[1] for n in range(1, 5))
+    assert more.image_ids[-1] == "pocket:further_val/4"
+    monkeypatch.setattr(data, "write_captions", lambda *_: pytest.fail("a caption was written"))
+    plain = data.load_further("uncaptioned", 3)
+    assert plain.captions == ((), (), ()) and all(path.is_file() for path in plain.paths)
+    with pytest.raises(ValueError, match="out of uncaptioned, further_val, further_test, got"):
+        data.load_further("train", 3)
+
+
 def test_captioned_pictures_come_as_they_were_made(small) -> None:
     dataset = data.load_captioned("test")
     made = [data.make_scene("test", index) for index in range(9)]
