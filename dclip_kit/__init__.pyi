@@ -6,16 +6,23 @@ from .evaluation.experiment import evaluate_arms
 from .evaluation.probe import shortcut_probe
 from .features.extract import extract_features
 from .features.frozen import FrozenFeatures
-from .losses import contrastive_loss, cosine_distillation_loss, dclip_loss
+from .losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss, dclip_loss
 from .metrics import paired_bootstrap, retrieval_metrics
 from .models.clip import ClipBundle, export_clip, load_clip
 from .models.detector import load_detector
 from .models.encode import encode_images, encode_texts, encode_tokens
 from .models.regions import Regions, region_weights
-from .models.teacher import MetaTeacher
+from .models.teacher import MetaTeacher, RegionTeacher
 from .models.weights import freeze, interpolate
 from .search.index import SearchIndex
-from .training import distill, train_teacher
+from .search.rescore import rescore
+from .training import (
+    PictureTargets,
+    distill,
+    embed_pictures,
+    train_region_teacher,
+    train_teacher,
+)
 
 __all__ = [
     "CaptionedImages",
@@ -23,13 +30,17 @@ __all__ = [
     "FrozenFeatures",
     "LabelledImages",
     "MetaTeacher",
+    "PictureTargets",
     "Profile",
+    "RegionTeacher",
     "Regions",
     "SearchIndex",
+    "anchored_kl_loss",
     "contrastive_loss",
     "cosine_distillation_loss",
     "dclip_loss",
     "distill",
+    "embed_pictures",
     "encode_images",
     "encode_texts",
     "encode_tokens",
@@ -46,8 +57,10 @@ __all__ = [
     "load_detector",
     "paired_bootstrap",
     "region_weights",
+    "rescore",
     "retrieval_metrics",
     "shortcut_probe",
     "train_arm",
+    "train_region_teacher",
     "train_teacher",
 ]
