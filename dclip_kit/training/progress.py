@@ -100,7 +100,7 @@ class Progress:
         self.history.append({"epoch": self.epoch + 1, **figures, "seconds": elapsed})
         self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, torch.zeros(()), 0.0
         self._began = time.monotonic()
-        bar.set_postfix({key: f"{value:.3g}" for key, value in figures.items()})
+        bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)
 
     def write(self) -> None:
         """Writes the checkpoint, if there is to be one."""
