@@ -5,7 +5,7 @@ published code's values; those of `pocket` were chosen on the pocket's val split
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
 from typing import Any, Literal, get_args, get_origin
@@ -136,7 +136,11 @@ class RegionTeacherSettings:
     width: int = 384
     heads: int = 6
     layers: int = 2
-    regions: bool = True  # False: it sees the whole picture alone, as a control
+    # What it sees; all but the defaults are controls. none: the whole picture alone; another: the
+    # regions of another picture.
+    regions: Literal["own", "none", "another"] = "own"
+    boxes: bool = True  # where the regions lie, and how sure the detector is
+    whole_picture: bool = True  # its feature, beside the regions'
     region_dropout: float = 0.2  # share of the regions that each step leaves out at random
     captions_per_image: int = 5  # in a step; a picture's captions are not negatives of each other
     learning_rate: float = 1e-3
@@ -203,14 +207,58 @@ class SelectionRule:
         _check(self, "selection.")
 
 
-# What a recipe changes in a profile. The published code and the paper (arXiv 2505.21549) differ in
-# eight places, numbered below: `official_code` follows the code, every other recipe the paper.
-# Sizes, learning rates and weights of losses stay the profile's.
+# What of a student's settings says how it is taught, by kind of recipe.
+_UNTAUGHT: dict[str, Any] = {
+    "distillation_weight": 0.0,
+    "contrastive_weight": 1.0,
+    "uncaptioned_batch": 0,
+    "train_text": False,
+}
+_TAUGHT = _UNTAUGHT | {
+    "distillation": "anchored_kl",
+    "distillation_weight": 1.0,
+    "contrastive_weight": 0.5,
+    "rehearsal_weight": 4.0,
+    "uncaptioned_batch": 80,
+}
+_DCLIP = _UNTAUGHT | {
+    "distillation": "cosine",
+    "distillation_weight": 1.0,
+    "rehearsal_weight": 0.0,
+}
+
+# What a recipe changes in a profile; sizes and rates stay the profile's. The published code and the
+# paper (arXiv 2505.21549) differ in eight places, numbered below: `official_code` follows the code,
+# `dclip` the paper.
+CONTROL = "contrastive_rehearsal"
 RECIPES: dict[str, dict[str, Any]] = {
-    "dclip": {},
-    "contrastive": {"student": {"distillation_weight": 0.0, "rehearsal_weight": 0.0}},
-    "rehearsal": {"student": {"distillation_weight": 0.0}},
+    # The region teacher's ranking of captions, on captioned and uncaptioned pictures; captions;
+    # crops rehearsed.
+    "region_taught": {
+        "teacher_model": "region",
+        "region_teacher": {"regions": "own"},
+        "student": _TAUGHT,
+    },
+    # The same, but the teacher sees no regions: is it the regions, or only more pictures?
+    "whole_picture_taught": {
+        "teacher_model": "region",
+        "region_teacher": {"regions": "none"},
+        "student": _TAUGHT,
+    },
+    # The same, but the teacher is the control: is it the teacher, or only more pictures?
+    "self_taught": {"teacher_model": "control", "student": _TAUGHT},
+    # No teacher: captions, and crops rehearsed. The control of every other recipe.
+    CONTROL: {"student": _UNTAUGHT | {"rehearsal_weight": 4.0}},
+    # No teacher: captions alone.
+    "contrastive": {"student": _UNTAUGHT | {"rehearsal_weight": 0.0}},
+    # As the paper describes it: the embedding of a teacher that reads the caption; captions.
+    "dclip": {
+        "teacher_model": "cross_attention",
+        "teacher": {"caption_free": False, "masked": True},
+        "student": _DCLIP,
+    },
     "official_code": {
+        "teacher_model": "cross_attention",
         "regions": {
             # 1: area · confidence · similarity is computed by a function that nothing calls.
             "weighted": False,
@@ -227,28 +275,41 @@ RECIPES: dict[str, dict[str, Any]] = {
             # can be right without looking at the picture, as `shortcut_probe` shows.
             "caption_free": False,
         },
-        "student": {
+        "student": _DCLIP
+        | {
             # 5: the text tower trains, though the paper says that it is frozen.
             "train_text": True,
             # 6: every parameter with "proj" in its name trains: all attention layers.
             "train": "attention",
-            "rehearsal_weight": 0.0,
         },
         # 7: "MAP" is the mean reciprocal rank of the best match.
         "reciprocal_rank_as_map": True,
     },
 }
 
-# Which recipes need a weight of the student's, and which must not have it; others may.
-_WEIGHTED = {
-    "distillation_weight": {
-        "dclip": True,
-        "official_code": True,
-        "contrastive": False,
-        "rehearsal": False,
-    },
-    "rehearsal_weight": {"contrastive": False, "rehearsal": True},
-}
+# What the pocket's recipes train by, each chosen on val: see assets/studies/pocket_choice.toml.
+_POCKET: dict[str, dict[str, Any]] = {}
+for _name in ("region_taught", "whole_picture_taught", "self_taught"):
+    _POCKET[_name] = {
+        "student": {
+            "batch_size": 48,
+            "captions_per_image": 5,
+            "epochs": 29,
+            "learning_rate": 1e-3,
+            "block_rate": 1.0,
+        }
+    }
+for _name, _captions in ((CONTROL, 5), ("contrastive", 5), ("dclip", 1), ("official_code", 1)):
+    _POCKET[_name] = {
+        "student": {
+            "batch_size": 128,
+            "captions_per_image": _captions,
+            "epochs": 12,
+            "learning_rate": 4e-3,
+            "block_rate": 0.1,
+        }
+    }
+_OWN_RATES = {"pocket": _POCKET}
 
 
 @dataclass(frozen=True)
@@ -267,8 +328,14 @@ class Profile:
     # What the classes of zero_shot are put into: the pocket's own templates, CLIP's 80 (imagenet),
     # or the one of the paper; auto is the pocket's for the pocket and CLIP's for others.
     templates: Literal["auto", "pocket", "imagenet", "paper"] = "auto"
+    # Pictures to learn from without captions: a folder, any format of captioned pictures (whose
+    # captions are not read), or pocket:COUNT for further scenes; empty: none.
+    uncaptioned: str = ""
     leak_guard: Literal["content", "names"] = "content"  # how pictures in two splits are found
     regions: RegionSettings = field(default_factory=RegionSettings)
+    # Who teaches: the region teacher, the paper's cross-attention block, or a fine-tuned control.
+    teacher_model: Literal["region", "cross_attention", "control"] = "region"
+    region_teacher: RegionTeacherSettings = field(default_factory=RegionTeacherSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     selection: SelectionRule = field(default_factory=SelectionRule)
@@ -276,7 +343,7 @@ class Profile:
     # True: reports give the reciprocal rank of the best match as the "mean average precision", as
     # the published code does.
     reciprocal_rank_as_map: bool = False
-    recipe: str = "dclip"  # it trains by: dclip, contrastive, rehearsal or official_code
+    recipe: str = "region_taught"  # what it trains by, out of RECIPES
 
     def __post_init__(self) -> None:
         _check(self)
@@ -295,47 +362,6 @@ _REFERENCE_STUDENT = StudentSettings(
     learning_rate=1e-6, batch_size=32, gradient_accumulation=4, epochs=2
 )
 
-PROFILES: dict[str, Profile] = {
-    "pocket": Profile(
-        "pocket",
-        "pocket",
-        None,
-        # Students of a teacher that reads the caption searched no better than the control.
-        teacher=TeacherSettings(caption_free=True, epochs=24),
-        # Training the blocks forgets; training the pooling after them learns to search.
-        student=StudentSettings(
-            learning_rate=4e-3,
-            block_rate=0.1,
-            captions_per_image=5,
-            distillation_weight=2.0,
-            epochs=4,  # on val as good as twelve, which forgot more
-            soup=2,
-            rehearsal_weight=4.0,
-        ),
-        selection=SelectionRule(alphas=(0.4, 0.6, 0.8, 1.0)),
-    ),
-    "base": Profile(
-        "base",
-        "ViT-B-32-quickgelu",
-        "openai",
-        regions=RegionSettings(detector="yolov8n.pt"),
-        teacher=_REFERENCE_TEACHER,
-        student=_REFERENCE_STUDENT,
-    ),
-    "paper": Profile(
-        "paper",
-        "ViT-B-16-quickgelu",
-        "openai",
-        data="",  # no name stands for the paper's data: load_data says what to give
-        zero_shot="",
-        templates="paper",
-        regions=RegionSettings(detector="yolov8x.pt"),
-        teacher=_REFERENCE_TEACHER,
-        student=_REFERENCE_STUDENT,
-    ),
-}
-
-
 # What each format of captioned pictures looks like at a path, for --help and errors.
 FORMATS: dict[str, str] = {
     "csv": "captions.csv or metadata.csv with the columns image or file_name, caption or text, and "
@@ -350,6 +376,116 @@ FORMATS: dict[str, str] = {
 }
 
 
+def apply_recipe(profile: Profile, name: str) -> Profile:
+    """A profile that trains by a recipe.
+
+    Args:
+        profile: what to work with, and by which sizes and rates; the pocket has rates of its own
+            for each recipe.
+        name: out of RECIPES.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    for changes in (RECIPES.get(name, {}), _OWN_RATES.get(profile.name, {}).get(name, {})):
+        profile = change_settings(profile, changes)
+    return replace(profile, recipe=name)  # which refuses an unknown one
+
+
+def change_settings(settings: Any, changes: Mapping[str, Any]) -> Any:
+    """Settings with some changes by name; those of a part are a dict of their own.
+
+    Raises:
+        ValueError: there is no such setting, or a value is out of its range.
+    """
+    known = [field.name for field in fields(settings)]
+    parts = {}
+    for name, value in changes.items():
+        if name not in known:
+            raise ValueError(f"Expected a setting out of {', '.join(known)}, got {name!r}.")
+        deeper = isinstance(value, Mapping)
+        parts[name] = change_settings(getattr(settings, name), value) if deeper else value
+    return replace(settings, **parts)
+
+
+def require_recipe(profile: Profile) -> None:
+    """Checks that a profile does what its recipe says, for whoever is about to train by it.
+
+    Raises:
+        ValueError: the weight of distillation or of rehearsal contradicts the recipe.
+    """
+
+    def allows(recipe: str, name: str) -> bool:
+        return bool(RECIPES[recipe]["student"][name]) == bool(getattr(profile.student, name))
+
+    weights = ("distillation_weight", "rehearsal_weight")
+    for name in weights:
+        if not allows(profile.recipe, name):
+            value = getattr(profile.student, name)
+            fitting = [each for each in RECIPES if all(allows(each, weight) for weight in weights)]
+            raise ValueError(
+                f"Expected student.{name} {'to be 0' if value else 'above 0'} in the recipe "
+                f"{profile.recipe}, got {value}; give another, or take --recipe "
+                f"{' or '.join(fitting)}."
+            )
+
+
+def control_of(profile: Profile) -> Profile:
+    """The control of a profile's recipe: the same captioned pictures and rehearsal, and no teacher.
+
+    Where the control has rates of its own, as for the pocket, it trains by these, but for what has
+    been changed from those of the recipe: that it has too.
+    """
+    student, base = profile.student, PROFILES.get(profile.name)
+    if base and profile.recipe != CONTROL:
+        own, others = (apply_recipe(base, name).student for name in (profile.recipe, CONTROL))
+        changed = {
+            name: value for name, value in vars(student).items() if value != getattr(own, name)
+        }
+        student = replace(others, **changed)
+    control = replace(profile, student=student, recipe=CONTROL)
+    return change_settings(control, {"student": _UNTAUGHT, "reciprocal_rank_as_map": False})
+
+
+_REFERENCE_TEACHER = TeacherSettings(learning_rate=1e-5, weight_decay=0.0, batch_size=32, epochs=5)
+_REFERENCE_STUDENT = StudentSettings(
+    learning_rate=1e-6, batch_size=32, gradient_accumulation=4, epochs=2
+)
+
+PROFILES: dict[str, Profile] = {
+    profile.name: apply_recipe(profile, profile.recipe)
+    for profile in (
+        Profile(
+            "pocket",
+            "pocket",
+            None,
+            uncaptioned="pocket:16000",
+            student=StudentSettings(captions_per_image=5),
+            selection=SelectionRule(alphas=(0.4, 0.6, 0.8, 1.0)),
+        ),
+        Profile(
+            "base",
+            "ViT-B-32-quickgelu",
+            "openai",
+            regions=RegionSettings(detector="yolov8n.pt"),
+            teacher=_REFERENCE_TEACHER,
+            student=_REFERENCE_STUDENT,
+        ),
+        Profile(
+            "paper",
+            "ViT-B-16-quickgelu",
+            "openai",
+            data="",  # no name stands for the paper's data: load_data says what to give
+            zero_shot="",
+            templates="paper",
+            regions=RegionSettings(detector="yolov8x.pt"),
+            teacher=_REFERENCE_TEACHER,
+            student=_REFERENCE_STUDENT,
+        ),
+    )
+}
+
+
 def get_profile(name: str) -> Profile:
     """Looks a profile up.
 
@@ -359,48 +495,3 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"Expected a profile out of {', '.join(PROFILES)}, got {name!r}.")
     return PROFILES[name]
-
-
-def apply_recipe(profile: Profile, name: str) -> Profile:
-    """A profile that trains by a recipe.
-
-    Args:
-        profile: what to work with, and by which sizes and rates.
-        name: "dclip" (the profile as it is), "contrastive" (neither teacher nor rehearsal: the
-            control), "rehearsal" (without the teacher: what of a gain is the rehearsal's) or
-            "official_code" (what the published code does where it parts from its description).
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    changes = {
-        part: replace(getattr(profile, part), **change) if isinstance(change, dict) else change
-        for part, change in RECIPES.get(name, {}).items()
-    }
-    return replace(profile, recipe=name, **changes)  # which refuses an unknown one
-
-
-def require_recipe(profile: Profile) -> None:
-    """Checks that a profile does what its recipe says, for whoever is about to train by it.
-
-    Raises:
-        ValueError: the weight of distillation or of rehearsal contradicts the recipe.
-    """
-    weights = {name: getattr(profile.student, name) for name in _WEIGHTED}
-
-    def allows(recipe: str, name: str) -> bool:
-        return _WEIGHTED[name].get(recipe) in (None, bool(weights[name]))
-
-    wrong = [name for name in weights if not allows(profile.recipe, name)]
-    if wrong:
-        name, fitting = wrong[0], [r for r in RECIPES if all(allows(r, each) for each in weights)]
-        raise ValueError(
-            f"Expected student.{name} {'to be 0' if weights[name] else 'above 0'} in the recipe "
-            f"{profile.recipe}, got {weights[name]}; give another, or take --recipe "
-            f"{' or '.join(fitting)}."
-        )
-
-
-def contrastive_control(student: StudentSettings) -> StudentSettings:
-    """The control: a plain fine-tune on the same pictures in the same order, and no more."""
-    return replace(student, distillation_weight=0.0, rehearsal_weight=0.0)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import tyro
 
-from dclip_kit.commands.fit import distill, train_teacher
+from dclip_kit.commands.fit import distill, study, train_teacher
 from dclip_kit.commands.measure import evaluate, export, search
 from dclip_kit.commands.prepare import curate, detect, embed, inspect
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
@@ -32,8 +32,9 @@ search with it.
 --profile pocket|base|paper, behind any command, chooses the defaults of its other
 options, which its --help then shows: pocket (embedded, tiny, offline: the default),
 base (OpenAI's ViT-B/32, for a laptop), paper (OpenAI's ViT-B/16 and the published
-settings, for GPUs). --recipe official_code changes them to what the published code does
-where that parts from its description; rehearsal leaves the teacher out.
+settings, for GPUs). --recipe changes how it learns: region_taught (the default) also
+from pictures without captions, contrastive_rehearsal without a teacher, dclip as the
+paper describes it, official_code as the published code does.
 
 Exit codes: 0 done; 1 inspect found no usable picture with a caption; 2 what was asked
 cannot be done, and a sentence on stderr says why."""
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "train-teacher": train_teacher,
     "distill": distill,
     "evaluate": evaluate,
+    "study": study,
     "export": export,
     "search": search,
 }
@@ -97,7 +99,7 @@ def _parse(given: list[str]) -> Callable[[], int | None]:
     usage = f"{PROGRAM} COMMAND --profile NAME --recipe NAME …"
     chooser = argparse.ArgumentParser(PROGRAM, usage, add_help=False, allow_abbrev=False)
     chooser.add_argument("--profile", choices=PROFILES, default="pocket")
-    chooser.add_argument("--recipe", choices=RECIPES, default="dclip")
+    chooser.add_argument("--recipe", choices=RECIPES, default=Profile.recipe)
     chosen, rest = chooser.parse_known_args(given)
     if rest and rest[0] not in COMMANDS and not rest[0].startswith("-"):
         near = get_close_matches(rest[0], COMMANDS, 1)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
 from dclip_kit.config import Profile, require_recipe
@@ -29,9 +29,10 @@ def train_teacher(
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
-    if not settings.student.distillation_weight:
+    if not _trains_teacher(settings):
         raise ValueError(
-            f"Expected a recipe with a teacher, got {settings.recipe}; take --recipe dclip."
+            f"Expected a recipe with a teacher of its own, got {settings.recipe}; take --recipe "
+            "region_taught or dclip."
         )
     _run(out, settings, None, features or out, device, teacher_alone=True)
 
@@ -44,12 +45,14 @@ def distill(
     features: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Fine-tunes a CLIP on captioned pictures by a recipe and by its control, and measures both.
+    """Fine-tunes a CLIP by a recipe and by its control, and measures both.
 
-    Writes into OUT the teacher if the recipe has one, the arms contrastive (the control) and the
-    recipe's (dclip), each mixed with the untouched CLIP at the weight that is best on val, and
-    report.json, whose table it prints. Run again with the same options, it continues where it was
-    stopped. --profile and --recipe choose what the options below are unless given.
+    It learns from captioned pictures (--data) and, by default, from pictures without captions
+    (--uncaptioned), which a region teacher labels. Writes into OUT the teacher if the recipe has
+    one, the arms contrastive_rehearsal (the control) and the recipe's, each mixed with the
+    untouched CLIP at the weight that is best on val, and report.json, whose table it prints. Run
+    again with the same options, it continues where it was stopped. --profile and --recipe choose
+    what the options below are unless given.
 
     Args:
         out: the folder of the run, such as runs/mine.
@@ -60,12 +63,16 @@ def distill(
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
-    if teacher and not settings.student.distillation_weight:
+    if teacher and not _trains_teacher(settings):
         raise ValueError(
-            f"Expected no --teacher for the recipe {settings.recipe}, which has none, got "
-            f"{teacher}; leave it out, or take --recipe dclip."
+            f"Expected no --teacher for the recipe {settings.recipe}, which has none of its own, "
+            f"got {teacher}; leave it out, or take --recipe region_taught."
         )
     _run(out, settings, teacher, features or out, device, teacher_alone=False)
+
+
+def _trains_teacher(settings: Profile) -> bool:
+    return settings.student.distillation_weight > 0 and settings.teacher_model != "control"
 
 
 def _run(
@@ -79,45 +86,55 @@ def _run(
     began = time.monotonic()
     for folder in (out, features):
         require_writable(folder, "folder")
-    from dclip_kit.evaluation import experiment, runs
+    from dclip_kit.evaluation import experiment, profile_data, runs
     from dclip_kit.evaluation.arms import load_teacher
-    from dclip_kit.evaluation.probe import shortcut_probe
+    from dclip_kit.evaluation.probe import region_probe, shortcut_probe
     from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.report import format_report, make_report
     from dclip_kit.runtime.processes import is_main_process
 
     runs.require_settings(settings, out)
-    experiment.require_data(settings)
+    profile_data.require_data(settings)
     clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))
     experiment.require_trainable(settings, clip)
-    run = load_teacher(clip.embed_dim, settings.teacher, teacher) if teacher else None
-    data = experiment.load_data(settings)
+    kind = experiment.teacher_settings(settings)
+    run = load_teacher(clip.embed_dim, kind, teacher) if teacher else None
+    data = profile_data.load_data(settings)
     if teacher:
         data = experiment.leave_out_seen_by_teacher(data, teacher)
+    others = None if teacher_alone else profile_data.load_uncaptioned(settings, data)
+    more = f" and {len(others):,} without captions" if others else ""
     say(
-        f"{len(data.train):,} pictures to train on, {len(data.val):,} to choose on, "
-        f"{len(data.test):,} to measure on."
+        f"{len(data.train):,} pictures with captions{more} to train on, {len(data.val):,} to "
+        f"choose on, {len(data.test):,} to measure on."
     )
     with runs.count_seconds(out, began) as seconds:
         write_record(settings.as_dict(), out / runs.SETTINGS)
-        runs.keep_seen(experiment.describe_run(settings, data, teacher), out)
-        encoded = experiment.load_or_extract_features(settings, clip, data.train, features)
+        if not teacher_alone:
+            runs.keep_seen(experiment.describe_run(settings, data, others, teacher), out)
+        captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"
-        if settings.student.distillation_weight and not run:
+        if _trains_teacher(settings) and not run:
             state = states / "teacher.safetensors"
-            run = experiment.train_and_save_teacher(settings, encoded, out, state)
+            run = experiment.train_and_save_teacher(settings, captioned.features, out, state)
         if teacher_alone:
             return
+        uncaptioned = None
+        if others:
+            uncaptioned = experiment.encode_pictures(settings, clip, others, features)
         sets = experiment.prepare_evaluation(clip, data)
         trained = run.teacher if run else None
         arms = experiment.train_and_save_arms(
-            settings, clip, trained, data.train, encoded, sets, out, states
+            settings, clip, trained, captioned, uncaptioned, sets, out, states
         )
         results = experiment.evaluate_arms(arms, sets)
         probe = None
         if run:
             tested = experiment.load_or_extract_features(settings, clip, data.test, features)
-            probe = shortcut_probe(run.teacher, clip, tested, settings.regions)
+            if settings.teacher_model == "region":
+                probe = region_probe(run.teacher, tested, settings.region_teacher)
+            else:
+                probe = shortcut_probe(run.teacher, clip, tested, settings.regions)
         report = make_report(
             settings,
             results,
@@ -135,3 +152,41 @@ def _run(
             f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
             f"{printable(out / settings.recipe)} --out FOLDER"
         )
+
+
+def study(
+    file: Positional[Path],
+    *,
+    work: Path = Path("runs/studies"),
+    arms: tuple[str, ...] = (),
+    repeat: tuple[str, int] | None = None,
+    device: str = "auto",
+) -> None:
+    """Compares recipes over several seeds, as a TOML file says, and prints the table.
+
+    Each training leaves its record in the folder beside the file that has the file's name, and is
+    not run again; what they say together is written beside the file, as JSON.
+
+    Args:
+        file: the study, such as assets/studies/pocket_table.toml.
+        work: the folder for features, teachers, checkpoints and trained arms.
+        arms: of the study, to be trained now; left out, all.
+        repeat: an arm and a seed, to train once more: prints what it finds now beside its record.
+        device: auto, cpu, cuda:0, …
+    """
+    for folder in (work, file.parent):
+        require_writable(folder, "folder")
+    from dclip_kit.evaluation import study as studies
+    from dclip_kit.evaluation.records import write_record
+    from dclip_kit.evaluation.runs import load_model
+
+    plan = studies.read_study(file)
+    profile = plan.profile
+    clip = load_model(profile.clip, profile.pretrained, choose_device(device))
+    studies.run_study(plan, clip, work, arms, repeat)
+    if repeat:
+        print(studies.format_repeated(plan, work, *repeat))
+        return
+    result = studies.summarise(plan)
+    write_record(result, plan.result)
+    print(studies.format_study(result))

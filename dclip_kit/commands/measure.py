@@ -74,7 +74,7 @@ def evaluate(
     """
     if json:
         require_writable(json)
-    from dclip_kit.evaluation import compare, experiment
+    from dclip_kit.evaluation import compare, profile_data
     from dclip_kit.evaluation import evaluate as measuring
     from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.runs import (
@@ -86,7 +86,7 @@ def evaluate(
     from dclip_kit.runtime.processes import is_main_process
 
     runs = {name: run for name in model if (run := find_run(name))}
-    place = experiment.choose_measured(
+    place = profile_data.choose_measured(
         [run.profile for run in runs.values()],
         PROFILES[profile],
         data=data,
@@ -96,13 +96,13 @@ def evaluate(
         seed=seed,
     )
     seen = {name: run.seen for name, run in runs.items()}
-    unseen = leave_out_trained(experiment.read_measured(place, split), seen)
+    unseen = leave_out_trained(profile_data.read_measured(place, split), seen)
     captioned = unseen.dataset
     digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
-    every = experiment.read_zero_shot(place.zero_shot) if place.zero_shot else ()
+    every = profile_data.read_zero_shot(place.zero_shot) if place.zero_shot else ()
     labelled = {each.source: leave_out_chosen(each, digests) for each in every}
     without = {each.source: len(each) - len(labelled[each.source]) for each in every}
-    prompts = experiment.choose_templates(place.zero_shot, place.templates)
+    prompts = profile_data.choose_templates(place.zero_shot, place.templates)
     found = {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:

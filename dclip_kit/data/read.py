@@ -106,7 +106,7 @@ def recognise_format(path: Path | str) -> str:
     path = Path(path)
     if not path.exists():
         raise ValueError(f"Expected a file or folder at {path}, found nothing; check the path.")
-    found = _find_formats(path) if path.is_dir() else {_recognise_file(path): path}
+    found = find_formats(path) if path.is_dir() else {_recognise_file(path): path}
     if len(found) > 1:
         files = ", ".join(f"{format} ({file.name})" for format, file in found.items())
         raise ValueError(
@@ -124,7 +124,7 @@ def recognise_format(path: Path | str) -> str:
     return format
 
 
-def _find_formats(path: Path) -> dict[str, Path]:
+def find_formats(path: Path) -> dict[str, Path]:
     """The formats that a folder has files of, with the first of their files."""
     files = {
         "csv": find_files(path, *tables.CSV_FILES, in_splits=True),

@@ -24,7 +24,7 @@ from dclip_kit.data.annotations import (
 from dclip_kit.data.curate import is_manifest, read_manifest
 from dclip_kit.data.images import SPLITS, CaptionedImages, LabelledImages
 from dclip_kit.data.leaks import OWN, Leak, find_leaks, remove_leaks
-from dclip_kit.data.read import read_format, recognise_format
+from dclip_kit.data.read import find_formats, read_format, recognise_format
 from dclip_kit.data.scan import scan_pictures
 from dclip_kit.runtime.printing import printable
 
@@ -249,6 +249,45 @@ def draw_splits(paths: Sequence[Path], splits: Sequence[str], seed: int = 0) -> 
         own = (split for split in splits if 0 <= place - _START[split] < SHARE)
         drawn.append(next(own, "train"))
     return drawn
+
+
+def read_uncaptioned(
+    path: Path | str, evaluation: Sequence[CaptionedImages], by_content: bool = True
+) -> tuple[CaptionedImages, LeftOut]:
+    """Reads pictures to learn from without captions.
+
+    Args:
+        path: a folder of pictures, or as in `read_captioned`; captions are not kept.
+        evaluation: pictures that are left out: those to choose and to measure on.
+        by_content: whether they are looked for by content too, which reads all pictures.
+
+    Returns:
+        The pictures, none of which has a caption, and what was left out.
+
+    Raises:
+        ValueError: there is nothing at the path, no picture can be read, or all are in evaluation.
+        ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
+    """
+    place = Path(path)
+    plain = place.is_dir() and not find_formats(place)
+    found = read_format(path, None, "files" if plain else recognise_format(path), "all", "pictures")
+    if not len(found.dataset):
+        raise ValueError(
+            f"Expected pictures to learn from in {path}, but none of {len(found.unusable)} can be "
+            f"read: {next(iter(found.unusable.items()), 'the folder is empty')}; name others."
+        )
+    pictures = replace(
+        found.dataset, captions=((),) * len(found.dataset), split="uncaptioned", splits=()
+    )
+    report = find_leaks(pictures, evaluation, by_content)
+    kept = remove_leaks(pictures, report.leaks)
+    if not len(kept):
+        raise ValueError(
+            f"Expected pictures in {path} that are in neither val nor test, but all "
+            f"{len(pictures)} are; name others."
+        )
+    unusable, linked = found.unusable, found.linked
+    return kept, LeftOut(unusable, 0, 0, report.leaks, report.not_compared, linked)
 
 
 def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:

@@ -1,4 +1,4 @@
-"""The compared arms: clip (untouched), contrastive (the control) and dclip, under one rule."""
+"""The compared arms, clip (untouched) among them, all chosen by one rule; and their teachers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dclip_kit.config import Profile, TeacherSettings, contrastive_control
+from dclip_kit.config import CONTROL, Profile, RegionTeacherSettings, TeacherSettings
 from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
     ZeroShot,
@@ -46,7 +46,7 @@ class Arm:
     """One way to treat CLIP.
 
     Attributes:
-        name: "clip", "contrastive", "dclip", …
+        name: "clip", "contrastive_rehearsal", "region_taught", …
         clip: the result, after interpolation.
         alpha: its weight; None for the untouched CLIP.
         candidates: what the selection on val saw.
@@ -140,6 +140,7 @@ def train_arm(
     features: FrozenFeatures,
     profile: Profile,
     teacher_embeddings: Float[Tensor, "text embed"] | None = None,
+    uncaptioned: PictureTargets | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
     texts: Sequence[str] | None = None,
@@ -151,21 +152,17 @@ def train_arm(
     `save_arm` keeps, so that the arm measures the same once it is loaded.
 
     Args:
-        name: of the arm. Without `teacher_embeddings` it is a contrastive control, unless the
-            profile's student does without a teacher anyway.
+        name: of the arm.
         clip: the untouched CLIP.
         shown: the training data's pictures, and val, which decides; test is not looked at.
         features: of the training data.
-        profile: settings, rule of selection and seed, the same for all arms.
-        teacher_embeddings: what to distil.
+        profile: settings, rule of selection and seed.
+        teacher_embeddings, uncaptioned: what to distil; as in `distill`.
         checkpoint: to continue from; a soup's later runs have their number behind its name.
         on_epoch: called after each epoch, with the history of the run that it is of.
         texts: the training captions; only needed where the text tower trains.
     """
     settings = profile.student
-    if teacher_embeddings is None and settings.distillation_weight:
-        settings = contrastive_control(settings)
-
     precision = choose_precision(settings.mixed_precision)
     sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
 
@@ -187,6 +184,7 @@ def train_arm(
             features,
             settings,
             teacher_embeddings,
+            uncaptioned=uncaptioned,
             rehearsal=shown.rehearsal,
             texts=texts,
             seed=member_seed(profile.seed, run),
@@ -253,44 +251,69 @@ def _halve(part: nn.Module) -> dict[str, Tensor]:
     return {name: x.half() if x.is_floating_point() else x for name, x in weights}
 
 
-def load_arms(clip: ClipBundle, folder: Path, recipe: str = "dclip") -> dict[str, Arm]:
-    """Reads a recipe's arm and contrastive, beside the untouched CLIP, and says so.
+def load_arms(
+    clip: ClipBundle, folder: Path, names: Sequence[str] = (CONTROL, "region_taught")
+) -> dict[str, Arm]:
+    """Reads some arms, beside the untouched CLIP, and says so.
 
     Raises:
         FileNotFoundError, ValueError: as `load_arm`.
     """
-    trained = {name: load_arm(name, clip, folder) for name in ("contrastive", recipe)}
+    trained = {name: load_arm(name, clip, folder) for name in names}
     mixed = ", ".join(f"{name} (α = {arm.alpha:g})" for name, arm in trained.items())
     say(f"Loaded the saved arms, trained earlier: {mixed}.")
     return {"clip": Arm("clip", clip)} | trained
 
 
-def save_teacher(run: TeacherRun, settings: TeacherSettings, folder: Path) -> None:
+def _teacher_path(settings: TeacherSettings | RegionTeacherSettings, folder: Path) -> Path:
+    """Where a run's folder has the weights of a teacher of these settings."""
+    name = "region_teacher" if isinstance(settings, RegionTeacherSettings) else "teacher"
+    return folder / f"{name}.safetensors"
+
+
+def save_teacher(
+    run: TeacherRun, settings: TeacherSettings | RegionTeacherSettings, folder: Path
+) -> None:
     """Writes a teacher's weights and how it came about."""
-    save_tensors(run.teacher.state_dict(), folder / "teacher.safetensors")
+    path = _teacher_path(settings, folder)
+    save_tensors(run.teacher.state_dict(), path)
     record = {"settings": asdict(settings), "history": run.history}
-    write_record(record, folder / "teacher.json")
+    write_record(record, path.with_suffix(".json"))
 
 
-def load_teacher(embed_dim: int, settings: TeacherSettings, folder: Path) -> TeacherRun:
+def load_teacher(
+    embed_dim: int, settings: TeacherSettings | RegionTeacherSettings, folder: Path
+) -> TeacherRun:
     """Reads what `save_teacher` wrote, and says so.
+
+    Args:
+        embed_dim: CLIP's joint space.
+        settings: of the kind of teacher that is looked for.
+        folder: of the run.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, damaged, or computes otherwise than one of
             these settings would.
     """
+    path = _teacher_path(settings, folder)
     kept, history = read_record(
-        folder / "teacher.json",
-        lambda record: (TeacherSettings(**record["settings"]), list(record["history"])),
+        path.with_suffix(".json"),
+        lambda record: (type(settings)(**record["settings"]), list(record["history"])),
     )
-    for name in ("heads", "layers", "pooling_temperature", "caption_free", "masked"):
+    for name in ("heads", "layers", *_DECISIVE[type(settings)]):
         if getattr(kept, name) != getattr(settings, name):
             raise ValueError(
                 f"Expected a teacher with {name}={getattr(settings, name)!r} in {folder}, got "
                 f"{getattr(kept, name)!r}; change the profile or train another."
             )
     teacher = build_teacher(embed_dim, settings)
-    path = folder / "teacher.safetensors"
     load_weights(teacher, load_tensors(path), str(path))
     say(f"Loaded the saved teacher: {len(history)} epochs.")
     return TeacherRun(teacher.eval(), history)
+
+
+# What decides what a trained teacher computes, beside the sizes that both kinds have.
+_DECISIVE = {
+    TeacherSettings: ("pooling_temperature", "caption_free", "masked"),
+    RegionTeacherSettings: ("width", "regions", "boxes", "whole_picture"),
+}

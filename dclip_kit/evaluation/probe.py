@@ -1,17 +1,18 @@
 """The shortcut probe: does a teacher look at the picture, or read the caption?"""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from PIL import Image
 
-from dclip_kit.config import RegionSettings
+from dclip_kit.config import RegionSettings, RegionTeacherSettings
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
-from dclip_kit.models.teacher import MetaTeacher, TeacherOutput
-from dclip_kit.training import apply_teacher
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, TeacherOutput
+from dclip_kit.training import apply_teacher, choose_lenders, embed_pictures
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class ShortcutProbe:
     Attributes:
         own: with the picture's own regions.
         shuffled: with another picture's regions.
-        blank: with a plain gray picture as the one region.
+        blank: without them: with a plain gray picture as the one region, or for a region teacher
+            with the whole picture alone.
     """
 
     own: float
@@ -57,9 +59,7 @@ def shortcut_probe(
     if len(texts) < 2:
         raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
     own = features.image_of_text[texts]
-    order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
-    other = torch.empty_like(own)
-    other[order] = own[order.roll(1)]  # one cycle: nobody keeps its own
+    other = own[choose_lenders(len(own), seed)]
     gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
     count = len(features)
     blank = replace(  # with one region each, whose box says nothing
@@ -82,3 +82,22 @@ def shortcut_probe(
         shuffled=score(apply_teacher(teacher, features, texts, regions, other)),
         blank=score(apply_teacher(teacher, blank, texts, regions)),
     )
+
+
+def region_probe(
+    teacher: RegionTeacher, features: FrozenFeatures, settings: RegionTeacherSettings
+) -> ShortcutProbe:
+    """Does the region teacher use the regions? All captions are candidates.
+
+    Args:
+        teacher: trained.
+        features: of pictures that it was not trained on, with captions.
+        settings: as in training.
+    """
+
+    def score(regions: Literal["own", "another", "none"]) -> float:
+        embedding = embed_pictures(teacher, features, replace(settings, regions=regions))
+        found = retrieval_metrics(embedding, features.text, features.image_of_text)
+        return found.image_to_text.recall_at[1]
+
+    return ShortcutProbe(own=score("own"), shuffled=score("another"), blank=score("none"))

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dclip_kit.config import Profile
+from dclip_kit.config import CONTROL, Profile
 from dclip_kit.evaluation.arms import ArmResult
 from dclip_kit.evaluation.probe import ShortcutProbe
 from dclip_kit.metrics import paired_bootstrap, retention
@@ -79,7 +79,7 @@ def make_report(
 
     Args:
         profile: its settings, kept whole under "settings".
-        results: by arm: "clip", "contrastive" and the recipe's, such as "dclip", and perhaps more.
+        results: by arm: "clip", the control and the recipe's, and perhaps more.
         probe: of the teacher; None where the recipe has none.
         ceiling: text→image Recall@1 that a perfect model could reach, where that is known.
         seconds: the run took.
@@ -102,8 +102,8 @@ def make_report(
         "peak_memory_mb": round(peak_memory_mb()),
         "arms": {n: describe_arm(x, results["clip"], renamed) for n, x in results.items()},
         "gain": gain("clip", profile.recipe),
-        "gain_over_control": gain("contrastive", profile.recipe),
-        "gain_of_control": gain("clip", "contrastive"),
+        "gain_over_control": gain(CONTROL, profile.recipe),
+        "gain_of_control": gain("clip", CONTROL),
         "teacher_probe": probe and asdict(probe),
         "ceiling": ceiling,
         **more,
@@ -139,7 +139,7 @@ def format_report(report: Mapping[str, Any]) -> str:
             "MAP here is what the published code calls so: the mean reciprocal rank (MRR) of the "
             "best match, and no mean average precision."
         )
-    for key, rival in (("gain", "clip"), ("gain_over_control", "contrastive")):
+    for key, rival in (("gain", "clip"), ("gain_over_control", CONTROL)):
         if gain := report[key]["text_to_image_recall_at_1"]:
             low, high = gain["ci95"]
             lines.append(

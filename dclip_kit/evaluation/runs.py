@@ -33,6 +33,7 @@ SECONDS = "seconds.json"
 PICTURES = "pictures.json"
 # Of a run's settings, those that a model is loaded and measured with; older runs lack some.
 _OWN = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
+_TEACHERS = ("teacher", "region_teacher")
 
 
 def require_settings(settings: Profile, folder: Path) -> None:
@@ -44,7 +45,7 @@ def require_settings(settings: Profile, folder: Path) -> None:
     path = folder / SETTINGS
     if not path.exists():
         return
-    older = {"recipe": Profile.recipe}  # runs from before there were recipes
+    older = {"recipe": "dclip"}  # runs from before there were recipes
     differing = read_record(path, lambda kept: differing_entries(older | kept, settings.as_dict()))
     if differing:
         raise ValueError(
@@ -134,14 +135,15 @@ def _digest_files(paths: Sequence[Path]) -> list[str]:
     return [scan.digest for scan in scan_pictures(paths, decode=False)]
 
 
-def describe_pocket() -> SeenPictures:
-    """What a run on the pocket's scenes sees."""
+def describe_pocket(uncaptioned: int = 0) -> SeenPictures:
+    """What a run on the pocket's scenes sees, and on so many uncaptioned ones."""
 
-    def index(split: str) -> EvaluationIndex:
-        places = (f"{split}/{number}" for number in range(SCENE_SPLITS[split]))
+    def index(split: str, count: int) -> EvaluationIndex:
+        places = (f"{split}/{number}" for number in range(count))
         return EvaluationIndex({f"pocket {each}": Path(each) for each in places}, None, {})
 
-    return SeenPictures(index("train"), index("val"))
+    train, val = (index(split, SCENE_SPLITS[split]) for split in ("train", "val"))
+    return SeenPictures(train.join(index("uncaptioned", uncaptioned)), val)
 
 
 def keep_seen(seen: SeenPictures, folder: Path) -> None:
@@ -339,7 +341,9 @@ def load_model(
         return replace(load_arm(run.name, clip, run.folder).clip, name=reference)
     places = sorted(Path(reference).glob("*.safetensors"))
     arms = [
-        str(each.with_suffix("")) for each in places if each.stem != "teacher" and find_run(each)
+        str(each.with_suffix(""))
+        for each in places
+        if each.stem not in _TEACHERS and find_run(each)
     ]
     if arms:
         raise ValueError(

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dclip_kit.config import TeacherSettings
+from dclip_kit.config import RegionTeacherSettings, TeacherSettings
 from dclip_kit.models.regions import require_real
 
 
@@ -263,12 +263,16 @@ def _mean(
     return (features * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-def build_teacher(embed_dim: int, settings: TeacherSettings) -> MetaTeacher:
-    """An untrained teacher of these sizes.
+def build_teacher(
+    embed_dim: int, settings: TeacherSettings | RegionTeacherSettings
+) -> MetaTeacher | RegionTeacher:
+    """An untrained teacher of these sizes, of the kind that the settings are of.
 
     Raises:
-        ValueError: as `MetaTeacher`.
+        ValueError: as `MetaTeacher` and `RegionTeacher`.
     """
+    if isinstance(settings, RegionTeacherSettings):
+        return RegionTeacher(embed_dim, settings.width, settings.heads, settings.layers)
     return MetaTeacher(
         embed_dim,
         settings.heads,

@@ -1,5 +1,6 @@
 """Rescoring: similarities made fairer to candidates that are near everything; needs no training."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,5 +37,34 @@ def rescore(
             f"Expected reference scores of the {similarity.shape[1]} candidates and a k from 1, "
             f"got {tuple(reference.shape)} and {k}; score the same candidates by training data."
         )
-    highest = reference.topk(min(k, len(reference)), dim=0).values  # k candidate
-    return similarity - alpha * highest.mean(dim=0)
+    return similarity - nnn_bias(reference, k, alpha)
+
+
+def nnn_bias(
+    reference: Float[Tensor, "reference_query candidate"], k: int = 128, alpha: float = 0.75
+) -> Float[Tensor, "candidate"]:
+    """What nearest-neighbour normalisation takes from each candidate's scores; see `rescore`."""
+    return alpha * reference.topk(min(k, len(reference)), dim=0).values.mean(dim=0)
+
+
+def add_bias(
+    queries: Float[Tensor, "query embed"],
+    candidates: Float[Tensor, "candidate embed"],
+    bias: Float[Tensor, "candidate"],
+) -> tuple[Float[Tensor, "query wider"], Float[Tensor, "candidate wider"]]:
+    """Vectors whose cosines rank candidates by `query · candidate − bias`.
+
+    So a bias needs no more than an index that ranks by cosine. One dimension holds it, and another
+    makes all candidates equally long.
+
+    Args:
+        queries, candidates: of length 1.
+        bias: to take from each candidate's scores.
+
+    Returns:
+        Queries and candidates, two dimensions wider.
+    """
+    rest = (bias.square().max() - bias.square()).sqrt()
+    wider = torch.cat([candidates, -bias[:, None], rest[:, None]], dim=1)
+    ones = torch.ones_like(queries[:, :1])
+    return torch.cat([queries, ones, torch.zeros_like(ones)], dim=1), wider

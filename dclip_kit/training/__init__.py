@@ -1,12 +1,13 @@
 """The two trainings, as plain loops on accelerate: the teacher's, and the student's."""
 
-from dclip_kit.training.distillation import StudentRun, distill
+from dclip_kit.training.distillation import StudentRun, distill, plan_epoch
 from dclip_kit.training.progress import History, average_histories
 from dclip_kit.training.schedule import draw_captions
 from dclip_kit.training.targets import PictureTargets
 from dclip_kit.training.teacher_training import (
     TeacherRun,
     apply_teacher,
+    choose_lenders,
     embed_pictures,
     embed_with_teacher,
     train_region_teacher,
@@ -20,10 +21,12 @@ __all__ = [
     "TeacherRun",
     "apply_teacher",
     "average_histories",
+    "choose_lenders",
     "distill",
     "draw_captions",
     "embed_pictures",
     "embed_with_teacher",
+    "plan_epoch",
     "train_region_teacher",
     "train_teacher",
 ]

@@ -208,7 +208,7 @@ def distill(
         )
         return torch.stack([total, distillation, contrastive, moved])
 
-    step_count = settings.epochs * len(_plan_epoch(features, settings, seed, 0))
+    step_count = settings.epochs * len(plan_epoch(features, settings, seed, 0))
     bar = tqdm(
         total=step_count,
         desc="distilling" if settings.distillation_weight else "fine-tuning",
@@ -220,7 +220,7 @@ def distill(
         wrapped.train()
         keep_statistics(tower)
         progress.start_epoch()
-        steps = _plan_epoch(features, settings, seed, epoch)
+        steps = plan_epoch(features, settings, seed, epoch)
         first = epoch * len(steps)  # step of the epoch
         bar.update(first + progress.step - bar.n)
         todo = steps[progress.step :]
@@ -338,7 +338,7 @@ def _encode(model: Any, pixels: Tensor, captions: Tensor) -> tuple[Tensor, Tenso
     return found[0], found[1]
 
 
-def _plan_epoch(
+def plan_epoch(
     features: FrozenFeatures, settings: StudentSettings, seed: int, epoch: int
 ) -> list[list[Tensor]]:
     """An epoch's steps, each of `gradient_accumulation` batches; the last may have fewer."""

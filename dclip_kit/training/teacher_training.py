@@ -181,8 +181,7 @@ def train_region_teacher(
     require_directions(text_features=features.text, image_features=features.image)
     _require_finite(region_features=features.region)
     torch.manual_seed(seed)
-    sizes = settings.width, settings.heads, settings.layers
-    teacher = RegionTeacher(features.text.shape[1], *sizes)
+    teacher = build_teacher(features.text.shape[1], settings)
     seen = features.image, features.region, features.xyxy, features.text, features.image_of_text
     run = {
         "kind": "region teacher",
@@ -200,7 +199,7 @@ def train_region_teacher(
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
         kept = torch.rand(len(rows), most, generator=generator) >= settings.region_dropout
         images = features.image_of_text[rows[own, 0]]
-        embedding = _apply_region_teacher(model, features, images, kept[own] & settings.regions)
+        embedding = _apply_region_teacher(model, features, images, settings, kept[own])
         target = send(features.text[texts], embedding.device)
         image, text = gather_batch(embedding, target, len(rows), len(captions))
         owner = send(owner, image.device)
@@ -216,25 +215,47 @@ def train_region_teacher(
 
 
 def _apply_region_teacher(
-    teacher: nn.Module, features: FrozenFeatures, images: Tensor, kept: Tensor
+    teacher: nn.Module,
+    features: FrozenFeatures,
+    images: Tensor,
+    settings: RegionTeacherSettings,
+    kept: Tensor | None = None,
 ) -> Float[Tensor, "image embed"]:
-    """Embeddings of some pictures, from those of their regions that are kept."""
+    """Embeddings of some pictures, from what the settings let the teacher see of them.
+
+    Args:
+        teacher: perhaps wrapped for several processes.
+        features: of all pictures.
+        images: which of them.
+        settings: what is seen.
+        kept: of each picture's regions, those that are not left out; None for all.
+    """
     device = next(teacher.parameters()).device
-    padded = features.regions_of(images)
-    given = (
-        features.image[images],
-        padded.features,
-        padded.mask & kept[:, : padded.mask.shape[1]],
-        features.boxes_of(images),
-    )
+    lenders = images
+    if settings.regions == "another":
+        lenders = choose_lenders(len(features))[images]
+    padded, boxes = features.regions_of(lenders), features.boxes_of(lenders)
+    mask = padded.mask & (settings.regions != "none")
+    if kept is not None:
+        mask = mask & kept[:, : mask.shape[1]]
+    whole = features.image[images]
+    given = whole * settings.whole_picture, padded.features, mask, boxes * settings.boxes
     return teacher(*(send(each, device) for each in given))[0]
+
+
+def choose_lenders(count: int, seed: int = 0) -> Int[Tensor, "image"]:
+    """For each of some pictures another one, by lot, to borrow regions from; each lends once."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    lenders = torch.empty_like(order)
+    lenders[order] = order.roll(1)  # one cycle: nobody keeps its own
+    return lenders
 
 
 @torch.no_grad()
 def embed_pictures(
     teacher: RegionTeacher,
     features: FrozenFeatures,
-    regions: bool = True,
+    settings: RegionTeacherSettings,
     batch_size: int = 512,
 ) -> Float[Tensor, "image embed"]:
     """The region teacher's embedding of every picture; no caption is read.
@@ -242,15 +263,14 @@ def embed_pictures(
     Args:
         teacher: trained.
         features: of the pictures; they may have no captions.
-        regions: False shows it the whole pictures alone.
+        settings: what the teacher sees; as in training, but for a probe.
         batch_size: pictures at a time.
     """
     teacher.eval()
-    kept = torch.full((batch_size, int(features.region_count.max())), regions)
     batches = torch.arange(len(features)).split(batch_size)
     return torch.cat(
         [
-            _apply_region_teacher(teacher, features, images, kept[: len(images)]).cpu()
+            _apply_region_teacher(teacher, features, images, settings).cpu()
             for images in tqdm(batches, desc="teacher embeddings", delay=2)
         ]
     )

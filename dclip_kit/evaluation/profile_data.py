@@ -1,0 +1,225 @@
+"""From a profile to its data: captioned, uncaptioned and labelled pictures."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from dclip_kit.config import Profile
+from dclip_kit.data import CaptionedImages, LabelledImages, read_captioned, read_labelled
+from dclip_kit.data.images import SPLITS
+from dclip_kit.data.labelled import require_labelled
+from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.read import recognise_format, require_readable
+from dclip_kit.data.scan import import_imagehash
+from dclip_kit.data.splits import (
+    LeftOut,
+    halve_labelled,
+    has_splits,
+    is_manifest,
+    read_given_test,
+    read_splits,
+    read_test,
+    read_uncaptioned,
+)
+from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, TEMPLATES, Templates
+from dclip_kit.metrics import recall_ceiling
+from dclip_kit.runtime.printing import say
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileData:
+    """A profile's data.
+
+    Attributes:
+        train, val, test: captioned pictures.
+        zero_shot_val, zero_shot, zero_shot_held_out: labelled pictures; those of a style that no
+            training shows are the pocket's, and None elsewhere.
+        ceiling: text→image Recall@1 on test that a perfect model could reach; None where it is not
+            known which other pictures a caption fits.
+        left_out: what of the data could not be used; None for the pocket's, which is whole.
+        templates: what the labelled pictures' classes are put into.
+    """
+
+    train: CaptionedImages
+    val: CaptionedImages
+    test: CaptionedImages
+    zero_shot_val: LabelledImages
+    zero_shot: LabelledImages
+    zero_shot_held_out: LabelledImages | None
+    ceiling: float | None
+    left_out: LeftOut | None = None
+    templates: Templates = TEMPLATES
+
+
+def require_data(profile: Profile) -> None:
+    """Checks what can be known of a profile's data before any of it is read.
+
+    Raises:
+        ValueError: data must be given, there is nothing at a path, or its format is unknown.
+        FileNotFoundError: there is no folder of labelled pictures.
+        ModuleNotFoundError: imagehash is needed and not installed.
+    """
+    if not profile.data or not profile.zero_shot:
+        raise ValueError(
+            f"Expected data and zero_shot in the profile {profile.name!r}, got {profile.data!r} "
+            f"and {profile.zero_shot!r}; give as data captioned pictures, or curate's manifest and "
+            "Karpathy's dataset_coco.json as test, and as zero_shot labelled pictures or 'pocket'."
+        )
+    if profile.data != "pocket":
+        for path in filter(None, (profile.data, profile.test)):
+            if not is_manifest(path):
+                require_readable(path, profile.images or None, recognise_format(path))
+        if profile.leak_guard == "content":
+            import_imagehash()
+    if profile.zero_shot != "pocket":
+        require_labelled(profile.zero_shot)
+    _ = count_further(profile.uncaptioned)
+
+
+def load_data(profile: Profile) -> ProfileData:
+    """Reads a profile's data; the pocket's is drawn on first use.
+
+    What could not be used of other data is printed.
+
+    Raises:
+        ValueError: as `require_data`, or data cannot be read or is too little.
+        ModuleNotFoundError: a library of the extra "data" is needed and not installed.
+    """
+    require_data(profile)
+    if profile.zero_shot == "pocket":
+        names = "zero_shot_val", "zero_shot", "zero_shot_held_out"
+        chosen, measured, held_out = (pocket.load_labelled(name) for name in names)
+    else:
+        chosen, measured = halve_labelled(read_labelled(profile.zero_shot), profile.seed)
+        held_out = None
+    labelled = chosen, measured, held_out
+    templates = choose_templates(profile.zero_shot, profile.templates)
+    if profile.data == "pocket":
+        train, val, test = (pocket.load_captioned(split) for split in SPLITS)
+        ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
+        return ProfileData(train, val, test, *labelled, ceiling, None, templates)
+    by_content = profile.leak_guard == "content"
+    places = profile.data, profile.images or None, profile.test or None
+    read = read_splits(*places, profile.seed, by_content)
+    if str(read.left_out):
+        say(str(read.left_out))
+    return ProfileData(read.train, read.val, read.test, *labelled, None, read.left_out, templates)
+
+
+def count_further(uncaptioned: str) -> int:
+    """How many further scenes `Profile.uncaptioned` asks for; 0 where it names other pictures.
+
+    Raises:
+        ValueError: it asks for further scenes in other words than pocket:COUNT.
+    """
+    kind, _, count = uncaptioned.partition(":")
+    if kind != "pocket":
+        return 0
+    if not re.fullmatch(r"[1-9]\d{0,5}", count):
+        raise ValueError(
+            f"Expected uncaptioned pictures as a folder or as pocket:COUNT, up to 999,999 scenes, "
+            f"got {uncaptioned!r}; say pocket:16000, for example."
+        )
+    return int(count)
+
+
+def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | None:
+    """The pictures that a profile's student learns from without captions, of which none has any.
+
+    Further scenes of the pocket are drawn on first use. Other pictures that are in val or test are
+    left out, by name and by content as `Profile.leak_guard` says; what is left out is printed.
+
+    Returns:
+        None where the profile has none or its recipe cannot use them, which is printed.
+
+    Raises:
+        ValueError: as `read_uncaptioned`.
+    """
+    student = profile.student
+    if not student.distillation_weight or not student.uncaptioned_batch:
+        return None
+    if not profile.uncaptioned:
+        say("No uncaptioned pictures are given: the student learns from the captioned ones alone.")
+        return None
+    if count := count_further(profile.uncaptioned):
+        return pocket.load_further("uncaptioned", count)
+    by_content = profile.leak_guard == "content"
+    pictures, left_out = read_uncaptioned(profile.uncaptioned, (data.val, data.test), by_content)
+    if str(left_out):
+        say(f"Of {profile.uncaptioned}: {left_out}")
+    return pictures
+
+
+def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> Profile:
+    """What to measure models on: a profile's data, zero_shot, templates and seed.
+
+    Args:
+        runs: the profiles of the runs that the models came out of, if any, of which the first
+            decides.
+        profile: for models that came out of none.
+        asked: fields of a profile that were asked for instead; None where one was not.
+
+    Raises:
+        ValueError: there is no data, or the runs had different ones and none was asked for.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in ("data", "zero_shot"):
+        places = sorted({getattr(run, name) for run in runs})
+        if name not in given and len(places) > 1:
+            raise ValueError(
+                f"Expected {name} to measure on, since the models' runs had different ones "
+                f"({', '.join(places)}); give --{name.replace('_', '-')}."
+            )
+    if "data" in given:
+        given = {"images": "", "test": ""} | given
+    chosen = replace([*runs, profile][0], **given)
+    if not chosen.data:
+        raise ValueError("Expected captioned pictures to measure on, got none; give --data.")
+    return chosen
+
+
+def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
+    """Captioned pictures to measure on.
+
+    Args:
+        profile: with the data.
+        split: "test" as `load_data` makes it, "all", or a split that the format has; of data
+            without splits also "train" and "val" as `load_data` makes them.
+
+    Raises:
+        ValueError: there is no such split, or as `read_captioned` and `read_splits`.
+    """
+    data, images, test = profile.data, profile.images or None, profile.test
+    if data == "pocket":
+        return pocket.load_captioned(split)
+    if split == "test":
+        return read_given_test(test) if test else read_test(data, images, profile.seed)
+    if split == "all" or has_splits(data):
+        return read_captioned(data, images, split=split).dataset
+    if split not in SPLITS:
+        raise ValueError(
+            f"Expected a split of train, val, test or all of {data}, whose format has none of its "
+            f"own, got {split!r}; name one of these."
+        )
+    return getattr(read_splits(data, images, test or None, profile.seed), split)
+
+
+def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
+    """All labelled pictures of a reference; for "pocket" those of the held-out style come too."""
+    if reference == "pocket":
+        return pocket.load_labelled("zero_shot"), pocket.load_labelled("zero_shot_held_out")
+    return (read_labelled(reference),)
+
+
+def choose_templates(zero_shot: str, name: str = "auto") -> Templates:
+    """What the classes of labelled pictures are put into, as `Profile.templates` says.
+
+    Args:
+        zero_shot: as in `Profile`.
+        name: one of `evaluate.TEMPLATE_SETS`, or "auto".
+    """
+    fitting = "pocket" if zero_shot == "pocket" else "imagenet"
+    return TEMPLATE_SETS[fitting if name == "auto" else name]

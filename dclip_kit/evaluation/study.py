@@ -1,0 +1,622 @@
+"""Studies: recipes side by side, over several seeds, on many pictures that no training has seen.
+
+A study is a short TOML file. Each training leaves a small record in a folder beside it, of the
+file's name, and is not run again: a study that was interrupted goes on, and no training needs
+another's weights. What the records say together is written beside the file, as JSON.
+"""
+
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dclip_kit.config import (
+    CONTROL,
+    Profile,
+    RegionSettings,
+    apply_recipe,
+    change_settings,
+    get_profile,
+)
+from dclip_kit.data import LabelledImages
+from dclip_kit.data.pocket import world as pocket
+from dclip_kit.evaluation.arms import Arm, Candidate, choose_candidate, save_arm, train_arm
+from dclip_kit.evaluation.evaluate import (
+    RetrievalSet,
+    ZeroShotSet,
+    evaluate_zero_shot,
+    prepare_retrieval,
+    prepare_zero_shot,
+)
+from dclip_kit.evaluation.experiment import (
+    EncodedPictures,
+    encode_pictures,
+    load_or_extract_features,
+    prepare_evaluation,
+    prepare_lessons,
+    prepare_training,
+    teacher_settings,
+    train_and_save_teacher,
+)
+from dclip_kit.evaluation.probe import region_probe
+from dclip_kit.evaluation.profile_data import ProfileData, load_data, load_uncaptioned
+from dclip_kit.evaluation.records import read_record, write_record
+from dclip_kit.features.store import digest_record
+from dclip_kit.metrics import paired_bootstrap, retrieval_metrics
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.weights import interpolate
+from dclip_kit.runtime.machine import return_memory
+from dclip_kit.runtime.printing import say
+from dclip_kit.search.rescore import add_bias, nnn_bias
+from dclip_kit.training import distill, plan_epoch
+
+RETENTION = 0.955  # at which arms are compared
+ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, beside 0
+WAYS = ("text_to_image", "image_to_text")
+_OF_POCKET = {"val": ("further_val", 2000), "test": ("further_test", 4000)}
+
+
+@dataclass(frozen=True)
+class StudyArm:
+    """One line of a study's table.
+
+    Attributes:
+        name: in the table.
+        profile: how it trains, its seed aside; None for the untouched CLIP.
+        steps: of its training; 0 leaves that to the profile's epochs.
+        captions: share of the captioned pictures that it may use.
+        nnn: whether the untouched CLIP's scores are rescored by nearest-neighbour normalisation.
+    """
+
+    name: str
+    profile: Profile | None
+    steps: int = 0
+    captions: float = 1.0
+    nnn: bool = False
+
+    def digest(self, seed: int) -> str:
+        """A short name for whatever decides how it trains."""
+        return digest_record(asdict(replace(self, name="")) | {"seed": seed})
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Attributes:
+        path: of the TOML file.
+        profile: what all arms work with.
+        seeds: of each arm's trainings.
+        measure_on: "test", or "val" to choose settings.
+        gallery: pictures that are searched at a time; 0 for all.
+        arms: in the order of the table.
+    """
+
+    path: Path
+    profile: Profile
+    seeds: tuple[int, ...]
+    measure_on: Literal["val", "test"]
+    gallery: int
+    arms: tuple[StudyArm, ...]
+
+    @property
+    def result(self) -> Path:
+        """Where what all records say together is written."""
+        return self.path.with_suffix(".json")
+
+    def record_of(self, arm: StudyArm, seed: int) -> Path:
+        """Where a training's record is."""
+        return self.path.with_suffix("") / f"{arm.name}-{seed}.json"
+
+    def seeds_of(self, arm: StudyArm) -> tuple[int, ...]:
+        """The untouched CLIP is the same for every seed."""
+        return self.seeds if arm.profile else self.seeds[:1]
+
+
+def read_study(path: Path) -> Study:
+    """Reads a study's TOML file.
+
+    It says `seeds` and perhaps `profile`, `gallery`, `measure_on` and changes of the profile, and
+    for each of `arms` a `recipe` ("none" for the untouched CLIP), perhaps `steps`, `captions` and
+    `nnn`, and changes of the profile, such as `student = { learning_rate = 1e-3 }`.
+
+    Raises:
+        ValueError: it is no TOML, or says something unknown.
+    """
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        profile = get_profile(said.pop("profile", "pocket"))
+        seeds, arms = tuple(said.pop("seeds")), said.pop("arms")
+        more = said.pop("measure_on", "test"), said.pop("gallery", 0)
+        profile = change_settings(profile, said)
+        return Study(
+            path, profile, seeds, *more, tuple(_read_arm(profile, *a) for a in arms.items())
+        )
+    except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
+            "; mend it."
+        ) from error
+
+
+def _read_arm(profile: Profile, name: str, said: Mapping[str, Any]) -> StudyArm:
+    rest = dict(said)
+    own = {field.name: rest.pop(field.name) for field in fields(StudyArm) if field.name in rest}
+    recipe = rest.pop("recipe")
+    if recipe == "none":
+        return StudyArm(name, None, **own)
+    return StudyArm(name, change_settings(apply_recipe(profile, recipe), rest), **own)
+
+
+# Measuring
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredOn:
+    """Pictures that models are measured on: galleries, and labelled ones."""
+
+    galleries: tuple[RetrievalSet, ...]
+    zero_shot: ZeroShotSet
+    held_out: ZeroShotSet | None
+
+
+def prepare_measuring(
+    clip: ClipBundle, study: Study, data: ProfileData, part: Literal["val", "test"]
+) -> MeasuredOn:
+    """Reads pictures, and encodes texts once. The pocket has further scenes for it."""
+    captioned, labelled = getattr(data, part), data.zero_shot_val
+    if study.profile.data == "pocket":
+        captioned = pocket.load_further(*_OF_POCKET[part])
+    size = study.gallery or len(captioned)
+    starts = range(0, len(captioned), size)
+    parts = [captioned.select(range(s, min(s + size, len(captioned)))) for s in starts]
+
+    def prepare(found: LabelledImages) -> ZeroShotSet:
+        return prepare_zero_shot(clip, found, True, data.templates)
+
+    held_out = None
+    if part == "test":
+        labelled = data.zero_shot
+        held_out = prepare(data.zero_shot_held_out) if data.zero_shot_held_out else None
+    galleries = tuple(prepare_retrieval(clip, each) for each in parts)
+    return MeasuredOn(galleries, prepare(labelled), held_out)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One model's results.
+
+    Attributes:
+        hits: by direction and picture, how many of its queries find it first.
+        queries: by direction and picture, how many there are.
+        figures: by direction, metrics over all queries.
+        correct: for each labelled picture whether it is named.
+        held_out: share of the labelled pictures of the held-out style that are.
+    """
+
+    hits: dict[str, Tensor]
+    queries: dict[str, Tensor]
+    figures: dict[str, dict[str, float]]
+    correct: Tensor
+    held_out: float | None
+
+
+def measure(
+    clip: ClipBundle, place: MeasuredOn, references: tuple[Tensor, Tensor] | None = None
+) -> Measurement:
+    """Measures a model in all galleries, and on labelled pictures.
+
+    Args:
+        clip: the model.
+        place: what it is measured on.
+        references: training captions' and pictures' features, to rescore candidates by; None leaves
+            scores as they are.
+    """
+    parts: dict[str, list[Any]] = {way: [] for way in WAYS}
+    for gallery in place.galleries:
+        image = encode_images(clip, gallery.pictures, progress=False)
+        text, own = gallery.features_for(clip), gallery.image_of_text
+        plain = retrieval_metrics(image, text, own)
+        found = [plain.text_to_image, plain.image_to_text]
+        if references:
+            captions, pictures = references
+            fair = add_bias(text, image, nnn_bias(captions @ image.T))
+            found[0] = retrieval_metrics(fair[1], fair[0], own).text_to_image
+            fair = add_bias(image, text, nnn_bias(pictures @ text.T))
+            found[1] = retrieval_metrics(*fair, own).image_to_text
+        for way, one in zip(WAYS, found, strict=True):
+            parts[way].append((one, len(image)))
+    hits, queries, figures = {}, {}, {}
+    for way, measured in parts.items():
+        counts = [
+            (
+                torch.bincount(one.image_of_query, one.hits(1).double(), size),
+                torch.bincount(one.image_of_query, minlength=size),
+            )
+            for one, size in measured
+        ]
+        hits[way], queries[way] = (torch.cat(own) for own in zip(*counts, strict=True))
+        values = {
+            f"recall_at_{k}": torch.cat([one.hits(k) for one, _ in measured]) for k in (1, 5, 10)
+        }
+        values["mean_average_precision"] = torch.cat([one.average_precision for one, _ in measured])
+        figures[way] = {name: float(value.double().mean()) for name, value in values.items()}
+    correct = evaluate_zero_shot(clip, place.zero_shot, progress=False).correct
+    held_out = None
+    if place.held_out:
+        held_out = evaluate_zero_shot(clip, place.held_out, progress=False).top1
+    return Measurement(hits, queries, figures, correct, held_out)
+
+
+# Running
+
+
+def run_study(
+    study: Study,
+    clip: ClipBundle,
+    work: Path,
+    names: Sequence[str] = (),
+    repeat: tuple[str, int] | None = None,
+) -> None:
+    """Trains and measures what has no record yet, and writes the records.
+
+    Args:
+        study: what to train.
+        clip: the untouched one.
+        work: the folder for features, checkpoints, teachers and the trained arms.
+        names: of the arms to train now; all if left out.
+        repeat: an arm's name and a seed: trains only this, again, and keeps its record in `work`.
+
+    Raises:
+        ValueError: an arm is unknown, or a record is of other settings.
+    """
+    known = {arm.name: arm for arm in study.arms}
+    wanted = [repeat[0]] if repeat else list(names or known)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"Expected arms out of {', '.join(known)}, got {unknown[0]!r}.")
+    rows = [(known[name], seed) for seed in study.seeds for name in wanted]
+    rows = [(arm, seed) for arm, seed in rows if seed in study.seeds_of(arm)]
+    if repeat:
+        rows = [(known[repeat[0]], repeat[1])]
+    else:
+        rows = [(arm, seed) for arm, seed in rows if not _is_done(study, arm, seed)]
+    if not rows:
+        return
+    workshop = _Workshop(study, clip, work)
+    for arm, seed in rows:
+        say(f"{study.path.stem}: {arm.name}, seed {seed}.")
+        record = workshop.run(arm, seed)
+        place = study.record_of(arm, seed)
+        if repeat:
+            place = work / "repeated" / place.name
+        write_record(record, place)
+        return_memory()
+
+
+def _is_done(study: Study, arm: StudyArm, seed: int) -> bool:
+    path = study.record_of(arm, seed)
+    if not path.exists():
+        return False
+    kept = read_record(path, lambda record: str(record["settings_digest"]))
+    if kept != arm.digest(seed):
+        raise ValueError(
+            f"Expected {path} to be of the settings in {study.path}, but it is of others; delete it"
+            " to train that anew."
+        )
+    return True
+
+
+class _Workshop:
+    """What trainings of a study share: data, features, teachers; each made when it is needed."""
+
+    def __init__(self, study: Study, clip: ClipBundle, work: Path) -> None:
+        self.study, self.clip, self.work = study, clip, work
+        self.data = load_data(study.profile)
+        self.chosen_on = prepare_measuring(clip, study, self.data, "val")
+        self.measured_on = self.chosen_on
+        if study.measure_on == "test":
+            self.measured_on = prepare_measuring(clip, study, self.data, "test")
+        self.sets = prepare_evaluation(clip, self.data)
+        self.captioned, self.uncaptioned = cache(self._captioned), cache(self._uncaptioned)
+        self.untouched = cache(lambda: (measure(clip, self.chosen_on), self.measure(clip)))
+
+    def measure(self, clip: ClipBundle) -> Measurement:
+        return measure(clip, self.measured_on)
+
+    def _captioned(self, regions: RegionSettings, share: float) -> EncodedPictures:
+        train = self.data.train
+        if share < 1:
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+            train = train.select(sorted(order[: round(share * len(train))].tolist()))
+        profile = replace(self.study.profile, regions=regions)
+        return encode_pictures(profile, self.clip, train, self.work)
+
+    def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
+        profile = replace(self.study.profile, regions=regions, uncaptioned=named)
+        pictures = load_uncaptioned(profile, self.data)
+        if pictures is None:
+            return None
+        return encode_pictures(profile, self.clip, pictures, self.work)
+
+    def run(self, arm: StudyArm, seed: int) -> dict[str, Any]:
+        """One row's record."""
+        began = time.monotonic()
+        head = {"arm": arm.name, "seed": seed, "settings_digest": arm.digest(seed)}
+        if arm.profile is None:
+            references = None
+            if arm.nnn:
+                features = self.captioned(self.study.profile.regions, 1.0).features
+                references = features.text, features.image
+            found = measure(self.clip, self.measured_on, references)
+            points, steps, probe, alpha = {0.0: found}, 0, None, 0.0
+        else:
+            profile = replace(arm.profile, seed=seed)
+            trained, steps, probe = self._train(arm, profile)
+            points, alpha = self._follow(trained)
+            if profile.student.soup == 1 and not profile.student.train_text:
+                mixed = interpolate(self.clip, trained, alpha)
+                save_arm(Arm(arm.name, mixed, alpha), self.work / "arms" / f"seed-{seed}")
+        base = self.untouched()[1]
+        return head | {
+            "steps": steps,
+            "seconds": round(time.monotonic() - began, 1),
+            "alpha": alpha,
+            "frontier": [_describe(x, found, base) for x, found in points.items()],
+            "queries": {way: _pack(points[alpha].queries[way]) for way in WAYS},
+            "chosen": {**points[alpha].figures, "correct": _pack(points[alpha].correct)},
+            "probe": probe,
+        }
+
+    def _train(self, arm: StudyArm, profile: Profile) -> tuple[ClipBundle, int, Any]:
+        """A student, how many steps it took, and the probe of its teacher."""
+        captioned = self.captioned(profile.regions, arm.captions)
+        profile = _count_epochs(profile, arm.steps, captioned)
+        student, name = profile.student, f"{arm.name}-{profile.seed}"
+        lessons = probe = None
+        if student.distillation_weight:
+            others = student.uncaptioned_batch and profile.uncaptioned
+            uncaptioned = self.uncaptioned(profile.regions, others or "")
+            if profile.teacher_model == "control":
+                teacher: Any = self._train_control(arm, profile)
+            else:
+                teacher = self._train_teacher(profile, captioned, arm)
+            lessons = prepare_lessons(profile, teacher, captioned, uncaptioned)
+            if profile.teacher_model == "region":
+                further = self.data.test
+                if self.study.profile.data == "pocket":
+                    further = pocket.load_further("further_val", 1000)
+                tested = load_or_extract_features(profile, self.clip, further, self.work)
+                probe = asdict(region_probe(teacher, tested, profile.region_teacher))
+        shown = prepare_training(profile, self.clip, captioned, self.sets)
+        run = distill(
+            self.clip,
+            captioned.pictures,
+            captioned.features,
+            student,
+            lessons.embeddings if lessons else None,
+            uncaptioned=lessons.uncaptioned if lessons else None,
+            rehearsal=shown.rehearsal,
+            texts=captioned.dataset.texts,
+            seed=profile.seed,
+            checkpoint=self.work / "checkpoints" / f"{self.study.path.stem}-{name}.safetensors",
+        )
+        steps = student.epochs * len(plan_epoch(captioned.features, student, profile.seed, 0))
+        return run.student, steps, probe
+
+    def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
+        control = replace(apply_recipe(self.study.profile, CONTROL), seed=profile.seed)
+        captioned = self.captioned(control.regions, arm.captions)
+        shown = prepare_training(control, self.clip, captioned, self.sets)
+        return train_arm(CONTROL, self.clip, shown, captioned.features, control).clip
+
+    def _train_teacher(self, profile: Profile, captioned: EncodedPictures, arm: StudyArm) -> Any:
+        settings = teacher_settings(profile)
+        key = digest_record({**asdict(settings), "seed": profile.seed, "captions": arm.captions})
+        state = self.work / "checkpoints" / f"teacher-{key}.safetensors"
+        place = self.work / "teachers" / key
+        return train_and_save_teacher(profile, captioned.features, place, state).teacher
+
+    def _follow(self, trained: ClipBundle) -> tuple[dict[float, Measurement], float]:
+        """The frontier between the untouched CLIP and a student, and the weight that val chose."""
+        first, base = self.untouched()
+        points, candidates = {0.0: base}, [_as_candidate(0.0, first, first)]
+        for alpha in ALPHAS:
+            mixed = interpolate(self.clip, trained, alpha)
+            points[alpha] = self.measure(mixed)
+            own = points[alpha]
+            if self.chosen_on is not self.measured_on:
+                own = measure(mixed, self.chosen_on)
+            candidates.append(_as_candidate(alpha, own, first))
+        return points, choose_candidate(candidates, RETENTION).alpha
+
+
+def _count_epochs(profile: Profile, steps: int, captioned: EncodedPictures) -> Profile:
+    if not steps:
+        return profile
+    each = len(plan_epoch(captioned.features, profile.student, profile.seed, 0))
+    return replace(profile, student=replace(profile.student, epochs=max(1, round(steps / each))))
+
+
+def _as_candidate(alpha: float, found: Measurement, base: Measurement) -> Candidate:
+    recall = found.figures["text_to_image"]["recall_at_1"]
+    return Candidate(alpha, recall, _retention(found, base))
+
+
+def _retention(found: Measurement, base: Measurement) -> float:
+    return float(found.correct.double().mean() / base.correct.double().mean())
+
+
+def _describe(alpha: float, found: Measurement, base: Measurement) -> dict[str, Any]:
+    held_out = found.held_out and base.held_out and found.held_out / base.held_out
+    recalls = {way: found.figures[way]["recall_at_1"] for way in WAYS}
+    kept = {"retention": _retention(found, base), "retention_held_out_style": held_out}
+    return {"alpha": alpha, **recalls, **kept, "hits": {w: _pack(found.hits[w]) for w in WAYS}}
+
+
+def _pack(counts: Tensor) -> str:
+    """A character a number, "0" for 0: a picture's share of a record."""
+    return "".join(chr(48 + int(count)) for count in counts)
+
+
+def _unpack(text: str) -> Tensor:
+    return torch.tensor([ord(each) - 48 for each in text], dtype=torch.double)
+
+
+# What the records say together
+
+
+def summarise(study: Study) -> dict[str, Any]:
+    """What all records of a study say together; arms without any are left out.
+
+    Arms are compared at one retention, read off each one's frontier linearly between its weights
+    α; values of a picture are averaged over seeds, and intervals are bootstraps over pictures.
+    """
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for arm in study.arms:
+        places = [study.record_of(arm, seed) for seed in study.seeds_of(arm)]
+        found = [read_record(path, dict) for path in places if path.exists()]
+        if found:
+            kept[arm.name] = found
+    fixed = {name: [_at_retention(each) for each in own] for name, own in kept.items()}
+    chosen = {name: [_at_alpha(each, each["alpha"]) for each in own] for name, own in kept.items()}
+    arms = {
+        name: {
+            "runs": [
+                {key: each[key] for key in ("seed", "settings_digest", "steps", "seconds", "alpha")}
+                for each in own
+            ],
+            "frontier": _average_frontiers(own),
+            "at_95_5": _compare(name, fixed, kept),
+            "chosen": _compare(name, chosen, kept) | _describe_chosen(own, kept),
+            "probe": own[0]["probe"],
+        }
+        for name, own in kept.items()
+    }
+    return {"profile": study.profile.name, "seeds": list(study.seeds), "arms": arms}
+
+
+def _at_alpha(record: Mapping[str, Any], alpha: float) -> dict[str, Tensor]:
+    point = next(each for each in record["frontier"] if each["alpha"] == alpha)
+    return {way: _unpack(point["hits"][way]) for way in WAYS}
+
+
+def _at_retention(record: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Hits by direction and picture where the frontier first falls to `RETENTION`, else its end."""
+    points = record["frontier"]
+    for before, after in pairwise(points):
+        if after["retention"] < RETENTION:
+            fall = before["retention"] - after["retention"]
+            share = (before["retention"] - RETENTION) / fall
+            ends = (_at_alpha(record, each["alpha"]) for each in (before, after))
+            old, new = ends
+            return {way: torch.lerp(old[way], new[way], share) for way in WAYS}
+    return _at_alpha(record, points[-1]["alpha"])
+
+
+def _compare(
+    name: str,
+    found: Mapping[str, Sequence[Mapping[str, Tensor]]],
+    kept: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, Any]:
+    """An arm's Recall@1 by direction, and what it gains over each other arm."""
+
+    def shares(arm: str, way: str) -> tuple[Tensor, Tensor]:
+        """Of each query, and its picture; queries of a picture share its mean."""
+        queries = _unpack(kept[arm][0]["queries"][way])
+        hits = torch.stack([each[way] for each in found[arm]]).mean(0)
+        image = torch.arange(len(queries)).repeat_interleave(queries.long())
+        return (hits / queries.clamp(min=1))[image], image
+
+    result: dict[str, Any] = {}
+    for way in WAYS:
+        own, image = shares(name, way)
+        versus = {}
+        for other in found:
+            theirs, _ = shares(other, way)
+            if other != name and float(theirs.sum()) > 0:
+                gain = paired_bootstrap(theirs, own, image, "relative")
+                versus[other] = {"relative": gain.estimate, "ci95": [gain.low, gain.high]}
+        result[way] = {"recall_at_1": float(own.mean()), "vs": versus}
+    return result
+
+
+def _describe_chosen(
+    own: Sequence[Mapping[str, Any]], kept: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """What an arm finds and retains at the weights that val chose, averaged over seeds."""
+    alpha = own[0]["chosen"]
+    figures = {
+        f"{way}_mean": {
+            metric: sum(each["chosen"][way][metric] for each in own) / len(own)
+            for metric in alpha[way]
+        }
+        for way in WAYS
+    }
+    correct = torch.stack([_unpack(each["chosen"]["correct"]) for each in own]).mean(0)
+    base = _unpack(kept["clip"][0]["chosen"]["correct"])
+    spread = paired_bootstrap(base, correct, torch.arange(len(base)), "ratio")
+    return {
+        "figures": figures,
+        "retention": {"estimate": spread.estimate, "ci95": [spread.low, spread.high]},
+    }
+
+
+def _average_frontiers(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    names = ("alpha", *WAYS, "retention", "retention_held_out_style")
+    return [
+        {
+            name: None if row[0][name] is None else sum(each[name] for each in row) / len(row)
+            for name in names
+        }
+        for row in zip(*(each["frontier"] for each in own), strict=True)
+    ]
+
+
+def format_study(result: Mapping[str, Any]) -> str:
+    """A study's table: Recall@1 at one retention, in percent, and what each arm gains over two."""
+    arms = result["arms"]
+    rivals = [name for name in ("clip", CONTROL) if name in arms]
+    head = ["arm", "seeds", "t→i R@1", *(f"over {name}" for name in rivals), "i→t R@1"]
+    rows = [[*head, *(f"over {name}" for name in rivals), "kept at α"]]
+    for name, arm in arms.items():
+        cells = [name, str(len(arm["runs"]))]
+        for way in WAYS:
+            found = arm["at_95_5"][way]
+            cells.append(f"{100 * found['recall_at_1']:.1f}")
+            cells += [_say_gain(found["vs"].get(rival)) for rival in rivals]
+        cells.append(f"{100 * arm['chosen']['retention']['estimate']:.1f}")
+        rows.append(cells)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * (width - 1) + ":" for width in widths])
+    return "\n".join(
+        f"| {' | '.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))} |"
+        for row in rows
+    )
+
+
+def _say_gain(gain: Mapping[str, Any] | None) -> str:
+    if gain is None:
+        return "–"
+    low, high = gain["ci95"]
+    return f"{100 * gain['relative']:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def format_repeated(study: Study, work: Path, name: str, seed: int) -> str:
+    """What a repeated training finds beside what its record says, by weight α."""
+    arm = next(each for each in study.arms if each.name == name)
+    paths = [study.record_of(arm, seed), work / "repeated" / f"{name}-{seed}.json"]
+    before, now = ({p["alpha"]: p for p in read_record(path, dict)["frontier"]} for path in paths)
+    lines = ["| α | " + " | ".join(f"{way}, now" for way in (*WAYS, "retention")) + " |"]
+    for alpha in before.keys() & now.keys():
+        pairs = ((before[alpha][each], now[alpha][each]) for each in (*WAYS, "retention"))
+        cells = (f"{100 * old:.1f}, {100 * new:.1f}" for old, new in pairs)
+        lines.append(f"| {alpha:g} | " + " | ".join(cells) + " |")
+    return "\n".join([lines[0], "|--:" * 4 + "|", *sorted(lines[1:])])
