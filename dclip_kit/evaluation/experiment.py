@@ -145,6 +145,15 @@ def prepare_evaluation(clip: ClipBundle, data: ProfileData) -> EvaluationSets:
     return sets
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedPictures:
+    """Pictures, their frozen features, and the pictures again as trainings read them."""
+
+    dataset: CaptionedImages
+    features: FrozenFeatures
+    pictures: Pictures
+
+
 def encode_pictures(
     profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path
 ) -> EncodedPictures:
@@ -157,21 +166,31 @@ def encode_pictures(
     return EncodedPictures(dataset, features, _read_few(clip, dataset.paths))
 
 
+def prepare_rehearsal(
+    profile: Profile, clip: ClipBundle, captioned: EncodedPictures
+) -> PictureTargets | None:
+    """The crops that a profile's student rehearses, if any, read once.
+
+    Raises:
+        ValueError: as `RegionCrops` and `read_pixels`.
+    """
+    if not profile.student.rehearsal_weight:
+        return None
+    crops = RegionCrops(captioned.dataset.paths, captioned.features, profile.regions)
+    return PictureTargets(_read_few(clip, crops), captioned.features.region)
+
+
 def prepare_training(
     profile: Profile, clip: ClipBundle, captioned: EncodedPictures, sets: EvaluationSets
 ) -> TrainingSet:
     """Reads what trainings look at beside the training data: crops to rehearse, and val.
 
     Raises:
-        ValueError: as `RegionCrops` and `read_pixels`.
+        ValueError: as `prepare_rehearsal`.
     """
     val = replace(sets.val, pictures=_read_few(clip, sets.val.pictures))
     chosen = _read_few(clip, sets.zero_shot_val.pictures)
-    rehearsal = None
-    if profile.student.rehearsal_weight > 0:
-        features = captioned.features
-        crops = RegionCrops(captioned.dataset.paths, features, profile.regions)
-        rehearsal = PictureTargets(_read_few(clip, crops), features.region)
+    rehearsal = prepare_rehearsal(profile, clip, captioned)
     return_memory()
     zero_shot_val = replace(sets.zero_shot_val, pictures=chosen)
     return TrainingSet(captioned.pictures, rehearsal, val, zero_shot_val)
@@ -212,15 +231,6 @@ class Lessons:
 
     embeddings: Float[Tensor, "text embed"]
     uncaptioned: PictureTargets | None
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedPictures:
-    """Pictures, their frozen features, and the pictures again as trainings read them."""
-
-    dataset: CaptionedImages
-    features: FrozenFeatures
-    pictures: Pictures
 
 
 def prepare_lessons(

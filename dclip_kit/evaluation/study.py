@@ -41,6 +41,7 @@ from dclip_kit.evaluation.experiment import (
     load_or_extract_features,
     prepare_evaluation,
     prepare_lessons,
+    prepare_rehearsal,
     prepare_training,
     teacher_settings,
     train_and_save_teacher,
@@ -48,7 +49,7 @@ from dclip_kit.evaluation.experiment import (
 from dclip_kit.evaluation.probe import region_probe
 from dclip_kit.evaluation.profile_data import ProfileData, load_data, load_uncaptioned
 from dclip_kit.evaluation.records import read_record, write_record
-from dclip_kit.features.store import digest_record
+from dclip_kit.features.store import differing_entries, digest_record
 from dclip_kit.metrics import paired_bootstrap, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
@@ -82,9 +83,15 @@ class StudyArm:
     captions: float = 1.0
     nnn: bool = False
 
-    def digest(self, seed: int) -> str:
-        """A short name for whatever decides how it trains."""
-        return digest_record(asdict(replace(self, name="")) | {"seed": seed})
+    def describe(self, seed: int) -> dict[str, Any]:
+        """Whatever decides how it trains, for JSON."""
+        profile = replace(self.profile, seed=seed).as_dict() if self.profile else None
+        return {
+            "profile": profile,
+            "steps": self.steps,
+            "captions": self.captions,
+            "nnn": self.nnn,
+        }
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,6 @@ class Study:
         path: of the TOML file.
         profile: what all arms work with.
         seeds: of each arm's trainings.
-        measure_on: "test", or "val" to choose settings.
         gallery: pictures that are searched at a time; 0 for all.
         arms: in the order of the table.
     """
@@ -103,7 +109,6 @@ class Study:
     path: Path
     profile: Profile
     seeds: tuple[int, ...]
-    measure_on: Literal["val", "test"]
     gallery: int
     arms: tuple[StudyArm, ...]
 
@@ -124,9 +129,9 @@ class Study:
 def read_study(path: Path) -> Study:
     """Reads a study's TOML file.
 
-    It says `seeds` and perhaps `profile`, `gallery`, `measure_on` and changes of the profile, and
-    for each of `arms` a `recipe` ("none" for the untouched CLIP), perhaps `steps`, `captions` and
-    `nnn`, and changes of the profile, such as `student = { learning_rate = 1e-3 }`.
+    It says `seeds` and perhaps `profile`, `gallery` and changes of the profile, and for each of
+    `arms` a `recipe` ("none" for the untouched CLIP, which is `clip`), perhaps `steps`, `captions`
+    and `nnn`, and changes of the profile, such as `student = { learning_rate = 1e-3 }`.
 
     Raises:
         ValueError: it is no TOML, or says something unknown.
@@ -135,11 +140,12 @@ def read_study(path: Path) -> Study:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
         profile = get_profile(said.pop("profile", "pocket"))
         seeds, arms = tuple(said.pop("seeds")), said.pop("arms")
-        more = said.pop("measure_on", "test"), said.pop("gallery", 0)
+        gallery = said.pop("gallery", 0)
         profile = change_settings(profile, said)
-        return Study(
-            path, profile, seeds, *more, tuple(_read_arm(profile, *a) for a in arms.items())
-        )
+        if arms["clip"] != {"recipe": "none"}:
+            raise ValueError("clip is the untouched one")
+        every = tuple(_read_arm(profile, *arm) for arm in arms.items())
+        return Study(path, profile, seeds, gallery, every)
     except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
@@ -305,13 +311,25 @@ def _is_done(study: Study, arm: StudyArm, seed: int) -> bool:
     path = study.record_of(arm, seed)
     if not path.exists():
         return False
-    kept = read_record(path, lambda record: str(record["settings_digest"]))
-    if kept != arm.digest(seed):
+    kept = read_record(path, lambda record: dict(record["settings"]))
+    if arm.profile:  # older records lack newer settings
+        kept = _fill(kept, {"profile": Profile("", "", None).as_dict()})
+    if differing := differing_entries(kept, arm.describe(seed)):
         raise ValueError(
-            f"Expected {path} to be of the settings in {study.path}, but it is of others; delete it"
-            " to train that anew."
+            f"Expected {path} to be of the settings in {study.path}, but they differ in "
+            f"{', '.join(differing)}; delete it to train that anew."
         )
     return True
+
+
+def _fill(kept: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with what it lacks."""
+    both = {
+        name: _fill(kept[name], value) if isinstance(value, dict) else kept[name]
+        for name, value in defaults.items()
+        if name in kept
+    }
+    return {**defaults, **kept, **both}
 
 
 class _Workshop:
@@ -321,9 +339,7 @@ class _Workshop:
         self.study, self.clip, self.work = study, clip, work
         self.data = load_data(study.profile)
         self.chosen_on = prepare_measuring(clip, study, self.data, "val")
-        self.measured_on = self.chosen_on
-        if study.measure_on == "test":
-            self.measured_on = prepare_measuring(clip, study, self.data, "test")
+        self.measured_on = prepare_measuring(clip, study, self.data, "test")
         self.sets = prepare_evaluation(clip, self.data)
         self.captioned, self.uncaptioned = cache(self._captioned), cache(self._uncaptioned)
         self.untouched = cache(lambda: (measure(clip, self.chosen_on), self.measure(clip)))
@@ -349,18 +365,21 @@ class _Workshop:
     def run(self, arm: StudyArm, seed: int) -> dict[str, Any]:
         """One row's record."""
         began = time.monotonic()
-        head = {"arm": arm.name, "seed": seed, "settings_digest": arm.digest(seed)}
+        settings = arm.describe(seed)
+        head = {"arm": arm.name, "seed": seed, "settings_digest": digest_record(settings)}
         if arm.profile is None:
             references = None
             if arm.nnn:
                 features = self.captioned(self.study.profile.regions, 1.0).features
                 references = features.text, features.image
             found = measure(self.clip, self.measured_on, references)
-            points, steps, probe, alpha = {0.0: found}, 0, None, 0.0
+            points, val = {0.0: found}, [_as_candidate(0.0, *[self.untouched()[0]] * 2)]
+            steps, probe, alpha = 0, None, 0.0
         else:
             profile = replace(arm.profile, seed=seed)
             trained, steps, probe = self._train(arm, profile)
-            points, alpha = self._follow(trained)
+            points, val = self._follow(trained)
+            alpha = choose_candidate(val, RETENTION).alpha
             if profile.student.soup == 1 and not profile.student.train_text:
                 mixed = interpolate(self.clip, trained, alpha)
                 save_arm(Arm(arm.name, mixed, alpha), self.work / "arms" / f"seed-{seed}")
@@ -369,10 +388,12 @@ class _Workshop:
             "steps": steps,
             "seconds": round(time.monotonic() - began, 1),
             "alpha": alpha,
+            "val": [asdict(each) for each in val],
             "frontier": [_describe(x, found, base) for x, found in points.items()],
             "queries": {way: _pack(points[alpha].queries[way]) for way in WAYS},
             "chosen": {**points[alpha].figures, "correct": _pack(points[alpha].correct)},
             "probe": probe,
+            "settings": settings,
         }
 
     def _train(self, arm: StudyArm, profile: Profile) -> tuple[ClipBundle, int, Any]:
@@ -395,7 +416,6 @@ class _Workshop:
                     further = pocket.load_further("further_val", 1000)
                 tested = load_or_extract_features(profile, self.clip, further, self.work)
                 probe = asdict(region_probe(teacher, tested, profile.region_teacher))
-        shown = prepare_training(profile, self.clip, captioned, self.sets)
         run = distill(
             self.clip,
             captioned.pictures,
@@ -403,7 +423,7 @@ class _Workshop:
             student,
             lessons.embeddings if lessons else None,
             uncaptioned=lessons.uncaptioned if lessons else None,
-            rehearsal=shown.rehearsal,
+            rehearsal=prepare_rehearsal(profile, self.clip, captioned),
             texts=captioned.dataset.texts,
             seed=profile.seed,
             checkpoint=self.work / "checkpoints" / f"{self.study.path.stem}-{name}.safetensors",
@@ -424,18 +444,16 @@ class _Workshop:
         place = self.work / "teachers" / key
         return train_and_save_teacher(profile, captioned.features, place, state).teacher
 
-    def _follow(self, trained: ClipBundle) -> tuple[dict[float, Measurement], float]:
-        """The frontier between the untouched CLIP and a student, and the weight that val chose."""
+    def _follow(self, trained: ClipBundle) -> tuple[dict[float, Measurement], list[Candidate]]:
+        """The frontier between the untouched CLIP and a student, on test and on val."""
         first, base = self.untouched()
         points, candidates = {0.0: base}, [_as_candidate(0.0, first, first)]
         for alpha in ALPHAS:
             mixed = interpolate(self.clip, trained, alpha)
             points[alpha] = self.measure(mixed)
-            own = points[alpha]
-            if self.chosen_on is not self.measured_on:
-                own = measure(mixed, self.chosen_on)
+            own = measure(mixed, self.chosen_on)
             candidates.append(_as_candidate(alpha, own, first))
-        return points, choose_candidate(candidates, RETENTION).alpha
+        return points, candidates
 
 
 def _count_epochs(profile: Profile, steps: int, captioned: EncodedPictures) -> Profile:
@@ -496,6 +514,7 @@ def summarise(study: Study) -> dict[str, Any]:
             "frontier": _average_frontiers(own),
             "at_95_5": _compare(name, fixed, kept),
             "chosen": _compare(name, chosen, kept) | _describe_chosen(own, kept),
+            "val": sum(_on_val(each) for each in own) / len(own),
             "probe": own[0]["probe"],
         }
         for name, own in kept.items()
@@ -519,6 +538,17 @@ def _at_retention(record: Mapping[str, Any]) -> dict[str, Tensor]:
             old, new = ends
             return {way: torch.lerp(old[way], new[way], share) for way in WAYS}
     return _at_alpha(record, points[-1]["alpha"])
+
+
+def _on_val(record: Mapping[str, Any]) -> float:
+    """Text→image Recall@1 on val at `RETENTION`: what settings are chosen by."""
+    points = record["val"]
+    for before, after in pairwise(points):
+        if after["retention"] < RETENTION:
+            fall = before["retention"] - after["retention"]
+            share = (before["retention"] - RETENTION) / fall
+            return before["recall_at_1"] + share * (after["recall_at_1"] - before["recall_at_1"])
+    return points[-1]["recall_at_1"]
 
 
 def _compare(
@@ -584,10 +614,10 @@ def format_study(result: Mapping[str, Any]) -> str:
     """A study's table: Recall@1 at one retention, in percent, and what each arm gains over two."""
     arms = result["arms"]
     rivals = [name for name in ("clip", CONTROL) if name in arms]
-    head = ["arm", "seeds", "t→i R@1", *(f"over {name}" for name in rivals), "i→t R@1"]
+    head = ["arm", "seeds", "val", "t→i R@1", *(f"over {name}" for name in rivals), "i→t R@1"]
     rows = [[*head, *(f"over {name}" for name in rivals), "kept at α"]]
     for name, arm in arms.items():
-        cells = [name, str(len(arm["runs"]))]
+        cells = [name, str(len(arm["runs"])), f"{100 * arm['val']:.1f}"]
         for way in WAYS:
             found = arm["at_95_5"][way]
             cells.append(f"{100 * found['recall_at_1']:.1f}")
