@@ -57,7 +57,7 @@ from dclip_kit.models.weights import interpolate
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.search.rescore import add_bias, nnn_bias
-from dclip_kit.training import distill, plan_epoch
+from dclip_kit.training import StudentRun, distill, plan_epoch
 
 RETENTION = 0.955  # at which arms are compared
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, beside 0
@@ -377,12 +377,13 @@ class _Workshop:
             steps, probe, alpha = 0, None, 0.0
         else:
             profile = replace(arm.profile, seed=seed)
-            trained, steps, probe = self._train(arm, profile)
-            points, val = self._follow(trained)
+            run, steps, probe = self._train(arm, profile)
+            points, val = self._follow(run.student)
             alpha = choose_candidate(val, RETENTION).alpha
-            if profile.student.soup == 1 and not profile.student.train_text:
-                mixed = interpolate(self.clip, trained, alpha)
-                save_arm(Arm(arm.name, mixed, alpha), self.work / "arms" / f"seed-{seed}")
+            mixed = interpolate(self.clip, run.student, alpha)
+            text = profile.student.train_text
+            kept = Arm(arm.name, mixed, alpha, tuple(val), run.history, text)
+            save_arm(kept, self.work / "arms" / f"seed-{seed}")
         base = self.untouched()[1]
         return head | {
             "steps": steps,
@@ -396,7 +397,7 @@ class _Workshop:
             "settings": settings,
         }
 
-    def _train(self, arm: StudyArm, profile: Profile) -> tuple[ClipBundle, int, Any]:
+    def _train(self, arm: StudyArm, profile: Profile) -> tuple[StudentRun, int, Any]:
         """A student, how many steps it took, and the probe of its teacher."""
         captioned = self.captioned(profile.regions, arm.captions)
         profile = _count_epochs(profile, arm.steps, captioned)
@@ -429,7 +430,7 @@ class _Workshop:
             checkpoint=self.work / "checkpoints" / f"{self.study.path.stem}-{name}.safetensors",
         )
         steps = student.epochs * len(plan_epoch(captioned.features, student, profile.seed, 0))
-        return run.student, steps, probe
+        return run, steps, probe
 
     def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
         control = replace(apply_recipe(self.study.profile, CONTROL), seed=profile.seed)

@@ -52,7 +52,8 @@ def extract_features(
         ValueError: a picture cannot be read, or a caption is empty, or a feature not finite; or
             the folder has features that were made from something else, said what.
     """
-    require_texts(dataset.texts)  # before the pictures cost time
+    if dataset.texts:  # pictures to learn from without captions have none
+        require_texts(dataset.texts)  # before the pictures cost time
     if folder is None:
         parts = [range(len(dataset))]
         (made,) = _encode_parts(bundle, detector, dataset, settings, batch_size, parts)
