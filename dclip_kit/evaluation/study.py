@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from dclip_kit.config import (
@@ -32,7 +33,6 @@ from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
     ZeroShotSet,
     evaluate_zero_shot,
-    prepare_retrieval,
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.experiment import (
@@ -46,22 +46,25 @@ from dclip_kit.evaluation.experiment import (
     teacher_settings,
     train_and_save_teacher,
 )
+from dclip_kit.evaluation.galleries import (
+    WAYS,
+    GalleryMetrics,
+    measure_galleries,
+    prepare_galleries,
+)
 from dclip_kit.evaluation.probe import region_probe
 from dclip_kit.evaluation.profile_data import ProfileData, load_data, load_uncaptioned
 from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries, digest_record
-from dclip_kit.metrics import paired_bootstrap, retrieval_metrics
+from dclip_kit.metrics import paired_bootstrap
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
-from dclip_kit.search.rescore import add_bias, nnn_bias
 from dclip_kit.training import StudentRun, distill, plan_epoch
 
 RETENTION = 0.955  # at which arms are compared
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, beside 0
-WAYS = ("text_to_image", "image_to_text")
 _OF_POCKET = {"val": ("further_val", 2000), "test": ("further_test", 4000)}
 
 
@@ -178,21 +181,17 @@ def prepare_measuring(
     clip: ClipBundle, study: Study, data: ProfileData, part: Literal["val", "test"]
 ) -> MeasuredOn:
     """Reads pictures, and encodes texts once. The pocket has further scenes for it."""
-    captioned, labelled = getattr(data, part), data.zero_shot_val
+    captioned, labelled, held_out = getattr(data, part), data.zero_shot_val, None
     if study.profile.data == "pocket":
         captioned = pocket.load_further(*_OF_POCKET[part])
-    size = study.gallery or len(captioned)
-    starts = range(0, len(captioned), size)
-    parts = [captioned.select(range(s, min(s + size, len(captioned)))) for s in starts]
 
     def prepare(found: LabelledImages) -> ZeroShotSet:
         return prepare_zero_shot(clip, found, True, data.templates)
 
-    held_out = None
     if part == "test":
         labelled = data.zero_shot
         held_out = prepare(data.zero_shot_held_out) if data.zero_shot_held_out else None
-    galleries = tuple(prepare_retrieval(clip, each) for each in parts)
+    galleries = prepare_galleries(clip, captioned, study.gallery or len(captioned))
     return MeasuredOn(galleries, prepare(labelled), held_out)
 
 
@@ -201,65 +200,26 @@ class Measurement:
     """One model's results.
 
     Attributes:
-        hits: by direction and picture, how many of its queries find it first.
-        queries: by direction and picture, how many there are.
-        figures: by direction, metrics over all queries.
+        found: by direction.
         correct: for each labelled picture whether it is named.
         held_out: share of the labelled pictures of the held-out style that are.
     """
 
-    hits: dict[str, Tensor]
-    queries: dict[str, Tensor]
-    figures: dict[str, dict[str, float]]
-    correct: Tensor
+    found: dict[str, GalleryMetrics]
+    correct: Bool[Tensor, "image"]
     held_out: float | None
 
 
 def measure(
     clip: ClipBundle, place: MeasuredOn, references: tuple[Tensor, Tensor] | None = None
 ) -> Measurement:
-    """Measures a model in all galleries, and on labelled pictures.
-
-    Args:
-        clip: the model.
-        place: what it is measured on.
-        references: training captions' and pictures' features, to rescore candidates by; None leaves
-            scores as they are.
-    """
-    parts: dict[str, list[Any]] = {way: [] for way in WAYS}
-    for gallery in place.galleries:
-        image = encode_images(clip, gallery.pictures, progress=False)
-        text, own = gallery.features_for(clip), gallery.image_of_text
-        plain = retrieval_metrics(image, text, own)
-        found = [plain.text_to_image, plain.image_to_text]
-        if references:
-            captions, pictures = references
-            fair = add_bias(text, image, nnn_bias(captions @ image.T))
-            found[0] = retrieval_metrics(fair[1], fair[0], own).text_to_image
-            fair = add_bias(image, text, nnn_bias(pictures @ text.T))
-            found[1] = retrieval_metrics(*fair, own).image_to_text
-        for way, one in zip(WAYS, found, strict=True):
-            parts[way].append((one, len(image)))
-    hits, queries, figures = {}, {}, {}
-    for way, measured in parts.items():
-        counts = [
-            (
-                torch.bincount(one.image_of_query, one.hits(1).double(), size),
-                torch.bincount(one.image_of_query, minlength=size),
-            )
-            for one, size in measured
-        ]
-        hits[way], queries[way] = (torch.cat(own) for own in zip(*counts, strict=True))
-        values = {
-            f"recall_at_{k}": torch.cat([one.hits(k) for one, _ in measured]) for k in (1, 5, 10)
-        }
-        values["mean_average_precision"] = torch.cat([one.average_precision for one, _ in measured])
-        figures[way] = {name: float(value.double().mean()) for name, value in values.items()}
+    """Measures a model in all galleries, and on labelled pictures; as `measure_galleries`."""
+    found = measure_galleries(clip, place.galleries, references)
     correct = evaluate_zero_shot(clip, place.zero_shot, progress=False).correct
     held_out = None
     if place.held_out:
         held_out = evaluate_zero_shot(clip, place.held_out, progress=False).top1
-    return Measurement(hits, queries, figures, correct, held_out)
+    return Measurement(found, correct, held_out)
 
 
 # Running
@@ -391,8 +351,11 @@ class _Workshop:
             "alpha": alpha,
             "val": [asdict(each) for each in val],
             "frontier": [_describe(x, found, base) for x, found in points.items()],
-            "queries": {way: _pack(points[alpha].queries[way]) for way in WAYS},
-            "chosen": {**points[alpha].figures, "correct": _pack(points[alpha].correct)},
+            "queries": {way: _pack(base.found[way].image.bincount()) for way in WAYS},
+            "chosen": {
+                **{way: points[alpha].found[way].figures for way in WAYS},
+                "correct": _pack(points[alpha].correct),
+            },
             "probe": probe,
             "settings": settings,
         }
@@ -404,8 +367,9 @@ class _Workshop:
         student, name = profile.student, f"{arm.name}-{profile.seed}"
         lessons = probe = None
         if student.distillation_weight:
-            others = student.uncaptioned_batch and profile.uncaptioned
-            uncaptioned = self.uncaptioned(profile.regions, others or "")
+            uncaptioned = None
+            if student.uncaptioned_batch and profile.uncaptioned:
+                uncaptioned = self.uncaptioned(profile.regions, profile.uncaptioned)
             if profile.teacher_model == "control":
                 teacher: Any = self._train_control(arm, profile)
             else:
@@ -465,7 +429,7 @@ def _count_epochs(profile: Profile, steps: int, captioned: EncodedPictures) -> P
 
 
 def _as_candidate(alpha: float, found: Measurement, base: Measurement) -> Candidate:
-    recall = found.figures["text_to_image"]["recall_at_1"]
+    recall = found.found["text_to_image"].figures["recall_at_1"]
     return Candidate(alpha, recall, _retention(found, base))
 
 
@@ -475,9 +439,13 @@ def _retention(found: Measurement, base: Measurement) -> float:
 
 def _describe(alpha: float, found: Measurement, base: Measurement) -> dict[str, Any]:
     held_out = found.held_out and base.held_out and found.held_out / base.held_out
-    recalls = {way: found.figures[way]["recall_at_1"] for way in WAYS}
+    recalls = {way: each.figures["recall_at_1"] for way, each in found.found.items()}
     kept = {"retention": _retention(found, base), "retention_held_out_style": held_out}
-    return {"alpha": alpha, **recalls, **kept, "hits": {w: _pack(found.hits[w]) for w in WAYS}}
+    hits = {
+        way: _pack(torch.bincount(each.image, each.hits.double()))
+        for way, each in found.found.items()
+    }
+    return {"alpha": alpha, **recalls, **kept, "hits": hits}
 
 
 def _pack(counts: Tensor) -> str:
