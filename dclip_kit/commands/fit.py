@@ -141,7 +141,7 @@ def _run(
             probe,
             data.ceiling,
             seconds(),
-            trained_in_this_run=True,
+            [name for name in arms if name != "clip"],
             left_out=data.left_out and data.left_out.as_dict(),
         )
     if is_main_process():

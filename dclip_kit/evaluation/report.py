@@ -1,6 +1,6 @@
 """The result of a run as one record: arms, gains with intervals, the probe, what it cost."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -72,7 +72,7 @@ def make_report(
     probe: ShortcutProbe | None,
     ceiling: float | None,
     seconds: float,
-    trained_in_this_run: bool,
+    trained: Collection[str],
     **more: Any,
 ) -> dict[str, Any]:
     """Gathers a run's result.
@@ -83,7 +83,7 @@ def make_report(
         probe: of the teacher; None where the recipe has none.
         ceiling: text→image Recall@1 that a perfect model could reach, where that is known.
         seconds: the run took.
-        trained_in_this_run: or loaded.
+        trained: the arms that were trained in this run; the others were loaded.
         more: further entries.
     """
 
@@ -97,10 +97,13 @@ def make_report(
     renamed = profile.reciprocal_rank_as_map
     return {
         "profile": profile.name,
-        "trained_in_this_run": trained_in_this_run,
+        "trained_in_this_run": bool(trained),
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak_memory_mb()),
-        "arms": {n: describe_arm(x, results["clip"], renamed) for n, x in results.items()},
+        "arms": {
+            name: describe_arm(found, results["clip"], renamed) | {"trained": name in trained}
+            for name, found in results.items()
+        },
         "gain": gain("clip", profile.recipe),
         "gain_over_control": gain(CONTROL, profile.recipe),
         "gain_of_control": gain("clip", CONTROL),

@@ -17,6 +17,7 @@ from dclip_kit.plots.results import (
     plot_scores,
     plot_shares,
 )
+from dclip_kit.plots.studies import plot_frontiers, plot_versus
 from dclip_kit.plots.weighting import (
     plot_attention,
     plot_masking,
@@ -28,6 +29,7 @@ __all__ = [
     "PictureRow",
     "plot_attention",
     "plot_average_precision",
+    "plot_frontiers",
     "plot_gains",
     "plot_history",
     "plot_masking",
@@ -45,5 +47,6 @@ __all__ = [
     "plot_shares",
     "plot_student_view",
     "plot_tradeoff",
+    "plot_versus",
     "plot_weightings",
 ]

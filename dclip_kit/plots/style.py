@@ -20,7 +20,12 @@ PERCENT = {"tickformat": ".0%", "hoverformat": ".1%"}  # an axis of shares
 DASHED = {"color": INK, "width": 1.5, "dash": "dash"}
 
 PALETTE = ("#6E6E6E", *BOX_COLORS)
-ARM_COLORS = {"clip": PALETTE[0], "contrastive": PALETTE[1], "dclip": PALETTE[2]}
+ARM_COLORS = {
+    "clip": PALETTE[0],
+    "contrastive_rehearsal": PALETTE[1],
+    "region_taught": PALETTE[2],
+    "dclip": PALETTE[3],
+}
 
 _AXIS = {
     "automargin": True,
