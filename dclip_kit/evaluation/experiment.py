@@ -155,14 +155,24 @@ class EncodedPictures:
 
 
 def encode_pictures(
-    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path
+    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path | None = None
 ) -> EncodedPictures:
-    """Features of pictures, from a folder or into it, and the pictures for trainings to read.
+    """Features of pictures, and the pictures for trainings to read.
+
+    Args:
+        profile: says how regions are made.
+        clip: the untouched one.
+        dataset: with captions or without.
+        folder: to keep the features in, or to load them from; left out, they are in memory only.
 
     Raises:
         ValueError: as `load_or_extract_features` and `read_pixels`.
     """
-    features = load_or_extract_features(profile, clip, dataset, folder)
+    if folder:
+        features = load_or_extract_features(profile, clip, dataset, folder)
+    else:
+        detector = choose_detector(profile, clip)
+        features = extract_features(clip, detector, dataset, profile.regions)
     return EncodedPictures(dataset, features, _read_few(clip, dataset.paths))
 
 
@@ -376,8 +386,8 @@ def train_all(profile: Profile, clip: ClipBundle, data: ProfileData, folder: Pat
     others = load_uncaptioned(profile, data)
     if profile.data != "pocket":  # whose scenes need no record
         keep_seen(describe_run(profile, data, others), folder)
-    captioned = encode_pictures(profile, clip, data.train, folder)
-    uncaptioned = encode_pictures(profile, clip, others, folder) if others else None
+    captioned = encode_pictures(profile, clip, data.train)
+    uncaptioned = encode_pictures(profile, clip, others) if others else None
     teacher = train_and_save_teacher(profile, captioned.features, folder).teacher
     sets = prepare_evaluation(clip, data)
     train_and_save_arms(profile, clip, teacher, captioned, uncaptioned, sets, folder)
