@@ -292,6 +292,23 @@ def _fill(kept: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults, **kept, **both}
 
 
+def teacher_place(work: Path, arm: StudyArm, seed: int) -> Path:
+    """The folder that a study's work has an arm's teacher in; arms of one teacher share it.
+
+    Raises:
+        ValueError: the arm has no settings.
+    """
+    if arm.profile is None:
+        raise ValueError(f"Expected an arm with a teacher, got {arm.name}; name another.")
+    decisive = {
+        **asdict(teacher_settings(arm.profile)),
+        "regions": asdict(arm.profile.regions),
+        "seed": seed,
+        "captions": arm.captions,
+    }
+    return work / "teachers" / digest_record(decisive)
+
+
 class _Workshop:
     """What trainings of a study share: data, features, teachers; each made when it is needed."""
 
@@ -403,10 +420,8 @@ class _Workshop:
         return train_arm(CONTROL, self.clip, shown, captioned.features, control).clip
 
     def _train_teacher(self, profile: Profile, captioned: EncodedPictures, arm: StudyArm) -> Any:
-        settings = teacher_settings(profile)
-        key = digest_record({**asdict(settings), "seed": profile.seed, "captions": arm.captions})
-        state = self.work / "checkpoints" / f"teacher-{key}.safetensors"
-        place = self.work / "teachers" / key
+        place = teacher_place(self.work, arm, profile.seed)
+        state = self.work / "checkpoints" / f"teacher-{place.name}.safetensors"
         return train_and_save_teacher(profile, captioned.features, place, state).teacher
 
     def _follow(self, trained: ClipBundle) -> tuple[dict[float, Measurement], list[Candidate]]:
