@@ -219,7 +219,7 @@ def data(tmp_path_factory):
     """The pocket's data as a walk begins with it, of a few pictures, in a cache of the tests'."""
     from dclip_kit.config import PROFILES
     from dclip_kit.data.pocket import world as pocket
-    from dclip_kit.evaluation.experiment import load_data
+    from dclip_kit.evaluation.profile_data import load_data
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))

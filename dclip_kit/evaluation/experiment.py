@@ -15,6 +15,7 @@ from dclip_kit.config import (
     RegionTeacherSettings,
     TeacherSettings,
     control_of,
+    trains_teacher,
 )
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.evaluation.arms import (
@@ -75,7 +76,7 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
         FileNotFoundError: there are no weights for the detector.
     """
     choose_parameters(clip, profile.student.train)
-    if profile.student.distillation_weight and profile.teacher_model != "control":
+    if trains_teacher(profile):
         build_teacher(clip.embed_dim, teacher_settings(profile))
     locate_weights(profile.regions.detector)
 
@@ -372,13 +373,15 @@ def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
 
 
 def train_all(profile: Profile, clip: ClipBundle, data: ProfileData, folder: Path) -> None:
-    """Trains a profile's teacher and arms into a folder."""
+    """Trains a profile's arms into a folder, and its teacher if its recipe has one."""
     others = load_uncaptioned(profile, data)
     if profile.data != "pocket":  # whose scenes need no record
         keep_seen(describe_run(profile, data, others), folder)
     captioned = encode_pictures(profile, clip, data.train, folder)
     uncaptioned = encode_pictures(profile, clip, others, folder) if others else None
-    teacher = train_and_save_teacher(profile, captioned.features, folder).teacher
+    teacher = None
+    if trains_teacher(profile):
+        teacher = train_and_save_teacher(profile, captioned.features, folder).teacher
     sets = prepare_evaluation(clip, data)
     train_and_save_arms(profile, clip, teacher, captioned, uncaptioned, sets, folder)
 
