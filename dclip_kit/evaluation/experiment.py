@@ -172,13 +172,20 @@ def prepare_rehearsal(
 ) -> PictureTargets | None:
     """The crops that a profile's student rehearses, if any, read once.
 
+    Where the features of regions are not what CLIP makes of pictures, as the published code's are
+    not, crops are encoded anew.
+
     Raises:
-        ValueError: as `RegionCrops` and `read_pixels`.
+        ValueError: as `read_pixels`.
     """
     if not profile.student.rehearsal_weight:
         return None
-    crops = RegionCrops(captioned.dataset.paths, captioned.features, profile.regions)
-    return PictureTargets(_read_few(clip, crops), captioned.features.region)
+    regions = replace(profile.regions, normalized_crops=True, undetected_as_zeros=False)
+    crops = RegionCrops(captioned.dataset.paths, captioned.features, regions)
+    pictures, features = _read_few(clip, crops), captioned.features.region
+    if regions != profile.regions:
+        features = encode_images(clip, pictures)
+    return PictureTargets(pictures, features)
 
 
 def prepare_training(

@@ -35,6 +35,7 @@ from dclip_kit.evaluation.experiment import (
     encode_pictures,
     prepare_evaluation,
     prepare_lessons,
+    prepare_rehearsal,
     prepare_training,
     require_trainable,
     teacher_settings,
@@ -144,6 +145,19 @@ def test_too_many_pictures_for_the_memory_stay_on_disk(
 def test_crops_are_read_where_they_are_rehearsed(recipe, clip, encoded, sets) -> None:
     found = prepare_training(few(recipe), clip, encoded, sets)
     assert (found.rehearsal is None) == (recipe in ("contrastive", "dclip", "official_code"))
+
+
+def test_the_published_codes_control_rehearses_what_clip_makes_of_crops(
+    clip, data, finding, encoded, tmp_path
+) -> None:
+    """Its features of regions are others: of crops that are only resized."""
+    profile = few("official_code")
+    captioned = encode_pictures(profile, clip, data.train, tmp_path / "features")
+    usual = prepare_rehearsal(PROFILE, clip, encoded)
+    found = prepare_rehearsal(control_of(profile), clip, captioned)
+    assert not torch.allclose(captioned.features.region, encoded.features.region, atol=1e-2)
+    assert torch.equal(found.pictures, usual.pictures)
+    torch.testing.assert_close(found.features, usual.features)
 
 
 # Weights, trained now or loaded
