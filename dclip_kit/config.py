@@ -430,6 +430,11 @@ def require_recipe(profile: Profile) -> None:
             )
 
 
+def trains_teacher(profile: Profile) -> bool:
+    """Whether a profile's recipe trains a teacher of its own; the control is trained anyway."""
+    return profile.student.distillation_weight > 0 and profile.teacher_model != "control"
+
+
 def control_of(profile: Profile) -> Profile:
     """The control of a profile's recipe: the same captioned pictures and rehearsal, and no teacher.
 

@@ -148,9 +148,9 @@ def captioned(pictures, tmp_path_factory):
     return CaptionedImages(paths, captions, "train", "drawn")
 
 
-@pytest.fixture
-def detector():
-    """Finds no, one or two boxes in a picture, by its width."""
+@pytest.fixture(scope="session")
+def make_detector() -> Callable[[], object]:
+    """Makes detectors that find no, one or two boxes in a picture, by its width."""
     from dclip_kit.models.detector import Detections, Detector
     from dclip_kit.models.regions import Regions
     from dclip_kit.runtime.files import asset_path
@@ -165,7 +165,13 @@ def detector():
                 found.append(Regions.from_boxes(boxes, score, ["thing"] * count, picture.size))
             return Detections(tuple(found), sum(each.is_whole_image for each in found), 0)
 
-    return Fake(("thing",), 64, 0.25, 10, asset_path("pocket_yolo"), None)
+    return lambda: Fake(("thing",), 64, 0.25, 10, asset_path("pocket_yolo"), None)
+
+
+@pytest.fixture
+def detector(make_detector):
+    """Finds no, one or two boxes in a picture, by its width."""
+    return make_detector()
 
 
 @pytest.fixture(scope="session")
@@ -219,7 +225,7 @@ def data(tmp_path_factory):
     """The pocket's data as a walk begins with it, of a few pictures, in a cache of the tests'."""
     from dclip_kit.config import PROFILES
     from dclip_kit.data.pocket import world as pocket
-    from dclip_kit.evaluation.experiment import load_data
+    from dclip_kit.evaluation.profile_data import load_data
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -12,18 +12,29 @@ import pytest
 
 from dclip_kit import config
 from dclip_kit.config import (
+    CONTROL,
     PROFILES,
     RECIPES,
     Profile,
     RegionSettings,
+    RegionTeacherSettings,
     SelectionRule,
     StudentSettings,
     TeacherSettings,
     apply_recipe,
-    contrastive_control,
+    change_settings,
+    control_of,
     get_profile,
     read_policy,
     require_recipe,
+)
+
+PARTS = (
+    RegionSettings,
+    RegionTeacherSettings,
+    TeacherSettings,
+    StudentSettings,
+    SelectionRule,
 )
 
 
@@ -34,7 +45,9 @@ def test_a_profile_is_found_saved_and_cannot_be_changed(name) -> None:
     saved = json.loads(json.dumps(profile.as_dict()))
     assert saved["student"]["learning_rate"] == profile.student.learning_rate
     assert saved["selection"]["alphas"] == list(profile.selection.alphas)
-    for part in (profile, profile.regions, profile.teacher, profile.student, profile.selection):
+    parts = [each for each in vars(profile).values() if isinstance(each, PARTS)]
+    assert {*map(type, parts)} == {*PARTS}
+    for part in (profile, *parts):
         with pytest.raises(FrozenInstanceError):
             setattr(part, fields(part)[0].name, None)
 
@@ -43,6 +56,11 @@ def test_only_the_paper_asks_for_its_data() -> None:
     for name, profile in PROFILES.items():
         asked = "" if name == "paper" else "pocket"
         assert profile.data == profile.zero_shot == asked and not profile.test
+
+
+def test_the_pocket_alone_brings_pictures_without_captions() -> None:
+    given = {name for name, profile in PROFILES.items() if profile.uncaptioned}
+    assert given == {"pocket"}
 
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
@@ -64,14 +82,6 @@ def test_the_selection_rule_tries_shares_of_the_fine_tuned_weights_up_to_all() -
         assert 0.94 <= profile.selection.least_retention <= 1
 
 
-def test_the_control_differs_in_the_teacher_alone() -> None:
-    ours = StudentSettings(learning_rate=3e-3, epochs=9)
-    control = contrastive_control(ours)
-    differing = {f.name for f in fields(ours) if getattr(ours, f.name) != getattr(control, f.name)}
-    assert differing == {"distillation_weight"}
-    assert control.distillation_weight == 0
-
-
 @pytest.mark.parametrize(
     ("part", "name", "value", "expected"),
     [
@@ -83,6 +93,12 @@ def test_the_control_differs_in_the_teacher_alone() -> None:
         ("teacher", "pooling_temperature", 0.0, "a finite number above 0"),
         ("teacher", "learning_rate", math.nan, "a finite number from 0"),
         ("teacher", "weight_decay", math.inf, "a finite number from 0"),
+        ("region_teacher", "width", 0, "a whole number from 1"),
+        ("region_teacher", "region_dropout", 1.0, "a number from 0 to below 1"),
+        ("region_teacher", "captions_per_image", 0, "a whole number from 1"),
+        ("student", "anchors", 0, "a whole number from 1"),
+        ("student", "uncaptioned_batch", -1, "a whole number from 0"),
+        ("student", "contrastive_weight", -0.5, "a finite number from 0"),
         ("student", "epochs", 0, "a whole number from 1"),
         ("student", "soup", 0, "a whole number from 1"),
         ("student", "rehearsal_batch", -1, "a whole number from 0"),
@@ -112,12 +128,14 @@ def test_a_value_of_another_type_is_refused_where_nothing_else_looks_at_types() 
         "block_rate='1'": "student.block_rate to be a finite number from 0, got '1';",
         "mixed_precision='fp16'": "student.mixed_precision to be one of auto, no, bf16, got",
         "train=3": "student.train out of projection, attention, last_blocks(n), all, got 3;",
+        "distillation='kl'": "student.distillation to be one of cosine, anchored_kl, got 'kl';",
     }
-    tries = "".join(
-        f"try: StudentSettings({given})\nexcept ValueError as error: print(error)\n"
-        for given in refused
-    )
-    program = f"from dclip_kit.config import StudentSettings\n{tries}"
+    refused = {f"StudentSettings({given})": says for given, says in refused.items()} | {
+        "RegionTeacherSettings(regions=True)": "region_teacher.regions to be one of own, none, an",
+        "replace(PROFILES['base'], teacher_model='x')": "teacher_model to be one of region, cross_",
+    }
+    tries = "".join(f"try: {made}\nexcept ValueError as error: print(error)\n" for made in refused)
+    program = f"from dataclasses import replace\nfrom dclip_kit.config import *\n{tries}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     for line, says in zip(done.stdout.splitlines(), refused.values(), strict=True):
         assert line.startswith(f"Expected {says}")
@@ -134,7 +152,7 @@ def test_values_at_the_ends_of_their_ranges_are_taken() -> None:
 
 
 def test_every_number_among_the_settings_has_a_range() -> None:
-    for part in (Profile, RegionSettings, TeacherSettings, StudentSettings, SelectionRule):
+    for part in (Profile, *PARTS):
         numbers = {each.name for each in fields(part) if each.type in (int, float)}
         assert numbers <= config._ALLOWED.keys()
 
@@ -156,33 +174,156 @@ def test_a_rehearsal_that_has_a_weight_has_a_batch() -> None:
         StudentSettings(rehearsal_weight=1.0, rehearsal_batch=0)
 
 
+# Changes by name
+
+
+def test_settings_are_changed_by_name_part_by_part() -> None:
+    profile = get_profile("base")
+    changed = change_settings(profile, {"seed": 4, "student": {"epochs": 3, "soup": 2}})
+    student = replace(profile.student, epochs=3, soup=2)
+    assert changed == replace(profile, seed=4, student=student)
+    assert change_settings(profile, {}) == profile
+    own = {"regions": RegionSettings(margin=0.3)}  # a part may be given whole
+    assert change_settings(profile, own) == replace(profile, **own)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"studnet": {}}, "Expected a setting out of name, clip, .*, got 'studnet'"),
+        ({"student": {"epoch": 3}}, "Expected a setting out of train, .*, got 'epoch'"),
+        ({"student": {"epochs": 0}}, r"Expected student\.epochs to be a whole number from 1"),
+        ({"recipe": "x"}, "Expected a recipe out of"),
+    ],
+    ids=str,
+)
+def test_a_change_of_what_is_unknown_or_out_of_range_is_refused(changes, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        change_settings(get_profile("base"), changes)
+
+
 # Recipes
+
+KNOWN = (
+    "region_taught, whole_picture_taught, self_taught, contrastive_rehearsal, contrastive, dclip, "
+    "official_code"
+)
+# By the weights of distillation and of rehearsal: which recipes have one, and not the other.
+FITTING = {
+    (True, True): "region_taught or whole_picture_taught or self_taught",
+    (False, True): "contrastive_rehearsal",
+    (False, False): "contrastive",
+    (True, False): "dclip or official_code",
+}
+# What the pocket's recipes have of their own.
+RATES = ("batch_size", "captions_per_image", "epochs", "learning_rate", "block_rate")
 
 
 def test_a_profile_says_its_recipe() -> None:
-    assert {profile.recipe for profile in PROFILES.values()} == {"dclip"}
+    for profile in PROFILES.values():
+        assert profile.recipe == Profile.recipe == "region_taught"
+        assert apply_recipe(profile, "region_taught") == profile
     assert [field.name for field in fields(Profile)][-1] == "recipe"
-    with pytest.raises(ValueError, match="dclip, contrastive, rehearsal, official_code, got 'x'"):
+    with pytest.raises(ValueError, match=f"{KNOWN}, got 'x'"):
         replace(get_profile("pocket"), recipe="x")
 
 
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("weight", ["distillation_weight", "rehearsal_weight"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_and_its_distillation_do_not_contradict_each_other(recipe) -> None:
-    profile = apply_recipe(get_profile("pocket"), recipe)
+def test_a_recipe_and_its_weights_do_not_contradict_each_other(recipe, weight, name) -> None:
+    profile = apply_recipe(get_profile(name), recipe)
     require_recipe(profile)
-    other = 0.0 if profile.student.distillation_weight else 1.0
-    profile = replace(profile, student=replace(profile.student, distillation_weight=other))
-    take = {"dclip": "rehearsal", "official_code": "contrastive"}
+    value = getattr(profile.student, weight)
+    require_recipe(change_settings(profile, {"student": {weight: 3 * value}}))
+    other = 0.0 if value else 1.0
+    changed = change_settings(profile, {"student": {weight: other}})
+    both = changed.student.distillation_weight > 0, changed.student.rehearsal_weight > 0
     says = (
-        rf"student\.distillation_weight .* recipe {recipe}, got {other}; give another, or take "
-        f"--recipe {take.get(recipe, 'dclip or official_code')}"
+        rf"^Expected student\.{weight} {'above 0' if value else 'to be 0'} in the recipe {recipe}, "
+        rf"got {other}; give another, or take --recipe {FITTING[both]}\.$"
     )
     with pytest.raises(ValueError, match=says):
-        require_recipe(profile)
+        require_recipe(changed)
 
 
-def test_a_rehearsal_without_a_weight_is_no_rehearsal() -> None:
-    with pytest.raises(
-        ValueError, match=r"above 0 in the recipe rehearsal, got 0\.0; give another"
-    ):
-        require_recipe(apply_recipe(get_profile("base"), "rehearsal"))
+def test_region_taught_is_the_default_and_differs_from_its_controls_in_the_teacher() -> None:
+    """So that what it gains over them is the regions', or the teacher's."""
+    for name in PROFILES:
+        taught = apply_recipe(get_profile(name), "region_taught")
+        assert taught.teacher_model == "region" and taught.region_teacher.regions == "own"
+        blind = apply_recipe(get_profile(name), "whole_picture_taught")
+        seen = {"region_teacher": {"regions": "own"}, "recipe": "region_taught"}
+        assert blind.region_teacher.regions == "none"
+        assert change_settings(blind, seen) == taught
+        own = apply_recipe(get_profile(name), "self_taught")
+        assert own.teacher_model == "control"
+        assert replace(own, teacher_model="region", recipe="region_taught") == taught
+
+
+def test_dclip_is_as_the_paper_describes_it() -> None:
+    """A teacher that reads captions, its vectors matched, the captions, and nothing else."""
+    for name in PROFILES:
+        described = apply_recipe(get_profile(name), "dclip")
+        assert described.teacher_model == "cross_attention"
+        assert not described.teacher.caption_free and described.teacher.masked
+        student = described.student
+        assert (student.distillation, student.distillation_weight) == ("cosine", 1.0)
+        assert student.contrastive_weight == 1.0 and not student.train_text
+        assert student.rehearsal_weight == student.uncaptioned_batch == 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_the_pocket_has_of_its_own_for_a_recipe_are_rates(recipe) -> None:
+    """A profile of another name keeps its rates."""
+    profile = get_profile("pocket")
+    other = apply_recipe(replace(profile, name="mine"), recipe)
+    rates = {name: getattr(other.student, name) for name in RATES}
+    assert rates == {name: getattr(profile.student, name) for name in RATES}
+    own = apply_recipe(profile, recipe)
+    assert change_settings(own, {"name": "mine", "student": rates}) == other
+
+
+def test_the_pockets_recipes_train_at_different_rates() -> None:
+    students = [apply_recipe(get_profile("pocket"), recipe).student for recipe in RECIPES]
+    assert len({tuple(getattr(each, name) for name in RATES) for each in students}) > 1
+
+
+# The control
+
+
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_control_trains_as_its_own_recipe_says(recipe, name) -> None:
+    """On the recipe's features, which are its regions', and measured as every arm is."""
+    profile = apply_recipe(get_profile(name), recipe)
+    control = control_of(profile)
+    require_recipe(control)
+    assert control.student == apply_recipe(get_profile(name), CONTROL).student
+    same = {"student": control.student, "recipe": CONTROL, "reciprocal_rank_as_map": False}
+    assert control == replace(profile, **same)
+    assert control_of(control) == control
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_changed_of_a_recipe_is_changed_of_its_control_too(recipe) -> None:
+    changes = {"epochs": 3, "learning_rate": 0.5, "train": "projection", "clip_norm": 2.0}
+    changes |= {"soup": 2, "rehearsal_batch": 7}
+    profile = change_settings(apply_recipe(get_profile("pocket"), recipe), {"student": changes})
+    control = control_of(replace(profile, seed=9, selection=SelectionRule((0.7,), 0.5)))
+    expected = change_settings(
+        apply_recipe(get_profile("pocket"), CONTROL), {"student": changes}
+    ).student
+    assert control.student == expected
+    assert (control.seed, control.selection.alphas) == (9, (0.7,))
+
+
+def test_a_control_has_no_teacher_and_no_uncaptioned_pictures_whatever_is_asked_for() -> None:
+    changes = {"distillation_weight": 3.0, "uncaptioned_batch": 99, "train_text": True}
+    changes |= {"contrastive_weight": 0.25, "rehearsal_weight": 7.0}
+    for recipe in RECIPES:
+        profile = change_settings(apply_recipe(get_profile("base"), recipe), {"student": changes})
+        control = control_of(profile).student
+        assert control.distillation_weight == control.uncaptioned_batch == 0, recipe
+        assert not control.train_text and control.contrastive_weight == 1
+        assert control.rehearsal_weight == 7

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
-from dclip_kit.config import Profile, require_recipe
+from dclip_kit.config import Profile, require_recipe, trains_teacher
 from dclip_kit.runtime.printing import printable, say
 
 Settings = Annotated[Profile, arg(name="")]  # its fields are options of the command itself
@@ -29,7 +29,7 @@ def train_teacher(
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
-    if not _trains_teacher(settings):
+    if not trains_teacher(settings):
         raise ValueError(
             f"Expected a recipe with a teacher of its own, got {settings.recipe}; take --recipe "
             "region_taught or dclip."
@@ -63,16 +63,12 @@ def distill(
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
-    if teacher and not _trains_teacher(settings):
+    if teacher and not trains_teacher(settings):
         raise ValueError(
             f"Expected no --teacher for the recipe {settings.recipe}, which has none of its own, "
             f"got {teacher}; leave it out, or take --recipe region_taught."
         )
     _run(out, settings, teacher, features or out, device, teacher_alone=False)
-
-
-def _trains_teacher(settings: Profile) -> bool:
-    return settings.student.distillation_weight > 0 and settings.teacher_model != "control"
 
 
 def _run(
@@ -114,7 +110,7 @@ def _run(
             runs.keep_seen(experiment.describe_run(settings, data, others, teacher), out)
         captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"
-        if _trains_teacher(settings) and not run:
+        if trains_teacher(settings) and not run:
             state = states / "teacher.safetensors"
             run = experiment.train_and_save_teacher(settings, captioned.features, out, state)
         if teacher_alone:

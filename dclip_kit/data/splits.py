@@ -22,8 +22,10 @@ from dclip_kit.data.annotations import (
     require_usable,
 )
 from dclip_kit.data.curate import is_manifest, read_manifest
+from dclip_kit.data.folder import is_picture, walk_files
 from dclip_kit.data.images import SPLITS, CaptionedImages, LabelledImages
 from dclip_kit.data.leaks import OWN, Leak, find_leaks, remove_leaks
+from dclip_kit.data.pictures import count_links
 from dclip_kit.data.read import find_formats, read_format, recognise_format
 from dclip_kit.data.scan import scan_pictures
 from dclip_kit.runtime.printing import printable
@@ -257,7 +259,8 @@ def read_uncaptioned(
     """Reads pictures to learn from without captions.
 
     Args:
-        path: a folder of pictures, or as in `read_captioned`; captions are not kept.
+        path: a folder of pictures, all of which are taken, or as in `read_captioned`; captions are
+            not kept.
         evaluation: pictures that are left out: those to choose and to measure on.
         by_content: whether they are looked for by content too, which reads all pictures.
 
@@ -268,13 +271,12 @@ def read_uncaptioned(
         ValueError: there is nothing at the path, no picture can be read, or all are in evaluation.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    place = Path(path)
-    plain = place.is_dir() and not find_formats(place)
-    found = read_format(path, None, "files" if plain else recognise_format(path), "all", "pictures")
+    found = _read_pictures(path)
     if not len(found.dataset):
+        reason = next((f"{place}: {why}" for place, why in found.unusable.items()), "it is empty")
         raise ValueError(
             f"Expected pictures to learn from in {path}, but none of {len(found.unusable)} can be "
-            f"read: {next(iter(found.unusable.items()), 'the folder is empty')}; name others."
+            f"read ({reason}); name others."
         )
     pictures = replace(
         found.dataset, captions=((),) * len(found.dataset), split="uncaptioned", splits=()
@@ -288,6 +290,17 @@ def read_uncaptioned(
         )
     unusable, linked = found.unusable, found.linked
     return kept, LeftOut(unusable, 0, 0, report.leaks, report.not_compared, linked)
+
+
+def _read_pictures(path: Path | str) -> UsableImages:
+    """All pictures at a path; texts beside those of a folder are not read."""
+    place = Path(path)
+    if not place.is_dir() or find_formats(place).keys() - {"files"}:
+        return read_format(path, None, recognise_format(path), "all", "pictures")
+    paths = tuple(place / name for name in walk_files(place) if is_picture(name))
+    whole = CaptionedImages(paths, ((),) * len(paths), "uncaptioned", place.resolve().name)
+    found = drop_unusable(whole)
+    return replace(found, linked=count_links(found.dataset.paths, place))
 
 
 def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:

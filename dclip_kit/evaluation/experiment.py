@@ -15,6 +15,7 @@ from dclip_kit.config import (
     RegionTeacherSettings,
     TeacherSettings,
     control_of,
+    trains_teacher,
 )
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.evaluation.arms import (
@@ -75,7 +76,7 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
         FileNotFoundError: there are no weights for the detector.
     """
     choose_parameters(clip, profile.student.train)
-    if profile.student.distillation_weight and profile.teacher_model != "control":
+    if trains_teacher(profile):
         build_teacher(clip.embed_dim, teacher_settings(profile))
     locate_weights(profile.regions.detector)
 
@@ -181,13 +182,20 @@ def prepare_rehearsal(
 ) -> PictureTargets | None:
     """The crops that a profile's student rehearses, if any, read once.
 
+    Where the features of regions are not what CLIP makes of pictures, as the published code's are
+    not, crops are encoded anew.
+
     Raises:
-        ValueError: as `RegionCrops` and `read_pixels`.
+        ValueError: as `read_pixels`.
     """
     if not profile.student.rehearsal_weight:
         return None
-    crops = RegionCrops(captioned.dataset.paths, captioned.features, profile.regions)
-    return PictureTargets(_read_few(clip, crops), captioned.features.region)
+    regions = replace(profile.regions, normalized_crops=True, undetected_as_zeros=False)
+    crops = RegionCrops(captioned.dataset.paths, captioned.features, regions)
+    pictures, features = _read_few(clip, crops), captioned.features.region
+    if regions != profile.regions:
+        features = encode_images(clip, pictures)
+    return PictureTargets(pictures, features)
 
 
 def prepare_training(
@@ -382,13 +390,15 @@ def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
 
 
 def train_all(profile: Profile, clip: ClipBundle, data: ProfileData, folder: Path) -> None:
-    """Trains a profile's teacher and arms into a folder."""
+    """Trains a profile's arms into a folder, and its teacher if its recipe has one."""
     others = load_uncaptioned(profile, data)
     if profile.data != "pocket":  # whose scenes need no record
         keep_seen(describe_run(profile, data, others), folder)
     captioned = encode_pictures(profile, clip, data.train)
     uncaptioned = encode_pictures(profile, clip, others) if others else None
-    teacher = train_and_save_teacher(profile, captioned.features, folder).teacher
+    teacher = None
+    if trains_teacher(profile):
+        teacher = train_and_save_teacher(profile, captioned.features, folder).teacher
     sets = prepare_evaluation(clip, data)
     train_and_save_arms(profile, clip, teacher, captioned, uncaptioned, sets, folder)
 

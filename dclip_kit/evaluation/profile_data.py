@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,7 +77,11 @@ def require_data(profile: Profile) -> None:
             import_imagehash()
     if profile.zero_shot != "pocket":
         require_labelled(profile.zero_shot)
-    _ = count_further(profile.uncaptioned)
+    place = profile.uncaptioned
+    if place and not count_further(place) and not Path(place).exists():
+        raise ValueError(
+            f"Expected pictures to learn from at {place}, found nothing; check --uncaptioned."
+        )
 
 
 def load_data(profile: Profile) -> ProfileData:

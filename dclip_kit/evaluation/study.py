@@ -65,7 +65,13 @@ from dclip_kit.training import StudentRun, distill, plan_epoch
 
 RETENTION = 0.955  # at which arms are compared
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, beside 0
-_OF_POCKET = {"val": ("further_val", 2000), "test": ("further_test", 4000)}
+_OF_POCKET = {  # its further scenes, to measure arms and teachers on
+    "val": ("further_val", 2000),
+    "test": ("further_test", 4000),
+    "probe": ("further_val", 1000),
+}
+# What of a profile decides what is measured, of the untouched CLIP too.
+_MEASURED = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,11 @@ class Study:
         """Where a training's record is."""
         return self.path.with_suffix("") / f"{arm.name}-{seed}.json"
 
+    def describe(self, arm: StudyArm, seed: int) -> dict[str, Any]:
+        """Whatever decides a record, for JSON."""
+        measured = {name: getattr(self.profile, name) for name in _MEASURED}
+        return {**arm.describe(seed), "measured": measured | {"gallery": self.gallery}}
+
     def seeds_of(self, arm: StudyArm) -> tuple[int, ...]:
         """The untouched CLIP is the same for every seed."""
         return self.seeds if arm.profile else self.seeds[:1]
@@ -149,7 +160,7 @@ def read_study(path: Path) -> Study:
             raise ValueError("clip is the untouched one")
         every = tuple(_read_arm(profile, *arm) for arm in arms.items())
         return Study(path, profile, seeds, gallery, every)
-    except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
             "; mend it."
@@ -160,6 +171,11 @@ def _read_arm(profile: Profile, name: str, said: Mapping[str, Any]) -> StudyArm:
     rest = dict(said)
     own = {field.name: rest.pop(field.name) for field in fields(StudyArm) if field.name in rest}
     recipe = rest.pop("recipe")
+    odd = {*rest, *own} - {"nnn"} if recipe == "none" else {*own} & {"nnn"}
+    if odd:
+        raise ValueError(f"Expected no {', '.join(sorted(odd))} in {name}")
+    if not 0 < own.get("captions", 1.0) <= 1:
+        raise ValueError(f"Expected captions in {name} to be a share above 0")
     if recipe == "none":
         return StudyArm(name, None, **own)
     return StudyArm(name, change_settings(apply_recipe(profile, recipe), rest), **own)
@@ -238,25 +254,31 @@ def run_study(
         study: what to train.
         clip: the untouched one.
         work: the folder for features, checkpoints, teachers and the trained arms.
-        names: of the arms to train now; all if left out.
-        repeat: an arm's name and a seed: trains only this, again, and keeps its record in `work`.
+        names: of the arms to train now, beside the untouched CLIP; all if left out.
+        repeat: an arm's name and a seed: trains only this, again from its beginning, and keeps its
+            record in `work`.
 
     Raises:
-        ValueError: an arm is unknown, or a record is of other settings.
+        ValueError: an arm is unknown, there is nothing to repeat, or a record is of other settings.
     """
     known = {arm.name: arm for arm in study.arms}
-    wanted = [repeat[0]] if repeat else list(names or known)
+    wanted = [repeat[0]] if repeat else ["clip", *names] if names else list(known)
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"Expected arms out of {', '.join(known)}, got {unknown[0]!r}.")
-    rows = [(known[name], seed) for seed in study.seeds for name in wanted]
+    rows = [(known[name], seed) for seed in study.seeds for name in dict.fromkeys(wanted)]
     rows = [(arm, seed) for arm, seed in rows if seed in study.seeds_of(arm)]
     if repeat:
         rows = [(known[repeat[0]], repeat[1])]
+        if not _is_done(study, *rows[0]):
+            raise ValueError(
+                f"Expected a record of {repeat[0]} with the seed {repeat[1]} to repeat, found "
+                "none; run the study first."
+            )
     else:
         rows = [(arm, seed) for arm, seed in rows if not _is_done(study, arm, seed)]
     if not rows:
         return
-    workshop = _Workshop(study, clip, work)
+    workshop = _Workshop(study, clip, work, anew=repeat is not None)
     for arm, seed in rows:
         say(f"{study.path.stem}: {arm.name}, seed {seed}.")
         record = workshop.run(arm, seed)
@@ -272,9 +294,11 @@ def _is_done(study: Study, arm: StudyArm, seed: int) -> bool:
     if not path.exists():
         return False
     kept = read_record(path, lambda record: dict(record["settings"]))
-    if arm.profile:  # older records lack newer settings
+    now = study.describe(arm, seed)
+    kept = _fill(kept, {"measured": now["measured"]})  # older records lack this, and newer settings
+    if arm.profile:
         kept = _fill(kept, {"profile": Profile("", "", None).as_dict()})
-    if differing := differing_entries(kept, arm.describe(seed)):
+    if differing := differing_entries(kept, now):
         raise ValueError(
             f"Expected {path} to be of the settings in {study.path}, but they differ in "
             f"{', '.join(differing)}; delete it to train that anew."
@@ -300,29 +324,40 @@ def teacher_place(work: Path, arm: StudyArm, seed: int) -> Path:
     """
     if arm.profile is None:
         raise ValueError(f"Expected an arm with a teacher, got {arm.name}; name another.")
-    decisive = {
-        **asdict(teacher_settings(arm.profile)),
-        "regions": asdict(arm.profile.regions),
-        "seed": seed,
-        "captions": arm.captions,
-    }
+    names = ("clip", "pretrained", "data", "images", "regions")
+    own = {name: each for name, each in asdict(arm.profile).items() if name in names}
+    settings = asdict(teacher_settings(arm.profile))
+    decisive = {"teacher": settings, **own, "seed": seed, "captions": arm.captions}
     return work / "teachers" / digest_record(decisive)
 
 
 class _Workshop:
     """What trainings of a study share: data, features, teachers; each made when it is needed."""
 
-    def __init__(self, study: Study, clip: ClipBundle, work: Path) -> None:
+    def __init__(self, study: Study, clip: ClipBundle, work: Path, anew: bool) -> None:
         self.study, self.clip, self.work = study, clip, work
+        # What is trained anew goes on from no checkpoint, and lies apart.
+        self.place = work / "repeated" if anew else work
+        self.states = None if anew else work / "checkpoints"
         self.data = load_data(study.profile)
         self.chosen_on = prepare_measuring(clip, study, self.data, "val")
         self.measured_on = prepare_measuring(clip, study, self.data, "test")
         self.sets = prepare_evaluation(clip, self.data)
         self.captioned, self.uncaptioned = cache(self._captioned), cache(self._uncaptioned)
-        self.untouched = cache(lambda: (measure(clip, self.chosen_on), self.measure(clip)))
+        self.untouched = cache(self._untouched)
 
     def measure(self, clip: ClipBundle) -> Measurement:
         return measure(clip, self.measured_on)
+
+    def _untouched(self) -> tuple[Measurement, Measurement]:
+        """The untouched CLIP on val and on test."""
+        found = measure(self.clip, self.chosen_on), self.measure(self.clip)
+        if not all(each.correct.any() for each in found):
+            raise ValueError(
+                "Expected a CLIP that knows some of the classes, got none right; give it classes "
+                "that it can name."
+            )
+        return found
 
     def _captioned(self, regions: RegionSettings, share: float) -> EncodedPictures:
         train = self.data.train
@@ -334,7 +369,7 @@ class _Workshop:
 
     def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
         profile = replace(self.study.profile, regions=regions, uncaptioned=named)
-        pictures = load_uncaptioned(profile, self.data)
+        pictures = load_uncaptioned(apply_recipe(profile, "region_taught"), self.data)
         if pictures is None:
             return None
         return encode_pictures(profile, self.clip, pictures, self.work)
@@ -342,7 +377,7 @@ class _Workshop:
     def run(self, arm: StudyArm, seed: int) -> dict[str, Any]:
         """One row's record."""
         began = time.monotonic()
-        settings = arm.describe(seed)
+        settings = self.study.describe(arm, seed)
         head = {"arm": arm.name, "seed": seed, "settings_digest": digest_record(settings)}
         if arm.profile is None:
             references = None
@@ -360,7 +395,7 @@ class _Workshop:
             mixed = interpolate(self.clip, run.student, alpha)
             text = profile.student.train_text
             kept = Arm(arm.name, mixed, alpha, tuple(val), run.history, text)
-            save_arm(kept, self.work / "arms" / f"seed-{seed}")
+            save_arm(kept, self.place / "arms" / f"seed-{seed}")
         base = self.untouched()[1]
         return head | {
             "steps": steps,
@@ -381,7 +416,7 @@ class _Workshop:
         """A student, how many steps it took, and the probe of its teacher."""
         captioned = self.captioned(profile.regions, arm.captions)
         profile = _count_epochs(profile, arm.steps, captioned)
-        student, name = profile.student, f"{arm.name}-{profile.seed}"
+        student, key = profile.student, digest_record(arm.describe(profile.seed))
         lessons = probe = None
         if student.distillation_weight:
             uncaptioned = None
@@ -395,7 +430,7 @@ class _Workshop:
             if profile.teacher_model == "region":
                 further = self.data.test
                 if self.study.profile.data == "pocket":
-                    further = pocket.load_further("further_val", 1000)
+                    further = pocket.load_further(*_OF_POCKET["probe"])
                 tested = load_or_extract_features(profile, self.clip, further, self.work)
                 probe = asdict(region_probe(teacher, tested, profile.region_teacher))
         run = distill(
@@ -408,7 +443,7 @@ class _Workshop:
             rehearsal=prepare_rehearsal(profile, self.clip, captioned),
             texts=captioned.dataset.texts,
             seed=profile.seed,
-            checkpoint=self.work / "checkpoints" / f"{self.study.path.stem}-{name}.safetensors",
+            checkpoint=self.states and self.states / f"{arm.name}-{key}.safetensors",
         )
         steps = student.epochs * len(plan_epoch(captioned.features, student, profile.seed, 0))
         return run, steps, probe
@@ -420,8 +455,8 @@ class _Workshop:
         return train_arm(CONTROL, self.clip, shown, captioned.features, control).clip
 
     def _train_teacher(self, profile: Profile, captioned: EncodedPictures, arm: StudyArm) -> Any:
-        place = teacher_place(self.work, arm, profile.seed)
-        state = self.work / "checkpoints" / f"teacher-{place.name}.safetensors"
+        place = teacher_place(self.place, arm, profile.seed)
+        state = self.states and self.states / f"teacher-{place.name}.safetensors"
         return train_and_save_teacher(profile, captioned.features, place, state).teacher
 
     def _follow(self, trained: ClipBundle) -> tuple[dict[float, Measurement], list[Candidate]]:

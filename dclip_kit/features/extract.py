@@ -39,7 +39,7 @@ def extract_features(
     Args:
         bundle: the frozen CLIP.
         detector: from `load_detector(settings.detector, …)`.
-        dataset: pictures with captions.
+        dataset: pictures, with captions or without any.
         settings: how crops are cut and encoded, what stands for a picture without detections, and
             whether the whole picture is one more region.
         batch_size: pictures that are opened, detected and encoded at a time; fewer where they have

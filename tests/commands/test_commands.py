@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from test_coco import write_coco
-from test_experiment import write_classes
 from test_leaks import scene
+from test_profile_data import write_classes
 from test_splits import write_own
 
 from dclip_kit.commands import COMMANDS, main

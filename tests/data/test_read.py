@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dclip_kit.config import FORMATS
-from dclip_kit.data.read import READERS, read_captioned, recognise_format
+from dclip_kit.data.read import READERS, find_formats, read_captioned, recognise_format
 
 KARPATHY = {
     "images": [
@@ -87,6 +87,15 @@ def test_a_coco_root_is_recognised_by_its_annotations(tmp_path) -> None:
 
 def test_an_annotation_file_has_the_say_over_texts_beside_pictures(tmp_path) -> None:
     assert recognise_format(write_folder(tmp_path, "csv", "files")) == "csv"
+
+
+def test_the_formats_of_a_folder_are_all_named_with_their_files(tmp_path) -> None:
+    assert find_formats(tmp_path) == {}
+    write_folder(tmp_path / "one", "files")
+    assert find_formats(tmp_path / "one") == {"files": tmp_path / "one"}
+    both = write_folder(tmp_path / "both", "csv", "karpathy")
+    expected = {"csv": both / "captions.csv", "karpathy": both / "dataset_mine.json"}
+    assert find_formats(both) == expected
 
 
 def test_what_is_not_recognised_lists_the_known_formats(tmp_path) -> None:

@@ -13,7 +13,14 @@ from test_leaks import scene
 from dclip_kit.data import curate, read_captioned
 from dclip_kit.data.curate import is_manifest
 from dclip_kit.data.images import LabelledImages
-from dclip_kit.data.splits import LeftOut, draw_splits, halve_labelled, read_splits, read_test
+from dclip_kit.data.splits import (
+    LeftOut,
+    draw_splits,
+    halve_labelled,
+    read_splits,
+    read_test,
+    read_uncaptioned,
+)
 
 
 def write_own(folder: Path, seeds: range, rows: tuple[str, ...] = (), split: bool = False) -> Path:
@@ -341,3 +348,83 @@ def test_labelled_pictures_are_halved_class_by_class() -> None:
         assert (half.class_names, half.source) == (whole.class_names, whole.source)
     assert halve_labelled(whole, 3) == (val, test)
     assert halve_labelled(whole, 4)[0] != val
+
+
+# Without captions
+
+
+@pytest.fixture
+def plain(tmp_path) -> Path:
+    """A folder of pictures, one below another; two have a text, and one cannot be read."""
+    folder = tmp_path / "plain"
+    (folder / "test").mkdir(parents=True)  # no split: all of it is to learn from
+    for seed in range(4):
+        scene(seed).save(folder / f"{seed}.jpg")
+    scene(4).save(folder / "test/0.jpg")
+    for name in ("1.txt", "test/0.txt", "notes.txt"):
+        (folder / name).write_text("what is to be seen")
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_all_pictures_of_a_folder_are_read_and_no_text_beside_them(plain) -> None:
+    pictures, left_out = read_uncaptioned(plain, ())
+    assert [str(path.relative_to(plain)) for path in pictures.paths] == [
+        *(f"{seed}.jpg" for seed in range(4)),
+        "test/0.jpg",
+    ]
+    assert pictures.captions == ((),) * 5 and pictures.texts == []
+    assert (pictures.split, pictures.source, set(pictures.splits)) == ("uncaptioned", "plain", {""})
+    assert list(left_out.unusable) == [str(plain / "bad.jpg")]
+    assert not left_out.leaks and not left_out.linked
+
+
+def test_links_to_pictures_elsewhere_are_followed_and_counted(plain, tmp_path) -> None:
+    (tmp_path / "store").mkdir()
+    scene(9).save(tmp_path / "store/9.jpg")
+    (plain / "linked").symlink_to(tmp_path / "store")
+    pictures, left_out = read_uncaptioned(plain, ())
+    assert len(pictures) == 6 and left_out.linked == 1
+
+
+def test_captions_of_any_format_are_not_kept(tmp_path) -> None:
+    own = write_own(tmp_path / "own", range(6), ("gone.png,a",), split=True)
+    pictures, left_out = read_uncaptioned(own, ())
+    assert names(pictures) == [f"{seed}.png" for seed in range(6)]  # of all splits
+    assert pictures.captions == ((),) * 6 and set(pictures.splits) == {""}
+    assert len(left_out.unusable) == 1
+    assert read_uncaptioned(own / "captions.csv", ())[0].paths == pictures.paths
+
+
+@pytest.mark.parametrize("by_content", [True, False])
+def test_pictures_to_choose_and_to_measure_on_are_not_learnt_from(
+    by_content, plain, tmp_path
+) -> None:
+    """By what they show; a name that another data set has too is no leak."""
+    splits = read_splits(write_own(tmp_path / "own", range(2, 22), split=True))
+    scene(21).save(plain / "measured.jpg", quality=60)
+    scene(19).save(plain / "chosen.jpg", quality=60)
+    scene(30).save(plain / "20.jpg")
+    evaluation = splits.val, splits.test
+    pictures, left_out = read_uncaptioned(plain, evaluation, by_content)
+    found = {leak.picture.name: leak.evaluation.name for leak in left_out.leaks}
+    assert found == ({"measured.jpg": "21.png", "chosen.jpg": "19.png"} if by_content else {})
+    assert len(pictures) == 8 - len(found) and "20.jpg" in names(pictures)
+    assert not found.keys() & {*names(pictures)}
+    # What is trained on with captions may come again.
+    assert {"2.jpg", "3.jpg"} <= {*names(pictures)}
+
+
+def test_nothing_to_learn_from_is_an_error(plain, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"folder at .*none, found nothing"):
+        read_uncaptioned(tmp_path / "none", ())
+    with pytest.raises(ValueError, match=r"none of 0 can be read \(it is empty\); name others"):
+        (tmp_path / "empty").mkdir()
+        read_uncaptioned(tmp_path / "empty", ())
+    (tmp_path / "bad").mkdir()
+    shutil.copy(plain / "bad.jpg", tmp_path / "bad")
+    with pytest.raises(ValueError, match=r"none of 1 can be read \(.*bad\.jpg: Expected a whole"):
+        read_uncaptioned(tmp_path / "bad", ())
+    everything, _ = read_uncaptioned(plain, ())
+    with pytest.raises(ValueError, match="in neither val nor test, but all 5 are; name others"):
+        read_uncaptioned(plain, (everything,))

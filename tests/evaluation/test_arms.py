@@ -1,13 +1,20 @@
 """The arms: one rule for all, nothing of test seen, and back from disk as they were rounded."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from dclip_kit.config import Profile, SelectionRule, StudentSettings, TeacherSettings
+from dclip_kit.config import (
+    CONTROL,
+    Profile,
+    RegionTeacherSettings,
+    SelectionRule,
+    StudentSettings,
+    TeacherSettings,
+)
 from dclip_kit.evaluation import arms
 from dclip_kit.evaluation.arms import (
     Arm,
@@ -33,9 +40,9 @@ from dclip_kit.evaluation.evaluate import (
 from dclip_kit.evaluation.experiment import EvaluationSets
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.teacher import MetaTeacher
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip, interpolate, same_text_tower
-from dclip_kit.training import TeacherRun, distill
+from dclip_kit.training import PictureTargets, TeacherRun, distill
 
 STUDENT = StudentSettings(batch_size=4, epochs=2, learning_rate=1e-3, mixed_precision="no")
 PROFILE = Profile(
@@ -43,10 +50,12 @@ PROFILE = Profile(
     "pocket",
     None,
     teacher=TeacherSettings(heads=4),
+    region_teacher=RegionTeacherSettings(width=24, heads=3),
     student=STUDENT,
     selection=SelectionRule((0.5, 1.0), 0.0),
     seed=3,
 )
+UNTAUGHT = replace(PROFILE, student=replace(STUDENT, distillation_weight=0.0))
 
 
 def retrieval(pixels, features) -> RetrievalSet:
@@ -105,30 +114,36 @@ def test_val_is_encoded_in_the_trainings_precision(
         return evaluate_zero_shot(bundle, *given, **more)
 
     monkeypatch.setattr(arms, "evaluate_zero_shot", watched)
-    profile = replace(PROFILE, student=replace(STUDENT, mixed_precision=precision))
-    arm = train_arm("contrastive", clip, training_set(pixels, sets), features, profile)
+    profile = replace(UNTAUGHT, student=replace(UNTAUGHT.student, mixed_precision=precision))
+    arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, profile)
     assert seen == [precision] * 5  # two epochs, the untouched one, two candidates
     assert arm.clip.precision == "no"
 
 
-@pytest.mark.parametrize("name", ["contrastive", "dclip"])
+@pytest.mark.parametrize("name", [CONTROL, "dclip", "region_taught"])
 def test_an_arm_is_fine_tuned_and_chosen_on_val(
     name, clip, pixels, features, sets, targets, tmp_path
 ) -> None:
-    teacher = targets if name == "dclip" else None
-    settings = STUDENT if name == "dclip" else replace(STUDENT, distillation_weight=0.0)
+    profile, given, beside = UNTAUGHT, None, {}
+    if name != CONTROL:
+        profile, given = PROFILE, targets
+    if name == "region_taught":
+        student = replace(STUDENT, distillation="anchored_kl", anchors=7, uncaptioned_batch=3)
+        profile = replace(PROFILE, student=student)
+        beside = {"uncaptioned": PictureTargets(pixels.flip(2), features.image.flip(0))}
     path, shown = tmp_path / "state.safetensors", []
     arm = train_arm(
         name,
         clip,
         training_set(pixels, sets),
         features,
-        PROFILE,
-        teacher,
-        path,
-        lambda student, history: shown.append(len(history)),
+        profile,
+        given,
+        **beside,
+        checkpoint=path,
+        on_epoch=lambda student, history: shown.append(len(history)),
     )
-    tuned = distill(clip, pixels, features, settings, teacher, seed=3).student
+    tuned = distill(clip, pixels, features, profile.student, given, seed=3, **beside).student
     student, alpha, candidates = choose(clip, tuned, sets)
     assert (arm.name, arm.alpha, arm.candidates) == (name, alpha, candidates)
     assert [candidate.alpha for candidate in arm.candidates] == [0, 0.5, 1]
@@ -140,11 +155,9 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
 
 
 def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets, tmp_path) -> None:
-    profile = replace(PROFILE, student=replace(STUDENT, soup=3, distillation_weight=0.0))
+    profile = replace(UNTAUGHT, student=replace(UNTAUGHT.student, soup=3))
     path = tmp_path / "state.safetensors"
-    arm = train_arm(
-        "contrastive", clip, training_set(pixels, sets), features, profile, checkpoint=path
-    )
+    arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, profile, checkpoint=path)
     seeds = [3, 3 + 1_000_003, 3 + 2 * 1_000_003]
     runs = [distill(clip, pixels, features, profile.student, seed=seed) for seed in seeds]
     assert not torch.equal(weights(runs[0].student.model), weights(runs[1].student.model))
@@ -162,6 +175,13 @@ def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets
         assert row["loss"] == pytest.approx(sum(losses) / 3)
     names = {"state.safetensors", "state-1.safetensors", "state-2.safetensors"}
     assert names <= {each.name for each in tmp_path.iterdir()}
+
+
+def test_an_arm_that_is_to_be_taught_is_no_control_without_its_lessons(
+    clip, pixels, features, sets
+) -> None:
+    with pytest.raises(ValueError, match="Expected teacher_embeddings to distil from, got None"):
+        train_arm("dclip", clip, training_set(pixels, sets), features, PROFILE)
 
 
 def test_soups_of_two_seeds_share_no_member() -> None:
@@ -252,11 +272,12 @@ def test_a_saved_arm_is_read_back_in_half_precision(arm, clip, tmp_path) -> None
         assert getattr(loaded, name) == getattr(arm, name)
 
 
-@pytest.mark.parametrize("name", ["contrastive", "dclip"])
+@pytest.mark.parametrize("name", [CONTROL, "dclip"])
 def test_a_trained_arm_measures_the_same_once_it_is_loaded(
     name, clip, pixels, features, sets, targets, tmp_path
 ) -> None:
-    arm = train_arm(name, clip, training_set(pixels, sets), features, PROFILE, targets)
+    profile, given = (UNTAUGHT, None) if name == CONTROL else (PROFILE, targets)
+    arm = train_arm(name, clip, training_set(pixels, sets), features, profile, given)
     save_arm(arm, tmp_path)
     loaded = load_arm(name, clip, tmp_path)
     assert torch.equal(weights(loaded.clip.model), weights(arm.clip.model))
@@ -269,10 +290,10 @@ def test_an_arm_whose_text_tower_trains_keeps_it(clip, pixels, features, tmp_pat
     classes = encode_classes(clip, names)
     nearest = (encode_images(clip, pixels) @ classes.T).argmax(1)
     named = ZeroShotSet(pixels, nearest, classes, domain, names, encoder=clip)
-    student = replace(STUDENT, train_text=True, epochs=20, learning_rate=5e-3)
-    profile = replace(PROFILE, student=student)
+    student = replace(UNTAUGHT.student, train_text=True, epochs=20, learning_rate=5e-3)
+    profile = replace(UNTAUGHT, student=student)
     shown = TrainingSet(pixels, None, val, named)
-    arm = train_arm("contrastive", clip, shown, features, profile, texts=texts)
+    arm = train_arm("tuned", clip, shown, features, profile, texts=texts)
     assert arm.alpha and arm.trained_text and not same_text_tower(arm.clip, clip)
     own = encode_texts(arm.clip, texts)
     assert not torch.allclose(own, val.text_features, atol=1e-4)
@@ -280,18 +301,20 @@ def test_an_arm_whose_text_tower_trains_keeps_it(clip, pixels, features, tmp_pat
     chosen = next(c for c in arm.candidates if c.alpha == arm.alpha)
     assert chosen.recall_at_1 == measured.text_to_image.recall_at[1]
     save_arm(arm, tmp_path)
-    loaded = load_arm("contrastive", clip, tmp_path)
+    loaded = load_arm("tuned", clip, tmp_path)
     assert torch.equal(weights(loaded.clip.model), weights(arm.clip.model))
     assert loaded.trained_text
 
 
-def test_saved_arms_are_loaded_beside_the_untouched_one(arm, clip, tmp_path, capsys) -> None:
-    for name in ("contrastive", "dclip"):
+@pytest.mark.parametrize("names", [(CONTROL, "region_taught"), ("dclip",)])
+def test_saved_arms_are_loaded_beside_the_untouched_one(names, arm, clip, tmp_path, capsys) -> None:
+    for name in names:
         save_arm(replace(arm, name=name), tmp_path)
-    loaded = load_arms(clip, tmp_path)
-    assert list(loaded) == ["clip", "contrastive", "dclip"] and loaded["clip"].clip is clip
-    assert f"trained earlier: contrastive (α = {arm.alpha:g}), dclip" in capsys.readouterr().out
-    assert all(loaded[name].alpha == arm.alpha for name in ("contrastive", "dclip"))
+    loaded = load_arms(clip, tmp_path, *[names] * (len(names) == 1))  # two are the default
+    assert list(loaded) == ["clip", *names] and loaded["clip"].clip is clip
+    said = ", ".join(f"{name} (α = {arm.alpha:g})" for name in names)
+    assert f"trained earlier: {said}" in capsys.readouterr().out
+    assert all(loaded[name].alpha == arm.alpha for name in names)
 
 
 def test_a_folder_without_arms_is_named(clip, tmp_path) -> None:
@@ -299,35 +322,67 @@ def test_a_folder_without_arms_is_named(clip, tmp_path) -> None:
         load_arms(clip, tmp_path)
 
 
-def test_a_saved_teacher_computes_the_same(features, tmp_path) -> None:
-    teacher, history = MetaTeacher(32, 4), [{"epoch": 1, "loss": 0.25}]
-    save_teacher(TeacherRun(teacher, history), PROFILE.teacher, tmp_path)
-    run = load_teacher(32, PROFILE.teacher, tmp_path)
+TEACHERS = {
+    "teacher": (PROFILE.teacher, lambda: MetaTeacher(32, 4)),
+    "region_teacher": (PROFILE.region_teacher, lambda: RegionTeacher(32, 24, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_a_saved_teacher_computes_the_same(kind, tmp_path) -> None:
+    settings, build = TEACHERS[kind]
+    teacher, history = build(), [{"epoch": 1, "loss": 0.25}]
+    save_teacher(TeacherRun(teacher, history), settings, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{kind}.safetensors", f"{kind}.json"}
+    run = load_teacher(32, settings, tmp_path)
     loaded = run.teacher
-    assert run.history == history and not loaded.training
+    assert type(loaded) is type(teacher) and not loaded.training
+    assert run.history == history
     assert torch.equal(weights(loaded), weights(teacher))
-    assert loaded.regions[0].attention.num_heads == 4
-    record = json.loads((tmp_path / "teacher.json").read_text())
-    assert record["settings"]["heads"] == 4
+    first = loaded.regions[0] if kind == "teacher" else loaded.layers[0]
+    assert first.attention.num_heads == settings.heads
+    record = json.loads((tmp_path / f"{kind}.json").read_text())
+    assert record["settings"] == asdict(settings)
+
+
+def test_both_kinds_of_teachers_lie_side_by_side(tmp_path) -> None:
+    for settings, build in TEACHERS.values():
+        save_teacher(TeacherRun(build(), []), settings, tmp_path)
+    for settings, build in TEACHERS.values():
+        assert type(load_teacher(32, settings, tmp_path).teacher) is type(build())
+
+
+def test_the_other_kind_of_teacher_is_not_taken(tmp_path) -> None:
+    settings, build = TEACHERS["teacher"]
+    save_teacher(TeacherRun(build(), []), settings, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"region_teacher\.json"):
+        load_teacher(32, PROFILE.region_teacher, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("kind", "change"),
     [
-        {"heads": 2},
-        {"layers": 2},
-        {"caption_free": True},
-        {"pooling_temperature": 1.0},
-        {"masked": False},
+        ("teacher", {"heads": 2}),
+        ("teacher", {"layers": 2}),
+        ("teacher", {"caption_free": True}),
+        ("teacher", {"pooling_temperature": 1.0}),
+        ("teacher", {"masked": False}),
+        ("region_teacher", {"width": 48}),
+        ("region_teacher", {"heads": 2}),
+        ("region_teacher", {"layers": 1}),
+        ("region_teacher", {"regions": "none"}),
+        ("region_teacher", {"boxes": False}),
+        ("region_teacher", {"whole_picture": False}),
     ],
     ids=str,
 )
-def test_a_saved_teacher_of_other_settings_is_refused(change, tmp_path) -> None:
+def test_a_saved_teacher_of_other_settings_is_refused(kind, change, tmp_path) -> None:
     """Some fit by shape, and would compute something else."""
-    save_teacher(TeacherRun(MetaTeacher(32, 4), []), PROFILE.teacher, tmp_path)
+    settings, build = TEACHERS[kind]
+    save_teacher(TeacherRun(build(), []), settings, tmp_path)
     with pytest.raises(ValueError, match=f"{next(iter(change))}=.*{tmp_path}"):
-        load_teacher(32, replace(PROFILE.teacher, **change), tmp_path)
-    assert load_teacher(32, replace(PROFILE.teacher, learning_rate=1.0), tmp_path)
+        load_teacher(32, replace(settings, **change), tmp_path)
+    assert load_teacher(32, replace(settings, learning_rate=1.0), tmp_path)
 
 
 def load_what(what, clip, folder) -> None:

@@ -6,42 +6,68 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_leaks import dataset as pictures_below
 from test_leaks import scene
+from test_profile_data import write_classes
 from test_splits import write_own
 
 from assets.make import pocket_arms
-from dclip_kit.config import PROFILES, Profile, SelectionRule, apply_recipe
+from dclip_kit.config import (
+    CONTROL,
+    PROFILES,
+    RECIPES,
+    Profile,
+    SelectionRule,
+    apply_recipe,
+    change_settings,
+    control_of,
+    trains_teacher,
+)
 from dclip_kit.data import open_picture
 from dclip_kit.data.pocket import world as pocket
-from dclip_kit.data.pocket.sprites import load_nouns
 from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.arms import Arm, load_arms, load_teacher
-from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, encode_classes, evaluate_retrieval
+from dclip_kit.evaluation.evaluate import evaluate_retrieval
 from dclip_kit.evaluation.experiment import (
+    EncodedPictures,
     EvaluationSets,
-    choose_measured,
-    choose_templates,
-    load_data,
+    describe_run,
+    encode_pictures,
     prepare_evaluation,
+    prepare_lessons,
+    prepare_rehearsal,
     prepare_training,
-    read_measured,
-    read_zero_shot,
+    require_trainable,
+    teacher_settings,
+    train_all,
     train_and_save_arms,
     train_and_save_teacher,
 )
-from dclip_kit.features.extract import extract_features
+from dclip_kit.evaluation.profile_data import load_data, load_uncaptioned
+from dclip_kit.evaluation.runs import keep_seen, leave_out_trained, load_seen
 from dclip_kit.metrics import class_ranks
 from dclip_kit.models import reading
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.reading import read_pixels
-from dclip_kit.models.weights import clone_clip
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
+from dclip_kit.models.weights import clone_clip, same_text_tower
+from dclip_kit.training import embed_pictures, embed_with_teacher
 
-PROFILE = replace(
-    PROFILES["pocket"],
-    teacher=replace(PROFILES["pocket"].teacher, epochs=2, heads=2),
-    student=replace(PROFILES["pocket"].student, epochs=2, learning_rate=1e-3),
-    selection=SelectionRule((0.5, 1.0), 0.0),
-)
+FEW = {
+    "uncaptioned": "",
+    "teacher": {"epochs": 2, "heads": 2},
+    "region_teacher": {"epochs": 2, "width": 24, "heads": 3},
+    "student": {"epochs": 2, "learning_rate": 1e-3},
+    "selection": SelectionRule((0.5, 1.0), 0.0),
+}
+
+
+def few(recipe: str, **more) -> Profile:
+    """The pocket's profile of a recipe, to train for two epochs."""
+    return replace(change_settings(apply_recipe(PROFILES["pocket"], recipe), FEW), **more)
+
+
+PROFILE = few("region_taught")
 
 
 @pytest.fixture
@@ -52,22 +78,26 @@ def sets(data, clip) -> EvaluationSets:
     return replace(made, zero_shot_val=replace(made.zero_shot_val, labels=guessed.argmax(1)))
 
 
+@pytest.fixture
+def finding(detector, monkeypatch):
+    """Whoever asks for a detector gets the one that finds boxes by a picture's width."""
+    monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: detector)
+
+
+@pytest.fixture
+def encoded(data, clip, finding, tmp_path) -> EncodedPictures:
+    """The training data."""
+    return encode_pictures(PROFILE, clip, data.train, tmp_path / "features")
+
+
+@pytest.fixture
+def uncaptioned(data, clip, finding, tmp_path) -> EncodedPictures:
+    """Val's pictures, as if they had no captions."""
+    bare = replace(data.val, captions=((),) * len(data.val), split="uncaptioned")
+    return encode_pictures(PROFILE, clip, bare, tmp_path / "features")
+
+
 # Data
-
-
-def test_an_experiment_begins_with_all_six_sets_and_the_ceiling(data, monkeypatch) -> None:
-    assert (len(data.train), len(data.val), len(data.test)) == (11, 6, 8)
-    assert (data.train.split, data.val.split, data.test.split) == ("train", "val", "test")
-    for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
-        found = getattr(data, name)
-        assert len(found) == len(load_nouns()) and found.source == f"pocket {name}"
-    scenes = [pocket.make_scene("test", index) for index in range(8)]
-    fits = [
-        sum(pocket.count_matches([text], [scene])[0] for scene, _ in scenes)
-        for _, texts in scenes
-        for text in texts
-    ]
-    assert data.ceiling == pytest.approx(sum(1 / fit for fit in fits) / 40)
 
 
 def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
@@ -90,69 +120,174 @@ def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
 
 
 def test_too_many_pictures_for_the_memory_stay_on_disk(
-    clip, data, detector, sets, monkeypatch
+    clip, data, encoded, sets, tmp_path, monkeypatch
 ) -> None:
     assert sets.val.pictures == data.val.paths  # nobody has looked at them
-    features = extract_features(clip, detector, data.train, PROFILE.regions)
-    made = prepare_training(PROFILE, clip, data.train, features, sets)
+    assert torch.equal(encoded.pictures, read_pixels(clip, data.train.paths))
+    made, features = prepare_training(PROFILE, clip, encoded, sets), encoded.features
+    assert made.pictures is encoded.pictures
     assert torch.equal(made.val.pictures, read_pixels(clip, data.val.paths))
     assert torch.equal(made.zero_shot_val.pictures, read_pixels(clip, data.zero_shot_val.paths))
     crops = made.rehearsal.pictures  # rehearsed as the frozen CLIP saw them
     assert crops.shape == (len(features.region), 3, 32, 32)
     torch.testing.assert_close(encode_images(clip, crops), features.region)
     monkeypatch.setattr(experiment, "KEPT_BYTES", 3 * 32 * 32 * len(data.val))
-    less = prepare_training(PROFILE, clip, data.train, features, sets)
+    again = encode_pictures(PROFILE, clip, data.train, tmp_path / "features")
+    assert again.pictures == data.train.paths and again.dataset is data.train
+    less = prepare_training(PROFILE, clip, again, sets)
     assert torch.equal(less.val.pictures, made.val.pictures)
     assert less.pictures == data.train.paths
     assert less.zero_shot_val.pictures == data.zero_shot_val.paths
     assert torch.equal(read_pixels(clip, less.rehearsal.pictures), crops)
-    for recipe in ("contrastive", "official_code"):
-        other = apply_recipe(PROFILE, recipe)
-        assert prepare_training(other, clip, data.train, features, sets).rehearsal is None
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_crops_are_read_where_they_are_rehearsed(recipe, clip, encoded, sets) -> None:
+    found = prepare_training(few(recipe), clip, encoded, sets)
+    assert (found.rehearsal is None) == (recipe in ("contrastive", "dclip", "official_code"))
+
+
+def test_the_published_codes_control_rehearses_what_clip_makes_of_crops(
+    clip, data, finding, encoded, tmp_path
+) -> None:
+    """Its features of regions are others: of crops that are only resized."""
+    profile = few("official_code")
+    captioned = encode_pictures(profile, clip, data.train, tmp_path / "features")
+    usual = prepare_rehearsal(PROFILE, clip, encoded)
+    found = prepare_rehearsal(control_of(profile), clip, captioned)
+    assert not torch.allclose(captioned.features.region, encoded.features.region, atol=1e-2)
+    assert torch.equal(found.pictures, usual.pictures)
+    torch.testing.assert_close(found.features, usual.features)
 
 
 # Weights, trained now or loaded
 
 
-def test_a_saved_teacher_is_the_trained_one(clip, features, tmp_path, capsys) -> None:
-    trained = train_and_save_teacher(PROFILE, features, tmp_path)
+@pytest.mark.parametrize(
+    ("recipe", "kind"),
+    [
+        ("region_taught", "region_teacher"),
+        ("whole_picture_taught", "region_teacher"),
+        ("dclip", "teacher"),
+        ("official_code", "teacher"),
+    ],
+)
+def test_a_saved_teacher_is_the_trained_one(recipe, kind, clip, features, tmp_path, capsys) -> None:
+    profile = few(recipe)
+    settings = teacher_settings(profile)
+    assert settings is getattr(profile, kind)
+    trained = train_and_save_teacher(profile, features, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{kind}.json", f"{kind}.safetensors"}
     assert capsys.readouterr().out.strip() == "Trained the teacher now: 2 epochs."
-    loaded = load_teacher(clip.embed_dim, PROFILE.teacher, tmp_path)
+    loaded = load_teacher(clip.embed_dim, settings, tmp_path)
     assert capsys.readouterr().out.strip() == "Loaded the saved teacher: 2 epochs."
     one, other = trained.teacher.state_dict(), loaded.teacher.state_dict()
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert loaded.history == trained.history and not loaded.teacher.training
 
 
-def test_saved_arms_measure_what_the_trained_ones_did(
-    clip, data, features, sets, tmp_path, capsys
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_teacher_that_does_not_fit_clip_is_refused_where_one_is_trained(recipe, clip) -> None:
+    odd = {"teacher": {"heads": 5}, "region_teacher": {"width": 25}}
+    profile = change_settings(few(recipe), odd)
+    trained = recipe in ("region_taught", "whole_picture_taught", "dclip", "official_code")
+    assert trains_teacher(profile) == trained
+    if not trained:
+        require_trainable(profile, clip)
+        return
+    with pytest.raises(ValueError, match=r"heads that divide the width (32, got 5|25, got 3)"):
+        require_trainable(profile, clip)
+
+
+def test_lessons_are_what_a_teacher_makes_of_pictures(clip, encoded, uncaptioned) -> None:
+    """A caption's is its picture's, unless the teacher reads captions."""
+    owner, others = encoded.features.image_of_text, uncaptioned.features
+    region = RegionTeacher(32, 24, 3)
+    profile = few("whole_picture_taught")
+    lessons = prepare_lessons(profile, region, encoded, uncaptioned)
+    own = embed_pictures(region, encoded.features, profile.region_teacher)
+    assert torch.equal(lessons.embeddings, own[owner])
+    assert lessons.uncaptioned.pictures is uncaptioned.pictures
+    expected = embed_pictures(region, others, profile.region_teacher)
+    assert torch.equal(lessons.uncaptioned.features, expected)
+
+    tuned = clone_clip(clip)
+    tuned.model.visual.proj.data += 0.1
+    lessons = prepare_lessons(few("self_taught"), tuned, encoded, uncaptioned)
+    assert torch.equal(lessons.embeddings, encode_images(tuned, encoded.pictures)[owner])
+    expected = encode_images(tuned, uncaptioned.pictures)
+    assert torch.equal(lessons.uncaptioned.features, expected)
+    assert prepare_lessons(few("self_taught"), tuned, encoded, None).uncaptioned is None
+
+    reading = MetaTeacher(32, 2)
+    lessons = prepare_lessons(few("dclip"), reading, encoded, uncaptioned)
+    expected = embed_with_teacher(reading, encoded.features, PROFILE.regions)
+    assert torch.equal(lessons.embeddings, expected)
+    assert lessons.uncaptioned is None  # there is no caption to read
+
+
+@pytest.mark.parametrize("more", [False, True])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_leads_from_pictures_to_an_arm_beside_its_control(
+    recipe, more, clip, data, encoded, uncaptioned, sets, tmp_path, capsys, monkeypatch
 ) -> None:
+    profile, teacher, asked = few(recipe), None, []
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
-    teacher = train_and_save_teacher(PROFILE, features, tmp_path).teacher
+    if trains_teacher(profile):
+        captioned = encode_pictures(profile, clip, data.train, tmp_path / "features")
+        teacher = train_and_save_teacher(profile, captioned.features, tmp_path).teacher
+    else:
+        captioned = encoded
+    others = uncaptioned if more else None
     capsys.readouterr()
-    trained = train_and_save_arms(PROFILE, clip, teacher, data.train, features, sets, tmp_path)
+    monkeypatch.setattr(
+        experiment, "prepare_lessons", lambda *a: asked.append(a[1]) or prepare_lessons(*a)
+    )
+    trained = train_and_save_arms(profile, clip, teacher, captioned, others, sets, tmp_path)
     assert capsys.readouterr().out.strip() == "Trained the arms now."
-    loaded = load_arms(clip, tmp_path)
-    assert "Loaded the saved arms" in capsys.readouterr().out
-    assert list(trained) == list(loaded) == ["clip", "contrastive", "dclip"]
+    names = list(dict.fromkeys([CONTROL, recipe]))
+    assert list(trained) == ["clip", *names]
     assert trained["clip"].clip is clip and trained["clip"].alpha is None
     assert all(torch.equal(value, before[key]) for key, value in clip.model.state_dict().items())
-    for name in ("contrastive", "dclip"):
+
+    # Who taught: nobody, the teacher, or the control.
+    own = trained[CONTROL].clip if recipe == "self_taught" else teacher
+    assert len(asked) == (own is not None) and all(each is own for each in asked)
+
+    loaded = load_arms(clip, tmp_path, names)
+    assert "Loaded the saved arms" in capsys.readouterr().out
+    for name in names:
         one, other = trained[name], loaded[name]
-        for field in ("alpha", "candidates", "history"):
+        for field in ("alpha", "candidates", "history", "trained_text"):
             assert getattr(one, field) == getattr(other, field)
         embedded = [encode_images(arm.clip, sets.test.pictures) for arm in (one, other)]
         assert torch.equal(*embedded)
-    # The control sees no teacher and rehearses nothing; both saw the same batches.
-    one, other = trained["contrastive"].history, trained["dclip"].history
-    assert one[0]["loss"] == pytest.approx(one[0]["contrastive"])
-    weights = PROFILE.student
-    assert other[0]["loss"] == pytest.approx(
-        other[0]["contrastive"]
-        + weights.distillation_weight * other[0]["distillation"]
-        + weights.rehearsal_weight * other[0]["rehearsal"]
-    )
-    assert "rehearsal" not in one[0] and other[0]["rehearsal"] > 0
+    assert trained[recipe].trained_text == (recipe == "official_code")
+    assert same_text_tower(trained[CONTROL].clip, clip)
+
+    # Each by the losses of its own settings.
+    for name, settings in ((CONTROL, control_of(profile).student), (recipe, profile.student)):
+        first = trained[name].history[0]
+        weights = [
+            getattr(settings, f"{part}_weight")
+            for part in ("distillation", "contrastive", "rehearsal")
+        ]
+        parts = [first["distillation"], first["contrastive"], first.get("rehearsal", 0.0)]
+        loss = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+        assert first["loss"] == pytest.approx(loss, rel=1e-5)
+        assert ("rehearsal" in first) == (settings.rehearsal_weight > 0)
+
+
+def test_uncaptioned_pictures_change_the_student_and_not_its_control(
+    clip, encoded, uncaptioned, sets, tmp_path
+) -> None:
+    teacher, found = RegionTeacher(32, 24, 3), {}
+    for name, others in (("without", None), ("with", uncaptioned)):
+        given = PROFILE, clip, teacher, encoded, others, sets, tmp_path / name
+        found[name] = train_and_save_arms(*given)
+    for name, same in ((CONTROL, True), ("region_taught", False)):
+        losses = [[row["loss"] for row in arms[name].history] for arms in found.values()]
+        assert (losses[0] == losses[1]) is same
 
 
 def test_features_are_extracted_once_for_what_they_are_made_from(
@@ -181,15 +316,15 @@ def test_features_are_extracted_once_for_what_they_are_made_from(
     assert capsys.readouterr().out == ""
 
 
-def test_training_continues_from_its_checkpoints(clip, data, features, sets, tmp_path) -> None:
-    states = tmp_path / "checkpoints"
-    begun = PROFILE, features, tmp_path, states / "teacher.safetensors"
+def test_training_continues_from_its_checkpoints(clip, encoded, sets, tmp_path) -> None:
+    states, profile = tmp_path / "checkpoints", change_settings(PROFILE, {"student": {"soup": 2}})
+    begun = profile, encoded.features, tmp_path, states / "teacher.safetensors"
     teacher = train_and_save_teacher(*begun)
-    given = PROFILE, clip, teacher.teacher, data.train, features, sets, tmp_path, states
+    given = profile, clip, teacher.teacher, encoded, None, sets, tmp_path, states
     arms = train_and_save_arms(*given)
-    assert {path.name for path in states.glob("*.safetensors")} == {
-        f"{name}.safetensors"
-        for name in ("teacher", "contrastive", "contrastive-1", "dclip", "dclip-1")  # soups of two
+    assert {path.stem for path in states.glob("*.safetensors")} == {
+        "teacher",
+        *(f"{name}{member}" for name in (CONTROL, "region_taught") for member in ("", "-1")),
     }
     # Seconds and all: nothing was trained.
     assert train_and_save_teacher(*begun).history == teacher.history
@@ -197,22 +332,39 @@ def test_training_continues_from_its_checkpoints(clip, data, features, sets, tmp
         assert arm.history == arms[name].history
 
 
+@pytest.mark.parametrize(("more", "count"), [("", 1), ("pocket:5", 2)])
 def test_a_profile_whose_arms_do_not_come_with_the_kit_trains_them_once(
-    clip, data, features, tmp_path, monkeypatch
+    more, count, clip, data, finding, tmp_path, monkeypatch
 ) -> None:
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    monkeypatch.setattr(experiment, "choose_detector", lambda *_: "a detector")
-    extracted: list[object] = []
-    monkeypatch.setattr(experiment, "extract_features", lambda *a: extracted.append(a) or features)
-    own = replace(PROFILE, name="base")
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    extracted: list[str] = []
+    extract = experiment.extract_features
+
+    def watched(*given, **options):
+        extracted.append(given[2].split)
+        return extract(*given, **options)
+
+    monkeypatch.setattr(experiment, "extract_features", watched)
+    own = replace(PROFILE, name="base", uncaptioned=more)
     folder = experiment.find_saved(own, clip, data)
-    assert folder.resolve() == tmp_path / "runs" / "base" / "arms" and len(extracted) == 1
-    assert list(load_arms(clip, folder)) == ["clip", "contrastive", "dclip"]
-    assert experiment.find_saved(own, clip, data) == folder and len(extracted) == 1  # not again
+    assert folder.resolve() == tmp_path / "runs" / "base" / "arms"
+    assert extracted == ["train", "uncaptioned"][:count]
+    assert list(load_arms(clip, folder)) == ["clip", CONTROL, "region_taught"]
+    assert experiment.find_saved(own, clip, data) == folder and len(extracted) == count  # not again
     assert experiment.find_saved(own, clip, data, "mine") == Path("mine")
     assert experiment.find_saved(PROFILE, clip, data, "mine") == Path("mine")
     assert experiment.find_saved(PROFILE, clip, data) == experiment.asset_path("pocket_arms")
+
+
+@pytest.mark.parametrize("recipe", ["self_taught", CONTROL])
+def test_no_teacher_is_trained_for_a_recipe_without_one_of_its_own(
+    recipe, clip, data, finding, tmp_path
+) -> None:
+    train_all(few(recipe), clip, data, tmp_path)
+    arms = {path.stem for path in tmp_path.glob("*.safetensors")}
+    assert arms == {CONTROL, recipe}
 
 
 def test_the_command_leaves_teacher_and_arms_in_the_assets(
@@ -243,7 +395,7 @@ def test_the_command_leaves_teacher_and_arms_in_the_assets(
     assert asked["load_detector"] == ("pocket", options)
     assert asked["extract_features"][:3] == (clip, detector, data.train)
     written = {path.name for path in Path(tmp_path / "pocket_arms").iterdir()}
-    stems = ("teacher", "contrastive", "dclip")
+    stems = ("region_teacher", CONTROL, "region_taught")
     assert written == {f"{stem}.{kind}" for stem in stems for kind in ("json", "safetensors")}
 
 
@@ -294,108 +446,58 @@ def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:
     assert found["clip"].held_out is None and len(found["clip"].zero_shot.correct)
 
 
-# Data of one's own
+# What a run sees
 
 
-def write_classes(folder: Path, count: int = 6) -> Path:
-    """Labelled pictures, a folder a class."""
-    for label, name in enumerate(("red_ball", "dog", "boat")):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            scene(1000 + 100 * label + index).save(folder / name / f"{index}.png")
-    return folder
+def test_further_scenes_of_the_pocket_are_known_by_their_numbers(
+    data, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
+    profile = replace(PROFILE, uncaptioned="pocket:3")
+    keep_seen(describe_run(profile, data, load_uncaptioned(profile, data)), tmp_path)
+    further = pocket.load_further("uncaptioned", 4)
+    for seen in (load_seen(tmp_path), describe_run(profile, data, further)):
+        assert {f"pocket uncaptioned/{number}" for number in range(3)} <= seen.trained.names.keys()
+        assert "pocket uncaptioned/3" not in seen.trained.names
+    assert "pocket uncaptioned/0" not in describe_run(profile, data).trained.names
 
 
-@pytest.fixture
-def own(tmp_path) -> Profile:
-    """A profile of pictures on disk."""
-    data = write_own(tmp_path / "own", range(20), ("gone.png,a",), split=True)
+@pytest.mark.parametrize("of", ["pocket", "own"])
+def test_other_uncaptioned_pictures_are_known_by_what_they_show(
+    of, data, tmp_path, monkeypatch
+) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for seed in (30, 31):
+        scene(seed).save(folder / f"{seed}.jpg")
+    profile = replace(PROFILE, uncaptioned=str(folder))
+    if of == "own":
+        own = write_own(tmp_path / "own", range(20), split=True)
+        classes = write_classes(tmp_path / "classes")
+        profile = replace(profile, data=str(own), zero_shot=str(classes))
+        data = load_data(profile)
+    plain = describe_run(profile, data)
+    seen = describe_run(profile, data, load_uncaptioned(profile, data))
+    assert plain.trained.names.keys() < seen.trained.names.keys()
+    assert seen.chosen.names == plain.chosen.names and seen.labelled == plain.labelled
+    scene(31).save(tmp_path / "again.png")
+    scene(32).save(tmp_path / "new.png")
+    scene(33).save(tmp_path / "newer.png")
+    measured = pictures_below(tmp_path, ["again.png", "new.png", "newer.png"])
+    left = leave_out_trained(measured, {"run": seen}).dataset
+    assert [path.name for path in left.paths] == ["new.png", "newer.png"]
+    assert len(leave_out_trained(measured, {"run": plain}).dataset) == 3
+
+
+def test_scenes_of_the_pocket_beside_data_of_ones_own_are_known_too(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    own = write_own(tmp_path / "own", range(20), split=True)
     classes = write_classes(tmp_path / "classes")
-    return replace(PROFILES["base"], data=str(data), zero_shot=str(classes))
-
-
-def test_a_profile_with_a_path_reads_it(own, capsys, clip) -> None:
-    data = load_data(own)
-    assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 2)
-    assert data.ceiling is None and data.zero_shot_held_out is None
-    assert "1 unusable" in str(data.left_out)
-    assert capsys.readouterr().out == f"{data.left_out}\n"
-    assert (len(data.zero_shot_val), len(data.zero_shot)) == (9, 9)
-    assert data.zero_shot.class_names == ("boat", "dog", "red ball")
-    sets = prepare_evaluation(clip, data)
-    assert sets.zero_shot_held_out is None and len(sets.zero_shot.pictures) == 9
-    assert load_data(replace(own, seed=1)).test == data.test  # a column says so
-
-
-def test_other_data_to_measure_on_is_read_too(own, tmp_path) -> None:
-    test = write_own(tmp_path / "test", range(30, 34))
-    data = load_data(replace(own, test=str(test)))
-    assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 4)
-
-
-def test_the_leak_guard_may_go_by_names_alone(own, tmp_path) -> None:
-    test = write_own(tmp_path / "test", range(14, 16))
-    profile = replace(own, test=str(test))
-    assert len(load_data(profile).left_out.leaks) == 2
-    for path in list(test.glob("*.png")):
-        path.rename(path.with_name(f"x{path.name}"))
-    rows = (test / "captions.csv").read_text().splitlines()
-    (test / "captions.csv").write_text("\n".join([rows[0], *(f"x{row}" for row in rows[1:])]))
-    assert len(load_data(profile).left_out.leaks) == 2
-    assert not load_data(replace(profile, leak_guard="names")).left_out.leaks
-
-
-def test_classes_are_put_into_templates(own, clip) -> None:
-    for zero_shot, asked, name in [
-        ("pocket", "auto", "pocket"),
-        ("cifar10:x", "auto", "imagenet"),
-        ("pocket", "paper", "paper"),
-    ]:
-        assert choose_templates(zero_shot, asked) is TEMPLATE_SETS[name]
-    assert load_data(own).templates is TEMPLATE_SETS["imagenet"]
-    data = load_data(replace(own, templates="paper"))
-    expected = encode_classes(clip, data.zero_shot.class_names, TEMPLATE_SETS["paper"])
-    for each in (prepared := prepare_evaluation(clip, data)).zero_shot, prepared.zero_shot_val:
-        torch.testing.assert_close(each.class_features, expected)
-
-
-@pytest.mark.parametrize("missing", ["data", "zero_shot"])
-def test_what_a_profile_lacks_is_asked_for(missing, own) -> None:
-    with pytest.raises(ValueError, match=r"Expected data and zero_shot in the profile 'base'"):
-        load_data(replace(own, **{missing: ""}))
-    with pytest.raises(ValueError, match=r"manifest and Karpathy's dataset_coco\.json as test"):
-        load_data(PROFILES["paper"])
-
-
-def test_pictures_to_measure_on_are_those_of_the_profile(own) -> None:
-    assert read_measured(own).paths == load_data(own).test.paths
-    drawn = replace(own, data=str(write_own(Path(own.data).parent / "drawn", range(100, 160))))
-    assert read_measured(replace(drawn, seed=1)).paths != read_measured(drawn).paths
-    elsewhere = replace(own, test=drawn.data)
-    assert read_measured(elsewhere).paths == load_data(elsewhere).test.paths
-    assert len(read_measured(own, "all")) == 20
-    (labelled,) = read_zero_shot(own.zero_shot)
-    assert len(labelled) == 18
-
-
-def test_a_split_is_never_all_under_another_name(own) -> None:
-    data = load_data(own)
-    assert read_measured(own, "val").paths == data.val.paths
-    assert read_measured(own, "train").paths == data.train.paths
-    with pytest.raises(ValueError, match=r"of train, val, test or all .* got 'dev'"):
-        read_measured(own, "dev")
-
-
-def test_models_are_measured_on_what_their_runs_were_unless_asked_otherwise(own) -> None:
-    run = replace(own, images="below", test="there", seed=3)
-    assert choose_measured([], own) == own
-    assert choose_measured([run], own, data=None, seed=None) == run
-    assert choose_measured([run], own, seed=0, zero_shot="") == replace(run, seed=0, zero_shot="")
-    # Other data lies elsewhere and has a test of its own.
-    other = choose_measured([run], own, data="other")
-    assert other == replace(run, data="other", images="", test="")
-    assert choose_measured([run], own, data="other", images="x").images == "x"
-    with pytest.raises(ValueError, match=r"runs had different ones \(.*\); give --zero-shot"):
-        choose_measured([run, replace(run, zero_shot="pocket")], own)
-    with pytest.raises(ValueError, match="got none; give --data"):
-        choose_measured([], PROFILES["paper"])
+    more = {"data": str(own), "zero_shot": str(classes), "uncaptioned": "pocket:3"}
+    profile = replace(PROFILE, **more)
+    data = load_data(profile)
+    seen = describe_run(profile, data, load_uncaptioned(profile, data))
+    assert sum(name.startswith("pocket uncaptioned/") for name in seen.trained.names) == 3
+    further = pocket.load_further("uncaptioned", 5)
+    left = leave_out_trained(further, {"run": seen}).dataset
+    assert left.paths == further.paths[3:]

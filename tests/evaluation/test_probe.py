@@ -1,4 +1,4 @@
-"""The shortcut probe tells a teacher that looks from one that reads."""
+"""The probes tell a teacher that looks from one that reads, or sees the whole picture alone."""
 
 from dataclasses import replace
 
@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dclip_kit.config import RegionSettings
-from dclip_kit.evaluation.probe import (
-    shortcut_probe,
-)
+from dclip_kit.config import RegionSettings, RegionTeacherSettings
+from dclip_kit.evaluation.probe import region_probe, shortcut_probe
 from dclip_kit.features.frozen import FrozenFeatures
-from dclip_kit.models.teacher import MetaTeacher, TeacherOutput
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, TeacherOutput
+from dclip_kit.training import embed_pictures
 
 
 class Looks(MetaTeacher):
@@ -106,3 +105,51 @@ def test_a_caption_free_teacher_is_probed_without_tokens(clip, plain, monkeypatc
     monkeypatch.setattr(FrozenFeatures, "tokens_of", lambda *_: pytest.fail("nobody reads them"))
     found = shortcut_probe(MetaTeacher(32, 4, caption_free=True), clip, plain, RegionSettings())
     assert found.own > found.blank
+
+
+# The region teacher
+
+
+class SeesRegions(RegionTeacher):
+    """Embeds the mean of the regions, or nearly nothing where there are none."""
+
+    def forward(self, image_features, region_features, region_mask, region_boxes):
+        share = region_mask / region_mask.sum(1, keepdim=True).clamp(min=1)
+        return self.answer((share[..., None] * region_features).sum(1))
+
+    def answer(self, embedding):
+        return F.normalize(embedding + 1e-3, dim=-1), None
+
+
+class SeesTheWhole(SeesRegions):
+    """Embeds the whole picture alone."""
+
+    def forward(self, image_features, region_features, region_mask, region_boxes):
+        return self.answer(image_features)
+
+
+@pytest.mark.parametrize("regions", ["own", "none"])
+def test_the_probe_tells_a_teacher_of_regions_from_one_of_whole_pictures(regions, plain) -> None:
+    """Whatever it was trained to see: the probe asks for all three."""
+    settings = RegionTeacherSettings(regions=regions)
+    found = region_probe(SeesRegions(32), plain, settings)
+    assert (found.own, found.shuffled, found.blank) == (1, 0, 0)
+    found = region_probe(SeesTheWhole(32), plain, settings)
+    assert (found.own, found.shuffled, found.blank) == (1, 1, 1)
+
+
+def test_what_else_a_region_teacher_does_not_see_it_does_not_see_in_the_probe(plain) -> None:
+    found = region_probe(SeesTheWhole(32), plain, RegionTeacherSettings(whole_picture=False))
+    assert (found.own, found.shuffled, found.blank) == (0, 0, 0)
+
+
+def test_a_region_probe_finds_a_caption_of_its_own_among_all(features) -> None:
+    teacher, settings = RegionTeacher(32, 24, 3), RegionTeacherSettings(width=24, heads=3)
+    found = region_probe(teacher, features, settings)
+    for name, regions in (("own", "own"), ("shuffled", "another"), ("blank", "none")):
+        embedding = embed_pictures(teacher, features, replace(settings, regions=regions))
+        hits = []
+        for image in features.image_of_text.unique().tolist():
+            best = max(range(len(features.text)), key=lambda i: embedding[image] @ features.text[i])
+            hits.append(features.image_of_text[best] == image)
+        assert getattr(found, name) == pytest.approx(sum(map(float, hits)) / len(hits))

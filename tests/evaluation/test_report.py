@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dclip_kit.config import get_profile
+from dclip_kit.config import CONTROL, get_profile
 from dclip_kit.evaluation.arms import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.evaluate import ZeroShot
 from dclip_kit.evaluation.probe import ShortcutProbe
 from dclip_kit.evaluation.records import write_record
-from dclip_kit.evaluation.report import describe_arm, describe_gain, make_report
+from dclip_kit.evaluation.report import describe_arm, describe_gain, format_report, make_report
 from dclip_kit.metrics import retrieval_metrics
 
 OWNERS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+TAUGHT = "region_taught"  # the recipe of the profiles
 
 
 def result(clip, name: str, hits: list[int], correct: list[int], held_out: list[int]) -> ArmResult:
@@ -43,8 +44,8 @@ def result(clip, name: str, hits: list[int], correct: list[int], held_out: list[
 def results(clip) -> dict[str, ArmResult]:
     return {
         "clip": result(clip, "clip", [0, 2], [1, 1, 1, 1, 0], [1, 0]),
-        "contrastive": result(clip, "contrastive", [0, 1, 2], [1, 1, 0, 0, 1], [0, 0]),
-        "dclip": result(clip, "dclip", [0, 1, 2, 4, 5], [1, 1, 1, 0, 0], [1, 1]),
+        CONTROL: result(clip, CONTROL, [0, 1, 2], [1, 1, 0, 0, 1], [0, 0]),
+        TAUGHT: result(clip, TAUGHT, [0, 1, 2, 4, 5], [1, 1, 1, 0, 0], [1, 1]),
     }
 
 
@@ -76,7 +77,7 @@ PROMISED = {
     "trained_in_this_run": bool,
     "seconds": NUMBER,
     "peak_memory_mb": int,
-    "arms": {"clip": ARM, "contrastive": ARM, "dclip": ARM},
+    "arms": {"clip": ARM, CONTROL: ARM, TAUGHT: ARM},
     "gain": {"text_to_image_recall_at_1": GAIN},
     "gain_over_control": {"text_to_image_recall_at_1": GAIN},
     "teacher_probe": {"own": NUMBER, "shuffled": NUMBER, "blank": NUMBER},
@@ -109,8 +110,8 @@ def test_a_report_is_json_of_the_promised_shape(report, tmp_path) -> None:
     assert breaches(saved, PROMISED) == []
     assert saved["trained_in_this_run"] is True and saved["note"] == "more"
     assert saved["settings"]["selection"]["least_retention"] == 0.955
-    del saved["arms"]["dclip"]["zero_shot"]["retention"]
-    assert breaches(saved, PROMISED) == ["report.arms.dclip.zero_shot has no retention"]
+    del saved["arms"][TAUGHT]["zero_shot"]["retention"]
+    assert breaches(saved, PROMISED) == [f"report.arms.{TAUGHT}.zero_shot has no retention"]
 
 
 def test_what_is_not_known_stays_open(results) -> None:
@@ -119,12 +120,12 @@ def test_what_is_not_known_stays_open(results) -> None:
     probe = ShortcutProbe(own=0.6, shuffled=0.1, blank=0.05)
     report = make_report(get_profile("base"), plain, probe, None, 1.0, True)
     assert report["ceiling"] is None
-    assert report["arms"]["dclip"]["zero_shot"]["top1_held_out_style"] is None
+    assert report["arms"][TAUGHT]["zero_shot"]["top1_held_out_style"] is None
 
 
 def test_gains_are_differences_of_the_right_arms(report) -> None:
     recalls = {n: a["text_to_image"]["recall_at"]["1"] for n, a in report["arms"].items()}
-    assert recalls == {"clip": 2 / 8, "contrastive": 3 / 8, "dclip": 5 / 8}
+    assert recalls == {"clip": 2 / 8, CONTROL: 3 / 8, TAUGHT: 5 / 8}
     for name, absolute, relative in (
         ("gain", 3 / 8, 5 / 2 - 1),
         ("gain_over_control", 2 / 8, 5 / 3 - 1),
@@ -135,30 +136,36 @@ def test_gains_are_differences_of_the_right_arms(report) -> None:
         assert gain["relative"] == pytest.approx(relative)
 
 
+def test_the_report_prints_what_the_recipe_gains_over_clip_and_over_its_control(report) -> None:
+    lines = format_report(report).splitlines()
+    gains = [line.split(",")[0] for line in lines if " over " in line]
+    assert gains == [f"{TAUGHT} over clip", f"{TAUGHT} over {CONTROL}"]
+
+
 def test_the_interval_resamples_pictures_with_their_captions(results) -> None:
-    """Of clip's and dclip's hits a picture gains 1, 0, 2 and 0 captions of 2."""
-    clip, dclip = (results[name].retrieval.text_to_image.hits() for name in ("clip", "dclip"))
-    gain = describe_gain(clip, dclip, OWNERS)
+    """Of clip's and the other's hits a picture gains 1, 0, 2 and 0 captions of 2."""
+    clip, taught = (results[name].retrieval.text_to_image.hits() for name in ("clip", TAUGHT))
+    gain = describe_gain(clip, taught, OWNERS)
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(4, (20000, 4), generator=generator)
     differences = torch.tensor([0.5, 0.0, 1.0, 0.0])[drawn].mean(1)
     low, high = differences.quantile(torch.tensor([0.025, 0.975])).tolist()
     assert gain["ci95"] == pytest.approx([low, high], abs=0.13)  # steps of an eighth
     assert gain["ci95"][0] <= gain["absolute"] <= gain["ci95"][1]
-    none = describe_gain(dclip, dclip, OWNERS)
+    none = describe_gain(taught, taught, OWNERS)
     assert (none["absolute"], none["relative"], none["ci95"]) == (0, 0, [0, 0])
 
 
 def test_retention_is_of_the_untouched_clip(results) -> None:
     clip = describe_arm(results["clip"], results["clip"])
-    dclip = describe_arm(results["dclip"], results["clip"])
+    taught = describe_arm(results[TAUGHT], results["clip"])
     assert clip["zero_shot"]["retention"] == 1 and clip["alpha"] is None
-    assert dclip["zero_shot"]["retention"] == pytest.approx(3 / 4)
-    assert dclip["zero_shot"]["top1"] == pytest.approx(3 / 5)
-    assert dclip["zero_shot"]["top1_held_out_style"] == 1
-    assert (dclip["zero_shot"]["top1_domain"], dclip["zero_shot"]["top1_never_fine_tuned"]) == (
+    assert taught["zero_shot"]["retention"] == pytest.approx(3 / 4)
+    assert taught["zero_shot"]["top1"] == pytest.approx(3 / 5)
+    assert taught["zero_shot"]["top1_held_out_style"] == 1
+    assert (taught["zero_shot"]["top1_domain"], taught["zero_shot"]["top1_never_fine_tuned"]) == (
         1.0,
         None,
     )
-    low, high = dclip["zero_shot"]["retention_ci95"]
-    assert 0 <= low < 3 / 4 < high <= 1  # no picture was lost that dclip has
+    low, high = taught["zero_shot"]["retention_ci95"]
+    assert 0 <= low < 3 / 4 < high <= 1  # no picture was lost that it has

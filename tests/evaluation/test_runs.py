@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_experiment import write_classes
 from test_leaks import dataset, scene
+from test_profile_data import write_classes
 
-from dclip_kit.config import PROFILES
+from dclip_kit.config import CONTROL, PROFILES, apply_recipe
 from dclip_kit.data import read_labelled
 from dclip_kit.data.leaks import OWN
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation import runs
-from dclip_kit.evaluation.arms import Arm, save_arm
+from dclip_kit.evaluation.arms import Arm, save_arm, save_teacher
 from dclip_kit.evaluation.records import write_record
 from dclip_kit.evaluation.runs import (
     PICTURES,
@@ -32,7 +32,9 @@ from dclip_kit.evaluation.runs import (
     load_seen,
     require_settings,
 )
+from dclip_kit.models.teacher import build_teacher
 from dclip_kit.models.weights import clone_clip
+from dclip_kit.training import TeacherRun
 
 
 @pytest.fixture
@@ -42,14 +44,16 @@ def profile(clip_folder):
 
 @pytest.fixture
 def run(tmp_path, clip, profile):
-    """A run with two arms of the tiny CLIP, of which dclip differs from it."""
+    """A run with two arms of the tiny CLIP, of which dclip differs from it, and two teachers."""
     write_record(profile.as_dict(), tmp_path / SETTINGS)
+    for settings in (profile.teacher, profile.region_teacher):
+        save_teacher(TeacherRun(build_teacher(32, settings), []), settings, tmp_path)
     tuned = clone_clip(clip)
     with torch.no_grad():
         for parameter in tuned.model.visual.parameters():
             parameter += 0.1
     save_arm(Arm("dclip", tuned, 0.5, (), []), tmp_path)
-    save_arm(Arm("contrastive", clip, 0.5, (), []), tmp_path)
+    save_arm(Arm(CONTROL, clip, 0.5, (), []), tmp_path)
     return tmp_path
 
 
@@ -64,11 +68,12 @@ def test_settings_may_not_change(tmp_path, profile) -> None:
 
 
 def test_settings_from_before_there_were_recipes_are_those_of_dclip(tmp_path, profile) -> None:
+    profile = apply_recipe(profile, "dclip")
     older = {name: value for name, value in profile.as_dict().items() if name != "recipe"}
     (tmp_path / "settings.json").write_text(json.dumps(older))
     require_settings(profile, tmp_path)
     with pytest.raises(ValueError, match="they differ in recipe;"):
-        require_settings(replace(profile, recipe="rehearsal"), tmp_path)
+        require_settings(replace(profile, recipe="region_taught"), tmp_path)
 
 
 def test_damaged_settings_are_named(tmp_path, profile) -> None:
@@ -106,7 +111,8 @@ def test_an_arm_whose_settings_name_a_clip_with_python_of_its_own_is_refused(run
 
 
 def test_a_runs_whole_folder_names_its_arms(run) -> None:
-    with pytest.raises(ValueError, match=r"name one of its arms: .*/contrastive, .*/dclip\."):
+    arms = f"{run}/contrastive_rehearsal, {run}/dclip"
+    with pytest.raises(ValueError, match=rf"name one of its arms: {arms}\.$"):  # and no teacher
         load_model(str(run))
 
 
@@ -334,3 +340,17 @@ def test_pocket_scenes_are_known_by_their_numbers(monkeypatch, tmp_path) -> None
     with pytest.raises(ValueError, match="of 3 in pocket scenes 0 are left"):
         leave_out_trained(pocket.load_captioned("train"), seen)
     assert Path(pocket.load_captioned("train").paths[0]).is_file()
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_uncaptioned_scenes_are_trained_on_too(count, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
+    seen, plain = describe_pocket(count), describe_pocket()
+    assert len(seen.trained.names) == len(plain.trained.names) + count
+    assert seen.chosen.names == plain.chosen.names
+    further = pocket.load_further("uncaptioned", 5)
+    left = leave_out_trained(further, {"arm": seen}).dataset
+    assert left.paths == further.paths[count:]
+    for stream in ("further_val", "further_test"):
+        scenes = pocket.load_further(stream, 3)
+        assert leave_out_trained(scenes, {"arm": seen}).dataset == scenes

@@ -246,9 +246,21 @@ def test_pictures_without_captions_may_fill_a_shard(
     monkeypatch.setattr(stores, "SHARD", 1)
     made = extract_features(clip, detector, captioned, RegionSettings(), folder=tmp_path)
     assert made.image_of_text.tolist() == captioned.image_of_text.tolist()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_pictures_may_have_no_caption_at_all(
+    kept, clip, detector, captioned, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(stores, "SHARD", 4)
     none = replace(captioned, captions=((),) * 6)
-    with pytest.raises(ValueError, match="at least one text"):
-        extract_features(clip, detector, none, RegionSettings())
+    place = {"folder": tmp_path / "features"} if kept else {}
+    made = extract_features(clip, detector, none, RegionSettings(), **place)
+    whole = extract_features(clip, detector, captioned, RegionSettings())
+    for name in ("image", "region", "region_count", "xyxy", "confidence", "label"):
+        torch.testing.assert_close(getattr(made, name), getattr(whole, name))
+    assert made.text.shape == made.token.shape == (0, 32)
+    assert len(made.token_count) == len(made.image_of_text) == 0
 
 
 def test_features_of_something_else_are_refused_and_stay(

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dclip_kit.search.rescore import rescore
+from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.search.rescore import add_bias, nnn_bias, rescore
 
 
 def test_nnn_by_hand() -> None:
@@ -28,6 +29,34 @@ def test_nnn_against_a_slow_loop(k, alpha) -> None:
             bias = alpha * sum(highest) / len(highest)
             own = similarity[query, candidate].item() - bias
             assert found[query, candidate].item() == pytest.approx(own, abs=1e-6)
+
+
+def test_a_bias_is_what_rescoring_takes_away() -> None:
+    similarity, reference = torch.rand(5, 9), torch.rand(7, 9)
+    bias = nnn_bias(reference, k=3, alpha=0.5)
+    assert bias.shape == (9,)
+    torch.testing.assert_close(similarity - bias, rescore(similarity, reference, k=3, alpha=0.5))
+    assert torch.equal(nnn_bias(reference), nnn_bias(reference, 128, 0.75))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_bias_can_be_part_of_vectors_that_are_ranked_by_cosine(sign) -> None:
+    queries, candidates, reference = (
+        torch.nn.functional.normalize(torch.randn(count, 6), dim=1) for count in (40, 12, 30)
+    )
+    bias = sign * nnn_bias(reference @ candidates.T, k=4)
+    wide, wider = add_bias(queries, candidates, bias)
+    expected = queries @ candidates.T - bias
+    assert wide.shape == (40, 8) and wider.shape == (12, 8)
+    torch.testing.assert_close(wide @ wider.T, expected)
+    lengths = wider.norm(dim=1)  # a cosine ranks as a product does where all are equally long
+    torch.testing.assert_close(lengths, lengths[:1].expand(12))
+    owner = torch.arange(40) % 12
+    ranks = retrieval_metrics(wider, wide, owner).text_to_image.ranks
+    own = expected[torch.arange(40), owner, None]
+    assert torch.equal(ranks, 1 + (expected > own).sum(1).double())
+    plain = retrieval_metrics(candidates, queries, owner).text_to_image.ranks
+    assert not torch.equal(ranks, plain)
 
 
 def test_without_weight_nothing_changes() -> None:

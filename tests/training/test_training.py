@@ -25,10 +25,12 @@ from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.training import (
     apply_teacher,
+    choose_lenders,
     distill,
     draw_captions,
     embed_pictures,
     embed_with_teacher,
+    plan_epoch,
     train_region_teacher,
     train_teacher,
 )
@@ -181,6 +183,17 @@ def test_all_arms_see_the_same_batches(clip, pixels, features, targets, monkeypa
     assert [len(batch) for batch in control] == [2, 2, 3] * 3
 
 
+@pytest.mark.parametrize(
+    ("each", "sizes"), [(1, [[2], [2], [3]]), (2, [[2, 2], [3]]), (3, [[2, 2, 3]])]
+)
+def test_an_epoch_is_planned_in_steps_of_several_batches(each, sizes, features) -> None:
+    settings = replace(STUDENT, gradient_accumulation=each, captions_per_image=2)
+    steps = plan_epoch(features, settings, 3, 1)
+    assert [[len(rows) for rows in batches] for batches in steps] == sizes
+    planned = torch.cat([rows for batches in steps for rows in batches])
+    assert torch.equal(planned, draw_captions(features, 3, 1, 2))
+
+
 # The teacher
 
 
@@ -246,9 +259,36 @@ def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
     assert not run.teacher.training
 
 
-@pytest.mark.parametrize("regions", [True, False])
-def test_the_region_teachers_training_is_a_plain_loop(regions, features) -> None:
-    settings = replace(REGION_TEACHER, regions=regions)
+SEEN = {
+    "all": {},
+    "no regions": {"regions": "none"},
+    "another's regions": {"regions": "another"},
+    "no boxes": {"boxes": False},
+    "no whole picture": {"whole_picture": False},
+}
+
+
+def look(teacher, features, images, settings, kept=None) -> torch.Tensor:
+    """The region teacher's embeddings of what settings let it see, written down."""
+    lenders = images
+    if settings.regions == "another":
+        lenders = choose_lenders(len(features))[images]
+    padded, boxes = features.regions_of(lenders), features.boxes_of(lenders)
+    mask, whole = padded.mask, features.image[images]
+    if kept is not None:
+        mask = mask & kept[:, : mask.shape[1]]
+    if settings.regions == "none":
+        mask = torch.zeros_like(mask)
+    if not settings.boxes:
+        boxes = torch.zeros_like(boxes)
+    if not settings.whole_picture:
+        whole = torch.zeros_like(whole)
+    return teacher(whole, padded.features, mask, boxes)[0]
+
+
+@pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
+def test_the_region_teachers_training_is_a_plain_loop(seen, features) -> None:
+    settings = replace(REGION_TEACHER, **seen)
     torch.manual_seed(8)
     teacher = RegionTeacher(32, 24, 3)
     optimizer = torch.optim.AdamW(decayed(teacher.parameters(), settings.weight_decay), fused=True)
@@ -260,10 +300,7 @@ def test_the_region_teachers_training_is_a_plain_loop(regions, features) -> None
             images = features.image_of_text[own[:, 0]]
             generator = torch.Generator().manual_seed(1_000_003 * 8 + step)
             kept = torch.rand(len(own), most, generator=generator) >= 0.3
-            padded = features.regions_of(images)
-            mask = padded.mask & kept[:, : padded.mask.shape[1]] & regions
-            given = features.image[images], padded.features, mask, features.boxes_of(images)
-            embedding = teacher(*given)[0][owner]
+            embedding = look(teacher, features, images, settings, kept)[owner]
             same = owner[:, None] == owner
             loss = contrastive_loss(embedding, features.text[texts], 0.05, same)
             optimizer.zero_grad()
@@ -292,10 +329,34 @@ def test_pictures_are_embedded_without_their_captions(features) -> None:
         token_count=nothing,
         image_of_text=nothing,
     )
-    embedding = embed_pictures(teacher, bare)
+    embedding = embed_pictures(teacher, bare, REGION_TEACHER)
     assert embedding.shape == (11, 32) and not embedding.requires_grad
-    assert torch.allclose(embed_pictures(teacher, features, batch_size=3), embedding, atol=1e-6)
-    assert not torch.allclose(embed_pictures(teacher, features, regions=False), embedding)
+    few = embed_pictures(teacher, features, REGION_TEACHER, batch_size=3)
+    assert torch.allclose(few, embedding, atol=1e-6)
+
+
+def test_pictures_are_embedded_from_what_the_settings_let_the_teacher_see(features) -> None:
+    """No region is left out at random, as in training."""
+    teacher, found = RegionTeacher(32, 24, 3), {}
+    for name, seen in SEEN.items():
+        settings = replace(REGION_TEACHER, **seen)
+        found[name] = embed_pictures(teacher, features, settings, batch_size=4)
+        expected = look(teacher, features, torch.arange(11), settings)
+        assert torch.allclose(found[name], expected, atol=1e-6), name
+    for name, other in found.items():
+        near = [each for each in found if torch.allclose(found[each], other, atol=1e-4)]
+        assert near == [name]
+
+
+@pytest.mark.parametrize("count", [2, 3, 11, 500])
+def test_each_picture_lends_its_regions_once_and_never_to_itself(count) -> None:
+    state = torch.get_rng_state()
+    lenders = choose_lenders(count)
+    assert sorted(lenders.tolist()) == [*range(count)]
+    assert (lenders != torch.arange(count)).all()
+    assert torch.equal(choose_lenders(count), lenders)
+    assert count < 11 or not torch.equal(choose_lenders(count, seed=1), lenders)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_caption_free_teacher_never_gathers_tokens(features, monkeypatch) -> None:
@@ -738,6 +799,18 @@ def test_a_checkpoint_of_other_data_or_cut_short_is_refused(
         run(clip, pixels, features, targets, path)
 
 
+@pytest.mark.parametrize(
+    "change", [{"regions": "none"}, {"boxes": False}, {"whole_picture": False}], ids=str
+)
+def test_a_checkpoint_of_a_region_teacher_that_saw_otherwise_is_refused(
+    change, clip, pixels, features, targets, tmp_path
+) -> None:
+    given = clip, pixels, features, targets, tmp_path / "state.safetensors"
+    run_region_teacher()(*given)
+    with pytest.raises(ValueError, match=f"differ in {next(iter(change))};"):
+        run_region_teacher(replace(REGION_TEACHER, **change))(*given)
+
+
 def test_a_student_of_another_teacher_is_refused(clip, pixels, features, targets, tmp_path) -> None:
     path = tmp_path / "state.safetensors"
     distill(clip, pixels, features, STUDENT, targets, checkpoint=path)
@@ -766,6 +839,13 @@ def test_train_teacher_refuses_features_that_are_not_finite(name, features) -> N
         ),
         (lambda given: given["teacher_embeddings"].fill_(math.nan), "finite"),
         (lambda given: given.update(settings=REHEARSED), "something to rehearse, got None; give"),
+        (
+            lambda given: given.update(
+                settings=replace(STUDENT, train_text=True, uncaptioned_batch=2),
+                uncaptioned=PictureTargets(given["pictures"], given["features"].image),
+            ),
+            "no uncaptioned pictures where the text tower trains",
+        ),
         (lambda given: given["features"].text.fill_(math.nan), "finite"),
         (lambda given: given.update(settings=replace(STUDENT, learning_rate=1e30)), "finite"),
     ],

@@ -1,0 +1,214 @@
+"""A profile's data: the pocket's, one's own, and pictures without captions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_leaks import scene
+from test_splits import write_own
+
+from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
+from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.pocket.sprites import load_nouns
+from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, encode_classes
+from dclip_kit.evaluation.experiment import prepare_evaluation
+from dclip_kit.evaluation.profile_data import (
+    choose_measured,
+    choose_templates,
+    count_further,
+    load_data,
+    load_uncaptioned,
+    read_measured,
+    read_zero_shot,
+    require_data,
+)
+
+# The pocket's
+
+
+def test_a_profile_begins_with_all_six_sets_and_the_ceiling(data) -> None:
+    assert (len(data.train), len(data.val), len(data.test)) == (11, 6, 8)
+    assert (data.train.split, data.val.split, data.test.split) == ("train", "val", "test")
+    for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
+        found = getattr(data, name)
+        assert len(found) == len(load_nouns()) and found.source == f"pocket {name}"
+    scenes = [pocket.make_scene("test", index) for index in range(8)]
+    fits = [
+        sum(pocket.count_matches([text], [scene])[0] for scene, _ in scenes)
+        for _, texts in scenes
+        for text in texts
+    ]
+    assert data.ceiling == pytest.approx(sum(1 / fit for fit in fits) / 40)
+
+
+# Data of one's own
+
+
+def write_classes(folder: Path, count: int = 6) -> Path:
+    """Labelled pictures, a folder a class."""
+    for label, name in enumerate(("red_ball", "dog", "boat")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            scene(1000 + 100 * label + index).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def own(tmp_path) -> Profile:
+    """A profile of pictures on disk."""
+    data = write_own(tmp_path / "own", range(20), ("gone.png,a",), split=True)
+    classes = write_classes(tmp_path / "classes")
+    return replace(PROFILES["base"], data=str(data), zero_shot=str(classes))
+
+
+def test_a_profile_with_a_path_reads_it(own, capsys, clip) -> None:
+    data = load_data(own)
+    assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 2)
+    assert data.ceiling is None and data.zero_shot_held_out is None
+    assert "1 unusable" in str(data.left_out)
+    assert capsys.readouterr().out == f"{data.left_out}\n"
+    assert (len(data.zero_shot_val), len(data.zero_shot)) == (9, 9)
+    assert data.zero_shot.class_names == ("boat", "dog", "red ball")
+    sets = prepare_evaluation(clip, data)
+    assert sets.zero_shot_held_out is None and len(sets.zero_shot.pictures) == 9
+    assert load_data(replace(own, seed=1)).test == data.test  # a column says so
+
+
+def test_other_data_to_measure_on_is_read_too(own, tmp_path) -> None:
+    test = write_own(tmp_path / "test", range(30, 34))
+    data = load_data(replace(own, test=str(test)))
+    assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 4)
+
+
+def test_the_leak_guard_may_go_by_names_alone(own, tmp_path) -> None:
+    test = write_own(tmp_path / "test", range(14, 16))
+    profile = replace(own, test=str(test))
+    assert len(load_data(profile).left_out.leaks) == 2
+    for path in list(test.glob("*.png")):
+        path.rename(path.with_name(f"x{path.name}"))
+    rows = (test / "captions.csv").read_text().splitlines()
+    (test / "captions.csv").write_text("\n".join([rows[0], *(f"x{row}" for row in rows[1:])]))
+    assert len(load_data(profile).left_out.leaks) == 2
+    assert not load_data(replace(profile, leak_guard="names")).left_out.leaks
+
+
+def test_classes_are_put_into_templates(own, clip) -> None:
+    for zero_shot, asked, name in [
+        ("pocket", "auto", "pocket"),
+        ("cifar10:x", "auto", "imagenet"),
+        ("pocket", "paper", "paper"),
+    ]:
+        assert choose_templates(zero_shot, asked) is TEMPLATE_SETS[name]
+    assert load_data(own).templates is TEMPLATE_SETS["imagenet"]
+    data = load_data(replace(own, templates="paper"))
+    expected = encode_classes(clip, data.zero_shot.class_names, TEMPLATE_SETS["paper"])
+    for each in (prepared := prepare_evaluation(clip, data)).zero_shot, prepared.zero_shot_val:
+        torch.testing.assert_close(each.class_features, expected)
+
+
+@pytest.mark.parametrize("missing", ["data", "zero_shot"])
+def test_what_a_profile_lacks_is_asked_for(missing, own) -> None:
+    with pytest.raises(ValueError, match=r"Expected data and zero_shot in the profile 'base'"):
+        load_data(replace(own, **{missing: ""}))
+    with pytest.raises(ValueError, match=r"manifest and Karpathy's dataset_coco\.json as test"):
+        load_data(PROFILES["paper"])
+
+
+def test_pictures_to_measure_on_are_those_of_the_profile(own) -> None:
+    assert read_measured(own).paths == load_data(own).test.paths
+    drawn = replace(own, data=str(write_own(Path(own.data).parent / "drawn", range(100, 160))))
+    assert read_measured(replace(drawn, seed=1)).paths != read_measured(drawn).paths
+    elsewhere = replace(own, test=drawn.data)
+    assert read_measured(elsewhere).paths == load_data(elsewhere).test.paths
+    assert len(read_measured(own, "all")) == 20
+    (labelled,) = read_zero_shot(own.zero_shot)
+    assert len(labelled) == 18
+
+
+def test_a_split_is_never_all_under_another_name(own) -> None:
+    data = load_data(own)
+    assert read_measured(own, "val").paths == data.val.paths
+    assert read_measured(own, "train").paths == data.train.paths
+    with pytest.raises(ValueError, match=r"of train, val, test or all .* got 'dev'"):
+        read_measured(own, "dev")
+
+
+def test_models_are_measured_on_what_their_runs_were_unless_asked_otherwise(own) -> None:
+    run = replace(own, images="below", test="there", seed=3)
+    assert choose_measured([], own) == own
+    assert choose_measured([run], own, data=None, seed=None) == run
+    assert choose_measured([run], own, seed=0, zero_shot="") == replace(run, seed=0, zero_shot="")
+    # Other data lies elsewhere and has a test of its own.
+    other = choose_measured([run], own, data="other")
+    assert other == replace(run, data="other", images="", test="")
+    assert choose_measured([run], own, data="other", images="x").images == "x"
+    with pytest.raises(ValueError, match=r"runs had different ones \(.*\); give --zero-shot"):
+        choose_measured([run, replace(run, zero_shot="pocket")], own)
+    with pytest.raises(ValueError, match="got none; give --data"):
+        choose_measured([], PROFILES["paper"])
+
+
+# Pictures without captions
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [("", 0), ("pocket:1", 1), ("pocket:16000", 16000), ("pocket:999999", 999_999), ("a/b", 0)],
+)
+def test_further_scenes_are_asked_for_by_their_number(asked, count) -> None:
+    assert count_further(asked) == count
+
+
+@pytest.mark.parametrize("asked", ["pocket", "pocket:", "pocket:0", "pocket:x", "pocket:1000000"])
+def test_further_scenes_asked_for_in_other_words_are_refused(asked, own) -> None:
+    for refuse in (
+        lambda: count_further(asked),
+        lambda: require_data(replace(own, uncaptioned=asked)),
+    ):
+        with pytest.raises(ValueError, match=rf"pocket:COUNT, .* got '{asked}'; say pocket:16000"):
+            refuse()
+
+
+def test_a_path_without_pictures_is_refused_before_any_data_is_read(own) -> None:
+    with pytest.raises(ValueError, match=r"at nowhere, found nothing; check --uncaptioned"):
+        require_data(replace(own, uncaptioned="nowhere"))
+    require_data(replace(own, uncaptioned=own.data))
+
+
+def test_further_scenes_are_drawn_and_have_no_captions(data, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
+    found = load_uncaptioned(replace(PROFILES["pocket"], uncaptioned="pocket:3"), data)
+    assert found == pocket.load_further("uncaptioned", 3)
+    assert len(found) == 3 and not found.texts and found.paths[0].is_file()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_only_students_of_a_teacher_that_reads_no_caption_are_given_more(
+    recipe, own, data, capsys
+) -> None:
+    profile = apply_recipe(replace(own, uncaptioned=own.data), recipe)
+    found = load_uncaptioned(profile, data)
+    assert (found is not None) == recipe.endswith("_taught")
+    assert capsys.readouterr().out.count("No uncaptioned pictures") == 0
+    assert load_uncaptioned(replace(profile, uncaptioned=""), data) is None
+    said = capsys.readouterr().out
+    assert said.startswith("No uncaptioned pictures are given") == recipe.endswith("_taught")
+
+
+def test_pictures_of_val_and_test_are_not_learnt_from_without_captions_either(
+    own, tmp_path, capsys
+) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for seed in (3, 17, 19, 50):  # of train, val and test, and of none
+        scene(seed).save(folder / f"x{seed}.jpg", quality=60)
+    profile, data = replace(own, uncaptioned=str(folder)), load_data(own)
+    capsys.readouterr()
+    found = load_uncaptioned(profile, data)
+    assert sorted(path.name for path in found.paths) == ["x3.jpg", "x50.jpg"]
+    said = capsys.readouterr().out
+    assert said.startswith(f"Of {folder}: Pictures left out: 2 that are in another split too")
+    by_name = load_uncaptioned(replace(profile, leak_guard="names"), data)
+    assert len(by_name) == 4 and capsys.readouterr().out == ""
