@@ -329,8 +329,9 @@ class Profile:
     # or the one of the paper; auto is the pocket's for the pocket and CLIP's for others.
     templates: Literal["auto", "pocket", "imagenet", "paper"] = "auto"
     # Pictures to learn from without captions: a folder, any format of captioned pictures (whose
-    # captions are not read), or pocket:COUNT for further scenes; empty: none.
-    uncaptioned: str = ""
+    # captions are not read), or pocket:COUNT for further scenes; empty: none. auto is pocket:16000
+    # where the pocket is the data, else none.
+    uncaptioned: str = "auto"
     leak_guard: Literal["content", "names"] = "content"  # how pictures in two splits are found
     regions: RegionSettings = field(default_factory=RegionSettings)
     # Who teaches: the region teacher, the paper's cross-attention block, or a fine-tuned control.
@@ -464,7 +465,6 @@ PROFILES: dict[str, Profile] = {
             "pocket",
             "pocket",
             None,
-            uncaptioned="pocket:16000",
             student=StudentSettings(captions_per_image=5),
             selection=SelectionRule(alphas=(0.4, 0.6, 0.8, 1.0)),
         ),

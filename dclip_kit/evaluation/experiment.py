@@ -34,7 +34,12 @@ from dclip_kit.evaluation.evaluate import (
     prepare_retrieval,
     prepare_zero_shot,
 )
-from dclip_kit.evaluation.profile_data import ProfileData, count_further, load_uncaptioned
+from dclip_kit.evaluation.profile_data import (
+    ProfileData,
+    count_further,
+    load_uncaptioned,
+    name_uncaptioned,
+)
 from dclip_kit.evaluation.runs import (
     SeenPictures,
     describe_pocket,
@@ -356,7 +361,7 @@ def describe_run(
     teacher: Path | None = None,
 ) -> SeenPictures:
     """What a run on these data sees, and what its teacher from another run's folder has seen."""
-    further = count_further(profile.uncaptioned) if uncaptioned else 0
+    further = count_further(name_uncaptioned(profile)) if uncaptioned else 0
     if profile.data == "pocket":
         seen = describe_pocket(further)
     else:

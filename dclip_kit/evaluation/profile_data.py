@@ -77,7 +77,7 @@ def require_data(profile: Profile) -> None:
             import_imagehash()
     if profile.zero_shot != "pocket":
         require_labelled(profile.zero_shot)
-    place = profile.uncaptioned
+    place = name_uncaptioned(profile)
     if place and not count_further(place) and not Path(place).exists():
         raise ValueError(
             f"Expected pictures to learn from at {place}, found nothing; check --uncaptioned."
@@ -114,6 +114,13 @@ def load_data(profile: Profile) -> ProfileData:
     return ProfileData(read.train, read.val, read.test, *labelled, None, read.left_out, templates)
 
 
+def name_uncaptioned(profile: Profile) -> str:
+    """Where a profile's pictures without captions are, as in `Profile`, but never "auto"."""
+    if profile.uncaptioned != "auto":
+        return profile.uncaptioned
+    return "pocket:16000" if profile.data == "pocket" else ""
+
+
 def count_further(uncaptioned: str) -> int:
     """How many further scenes `Profile.uncaptioned` asks for; 0 where it names other pictures.
 
@@ -146,15 +153,16 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     student = profile.student
     if not student.distillation_weight or not student.uncaptioned_batch:
         return None
-    if not profile.uncaptioned:
+    place = name_uncaptioned(profile)
+    if not place:
         say("No uncaptioned pictures are given: the student learns from the captioned ones alone.")
         return None
-    if count := count_further(profile.uncaptioned):
+    if count := count_further(place):
         return pocket.load_further("uncaptioned", count)
     by_content = profile.leak_guard == "content"
-    pictures, left_out = read_uncaptioned(profile.uncaptioned, (data.val, data.test), by_content)
+    pictures, left_out = read_uncaptioned(place, (data.val, data.test), by_content)
     if str(left_out):
-        say(f"Of {profile.uncaptioned}: {left_out}")
+        say(f"Of {place}: {left_out}")
     return pictures
 
 

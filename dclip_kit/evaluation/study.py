@@ -53,7 +53,12 @@ from dclip_kit.evaluation.galleries import (
     prepare_galleries,
 )
 from dclip_kit.evaluation.probe import region_probe
-from dclip_kit.evaluation.profile_data import ProfileData, load_data, load_uncaptioned
+from dclip_kit.evaluation.profile_data import (
+    ProfileData,
+    load_data,
+    load_uncaptioned,
+    name_uncaptioned,
+)
 from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries, digest_record
 from dclip_kit.metrics import paired_bootstrap
@@ -420,7 +425,7 @@ class _Workshop:
         lessons = probe = None
         if student.distillation_weight:
             uncaptioned = None
-            if student.uncaptioned_batch and profile.uncaptioned:
+            if student.uncaptioned_batch and name_uncaptioned(profile):
                 uncaptioned = self.uncaptioned(profile.regions, profile.uncaptioned)
             if profile.teacher_model == "control":
                 teacher: Any = self._train_control(arm, profile)
