@@ -537,7 +537,7 @@ def summarise(study: Study) -> dict[str, Any]:
             ],
             "frontier": _average_frontiers(own),
             "at_95_5": _compare(name, fixed, kept),
-            "chosen": _compare(name, chosen, kept) | _describe_chosen(own, kept),
+            "chosen": _describe_chosen(_compare(name, chosen, kept), own, kept),
             "val": sum(_on_val(each) for each in own) / len(own),
             "probe": own[0]["probe"],
         }
@@ -603,24 +603,24 @@ def _compare(
 
 
 def _describe_chosen(
-    own: Sequence[Mapping[str, Any]], kept: Mapping[str, Sequence[Mapping[str, Any]]]
+    compared: Mapping[str, Any],
+    own: Sequence[Mapping[str, Any]],
+    kept: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
     """What an arm finds and retains at the weights that val chose, averaged over seeds."""
-    alpha = own[0]["chosen"]
-    figures = {
-        f"{way}_mean": {
-            metric: sum(each["chosen"][way][metric] for each in own) / len(own)
-            for metric in alpha[way]
-        }
-        for way in WAYS
+
+    def mean(way: str, metric: str) -> float:
+        return sum(each["chosen"][way][metric] for each in own) / len(own)
+
+    ways = {
+        way: {metric: mean(way, metric) for metric in own[0]["chosen"][way]} | found
+        for way, found in compared.items()
     }
     correct = torch.stack([_unpack(each["chosen"]["correct"]) for each in own]).mean(0)
     base = _unpack(kept["clip"][0]["chosen"]["correct"])
     spread = paired_bootstrap(base, correct, torch.arange(len(base)), "ratio")
-    return {
-        "figures": figures,
-        "retention": {"estimate": spread.estimate, "ci95": [spread.low, spread.high]},
-    }
+    retained = {"estimate": spread.estimate, "ci95": [spread.low, spread.high]}
+    return {**ways, "retention": retained}
 
 
 def _average_frontiers(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
