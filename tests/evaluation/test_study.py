@@ -556,7 +556,7 @@ def point(alpha: float, retention: float, forth: str, back: str = "11") -> dict:
 def by_hand(frontier, alpha=0.0, correct="1111100000", val=((0.0, 0.25, 1.0),), **more) -> dict:
     """A record."""
     chosen = next(each for each in frontier if each["alpha"] == alpha)
-    figures = {way: {"recall_at_1": chosen[way]} for way in WAYS}
+    figures = {way: {"recall_at_1": chosen[way], "recall_at_5": 0.5 + alpha} for way in WAYS}
     names = ("alpha", "recall_at_1", "retention")
     return {
         "seed": 0,
@@ -624,8 +624,9 @@ def test_what_val_chose_is_averaged_over_seeds(written) -> None:
     chosen = found["chosen"]
     # (2, 1) of seed 0 at 0.2, (4, 2) of seed 1 at 0.4.
     assert chosen["text_to_image"]["recall_at_1"] == pytest.approx((3 + 6) / 2 / 6)
-    mean = chosen["figures"]["text_to_image_mean"]["recall_at_1"]
-    assert mean == pytest.approx((3 / 6 + 6 / 6) / 2)
+    for way in WAYS:
+        assert chosen[way].keys() == {"recall_at_1", "recall_at_5", "vs"}
+        assert chosen[way]["recall_at_5"] == pytest.approx(0.8)  # the mean of 0.7 and 0.9
     kept = chosen["retention"]
     assert kept["estimate"] == pytest.approx((4 + 5) / 2 / 5)
     assert kept["ci95"][0] < 0.9 < kept["ci95"][1] == 1  # nothing is named that clip does not name
