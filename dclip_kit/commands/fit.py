@@ -106,8 +106,10 @@ def _run(
     )
     with runs.count_seconds(out, began) as seconds:
         write_record(settings.as_dict(), out / runs.SETTINGS)
-        if not teacher_alone:
-            runs.keep_seen(experiment.describe_run(settings, data, others, teacher), out)
+        seen = by_teacher = experiment.describe_run(settings, data, None, teacher)
+        if others:
+            seen = experiment.describe_run(settings, data, others, teacher)
+        runs.keep_seen(seen, out, by_teacher)
         captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"
         if trains_teacher(settings) and not run:

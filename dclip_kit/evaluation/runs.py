@@ -146,24 +146,35 @@ def describe_pocket(uncaptioned: int = 0) -> SeenPictures:
     return SeenPictures(train.join(index("uncaptioned", uncaptioned)), val)
 
 
-def keep_seen(seen: SeenPictures, folder: Path) -> None:
+def keep_seen(seen: SeenPictures, folder: Path, teacher: SeenPictures | None = None) -> None:
     """Writes what a run has seen into its folder, unless something has been trained there.
 
+    Args:
+        seen: by all of the run.
+        folder: of the run.
+        teacher: by its teacher, which may be all that has been trained there: then what is seen
+            beyond that is added.
+
     Raises:
-        ValueError: something has, and it saw other pictures.
+        ValueError: something has been trained there, and it saw other pictures.
     """
-    trained, chosen = seen.trained.as_dict(), seen.chosen.as_dict()
+
+    def name(each: SeenPictures) -> tuple[Any, ...]:
+        indices = each.trained.as_dict(), each.chosen.as_dict()
+        return *(index["names"].keys() for index in indices), each.labelled
+
     begun = any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*"))
     if begun and (folder / PICTURES).is_file():
-        before = load_seen(folder)
-        kept = before.trained.names.keys(), before.chosen.names.keys(), before.labelled
-        if kept != (trained["names"].keys(), chosen["names"].keys(), seen.labelled):
+        kept = name(load_seen(folder))
+        if kept == name(seen):
+            return
+        if teacher is None or kept != name(teacher):
             raise ValueError(
                 f"Expected the pictures that the run in {folder} began with, but those to train "
                 "on, to choose on or with labels have changed; name another --out, or delete this "
                 "one to begin again."
             )
-        return
+    trained, chosen = seen.trained.as_dict(), seen.chosen.as_dict()
     record = {"trained": trained, "chosen": chosen, "labelled": sorted(seen.labelled)}
     write_record(record | {"complete": seen.complete}, folder / PICTURES)
 

@@ -6,55 +6,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from test_coco import write_coco
 from test_leaks import scene
-from test_profile_data import write_classes
 from test_splits import write_own
 
-from dclip_kit.commands import COMMANDS, main
+from dclip_kit.commands import COMMANDS
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
-from dclip_kit.data.splits import read_test
-from dclip_kit.evaluation import experiment
-from dclip_kit.evaluation.experiment import load_data
+from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.models import detector as detectors
-from dclip_kit.models.clip import load_clip
 from dclip_kit.runtime.printing import printable
-
-
-@pytest.fixture
-def own(tmp_path) -> Path:
-    return write_own(tmp_path / "own", range(20), ("gone.png,a", "0.png, "), split=True)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs a command; gives its exit code, and what it wrote to stdout and stderr."""
-
-    def run_command(*arguments: object) -> tuple[int, str, str]:
-        try:
-            code = main([str(each) for each in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run_command
-
-
-@pytest.fixture
-def fake_detector(detector, monkeypatch):
-    """Stands in for YOLO, which takes seconds to import."""
-    for module in (detectors, experiment):
-        monkeypatch.setattr(module, "load_detector", lambda *_, **__: detector)
-    return detector
-
 
 # inspect
 
@@ -205,274 +171,7 @@ def test_embed_writes_features_and_whose_they_are(
     assert record["unusable"][0]["path"].endswith("gone.png") and record["empty_captions"] == 1
 
 
-# train-teacher, distill, evaluate, export
-
-
-SMALL = (
-    *("--teacher.epochs", "2", "--teacher.heads", "2", "--student.epochs", "2"),
-    *("--student.captions-per-image", "1", "--student.soup", "1"),
-    *("--selection.alphas", "0.5", "1"),
-    *("--selection.least-retention", "0"),
-)
-
-
-@pytest.fixture
-def options(own, clip_folder, tmp_path, fake_detector) -> list[object]:
-    classes = write_classes(tmp_path / "classes", 12)
-    return ["--data", own, "--zero-shot", classes, "--clip", clip_folder, *SMALL]
-
-
-def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None:
-    out = tmp_path / "runs" / "mine"
-    code, said, _ = run("train-teacher", "--out", out, *options)
-    assert (code, said.count("Trained the teacher now")) == (0, 1)
-    assert {"teacher.json", "teacher.safetensors", "settings.json", "checkpoints"} < {
-        each.name for each in out.iterdir()
-    }
-    code, said, err = run("distill", "--out", out, *options)
-    assert code == 0, err
-    assert "16 pictures to train on, 2 to choose on, 2 to measure on." in said
-    assert "Loaded the features" in said and "dclip over contrastive" in said
-    report = json.loads((out / "report.json").read_text())
-    assert report["ceiling"] is None and report["arms"].keys() == {"clip", "contrastive", "dclip"}
-    assert report["arms"]["dclip"]["zero_shot"]["top1_held_out_style"] is None
-    assert report["settings"]["data"] == str(own)
-    assert len(report["left_out"]["unusable"]) == 1
-    checkpoints = sorted(path.name for path in (out / "checkpoints").glob("*.safetensors"))
-    assert checkpoints == [f"{name}.safetensors" for name in ("contrastive", "dclip", "teacher")]
-
-    # Again: nothing is trained anew, and the figures are the same.
-    weights = (out / "dclip.safetensors").read_bytes()
-    (out / "dclip.safetensors").unlink()
-    code, _, _ = run("distill", "--out", out, *options)
-    assert code == 0 and (out / "dclip.safetensors").read_bytes() == weights
-    again = json.loads((out / "report.json").read_text())
-    assert again["arms"] == report["arms"]
-    code, _, err = run("distill", "--out", out, *options, "--student.epochs", "3")
-    assert code == 2 and "they differ in student.epochs" in err
-
-    # The same figures from evaluate, beside the untouched CLIP.
-    figures = tmp_path / "figures.json"
-    models = ("--model", options[5], out / "dclip")
-    code, said, err = run("evaluate", *models, "--json", figures)
-    assert code == 0, err
-    assert "2 pictures, 4 captions" in said and "text → image Recall@1:" in said
-    assert "Zero-shot top-1, classes" in said
-    measured = json.loads(figures.read_text())
-    found = measured["retrieval"]
-    for key in ("text_to_image", "image_to_text"):
-        assert found[str(out / "dclip")][key] == report["arms"]["dclip"][key]
-    gain = measured["gains"][str(out / "dclip")]["text → image"][0]
-    assert gain["name"] == "Recall@1" and gain["queries"] == 4
-    expected = report["gain"]["text_to_image_recall_at_1"]
-    assert gain["change"]["estimate"] == pytest.approx(expected["absolute"])
-    assert list(measured["gains"]) == [str(out / "dclip")]
-
-    code, said, _ = run("export", out / "dclip", "--out", tmp_path / "exported")
-    assert code == 0 and f'"local-dir:{tmp_path}/exported"' in said
-    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'exported'}")
-    pixels = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        one, before = (each.eval().encode_image(pixels) for each in (model, clip.model))
-    exported = load_clip(tmp_path / "exported").model.encode_image(pixels)
-    torch.testing.assert_close(one, exported)
-    if report["arms"]["dclip"]["alpha"]:
-        assert not torch.allclose(one, before)
-
-
-def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
-    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
-    share = ("--teacher", tmp_path / "a", "--features", tmp_path / "a")
-    code, said, _ = run("distill", "--out", tmp_path / "b", *share, *options)
-    assert code == 0 and "Loaded the saved teacher: 2 epochs." in said
-    assert f"Loaded the features in {tmp_path}/a/features-train" in said
-    assert not (tmp_path / "b/teacher.safetensors").exists()
-
-
-def test_a_recipe_is_run_and_its_arms_are_read_back(run, options, own, tmp_path) -> None:
-    """Where the text tower trains too, an arm is both towers, and training needs the captions."""
-    out, published = tmp_path / "run", ("--recipe", "official_code", "--student.learning-rate", "1")
-    code, said, err = run("distill", "--out", out, *options, *published)
-    assert code == 0, err
-    assert "official_code over contrastive" in said and f"{out}/official_code --out" in said
-    report = json.loads((out / "report.json").read_text())
-    settings = report["settings"]
-    assert settings["student"]["train_text"] and not settings["regions"]["weighted"]
-    assert settings["recipe"] == "official_code"
-    assert report["arms"].keys() == {"clip", "contrastive", "official_code"}
-    figures = tmp_path / "figures.json"
-    measure = ("--data", own, "--zero-shot", options[3], "--json", figures)
-    for name in ("contrastive", "official_code"):
-        assert run("evaluate", "--model", out / name, *measure)[0] == 0
-        found = json.loads(figures.read_text())["retrieval"][str(out / name)]
-        expected = report["arms"][name]["text_to_image"]["recall_at"]
-        assert found["text_to_image"]["recall_at"] == expected
-
-
-@pytest.mark.parametrize("recipe", ["contrastive", "rehearsal"])
-def test_a_recipe_without_a_teacher_trains_none(recipe, run, options, tmp_path) -> None:
-    out = tmp_path / "run"
-    code, said, err = run("distill", "--out", out, *options, "--recipe", recipe)
-    assert code == 0, err
-    arms = {"contrastive", recipe}
-    assert {path.stem for path in out.glob("*.safetensors")} == arms
-    assert {path.stem for path in (out / "checkpoints").glob("*.safetensors")} == arms
-    report = json.loads((out / "report.json").read_text())
-    assert report["arms"].keys() == {"clip", *arms} and report["teacher_probe"] is None
-    assert (report["gain_over_control"]["text_to_image_recall_at_1"] is None) == (len(arms) == 1)
-    assert f"{recipe} over clip" in said and "Teacher" not in said and "dclip over" not in said
-    history = json.loads((out / f"{recipe}.json").read_text())["history"]
-    assert ("rehearsal" in history[0]) == (recipe == "rehearsal")
-    code, _, err = run("train-teacher", "--out", out, *options, "--recipe", recipe)
-    assert code == 2 and f"a recipe with a teacher, got {recipe}" in err
-
-
-# What a run has seen
-
-
-@pytest.fixture
-def drawn(tmp_path) -> Path:
-    """Data without splits, large enough to be divided by any seed."""
-    return write_own(tmp_path / "drawn", range(60))
-
-
-def test_an_arm_is_measured_on_its_own_runs_test(run, options, drawn, tmp_path) -> None:
-    out, figures = tmp_path / "run", tmp_path / "figures.json"
-    code, _, err = run("distill", "--out", out, *options, "--data", drawn, "--seed", "1")
-    assert code == 0, err
-    report = json.loads((out / "report.json").read_text())
-    code, said, err = run("evaluate", "--model", out / "dclip", "--json", figures)
-    assert code == 0, err
-    found = json.loads(figures.read_text())
-    assert (found["data"], found["seed"], found["split"]) == (str(drawn), 1, "test")
-    expected = report["arms"]["dclip"]["text_to_image"]
-    assert found["retrieval"][str(out / "dclip")]["text_to_image"] == expected
-    assert found["left_out"]["trained_on"] == {str(out / "dclip"): []}
-    assert "has trained on" not in said and " of drawn are few to measure on" in said
-    # Half of the labelled pictures chose α: the accuracy is that of the others, as in the report.
-    (source,) = found["zero_shot"]
-    assert f"Zero-shot top-1, {source}: 18 pictures, without the 18 that a weight α was" in said
-    assert found["left_out"]["zero_shot_chosen_on"] == {source: 18}
-    assert f"Note: 18 pictures of {source} are few to measure on" in said
-    top1 = found["zero_shot"][source][str(out / "dclip")]["top1"]
-    assert top1 == report["arms"]["dclip"]["zero_shot"]["top1"]
-
-    # Another seed's test has been trained on, mostly; the rest is measured, for all models.
-    models = (options[5], out / "dclip")
-    code, said, err = run("evaluate", "--model", *models, "--seed", "0", "--json", figures)
-    found = json.loads(figures.read_text())
-    test = read_test(drawn, seed=0).paths
-    trained = {Path(each["picture"]) for each in found["left_out"]["trained_on"][str(models[1])]}
-    if code == 0:
-        assert found["pictures"] == len(test) - len(trained) and trained < set(test)
-        assert f"Left out of {drawn}: {len(trained)} pictures that {models[1]} has" in said
-    else:  # nothing to speak of is left
-        assert code == 2 and "that no model has trained on" in err
-
-
-def test_trained_pictures_are_known_in_other_data(run, options, own, tmp_path) -> None:
-    out, figures = tmp_path / "run", tmp_path / "figures.json"
-    assert run("distill", "--out", out, *options)[0] == 0
-    other = write_own(tmp_path / "other", range(12, 24))
-    for seed in range(12, 16):
-        scene(seed).save(other / f"{seed}.png", format="JPEG", quality=70)
-    measure = ("--model", out / "dclip", "--data", other, "--split", "all", "--zero-shot", "")
-    code, said, err = run("evaluate", *measure, "--json", figures)
-    assert code == 0, err
-    assert said.startswith("8 pictures, 16 captions")
-    assert f"{out}/dclip was chosen on 2 pictures of {other}" in said
-    found = json.loads(figures.read_text())
-    (left_out,) = found["left_out"]["trained_on"].values()
-    assert sorted(Path(each["picture"]).name for each in left_out) == [
-        f"{seed}.png" for seed in range(12, 16)
-    ]
-    assert found["pictures"] == 8 and found["chosen_on"] == {str(out / "dclip"): 2}
-    code, said, err = run("evaluate", "--model", out / "dclip", "--data", own, "--split", "train")
-    assert (code, said) == (2, "") and "of 16 in own 0 are left" in err
-
-    # A run without a record says so.
-    (out / "pictures.json").unlink()
-    code, said, _ = run("evaluate", *measure)
-    assert code == 0 and f"What {out}/dclip has trained on is not all known" in said
-
-
-def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp_path) -> None:
-    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
-    other = write_own(tmp_path / "other", range(8, 28), split=True)
-    table = other / "captions.csv"  # two of the teacher's pictures are measured on, and two are not
-    lines = table.read_text().replace(",test", ",train").replace(",val", ",train").splitlines()
-    splits = {"8.": "test", "9.": "test", "20.": "test", "21.": "test", "22.": "val", "23.": "val"}
-    for place, line in enumerate(lines):
-        for start, split in splits.items():
-            if line.startswith(start):
-                lines[place] = line.removesuffix(",train") + f",{split}"
-    table.write_text("\n".join(lines))
-    out = tmp_path / "b"
-    given = [*options, "--data", other, "--teacher", tmp_path / "a"]
-    code, said, err = run("distill", "--out", out, *given)
-    assert code == 0, err
-    assert f"Left out of test: 2 pictures that {tmp_path}/a has trained on" in said
-    assert "14 pictures to train on, 2 to choose on, 2 to measure on." in said
-    # The student knows them through its teacher.
-    measure = ("--data", other, "--split", "all", "--zero-shot", "")
-    code, said, _ = run("evaluate", "--model", out / "dclip", *measure)
-    assert code == 0 and said.startswith("4 pictures")
-    # What a teacher without a record has trained on stays unknown, of its student too.
-    (tmp_path / "a/pictures.json").unlink()
-    given[-3:] = [own, "--teacher", tmp_path / "a"]
-    code, said, _ = run("distill", "--out", tmp_path / "c", *given)
-    assert code == 0 and f"What the teacher in {tmp_path}/a has trained on is not all" in said
-    figures = tmp_path / "figures.json"
-    code, said, _ = run("evaluate", "--model", tmp_path / "c/dclip", *measure, "--json", figures)
-    assert code == 0 and f"What {tmp_path}/c/dclip has trained on is not all known" in said
-    assert json.loads(figures.read_text())["no_record"] == [f"{tmp_path}/c/dclip"]
-
-
-def test_a_run_goes_on_with_its_own_data_alone(run, options, drawn, tmp_path, monkeypatch) -> None:
-    out = tmp_path / "run"
-    given = [*options, "--data", drawn]
-    assert run("train-teacher", "--out", out, *given)[0] == 0
-    before = (out / "pictures.json").read_text()
-    for seed in range(100, 140):
-        scene(seed).save(drawn / f"{seed}.png")
-    with (drawn / "captions.csv").open("a") as file:
-        file.writelines(f"\n{seed}.png,a scene" for seed in range(100, 140))
-    monkeypatch.setattr(experiment, "load_or_extract_features", None)  # nobody may encode
-    code, _, err = run("distill", "--out", out, *given)
-    assert code == 2 and f"Expected the pictures that the run in {out} began with, but" in err
-    assert (out / "pictures.json").read_text() == before
-
-
-def test_a_run_measured_on_other_data_names_it(run, options, drawn, tmp_path) -> None:
-    out, figures = tmp_path / "run", tmp_path / "figures.json"
-    test = write_own(tmp_path / "elsewhere", range(200, 204))
-    code, _, err = run("distill", "--out", out, *options, "--data", drawn, "--test", test)
-    assert code == 0, err
-    code, said, _ = run("evaluate", "--model", out / "dclip", "--json", figures)
-    assert code == 0 and said.startswith(f"4 pictures, 8 captions: {test} (test)")
-    found = json.loads(figures.read_text())
-    assert (found["data"], found["test"]) == (str(drawn), str(test))
-
-
-@pytest.mark.parametrize(
-    ("option", "says"),
-    [
-        (("--student.train", "last_blocks(9)"), "Expected at most 2 blocks"),
-        (("--teacher.heads", "5"), "heads that divide the width 32"),
-        (("--regions.detector", "no-such.pt"), "no-such.pt"),
-        (("--test", "nowhere"), "at nowhere, found nothing"),
-        (("--zero-shot", "imagenet:nowhere"), "labelled pictures at nowhere"),
-        (("--teacher", "nowhere"), "nowhere/teacher.json"),
-        (("--teacher", "nowhere", "--recipe", "rehearsal"), "no --teacher for the recipe rehears"),
-    ],
-)
-def test_what_a_run_cannot_do_is_said_before_data_is_read(
-    option, says, run, options, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr("dclip_kit.data.splits.read_format", None)  # nobody may read
-    monkeypatch.setattr(experiment, "load_or_extract_features", None)
-    code, _, err = run("distill", "--out", tmp_path / "run", *options, *option)
-    assert code == 2 and says in err and not (tmp_path / "run").exists()
+# evaluate
 
 
 def test_evaluate_may_leave_zero_shot_out_and_take_everything(run, own, clip_folder) -> None:
@@ -542,6 +241,12 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
         (["distill", "--out", "o", "--data", "nowhere"], "found nothing"),
         (["distill", "--out", "o", "--profile", "paper"], "give as data captioned pictures"),
         (["train-teacher", "--out", "own/0.png"], "Expected a folder that can be written"),
+        (["distill", "--out", "o", "--uncaptioned", "nowhere"], "check --uncaptioned"),
+        (["distill", "--out", "o", "--uncaptioned", "pocket:x"], "pocket:COUNT"),
+        (["distill", "--out", "o", "--recipe", "rehearsal"], "(choose from 'region_taught', "),
+        (["study", "nowhere.toml"], "Expected a study in nowhere.toml"),
+        (["study", "own/captions.csv"], "Expected a study in own/captions.csv, with seeds and arm"),
+        (["study"], "FILE"),
         (["distill", "--out", "o", "--profile", "big"], "'big' (choose from 'pocket', 'base'"),
         (["distill"], "--out"),
         (["detect", "own", "--out", "o.json", "--confidnce", "1"], "--confidence FLOAT"),
@@ -580,17 +285,25 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
         (["--teacher.learning-rate", "nan"], "teacher.learning_rate to be a finite number"),
         (["--student.contrastive-weight", "-1"], "student.contrastive_weight to be a finite"),
         (["--teacher.heads", "0"], "teacher.heads to be a whole number from 1, got 0;"),
+        (["--region-teacher.width", "0"], "region_teacher.width to be a whole number from 1"),
         (["--regions.margin", "-1"], "regions.margin to be a finite number from 0, got -1.0;"),
         (["--seed", "-1"], "seed to be a whole number from 0"),
         (
             ["--student.distillation-weight", "0"],
-            "got 0.0; give another, or take --recipe rehearsal",
+            "recipe region_taught, got 0.0; give another, or take --recipe contrastive_rehearsal.",
         ),
         (
-            ["--recipe", "rehearsal", "--student.distillation-weight", "1"],
-            "recipe rehearsal, got 1.0; give another, or take --recipe dclip",
+            ["--recipe", "contrastive_rehearsal", "--student.distillation-weight", "1"],
+            "got 1.0; give another, or take --recipe region_taught or whole_picture_taught or",
         ),
-        (["--recipe", "rehearsal", "--student.rehearsal-weight", "0"], "rehearsal_weight above 0"),
+        (
+            ["--recipe", "contrastive_rehearsal", "--student.rehearsal-weight", "0"],
+            "student.rehearsal_weight above 0 in the recipe contrastive_rehearsal",
+        ),
+        (
+            ["--recipe", "dclip", "--student.rehearsal-weight", "4"],
+            "student.rehearsal_weight to be 0 in the recipe dclip, got 4.0",
+        ),
     ],
     ids=str,
 )
@@ -599,7 +312,7 @@ def test_a_setting_is_refused_in_a_sentence_before_anything_is_done(
     command, arguments, says, run, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    loader = "dclip_kit.evaluation.experiment.load_data"
+    loader = "dclip_kit.evaluation.profile_data.load_data"
     monkeypatch.setattr(loader, lambda _: pytest.fail("data was read"))
     code, out, err = run(command, "--out", tmp_path / "o", *arguments)
     assert (code, out) == (2, "") and err.count("\n") == 1
@@ -681,6 +394,7 @@ def test_a_profile_sets_the_defaults(run) -> None:
         assert "(default: 1e-06)" in out
     assert "(default: base)" in " ".join(run("inspect", "--profile", "base", "--help")[1].split())
     assert "(default: yolov8x.pt)" in run("detect", "--help", "--profile", "paper")[1]
+    assert "(default: pocket:16000)" in run("distill", "--help")[1]
     published = " ".join(run("distill", "--recipe", "official_code", "--help")[1].split())
     assert "(default: attention)" in published and "(default: official_code)" in published
 

@@ -308,12 +308,27 @@ def test_a_run_that_has_trained_goes_on_with_the_same_pictures_alone(own, seen, 
     keep_seen(seen, run)
     for other in [
         describe_seen(own.select(range(5)), own.select([5]), [], True),
+        replace(seen, trained=seen.trained.join(seen.chosen)),
         replace(seen, chosen=seen.trained),
         replace(seen, labelled=frozenset()),
     ]:
         with pytest.raises(ValueError, match="have changed; name another --out"):
             keep_seen(other, run)
     assert (run / PICTURES).read_text() == before
+
+
+def test_a_run_goes_on_from_what_its_teacher_alone_has_seen(own, seen, tmp_path) -> None:
+    run, more = tmp_path / "run", describe_seen(own.select([6]), own.select([]), [], True)
+    whole = replace(seen, trained=seen.trained.join(more.trained))
+    keep_seen(seen, run)
+    (run / "region_teacher.safetensors").touch()
+    with pytest.raises(ValueError, match="have changed; name another --out"):
+        keep_seen(whole, run, teacher=more)  # it saw something else
+    keep_seen(whole, run, teacher=seen)
+    assert load_seen(run).trained.names.keys() == whole.trained.as_dict()["names"].keys()
+    keep_seen(whole, run, teacher=seen)
+    with pytest.raises(ValueError, match="have changed; name another --out"):
+        keep_seen(seen, run, teacher=seen)  # students have learnt from more
 
 
 @pytest.mark.parametrize(

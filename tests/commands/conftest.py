@@ -1,0 +1,56 @@
+"""What tests of commands share: a command as a person types it, and small data."""
+
+from pathlib import Path
+
+import pytest
+from test_profile_data import write_classes
+from test_splits import write_own
+
+from dclip_kit.commands import main
+from dclip_kit.evaluation import experiment
+from dclip_kit.models import detector as detectors
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    return write_own(tmp_path / "own", range(20), ("gone.png,a", "0.png, "), split=True)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command; gives its exit code, and what it wrote to stdout and stderr."""
+
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(each) for each in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run_command
+
+
+@pytest.fixture
+def fake_detector(detector, monkeypatch):
+    """Stands in for YOLO, which takes seconds to import."""
+    for module in (detectors, experiment):
+        monkeypatch.setattr(module, "load_detector", lambda *_, **__: detector)
+    return detector
+
+
+SMALL = (
+    *("--teacher.epochs", "2", "--teacher.heads", "2", "--student.epochs", "2"),
+    *("--region-teacher.epochs", "2", "--region-teacher.heads", "3"),
+    *("--region-teacher.width", "24", "--student.captions-per-image", "1"),
+    *("--selection.alphas", "0.5", "1"),
+    *("--selection.least-retention", "0"),
+)
+
+
+@pytest.fixture
+def options(own, clip_folder, tmp_path, fake_detector) -> list[object]:
+    """Of a small run without uncaptioned pictures."""
+    classes = write_classes(tmp_path / "classes", 12)
+    given = ["--data", own, "--zero-shot", classes, "--clip", clip_folder, "--uncaptioned", ""]
+    return [*given, *SMALL]

@@ -1,0 +1,461 @@
+"""Commands that train, and their runs measured: what they write, say and refuse."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from test_leaks import scene
+from test_profile_data import write_classes
+from test_splits import write_own
+
+from dclip_kit.config import CONTROL
+from dclip_kit.data.splits import read_test
+from dclip_kit.evaluation import experiment
+from dclip_kit.evaluation.runs import load_seen
+from dclip_kit.evaluation.study import format_study
+from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.models.clip import load_clip
+
+TAUGHT = "region_taught"  # the default
+
+# train-teacher, distill, evaluate, export
+
+
+def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None:
+    out = tmp_path / "runs" / "mine"
+    code, said, _ = run("train-teacher", "--out", out, *options)
+    assert (code, said.count("Trained the teacher now")) == (0, 1)
+    assert {
+        *("region_teacher.json", "region_teacher.safetensors", "settings.json", "checkpoints")
+    } < {each.name for each in out.iterdir()}
+    code, said, err = run("distill", "--out", out, *options)
+    assert code == 0, err
+    assert "16 pictures with captions to train on, 2 to choose on, 2 to measure on." in said
+    assert "Loaded the features" in said and f"{TAUGHT} over {CONTROL}" in said
+    report = json.loads((out / "report.json").read_text())
+    assert report["ceiling"] is None and report["arms"].keys() == {"clip", CONTROL, TAUGHT}
+    assert report["arms"][TAUGHT]["zero_shot"]["top1_held_out_style"] is None
+    assert report["settings"]["data"] == str(own)
+    assert len(report["left_out"]["unusable"]) == 1
+    checkpoints = sorted(path.name for path in (out / "checkpoints").glob("*.safetensors"))
+    assert checkpoints == [f"{name}.safetensors" for name in (CONTROL, TAUGHT, "teacher")]
+
+    # Again: nothing is trained anew, and the figures are the same.
+    weights = (out / f"{TAUGHT}.safetensors").read_bytes()
+    (out / f"{TAUGHT}.safetensors").unlink()
+    code, _, _ = run("distill", "--out", out, *options)
+    assert code == 0 and (out / f"{TAUGHT}.safetensors").read_bytes() == weights
+    again = json.loads((out / "report.json").read_text())
+    assert again["arms"] == report["arms"]
+    code, _, err = run("distill", "--out", out, *options, "--student.epochs", "3")
+    assert code == 2 and "they differ in student.epochs" in err
+
+    # The same figures from evaluate, beside the untouched CLIP.
+    figures = tmp_path / "figures.json"
+    models = ("--model", options[5], out / TAUGHT)
+    code, said, err = run("evaluate", *models, "--json", figures)
+    assert code == 0, err
+    assert "2 pictures, 4 captions" in said and "text → image Recall@1:" in said
+    assert "Zero-shot top-1, classes" in said
+    measured = json.loads(figures.read_text())
+    found = measured["retrieval"]
+    for key in ("text_to_image", "image_to_text"):
+        assert found[str(out / TAUGHT)][key] == report["arms"][TAUGHT][key]
+    gain = measured["gains"][str(out / TAUGHT)]["text → image"][0]
+    assert gain["name"] == "Recall@1" and gain["queries"] == 4
+    expected = report["gain"]["text_to_image_recall_at_1"]
+    assert gain["change"]["estimate"] == pytest.approx(expected["absolute"])
+    assert list(measured["gains"]) == [str(out / TAUGHT)]
+
+    code, said, _ = run("export", out / TAUGHT, "--out", tmp_path / "exported")
+    assert code == 0 and f'"local-dir:{tmp_path}/exported"' in said
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'exported'}")
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        one, before = (each.eval().encode_image(pixels) for each in (model, clip.model))
+    exported = load_clip(tmp_path / "exported").model.encode_image(pixels)
+    torch.testing.assert_close(one, exported)
+    if report["arms"][TAUGHT]["alpha"]:
+        assert not torch.allclose(one, before)
+
+
+def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
+    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
+    share = ("--teacher", tmp_path / "a", "--features", tmp_path / "a")
+    code, said, _ = run("distill", "--out", tmp_path / "b", *share, *options)
+    assert code == 0 and "Loaded the saved teacher: 2 epochs." in said
+    assert f"Loaded the features in {tmp_path}/a/features-train" in said
+    assert not (tmp_path / "b/region_teacher.safetensors").exists()
+
+
+@pytest.mark.parametrize("recipe", ["whole_picture_taught", "dclip"])
+def test_a_teacher_that_sees_something_else_is_not_taken(recipe, run, options, tmp_path) -> None:
+    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
+    given = [*options, "--recipe", recipe, "--teacher", tmp_path / "a"]
+    code, _, err = run("distill", "--out", tmp_path / "b", *given)
+    says = {"whole_picture_taught": "a teacher with regions='none' in", "dclip": "a/teacher.json"}
+    assert code == 2 and says[recipe] in err and not (tmp_path / "b").exists()
+
+
+def test_a_recipe_is_run_and_its_arms_are_read_back(run, options, own, tmp_path) -> None:
+    """Where the text tower trains too, an arm is both towers, and training needs the captions."""
+    out, published = tmp_path / "run", ("--recipe", "official_code", "--student.learning-rate", "1")
+    code, said, err = run("distill", "--out", out, *options, *published)
+    assert code == 0, err
+    assert f"official_code over {CONTROL}" in said and f"{out}/official_code --out" in said
+    report = json.loads((out / "report.json").read_text())
+    settings = report["settings"]
+    assert settings["student"]["train_text"] and not settings["regions"]["weighted"]
+    assert settings["recipe"] == "official_code"
+    assert report["arms"].keys() == {"clip", CONTROL, "official_code"}
+    figures = tmp_path / "figures.json"
+    measure = ("--data", own, "--zero-shot", options[3], "--json", figures)
+    for name in (CONTROL, "official_code"):
+        assert run("evaluate", "--model", out / name, *measure)[0] == 0
+        found = json.loads(figures.read_text())["retrieval"][str(out / name)]
+        expected = report["arms"][name]["text_to_image"]["recall_at"]
+        assert found["text_to_image"]["recall_at"] == expected
+
+
+@pytest.mark.parametrize("recipe", ["self_taught", CONTROL, "contrastive"])
+def test_a_recipe_without_a_teacher_of_its_own_trains_none(recipe, run, options, tmp_path) -> None:
+    out = tmp_path / "run"
+    code, said, err = run("distill", "--out", out, *options, "--recipe", recipe)
+    assert code == 0, err
+    arms = {CONTROL, recipe}
+    assert {path.stem for path in out.glob("*.safetensors")} == arms
+    assert {path.stem for path in (out / "checkpoints").glob("*.safetensors")} == arms
+    report = json.loads((out / "report.json").read_text())
+    assert report["arms"].keys() == {"clip", *arms} and report["teacher_probe"] is None
+    assert (report["gain_over_control"]["text_to_image_recall_at_1"] is None) == (len(arms) == 1)
+    assert f"{recipe} over clip" in said and "Teacher" not in said and "dclip over" not in said
+    history = json.loads((out / f"{recipe}.json").read_text())["history"]
+    assert ("rehearsal" in history[0]) == (recipe != "contrastive")
+    code, _, err = run("train-teacher", "--out", out, *options, "--recipe", recipe)
+    assert code == 2 and f"a recipe with a teacher of its own, got {recipe}; take" in err
+
+
+# Pictures without captions
+
+
+@pytest.fixture
+def plain(tmp_path) -> Path:
+    """Ten JPEGs, of which one is in val and one in test; and what somebody wrote beside one."""
+    folder = tmp_path / "plain"
+    (folder / "deeper").mkdir(parents=True)
+    for seed in range(100, 108):
+        scene(seed).save(folder / ("deeper" if seed % 2 else "") / f"{seed}.jpg")
+    for seed in (17, 19):
+        scene(seed).save(folder / f"x{seed}.jpg", quality=60)
+    (folder / "100.txt").write_text("a confidential note")
+    return folder
+
+
+def test_a_student_learns_from_pictures_without_captions(
+    run, options, own, plain, tmp_path
+) -> None:
+    out = tmp_path / "run"
+    given = [*options, "--uncaptioned", plain]
+    code, said, err = run("distill", "--out", out, *given)
+    assert code == 0, err
+    assert f"Of {plain}: Pictures left out: 2 that are in another split too (the first, " in said
+    counts = "16 pictures with captions and 8 without captions to train on, 2 to choose on, 2 to m"
+    assert counts in said and "No uncaptioned" not in said
+    report = json.loads((out / "report.json").read_text())
+    assert report["settings"]["uncaptioned"] == str(plain)
+    assert report["arms"].keys() == {"clip", CONTROL, TAUGHT}
+
+    # Those, and not those that are measured on, are among what the run has seen.
+    seen = {*load_seen(out).trained.names.values()}
+    pictures = {*plain.rglob("*.jpg")}
+    assert pictures - seen == {plain / "x17.jpg", plain / "x19.jpg"}
+    assert {own / f"{number}.png" for number in range(16)} < seen
+    assert (plain / "100.jpg") in {*load_seen(out).trained.phash}
+
+    # No caption of them is anywhere.
+    (features,) = out.glob("features-uncaptioned-*")
+    found = FrozenFeatures.load(features)
+    assert len(found) == 8 and len(found.text) == len(found.token) == 0
+    for file in filter(Path.is_file, out.rglob("*")):
+        assert b"confidential" not in file.read_bytes(), file
+
+    # Who searches among them later is told; the others are measured on.
+    other = write_own(tmp_path / "other", range(105, 113))
+    measure = ("--data", other, "--split", "all", "--zero-shot", "")
+    code, said, _ = run("evaluate", "--model", out / TAUGHT, *measure)
+    assert code == 0 and said.startswith("5 pictures, 10 captions")
+    assert f"Left out of {other}: 3 pictures that {out}/{TAUGHT} has trained on" in said
+
+    # Again: nothing is trained, and with other pictures nothing goes on.
+    before = (out / f"{TAUGHT}.safetensors").read_bytes()
+    assert run("distill", "--out", out, *given)[0] == 0
+    assert (out / f"{TAUGHT}.safetensors").read_bytes() == before
+    scene(120).save(plain / "120.jpg")
+    code, _, err = run("distill", "--out", out, *given)
+    assert code == 2 and f"Expected the pictures that the run in {out} began with" in err
+
+
+def test_without_such_pictures_a_student_learns_from_captioned_ones_alone(
+    run, options, plain, tmp_path
+) -> None:
+    """Otherwise: they change the student, and not its control."""
+    code, said, err = run("distill", "--out", tmp_path / "a", *options)
+    assert code == 0, err
+    assert "No uncaptioned pictures are given: the student learns from the captioned ones" in said
+    assert "16 pictures with captions to train on, 2 to" in said
+    assert not list((tmp_path / "a").glob("features-uncaptioned-*"))
+    assert run("distill", "--out", tmp_path / "b", *options, "--uncaptioned", plain)[0] == 0
+    for name, same in ((CONTROL, True), (TAUGHT, False)):
+        rows = [json.loads((tmp_path / run / f"{name}.json").read_text()) for run in ("a", "b")]
+        losses = [[row["loss"] for row in each["history"]] for each in rows]
+        assert (losses[0] == losses[1]) is same
+
+
+@pytest.mark.parametrize("recipe", [CONTROL, "dclip"])
+def test_a_recipe_that_cannot_use_pictures_without_captions_does_not_read_them(
+    recipe, run, options, plain, tmp_path, monkeypatch
+) -> None:
+    reader = "dclip_kit.evaluation.profile_data.read_uncaptioned"
+    monkeypatch.setattr(reader, lambda *_: pytest.fail("they were read"))
+    given = [*options, "--uncaptioned", plain, "--recipe", recipe]
+    code, said, err = run("distill", "--out", tmp_path / "run", *given)
+    assert code == 0, err
+    assert "16 pictures with captions to train on, 2 to" in said and "uncaptioned" not in said
+
+
+def test_a_teacher_is_trained_without_them(run, options, plain, tmp_path, monkeypatch) -> None:
+    reader = "dclip_kit.evaluation.profile_data.read_uncaptioned"
+    monkeypatch.setattr(reader, lambda *_: pytest.fail("they were read"))
+    given = ["--out", tmp_path / "a", *options, "--uncaptioned", plain]
+    code, said, _ = run("train-teacher", *given)
+    assert code == 0 and "16 pictures with captions to train on, 2 to" in said
+    assert not any(plain in path.parents for path in load_seen(tmp_path / "a").trained.phash)
+    # Its student is, in the same folder.
+    monkeypatch.undo()
+    code, _, err = run("distill", *given)
+    assert code == 0, err
+    seen = load_seen(tmp_path / "a").trained.phash
+    assert sum(plain in path.parents or plain / "deeper" in path.parents for path in seen) == 8
+
+
+# What a run has seen
+
+
+@pytest.fixture
+def drawn(tmp_path) -> Path:
+    """Data without splits, large enough to be divided by any seed."""
+    return write_own(tmp_path / "drawn", range(60))
+
+
+def test_an_arm_is_measured_on_its_own_runs_test(run, options, drawn, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    code, _, err = run("distill", "--out", out, *options, "--data", drawn, "--seed", "1")
+    assert code == 0, err
+    report = json.loads((out / "report.json").read_text())
+    code, said, err = run("evaluate", "--model", out / TAUGHT, "--json", figures)
+    assert code == 0, err
+    found = json.loads(figures.read_text())
+    assert (found["data"], found["seed"], found["split"]) == (str(drawn), 1, "test")
+    expected = report["arms"][TAUGHT]["text_to_image"]
+    assert found["retrieval"][str(out / TAUGHT)]["text_to_image"] == expected
+    assert found["left_out"]["trained_on"] == {str(out / TAUGHT): []}
+    assert "has trained on" not in said and " of drawn are few to measure on" in said
+    # Half of the labelled pictures chose α: the accuracy is that of the others, as in the report.
+    (source,) = found["zero_shot"]
+    assert f"Zero-shot top-1, {source}: 18 pictures, without the 18 that a weight α was" in said
+    assert found["left_out"]["zero_shot_chosen_on"] == {source: 18}
+    assert f"Note: 18 pictures of {source} are few to measure on" in said
+    top1 = found["zero_shot"][source][str(out / TAUGHT)]["top1"]
+    assert top1 == report["arms"][TAUGHT]["zero_shot"]["top1"]
+
+    # Another seed's test has been trained on, mostly; the rest is measured, for all models.
+    models = (options[5], out / TAUGHT)
+    code, said, err = run("evaluate", "--model", *models, "--seed", "0", "--json", figures)
+    found = json.loads(figures.read_text())
+    test = read_test(drawn, seed=0).paths
+    trained = {Path(each["picture"]) for each in found["left_out"]["trained_on"][str(models[1])]}
+    if code == 0:
+        assert found["pictures"] == len(test) - len(trained) and trained < set(test)
+        assert f"Left out of {drawn}: {len(trained)} pictures that {models[1]} has" in said
+    else:  # nothing to speak of is left
+        assert code == 2 and "that no model has trained on" in err
+
+
+def test_trained_pictures_are_known_in_other_data(run, options, own, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    assert run("distill", "--out", out, *options)[0] == 0
+    other = write_own(tmp_path / "other", range(12, 24))
+    for seed in range(12, 16):
+        scene(seed).save(other / f"{seed}.png", format="JPEG", quality=70)
+    measure = ("--model", out / TAUGHT, "--data", other, "--split", "all", "--zero-shot", "")
+    code, said, err = run("evaluate", *measure, "--json", figures)
+    assert code == 0, err
+    assert said.startswith("8 pictures, 16 captions")
+    assert f"{out}/{TAUGHT} was chosen on 2 pictures of {other}" in said
+    found = json.loads(figures.read_text())
+    (left_out,) = found["left_out"]["trained_on"].values()
+    assert sorted(Path(each["picture"]).name for each in left_out) == [
+        f"{seed}.png" for seed in range(12, 16)
+    ]
+    assert found["pictures"] == 8 and found["chosen_on"] == {str(out / TAUGHT): 2}
+    code, said, err = run("evaluate", "--model", out / TAUGHT, "--data", own, "--split", "train")
+    assert (code, said) == (2, "") and "of 16 in own 0 are left" in err
+
+    # A run without a record says so.
+    (out / "pictures.json").unlink()
+    code, said, _ = run("evaluate", *measure)
+    assert code == 0 and f"What {out}/{TAUGHT} has trained on is not all known" in said
+
+
+def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp_path) -> None:
+    assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
+    other = write_own(tmp_path / "other", range(8, 28), split=True)
+    table = other / "captions.csv"  # two of the teacher's pictures are measured on, and two are not
+    lines = table.read_text().replace(",test", ",train").replace(",val", ",train").splitlines()
+    splits = {"8.": "test", "9.": "test", "20.": "test", "21.": "test", "22.": "val", "23.": "val"}
+    for place, line in enumerate(lines):
+        for start, split in splits.items():
+            if line.startswith(start):
+                lines[place] = line.removesuffix(",train") + f",{split}"
+    table.write_text("\n".join(lines))
+    out = tmp_path / "b"
+    given = [*options, "--data", other, "--teacher", tmp_path / "a"]
+    code, said, err = run("distill", "--out", out, *given)
+    assert code == 0, err
+    assert f"Left out of test: 2 pictures that {tmp_path}/a has trained on" in said
+    assert "14 pictures with captions to train on, 2 to choose on, 2 to measure on." in said
+    # The student knows them through its teacher.
+    measure = ("--data", other, "--split", "all", "--zero-shot", "")
+    code, said, _ = run("evaluate", "--model", out / TAUGHT, *measure)
+    assert code == 0 and said.startswith("4 pictures")
+    # What a teacher without a record has trained on stays unknown, of its student too.
+    (tmp_path / "a/pictures.json").unlink()
+    given[-3:] = [own, "--teacher", tmp_path / "a"]
+    code, said, _ = run("distill", "--out", tmp_path / "c", *given)
+    assert code == 0 and f"What the teacher in {tmp_path}/a has trained on is not all" in said
+    figures = tmp_path / "figures.json"
+    arm = tmp_path / "c" / TAUGHT
+    code, said, _ = run("evaluate", "--model", arm, *measure, "--json", figures)
+    assert code == 0 and f"What {arm} has trained on is not all known" in said
+    assert json.loads(figures.read_text())["no_record"] == [str(arm)]
+
+
+def test_a_run_goes_on_with_its_own_data_alone(run, options, drawn, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "run"
+    given = [*options, "--data", drawn]
+    assert run("train-teacher", "--out", out, *given)[0] == 0
+    before = (out / "pictures.json").read_text()
+    for seed in range(100, 140):
+        scene(seed).save(drawn / f"{seed}.png")
+    with (drawn / "captions.csv").open("a") as file:
+        file.writelines(f"\n{seed}.png,a scene" for seed in range(100, 140))
+    monkeypatch.setattr(experiment, "load_or_extract_features", None)  # nobody may encode
+    code, _, err = run("distill", "--out", out, *given)
+    assert code == 2 and f"Expected the pictures that the run in {out} began with, but" in err
+    assert (out / "pictures.json").read_text() == before
+
+
+def test_a_run_measured_on_other_data_names_it(run, options, drawn, tmp_path) -> None:
+    out, figures = tmp_path / "run", tmp_path / "figures.json"
+    test = write_own(tmp_path / "elsewhere", range(200, 204))
+    code, _, err = run("distill", "--out", out, *options, "--data", drawn, "--test", test)
+    assert code == 0, err
+    code, said, _ = run("evaluate", "--model", out / TAUGHT, "--json", figures)
+    assert code == 0 and said.startswith(f"4 pictures, 8 captions: {test} (test)")
+    found = json.loads(figures.read_text())
+    assert (found["data"], found["test"]) == (str(drawn), str(test))
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--student.train", "last_blocks(9)"), "Expected at most 2 blocks"),
+        (("--region-teacher.heads", "5"), "heads that divide the width 24, got 5"),
+        (("--recipe", "dclip", "--teacher.heads", "5"), "heads that divide the width 32, got 5"),
+        (("--regions.detector", "no-such.pt"), "no-such.pt"),
+        (("--test", "nowhere"), "at nowhere, found nothing"),
+        (("--zero-shot", "imagenet:nowhere"), "labelled pictures at nowhere"),
+        (("--uncaptioned", "nowhere"), "at nowhere, found nothing; check --uncaptioned"),
+        (("--uncaptioned", "pocket"), "got 'pocket'; say pocket:16000"),
+        (("--teacher", "nowhere"), "nowhere/region_teacher.json"),
+        (("--teacher", "nowhere", "--recipe", "dclip"), "nowhere/teacher.json"),
+        (("--teacher", "x", "--recipe", "self_taught"), "no --teacher for the recipe self_taught"),
+    ],
+)
+def test_what_a_run_cannot_do_is_said_before_data_is_read(
+    option, says, run, options, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("dclip_kit.data.splits.read_format", None)  # nobody may read
+    monkeypatch.setattr(experiment, "load_or_extract_features", None)
+    code, _, err = run("distill", "--out", tmp_path / "run", *options, *option)
+    assert code == 2 and says in err and not (tmp_path / "run").exists()
+
+
+# study
+
+
+@pytest.fixture
+def file(own, clip_folder, tmp_path, fake_detector) -> Path:
+    """A study of small data: the untouched CLIP, and one step each of two seeds."""
+    classes = write_classes(tmp_path / "classes", 12)
+    path = tmp_path / "studies" / "mine.toml"
+    path.parent.mkdir()
+    path.write_text(
+        f"""
+seeds = [0, 1]
+clip = "{clip_folder}"
+data = "{own}"
+zero_shot = "{classes}"
+[arms]
+clip = {{ recipe = "none" }}
+contrastive = {{ recipe = "contrastive", steps = 1 }}
+contrastive_rehearsal = {{ recipe = "contrastive_rehearsal", steps = 1 }}
+"""
+    )
+    return path
+
+
+def test_a_study_prints_its_table_and_keeps_its_records(run, file, tmp_path) -> None:
+    work = ("--work", tmp_path / "work")
+    code, said, err = run("study", file, *work, "--arms", "contrastive")
+    assert code == 0, err
+    assert said.splitlines()[1:4] == [
+        "mine: clip, seed 0.",
+        "mine: contrastive, seed 0.",
+        "mine: contrastive, seed 1.",
+    ]
+    records = file.with_suffix("")
+    assert {each.name for each in records.iterdir()} == {
+        *("clip-0.json", "contrastive-0.json", "contrastive-1.json")
+    }
+    code, said, _ = run("study", file, *work)
+    assert code == 0 and said.count("mine: ") == 2  # the others have their records
+    result = json.loads(file.with_suffix(".json").read_text())
+    assert list(result["arms"]) == ["clip", "contrastive", "contrastive_rehearsal"]
+    assert said.endswith(f"{format_study(result)}\n")
+    code, said, _ = run("study", file, *work)
+    assert (code, said) == (0, f"{format_study(result)}\n")
+    assert json.loads(file.with_suffix(".json").read_text()) == result
+
+
+def test_a_studys_training_is_repeated_beside_its_record(run, file, tmp_path) -> None:
+    work = ("--work", tmp_path / "work")
+    code, _, err = run("study", file, *work, "--repeat", "contrastive", "1")
+    assert code == 2 and "a record of contrastive with the seed 1 to repeat, found none" in err
+    assert run("study", file, *work, "--arms", "contrastive")[0] == 0
+    before = file.with_suffix(".json").read_bytes()
+    code, said, err = run("study", file, *work, "--repeat", "contrastive", "1")
+    assert code == 0, err
+    lines = said.splitlines()
+    assert "mine: contrastive, seed 1." in lines
+    assert lines[-8].startswith("| α | text_to_image, now |") and len(lines[-6:]) == 6
+    assert (tmp_path / "work/repeated/contrastive-1.json").is_file()
+    assert file.with_suffix(".json").read_bytes() == before
+
+
+def test_an_arm_that_a_study_does_not_have_is_refused(run, file, tmp_path) -> None:
+    code, _, err = run("study", file, "--work", tmp_path / "work", "--arms", "dclip")
+    assert code == 2 and "arms out of clip, contrastive, contrastive_rehearsal, got 'dclip'" in err
+    assert not (tmp_path / "work").exists()
