@@ -1,6 +1,5 @@
 """The notebooks' shared steps, on pocket splits of a few pictures and a tiny CLIP."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from test_leaks import scene
 from test_profile_data import write_classes
 from test_splits import write_own
 
-from assets.make import pocket_arms
 from dclip_kit.config import (
     CONTROL,
     PROFILES,
@@ -365,38 +363,6 @@ def test_no_teacher_is_trained_for_a_recipe_without_one_of_its_own(
     train_all(few(recipe), clip, data, tmp_path)
     arms = {path.stem for path in tmp_path.glob("*.safetensors")}
     assert arms == {CONTROL, recipe}
-
-
-def test_the_command_leaves_teacher_and_arms_in_the_assets(
-    clip, data, features, sets, detector, tmp_path, monkeypatch
-) -> None:
-    asked: dict[str, tuple] = {}
-
-    def record(name: str, result: object) -> Callable:
-        return lambda *args, **keywords: asked.setdefault(name, (*args, keywords)) and result
-
-    def profile(name: str) -> Profile:
-        assert name == "pocket"
-        return PROFILE
-
-    monkeypatch.setattr(pocket_arms, "get_profile", profile)
-    monkeypatch.setattr(pocket_arms, "asset_path", lambda name: tmp_path / name)
-    for name, result in [
-        ("load_clip", clip),
-        ("load_detector", detector),
-        ("load_data", data),
-        ("extract_features", features),
-        ("prepare_evaluation", sets),
-    ]:
-        home = pocket_arms if hasattr(pocket_arms, name) else experiment
-        monkeypatch.setattr(home, name, record(name, result))
-    pocket_arms.main()
-    options = {"confidence": 0.25, "max_regions": 10, "device": torch.device("cpu")}
-    assert asked["load_detector"] == ("pocket", options)
-    assert asked["extract_features"][:3] == (clip, detector, data.train)
-    written = {path.name for path in Path(tmp_path / "pocket_arms").iterdir()}
-    stems = ("region_teacher", CONTROL, "region_taught")
-    assert written == {f"{stem}.{kind}" for stem in stems for kind in ("json", "safetensors")}
 
 
 def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
