@@ -1,4 +1,4 @@
-"""The README's figures are those of the report that a run wrote."""
+"""The README's figures are those of a study whose records are committed."""
 
 import json
 import os
@@ -8,23 +8,31 @@ from pathlib import Path
 
 from accelerate.commands.config.config_args import load_config_from_file
 
-from dclip_kit.evaluation.report import format_report
+from dclip_kit.config import CONTROL
+from dclip_kit.evaluation.study import format_study, read_study, summarise
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_table_is_printed_from_the_report() -> None:
+def test_the_table_is_the_one_that_the_study_prints() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(
-        r"<!-- report: python -m assets\.make\.notebook_files table (\S+) -->\n"
-        r"(.*)<!-- /report -->",
-        readme,
-        re.DOTALL,
-    )
-    assert block, "Expected the README to hold a block made from a report, found none."
-    report = json.loads((ROOT / block[1]).read_text(encoding="utf-8"))
-    assert report["trained_in_this_run"] is True
-    assert block[2].strip() == format_report(report).strip()
+    block = re.search(r"<!-- study: (\S+) -->\n(.*)<!-- /study -->", readme, re.DOTALL)
+    assert block, "Expected the README to hold a study's table, found none."
+    result = json.loads((ROOT / block[1]).read_text(encoding="utf-8"))
+    assert {"clip", CONTROL, "region_taught"} <= result["arms"].keys()
+    assert block[2].strip() == format_study(result)
+
+
+def test_committed_studies_are_what_their_records_say() -> None:
+    paths = sorted((ROOT / "assets" / "studies").glob("*.toml"))
+    assert paths
+    for path in paths:
+        study = read_study(path)
+        assert json.loads(study.result.read_text(encoding="utf-8")) == json.loads(
+            json.dumps(summarise(study))
+        )
+        known = {study.record_of(arm, seed) for arm in study.arms for seed in study.seeds}
+        assert set(path.with_suffix("").glob("*.json")) <= known
 
 
 def test_pictures_exist() -> None:
