@@ -52,7 +52,7 @@ def results(clip) -> dict[str, ArmResult]:
 @pytest.fixture
 def report(results) -> dict:
     probe = ShortcutProbe(own=0.6, shuffled=0.1, blank=0.05)
-    return make_report(get_profile("pocket"), results, probe, 0.93, 12.34, True, note="more")
+    return make_report(get_profile("pocket"), results, probe, 0.93, 12.34, [TAUGHT], note="more")
 
 
 # A dict promises its keys and what stands below; a type promises itself.
@@ -109,6 +109,8 @@ def test_a_report_is_json_of_the_promised_shape(report, tmp_path) -> None:
     assert saved == json.loads(json.dumps(report, allow_nan=False))
     assert breaches(saved, PROMISED) == []
     assert saved["trained_in_this_run"] is True and saved["note"] == "more"
+    trained = {name: arm["trained"] for name, arm in saved["arms"].items()}
+    assert trained == {"clip": False, CONTROL: False, TAUGHT: True}
     assert saved["settings"]["selection"]["least_retention"] == 0.955
     del saved["arms"][TAUGHT]["zero_shot"]["retention"]
     assert breaches(saved, PROMISED) == [f"report.arms.{TAUGHT}.zero_shot has no retention"]
@@ -118,8 +120,8 @@ def test_what_is_not_known_stays_open(results) -> None:
     """Own data has neither a ceiling nor a style that no training shows."""
     plain = {name: replace(each, held_out=None) for name, each in results.items()}
     probe = ShortcutProbe(own=0.6, shuffled=0.1, blank=0.05)
-    report = make_report(get_profile("base"), plain, probe, None, 1.0, True)
-    assert report["ceiling"] is None
+    report = make_report(get_profile("base"), plain, probe, None, 1.0, [])
+    assert report["ceiling"] is None and report["trained_in_this_run"] is False
     assert report["arms"][TAUGHT]["zero_shot"]["top1_held_out_style"] is None
 
 

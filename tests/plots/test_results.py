@@ -5,6 +5,7 @@ import torch
 from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
+from dclip_kit.config import CONTROL
 from dclip_kit.evaluation.arms import Arm, ArmResult
 from dclip_kit.evaluation.evaluate import ZeroShot
 from dclip_kit.evaluation.objects import NamedObjects, SceneObjects
@@ -44,7 +45,7 @@ def results(clip) -> dict[str, ArmResult]:
             nothing,
             nothing,
         )
-        for name in ("clip", "contrastive", HOSTILE)
+        for name in ("clip", CONTROL, HOSTILE)
     }
 
 
@@ -116,10 +117,10 @@ def gain(name: str, change: float, spread: float = 0.01, queries: int = 100) -> 
 
 GAINS = {
     "size": {
-        "contrastive": [gain("small", 0.02), gain("large", 0.005, queries=40)],
+        CONTROL: [gain("small", 0.02), gain("large", 0.005, queries=40)],
         "dclip": [gain("small", -0.03), gain("large", 0.04, queries=40)],
     },
-    "count": {"contrastive": [gain("one", 0.0)], "dclip": [gain("one", 0.01)]},
+    "count": {CONTROL: [gain("one", 0.0)], "dclip": [gain("one", 0.01)]},
 }
 
 
@@ -135,7 +136,7 @@ class TestGains:
 
     def test_what_is_not_known_to_differ_is_hollow(self) -> None:
         contrastive, dclip, *_ = plots.plot_gains(GAINS).data
-        assert list(contrastive.marker.color) == [ARM_COLORS["contrastive"], "white"]
+        assert list(contrastive.marker.color) == [ARM_COLORS[CONTROL], "white"]
         assert list(dclip.marker.color) == [ARM_COLORS["dclip"]] * 2
 
     def test_rows_have_their_names_and_numbers_of_queries(self) -> None:
@@ -143,7 +144,7 @@ class TestGains:
         names = [list(trace.y) for trace in figure.data]
         assert names == [["small (100)", "large (40)"]] * 2 + [["one"]] * 2
         assert [note.text for note in figure.layout.annotations] == ["<b>size</b>", "<b>count</b>"]
-        assert [trace.name for trace in figure.data if trace.showlegend] == ["contrastive", "dclip"]
+        assert [trace.name for trace in figure.data if trace.showlegend] == [CONTROL, "dclip"]
 
     def test_zero_is_marked_under_each_heading(self) -> None:
         lines = plots.plot_gains(GAINS).layout.shapes
@@ -152,7 +153,7 @@ class TestGains:
     def test_an_arm_may_be_missing_under_a_heading(self) -> None:
         some = {"size": GAINS["size"], "count": {"dclip": GAINS["count"]["dclip"]}}
         names = [trace.name for trace in plots.plot_gains(some).data]
-        assert names == ["contrastive", "dclip", "dclip"]
+        assert names == [CONTROL, "dclip", "dclip"]
 
     def test_names_are_plain_text(self) -> None:
         assert_harmless(plots.plot_gains({HOSTILE: {HOSTILE: [gain(HOSTILE, 0.1)]}}))

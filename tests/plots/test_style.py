@@ -76,8 +76,9 @@ def test_wrapping_never_cuts_an_entity() -> None:
 
 
 def test_arms_keep_their_colours_beside_any_other() -> None:
-    colors = arm_colors(["mine", "dclip", "clip", "yours", "contrastive"])
-    assert len(set(colors.values())) == 5
+    names = ["mine", "dclip", "clip", "yours", "region_taught", "contrastive_rehearsal"]
+    colors = arm_colors(names)
+    assert list(colors) == names and len(set(colors.values())) == 6
     assert ARM_COLORS.items() <= colors.items()
     assert arm_colors(["dclip"]) == {"dclip": ARM_COLORS["dclip"]}
 
