@@ -60,7 +60,7 @@ def plot_frontiers(
             marker={"size": 9, "color": colors[name]},
             **legend_entry(figure, name),
         )
-    figure.add_vline(RETENTION, line=DASHED)
+    figure.add_vline(RETENTION, line=DASHED, layer="below")
     figure.update_yaxes(tickformat="+.0%", title_text="gain over clip, Recall@1")
     title = f"zero-shot accuracy kept (dashed: {RETENTION:.1%}, where arms are compared)"
     return figure.update_xaxes(tickformat=".0%", title_text=title)
