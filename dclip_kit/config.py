@@ -287,7 +287,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-# What the pocket's recipes train by, each chosen on val: see assets/studies/pocket_choice.toml.
+# What the pocket's recipes train by; assets/studies/pocket_choice.toml compares candidates on val.
 _POCKET: dict[str, dict[str, Any]] = {}
 for _name in ("region_taught", "whole_picture_taught", "self_taught"):
     _POCKET[_name] = {
