@@ -58,9 +58,9 @@ def test_only_the_paper_asks_for_its_data() -> None:
         assert profile.data == profile.zero_shot == asked and not profile.test
 
 
-def test_the_pocket_alone_brings_pictures_without_captions() -> None:
-    given = {name for name, profile in PROFILES.items() if profile.uncaptioned}
-    assert given == {"pocket"}
+def test_where_pictures_without_captions_come_from_is_the_datas_to_say() -> None:
+    """`name_uncaptioned` says what auto is."""
+    assert {profile.uncaptioned for profile in PROFILES.values()} == {"auto"}
 
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:

@@ -83,7 +83,7 @@ def legend_entry(figure: go.Figure, name: str) -> dict[str, object]:
 
 
 def arm_colors(names: Iterable[str]) -> dict[str, str]:
-    """Chooses a colour for each arm: the three that are always there keep theirs in all figures."""
+    """Chooses a colour for each arm: the ones that come with the kit keep theirs."""
     spare = itertools.cycle(color for color in PALETTE if color not in ARM_COLORS.values())
     return {name: ARM_COLORS.get(name) or next(spare) for name in dict.fromkeys(names)}
 

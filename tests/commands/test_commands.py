@@ -246,7 +246,7 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
         (["distill", "--out", "o", "--recipe", "rehearsal"], "(choose from 'region_taught', "),
         (["study", "nowhere.toml"], "Expected a study in nowhere.toml"),
         (["study", "own/captions.csv"], "Expected a study in own/captions.csv, with seeds and arm"),
-        (["study"], "FILE"),
+        (["study"], "the study, such as assets/studies/pocket_table.toml"),
         (["distill", "--out", "o", "--profile", "big"], "'big' (choose from 'pocket', 'base'"),
         (["distill"], "--out"),
         (["detect", "own", "--out", "o.json", "--confidnce", "1"], "--confidence FLOAT"),
@@ -394,7 +394,7 @@ def test_a_profile_sets_the_defaults(run) -> None:
         assert "(default: 1e-06)" in out
     assert "(default: base)" in " ".join(run("inspect", "--profile", "base", "--help")[1].split())
     assert "(default: yolov8x.pt)" in run("detect", "--help", "--profile", "paper")[1]
-    assert "(default: pocket:16000)" in run("distill", "--help")[1]
+    assert "(default: auto)" in run("distill", "--help")[1]
     published = " ".join(run("distill", "--recipe", "official_code", "--help")[1].split())
     assert "(default: attention)" in published and "(default: official_code)" in published
 
