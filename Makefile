@@ -33,11 +33,13 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
 	touch $@
 
+# The notebooks, which take minutes each, come first, so that no process is left alone with one.
 test: $(READY) ## ruff, mypy, pytest, and the committed notebooks against their stored outputs; offline
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(THREADS) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests notebooks \
-	  --nbval-lax --nbval-current-env --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(THREADS) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests \
+	  --nbval-lax --nbval-current-env --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+	  --no-loadscope-reorder
 
 demo: $(READY) ## train DCLIP shortly on the pocket profile and measure it; see runs/demo
 	mkdir -p $(DEMO)
