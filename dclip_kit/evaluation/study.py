@@ -183,7 +183,12 @@ def _read_arm(profile: Profile, name: str, said: Mapping[str, Any]) -> StudyArm:
         raise ValueError(f"Expected captions in {name} to be a share above 0")
     if recipe == "none":
         return StudyArm(name, None, **own)
-    return StudyArm(name, change_settings(apply_recipe(profile, recipe), rest), **own)
+    trained = change_settings(apply_recipe(profile, recipe), rest)
+    if trained.student.soup > 1:
+        raise ValueError(
+            f"Expected student.soup in {name} to be 1, since each seed is one training"
+        )
+    return StudyArm(name, trained, **own)
 
 
 # Measuring

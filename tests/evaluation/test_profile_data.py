@@ -19,6 +19,7 @@ from dclip_kit.evaluation.profile_data import (
     count_further,
     load_data,
     load_uncaptioned,
+    name_uncaptioned,
     read_measured,
     read_zero_shot,
     require_data,
@@ -174,6 +175,19 @@ def test_a_path_without_pictures_is_refused_before_any_data_is_read(own) -> None
     with pytest.raises(ValueError, match=r"at nowhere, found nothing; check --uncaptioned"):
         require_data(replace(own, uncaptioned="nowhere"))
     require_data(replace(own, uncaptioned=own.data))
+
+
+def test_further_scenes_are_the_pockets_default_alone(own, data, monkeypatch, capsys) -> None:
+    asked = []
+    monkeypatch.setattr(pocket, "load_further", lambda *given: asked.append(given))
+    load_uncaptioned(PROFILES["pocket"], data)
+    assert asked == [("uncaptioned", 16000)] and own.uncaptioned == "auto"
+    for profile in (own, replace(PROFILES["pocket"], data=own.data)):
+        assert name_uncaptioned(profile) == "" and load_uncaptioned(profile, data) is None
+        assert capsys.readouterr().out.startswith("No uncaptioned pictures are given")
+    assert len(asked) == 1
+    for given in ("", "pocket:3", "a/b"):
+        assert name_uncaptioned(replace(PROFILES["pocket"], uncaptioned=given)) == given
 
 
 def test_further_scenes_are_drawn_and_have_no_captions(data, tmp_path, monkeypatch, capsys) -> None:

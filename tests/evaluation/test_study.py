@@ -122,6 +122,11 @@ CLIP = '[arms]\nclip = { recipe = "none" }\n'
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 0.0 }', "captions in x to be"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 2 }', "captions in x to be"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", nnn = true }', "no nnn in x"),
+        (
+            "seeds = [0]\nstudent = { soup = 2 }",
+            CLIP + 'x = { recipe = "dclip" }',
+            "soup in x to be",
+        ),
         ("seeds = [0]", CLIP + 'x = { recipe = "none", steps = 3, seed = 1 }', "no seed, steps in"),
     ],
 )
