@@ -316,7 +316,7 @@ _OWN_RATES = {"pocket": _POCKET}
 class Profile:
     """Everything that one run needs to know."""
 
-    name: str  # what reports call the run
+    name: str  # what reports call the run; recipes have rates of their own for some of PROFILES
     clip: str  # "pocket", an architecture of open_clip, or a folder that open_clip loads
     pretrained: str | None  # of an architecture: a tag of open_clip, or a file
     data: str = "pocket"  # "pocket", the path of captioned pictures, or of curate's manifest
@@ -358,11 +358,6 @@ class Profile:
         return asdict(self)
 
 
-_REFERENCE_TEACHER = TeacherSettings(learning_rate=1e-5, weight_decay=0.0, batch_size=32, epochs=5)
-_REFERENCE_STUDENT = StudentSettings(
-    learning_rate=1e-6, batch_size=32, gradient_accumulation=4, epochs=2
-)
-
 # What each format of captioned pictures looks like at a path, for --help and errors.
 FORMATS: dict[str, str] = {
     "csv": "captions.csv or metadata.csv with the columns image or file_name, caption or text, and "
@@ -386,8 +381,14 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
         name: out of RECIPES.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or the profile is official_code's, which changes regions
+            and what trains beyond what others undo.
     """
+    if profile.recipe == "official_code" != name:
+        raise ValueError(
+            f"Expected a profile of another recipe to apply {name} to, got official_code's; begin "
+            "with one of PROFILES."
+        )
     for changes in (RECIPES.get(name, {}), _OWN_RATES.get(profile.name, {}).get(name, {})):
         profile = change_settings(profile, changes)
     return replace(profile, recipe=name)  # which refuses an unknown one

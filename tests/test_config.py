@@ -247,6 +247,17 @@ def test_a_recipe_and_its_weights_do_not_contradict_each_other(recipe, weight, n
         require_recipe(changed)
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_recipe_follows_the_official_code(recipe) -> None:
+    """It changes regions and what trains, which the others leave as they are."""
+    published = apply_recipe(get_profile("pocket"), "official_code")
+    if recipe == "official_code":
+        assert apply_recipe(published, recipe) == published
+        return
+    with pytest.raises(ValueError, match=f"another recipe to apply {recipe} to.*begin with one"):
+        apply_recipe(published, recipe)
+
+
 def test_region_taught_is_the_default_and_differs_from_its_controls_in_the_teacher() -> None:
     """So that what it gains over them is the regions', or the teacher's."""
     for name in PROFILES:

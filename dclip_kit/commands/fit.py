@@ -174,17 +174,18 @@ def study(
     """
     for folder in (work, file.parent):
         require_writable(folder, "folder")
-    from dclip_kit.evaluation import study as studies
     from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.evaluation.study import format_repeated, format_study, read_study, summarise
+    from dclip_kit.evaluation.study_runs import run_study
 
-    plan = studies.read_study(file)
+    plan = read_study(file)
     profile = plan.profile
     clip = load_model(profile.clip, profile.pretrained, choose_device(device))
-    studies.run_study(plan, clip, work, arms, repeat)
+    run_study(plan, clip, work, arms, repeat)
     if repeat:
-        print(studies.format_repeated(plan, work, *repeat))
+        print(format_repeated(plan, work, *repeat))
         return
-    result = studies.summarise(plan)
+    result = summarise(plan)
     write_record(result, plan.result)
-    print(studies.format_study(result))
+    print(format_study(result))

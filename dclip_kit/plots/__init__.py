@@ -17,7 +17,7 @@ from dclip_kit.plots.results import (
     plot_scores,
     plot_shares,
 )
-from dclip_kit.plots.studies import plot_frontiers, plot_versus
+from dclip_kit.plots.studies import plot_frontiers, plot_growth, plot_versus
 from dclip_kit.plots.weighting import (
     plot_attention,
     plot_masking,
@@ -31,6 +31,7 @@ __all__ = [
     "plot_average_precision",
     "plot_frontiers",
     "plot_gains",
+    "plot_growth",
     "plot_history",
     "plot_masking",
     "plot_naming",

@@ -93,7 +93,7 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     kinds = {
         "its own regions": ("own", PALETTE[2]),
         "another picture’s": ("shuffled", PALETTE[1]),
-        "a blank picture’s": ("blank", PALETTE[0]),
+        "no regions": ("blank", PALETTE[0]),
     }
     figure = new_figure(_ROW * 4 * len(probes) + 40, legend=True)
     for name, (kind, color) in kinds.items():

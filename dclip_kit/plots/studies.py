@@ -1,11 +1,12 @@
-"""Studies: every arm's path between search and memory, and what each gains over the others."""
+"""Studies: each arm's path between search and memory, its gains, and what these grow with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
-from dclip_kit.evaluation.study import RETENTION, WAYS
+from dclip_kit.evaluation.galleries import WAYS
+from dclip_kit.evaluation.study import RETENTION
 from dclip_kit.plots.style import (
     DASHED,
     PERCENT,
@@ -110,6 +111,48 @@ def plot_versus(study: Mapping[str, Any], rival: str, names: Sequence[str] = ())
     figure.update_yaxes(autorange="reversed")
     unit = f"gain over {escape_text(rival)}, Recall@1"
     return figure.update_xaxes(title_text=unit, **PERCENT | {"tickformat": "+.0%"})
+
+
+def plot_growth(
+    study: Mapping[str, Any],
+    amounts: Mapping[str, Mapping[str, float]],
+    title: str,
+    way: str = "text_to_image",
+) -> go.Figure:
+    """What arms gain over the untouched CLIP, with 95 % intervals, against what they were given.
+
+    Args:
+        study: as `summarise` made it.
+        amounts: of whatever the arms differ in: for each line, the amount of each of its arms.
+        title: of the axis of amounts.
+        way: "text_to_image" or "image_to_text".
+
+    Raises:
+        ValueError: an arm is unknown.
+    """
+    colors = arm_colors(amounts)
+    figure = new_figure(320, legend=True)
+    for line, given in amounts.items():
+        arms = _choose(study, list(given))
+        gains = [arm["at_95_5"][way]["vs"]["clip"] for arm in arms.values()]
+        spread = {
+            "array": [gain["ci95"][1] - gain["relative"] for gain in gains],
+            "arrayminus": [gain["relative"] - gain["ci95"][0] for gain in gains],
+            "symmetric": False,
+        }
+        figure.add_scatter(
+            x=list(given.values()),
+            y=[gain["relative"] for gain in gains],
+            error_y=spread | {"color": colors[line]},
+            mode="lines+markers",
+            marker_size=9,
+            line_color=colors[line],
+            **legend_entry(figure, line),
+        )
+    figure.update_yaxes(
+        tickformat="+.0%", rangemode="tozero", title_text="gain over clip, Recall@1"
+    )
+    return figure.update_xaxes(title_text=escape_text(title))
 
 
 def _choose(study: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

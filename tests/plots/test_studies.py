@@ -2,7 +2,7 @@
 
 import pytest
 
-from dclip_kit.plots import plot_frontiers, plot_versus
+from dclip_kit.plots import plot_frontiers, plot_growth, plot_versus
 
 
 def arm(recall: float, retention: float, gain: tuple[float, float, float] | None) -> dict:
@@ -60,3 +60,17 @@ def test_some_arms_are_drawn_if_they_are_named() -> None:
         plot_frontiers(STUDY, names=["best"])
     with pytest.raises(ValueError, match="got 'best'"):
         plot_versus(STUDY, "best")
+
+
+def test_gains_grow_along_what_the_arms_of_a_line_were_given() -> None:
+    amounts = {"taught": {"<b>odd</b>": 5, "region_taught": 25}, "<i>": {"region_taught": 100}}
+    figure = plot_growth(STUDY, amounts, "captions <%>")
+    first, second = figure.data
+    assert (first.name, second.name) == ("taught", "&lt;i&gt;")
+    assert first.x == (5, 25) and first.y == (0.0, 0.4) and second.x == (100,)
+    assert first.error_y.array == pytest.approx((0.1, 0.1))
+    assert first.error_y.arrayminus == pytest.approx((0.1, 0.1))
+    assert first.line.color != second.line.color
+    assert figure.layout.xaxis.title.text == "captions &lt;%&gt;"
+    with pytest.raises(ValueError, match="got 'best'"):
+        plot_growth(STUDY, {"taught": {"best": 1}}, "captions")
