@@ -115,7 +115,7 @@ def plot_versus(study: Mapping[str, Any], rival: str, names: Sequence[str] = ())
 
 def plot_growth(
     study: Mapping[str, Any],
-    amounts: Mapping[str, Mapping[str, float]],
+    amounts: Mapping[str, Mapping[str, int | float]],
     title: str,
     way: str = "text_to_image",
 ) -> go.Figure:
