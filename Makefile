@@ -33,13 +33,15 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
 	touch $@
 
-# The notebooks, which take minutes each, come first, so that no process is left alone with one.
-test: $(READY) ## ruff, mypy, pytest, and the committed notebooks against their stored outputs; offline
+# The notebooks, which take minutes each, come first, so that no process is left alone with one; the
+# browser's tests last and by themselves, since they wait for pages that busy machines draw late.
+test: $(READY) ## ruff, mypy, pytest, the notebooks against their stored outputs, and widgets in a browser; offline
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(THREADS) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests \
 	  --nbval-lax --nbval-current-env --numprocesses=auto --maxprocesses=4 --dist=loadfile \
-	  --no-loadscope-reorder
+	  --no-loadscope-reorder --ignore=tests/browser
+	$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser
 
 demo: $(READY) ## train DCLIP shortly on the pocket profile and measure it; see runs/demo
 	mkdir -p $(DEMO)

@@ -1,4 +1,4 @@
-"""What lives in a notebook's page and changes there: plain ipywidgets, and figures that grow."""
+"""What lives in a notebook's page and changes there: widgets, and figures that grow."""
 
 from dclip_kit.widgets.gallery import QueryGallery
 from dclip_kit.widgets.live import LiveHistory, show_weight_sliders

@@ -1,112 +1,118 @@
-"""Searching by hand: words or a picture, before and after fine-tuning side by side.
+"""Searching by hand: words or a picture, before and after fine-tuning side by side."""
 
-Whatever a person types or a caption says goes to ipywidgets' Text, Label and Dropdown, which show
-it as it stands; nothing here is HTML.
-"""
-
+import base64
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-import ipywidgets
+import anywidget
+import torch
+import traitlets
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from dclip_kit.data import CaptionedImages, open_picture
-from dclip_kit.models.boxes import draw_boxes
+from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.models.boxes import label_colors
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
-from dclip_kit.models.encode import encode_texts, tokenize
-from dclip_kit.models.regions import Regions
+from dclip_kit.models.encode import encode_images, encode_texts, tokenize
+from dclip_kit.models.weights import interpolate
 from dclip_kit.plots.panels import encode_jpeg, tile_pictures
 from dclip_kit.search.index import rank_answer, search_images, shared_things
+from dclip_kit.search.rescore import add_bias, nnn_bias
 
-WORDS, PICTURE = "words", "a picture"
-_SIDE = 128  # pixels that a picture is shown with; twice as many are sent, for dense screens
-
-
-class PictureStrip:
-    """A title and as many places for pictures as will ever be needed; text is never HTML.
-
-    Attributes:
-        title: a line above.
-        images, notes: a picture and a line below it, for each place.
-        cells: each place as a whole; hidden where nothing is shown.
-        panel: all of it.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.title = ipywidgets.Label()
-        self.images = [ipywidgets.Image(format="jpeg", width=_SIDE) for _ in range(size)]
-        self.notes = [ipywidgets.Label(layout={"max_width": f"{_SIDE}px"}) for _ in range(size)]
-        self.cells = [ipywidgets.VBox(pair) for pair in zip(self.images, self.notes, strict=True)]
-        row = ipywidgets.HBox(self.cells, layout={"flex_flow": "row wrap"})
-        self.panel = ipywidgets.VBox([self.title, row])
-
-    def show(self, pictures: Sequence[Image.Image], notes: Sequence[str]) -> None:
-        """Fills the first places and hides the others.
-
-        Args:
-            pictures: at most as many as there are places.
-            notes: a plain text for each; pictures that have one also get a green frame.
-        """
-        for cell in self.cells:
-            cell.layout.display = "none"
-        for place, (picture, note) in enumerate(zip(pictures, notes, strict=True)):
-            self.images[place].value = make_thumbnail(picture, bool(note))
-            self.notes[place].value = note
-            self.cells[place].layout.display = ""
+_SIDE = 160  # pixels of a thumbnail's longer side
+_MOST_BYTES = 20 << 20  # of a picture that somebody asks with
+_ANY = "any"
+_OUTCOMES = {  # of a caption: whether its own picture comes first, before and after
+    _ANY: "of any outcome",
+    "won": "won: first only after",
+    "lost": "lost: first only before",
+    "both": "first before and after",
+}
+_ASKING = ("query", "picture", "top_k", "share", "rescored")
 
 
-def make_thumbnail(picture: Image.Image, ringed: bool = False) -> bytes:
-    """The picture as a small square JPEG, perhaps with a green frame."""
-    return encode_jpeg(tile_pictures([picture], 1, 2 * _SIDE, [0] if ringed else []))
-
-
-class QueryGallery:
+class QueryGallery(anywidget.AnyWidget):
     """Two rows of pictures, found by the untouched CLIP and by a mixture with the fine-tuned one.
 
-    Works with mouse and keyboard: Tab goes from control to control, arrows move a slider, Enter
-    searches, Space presses a button and opens the list (JupyterLab keeps the arrow keys of a closed
-    list to itself). Show it by naming it last in a cell.
+    Whatever is asked can be set here as well as in the page, and what is found be read and
+    observed: `gallery.query = "a red ball"`, then `gallery.results`.
 
     Attributes:
-        kind: what is asked with: words or a picture.
-        words: the text asked with.
-        example: captions to take; they are the ones whose right picture is known.
-        picture: the number of the picture asked with.
-        top_k: how many pictures to show.
-        step: how much of the fine-tuned weights the lower row has.
-        boxes: whether the detector's boxes are drawn.
+        query: the words that are asked with; empty where a picture asks.
+        picture: the number of the picture that is asked with; -1 where words ask.
+        top_k: how many pictures are shown.
+        share: of fine-tuned weights in the model of the second row.
+        rescored: whether both rows are rescored by nearest-neighbour normalisation.
+        outcome, group: which captions to step through: won, lost or both, and of which kind.
+        position: which of these is asked, from 0; -1 for none.
+        matching: how many there are.
+        results: for before and after a list of what is found, each with its image, rank and score,
+            whether it is right, and a note.
         message: what came out, in words.
-        before, after: the two rows.
-        panel: all of it.
     """
+
+    _esm = Path(__file__).with_name("gallery.js")
+    _css = Path(__file__).with_name("gallery.css")
+
+    query = traitlets.Unicode().tag(sync=True)
+    picture = traitlets.Int(-1).tag(sync=True)
+    top_k = traitlets.Int(5).tag(sync=True)
+    share = traitlets.Float(1.0).tag(sync=True)
+    rescored = traitlets.Bool(False).tag(sync=True)
+    outcome = traitlets.Unicode(_ANY).tag(sync=True)
+    group = traitlets.Unicode(_ANY).tag(sync=True)
+    position = traitlets.Int(-1).tag(sync=True)
+    matching = traitlets.Int(0).tag(sync=True)
+    results = traitlets.Dict().tag(sync=True)
+    message = traitlets.Unicode().tag(sync=True)
+    _told = traitlets.Dict().tag(sync=True)
+    _thumbnails = traitlets.Bytes().tag(sync=True)  # JPEGs, one behind the other
+    _sizes = traitlets.List().tag(sync=True)  # of each: its picture, and how many bytes
+    _boxes = traitlets.Dict().tag(sync=True)
 
     def __init__(
         self,
         clip: ClipBundle,
         dataset: CaptionedImages,
         image_features: Mapping[float, Float[Tensor, "image embed"]],
+        *,
+        fine_tuned: ClipBundle | None = None,
         detector: Detector | None = None,
         things: Sequence[frozenset[str]] | None = None,
+        text_features: Float[Tensor, "text embed"] | None = None,
+        facets: Mapping[str, Sequence[str]] | None = None,
+        references: Float[Tensor, "reference embed"] | None = None,
         examples: Sequence[str] = (),
-        most: int = 8,
+        names: tuple[str, str] = ("clip", "fine-tuned"),
+        most: int = 12,
     ) -> None:
-        """Makes the controls and searches for the first example.
+        """Searches for the first example.
 
         Args:
-            clip: encodes words; its text tower is that of every mixture.
+            clip: the untouched one; its text tower is that of every mixture.
             dataset: what is searched.
             image_features: of its pictures, by share of fine-tuned weights; 0 is the untouched
                 CLIP.
-            detector: for boxes; without one there is no such control.
+            fine_tuned: CLIP at the share 1, to ask with pictures that are not in the data set.
+            detector: for boxes.
             things: what each picture shows, to tell which pictures resemble one asked with.
-            examples: captions to choose from.
+            text_features: of the data set's captions, to step through what was won and lost.
+            facets: for each facet the group of each caption; as `query_facets` makes them.
+            references: of training captions, by which to rescore; see `rescore`.
+            examples: captions to suggest.
+            names: of the two models.
             most: the largest number of pictures a row.
 
         Raises:
-            ValueError: the untouched CLIP or any mixture is missing, or numbers of pictures differ.
+            ValueError: the untouched CLIP or any mixture is missing, or numbers of pictures or
+                captions differ.
         """
         sizes = {len(dataset), *(len(features) for features in image_features.values())}
         sizes |= {len(dataset if things is None else things)}
@@ -115,99 +121,195 @@ class QueryGallery:
                 f"Expected features of {len(dataset)} pictures for the share 0 and another, got "
                 f"shares {sorted(image_features)} and sizes {sorted(sizes)}."
             )
+        lengths = {len(each) for each in (facets or {}).values()}
+        lengths |= set() if text_features is None else {len(text_features)}
+        if lengths - {len(dataset.texts)}:
+            raise ValueError(
+                f"Expected features and groups of the {len(dataset.texts)} captions, got "
+                f"{sorted(lengths)}; give one for each."
+            )
         self._clip, self._dataset, self._detector = clip, dataset, detector
-        self._features, self._things = image_features, things
-        self._regions: dict[int, Regions] = {}
-        shares = sorted(image_features)
+        self._fine_tuned, self._things, self._text_features = fine_tuned, things, text_features
+        self._features, self._facets = dict(sorted(image_features.items())), facets or {}
+        self._references = references
+        self._own: Image.Image | None = None  # a picture from outside that is asked with
+        self._done: tuple[Any, ...] = ()
+        self._matches: list[int] = []
+        self._bias = lru_cache(None)(self._compute_bias)
+        self._first = lru_cache(None)(self._find_first)
+        self._thumbnail = lru_cache(4096)(self._make_thumbnail)
+        groups = {
+            facet: [[f"{facet}: {group}", group] for group in dict.fromkeys(found)]
+            for facet, found in self._facets.items()
+        }
         most = min(most, len(dataset))
-        self.kind = ipywidgets.ToggleButtons(options=[WORDS, PICTURE], description="ask with")
-        self.words = ipywidgets.Text(
-            examples[0] if examples else "",
-            placeholder="type, then press Enter",
-            continuous_update=False,
-            layout={"width": "26em"},
+        told = {
+            "id": f"dclip-{uuid4().hex[:8]}",
+            "names": list(names),
+            "shares": [*self._features],
+            "most": most,
+            "most_bytes": _MOST_BYTES,
+            "examples": list(examples),
+            "outcomes": [[*each] for each in _OUTCOMES.items()]
+            if text_features is not None
+            else [],
+            "groups": [["", [[_ANY, "any kind"]]], *([*each] for each in groups.items())],
+            "has_boxes": detector is not None,
+            "rescores": references is not None,
+            "takes_pictures": fine_tuned is not None,
+        }
+        super().__init__(
+            query=examples[0] if examples else "",
+            top_k=min(5, most),
+            share=max(self._features),
+            _told=told,
         )
-        self.example = ipywidgets.Dropdown(
-            options=[("… or take a caption", ""), *((text, text) for text in examples)],
-            layout={"width": "22em"},
-        )
-        self.picture = ipywidgets.IntSlider(
-            0, 0, len(dataset) - 1, description="picture", continuous_update=False
-        )
-        self.top_k = ipywidgets.IntSlider(
-            min(5, most), 1, most, description="show", continuous_update=False
-        )
-        self.step = ipywidgets.SelectionSlider(
-            options=[(f"{share:.0%}", share) for share in shares],
-            value=shares[-1],
-            description="share of fine-tuned weights",
-            continuous_update=False,
-            style={"description_width": "initial"},
-            layout={"width": "30em"},
-        )
-        self.boxes = ipywidgets.Checkbox(False, description="draw boxes", indent=False)
-        self.message = ipywidgets.Label()
-        self.before, self.after = PictureStrip(most), PictureStrip(most)
-        self._asked = ipywidgets.Image(format="jpeg", width=_SIDE)
-        self._by_words = ipywidgets.HBox([self.words, self.example])
-        self._by_picture = ipywidgets.HBox([self.picture, self._asked])
-        settings = [self.top_k, self.step, *([self.boxes] if detector else [])]
-        self.panel = ipywidgets.VBox(
-            [
-                self.kind,
-                self._by_words,
-                self._by_picture,
-                ipywidgets.HBox(settings, layout={"flex_flow": "row wrap"}),
-                self.message,
-                self.before.panel,
-                self.after.panel,
-            ]
-        )
-        for control in (self.kind, self.words, self.picture, self.top_k, self.step, self.boxes):
-            control.observe(lambda _: self.search(), names="value")
-        self.example.observe(self._take_example, names="value")
-        self.search()
+        if text_features is not None:
+            self._matches = [*range(len(dataset.texts))]
+            self.matching = len(self._matches)
+        self.observe(self._ask, list(_ASKING))
+        self.observe(self._filter, ["outcome", "group"])
+        self.observe(self._step, "position")
+        self.on_msg(self._answer)
+        self._search()
 
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        """The controls; and a sentence for readers who have no kernel."""
-        said = (
-            f"QueryGallery of {len(self._dataset):,} pictures: run this cell in Jupyter to use it."
-        )
-        return self.panel._repr_mimebundle_(**options) | {"text/plain": said}
+    @traitlets.validate("picture", "top_k", "share", "rescored", "outcome", "group", "position")
+    def _check(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        if not hasattr(self, "_features"):
+            return value
+        groups = [value for _, options in self._told["groups"] for value, _ in options]
+        allowed: Any = {
+            "picture": range(-1, len(self._dataset)),
+            "top_k": range(1, self._told["most"] + 1),
+            "share": list(self._features),
+            "rescored": [False, True] if self._references is not None else [False],
+            "outcome": list(_OUTCOMES) if self._text_features is not None else [_ANY],
+            "group": groups,
+            "position": range(-1, len(self._matches)),
+        }[name]
+        if value not in allowed:
+            known = str(allowed) if isinstance(allowed, range) else ", ".join(map(str, allowed))
+            raise traitlets.TraitError(f"Expected {name} out of {known}, got {value!r}.")
+        return value
 
-    def _take_example(self, _: object) -> None:
-        if self.example.value:
-            self.words.value = self.example.value
+    # What is asked
 
-    def search(self) -> None:
-        """Searches with what the controls say, and shows what comes out."""
-        with_words = self.kind.value == WORDS
-        self._by_words.layout.display = "" if with_words else "none"
-        self._by_picture.layout.display = "none" if with_words else ""
-        if self.example.value not in ("", self.words.value):
-            self.example.value = ""  # something else was typed
-        self.before.title.value = "before: the untouched CLIP"
-        self.after.title.value = f"after: {self.step.value:.0%} fine-tuned"
-        rows = {self.before: self._features[0.0], self.after: self._features[self.step.value]}
-        self.message.value = self._search_words(rows) if with_words else self._search_picture(rows)
+    def _ask(self, change: Any) -> None:
+        """Words, a picture of the data set and one from outside put each other out."""
+        if change["name"] == "query" and self.query:
+            self._own = None
+            self.picture = -1
+        elif change["name"] == "picture" and self.picture >= 0:
+            self._own = None
+            self.query = ""
+        if change["name"] in ("share", "rescored") and self.outcome != _ANY:
+            self._filter()
+        self._search()
 
-    def _search_words(self, rows: Mapping[PictureStrip, Tensor]) -> str:
-        """Fills the rows with what is found for the typed words; returns what to say about it."""
-        text = " ".join(self.words.value.split())
+    def _filter(self, _: Any = None) -> None:
+        """Finds the captions of an outcome and a group, and asks with the first of them."""
+        share = self.share
+        before, after = self._first(0.0, self.rescored), self._first(share, self.rescored)
+        chosen = {
+            _ANY: torch.ones_like(before),
+            "won": after & ~before,
+            "lost": before & ~after,
+            "both": before & after,
+        }[self.outcome]
+        if self.group != _ANY:
+            facet, _, group = self.group.partition(": ")
+            chosen = chosen & torch.tensor([each == group for each in self._facets[facet]])
+        self._matches = chosen.nonzero().flatten().tolist()
+        with self.hold_sync():
+            self.matching = len(self._matches)
+            self.position = -1
+            if self._matches:
+                self.position = 0
+
+    def _step(self, _: Any) -> None:
+        if self.position >= 0:
+            self.query = self._dataset.texts[self._matches[self.position]]
+
+    def _answer(self, _: object, content: Any, buffers: Sequence[Any]) -> None:
+        """Takes what the page sends beside its traits: a picture to ask with, or to box."""
+        if content.get("kind") == "boxes" and self._detector:
+            self._detect(int(content["picture"]))
+        if content.get("kind") == "picture" and self._fine_tuned and buffers:
+            try:
+                self.ask_with(bytes(buffers[0]))
+            except ValueError:
+                self.message = "That is no picture that can be read; take another."
+
+    def ask_with(self, picture: bytes | Path | str) -> None:
+        """Asks with a picture that is not in the data set.
+
+        Args:
+            picture: its file, or what is in it.
+
+        Raises:
+            ValueError: it is too large or no picture, or there is no model to encode it.
+        """
+        if self._fine_tuned is None:
+            raise ValueError("Expected a fine-tuned CLIP to encode the picture, got none; give it.")
+        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        if len(content) > _MOST_BYTES:
+            raise ValueError(
+                f"Expected a picture of at most {_MOST_BYTES >> 20} MB, got {len(content) >> 20}; "
+                "take a smaller one."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "picture")
+            path.write_bytes(content)
+            self._own = open_picture(path)
+        with self.hold_sync():
+            self.picture, self.query = -1, ""
+            self._done = ()
+            self._search()
+
+    # What is found
+
+    def _search(self) -> None:
+        """Searches with what is asked, and sends what is found to the page, at once."""
+        asked = tuple(getattr(self, name) for name in _ASKING) + (id(self._own),)
+        if asked == self._done:
+            return
+        self._done = asked
+        rows = {"before": 0.0, "after": self.share}
+        if self._own is not None or self.picture >= 0:
+            results, said = self._search_picture(rows)
+        else:
+            results, said = self._search_words(rows)
+        shown = dict.fromkeys(hit["image"] for row in results.values() for hit in row)
+        thumbnails = {image: self._thumbnail(image) for image in shown}
+        if self._own is not None:
+            thumbnails[-1] = shrink(self._own)
+        elif self.picture >= 0:
+            thumbnails[-1] = self._thumbnail(self.picture)
+        with self.hold_sync():
+            self._sizes = [[image, len(each)] for image, each in thumbnails.items()]
+            self._thumbnails = b"".join(thumbnails.values())
+            self.message = said
+            self.results = results
+
+    def _search_words(self, rows: Mapping[str, float]) -> tuple[dict[str, Any], str]:
+        text = " ".join(self.query.split())
         if not text:
-            for strip in rows:
-                strip.show([], [])
-            return "Nothing to look for yet: type some words and press Enter."
+            return dict.fromkeys(rows, []), "Nothing to look for yet: type some words, press Enter."
         vector = encode_texts(self._clip, [text])[0]
         owners = self._dataset.image_of_text.tolist()
-        answers = {owners[i] for i, caption in enumerate(self._dataset.texts) if caption == text}
-        for strip, features in rows.items():
-            found = search_images(vector, features, self.top_k.value).images
-            notes = ["✓ the answer" if image in answers else "" for image in found]
-            strip.show([self._draw(image) for image in found], notes)
+        right = {owners[i] for i, caption in enumerate(self._dataset.texts) if caption == text}
+        results, ranks = {}, []
+        for row, share in rows.items():
+            query, images = self._widen(vector[None], share)
+            found = search_images(query[0], images, self.top_k).images
+            bias = self._bias(share)[list(found)] if self.rescored else 0
+            scores = self._features[share][list(found)] @ vector - bias
+            results[row] = _list_hits(found, scores, right)
+            ranks += [rank_answer(query[0], images, [*right])] if right else []
         said = "Nobody has said which picture is right: judge for yourself."
-        if answers:
-            before, after = (rank_answer(vector, each, [*answers]) for each in rows.values())
+        if right:
+            before, after = ranks
             said = (
                 f"The right picture: rank {before:,g} before, rank {after:,g} after, of "
                 f"{len(self._dataset):,}."
@@ -215,29 +317,120 @@ class QueryGallery:
         ids = tokenize(self._clip, [text])[0]
         if int(ids.argmax()) == len(ids) - 1:  # the end token took the last place
             said += " It fills all that CLIP reads; what lies beyond counts for nothing."
-        return said
+        return results, said
 
-    def _search_picture(self, rows: Mapping[PictureStrip, Tensor]) -> str:
-        """Fills the rows with what is like the chosen picture; returns what to say about it."""
-        number = self.picture.value
-        self._asked.value = make_thumbnail(self._draw(number))
-        things = self._things or [frozenset()] * len(self._dataset)
-        counts = []
-        for strip, features in rows.items():
-            found = search_images(features[number], features, self.top_k.value, [number]).images
-            shared = shared_things(found, things, number)
-            counts.append(sum(map(bool, shared)))
-            notes = [", ".join(sorted(each)) for each in shared]
-            strip.show([self._draw(image) for image in found], notes)
-        if self._things is None:
-            return "The picture itself is left out."
-        return f"Pictures that share a thing with yours: {counts[0]} before, {counts[1]} after."
+    def _search_picture(self, rows: Mapping[str, float]) -> tuple[dict[str, Any], str]:
+        """By each model's own vector of the picture; scores as they are, since references are
+        captions."""
+        results, counts = {}, []
+        for row, share in rows.items():
+            features, own = self._features[share], []
+            if self._own is None:
+                vector, own = features[self.picture], [self.picture]
+            else:
+                assert self._fine_tuned
+                model = interpolate(self._clip, self._fine_tuned, share)
+                vector = encode_images(model, [self._own], progress=False)[0]
+            found = search_images(vector, features, self.top_k, own)
+            notes = [""] * len(found.images)
+            if self._things and self._own is None:
+                shared = shared_things(found.images, self._things, self.picture)
+                notes = [", ".join(sorted(each)) for each in shared]
+                counts.append(sum(map(bool, shared)))
+            results[row] = _list_hits(found.images, torch.tensor(found.scores), (), notes)
+        if self._own is not None:
+            return results, "What is nearest to your picture."
+        if not counts:
+            return results, "What is nearest to this picture, itself left out."
+        before, after = counts
+        return (
+            results,
+            f"Pictures that share a thing with this one: {before} before, {after} after.",
+        )
 
-    def _draw(self, index: int) -> Image.Image:
-        picture = open_picture(self._dataset.paths[index])
-        if self._detector is None or not self.boxes.value:
-            return picture
-        if index not in self._regions:
-            found = self._detector.detect([picture], progress=False)
-            self._regions[index] = found.regions[0]
-        return draw_boxes(picture, self._regions[index], side=2 * _SIDE, font_size=20)
+    def _widen(self, queries: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Queries and pictures whose cosines rank as they are to be ranked."""
+        features = self._features[share]
+        return (
+            add_bias(queries, features, self._bias(share)) if self.rescored else (queries, features)
+        )
+
+    def _compute_bias(self, share: float) -> Tensor:
+        assert self._references is not None
+        return nnn_bias(self._references @ self._features[share].T)
+
+    def _find_first(self, share: float, rescored: bool) -> Tensor:
+        """For each caption of the data set whether its own picture comes first."""
+        assert self._text_features is not None
+        queries, images = self._widen(self._text_features, share)
+        found = retrieval_metrics(images, queries, self._dataset.image_of_text)
+        return found.text_to_image.hits(1)
+
+    # Pictures
+
+    def _make_thumbnail(self, image: int) -> bytes:
+        return shrink(open_picture(self._dataset.paths[image], _SIDE))
+
+    def _detect(self, image: int) -> None:
+        key = str(image)
+        if key in self._boxes or not 0 <= image < len(self._dataset):
+            return
+        assert self._detector
+        picture = open_picture(self._dataset.paths[image])
+        found = self._detector.detect([picture], progress=False).regions[0]
+        labels = [
+            f"{label} {confidence:.2f}"
+            for label, confidence in zip(found.label, found.confidence.tolist(), strict=True)
+        ]
+        rows = zip(found.xyxy.tolist(), labels, label_colors(found.label), strict=True)
+        boxes = [[*box, label, color] for box, label, color in rows]
+        size = {"width": picture.width, "height": picture.height}
+        self._boxes = self._boxes | {key: size | {"boxes": boxes}}
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The widget; a picture and a sentence for readers who have no kernel."""
+        bundle = super()._repr_mimebundle_(**options)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+        sheet = base64.b64encode(encode_jpeg(self._draw())).decode("ascii")
+        said = f"QueryGallery: “{self.query}” among {len(self._dataset):,} pictures. {self.message}"
+        return data | {"image/jpeg": sheet, "text/plain": said}, metadata
+
+    def _draw(self) -> Image.Image:
+        """Both rows as one picture."""
+        font, room = ImageFont.load_default(14), 22
+        sheets = []
+        for row, name in zip(("before", "after"), self._told["names"], strict=True):
+            hits = self.results[row]
+            pictures = [open_picture(self._dataset.paths[hit["image"]], _SIDE) for hit in hits]
+            ringed = [number for number, hit in enumerate(hits) if hit["right"]]
+            sheet = tile_pictures(pictures, max(len(hits), 1), 128, ringed)
+            sheet = ImageOps.expand(sheet, (0, room, 0, 0), "white")
+            ImageDraw.Draw(sheet).text((4, 3), f"{row}: {name}", fill="black", font=font)
+            sheets.append(sheet)
+        width = max(sheet.width for sheet in sheets)
+        whole = Image.new("RGB", (width, sum(sheet.height for sheet in sheets)), "white")
+        whole.paste(sheets[0], (0, 0))
+        whole.paste(sheets[1], (0, sheets[0].height))
+        return whole
+
+
+def shrink(picture: Image.Image) -> bytes:
+    """A small JPEG of the whole picture."""
+    return encode_jpeg(ImageOps.contain(picture.convert("RGB"), (_SIDE, _SIDE)))
+
+
+def _list_hits(
+    images: Sequence[int], scores: Tensor, right: Any, notes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "image": image,
+            "rank": rank,
+            "score": round(float(score), 4),
+            "right": image in right,
+            "note": note,
+        }
+        for rank, (image, score, note) in enumerate(
+            zip(images, scores, notes or [""] * len(images), strict=True), start=1
+        )
+    ]

@@ -1,24 +1,26 @@
-"""The gallery's controls, worked as a person would, and what it then shows."""
+"""The gallery, worked from Python as its page would, and what it then shows."""
 
+import base64
 import io
+import json
 from dataclasses import replace
+from pathlib import Path
 
-import ipywidgets
 import pytest
+import torch
+import traitlets
 from PIL import Image
 
 from dclip_kit.data import open_picture
 from dclip_kit.models.encode import encode_images, encode_texts
+from dclip_kit.models.weights import clone_clip, interpolate
 from dclip_kit.search.index import search_images
+from dclip_kit.search.rescore import rescore
 from dclip_kit.widgets import QueryGallery
-from dclip_kit.widgets.gallery import PICTURE, WORDS, PictureStrip, make_thumbnail
+from dclip_kit.widgets.gallery import shrink
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 THINGS = [frozenset(names) for names in (("ball",), ("dog",), ("dog", "ball"), (), ("box",), ())]
-
-
-def decode(value: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(value))
 
 
 @pytest.fixture
@@ -36,170 +38,279 @@ def make(clip, captioned, features):
     return build
 
 
-def shown(strip: PictureStrip) -> list[bytes]:
-    return [
-        image.value
-        for image, cell in zip(strip.images, strip.cells, strict=True)
-        if cell.layout.display != "none"
+def images(gallery: QueryGallery, row: str) -> list[int]:
+    assert [hit["rank"] for hit in gallery.results[row]] == [
+        *range(1, len(gallery.results[row]) + 1)
     ]
+    return [hit["image"] for hit in gallery.results[row]]
 
 
-def thumbnails(captioned, images, ringed=()) -> list[bytes]:
-    return [make_thumbnail(open_picture(captioned.paths[i]), i in ringed) for i in images]
+def thumbnails(gallery: QueryGallery) -> dict[int, bytes]:
+    found, start = {}, 0
+    for image, size in gallery._sizes:
+        found[image] = gallery._thumbnails[start : start + size]
+        start += size
+    assert start == len(gallery._thumbnails)
+    return found
 
 
 def test_it_opens_with_the_first_example_answered(make, clip, captioned, features) -> None:
     gallery = make()
     query = encode_texts(clip, ["a red ball"])[0]
-    assert gallery.words.value == "a red ball" and gallery.kind.value == WORDS
-    for strip, step in ((gallery.before, 0.0), (gallery.after, 1.0)):
-        found = search_images(query, features[step], 4)
-        assert shown(strip) == thumbnails(captioned, found.images, [0])
-        notes = [note.value for note in strip.notes]
-        assert notes == ["✓ the answer" if image == 0 else "" for image in found.images]
-    every = search_images(query, features[0.0], 6).images.index(0) + 1
-    assert f"rank {every} before" in gallery.message.value
+    assert (gallery.query, gallery.picture, gallery.share) == ("a red ball", -1, 1.0)
+    for row, share in (("before", 0.0), ("after", 1.0)):
+        found = search_images(query, features[share], 4)
+        assert images(gallery, row) == [*found.images]
+        assert [hit["score"] for hit in gallery.results[row]] == pytest.approx(
+            found.scores, abs=1e-4
+        )
+        assert [hit["right"] for hit in gallery.results[row]] == [i == 0 for i in found.images]
+    rank = search_images(query, features[0.0], 6).images.index(0) + 1
+    assert f"rank {rank} before" in gallery.message
 
 
-def test_typed_words_have_no_known_answer(make, clip, captioned, features) -> None:
+def test_each_picture_that_is_shown_is_sent_once(make, captioned) -> None:
     gallery = make()
-    gallery.words.value = "  a   blue\tball "
+    shown = {*images(gallery, "before"), *images(gallery, "after")}
+    sent = thumbnails(gallery)
+    assert sent.keys() == shown and len(gallery._sizes) == len(shown)
+    for image, found in sent.items():
+        assert found == shrink(open_picture(captioned.paths[image]))
+
+
+def test_typed_words_have_no_known_answer(make, clip, features) -> None:
+    gallery = make()
+    gallery.query = "  a   blue\tball "
     found = search_images(encode_texts(clip, ["a blue ball"])[0], features[0.0], 4)
-    assert shown(gallery.before) == thumbnails(captioned, found.images)
-    assert not any(note.value for note in gallery.before.notes + gallery.after.notes)
-    assert "judge for yourself" in gallery.message.value
-
-
-def test_an_example_taken_is_typed_and_forgotten_when_something_else_is(make) -> None:
-    gallery = make()
-    gallery.example.value = "boats"
-    assert gallery.words.value == "boats" and "right picture" in gallery.message.value
-    gallery.words.value = "ships"
-    assert gallery.example.value == "" and gallery.words.value == "ships"
-    gallery.example.value = "boats"
-    assert gallery.words.value == "boats"
+    assert images(gallery, "before") == [*found.images]
+    hits = gallery.results["before"] + gallery.results["after"]
+    assert not any(hit["right"] or hit["note"] for hit in hits)
+    assert "judge for yourself" in gallery.message
 
 
 def test_a_caption_of_several_pictures_has_several_answers(clip, captioned, features) -> None:
     twice = replace(captioned, captions=(*captioned.captions[:5], ("a red ball",)))
     gallery = QueryGallery(clip, twice, features, examples=["a red ball"])
-    vector = encode_texts(clip, ["a red ball"])[0]
-    found = search_images(vector, features[0.0], gallery.top_k.value).images
-    assert shown(gallery.before) == thumbnails(captioned, found, [0, 5])
+    gallery.top_k = 6
+    right = {hit["image"] for hit in gallery.results["after"] if hit["right"]}
+    assert right == {0, 5}
 
 
-def test_a_picture_asks_with_each_models_own_vector(make, captioned, features) -> None:
+def test_a_picture_asks_with_each_models_own_vector(make, features, captioned) -> None:
     gallery = make()
-    gallery.kind.value = PICTURE
-    gallery.picture.value = 2
-    for strip, step in ((gallery.before, 0.0), (gallery.after, 1.0)):
-        found = search_images(features[step][2], features[step], 4, [2]).images
-        shared = {image: sorted(THINGS[image] & THINGS[2]) for image in found}
-        alike = [image for image in found if shared[image]]
-        assert shown(strip) == thumbnails(captioned, found, alike)
-        assert [note.value for note in strip.notes] == [", ".join(shared[i]) for i in found]
-    assert "share a thing" in gallery.message.value
-    assert gallery._by_words.layout.display == "none"
+    gallery.picture = 2
+    assert gallery.query == ""
+    for row, share in (("before", 0.0), ("after", 1.0)):
+        found = search_images(features[share][2], features[share], 4, [2]).images
+        assert images(gallery, row) == [*found]
+        notes = [", ".join(sorted(THINGS[image] & THINGS[2])) for image in found]
+        assert [hit["note"] for hit in gallery.results[row]] == notes
+    assert "share a thing" in gallery.message
+    assert thumbnails(gallery)[-1] == shrink(open_picture(captioned.paths[2]))
+    gallery.query = "boats"
+    assert gallery.picture == -1 and -1 not in thumbnails(gallery)
 
 
 def test_without_known_things_pictures_are_asked_with_all_the_same(make) -> None:
     gallery = make(things=None)
-    gallery.kind.value = PICTURE
-    assert len(shown(gallery.before)) == 4
-    assert not any(note.value for note in gallery.before.notes)
-    assert "left out" in gallery.message.value
+    gallery.picture = 1
+    assert len(images(gallery, "before")) == 4
+    assert not any(hit["note"] for hit in gallery.results["before"])
+    assert "left out" in gallery.message
 
 
-def test_sliders_set_how_many_are_shown_and_by_which_mixture(make, clip, captioned, features):
+def test_a_picture_from_outside_is_encoded_by_both_models(
+    make, clip, captioned, features, tmp_path
+) -> None:
+    other = clone_clip(clip)
+    with torch.no_grad():
+        other.model.visual.proj += 0.05 * torch.randn(
+            other.model.visual.proj.shape, generator=torch.Generator().manual_seed(0)
+        )
+    gallery = make(fine_tuned=other)
+    gallery.share = 0.5
+    file = tmp_path / "own.png"
+    Image.new("RGB", (300, 200), "teal").save(file)
+    gallery.ask_with(file)
+    assert (gallery.query, gallery.picture) == ("", -1)
+    for row, share in (("before", 0.0), ("after", 0.5)):
+        vector = encode_images(interpolate(clip, other, share), [file])[0]
+        assert images(gallery, row) == [*search_images(vector, features[share], 4).images]
+    assert thumbnails(gallery)[-1] == shrink(Image.new("RGB", (300, 200), "teal"))
+    # As the page sends it; and the page learns what cannot be read.
+    gallery.query = "boats"
+    gallery._handle_custom_msg({"kind": "picture", "name": "x"}, [memoryview(file.read_bytes())])
+    assert gallery.query == "" and -1 in thumbnails(gallery)
+    gallery._handle_custom_msg({"kind": "picture", "name": "x"}, [memoryview(b"no picture")])
+    assert "no picture that can be read" in gallery.message
+    with pytest.raises(ValueError, match="at most 20 MB, got 21"):
+        gallery.ask_with(bytes(21 << 20))
+    with pytest.raises(ValueError, match="a fine-tuned CLIP to encode"):
+        make().ask_with(file)
+
+
+def test_how_many_are_shown_and_by_which_mixture(make, clip, features) -> None:
     gallery = make()
-    before = shown(gallery.before)
-    gallery.top_k.value = 2
-    assert shown(gallery.before) == before[:2] and len(shown(gallery.after)) == 2
-    gallery.step.value = 0.5
+    before = images(gallery, "before")
+    gallery.top_k = 2
+    assert images(gallery, "before") == before[:2] and len(images(gallery, "after")) == 2
+    gallery.share = 0.5
     found = search_images(encode_texts(clip, ["a red ball"])[0], features[0.5], 2).images
-    assert shown(gallery.after) == thumbnails(captioned, found, [0])
-    assert shown(gallery.before) == before[:2]
-    assert "50%" in gallery.after.title.value
-    gallery.top_k.value = 4
-    assert shown(gallery.before) == before
+    assert images(gallery, "after") == [*found] and images(gallery, "before") == before[:2]
 
 
-def test_boxes_are_found_once_and_only_on_demand(make, detector) -> None:
+def test_rescoring_takes_from_each_candidate_what_references_give_it(
+    make, clip, captioned, features
+) -> None:
+    references = encode_texts(clip, [f"number {i}" for i in range(5)])
+    gallery = make(references=references)
+    plain = gallery.results
+    gallery.rescored = True
+    query = encode_texts(clip, ["a red ball"])
+    for row, share in (("before", 0.0), ("after", 1.0)):
+        own = features[share]
+        scores = rescore(query @ own.T, references @ own.T)[0]
+        best = scores.argsort(descending=True)[:4]
+        assert images(gallery, row) == best.tolist()
+        got = [hit["score"] for hit in gallery.results[row]]
+        assert got == pytest.approx(scores[best].tolist(), abs=1e-4)
+    gallery.rescored = False
+    assert gallery.results == plain
+
+
+def test_what_was_won_and_lost_is_stepped_through(make, clip, captioned, features) -> None:
+    """Against a slow loop over all captions."""
+    texts, owners = captioned.texts, captioned.image_of_text.tolist()
+    vectors = encode_texts(clip, texts)
+    kinds = ["short" if len(text) < 8 else "long" for text in texts]
+    gallery = make(text_features=vectors, facets={"length": kinds})
+    assert (gallery.matching, gallery.position) == (len(texts), -1)  # the first example is asked
+    first = {
+        share: [
+            search_images(vector, features[share], 1).images[0] == owner
+            for vector, owner in zip(vectors, owners, strict=True)
+        ]
+        for share in (0.0, 0.5, 1.0)
+    }
+    wanted = {
+        "any": lambda old, new: True,
+        "won": lambda old, new: new and not old,
+        "lost": lambda old, new: old and not new,
+        "both": lambda old, new: old and new,
+    }
+    seen = 0
+    for share in (1.0, 0.5):
+        gallery.share = share
+        for group in ("any", "length: short"):
+            gallery.group = group
+            for outcome, belongs in wanted.items():
+                gallery.outcome = outcome
+                expected = [
+                    text
+                    for text, kind, old, new in zip(
+                        texts, kinds, first[0.0], first[share], strict=True
+                    )
+                    if belongs(old, new) and (group == "any" or kind == "short")
+                ]
+                assert gallery.matching == len(expected)
+                assert gallery.position == (0 if expected else -1) or seen == 0
+                for position, text in enumerate(expected):
+                    gallery.position = position
+                    assert gallery.query == text
+                    seen += 1
+    assert seen > len(texts)
+
+
+def test_boxes_are_found_once_and_only_on_demand(make, detector, captioned) -> None:
     asked = []
 
     class Counting(type(detector)):
-        def detect(self, images, *settings, **more):
-            asked.append(images[0].size)
-            return super().detect(images, *settings, **more)
+        def detect(self, pictures, *settings, **more):
+            asked.append(pictures[0].size)
+            return super().detect(pictures, *settings, **more)
 
     gallery = make(detector=Counting(**vars(detector)))
-    plain = shown(gallery.before)
-    assert not asked and gallery.boxes in gallery.panel.children[3].children
-    gallery.boxes.value = True
-    assert asked and all(a != b for a, b in zip(plain, shown(gallery.before), strict=True))
-    count = len(asked)
-    gallery.boxes.value = False
-    assert shown(gallery.before) == plain
-    gallery.boxes.value = True
-    assert len(asked) == count
-
-
-def test_without_a_detector_there_is_no_control_for_boxes(make) -> None:
-    gallery = make()
-    assert gallery.boxes not in gallery.panel.children[3].children
+    assert not asked and gallery._boxes == {}
+    for _ in range(2):
+        gallery._handle_custom_msg({"kind": "boxes", "picture": 3}, [])
+    picture = open_picture(captioned.paths[3])
+    assert asked == [picture.size]
+    expected = detector.detect([picture], progress=False).regions[0]
+    found = gallery._boxes["3"]
+    assert (found["width"], found["height"]) == picture.size
+    assert [box[:4] for box in found["boxes"]] == expected.xyxy.tolist()
+    assert all(box[4].startswith(label) for box, label in zip(found["boxes"], expected.label))
+    gallery._handle_custom_msg({"kind": "boxes", "picture": 999}, [])
+    assert gallery._boxes.keys() == {"3"}
 
 
 def test_nothing_typed_is_said_and_shows_nothing(make) -> None:
     gallery = make()
-    gallery.words.value = "   "
-    assert "type some words" in gallery.message.value
-    assert shown(gallery.before) == shown(gallery.after) == []
-    gallery.words.value = "boats"
-    assert len(shown(gallery.before)) == 4
+    gallery.query = "   "
+    assert "type some words" in gallery.message
+    assert gallery.results == {"before": [], "after": []}
+    gallery.query = "boats"
+    assert len(images(gallery, "before")) == 4
 
 
 def test_words_beyond_what_clip_reads_are_not_dropped_in_silence(make) -> None:
     gallery = make()
-    assert "counts for nothing" not in gallery.message.value
-    gallery.words.value = "a very long road to a far town by the sea with sand"
-    assert "counts for nothing" in gallery.message.value
+    assert "counts for nothing" not in gallery.message
+    gallery.query = "a very long road to a far town by the sea with sand"
+    assert "counts for nothing" in gallery.message
 
 
-def test_text_is_never_html(make) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("picture", 6, r"picture out of range\(-1, 6\), got 6"),
+        ("top_k", 5, r"top_k out of range\(1, 5\), got 5"),
+        ("share", 0.3, r"share out of 0.0, 0.5, 1.0, got 0.3"),
+        ("rescored", True, "rescored out of False, got True"),
+        ("outcome", "won", "outcome out of any, got 'won'"),
+        ("group", "x", "group out of any, got 'x'"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(make, name, value, says) -> None:
+    gallery = make()
+    before = gallery.results
+    with pytest.raises(traitlets.TraitError, match=f"Expected {says}"):
+        setattr(gallery, name, value)
+    assert gallery.results == before
+
+
+def test_results_can_be_observed(make) -> None:
+    gallery, seen = make(), []
+    gallery.observe(lambda change: seen.append(change["new"]), "results")
+    gallery.query = "boats"
+    assert seen == [gallery.results]
+
+
+def test_a_page_without_a_kernel_has_a_picture_and_a_sentence(make) -> None:
     gallery = make(examples=[HOSTILE])
-    todo, seen = [gallery.panel], []
-    while todo:
-        widget = todo.pop()
-        seen.append(type(widget))
-        todo += getattr(widget, "children", ())
-    assert not {ipywidgets.HTML, ipywidgets.HTMLMath, ipywidgets.Output} & set(seen)
-    # What was typed is in the field it was typed in, and in no other text.
-    labels = [gallery.message, gallery.before.title, gallery.after.title]
-    labels += [*gallery.before.notes, *gallery.after.notes]
-    assert gallery.words.value == HOSTILE
-    assert not [label for label in labels if "<" in label.value]
-    assert not any(getattr(w, "description_allow_html", False) for w in (gallery.words,))
+    data, _ = gallery._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data and "text/html" not in data
+    assert data["text/plain"].startswith(f"QueryGallery: “{HOSTILE}” among 6 pictures. ")
+    sheet = Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"])))
+    assert sheet.size == (4 * 128, 2 * (128 + 22))
+    assert len(json.dumps(data)) < 200_000
+    gallery.query = ""
+    data, _ = gallery._repr_mimebundle_()
+    assert "type some words" in data["text/plain"]
 
 
-def test_keyboard_users_reach_every_control(make, detector) -> None:
-    gallery = make(detector=detector)
-    controls = (gallery.kind, gallery.words, gallery.example, gallery.picture, gallery.top_k)
-    for control in (*controls, gallery.step, gallery.boxes):
-        assert control.tabbable is not False and not control.disabled
-    assert not gallery.words.continuous_update  # Enter searches, and not each letter
+def test_a_thumbnail_is_small_and_keeps_the_shape() -> None:
+    small = Image.open(io.BytesIO(shrink(Image.new("RGB", (1000, 500), "black"))))
+    assert small.size == (160, 80)
 
 
-def test_readers_without_a_kernel_get_a_sentence(make) -> None:
-    bundle = make()._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert bundle["text/plain"].startswith("QueryGallery of 6 pictures: run this cell")
-
-
-def test_thumbnails_are_small_and_keep_a_pictures_shape() -> None:
-    small = decode(make_thumbnail(Image.new("RGB", (1000, 500), "black")))
-    assert small.size == (256, 256)
-    assert small.getpixel((128, 20))[0] > 200 and small.getpixel((128, 90))[0] < 50
-    assert small.getpixel((20, 128))[0] < 50
+def test_the_page_writes_no_html() -> None:
+    """Whatever somebody else wrote becomes a text node or an attribute."""
+    page = Path(QueryGallery.__module__.replace(".", "/")).with_suffix(".js")
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    assert "textContent" in text
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write"):
+        assert way not in text
 
 
 def test_bad_input_is_named(clip, captioned, features) -> None:
@@ -211,3 +322,5 @@ def test_bad_input_is_named(clip, captioned, features) -> None:
         QueryGallery(clip, captioned, features | {1.0: features[1.0][:5]})
     with pytest.raises(ValueError, match=r"sizes \[5, 6\]"):
         QueryGallery(clip, captioned, features, things=THINGS[:5])
+    with pytest.raises(ValueError, match=r"groups of the \d+ captions, got \[3\]"):
+        QueryGallery(clip, captioned, features, facets={"length": ["short"] * 3})

@@ -1,0 +1,347 @@
+// The page's half of QueryGallery. Whatever a caption, a file or a person says becomes a text node.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== false && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+function makeSvg(tag, attributes) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+function render({ model, el, signal }) {
+  const told = model.get("_told"); // what does not change: names, shares, groups, what there is
+  let urls = new Map(); // of the thumbnails shown now, by picture
+
+  function set(values) {
+    for (const [name, value] of Object.entries(values)) model.set(name, value);
+    model.save_changes();
+  }
+
+  // Controls
+
+  const query = make("input", {
+    type: "search",
+    "aria-label": "words to search for",
+    placeholder: "type, then press Enter",
+    list: `${told.id}-examples`,
+    onkeydown: (event) => {
+      if (event.key === "Enter") ask();
+      if (event.key === "Escape") query.value = model.get("query");
+    },
+  });
+  const ask = () => set({ query: query.value, picture: -1 });
+  const examples = make("datalist", { id: `${told.id}-examples` });
+  examples.append(...told.examples.map((text) => make("option", { value: text })));
+  const file = make("input", {
+    type: "file",
+    accept: "image/*",
+    hidden: true,
+    onchange: () => file.files[0] && upload(file.files[0]),
+  });
+  const own = make(
+    "button",
+    { type: "button", onclick: () => file.click(), title: "or drop one here" },
+    "a picture of yours…",
+  );
+
+  async function upload(picked) {
+    file.value = "";
+    if (picked.size > told.most_bytes) {
+      status.textContent = `${picked.name} is larger than ${told.most_bytes >> 20} MB; take another.`;
+      return;
+    }
+    model.send({ kind: "picture", name: picked.name }, undefined, [await picked.arrayBuffer()]);
+  }
+
+  function slider(label, name, values, say) {
+    const output = make("span", { class: "value" });
+    const range = make("input", {
+      type: "range",
+      min: 0,
+      max: values.length - 1,
+      "aria-label": label,
+      oninput: () => tell(values[range.value]),
+      onchange: () => set({ [name]: values[range.value] }),
+    });
+    function tell(value) {
+      output.textContent = say(value);
+      range.setAttribute("aria-valuetext", output.textContent);
+    }
+    const follow = () => {
+      range.value = values.indexOf(model.get(name));
+      tell(model.get(name));
+    };
+    follow();
+    model.on(`change:${name}`, follow);
+    return make("label", {}, `${label} `, range, output);
+  }
+
+  function checkbox(label, name) {
+    const box = make("input", { type: "checkbox", onchange: () => set({ [name]: box.checked }) });
+    const follow = () => (box.checked = model.get(name));
+    follow();
+    model.on(`change:${name}`, follow);
+    return make("label", {}, box, ` ${label}`);
+  }
+
+  function choice(label, name, groups) {
+    const select = make("select", {
+      "aria-label": label,
+      onchange: () => set({ [name]: select.value }),
+    });
+    for (const [title, options] of groups) {
+      const place = title ? select.appendChild(make("optgroup", { label: title })) : select;
+      place.append(...options.map(([value, text]) => make("option", { value }, text)));
+    }
+    const follow = () => (select.value = model.get(name));
+    follow();
+    model.on(`change:${name}`, follow);
+    return select;
+  }
+
+  function step(by) {
+    const count = model.get("matching");
+    const at = model.get("position");
+    if (count) set({ position: at < 0 ? 0 : (at + by + count) % count });
+  }
+
+  const place = make("span", { class: "place" });
+  const walk = make("div", { class: "walk", role: "group", "aria-label": "captions whose picture is known" });
+  if (told.outcomes.length) {
+    walk.append(
+      "captions ",
+      choice("what fine-tuning did to them", "outcome", [["", told.outcomes]]),
+      " of ",
+      choice("kind of caption", "group", told.groups),
+      " ",
+      make("button", { type: "button", "aria-label": "previous caption", onclick: () => step(-1) }, "‹"),
+      place,
+      make("button", { type: "button", "aria-label": "next caption", onclick: () => step(1) }, "›"),
+    );
+  }
+  const settings = make("div", { class: "settings" });
+  const numbers = Array.from({ length: told.most }, (_, i) => i + 1);
+  settings.append(
+    slider("show", "top_k", numbers, (value) => `${value}`),
+    slider("share of fine-tuned weights", "share", told.shares, (value) => `${Math.round(100 * value)} %`),
+  );
+  if (told.rescores) settings.append(checkbox("rescored (NNN)", "rescored"));
+
+  const status = make("p", { role: "status", "aria-live": "polite" });
+  const asked = make("div", { class: "asked" });
+  const lists = Object.fromEntries(
+    ["before", "after"].map((row) => [row, make("ol", { "aria-labelledby": `${told.id}-${row}` })]),
+  );
+  const titles = Object.fromEntries(
+    ["before", "after"].map((row) => [row, make("h4", { id: `${told.id}-${row}` })]),
+  );
+  const lines = makeSvg("svg", { "aria-hidden": "true", class: "lines" });
+  const rows = make(
+    "div",
+    { class: "rows", onkeydown: moveFocus },
+    lines,
+    ...["before", "after"].flatMap((row) => [titles[row], lists[row]]),
+  );
+  // JupyterLab takes Enter and the arrow keys for itself, but for elements that say so.
+  const root = make(
+    "div",
+    { class: "dclip-gallery", "data-lm-suppress-shortcuts": "true" },
+    make(
+      "div",
+      { class: "ask", role: "search" },
+      query,
+      make("button", { type: "button", onclick: ask }, "Search"),
+      ...(told.takes_pictures ? [own, file] : []),
+      examples,
+    ),
+    ...(told.outcomes.length ? [walk] : []),
+    settings,
+    make("div", { class: "said" }, asked, status),
+    rows,
+  );
+  if (told.takes_pictures) {
+    root.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      root.classList.add("dropping");
+    });
+    root.addEventListener("dragleave", () => root.classList.remove("dropping"));
+    root.addEventListener("drop", (event) => {
+      event.preventDefault();
+      root.classList.remove("dropping");
+      if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
+    });
+  }
+
+  // Results
+
+  function showThumbnails() {
+    for (const url of urls.values()) URL.revokeObjectURL(url);
+    urls = new Map();
+    const buffer = model.get("_thumbnails");
+    const bytes = new Uint8Array(buffer.buffer ?? buffer, buffer.byteOffset ?? 0, buffer.byteLength);
+    let start = 0;
+    for (const [picture, size] of model.get("_sizes")) {
+      const blob = new Blob([bytes.slice(start, start + size)], { type: "image/jpeg" });
+      urls.set(picture, URL.createObjectURL(blob));
+      start += size;
+    }
+  }
+
+  function makeHit(hit, row) {
+    const title = `picture ${hit.image}`;
+    const note = hit.right ? "✓ the answer" : hit.note;
+    const label = [`rank ${hit.rank}`, title, `score ${hit.score.toFixed(2)}`, note];
+    const image = make("img", { src: urls.get(hit.image), alt: "", draggable: "false" });
+    const button = make(
+      "button",
+      {
+        type: "button",
+        class: hit.right ? "hit right" : "hit",
+        tabindex: row === "before" && hit.rank === 1 ? 0 : -1,
+        "aria-label": label.filter(Boolean).join(", "),
+        "data-picture": hit.image,
+        title: "search with this picture",
+        onclick: () => set({ picture: hit.image, query: "" }),
+        onmouseenter: () => light(hit.image, true),
+        onmouseleave: () => light(hit.image, false),
+        onfocus: () => light(hit.image, true),
+        onblur: () => light(hit.image, false),
+      },
+      make("span", { class: "frame" }, image, makeSvg("svg", { class: "boxes", viewBox: "0 0 1 1" })),
+      make("span", { class: "score" }, `${hit.rank} · ${hit.score.toFixed(2)}`),
+      make("span", { class: "note" }, note),
+    );
+    return make("li", {}, button);
+  }
+
+  function show() {
+    const had = document.activeElement?.closest?.(".hit") && root.contains(document.activeElement);
+    showThumbnails();
+    const results = model.get("results");
+    for (const [row, name] of [["before", told.names[0]], ["after", told.names[1]]]) {
+      const share = row === "after" ? `, ${Math.round(100 * model.get("share"))} %` : "";
+      titles[row].textContent = `${row}: ${name}${share}`;
+      lists[row].replaceChildren(...results[row].map((hit) => makeHit(hit, row)));
+    }
+    if (document.activeElement !== query) query.value = model.get("query");
+    asked.replaceChildren();
+    const picture = urls.get(-1);
+    if (picture) asked.append(make("img", { src: picture, alt: "the picture that is asked with" }));
+    status.textContent = model.get("message");
+    requestAnimationFrame(drawLines);
+    if (had) rows.querySelector(".hit")?.focus();
+  }
+
+  function drawLines() {
+    lines.replaceChildren();
+    const frame = rows.getBoundingClientRect();
+    const find = (row) =>
+      new Map([...lists[row].querySelectorAll(".hit")].map((hit) => [hit.dataset.picture, hit]));
+    const [before, after] = [find("before"), find("after")];
+    for (const [picture, upper] of before) {
+      const lower = after.get(picture);
+      if (!lower) continue;
+      const [a, b] = [upper, lower].map((each) => each.getBoundingClientRect());
+      const x = (box) => box.left + box.width / 2 - frame.left + rows.scrollLeft;
+      lines.append(
+        makeSvg("line", {
+          x1: x(a),
+          y1: a.bottom - frame.top,
+          x2: x(b),
+          y2: b.top - frame.top,
+          "data-picture": picture,
+          class: upper.classList.contains("right") ? "right" : "",
+        }),
+      );
+    }
+    lines.setAttribute("width", rows.scrollWidth);
+    lines.setAttribute("height", rows.scrollHeight);
+  }
+
+  // A picture under the mouse, or with the focus: its boxes, and both of its places.
+  function light(picture, on) {
+    for (const each of root.querySelectorAll(`[data-picture="${picture}"]`)) {
+      each.classList.toggle("lit", on);
+    }
+    if (on && told.has_boxes) {
+      if (model.get("_boxes")[picture]) showBoxes();
+      else model.send({ kind: "boxes", picture });
+    }
+  }
+
+  function showBoxes() {
+    const boxes = model.get("_boxes");
+    for (const hit of root.querySelectorAll(".hit.lit")) {
+      const svg = hit.querySelector(".boxes");
+      const found = boxes[hit.dataset.picture];
+      if (!found || svg.childElementCount) continue;
+      const { width, height } = found;
+      svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      for (const [left, top, right, bottom, label, color] of found.boxes) {
+        const box = { x: left, y: top, width: right - left, height: bottom - top, stroke: color };
+        const title = document.createElementNS(SVG, "title");
+        title.textContent = label;
+        svg.appendChild(makeSvg("rect", box)).append(title);
+      }
+      hit.querySelector(".note").textContent ||= found.boxes.map((box) => box[4]).join(", ");
+    }
+  }
+
+  function moveFocus(event) {
+    const hit = event.target.closest(".hit");
+    if (!hit) return;
+    if (event.key === "Escape") {
+      query.focus();
+      event.preventDefault();
+      return;
+    }
+    const [before, after] = ["before", "after"].map((row) => [...lists[row].querySelectorAll(".hit")]);
+    const row = before.includes(hit) ? before : after;
+    const at = row.indexOf(hit);
+    const next = {
+      ArrowRight: row[at + 1],
+      ArrowLeft: row[at - 1],
+      ArrowDown: after[Math.min(at, after.length - 1)],
+      ArrowUp: before[Math.min(at, before.length - 1)],
+      Home: row[0],
+      End: row[row.length - 1],
+    }[event.key];
+    if (!next) return;
+    for (const each of [...before, ...after]) each.tabIndex = each === next ? 0 : -1;
+    next.focus();
+    event.preventDefault();
+  }
+
+  function showPlace() {
+    const [count, at] = [model.get("matching"), model.get("position")];
+    const all = count.toLocaleString("en");
+    place.textContent = !count ? "none" : at < 0 ? all : `${(at + 1).toLocaleString("en")} of ${all}`;
+  }
+
+  model.on("change:results", show);
+  model.on("change:message", () => (status.textContent = model.get("message")));
+  model.on("change:_boxes", showBoxes);
+  model.on("change:matching", showPlace);
+  model.on("change:position", showPlace);
+  const watching = new ResizeObserver(() => requestAnimationFrame(drawLines));
+  watching.observe(rows);
+  el.append(root);
+  show();
+  showPlace();
+  return () => {
+    watching.disconnect();
+    for (const url of urls.values()) URL.revokeObjectURL(url);
+  };
+}
+
+export default { render };

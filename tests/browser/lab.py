@@ -1,0 +1,82 @@
+"""A real JupyterLab, and a real Chromium that looks at it."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).parents[2]
+
+
+def find_chromium() -> str | None:
+    """The distribution's Chromium, or what BROWSER_PATH names."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, names)), None)
+
+
+def find_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serve_lab(folder: Path) -> Iterator[str]:
+    """JupyterLab over a folder; yields its address."""
+    port = find_port()
+    settings = folder / ".settings"
+    overrides = settings / "@jupyterlab" / "apputils-extension"
+    overrides.mkdir(parents=True)
+    (overrides / "notification.jupyterlab-settings").write_text(
+        json.dumps({"fetchNews": "false", "checkForUpdates": False})
+    )
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JUPYTERLAB_SETTINGS_DIR": str(settings),
+        "JUPYTER_CONFIG_DIR": str(folder / ".config"),
+        "IPYTHONDIR": str(folder / ".ipython"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    with (folder / "lab.log").open("w") as log:
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+                *(f"--port={port}", "--port-retries=0", "--ip=127.0.0.1"),
+                *("--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"),
+                "--LabApp.news_url=None",
+            ],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(240):
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(f"{address}/api", timeout=1).close()
+                    break
+                if server.poll() is not None:
+                    break
+                time.sleep(0.5)
+            else:
+                raise TimeoutError((folder / "lab.log").read_text())
+            yield address
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    """A notebook of code cells."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, path)
