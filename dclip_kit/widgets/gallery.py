@@ -74,7 +74,7 @@ class QueryGallery(anywidget.AnyWidget):
     message = traitlets.Unicode().tag(sync=True)
     _told = traitlets.Dict().tag(sync=True)
     _thumbnails = traitlets.Bytes().tag(sync=True)  # JPEGs, one behind the other
-    _sizes = traitlets.List().tag(sync=True)  # of each: its picture, and how many bytes
+    _sizes: traitlets.List[Any] = traitlets.List().tag(sync=True)  # of each: its picture, and how many bytes
     _boxes = traitlets.Dict().tag(sync=True)
 
     def __init__(
@@ -271,7 +271,7 @@ class QueryGallery(anywidget.AnyWidget):
 
     def _search(self) -> None:
         """Searches with what is asked, and sends what is found to the page, at once."""
-        asked = tuple(getattr(self, name) for name in _ASKING) + (id(self._own),)
+        asked = (*(getattr(self, name) for name in _ASKING), id(self._own))
         if asked == self._done:
             return
         self._done = asked
@@ -295,7 +295,8 @@ class QueryGallery(anywidget.AnyWidget):
     def _search_words(self, rows: Mapping[str, float]) -> tuple[dict[str, Any], str]:
         text = " ".join(self.query.split())
         if not text:
-            return dict.fromkeys(rows, []), "Nothing to look for yet: type some words, press Enter."
+            said = "Nothing to look for yet: type some words, then press Enter."
+            return {row: [] for row in rows}, said
         vector = encode_texts(self._clip, [text])[0]
         owners = self._dataset.image_of_text.tolist()
         right = {owners[i] for i, caption in enumerate(self._dataset.texts) if caption == text}

@@ -1,7 +1,6 @@
 """One JupyterLab and one Chromium for all tests here."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,11 +73,3 @@ def shots(page, tmp_path_factory) -> Callable[[str], object]:
     """Leaves a picture of the page behind by this name, in $SCREENSHOTS if it is set."""
     folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
     return lambda name: page.screenshot(path=folder / f"{name}.png")
-
-
-def wait_until(holds, seconds: float = 20) -> None:
-    """Waits for what becomes true in the page's own time."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import wait_until
+from lab import wait_until
 from PIL import Image
 from playwright.sync_api import expect
 
