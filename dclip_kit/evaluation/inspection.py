@@ -5,6 +5,7 @@ Axes: region, token, embed; pair, an image-caption pair of a batch.
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -233,3 +234,54 @@ def attend_to_regions(
     _, weights = teacher.eval()(*(each.to(device) for each in given))
     received = weights[0, :, 1:].sum(0).cpu()
     return received / received.sum()
+
+
+def stored_regions(
+    features: FrozenFeatures, image: int, names: Sequence[str]
+) -> tuple[Regions, Float[Tensor, "region embed"]]:
+    """A picture's regions and their vectors, as they were extracted.
+
+    Args:
+        features: with the picture.
+        image: its number.
+        names: of the detector's classes.
+    """
+    start = int(features.region_count[:image].sum())
+    rows = slice(start, start + int(features.region_count[image]))
+    width, height = features.size[image].tolist()
+    labels = [names[each] if each >= 0 else "whole image" for each in features.label[rows].tolist()]
+    found = Regions(features.xyxy[rows], features.confidence[rows], tuple(labels), (width, height))
+    return found, features.region[rows]
+
+
+def beside_caption(
+    clip: ClipBundle,
+    features: FrozenFeatures,
+    text: int,
+    caption: str,
+    regions: Regions,
+    region_features: Float[Tensor, "region embed"],
+) -> CaptionedRegions:
+    """Regions beside a caption whose tokens were extracted; as `read_caption`, encoding nothing.
+
+    Args:
+        clip: reads the caption as tokens.
+        features: with the caption's.
+        text: its number.
+        caption: its words.
+        regions: perhaps of another picture.
+        region_features: of these.
+    """
+    tokens = features.tokens_of(torch.tensor([text]))
+    similarity = region_similarity(region_features[None], tokens.features, tokens.mask)[0]
+    product = regions.area * regions.confidence * similarity
+    mask = torch.ones(1, len(regions), dtype=torch.bool)
+    return CaptionedRegions(
+        regions,
+        caption,
+        read_tokens(clip, caption),
+        region_features,
+        tokens.features[0],
+        similarity,
+        scale_products(product[None], mask)[0],
+    )

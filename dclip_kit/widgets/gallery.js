@@ -1,31 +1,8 @@
-// The page's half of QueryGallery. Whatever a caption, a file or a person says becomes a text node.
-
-const SVG = "http://www.w3.org/2000/svg";
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value !== false && value !== undefined) element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-
-function makeSvg(tag, attributes) {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
+// The page's half of QueryGallery.
 
 function render({ model, el, signal }) {
   const told = model.get("_told"); // what does not change: names, shares, groups, what there is
   let urls = new Map(); // of the thumbnails shown now, by picture
-
-  function set(values) {
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
-    model.save_changes();
-  }
 
   // Controls
 
@@ -39,7 +16,7 @@ function render({ model, el, signal }) {
       if (event.key === "Escape") query.value = model.get("query");
     },
   });
-  const ask = () => set({ query: query.value, picture: -1 });
+  const ask = () => set(model, { query: query.value, picture: -1 });
   const examples = make("datalist", { id: `${told.id}-examples` });
   examples.append(...told.examples.map((text) => make("option", { value: text })));
   const file = make("input", {
@@ -50,7 +27,7 @@ function render({ model, el, signal }) {
   });
   const own = make(
     "button",
-    { type: "button", onclick: () => file.click(), title: "or drop one here" },
+    { type: "button", class: "plain", onclick: () => file.click(), title: "or drop one here" },
     "a picture of yours…",
   );
 
@@ -63,60 +40,33 @@ function render({ model, el, signal }) {
     model.send({ kind: "picture", name: picked.name }, undefined, [await picked.arrayBuffer()]);
   }
 
-  function slider(label, name, values, say) {
-    const output = make("span", { class: "value" });
-    const range = make("input", {
-      type: "range",
-      min: 0,
-      max: values.length - 1,
-      "aria-label": label,
-      oninput: () => tell(values[range.value]),
-      onchange: () => set({ [name]: values[range.value] }),
-    });
-    function tell(value) {
-      output.textContent = say(value);
-      range.setAttribute("aria-valuetext", output.textContent);
-    }
-    const follow = () => {
-      range.value = values.indexOf(model.get(name));
-      tell(model.get(name));
-    };
-    follow();
-    model.on(`change:${name}`, follow);
-    return make("label", {}, `${label} `, range, output);
-  }
-
   function checkbox(label, name) {
-    const box = make("input", { type: "checkbox", onchange: () => set({ [name]: box.checked }) });
-    const follow = () => (box.checked = model.get(name));
-    follow();
-    model.on(`change:${name}`, follow);
+    const box = make("input", { type: "checkbox", onchange: () => set(model, { [name]: box.checked }) });
+    followTraits(model, [name], () => (box.checked = model.get(name)));
     return make("label", {}, box, ` ${label}`);
   }
 
   function choice(label, name, groups) {
     const select = make("select", {
       "aria-label": label,
-      onchange: () => set({ [name]: select.value }),
+      onchange: () => set(model, { [name]: select.value }),
     });
     for (const [title, options] of groups) {
       const place = title ? select.appendChild(make("optgroup", { label: title })) : select;
       place.append(...options.map(([value, text]) => make("option", { value }, text)));
     }
-    const follow = () => (select.value = model.get(name));
-    follow();
-    model.on(`change:${name}`, follow);
+    followTraits(model, [name], () => (select.value = model.get(name)));
     return select;
   }
 
   function step(by) {
     const count = model.get("matching");
     const at = model.get("position");
-    if (count) set({ position: at < 0 ? 0 : (at + by + count) % count });
+    if (count) set(model, { position: at < 0 ? 0 : (at + by + count) % count });
   }
 
   const place = make("span", { class: "place" });
-  const walk = make("div", { class: "walk", role: "group", "aria-label": "captions whose picture is known" });
+  const walk = make("div", { class: "row walk", role: "group", "aria-label": "captions whose picture is known" });
   if (told.outcomes.length) {
     walk.append(
       "captions ",
@@ -124,16 +74,22 @@ function render({ model, el, signal }) {
       " of ",
       choice("kind of caption", "group", told.groups),
       " ",
-      make("button", { type: "button", "aria-label": "previous caption", onclick: () => step(-1) }, "‹"),
+      make("button", { type: "button", class: "plain", "aria-label": "previous caption", onclick: () => step(-1) }, "‹"),
       place,
-      make("button", { type: "button", "aria-label": "next caption", onclick: () => step(1) }, "›"),
+      make("button", { type: "button", class: "plain", "aria-label": "next caption", onclick: () => step(1) }, "›"),
     );
   }
-  const settings = make("div", { class: "settings" });
+  const settings = make("div", { class: "row" });
   const numbers = Array.from({ length: told.most }, (_, i) => i + 1);
   settings.append(
-    slider("show", "top_k", numbers, (value) => `${value}`),
-    slider("share of fine-tuned weights", "share", told.shares, (value) => `${Math.round(100 * value)} %`),
+    makeSlider(model, "show", "top_k", numbers, (value) => `${value}`),
+    makeSlider(
+      model,
+      "share of fine-tuned weights",
+      "share",
+      told.shares,
+      (value) => `${Math.round(100 * value)} %`,
+    ),
   );
   if (told.rescores) settings.append(checkbox("rescored (NNN)", "rescored"));
 
@@ -155,12 +111,12 @@ function render({ model, el, signal }) {
   // JupyterLab takes Enter and the arrow keys for itself, but for elements that say so.
   const root = make(
     "div",
-    { class: "dclip-gallery", "data-lm-suppress-shortcuts": "true" },
+    { class: "dclip-widget dclip-gallery", "data-lm-suppress-shortcuts": "true" },
     make(
       "div",
-      { class: "ask", role: "search" },
+      { class: "row", role: "search" },
       query,
-      make("button", { type: "button", onclick: ask }, "Search"),
+      make("button", { type: "button", class: "plain", onclick: ask }, "Search"),
       ...(told.takes_pictures ? [own, file] : []),
       examples,
     ),
@@ -187,12 +143,9 @@ function render({ model, el, signal }) {
   function showThumbnails() {
     for (const url of urls.values()) URL.revokeObjectURL(url);
     urls = new Map();
-    const buffer = model.get("_thumbnails");
-    const bytes = new Uint8Array(buffer.buffer ?? buffer, buffer.byteOffset ?? 0, buffer.byteLength);
     let start = 0;
     for (const [picture, size] of model.get("_sizes")) {
-      const blob = new Blob([bytes.slice(start, start + size)], { type: "image/jpeg" });
-      urls.set(picture, URL.createObjectURL(blob));
+      urls.set(picture, makeUrl(model.get("_thumbnails"), start, size));
       start += size;
     }
   }
@@ -211,7 +164,7 @@ function render({ model, el, signal }) {
         "aria-label": label.filter(Boolean).join(", "),
         "data-picture": hit.image,
         title: "search with this picture",
-        onclick: () => set({ picture: hit.image, query: "" }),
+        onclick: () => set(model, { picture: hit.image, query: "" }),
         onmouseenter: () => light(hit.image, true),
         onmouseleave: () => light(hit.image, false),
         onfocus: () => light(hit.image, true),
@@ -331,13 +284,11 @@ function render({ model, el, signal }) {
   model.on("change:results", show);
   model.on("change:message", () => (status.textContent = model.get("message")));
   model.on("change:_boxes", showBoxes);
-  model.on("change:matching", showPlace);
-  model.on("change:position", showPlace);
   const watching = new ResizeObserver(() => requestAnimationFrame(drawLines));
   watching.observe(rows);
   el.append(root);
   show();
-  showPlace();
+  followTraits(model, ["matching", "position"], showPlace);
   return () => {
     watching.disconnect();
     for (const url of urls.values()) URL.revokeObjectURL(url);

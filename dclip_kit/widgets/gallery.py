@@ -25,6 +25,7 @@ from dclip_kit.models.weights import interpolate
 from dclip_kit.plots.panels import encode_jpeg, tile_pictures
 from dclip_kit.search.index import rank_answer, search_images, shared_things
 from dclip_kit.search.rescore import add_bias, nnn_bias
+from dclip_kit.widgets.page import read_page
 
 _SIDE = 160  # pixels of a thumbnail's longer side
 _MOST_BYTES = 20 << 20  # of a picture that somebody asks with
@@ -58,8 +59,7 @@ class QueryGallery(anywidget.AnyWidget):
         message: what came out, in words.
     """
 
-    _esm = Path(__file__).with_name("gallery.js")
-    _css = Path(__file__).with_name("gallery.css")
+    _esm, _css = read_page("gallery")
 
     query = traitlets.Unicode().tag(sync=True)
     picture = traitlets.Int(-1).tag(sync=True)
@@ -74,7 +74,9 @@ class QueryGallery(anywidget.AnyWidget):
     message = traitlets.Unicode().tag(sync=True)
     _told = traitlets.Dict().tag(sync=True)
     _thumbnails = traitlets.Bytes().tag(sync=True)  # JPEGs, one behind the other
-    _sizes: traitlets.List[Any] = traitlets.List().tag(sync=True)  # of each: its picture, and how many bytes
+    _sizes: traitlets.List[Any] = traitlets.List().tag(
+        sync=True
+    )  # of each: its picture, and how many bytes
     _boxes = traitlets.Dict().tag(sync=True)
 
     def __init__(

@@ -262,6 +262,7 @@ def test_it_follows_a_dark_theme(page, gallery, shots) -> None:
         page.get_by_role("menuitem", name="Settings", exact=True).click()
         page.locator(".lm-Menu-item", has_text="Theme").first.hover()
         page.locator(".lm-Menu-item", has_text=theme).first.click()
+        expect(page.locator("#jupyterlab-splash")).to_have_count(0)
 
     light = ink()
     choose("JupyterLab Dark")

@@ -1,0 +1,207 @@
+"""One picture, its regions and a caption: what weighs, and where both teachers look."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import anywidget
+import torch
+import traitlets
+from PIL import Image
+from torch import Tensor
+
+from dclip_kit.data import CaptionedImages, open_picture
+from dclip_kit.evaluation.inspection import (
+    CaptionedRegions,
+    attend,
+    beside_caption,
+    reweight_regions,
+    stored_regions,
+)
+from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.models.boxes import draw_boxes, label_colors
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.regions import Regions
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
+from dclip_kit.plots.panels import encode_jpeg
+from dclip_kit.training import choose_lenders
+from dclip_kit.widgets.page import read_page
+
+_SIDE = 320  # pixels of the picture's longer side
+OWN, ANOTHER, BLANK = "own", "another", "blank"
+_ASKING = ("picture", "caption", "regions", "area", "confidence", "similarity")
+
+
+class RegionInspector(anywidget.AnyWidget):
+    """A picture's regions beside one of its captions, for two teachers.
+
+    Attributes:
+        picture, caption: numbers of the picture, and of the caption among its own.
+        regions: whose are shown to the teachers: "own", "another" picture's, or "blank", a plain
+            gray one.
+        area, confidence, similarity: the power of each factor of the regions' weights; 1 is
+            DCLIP's, 0 leaves it out.
+        seen: what follows: tokens; for each region its factors, weight, and what both teachers
+            make of it; attention both ways; ranks of the caption among all pictures' first ones,
+            by CLIP's own vector of the picture and by each teacher's.
+        message: the ranks in words.
+    """
+
+    _esm, _css = read_page("inspector")
+
+    picture = traitlets.Int(0).tag(sync=True)
+    caption = traitlets.Int(0).tag(sync=True)
+    regions = traitlets.Enum([OWN, ANOTHER, BLANK], OWN).tag(sync=True)
+    area = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
+    confidence = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
+    similarity = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
+    seen = traitlets.Dict().tag(sync=True)
+    message = traitlets.Unicode().tag(sync=True)
+    _told = traitlets.Dict().tag(sync=True)
+    _shown = traitlets.Bytes().tag(sync=True)  # the picture that the regions are of, as JPEG
+
+    def __init__(
+        self,
+        clip: ClipBundle,
+        dataset: CaptionedImages,
+        features: FrozenFeatures,
+        names: Sequence[str],
+        teacher: MetaTeacher,
+        region_teacher: RegionTeacher,
+        picture: int = 0,
+        caption: int = 0,
+    ) -> None:
+        """Begins with a picture and a caption.
+
+        Args:
+            clip: the frozen one, that the features are of.
+            dataset: with captions, that the features are of.
+            features: what neither teacher was trained on.
+            names: of the detector's classes.
+            teacher: the paper's, which reads captions.
+            region_teacher: which reads none.
+            picture: its number.
+            caption: its number among the picture's.
+
+        Raises:
+            ValueError: features and data differ in length, or the paper's teacher reads no caption.
+        """
+        if len(features) != len(dataset) or len(features.text) != len(dataset.texts):
+            raise ValueError(
+                f"Expected features of {len(dataset)} pictures and {len(dataset.texts)} captions, "
+                f"got {len(features)} and {len(features.text)}; extract them from this data."
+            )
+        if teacher.caption_free:
+            raise ValueError("Expected a teacher that reads captions, got a caption-free one.")
+        self._clip, self._dataset, self._features = clip, dataset, features
+        self._names, self._teacher, self._region_teacher = names, teacher, region_teacher
+        self._texts = [(features.image_of_text == i).nonzero()[:, 0] for i in range(len(dataset))]
+        if not all(len(each) for each in self._texts):
+            raise ValueError("Expected pictures with captions, got some without; leave them out.")
+        self._lender = choose_lenders(len(dataset)).tolist()
+        self._candidates = features.text[torch.stack([each[0] for each in self._texts])]
+        self._gray = encode_images(clip, [Image.new("RGB", (64, 64), (128, 128, 128))])
+        told = {"pictures": len(dataset)}
+        super().__init__(picture=picture, caption=caption, _told=told)
+        self.observe(self._look, list(_ASKING))
+        self._look({"name": ""})
+
+    @traitlets.validate("picture")
+    def _check_picture(self, proposal: Any) -> Any:
+        if not 0 <= proposal["value"] < len(self._dataset):
+            raise traitlets.TraitError(
+                f"Expected picture from 0 to {len(self._dataset) - 1}, got {proposal['value']}."
+            )
+        return proposal["value"]
+
+    def _look(self, change: Any) -> None:
+        """Computes what follows, and sends it to the page at once."""
+        with self.hold_sync():
+            captions = self._texts[self.picture].tolist()
+            if not 0 <= self.caption < len(captions):
+                self.caption = 0
+                return  # which looks again
+            self.seen, shown = self._inspect(captions[self.caption])
+            if change["name"] in ("", "picture", "regions"):
+                self._shown = encode_jpeg(shown)
+            ranks = ", ".join(f"{who} {rank:,}" for who, rank in self.seen["ranks"].items())
+            self.message = f"Rank of the caption among {len(self._dataset):,}: {ranks}."
+
+    @torch.no_grad()
+    def _inspect(self, text: int) -> tuple[dict[str, Any], Image.Image]:
+        image = self.picture
+        source = self._lender[image] if self.regions == ANOTHER else image
+        picture = open_picture(self._dataset.paths[source])
+        if self.regions == BLANK:
+            picture = Image.new("RGB", picture.size, (128, 128, 128))
+            found, vectors = Regions.whole_image(picture.size), self._gray
+        else:
+            found, vectors = stored_regions(self._features, source, self._names)
+        caption = self._dataset.texts[text]
+        captioned = beside_caption(self._clip, self._features, text, caption, found, vectors)
+        weights = reweight_regions(captioned, self.area, self.confidence, self.similarity)
+        output = attend(self._teacher, captioned, weights)
+        free, looks = self._apply_region_teacher(captioned)
+        candidates = self._candidates.clone()
+        candidates[image] = self._features.text[text]
+
+        def rank(vector: Tensor) -> int:
+            scores = candidates @ vector
+            return 1 + int((scores > scores[image]).sum())
+
+        assert output.region_to_token is not None and output.token_to_region is not None
+        width, height = picture.size
+        columns = {
+            "area": found.area,
+            "confidence": found.confidence,
+            "similarity": captioned.similarity,
+            "weight": weights,
+            "teacher": output.region_pooling[0],
+            "region teacher": looks,
+        }
+        seen = {
+            "captions": [self._dataset.texts[each] for each in self._texts[image].tolist()],
+            "tokens": list(captioned.tokens),
+            "size": [width, height],
+            "labels": list(found.label),
+            "colors": label_colors(found.label),
+            "boxes": found.xyxy.tolist(),
+            "columns": {name: _round(each) for name, each in columns.items()},
+            "region_to_token": _round(output.region_to_token[0]),
+            "token_to_region": _round(output.token_to_region[0]),
+            "ranks": {
+                "CLIP": rank(self._features.image[image]),
+                "the paper's teacher": rank(output.embedding[0].cpu()),
+                "the region teacher": rank(free),
+            },
+        }
+        return seen, picture
+
+    def _apply_region_teacher(self, captioned: CaptionedRegions) -> tuple[Tensor, Tensor]:
+        """Its vector of the picture, and each region's share of what regions receive."""
+        device = next(self._region_teacher.parameters()).device
+        found, blank = captioned.regions, self.regions == BLANK
+        sides = torch.tensor([*found.image_size, *found.image_size])
+        boxes = torch.cat([found.xyxy / sides, found.confidence[:, None]], dim=1)
+        mask = torch.full((1, len(found)), not blank)  # without regions it sees the picture alone
+        whole = self._features.image[self.picture][None]
+        given = whole, captioned.region_features[None], mask, boxes[None]
+        vector, weights = self._region_teacher.eval()(*(each.to(device) for each in given))
+        received = weights[0, :, 1:].sum(0).cpu()
+        return vector[0].cpu(), received / received.sum().clamp(min=1e-9)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The widget; a picture and a sentence for readers who have no kernel."""
+        bundle = super()._repr_mimebundle_(**options)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+        found, _ = stored_regions(self._features, self.picture, self._names)
+        picture = draw_boxes(open_picture(self._dataset.paths[self.picture]), found, side=_SIDE)
+        sheet = base64.b64encode(encode_jpeg(picture)).decode("ascii")
+        caption = self.seen["captions"][self.caption]
+        said = f"RegionInspector: “{caption}” beside picture {self.picture}. {self.message}"
+        return data | {"image/jpeg": sheet, "text/plain": said}, metadata
+
+
+def _round(values: Tensor) -> Any:
+    return torch.round(values.float(), decimals=4).tolist()
