@@ -399,7 +399,7 @@ class QueryGallery(anywidget.AnyWidget):
         return data | {"image/jpeg": sheet, "text/plain": said}, metadata
 
     def _draw(self) -> Image.Image:
-        """Both rows as one picture."""
+        """What is asked, and both rows, as one picture."""
         font, room = ImageFont.load_default(14), 22
         sheets = []
         for row, name in zip(("before", "after"), self._told["names"], strict=True):
@@ -411,9 +411,12 @@ class QueryGallery(anywidget.AnyWidget):
             ImageDraw.Draw(sheet).text((4, 3), f"{row}: {name}", fill="black", font=font)
             sheets.append(sheet)
         width = max(sheet.width for sheet in sheets)
-        whole = Image.new("RGB", (width, sum(sheet.height for sheet in sheets)), "white")
-        whole.paste(sheets[0], (0, 0))
-        whole.paste(sheets[1], (0, sheets[0].height))
+        heights = [room, *(sheet.height for sheet in sheets)]
+        whole = Image.new("RGB", (width, sum(heights)), "white")
+        asked = f"“{self.query}”" if self.query else "asked with a picture"
+        ImageDraw.Draw(whole).text((4, 3), asked, fill="black", font=font)
+        for number, sheet in enumerate(sheets, start=1):
+            whole.paste(sheet, (0, sum(heights[:number])))
         return whole
 
 

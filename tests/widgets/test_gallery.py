@@ -293,7 +293,7 @@ def test_a_page_without_a_kernel_has_a_picture_and_a_sentence(make) -> None:
     assert "application/vnd.jupyter.widget-view+json" in data and "text/html" not in data
     assert data["text/plain"].startswith(f"QueryGallery: “{HOSTILE}” among 6 pictures. ")
     sheet = Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"])))
-    assert sheet.size == (4 * 128, 2 * (128 + 22))
+    assert sheet.size == (4 * 128, 22 + 2 * (128 + 22))
     assert len(json.dumps(data)) < 200_000
     gallery.query = ""
     data, _ = gallery._repr_mimebundle_()
