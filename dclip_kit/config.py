@@ -292,10 +292,12 @@ _POCKET: dict[str, dict[str, Any]] = {}
 for _name in ("region_taught", "whole_picture_taught", "self_taught"):
     _POCKET[_name] = {
         "student": {
-            "batch_size": 48,
+            "batch_size": 24,
+            "uncaptioned_batch": 40,
+            "rehearsal_batch": 32,
             "captions_per_image": 5,
-            "epochs": 29,
-            "learning_rate": 1e-3,
+            "epochs": 14,
+            "learning_rate": 6e-4,
             "block_rate": 1.0,
         }
     }
@@ -303,6 +305,7 @@ for _name, _captions in ((CONTROL, 5), ("contrastive", 5), ("dclip", 1), ("offic
     _POCKET[_name] = {
         "student": {
             "batch_size": 128,
+            "rehearsal_batch": 64,
             "captions_per_image": _captions,
             "epochs": 12,
             "learning_rate": 4e-3,

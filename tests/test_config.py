@@ -216,7 +216,10 @@ FITTING = {
     (True, False): "dclip or official_code",
 }
 # What the pocket's recipes have of their own.
-RATES = ("batch_size", "captions_per_image", "epochs", "learning_rate", "block_rate")
+RATES = (
+    *("batch_size", "rehearsal_batch", "captions_per_image"),
+    *("epochs", "learning_rate", "block_rate"),
+)
 
 
 def test_a_profile_says_its_recipe() -> None:
@@ -292,6 +295,7 @@ def test_what_the_pocket_has_of_its_own_for_a_recipe_are_rates(recipe) -> None:
     rates = {name: getattr(other.student, name) for name in RATES}
     assert rates == {name: getattr(profile.student, name) for name in RATES}
     own = apply_recipe(profile, recipe)
+    rates["uncaptioned_batch"] = RECIPES[recipe]["student"]["uncaptioned_batch"]
     assert change_settings(own, {"name": "mine", "student": rates}) == other
 
 

@@ -46,6 +46,8 @@ class StudyArm:
     def describe(self, seed: int) -> dict[str, Any]:
         """Whatever decides how it trains, for JSON."""
         profile = replace(self.profile, seed=seed).as_dict() if self.profile else None
+        if profile and self.steps:
+            profile["student"]["epochs"] = 0  # which the steps decide
         return {
             "profile": profile,
             "steps": self.steps,

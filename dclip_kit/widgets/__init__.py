@@ -3,5 +3,12 @@
 from dclip_kit.widgets.gallery import QueryGallery
 from dclip_kit.widgets.inspector import RegionInspector
 from dclip_kit.widgets.live import LiveHistory, show_weight_sliders
+from dclip_kit.widgets.playground import ZeroShotPlayground
 
-__all__ = ["LiveHistory", "QueryGallery", "RegionInspector", "show_weight_sliders"]
+__all__ = [
+    "LiveHistory",
+    "QueryGallery",
+    "RegionInspector",
+    "ZeroShotPlayground",
+    "show_weight_sliders",
+]

@@ -58,3 +58,58 @@ function makeUrl(buffer, start = 0, size = buffer.byteLength) {
   const bytes = new Uint8Array(buffer.buffer ?? buffer, (buffer.byteOffset ?? 0) + start, size);
   return URL.createObjectURL(new Blob([bytes.slice()], { type: "image/jpeg" }));
 }
+
+// Lets a person choose a picture by a button in `place`, or drop one on `root`; it goes to Python.
+function takePictures(model, root, place, status, mostBytes) {
+  const file = make("input", {
+    type: "file",
+    accept: "image/*",
+    hidden: true,
+    onchange: () => file.files[0] && send(file.files[0]),
+  });
+  const choose = { type: "button", class: "plain", title: "or drop one here" };
+  place.append(make("button", { ...choose, onclick: () => file.click() }, "a picture of yours…"), file);
+  async function send(picked) {
+    if (picked.size > mostBytes) {
+      status.textContent = `${picked.name} is larger than ${mostBytes >> 20} MB; take another.`;
+    } else {
+      const content = await picked.arrayBuffer();
+      model.send({ kind: "picture", name: picked.name }, undefined, [content]);
+    }
+    file.value = "";
+  }
+  root.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    root.classList.add("dropping");
+  });
+  root.addEventListener("dragleave", () => root.classList.remove("dropping"));
+  root.addEventListener("drop", (event) => {
+    event.preventDefault();
+    root.classList.remove("dropping");
+    if (event.dataTransfer.files[0]) send(event.dataTransfer.files[0]);
+  });
+}
+
+// A number of a picture, with buttons to go on and back.
+function makeNumber(model, name, count, change) {
+  const number = make("input", {
+    type: "number",
+    min: 0,
+    max: count - 1,
+    "aria-label": "picture",
+    onchange: () => step(0),
+    onkeydown: (event) => event.key === "Enter" && step(0),
+  });
+  function step(by) {
+    const wanted = Math.round(Number(number.value)) + by;
+    number.value = Math.min(Math.max(wanted || 0, 0), count - 1);
+    change(Number(number.value));
+  }
+  followTraits(model, [name], () => (number.value = Math.max(model.get(name), 0)));
+  const go = (label, by, text) => {
+    const settings = { type: "button", class: "plain", "aria-label": label, onclick: () => step(by) };
+    return make("button", settings, text);
+  };
+  const [back, on] = [go("previous picture", -1, "‹"), go("next picture", 1, "›")];
+  return [make("label", {}, "picture ", number), back, on];
+}

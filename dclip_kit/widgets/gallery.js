@@ -17,29 +17,9 @@ function render({ model, el, signal }) {
     },
   });
   const ask = () => set(model, { query: query.value, picture: -1 });
+  const own = make("span");
   const examples = make("datalist", { id: `${told.id}-examples` });
   examples.append(...told.examples.map((text) => make("option", { value: text })));
-  const file = make("input", {
-    type: "file",
-    accept: "image/*",
-    hidden: true,
-    onchange: () => file.files[0] && upload(file.files[0]),
-  });
-  const own = make(
-    "button",
-    { type: "button", class: "plain", onclick: () => file.click(), title: "or drop one here" },
-    "a picture of yours…",
-  );
-
-  async function upload(picked) {
-    file.value = "";
-    if (picked.size > told.most_bytes) {
-      status.textContent = `${picked.name} is larger than ${told.most_bytes >> 20} MB; take another.`;
-      return;
-    }
-    model.send({ kind: "picture", name: picked.name }, undefined, [await picked.arrayBuffer()]);
-  }
-
   function checkbox(label, name) {
     const box = make("input", { type: "checkbox", onchange: () => set(model, { [name]: box.checked }) });
     followTraits(model, [name], () => (box.checked = model.get(name)));
@@ -117,7 +97,7 @@ function render({ model, el, signal }) {
       { class: "row", role: "search" },
       query,
       make("button", { type: "button", class: "plain", onclick: ask }, "Search"),
-      ...(told.takes_pictures ? [own, file] : []),
+      own,
       examples,
     ),
     ...(told.outcomes.length ? [walk] : []),
@@ -125,18 +105,7 @@ function render({ model, el, signal }) {
     make("div", { class: "said" }, asked, status),
     rows,
   );
-  if (told.takes_pictures) {
-    root.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      root.classList.add("dropping");
-    });
-    root.addEventListener("dragleave", () => root.classList.remove("dropping"));
-    root.addEventListener("drop", (event) => {
-      event.preventDefault();
-      root.classList.remove("dropping");
-      if (event.dataTransfer.files[0]) upload(event.dataTransfer.files[0]);
-    });
-  }
+  if (told.takes_pictures) takePictures(model, root, own, status, told.most_bytes);
 
   // Results
 

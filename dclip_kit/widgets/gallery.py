@@ -1,7 +1,6 @@
 """Searching by hand: words or a picture, before and after fine-tuning side by side."""
 
 import base64
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -25,10 +24,9 @@ from dclip_kit.models.weights import interpolate
 from dclip_kit.plots.panels import encode_jpeg, tile_pictures
 from dclip_kit.search.index import rank_answer, search_images, shared_things
 from dclip_kit.search.rescore import add_bias, nnn_bias
-from dclip_kit.widgets.page import read_page
+from dclip_kit.widgets.page import MOST_BYTES, open_given, read_page
 
 _SIDE = 160  # pixels of a thumbnail's longer side
-_MOST_BYTES = 20 << 20  # of a picture that somebody asks with
 _ANY = "any"
 _OUTCOMES = {  # of a caption: whether its own picture comes first, before and after
     _ANY: "of any outcome",
@@ -150,7 +148,7 @@ class QueryGallery(anywidget.AnyWidget):
             "names": list(names),
             "shares": [*self._features],
             "most": most,
-            "most_bytes": _MOST_BYTES,
+            "most_bytes": MOST_BYTES,
             "examples": list(examples),
             "outcomes": [[*each] for each in _OUTCOMES.items()]
             if text_features is not None
@@ -254,16 +252,7 @@ class QueryGallery(anywidget.AnyWidget):
         """
         if self._fine_tuned is None:
             raise ValueError("Expected a fine-tuned CLIP to encode the picture, got none; give it.")
-        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        if len(content) > _MOST_BYTES:
-            raise ValueError(
-                f"Expected a picture of at most {_MOST_BYTES >> 20} MB, got {len(content) >> 20}; "
-                "take a smaller one."
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "picture")
-            path.write_bytes(content)
-            self._own = open_picture(path)
+        self._own = open_given(picture)
         with self.hold_sync():
             self.picture, self.query = -1, ""
             self._done = ()

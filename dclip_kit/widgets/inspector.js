@@ -18,21 +18,6 @@ function render({ model, el }) {
 
   // Controls
 
-  const number = make("input", {
-    type: "number",
-    min: 0,
-    max: told.pictures - 1,
-    "aria-label": "picture",
-    onchange: () => step(0),
-    onkeydown: (event) => event.key === "Enter" && step(0),
-  });
-  function step(by) {
-    const wanted = Math.round(Number(number.value)) + by;
-    const value = Math.min(Math.max(wanted || 0, 0), told.pictures - 1);
-    number.value = value;
-    set(model, { picture: value, caption: 0 });
-  }
-  followTraits(model, ["picture"], () => (number.value = model.get("picture")));
   const caption = make("select", {
     "aria-label": "caption",
     onchange: () => set(model, { caption: caption.selectedIndex }),
@@ -65,9 +50,7 @@ function render({ model, el }) {
     make(
       "div",
       { class: "row" },
-      make("label", {}, "picture ", number),
-      make("button", { type: "button", class: "plain", "aria-label": "previous picture", onclick: () => step(-1) }, "‹"),
-      make("button", { type: "button", class: "plain", "aria-label": "next picture", onclick: () => step(1) }, "›"),
+      ...makeNumber(model, "picture", told.pictures, (picture) => set(model, { picture, caption: 0 })),
       caption,
     ),
     make("div", { class: "row", role: "radiogroup", "aria-label": "regions" }, "regions: ", ...kinds),
