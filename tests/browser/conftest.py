@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from lab import find_chromium, serve_lab, write_notebook
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 CHROMIUM = find_chromium()
+expect.set_options(timeout=15_000)  # milliseconds: busy machines draw late
 # What JupyterLab itself says on a server without extensions or a network.
 QUIET = ("favicon", "ERR_INTERNET_DISCONNECTED", "ERR_NAME_NOT_RESOLVED", "preload")
 
