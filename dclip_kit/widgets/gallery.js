@@ -155,7 +155,6 @@ function render({ model, el, signal }) {
       titles[row].textContent = `${row}: ${name}${share}`;
       lists[row].replaceChildren(...results[row].map((hit) => makeHit(hit, row)));
     }
-    if (document.activeElement !== query) query.value = model.get("query");
     asked.replaceChildren();
     const picture = urls.get(-1);
     if (picture) asked.append(make("img", { src: picture, alt: "the picture that is asked with" }));
@@ -257,6 +256,7 @@ function render({ model, el, signal }) {
   watching.observe(rows);
   el.append(root);
   show();
+  followTraits(model, ["query"], () => (query.value = model.get("query")));
   followTraits(model, ["matching", "position"], showPlace);
   return () => {
     watching.disconnect();
