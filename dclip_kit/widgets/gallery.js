@@ -164,8 +164,11 @@ function render({ model, el, signal }) {
   }
 
   function drawLines() {
-    lines.replaceChildren();
     const frame = rows.getBoundingClientRect();
+    if (!frame.width) return; // hidden, as while JupyterLab changes its theme
+    lines.replaceChildren();
+    lines.setAttribute("width", 0); // else it would hold the rows' own size up
+    lines.setAttribute("height", 0);
     const find = (row) =>
       new Map([...lists[row].querySelectorAll(".hit")].map((hit) => [hit.dataset.picture, hit]));
     const [before, after] = [find("before"), find("after")];

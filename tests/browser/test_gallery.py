@@ -267,6 +267,7 @@ def test_it_follows_a_dark_theme(page, gallery, shots) -> None:
     light = ink()
     choose("JupyterLab Dark")
     wait_until(lambda: ink() > light + 200)
+    assert gallery.locator(".lines line.right").bounding_box()["height"] > 10
     shots("dark")
     choose("JupyterLab Light")
     wait_until(lambda: ink() == light)
