@@ -1,6 +1,6 @@
 // The page's half of QueryGallery.
 
-function render({ model, el, signal }) {
+function render({ model, el }) {
   const told = model.get("_told"); // what does not change: names, shares, groups, what there is
   let urls = new Map(); // of the thumbnails shown now, by picture
 

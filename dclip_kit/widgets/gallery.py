@@ -1,6 +1,5 @@
 """Searching by hand: words or a picture, before and after fine-tuning side by side."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +29,7 @@ from dclip_kit.search.index import (
     unit_vectors,
 )
 from dclip_kit.search.rescore import add_bias, nnn_bias
-from dclip_kit.widgets.page import MOST_BYTES, open_given, read_page
+from dclip_kit.widgets.page import MOST_BYTES, add_still, open_given, read_page
 
 _SIDE = 160  # pixels of a thumbnail's longer side
 _ANY = "any"
@@ -392,11 +391,8 @@ class QueryGallery(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The widget; a picture and a sentence for readers who have no kernel."""
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-        sheet = base64.b64encode(encode_jpeg(self._draw())).decode("ascii")
         said = f"QueryGallery: “{self.query}” among {len(self._dataset):,} pictures. {self.message}"
-        return data | {"image/jpeg": sheet, "text/plain": said}, metadata
+        return add_still(super()._repr_mimebundle_(**options), encode_jpeg(self._draw()), said)
 
     def _draw(self) -> Image.Image:
         """What is asked, and both rows, as one picture."""

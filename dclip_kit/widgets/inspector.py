@@ -1,6 +1,5 @@
 """One picture, its regions and a caption: what weighs, and where both teachers look."""
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from dclip_kit.models.regions import Regions
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.plots.panels import encode_jpeg
 from dclip_kit.training import choose_lenders
-from dclip_kit.widgets.page import read_page
+from dclip_kit.widgets.page import add_still, read_page
 
 _SIDE = 320  # pixels of the picture's longer side
 OWN, ANOTHER, BLANK = "own", "another", "blank"
@@ -193,14 +192,11 @@ class RegionInspector(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The widget; a picture and a sentence for readers who have no kernel."""
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         found, _ = stored_regions(self._features, self.picture, self._names)
         picture = draw_boxes(open_picture(self._dataset.paths[self.picture]), found, side=_SIDE)
-        sheet = base64.b64encode(encode_jpeg(picture)).decode("ascii")
         caption = self.seen["captions"][self.caption]
         said = f"RegionInspector: “{caption}” beside picture {self.picture}. {self.message}"
-        return data | {"image/jpeg": sheet, "text/plain": said}, metadata
+        return add_still(super()._repr_mimebundle_(**options), encode_jpeg(picture), said)
 
 
 def _round(values: Tensor) -> Any:

@@ -1,8 +1,10 @@
 """What of a widget runs in the page: plain JavaScript and CSS beside the Python."""
 
+import base64
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -40,3 +42,10 @@ def open_given(picture: bytes | Path | str) -> Image.Image:
         path = Path(folder, "picture")
         path.write_bytes(content)
         return open_picture(path)
+
+
+def add_still(bundle: Any, jpeg: bytes, said: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A widget's mimebundle with a picture and a sentence, for readers who have no kernel."""
+    data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+    still = {"image/jpeg": base64.b64encode(jpeg).decode("ascii"), "text/plain": said}
+    return data | still, metadata

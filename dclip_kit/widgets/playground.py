@@ -1,6 +1,5 @@
 """Naming pictures by hand: what fine-tuning has forgotten, and what it has learned."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate
 from dclip_kit.plots.panels import encode_jpeg
-from dclip_kit.widgets.page import MOST_BYTES, open_given, read_page
+from dclip_kit.widgets.page import MOST_BYTES, add_still, open_given, read_page
 
 _SIDE = 224  # pixels of the picture's longer side
 _ANSWERS = 6
@@ -197,8 +196,5 @@ class ZeroShotPlayground(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The widget; a picture and a sentence for readers who have no kernel."""
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-        sheet = base64.b64encode(self._shown).decode("ascii")
         said = f"ZeroShotPlayground, picture {self.picture}. {self.message}"
-        return data | {"image/jpeg": sheet, "text/plain": said}, metadata
+        return add_still(super()._repr_mimebundle_(**options), self._shown, said)
