@@ -95,7 +95,7 @@ def drop_repeats(notebook: Any) -> None:
 def put_badge(path: Path, repository: str) -> None:
     """Puts Binder's badge below the title of a notebook or a Markdown page, or renews it.
 
-    A notebook's opens that notebook, a page's the quickstart.
+    A notebook's opens that notebook; a page has two, for the quickstart and for the app.
 
     Args:
         path: in the repository's `notebooks/`, or a page at its top.
@@ -115,9 +115,14 @@ def put_badge(path: Path, repository: str) -> None:
         raise ValueError(f"Expected a title at the top of {path}, got {title[:40]!r}.")
     if rest.startswith("[![Binder]("):
         rest = rest.partition("\n\n")[2]
-    opened = path.name if notebook else "00_quickstart.ipynb"
-    address = f"{BINDER}/v2/gh/{repository}/HEAD?urlpath=lab/tree/notebooks/{opened}"
-    page = f"{title}\n\n[![Binder]({BINDER}/badge_logo.svg)]({address})\n\n{rest}"
+    places = [f"lab/tree/notebooks/{path.name if notebook else '00_quickstart.ipynb'}"]
+    if not notebook:
+        places.append("voila/render/dclip_kit/widgets/app.ipynb")
+    badges = [
+        f"[![{name}]({BINDER}/badge_logo.svg)]({BINDER}/v2/gh/{repository}/HEAD?urlpath={place})"
+        for name, place in zip(("Binder", "The app"), places, strict=False)
+    ]
+    page = f"{title}\n\n{' '.join(badges)}\n\n{rest}"
     if notebook:
         notebook.cells[0].source = page
         page = nbformat.writes(notebook) + "\n"

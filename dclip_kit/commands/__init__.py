@@ -21,6 +21,7 @@ import tyro
 from dclip_kit.commands.fit import distill, study, train_teacher
 from dclip_kit.commands.measure import evaluate, export, search
 from dclip_kit.commands.prepare import curate, detect, embed, inspect
+from dclip_kit.commands.serve import app
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
 from dclip_kit.runtime.printing import printable
 
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "study": study,
     "export": export,
     "search": search,
+    "app": app,
 }
 
 

@@ -144,6 +144,7 @@ def train_arm(
     checkpoint: Path | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
     texts: Sequence[str] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> Arm:
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
 
@@ -161,18 +162,26 @@ def train_arm(
         checkpoint: to continue from; a soup's later runs have their number behind its name.
         on_epoch: called after each epoch, with the history of the run that it is of.
         texts: the training captions; only needed where the text tower trains.
+        on_step: as in `distill`.
     """
     settings = profile.student
     precision = choose_precision(settings.mixed_precision)
     sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
 
+    def name_sample(model: ClipBundle) -> float:
+        return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1
+
+    untouched = name_sample(clip)
+
     def validate(trained: ClipBundle, history: History) -> None:
         student = replace(trained, precision=precision)
-        found = evaluate_retrieval(student, shown.val, progress=False)
+        found, named = evaluate_retrieval(student, shown.val, progress=False), name_sample(trained)
         history[-1] |= {
             "val_recall_at_1": found.text_to_image.recall_at[1],
-            "val_zero_shot": evaluate_zero_shot(student, sample, progress=False).top1,
+            "val_zero_shot": named,
         }
+        if untouched:
+            history[-1]["val_retention"] = named / untouched
         if on_epoch:
             on_epoch(trained, history)
 
@@ -190,6 +199,7 @@ def train_arm(
             seed=member_seed(profile.seed, run),
             checkpoint=checkpoint and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
             on_epoch=validate,
+            on_step=on_step,
         )
         mean = interpolate(mean, trained.student, 1 / (run + 1))
         histories.append(trained.history)

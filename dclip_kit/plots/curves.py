@@ -22,6 +22,7 @@ _PANELS = {  # row's key, heading
     "rehearsal": "rehearsal term",
     "val_recall_at_1": "text→image R@1 on val",
     "val_zero_shot": "zero-shot top-1 on val",
+    "val_retention": "zero-shot retention on val",
 }
 
 
@@ -34,8 +35,8 @@ def plot_history(
     Losses of arms that add up different terms are no measure of each other.
 
     Args:
-        histories: by name; rows have "epoch", "loss" and perhaps "val_recall_at_1" and
-            "val_zero_shot".
+        histories: by name; rows have "epoch", "loss" and perhaps "val_recall_at_1",
+            "val_zero_shot" and "val_retention".
         panels: which of the rows' figures to draw, in this order; "contrastive", "distillation"
             and "rehearsal" are the student's loss term by term. What no row has is left out.
 

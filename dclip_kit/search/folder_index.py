@@ -7,6 +7,7 @@ is known by path, size and time, so that only new and changed ones are embedded 
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +65,21 @@ def find_pictures(place: Path) -> list[Path]:
     return [place / name for name in names]
 
 
-def index_pictures(bundle: ClipBundle, folder: Path, cache: Path | None = None) -> PictureIndex:
+def index_pictures(
+    bundle: ClipBundle,
+    folder: Path,
+    cache: Path | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> PictureIndex:
     """Embeds a folder's pictures, those of them that are new or have changed.
 
     Args:
         bundle: the CLIP.
         folder: of pictures, or one picture.
         cache: where features are kept; left out, below `DCLIP_CACHE` or the user's cache folder.
+        on_batch: called before each batch with how many pictures are done, of how many that were
+            not known, in place of a progress bar. What it raises stops the work; what is embedded
+            is kept.
 
     Raises:
         ValueError: there is no picture that can be read.
@@ -85,7 +94,10 @@ def index_pictures(bundle: ClipBundle, folder: Path, cache: Path | None = None) 
     before = set(known.ids)
     new = [path for path, state in states.items() if state not in before]
     unreadable: dict[Path, str] = {}
-    for start in tqdm(range(0, len(new), _BATCH), desc="embedding pictures", delay=2):
+    starts = range(0, len(new), _BATCH)
+    for start in tqdm(starts, desc="embedding pictures", delay=2, disable=on_batch is not None):
+        if on_batch:
+            on_batch(start, len(new))
         pictures = {}
         for path in new[start : start + _BATCH]:
             try:

@@ -90,7 +90,8 @@ def distill(
         checkpoint: file to continue from, and to write after each epoch and every ten minutes.
         on_epoch: called after each epoch, in every process, with the student and the history, to
             whose last row it may add figures.
-        on_step: called after each step, in every process, with its number and its loss.
+        on_step: called after each step, in every process, with its number and its loss. Whatever
+            it raises stops the training; the checkpoint has all steps up to this one.
 
     Raises:
         ValueError: lengths or widths differ, a distilling run has no teacher, a rehearsing one
@@ -248,7 +249,8 @@ def distill(
             progress.finish_step()
             bar.update()
             if on_step:
-                on_step(step, sum(each[0] for each in figures) / len(figures))
+                with progress.kept_on_error():
+                    on_step(step, sum(each[0] for each in figures) / len(figures))
         names = ("loss", "distillation", "contrastive", "rehearsal")[: 4 if rehearsal else 3]
         means = (progress.sums / sum(map(len, steps))).tolist()
         progress.finish_epoch(dict(zip(names, means, strict=False)), bar)

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -93,6 +94,15 @@ class Progress:
         self.step += 1
         if time.monotonic() - self._written >= 60 * MINUTES:
             self.write()
+
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Writes the checkpoint if what is done within stops the training."""
+        try:
+            yield
+        except BaseException:
+            self.write()
+            raise
 
     def finish_epoch(self, figures: Row, bar: tqdm) -> None:
         """Adds the epoch's row to the history and shows it; `write` keeps it."""

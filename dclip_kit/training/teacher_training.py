@@ -133,7 +133,8 @@ def train_teacher(
         checkpoint: file to continue from, and to write after each epoch and every ten minutes.
         on_epoch: called after each epoch, in every process, with the teacher and the history, to
             whose last row it may add figures.
-        on_step: called after each step, in every process, with its number and its loss.
+        on_step: called after each step, in every process, with its number and its loss. Whatever
+            it raises stops the training; the checkpoint has all steps up to this one.
 
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
@@ -332,7 +333,8 @@ def _train(
             prepared.zero_grad()
             progress.finish_step()
             if on_step:
-                on_step(number, value)
+                with progress.kept_on_error():
+                    on_step(number, value)
         progress.finish_epoch({"loss": progress.sums.item() / len(steps)}, bar)
         try:
             if on_epoch:

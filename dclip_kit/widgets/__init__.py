@@ -2,11 +2,11 @@
 
 from dclip_kit.widgets.gallery import QueryGallery
 from dclip_kit.widgets.inspector import RegionInspector
-from dclip_kit.widgets.live import LiveHistory, show_weight_sliders
+from dclip_kit.widgets.live import LiveRun, show_weight_sliders
 from dclip_kit.widgets.playground import ZeroShotPlayground
 
 __all__ = [
-    "LiveHistory",
+    "LiveRun",
     "QueryGallery",
     "RegionInspector",
     "ZeroShotPlayground",

@@ -72,6 +72,8 @@ function render({ model, el }) {
     ),
   );
   if (told.rescores) settings.append(checkbox("rescored (NNN)", "rescored"));
+  const save = () => model.send({ kind: "table" });
+  settings.append(make("button", { type: "button", class: "plain", onclick: save }, "Save as CSV"));
 
   const status = make("p", { role: "status", "aria-live": "polite" });
   const asked = make("div", { class: "asked" });
@@ -107,6 +109,33 @@ function render({ model, el }) {
   );
   if (told.takes_pictures) takePictures(model, root, own, status, told.most_bytes);
 
+  // A picture, opened
+
+  const large = make("img", { alt: "" });
+  const file = make("p");
+  const dialog = make(
+    "dialog",
+    { "aria-label": "a picture that was found", onclick: (event) => event.target === dialog && dialog.close() },
+    make("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Close"),
+    file,
+    large,
+  );
+  dialog.addEventListener("close", () => URL.revokeObjectURL(large.src));
+  root.append(dialog);
+  const open = (picture) => model.send({ kind: "open", picture: Number(picture) });
+
+  function receive(message, buffers) {
+    if (message.kind === "opened") {
+      large.src = makeUrl(buffers[0]);
+      file.textContent = message.file;
+      dialog.showModal();
+    } else if (message.kind === "table") {
+      const href = URL.createObjectURL(new Blob([message.text], { type: "text/csv" }));
+      make("a", { href, download: "found.csv" }).click();
+      URL.revokeObjectURL(href);
+    }
+  }
+
   // Results
 
   function showThumbnails() {
@@ -132,7 +161,7 @@ function render({ model, el }) {
         tabindex: row === "before" && hit.rank === 1 ? 0 : -1,
         "aria-label": label.filter(Boolean).join(", "),
         "data-picture": hit.image,
-        title: "search with this picture",
+        title: `search with ${hit.file}; the key o opens it`,
         onclick: () => set(model, { picture: hit.image, query: "" }),
         onmouseenter: () => light(hit.image, true),
         onmouseleave: () => light(hit.image, false),
@@ -143,7 +172,8 @@ function render({ model, el }) {
       make("span", { class: "score" }, `${hit.rank} · ${hit.score.toFixed(2)}`),
       make("span", { class: "note" }, note),
     );
-    return make("li", {}, button);
+    const opens = { type: "button", class: "plain open", tabindex: -1, "aria-label": `open ${title}` };
+    return make("li", {}, button, make("button", { ...opens, onclick: () => open(hit.image) }, "⤢"));
   }
 
   function show() {
@@ -229,6 +259,7 @@ function render({ model, el }) {
       event.preventDefault();
       return;
     }
+    if (event.key === "o") open(hit.dataset.picture);
     const [before, after] = ["before", "after"].map((row) => [...lists[row].querySelectorAll(".hit")]);
     const row = before.includes(hit) ? before : after;
     const at = row.indexOf(hit);
@@ -255,6 +286,7 @@ function render({ model, el }) {
   model.on("change:results", show);
   model.on("change:message", () => (status.textContent = model.get("message")));
   model.on("change:_boxes", showBoxes);
+  model.on("msg:custom", receive);
   const watching = new ResizeObserver(() => requestAnimationFrame(drawLines));
   watching.observe(rows);
   el.append(root);

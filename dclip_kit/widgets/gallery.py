@@ -1,5 +1,8 @@
 """Searching by hand: words or a picture, before and after fine-tuning side by side."""
 
+import csv
+import io
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +35,7 @@ from dclip_kit.search.rescore import add_bias, nnn_bias
 from dclip_kit.widgets.page import MOST_BYTES, add_still, open_given, read_page
 
 _SIDE = 160  # pixels of a thumbnail's longer side
+_LARGE = 1024  # the same, of a picture that is opened
 _ANY = "any"
 _OUTCOMES = {  # of a caption: whether its own picture comes first, before and after
     _ANY: "of any outcome",
@@ -57,8 +61,8 @@ class QueryGallery(anywidget.AnyWidget):
         outcome, group: which captions to step through: won, lost or both, and of which kind.
         position: which of these is asked, from 0; -1 for none.
         matching: how many there are.
-        results: for before and after a list of what is found, each with its image, rank and score,
-            whether it is right, and a note.
+        results: for before and after a list of what is found, each with its image, file, rank and
+            score, whether it is right, and a note.
         message: what came out, in words.
     """
 
@@ -143,6 +147,7 @@ class QueryGallery(anywidget.AnyWidget):
         for text, owner in zip(dataset.texts, dataset.image_of_text.tolist(), strict=True):
             self._owners.setdefault(text, set()).add(owner)
         self._references = references
+        self._root = os.path.commonpath([path.parent for path in dataset.paths])
         self._own: Image.Image | None = None  # a picture from outside that is asked with
         self._done: tuple[Any, ...] = ()
         self._matches: list[int] = []
@@ -237,16 +242,25 @@ class QueryGallery(anywidget.AnyWidget):
             self.position = -1
             if self._matches:
                 self.position = 0
+            else:
+                self.message = "No caption of this kind came out so; choose another kind."
 
     def _step(self, _: Any) -> None:
         if self.position >= 0:
             self.query = self._dataset.texts[self._matches[self.position]]
 
     def _answer(self, _: object, content: Any, buffers: Sequence[Any]) -> None:
-        """Takes what the page sends beside its traits: a picture to ask with, or to box."""
-        if content.get("kind") == "boxes" and self._detector:
+        """Takes what the page sends beside its traits: what to ask with, box or open."""
+        kind = content.get("kind")
+        if kind == "boxes" and self._detector:
             self._detect(int(content["picture"]))
-        if content.get("kind") == "picture" and self._fine_tuned and buffers:
+        if kind == "open" and content.get("picture") in range(len(self._dataset)):
+            path = self._dataset.paths[content["picture"]]
+            opened = encode_jpeg(ImageOps.contain(open_picture(path, _LARGE), (_LARGE, _LARGE)))
+            self.send({"kind": "opened", "file": self._name(content["picture"])}, [opened])
+        if kind == "table":
+            self.send({"kind": "table", "text": self.to_csv()})
+        if kind == "picture" and self._fine_tuned and buffers:
             try:
                 self.ask_with(bytes(buffers[0]))
             except ValueError:
@@ -270,6 +284,16 @@ class QueryGallery(anywidget.AnyWidget):
             self._search()
 
     # What is found
+
+    def to_csv(self) -> str:
+        """What is found, as a table: query, row (before, after), rank, score and file."""
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["query", "row", "rank", "score", "file"])
+        for row, hits in self.results.items():
+            for hit in hits:
+                writer.writerow([self.query, row, hit["rank"], hit["score"], hit["file"]])
+        return table.getvalue()
 
     def _search(self) -> None:
         """Searches with what is asked, and sends what is found to the page, at once."""
@@ -307,7 +331,7 @@ class QueryGallery(anywidget.AnyWidget):
             found = find_nearest(query, [images], self.top_k)[1][0].tolist()
             bias = self._bias(share)[found] if self.rescored else 0
             scores = self._features[share][found] @ vector - bias
-            results[row] = _list_hits(found, scores, right)
+            results[row] = self._list_hits(found, scores, right)
             ranks += [rank_answer(query[0], images, [*right])] if right else []
         said = "Nobody has said which picture is right: judge for yourself."
         if right:
@@ -339,7 +363,7 @@ class QueryGallery(anywidget.AnyWidget):
                 shared = shared_things(found.images, self._things, self.picture)
                 notes = [", ".join(sorted(each)) for each in shared]
                 counts.append(sum(map(bool, shared)))
-            results[row] = _list_hits(found.images, torch.tensor(found.scores), (), notes)
+            results[row] = self._list_hits(found.images, torch.tensor(found.scores), (), notes)
         if self._own is not None:
             return results, "What is nearest to your picture."
         if not counts:
@@ -368,7 +392,27 @@ class QueryGallery(anywidget.AnyWidget):
         found = retrieval_metrics(images, queries, self._dataset.image_of_text)
         return found.text_to_image.hits(1)
 
+    def _list_hits(
+        self, images: Sequence[int], scores: Tensor, right: Any, notes: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
+        found = zip(images, scores, notes or [""] * len(images), strict=True)
+        return [
+            {
+                "image": image,
+                "file": self._name(image),
+                "rank": rank,
+                "score": round(float(score), 4),
+                "right": image in right,
+                "note": note,
+            }
+            for rank, (image, score, note) in enumerate(found, start=1)
+        ]
+
     # Pictures
+
+    def _name(self, image: int) -> str:
+        """A picture's file, as seen from the folder that has all of them."""
+        return self._dataset.paths[image].relative_to(self._root).as_posix()
 
     def _make_thumbnail(self, image: int) -> bytes:
         return shrink(open_picture(self._dataset.paths[image], _SIDE))
@@ -419,20 +463,3 @@ class QueryGallery(anywidget.AnyWidget):
 def shrink(picture: Image.Image) -> bytes:
     """A small JPEG of the whole picture."""
     return encode_jpeg(ImageOps.contain(picture.convert("RGB"), (_SIDE, _SIDE)))
-
-
-def _list_hits(
-    images: Sequence[int], scores: Tensor, right: Any, notes: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "image": image,
-            "rank": rank,
-            "score": round(float(score), 4),
-            "right": image in right,
-            "note": note,
-        }
-        for rank, (image, score, note) in enumerate(
-            zip(images, scores, notes or [""] * len(images), strict=True), start=1
-        )
-    ]

@@ -1,16 +1,19 @@
 """Figures that change in place: curves grow while a cell runs, weights follow their sliders."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ipywidgets
 import plotly.graph_objects as go
 from IPython.display import DisplayHandle, display
 from PIL import Image
 
+from dclip_kit import plots
 from dclip_kit.evaluation.inspection import CaptionedRegions, reweight_regions
-from dclip_kit.models.clip import ClipBundle
-from dclip_kit.plots import plot_history, plot_region_weights
+from dclip_kit.plots.style import new_figure
 from dclip_kit.training import History
+from dclip_kit.widgets.background import Background
 
 
 class LiveFigure:
@@ -35,29 +38,91 @@ class LiveFigure:
             self._handle.update(bundle, raw=True)
 
 
-class LiveHistory:
-    """One figure with a line for each followed training, drawn anew after every epoch."""
+class LiveRun:
+    """Trainings in a thread of their own: curves that grow, a button that stops, one that goes on.
+
+    Other cells can run meanwhile. A training that is stopped has left a checkpoint of all its steps
+    so far; one that goes on makes the steps that it would have made.
+
+    Attributes:
+        histories: a row of figures an epoch, by training.
+        results: what each finished training returned.
+    """
 
     def __init__(
-        self, panels: Sequence[str] = ("loss", "val_recall_at_1", "val_zero_shot")
+        self,
+        trainings: Mapping[str, Callable[..., Any]],
+        panels: Sequence[str] = ("loss", "val_recall_at_1", "val_retention"),
     ) -> None:
-        """Nothing is shown before the first epoch.
+        """Nothing runs before `start`.
 
         Args:
+            trainings: by name, one after another; each is called with `on_epoch` and `on_step`, as
+                `train_arm` and `distill` take them, and goes on from its checkpoint if it is called
+                again.
             panels: as `plots.plot_history`'s.
         """
         self.panels = tuple(panels)
         self.histories: dict[str, History] = {}
-        self._figure = LiveFigure()
+        self.results: dict[str, Any] = {}
+        self._trainings, self._figure = dict(trainings), LiveFigure()
+        self._background = Background(self._train)
+        self._shown = False
 
-    def follow(self, name: str) -> Callable[[ClipBundle, History], None]:
-        """What `train_arm` and `distill` take as `on_epoch`; `name` is the line's."""
+    def start(self) -> None:
+        """Trains what is not finished yet; the first time it shows itself, too."""
+        if not self._shown:
+            self._shown = True
+            said = "Buttons that stop the training and go on with it: run the notebook to use them."
+            bundle = self._background.box._repr_mimebundle_()
+            display(bundle | {"text/plain": said}, raw=True)
+            self._figure.show(new_figure(230, ["no epoch is done yet"]))
+        self._background.start()
 
-        def redraw(student: ClipBundle, history: History) -> None:
-            self.histories[name] = list(history)
-            self._figure.show(plot_history(self.histories, self.panels))
+    def stop(self) -> None:
+        """Asks the training to stop after this step, and to keep it."""
+        self._background.stop()
 
-        return redraw
+    async def wait(self) -> dict[str, Any]:
+        """Waits until all trainings are finished, while the buttons stay alive: `await run.wait()`.
+
+        Returns:
+            What each of them returned, by name.
+
+        Raises:
+            RuntimeError: it was stopped, or has not been started.
+            Exception: whatever a training raised.
+        """
+        if not await self._background.wait():
+            raise RuntimeError(
+                f"Expected all of {', '.join(self._trainings)} to be finished, got "
+                f"{', '.join(self.results) or 'none'}; press Resume, then run this cell again."
+            )
+        self._draw()  # by this cell, so that the figure is stored as it is now
+        return self.results
+
+    def _train(self, background: Background) -> None:
+        for name, train in self._trainings.items():
+            if name in self.results:
+                continue
+            said = 0.0  # when
+
+            def follow(_: object, history: History, name: str = name) -> None:
+                self.histories[name] = list(history)
+                self._draw()
+
+            def count(step: int, loss: float, name: str = name) -> None:
+                nonlocal said
+                # A page need not know every step.
+                if background.stopping or time.monotonic() > said + 0.5:  # seconds
+                    said = time.monotonic()
+                    background.tell(f"{name}: {step + 1:,} steps, loss {loss:.3f}")
+
+            self.results[name] = train(on_epoch=follow, on_step=count)
+
+    def _draw(self) -> None:
+        if self.histories:
+            self._figure.show(plots.plot_history(self.histories, self.panels))
 
 
 def show_weight_sliders(
@@ -106,7 +171,7 @@ def draw_reweighted(
     """
     regions = captioned.regions
     raised = [f"{factor}^{power:g}" for factor, power in powers.items() if power > 0]
-    return plot_region_weights(
+    return plots.plot_region_weights(
         picture,
         regions,
         regions.area,

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_val_is_encoded_in_the_trainings_precision(
     monkeypatch.setattr(arms, "evaluate_zero_shot", watched)
     profile = replace(UNTAUGHT, student=replace(UNTAUGHT.student, mixed_precision=precision))
     arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, profile)
-    assert seen == [precision] * 5  # two epochs, the untouched one, two candidates
+    assert seen == [precision] * 6  # the untouched one twice, two epochs, two candidates
     assert arm.clip.precision == "no"
 
 
@@ -131,7 +132,7 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
         student = replace(STUDENT, distillation="anchored_kl", anchors=7, uncaptioned_batch=3)
         profile = replace(PROFILE, student=student)
         beside = {"uncaptioned": PictureTargets(pixels.flip(2), features.image.flip(0))}
-    path, shown = tmp_path / "state.safetensors", []
+    path, shown, steps = tmp_path / "state.safetensors", [], []
     arm = train_arm(
         name,
         clip,
@@ -142,16 +143,36 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
         **beside,
         checkpoint=path,
         on_epoch=lambda student, history: shown.append(len(history)),
+        on_step=lambda step, loss: steps.append(step),
     )
     tuned = distill(clip, pixels, features, profile.student, given, seed=3, **beside).student
     student, alpha, candidates = choose(clip, tuned, sets)
     assert (arm.name, arm.alpha, arm.candidates) == (name, alpha, candidates)
     assert [candidate.alpha for candidate in arm.candidates] == [0, 0.5, 1]
     assert torch.equal(weights(arm.clip.model), weights(student.model))
-    assert path.exists() and shown == [1, 2]
-    last = arm.history[-1]
+    assert path.exists() and shown == [1, 2] and steps == [*range(len(steps))]
+    last, sample = arm.history[-1], sets.zero_shot_val.every(20)
     assert last["val_recall_at_1"] == arm.candidates[-1].recall_at_1
-    assert last["val_zero_shot"] == evaluate_zero_shot(tuned, sets.zero_shot_val.every(20)).top1
+    assert last["val_zero_shot"] == evaluate_zero_shot(tuned, sample).top1
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "kept"), [((0.5, 0.4, 0.1), [0.8, 0.2]), ((0.0, 0.0, 0.0), [])]
+)
+def test_curves_show_how_much_is_remembered(
+    accuracies, kept, clip, pixels, features, sets, monkeypatch
+) -> None:
+    """Of the untouched CLIP, then of two epochs; whatever is measured later is right."""
+    found = iter(accuracies)
+
+    def named(bundle, data, progress=True):
+        return SimpleNamespace(top1=next(found, 1.0))
+
+    monkeypatch.setattr(arms, "evaluate_zero_shot", named)
+    arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, UNTAUGHT)
+    assert [row["val_zero_shot"] for row in arm.history] == [*accuracies[1:]]
+    rows = [row["val_retention"] for row in arm.history if "val_retention" in row]
+    assert rows == pytest.approx(kept)
 
 
 def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets, tmp_path) -> None:

@@ -168,3 +168,22 @@ def test_the_cache_is_the_users(folder, clip, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "mine"))
     index_pictures(clip, folder)
     assert len(list((tmp_path / "mine/search").glob("*/*.safetensors"))) == 1
+
+
+def test_work_that_is_stopped_between_batches_keeps_what_is_embedded(
+    clip, folder, cache, encoded, monkeypatch
+) -> None:
+    monkeypatch.setattr(index, "_BATCH", 2)
+    told = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        index_pictures(clip, folder, cache, on_batch=stop)
+    assert told == [(0, 6), (2, 6), (4, 6)] and encoded == [2, 2]
+    again = index_pictures(clip, folder, cache, on_batch=lambda *step: told.append(step))
+    assert told[3:] == [(0, 2)] and encoded == [2, 2, 2]
+    assert len(again.paths) == 6 and again.embedded == 2

@@ -726,6 +726,29 @@ def test_a_run_stopped_within_an_epoch_continues_exactly(
     assert figures(its_history) == figures(history)
 
 
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("name", RUNS)
+def test_stopping_keeps_every_step(
+    name, stop_after, clip, pixels, features, targets, tmp_path
+) -> None:
+    """It is not time for a checkpoint: what stops the run is what writes it."""
+    given, run = (clip, pixels, features, targets), RUNS[name]
+    path, steps = tmp_path / "state.safetensors", []
+
+    def stop(step, loss) -> None:
+        steps.append(step)
+        if step + 1 == stop_after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(*given, path, on_step=stop)
+    resumed, history = run(*given, path, on_step=lambda step, loss: steps.append(step))
+    whole, expected = run(*given)
+    assert steps == [*range(len(steps))]
+    assert torch.equal(weights(resumed), weights(whole))
+    assert figures(history) == figures(expected)
+
+
 def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch) -> None:
     clock, path, written = [1000.0], tmp_path / "state.safetensors", []
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])

@@ -1,6 +1,7 @@
 """The gallery, worked from Python as its page would, and what it then shows."""
 
 import base64
+import csv
 import io
 import json
 from dataclasses import replace
@@ -32,7 +33,8 @@ def features(clip, captioned):
 def make(clip, captioned, features):
     def build(**changes) -> QueryGallery:
         settings = {"things": THINGS, "examples": ["a red ball", "boats"], "most": 4} | changes
-        return QueryGallery(clip, captioned, features, **settings)
+        dataset = settings.pop("dataset", captioned)
+        return QueryGallery(clip, dataset, features, **settings)
 
     return build
 
@@ -284,6 +286,35 @@ def test_results_can_be_observed(make) -> None:
     gallery.observe(lambda change: seen.append(change["new"]), "results")
     gallery.query = "boats"
     assert seen == [gallery.results]
+
+
+def test_a_picture_that_is_found_can_be_opened_larger(make, captioned, tmp_path) -> None:
+    wide = tmp_path / "deep/<b>wide.png"
+    wide.parent.mkdir()
+    Image.new("RGB", (3000, 1500), "red").save(wide)
+    paths = (wide, *captioned.paths[1:])
+    gallery, sent = make(dataset=replace(captioned, paths=paths)), []
+    gallery.send = lambda content, buffers: sent.append((content, buffers))
+    for picture in (0, 6, -1, "0", None):
+        gallery._handle_custom_msg({"kind": "open", "picture": picture}, [])
+    ((content, (jpeg,)),) = sent
+    assert content["kind"] == "opened" and content["file"].endswith("<b>wide.png")
+    assert not content["file"].startswith("/")
+    assert Image.open(io.BytesIO(jpeg)).size == (1024, 512)
+
+
+def test_what_is_found_is_saved_as_a_table(make, captioned) -> None:
+    gallery, sent = make(), []
+    gallery.query = 'a "red", round ball'
+    gallery.send = sent.append
+    gallery._handle_custom_msg({"kind": "table"}, [])
+    (content,) = sent
+    rows = [*csv.DictReader(io.StringIO(content["text"]))]
+    assert [row["row"] for row in rows] == ["before"] * 4 + ["after"] * 4
+    assert {row["query"] for row in rows} == {'a "red", round ball'}
+    for row, hit in zip(rows[:4], gallery.results["before"], strict=True):
+        assert row["file"] == captioned.paths[hit["image"]].name
+        assert (int(row["rank"]), float(row["score"])) == (hit["rank"], hit["score"])
 
 
 def test_a_page_without_a_kernel_has_a_picture_and_a_sentence(make) -> None:

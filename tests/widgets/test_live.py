@@ -1,12 +1,15 @@
 """Figures that change in place: one display, replaced whenever there is something new."""
 
+import asyncio
+import threading
+
 import plotly.io
 import pytest
 import torch
 
 from dclip_kit.evaluation.inspection import CaptionedRegions
 from dclip_kit.models.regions import Regions
-from dclip_kit.widgets import LiveHistory, live, show_weight_sliders
+from dclip_kit.widgets import LiveRun, live, show_weight_sliders
 from dclip_kit.widgets.live import draw_reweighted
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -40,26 +43,103 @@ def lines(bundle) -> list[list[float]]:
     return [list(trace["y"]) for trace in bundle[PLOTLY]["data"]]
 
 
-def test_one_figure_grows_by_epoch_and_by_arm(shown, clip) -> None:
-    curves = LiveHistory(["loss"])
-    first, second = curves.follow("contrastive"), curves.follow("dclip")
-    first(clip, rows(1, 2.0))
-    first(clip, rows(2, 2.0))
-    second(clip, rows(1, 3.0))
-    assert [kind for kind, _ in shown] == ["display", *["clear", "update"] * 2]
-    assert [lines(figure) for kind, figure in shown if kind != "clear"] == [
-        [[2.0]],
-        [[2.0, 1.0]],
-        [[2.0, 1.0], [3.0]],
-    ]
+def train(name: str, epochs: int, results: dict[str, list[int]]):
+    """A training of two steps an epoch, which goes on where it was stopped."""
+    done, history = results.setdefault(name, []), []
+
+    def run(on_epoch, on_step):
+        while len(done) < 2 * epochs:
+            done.append(len(done))
+            if len(done) % 2 == 0:
+                history[:] = rows(len(done) // 2, 2.0)
+                on_epoch(None, history)
+            on_step(done[-1], 1.0)
+        return f"{name} is trained"
+
+    return run
 
 
-def test_what_was_shown_does_not_change_with_the_running_history(shown, clip) -> None:
-    curves, history = LiveHistory(), rows(1, 2.0)
-    curves.follow("dclip")(clip, history)
-    history += rows(2, 2.0)[1:]
-    assert len(curves.histories["dclip"]) == 1
-    assert lines(shown[0][1])[0] == [2.0]
+def figures(shown) -> list[list[list[float]]]:
+    return [lines(bundle) for kind, bundle in shown if kind == "update"]
+
+
+def test_one_figure_grows_by_epoch_and_by_training(shown) -> None:
+    steps: dict[str, list[int]] = {}
+    live_run = LiveRun({name: train(name, 2, steps) for name in ("first", "second")}, ["loss"])
+    live_run.start()
+    assert asyncio.run(live_run.wait()) == {
+        "first": "first is trained",
+        "second": "second is trained",
+    }
+    assert [kind for kind, _ in shown[:2]] == ["display"] * 2  # buttons, a figure without lines
+    assert "application/vnd.jupyter.widget-view+json" in shown[0][1]
+    assert shown[0][1]["text/plain"].startswith("Buttons")  # for a page without a kernel
+    assert lines(shown[1][1]) == []
+    grown = [[[2.0]], [[2.0, 1.0]], [[2.0, 1.0], [2.0]], [[2.0, 1.0]] * 2]
+    assert figures(shown) == [*grown, grown[-1]]  # the last once more, by the cell that waits
+
+
+def test_it_does_not_hold_up_other_cells(shown) -> None:
+    goes_on, seen = threading.Event(), []
+
+    def run(on_epoch, on_step):
+        goes_on.wait(10)
+        return seen.append("trained")
+
+    live_run = LiveRun({"slow": run})
+    live_run.start()
+    live_run.start()  # is no second one
+    seen.append("next cell")
+    goes_on.set()
+    asyncio.run(live_run.wait())
+    assert seen == ["next cell", "trained"]
+
+
+def test_a_stopped_training_goes_on_where_it_was(shown) -> None:
+    steps: dict[str, list[int]] = {}
+    stopped: list[int] = []
+
+    def stop(on_epoch, on_step):
+        def step(number, loss):
+            if number == 2 and not stopped:
+                stopped.append(number)
+                live_run.stop()
+            on_step(number, loss)
+
+        return train("first", 2, steps)(on_epoch, step)
+
+    live_run = LiveRun({"first": stop, "second": train("second", 1, steps)}, ["loss"])
+    live_run.start()
+    with pytest.raises(RuntimeError, match="press Resume, then run this cell again"):
+        asyncio.run(live_run.wait())
+    assert steps == {"first": [0, 1, 2], "second": []}
+    assert live_run._background._stop.disabled and not live_run._background._resume.disabled
+    assert live_run._background.message.value == "Stopped. first: 3 steps, loss 1.000"
+    live_run._background._resume.click()
+    assert asyncio.run(live_run.wait()).keys() == {"first", "second"}
+    assert steps == {"first": [0, 1, 2, 3], "second": [0, 1]}
+    assert live_run._background._stop.disabled and live_run._background._resume.disabled
+
+
+def test_an_error_is_raised_where_somebody_waits(shown) -> None:
+    def fail(on_epoch, on_step):
+        raise ValueError("no picture")
+
+    live_run = LiveRun({"failing": fail})
+    with pytest.raises(RuntimeError, match="got none"):
+        asyncio.run(live_run.wait())
+    live_run.start()
+    with pytest.raises(ValueError, match="no picture"):
+        asyncio.run(live_run.wait())
+    assert live_run._background.message.value == "Failed: no picture"
+    assert not live_run._background._resume.disabled
+
+
+def test_what_was_shown_does_not_change_with_the_running_history(shown) -> None:
+    live_run = LiveRun({"first": train("first", 2, {})}, ["loss"])
+    live_run.start()
+    asyncio.run(live_run.wait())
+    assert figures(shown)[0] == [[2.0]]
 
 
 @pytest.fixture

@@ -1,0 +1,208 @@
+"""The gallery, the playground and the inspector as a page without code: what `app.ipynb` shows."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import ipywidgets
+import torch
+from IPython.display import display
+from torch import Tensor
+
+from dclip_kit.config import get_profile
+from dclip_kit.data import CaptionedImages
+from dclip_kit.data.pocket import facets, world
+from dclip_kit.evaluation.arms import load_arm, load_teacher
+from dclip_kit.evaluation.evaluate import prepare_retrieval
+from dclip_kit.evaluation.experiment import choose_detector
+from dclip_kit.evaluation.runs import find_run, load_model
+from dclip_kit.features.extract import extract_features
+from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.models.clip import ClipBundle, load_clip
+from dclip_kit.models.encode import encode_images, encode_texts
+from dclip_kit.models.reading import Pictures
+from dclip_kit.models.weights import interpolate
+from dclip_kit.runtime.files import asset_path
+from dclip_kit.search.folder_index import PictureIndex, index_pictures
+from dclip_kit.widgets.background import Background
+from dclip_kit.widgets.gallery import QueryGallery
+from dclip_kit.widgets.inspector import RegionInspector
+from dclip_kit.widgets.playground import ZeroShotPlayground
+
+SETTINGS = "DCLIP_APP"  # the variable of the environment that says what is shown, as JSON
+NOTEBOOK = Path(__file__).with_name("app.ipynb")
+_SHARES = (0.0, 0.5, 1.0)
+_A_CLASS = 6  # labelled pictures
+
+
+def show_app() -> None:
+    """Displays a folder's gallery, or all three widgets on the pocket's test pictures.
+
+    The environment says what: `{"folder": …, "model": …, "device": …}` in SETTINGS.
+    """
+    asked = json.loads(os.environ.get(SETTINGS, "{}"))
+    if asked.get("folder"):
+        display(open_folder(Path(asked["folder"]), asked["model"], asked["device"]))
+    else:
+        display(open_pocket())
+
+
+def load_pair(model: str, device: str = "cpu") -> tuple[ClipBundle, ClipBundle]:
+    """An arm and the untouched CLIP that it was fine-tuned from.
+
+    Args:
+        model: what `distill` wrote, such as runs/mine/region_taught, or "pocket" for the arm that
+            comes with the kit.
+        device: where to put both.
+
+    Raises:
+        ValueError: it is no arm, or its text tower was trained too, so that one vector of a query
+            cannot serve both.
+    """
+    if model == "pocket":
+        clip = load_clip("pocket", device=device)
+        return clip, load_arm("region_taught", clip, asset_path("pocket_arms")).clip
+    run = find_run(model)
+    if run is None:
+        raise ValueError(
+            f"Expected an arm that distill wrote, such as runs/mine/region_taught, got {model}; "
+            "name one, or take search, which searches with any model."
+        )
+    clip = load_model(run.profile.clip, run.profile.pretrained, device)
+    arm = load_arm(run.name, clip, run.folder)
+    if arm.trained_text:
+        raise ValueError(
+            f"Expected an arm with CLIP's own text tower, got {model}, whose text tower was "
+            "trained too; take one of another recipe."
+        )
+    return clip, arm.clip
+
+
+class _Page:
+    """Tabs that are there already, below how far the work on the others is."""
+
+    def __init__(self, build: Callable[[Background, "_Page"], None]) -> None:
+        def work(background: Background) -> None:
+            build(background, self)
+            self.box.children = [self.note, self.tabs]
+
+        self.background = Background(work)
+        self.tabs = ipywidgets.Tab()
+        self.note = ipywidgets.Label()
+        self.box = ipywidgets.VBox([self.background.box, self.note])
+        self.background.start()
+
+    def add(self, title: str, said: str, widget: ipywidgets.DOMWidget) -> None:
+        tab = ipywidgets.VBox([ipywidgets.Label(said), widget])
+        self.tabs.children = [*self.tabs.children, tab]
+        self.tabs.set_title(len(self.tabs.children) - 1, title)
+        self.box.children = [self.background.box, self.note, self.tabs]
+
+
+def open_folder(
+    folder: Path, model: str, device: str = "cpu", cache: Path | None = None
+) -> ipywidgets.VBox:
+    """A folder's pictures in a gallery, searched by an arm and by the CLIP that it comes from.
+
+    Args:
+        folder: of pictures, which need no captions.
+        model: as in `load_pair`.
+        device: where to embed.
+        cache: where vectors are kept; as in `index_pictures`.
+
+    Returns:
+        How far embedding is, with a button that stops it; then the gallery. What cannot be done is
+        said there.
+    """
+
+    def build(background: Background, page: _Page) -> None:
+        background.tell("Loading the models …")
+        pair = load_pair(model, device)
+        names, found = ("the untouched CLIP", Path(model).name), []
+        for name, clip in zip(names, pair, strict=True):
+
+            def tell(done: int, total: int, name: str = name) -> None:
+                background.tell(f"{name}: {done:,} of {total:,} new pictures", done / total)
+
+            found.append(index_pictures(clip, folder, cache, on_batch=tell))
+        paths, features = _join(*found)
+        source = CaptionedImages(paths, ((),) * len(paths), "all", str(folder))
+        gallery = QueryGallery(pair[0], source, features, fine_tuned=pair[1], names=names)
+        lost = len(found[0].unreadable)
+        page.note.value = f"{lost:,} pictures cannot be read and are left out." if lost else ""
+        page.add("Search", f"{len(paths):,} pictures of {folder}", gallery)
+
+    return _Page(build).box
+
+
+def _join(
+    before: PictureIndex, after: PictureIndex
+) -> tuple[tuple[Path, ...], dict[float, Tensor]]:
+    """The pictures that both models have embedded, and both of their vectors."""
+    places = [{path: row for row, path in enumerate(each.paths)} for each in (before, after)]
+    paths = tuple(path for path in before.paths if path in places[1])
+    features = {}
+    for share, index, rows in zip((0.0, 1.0), (before, after), places, strict=True):
+        vectors = torch.cat([*index.vectors.shards.values()])
+        features[share] = vectors[[rows[path] for path in paths]]
+    return paths, features
+
+
+def open_pocket() -> ipywidgets.VBox:
+    """Gallery, playground and inspector over the pocket's test pictures, one after another."""
+    return _Page(_build_pocket).box
+
+
+def _build_pocket(background: Background, page: _Page) -> None:
+    background.tell("Loading the models …")
+    settings, saved = get_profile("pocket"), asset_path("pocket_arms")
+    names = ("clip", "fine-tuned")
+    clip, taught = load_pair("pocket")
+    mixtures = {share: interpolate(clip, taught, share) for share in _SHARES}
+    detector = choose_detector(settings, clip)
+    data, scenes = world.load_captioned("test"), world.load_scenes("test")
+    sets = prepare_retrieval(clip, data)
+
+    def encode(pictures: Pictures, what: str, before: int) -> dict[float, Tensor]:
+        features = {}
+        for done, (share, mixture) in enumerate(mixtures.items()):
+            background.tell(f"{what}: the model at {share:.0%}", (before + done) / 7)
+            features[share] = encode_images(mixture, pictures, progress=False)
+        return features
+
+    features = encode(sets.pictures, "Embedding test pictures", 0)
+    gallery = QueryGallery(
+        clip,
+        data,
+        features,
+        fine_tuned=taught,
+        detector=detector,
+        things=facets.things_in(scenes),
+        text_features=sets.text_features,
+        facets=facets.query_facets(data.texts, sets.image_of_text, scenes),
+        references=encode_texts(clip, world.load_captioned("train").texts[::10]),
+        examples=data.texts[::171],
+        names=names,
+    )
+    page.add("Search", "Ask in words or with a picture, before and after fine-tuning.", gallery)
+    labelled = world.load_labelled("zero_shot").take_per_class(_A_CLASS)
+    recalls = {
+        share: retrieval_metrics(
+            each, sets.text_features, sets.image_of_text
+        ).text_to_image.recall_at[1]
+        for share, each in features.items()
+    }
+    named = encode(labelled.paths, "Embedding labelled pictures", 3)
+    playground = ZeroShotPlayground(clip, taught, labelled, named, recalls, names=names)
+    page.add("Name", "Type class names: what was forgotten, and what learned?", playground)
+    background.tell("Looking at regions", 6 / 7)
+    regions = extract_features(clip, detector, data, settings.regions)
+    published, region_teacher = (
+        load_teacher(clip.embed_dim, each, saved).teacher
+        for each in (settings.teacher, settings.region_teacher)
+    )
+    inspector = RegionInspector(
+        clip, data, regions, detector.names, published, region_teacher, picture=7
+    )
+    page.add("Regions", "What the detector finds, and whom the teachers listen to.", inspector)

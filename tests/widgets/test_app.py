@@ -1,0 +1,126 @@
+"""The page without code: a folder's gallery, and the pocket's three widgets."""
+
+import json
+
+import pytest
+import torch
+
+from dclip_kit.evaluation.arms import Arm, load_arm, save_arm
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.weights import clone_clip
+from dclip_kit.runtime.files import asset_path
+from dclip_kit.widgets import app
+
+
+@pytest.fixture
+def folder(pictures, tmp_path):
+    place = tmp_path / "photos"
+    (place / "deep").mkdir(parents=True)
+    for number, picture in enumerate(pictures):
+        picture.save(place / ("deep" if number > 3 else "") / f"{number}.png")
+    return place
+
+
+@pytest.fixture
+def run(clip, clip_folder, tmp_path):
+    """What `distill` leaves: an arm beside the settings that say which CLIP it comes from."""
+    place = tmp_path / "runs/mine"
+    place.mkdir(parents=True)
+    (place / "settings.json").write_text(json.dumps({"clip": str(clip_folder), "pretrained": None}))
+    tuned = clone_clip(clip)
+    with torch.no_grad():
+        for parameter in tuned.model.visual.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    for name, trained_text in (("region_taught", False), ("official_code", True)):
+        save_arm(Arm(name, tuned, 1.0, trained_text=trained_text), place)
+    return place
+
+
+def wait(page) -> str:
+    """What the page says once its thread has ended."""
+    background = page.background
+    background._thread.join(60)
+    assert not background._thread.is_alive()
+    return background.message.value
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    """The pages behind the boxes that the functions return."""
+    made = []
+
+    class Watched(app._Page):
+        def __init__(self, build) -> None:
+            made.append(self)
+            super().__init__(build)
+
+    monkeypatch.setattr(app, "_Page", Watched)
+    return made
+
+
+def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(
+    folder, run, clip, pages, tmp_path
+) -> None:
+    (folder / "broken.png").write_bytes(b"no picture")
+    box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
+    assert wait(pages[0]) == "Finished."
+    note, tabs = box.children  # buttons are gone
+    assert note.value == "1 pictures cannot be read and are left out."
+    assert tabs.titles == ("Search",)
+    said, gallery = tabs.children[0].children
+    assert said.value == f"6 pictures of {folder}"
+    gallery.query = "a red ball"
+    files = {hit["file"] for hit in gallery.results["before"]}
+    assert files < {"0.png", "1.png", "2.png", "3.png", "deep/4.png", "deep/5.png"}
+    arm = load_arm("region_taught", clip, run).clip
+    for share, model in ((0.0, clip), (1.0, arm)):
+        expected = encode_images(model, gallery._dataset.paths)
+        torch.testing.assert_close(gallery._features[share], expected)
+
+
+def test_embedding_that_is_stopped_goes_on(folder, run, pages, tmp_path, monkeypatch) -> None:
+    told = []
+
+    def tell(self, said, share=None) -> None:
+        told.append(said)
+        if len(told) == 3:  # the arm's pictures, after loading and the CLIP's
+            self.stop()
+        original(self, said, share)
+
+    original = app.Background.tell
+    monkeypatch.setattr(app.Background, "tell", tell)
+    box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
+    assert wait(pages[0]) == "Stopped. region_taught: 0 of 6 new pictures"
+    assert box.children[0] is pages[0].background.box and not pages[0].tabs.children
+    pages[0].background._resume.click()
+    assert wait(pages[0]) == "Finished."
+    assert told[3:] == ["Loading the models …", "region_taught: 0 of 6 new pictures"]
+    assert box.children[1].titles == ("Search",)
+
+
+def test_a_folder_without_pictures_is_said(run, pages, tmp_path) -> None:
+    (tmp_path / "<b>empty").mkdir()
+    app.open_folder(tmp_path / "<b>empty", str(run / "region_taught"))
+    assert wait(pages[0]).startswith("Failed: Expected pictures (.avif")
+
+
+def test_what_is_no_arm_is_refused(run, clip_folder) -> None:
+    with pytest.raises(ValueError, match=r"Expected an arm that distill wrote.*or take search"):
+        app.load_pair(str(clip_folder))
+    with pytest.raises(ValueError, match="whose text tower was trained too"):
+        app.load_pair(str(run / "official_code"))
+    before, after = app.load_pair("pocket")
+    arm = load_arm("region_taught", before, asset_path("pocket_arms")).clip
+    assert torch.equal(after.model.visual.conv1.weight, arm.model.visual.conv1.weight)
+
+
+def test_the_environment_says_what_is_shown(monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr(app, "display", shown.append)
+    monkeypatch.setattr(app, "open_folder", lambda *given: given)
+    monkeypatch.setattr(app, "open_pocket", lambda: "pocket")
+    app.show_app()
+    asked = {"folder": "/photos", "model": "runs/mine/dclip", "device": "cpu"}
+    monkeypatch.setenv(app.SETTINGS, json.dumps(asked))
+    app.show_app()
+    assert shown == ["pocket", (app.Path("/photos"), "runs/mine/dclip", "cpu")]
