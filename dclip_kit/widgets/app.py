@@ -85,19 +85,19 @@ class _Page:
     def __init__(self, build: Callable[[Background, "_Page"], None]) -> None:
         def work(background: Background) -> None:
             build(background, self)
-            self.box.children = [self.note, self.tabs]
+            background.box.layout.display = "none"
 
         self.background = Background(work)
-        self.tabs = ipywidgets.Tab()
         self.note = ipywidgets.Label()
-        self.box = ipywidgets.VBox([self.background.box, self.note])
+        self.tabs = ipywidgets.Tab(layout={"display": "none"})
+        self.box = ipywidgets.VBox([self.background.box, self.note, self.tabs])
         self.background.start()
 
     def add(self, title: str, said: str, widget: ipywidgets.DOMWidget) -> None:
         tab = ipywidgets.VBox([ipywidgets.Label(said), widget])
         self.tabs.children = [*self.tabs.children, tab]
         self.tabs.set_title(len(self.tabs.children) - 1, title)
-        self.box.children = [self.background.box, self.note, self.tabs]
+        self.tabs.layout.display = None
 
 
 def open_folder(

@@ -72,7 +72,12 @@ function render({ model, el }) {
     ),
   );
   if (told.rescores) settings.append(checkbox("rescored (NNN)", "rescored"));
-  const save = () => model.send({ kind: "table" });
+  let waiting = false; // whether this view has requested something; there may be others
+  function request(message) {
+    waiting = true;
+    model.send(message);
+  }
+  const save = () => request({ kind: "table" });
   settings.append(make("button", { type: "button", class: "plain", onclick: save }, "Save as CSV"));
 
   const status = make("p", { role: "status", "aria-live": "polite" });
@@ -122,9 +127,11 @@ function render({ model, el }) {
   );
   dialog.addEventListener("close", () => URL.revokeObjectURL(large.src));
   root.append(dialog);
-  const open = (picture) => model.send({ kind: "open", picture: Number(picture) });
+  const open = (picture) => request({ kind: "open", picture: Number(picture) });
 
   function receive(message, buffers) {
+    if (!waiting) return;
+    waiting = false;
     if (message.kind === "opened") {
       large.src = makeUrl(buffers[0]);
       file.textContent = message.file;

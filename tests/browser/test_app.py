@@ -70,7 +70,8 @@ def page(browser, address):
     page.goto(address, timeout=180_000)
     yield page
     page.close()
-    assert not errors
+    # Voilà itself looks for widgets that a notebook was saved with, and is astonished to find none.
+    assert set(errors) <= {"Cannot read properties of null (reading 'widgets')"}
 
 
 def row(page, name: str):
@@ -80,7 +81,7 @@ def row(page, name: str):
 def test_embedding_shows_how_far_it_is_and_is_cancelled(page, shots) -> None:
     progress = page.get_by_text(re.compile(rf"^the untouched CLIP: \d+ of {PICTURES + 1} new"))
     expect(progress).to_be_visible(timeout=120_000)
-    expect(page.get_by_role("progressbar")).to_be_visible()
+    expect(page.locator(".widget-hprogress .progress, .widget-inline-hbox .progress").first).to_be_visible()
     shots("app-embedding")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text(re.compile("^Stopped. the untouched CLIP: "))).to_be_visible()
@@ -117,6 +118,7 @@ def test_a_hit_is_opened_and_closed(page, photos, shots) -> None:
     box.press("Enter")
     expect(row(page, "before")).to_have_count(5)
     row(page, "before").first.focus()
+    expect(row(page, "before").first).to_be_focused()
     page.keyboard.press("o")
     dialog = page.get_by_role("dialog", name="a picture that was found")
     expect(dialog).to_be_visible()

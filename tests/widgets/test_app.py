@@ -64,7 +64,8 @@ def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(
     (folder / "broken.png").write_bytes(b"no picture")
     box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
     assert wait(pages[0]) == "Finished."
-    note, tabs = box.children  # buttons are gone
+    buttons, note, tabs = box.children
+    assert buttons.layout.display == "none" and tabs.layout.display is None
     assert note.value == "1 pictures cannot be read and are left out."
     assert tabs.titles == ("Search",)
     said, gallery = tabs.children[0].children
@@ -91,11 +92,12 @@ def test_embedding_that_is_stopped_goes_on(folder, run, pages, tmp_path, monkeyp
     monkeypatch.setattr(app.Background, "tell", tell)
     box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
     assert wait(pages[0]) == "Stopped. region_taught: 0 of 6 new pictures"
-    assert box.children[0] is pages[0].background.box and not pages[0].tabs.children
+    buttons, _, tabs = box.children
+    assert buttons.layout.display is None and tabs.layout.display == "none"
     pages[0].background._resume.click()
     assert wait(pages[0]) == "Finished."
     assert told[3:] == ["Loading the models …", "region_taught: 0 of 6 new pictures"]
-    assert box.children[1].titles == ("Search",)
+    assert buttons.layout.display == "none" and tabs.titles == ("Search",)
 
 
 def test_a_folder_without_pictures_is_said(run, pages, tmp_path) -> None:
