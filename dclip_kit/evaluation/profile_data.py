@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from dclip_kit.config import Profile
-from dclip_kit.data import CaptionedImages, LabelledImages, read_captioned, read_labelled
+from dclip_kit.data import (
+    CaptionedImages,
+    LabelledImages,
+    open_picture,
+    read_captioned,
+    read_labelled,
+)
 from dclip_kit.data.images import SPLITS
 from dclip_kit.data.labelled import require_labelled
 from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.pocket.scenes import render_scene
 from dclip_kit.data.read import recognise_format, require_readable
 from dclip_kit.data.scan import import_imagehash
 from dclip_kit.data.splits import (
@@ -112,6 +120,24 @@ def load_data(profile: Profile) -> ProfileData:
     if str(read.left_out):
         say(str(read.left_out))
     return ProfileData(read.train, read.val, read.test, *labelled, None, read.left_out, templates)
+
+
+def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, ...]]]:
+    """The first test pictures with their captions; of the pocket's, no others are drawn.
+
+    Args:
+        profile: whose data.
+        count: how many; fewer where there are not so many.
+
+    Raises:
+        ValueError: as `read_measured`.
+    """
+    if profile.data == "pocket":
+        scenes = (pocket.make_scene("test", index) for index in range(count))
+        return [(render_scene(scene), captions) for scene, captions in scenes]
+    test = read_measured(profile, "test")
+    shown = zip(test.paths[:count], test.captions, strict=False)
+    return [(open_picture(path), captions) for path, captions in shown]
 
 
 def name_uncaptioned(profile: Profile) -> str:

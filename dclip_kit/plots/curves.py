@@ -99,7 +99,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
         raise ValueError(
             "Expected an arm with candidates, got none; train_arm and load_arm give such arms."
         )
-    colors = arm_colors(arms)
+    colors, split = arm_colors(arms), escape_text(split)
     figure = new_figure(380, legend=True)
     for name, arm in paths.items():
         path = sorted(arm.candidates, key=lambda candidate: candidate.alpha)

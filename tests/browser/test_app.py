@@ -81,7 +81,9 @@ def row(page, name: str):
 def test_embedding_shows_how_far_it_is_and_is_cancelled(page, shots) -> None:
     progress = page.get_by_text(re.compile(rf"^the untouched CLIP: \d+ of {PICTURES + 1} new"))
     expect(progress).to_be_visible(timeout=120_000)
-    expect(page.locator(".widget-hprogress .progress, .widget-inline-hbox .progress").first).to_be_visible()
+    expect(
+        page.locator(".widget-hprogress .progress, .widget-inline-hbox .progress").first
+    ).to_be_visible()
     shots("app-embedding")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text(re.compile("^Stopped. the untouched CLIP: "))).to_be_visible()
