@@ -19,7 +19,7 @@ define PAGES
 endef
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: help setup test demo walk study lab app notebooks bench badges pocket clean
+.PHONY: help setup test demo walk study lab app screenshots notebooks bench badges pocket clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ lab: $(READY) ## open JupyterLab on the notebooks
 
 app: $(READY) ## open the gallery, the playground and the inspector as a page without code
 	$(THREADS) $(BIN)/python -m dclip_kit app
+
+screenshots: $(READY) ## take README's pictures of the app again (needs a Chromium)
+	$(THREADS) $(BIN)/python -m assets.make.screenshots assets/readme
 
 # The plotly renderers: `notebook` above puts plotly.js into the page once, so its HTML draws without
 # a network; the PNGs stored below let code hosts show the figures, and cost a Chromium here only.

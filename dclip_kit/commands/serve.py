@@ -4,8 +4,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,7 +19,7 @@ def app(
     port: int = 8866,
     browser: bool = True,
     device: str = "auto",
-) -> int:
+) -> None:
     """Opens a page that searches a folder's pictures, before and after fine-tuning; no code needed.
 
     The page is served to this machine alone, at 127.0.0.1. It gives out pictures that were made
@@ -52,16 +50,14 @@ def app(
         "model": model if model == "pocket" else str(Path(model).absolute()),
         "device": choose_device(device),
     }
-    environment = os.environ | {SETTINGS: json.dumps(asked), "TQDM_DISABLE": "1"}
+    os.environ |= {SETTINGS: json.dumps(asked), "TQDM_DISABLE": "1"}  # which the kernel inherits
+    from voila.app import Voila
+
     with tempfile.TemporaryDirectory() as root:  # all that the server can see
         shutil.copy(NOTEBOOK, root)
-        command = [
-            *(sys.executable, "-m", "voila", str(Path(root, NOTEBOOK.name))),
-            *(f"--port={port}", "--Voila.ip=127.0.0.1", "--Voila.port_retries=0"),
-            *("--VoilaConfiguration.file_allowlist=[]", "--show_tracebacks=False"),
-            *([] if browser else ["--no-browser"]),
+        options = [
+            *(str(Path(root, NOTEBOOK.name)), f"--port={port}", "--Voila.ip=127.0.0.1"),
+            *("--Voila.port_retries=0", "--VoilaConfiguration.file_allowlist=[]"),
+            *("--show_tracebacks=False", *([] if browser else ["--no-browser"])),
         ]
-        try:
-            return subprocess.run(command, env=environment, check=False).returncode
-        except KeyboardInterrupt:
-            return 0
+        Voila.launch_instance(options)  # until Ctrl-C

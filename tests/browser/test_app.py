@@ -59,7 +59,7 @@ def address(photos, tmp_path_factory):
                 time.sleep(0.2)
             yield f"http://127.0.0.1:{port}"
         finally:
-            server.send_signal(2)  # as Ctrl-C does, to the server too
+            server.terminate()
             server.wait(30)
 
 

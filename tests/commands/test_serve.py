@@ -2,55 +2,50 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dclip_kit.commands import serve
 
 
 @pytest.fixture
 def served(monkeypatch) -> list[tuple[list[str], dict[str, str], list[str]]]:
-    """Each server's command and environment, and what was in the folder that it could see."""
+    """Each server's options, what the page is told, and what is in the folder that it can see."""
+    from voila.app import Voila
+
     found = []
 
-    def run(command, env, check):
-        page = Path(command[3])
-        found.append((command, env, [each.name for each in page.parent.iterdir()]))
-        return subprocess.CompletedProcess(command, 0)
+    def launch(options) -> None:
+        seen = [each.name for each in Path(options[0]).parent.iterdir()]
+        found.append((options, json.loads(os.environ["DCLIP_APP"]), seen))
 
-    monkeypatch.setattr(serve.subprocess, "run", run)
+    monkeypatch.setattr(Voila, "launch_instance", launch)
+    monkeypatch.setattr(serve.os, "environ", dict(os.environ))
     return found
 
 
 def test_the_server_is_for_this_machine_and_sees_nothing_but_the_page(
-    run, served, tmp_path
+    run, served, tmp_path, monkeypatch
 ) -> None:
-    from PIL import Image
-
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
-    os.chdir(tmp_path)
-    options = ["--model", "runs/mine/region_taught", "--port", "8123", "--no-browser"]
-    assert run("app", ".", *options, "--device", "cpu")[0] == 0
-    ((command, environment, seen),) = served
-    assert command[:3] == [sys.executable, "-m", "voila"] and seen == ["app.ipynb"]
-    assert {"--port=8123", "--Voila.ip=127.0.0.1", "--no-browser"} <= {*command}
-    assert "--VoilaConfiguration.file_allowlist=[]" in command
-    assert json.loads(environment["DCLIP_APP"]) == {
-        "folder": str(tmp_path),
-        "model": str(tmp_path / "runs/mine/region_taught"),
-        "device": "cpu",
-    }
-    assert not Path(command[3]).exists()  # tidied away
+    monkeypatch.chdir(tmp_path)
+    given = ["--model", "runs/mine/region_taught", "--port", "8123", "--no-browser"]
+    assert run("app", ".", *given, "--device", "cpu")[0] == 0
+    ((options, told, seen),) = served
+    assert seen == ["app.ipynb"]
+    assert {"--port=8123", "--Voila.ip=127.0.0.1", "--no-browser"} <= {*options}
+    assert "--VoilaConfiguration.file_allowlist=[]" in options
+    model = str(tmp_path / "runs/mine/region_taught")
+    assert told == {"folder": str(tmp_path), "model": model, "device": "cpu"}
+    assert not Path(options[0]).exists()  # tidied away
 
 
 def test_without_a_folder_it_is_the_pockets(run, served) -> None:
     assert run("app")[0] == 0
-    ((command, environment, _),) = served
-    assert "--no-browser" not in command
-    assert json.loads(environment["DCLIP_APP"])["folder"] == ""
+    ((options, told, _),) = served
+    assert "--no-browser" not in options and told["folder"] == ""
 
 
 @pytest.mark.parametrize(
@@ -60,8 +55,10 @@ def test_without_a_folder_it_is_the_pockets(run, served) -> None:
         (["nowhere"], "Expected pictures ("),
     ],
 )
-def test_what_cannot_be_served_is_refused(arguments, says, run, served, tmp_path) -> None:
-    os.chdir(tmp_path)
+def test_what_cannot_be_served_is_refused(
+    arguments, says, run, served, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code, _, err = run("app", *arguments)
     assert code == 2 and says in err and not served
 
@@ -70,11 +67,3 @@ def test_a_missing_voila_names_the_line_that_brings_it(run, served, monkeypatch)
     monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
     code, _, err = run("app")
     assert code == 2 and "pip install 'dclip-kit[app]'" in err and not served
-
-
-def test_stopping_the_server_is_no_failure(run, monkeypatch) -> None:
-    def interrupted(*given, **more):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(serve.subprocess, "run", interrupted)
-    assert run("app") == (0, "", "")

@@ -1,0 +1,71 @@
+"""The app's three pages as pictures for README: `python -m assets.make.screenshots FOLDER`."""
+
+import argparse
+import base64
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from assets.make.notebook_files import shrink_png
+from dclip_kit.runtime.files import write_atomically
+
+PORT = 8867
+TABS = {"gallery": "Search", "playground": "Name", "inspector": "Regions"}
+
+
+def take(folder: Path) -> None:
+    """Serves the pocket's app, looks at each of its pages and writes gallery.png, ….
+
+    Raises:
+        ValueError: there is no Chromium.
+    """
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        raise ValueError("Expected a Chromium, got none; install one or set BROWSER_PATH.")
+    command = [sys.executable, "-m", "dclip_kit", "app", "--no-browser", f"--port={PORT}"]
+    server = subprocess.Popen(command)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", PORT), 1).close()
+                break
+            time.sleep(0.5)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1000, "height": 800})
+            page.goto(f"http://127.0.0.1:{PORT}", timeout=180_000)
+            page.get_by_role("tab", name="Regions").wait_for(timeout=600_000)
+            page.get_by_label("what fine-tuning did to them").select_option("won")
+            page.get_by_label("next caption").click()
+            page.get_by_role("tab", name="Name").click()
+            page.get_by_role("button", name="→").first.click()  # the class most forgotten
+            for name, tab in TABS.items():
+                page.get_by_role("tab", name=tab).click()
+                widget = page.locator(f".dclip-{name}")
+                widget.wait_for()
+                page.wait_for_timeout(2_000)  # pictures and lines
+                taken = base64.b64encode(widget.screenshot()).decode("ascii")
+                write_atomically(folder / f"{name}.png", base64.b64decode(shrink_png(taken)))
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="python -m assets.make.screenshots", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    take(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()
