@@ -19,6 +19,14 @@ function makeSvg(tag, attributes) {
   return element;
 }
 
+// The outermost element of a widget. JupyterLab takes Enter and letters for itself, but for elements
+// that say so, and arrow keys from sliders and choices, if they get so far.
+function makeRoot(name, ...children) {
+  const keep = (event) => event.ctrlKey || event.metaKey || event.altKey || event.stopPropagation();
+  const marks = { class: `dclip-widget ${name}`, "data-lm-suppress-shortcuts": "true" };
+  return make("div", { ...marks, onkeydown: keep }, ...children);
+}
+
 // Writes values to Python at once.
 function set(model, values) {
   for (const [name, value] of Object.entries(values)) model.set(name, value);

@@ -95,10 +95,8 @@ function render({ model, el }) {
     lines,
     ...["before", "after"].flatMap((row) => [titles[row], lists[row]]),
   );
-  // JupyterLab takes Enter and the arrow keys for itself, but for elements that say so.
-  const root = make(
-    "div",
-    { class: "dclip-widget dclip-gallery", "data-lm-suppress-shortcuts": "true" },
+  const root = makeRoot(
+    "dclip-gallery",
     make(
       "div",
       { class: "row", role: "search" },

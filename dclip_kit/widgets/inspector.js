@@ -44,9 +44,8 @@ function render({ model, el }) {
   const words = make("p", { class: "words", role: "list", "aria-label": "words of the caption" });
   const table = make("table", {});
   const status = make("p", { role: "status", "aria-live": "polite" });
-  const root = make(
-    "div",
-    { class: "dclip-widget dclip-inspector", "data-lm-suppress-shortcuts": "true" },
+  const root = makeRoot(
+    "dclip-inspector",
     make(
       "div",
       { class: "row" },

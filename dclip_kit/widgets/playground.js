@@ -27,9 +27,8 @@ function render({ model, el }) {
   const titles = Object.fromEntries(["before", "after"].map((row) => [row, make("h4")]));
   const figure = makeSvg("svg", { viewBox: "0 0 240 170", role: "img", class: "curve" });
   const changed = make("div", { class: "changed" });
-  const root = make(
-    "div",
-    { class: "dclip-widget dclip-playground", "data-lm-suppress-shortcuts": "true" },
+  const root = makeRoot(
+    "dclip-playground",
     make(
       "div",
       { class: "row" },

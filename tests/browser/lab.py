@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -88,3 +90,25 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
     while not holds():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def dark_theme(page: Any, widget: Any) -> Iterator[None]:
+    """JupyterLab's dark theme, which the widget's ink has to follow, there and back."""
+
+    def ink() -> int:
+        color = widget.evaluate("root => getComputedStyle(root).color")
+        return sum(map(int, re.findall(r"\d+", color)[:3]))
+
+    def choose(theme: str) -> None:
+        page.get_by_role("menuitem", name="Settings", exact=True).click()
+        page.locator(".lm-Menu-item", has_text="Theme").first.hover()
+        page.locator(".lm-Menu-item", has_text=theme).first.click()
+        wait_until(lambda: page.locator("#jupyterlab-splash").count() == 0)
+
+    light = ink()
+    choose("JupyterLab Dark")
+    wait_until(lambda: ink() > light + 200)
+    yield
+    choose("JupyterLab Light")
+    wait_until(lambda: ink() == light)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from lab import wait_until
+from lab import dark_theme, wait_until
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -78,7 +78,8 @@ def search(gallery, words: str) -> None:
 
 
 def row(gallery, name: str):
-    return gallery.get_by_role("list", name=re.compile(f"^{name}")).get_by_role("button")
+    hits = gallery.get_by_role("list", name=re.compile(f"^{name}"))
+    return hits.get_by_role("button", name=re.compile("^rank"))
 
 
 def status(gallery):
@@ -254,20 +255,6 @@ def test_it_fits_a_narrow_page(page, gallery) -> None:
 
 
 def test_it_follows_a_dark_theme(page, gallery, shots) -> None:
-    def ink() -> int:
-        color = gallery.evaluate("root => getComputedStyle(root).color")
-        return sum(map(int, re.findall(r"\d+", color)[:3]))
-
-    def choose(theme: str) -> None:
-        page.get_by_role("menuitem", name="Settings", exact=True).click()
-        page.locator(".lm-Menu-item", has_text="Theme").first.hover()
-        page.locator(".lm-Menu-item", has_text=theme).first.click()
-        expect(page.locator("#jupyterlab-splash")).to_have_count(0)
-
-    light = ink()
-    choose("JupyterLab Dark")
-    wait_until(lambda: ink() > light + 200)
-    assert gallery.locator(".lines line.right").bounding_box()["height"] > 10
-    shots("dark")
-    choose("JupyterLab Light")
-    wait_until(lambda: ink() == light)
+    with dark_theme(page, gallery):
+        assert gallery.locator(".lines line.right").bounding_box()["height"] > 10
+        shots("gallery-dark")

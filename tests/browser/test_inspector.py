@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from lab import wait_until
+from lab import dark_theme, wait_until
 from playwright.sync_api import expect
 
 PREPARE = """
@@ -154,3 +154,31 @@ def test_it_fits_a_narrow_page(page, inspector) -> None:
     page.set_viewport_size({"width": 900, "height": 700})
     wait_until(lambda: inspector.evaluate("root => root.scrollWidth <= root.clientWidth + 1"))
     page.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_it_follows_a_dark_theme(page, inspector, shots) -> None:
+    with dark_theme(page, inspector):
+        shots("inspector-dark")
+
+
+def test_the_keyboard_alone_suffices(page, inspector) -> None:
+    number = inspector.get_by_label("picture", exact=True)
+    number.focus()
+    reached = []
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        element = page.evaluate_handle("document.activeElement")
+        said = "each => each.ariaLabel || each.labels?.[0]?.innerText || each.textContent"
+        reached.append(element.evaluate(said).split(" power")[0].strip())
+    asked = ["previous picture", "next picture", "caption", "its own"]
+    assert reached[:4] == asked and {"area", "confidence", "similarity"} <= {*reached}
+    own = ranks(inspector)
+    inspector.get_by_label("its own", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    expect(inspector.get_by_label("another picture's", exact=True)).to_be_checked()
+    wait_until(lambda: ranks(inspector) != own)
+    inspector.get_by_label("area", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    said = "power 1.25"
+    expect(inspector.get_by_label("area", exact=True)).to_have_attribute("aria-valuetext", said)
+    page.keyboard.press("ArrowLeft")

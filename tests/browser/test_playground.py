@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from lab import wait_until
+from lab import dark_theme, wait_until
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -97,3 +97,27 @@ def test_it_fits_a_narrow_page(page, playground) -> None:
     page.set_viewport_size({"width": 900, "height": 700})
     wait_until(lambda: playground.evaluate("root => root.scrollWidth <= root.clientWidth + 1"))
     page.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_it_follows_a_dark_theme(page, playground, shots) -> None:
+    with dark_theme(page, playground):
+        shots("playground-dark")
+
+
+def test_the_keyboard_alone_suffices(page, playground) -> None:
+    playground.get_by_label("class names").focus()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("an owl, <img src=x onerror=alert(1)>, a bee")
+    page.keyboard.press("Enter")
+    wait_until(lambda: len(answers(playground, "after")) == 3)
+    assert any("<img src=x" in each for each in answers(playground, "after"))
+    assert page.locator("img[onerror], img[src=x]").count() == 0
+    slider = playground.get_by_label("share of fine-tuned weights")
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        if slider.evaluate("each => each === document.activeElement"):
+            break
+    expect(slider).to_be_focused()
+    page.keyboard.press("Home")
+    expect(playground.locator(".curve")).to_have_attribute("aria-label", "gain 0 %, kept 100 %")
+    page.keyboard.press("End")
