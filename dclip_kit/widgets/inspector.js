@@ -115,7 +115,7 @@ function render({ model, el }) {
     const row = make(
       "tr",
       { tabindex: 0 },
-      make("th", { scope: "row", style: `color: ${seen.colors[index]}` }, `${index + 1} ${label}`),
+      make("th", { scope: "row", style: `--color: ${seen.colors[index]}` }, `${index + 1} ${label}`),
       ...cells,
     );
     listen(row, () => lightFrom("region", index));
