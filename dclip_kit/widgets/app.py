@@ -88,7 +88,7 @@ class _Page:
             background.box.layout.display = "none"
 
         self.background = Background(work)
-        self.note = ipywidgets.Label()
+        self.note = ipywidgets.Label(layout={"display": "none"})
         self.tabs = ipywidgets.Tab(layout={"display": "none"})
         self.box = ipywidgets.VBox([self.background.box, self.note, self.tabs])
         self.background.start()
@@ -130,7 +130,9 @@ def open_folder(
         source = CaptionedImages(paths, ((),) * len(paths), "all", str(folder))
         gallery = QueryGallery(pair[0], source, features, fine_tuned=pair[1], names=names)
         lost = len(found[0].unreadable)
-        page.note.value = f"{lost:,} pictures cannot be read and are left out." if lost else ""
+        if lost:
+            page.note.value = f"{lost:,} pictures cannot be read and are left out."
+            page.note.layout.display = None
         page.add("Search", f"{len(paths):,} pictures of {folder}", gallery)
 
     return _Page(build).box
