@@ -84,6 +84,7 @@ class _Page:
 
     def __init__(self, build: Callable[[Background, "_Page"], None]) -> None:
         def work(background: Background) -> None:
+            self.tabs.children = []  # of a start that was stopped
             build(background, self)
             background.box.layout.display = "none"
 

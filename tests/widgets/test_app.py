@@ -100,6 +100,23 @@ def test_embedding_that_is_stopped_goes_on(folder, run, pages, tmp_path, monkeyp
     assert buttons.layout.display == "none" and tabs.titles == ("Search",)
 
 
+def test_tabs_of_a_start_that_was_stopped_do_not_come_twice(pages) -> None:
+    def build(background, page) -> None:
+        page.add("First", "said", app.ipywidgets.Label())
+        if len(starts) == 0:
+            starts.append(1)
+            background.stop()
+        background.tell("on")
+        page.add("Second", "said", app.ipywidgets.Label())
+
+    starts: list[int] = []
+    page = app._Page(build)
+    assert wait(page) == "Stopped. on" and page.tabs.titles == ("First",)
+    page.background._resume.click()
+    assert wait(page) == "Finished."
+    assert page.tabs.titles == ("First", "Second") and len(page.tabs.children) == 2
+
+
 def test_a_folder_without_pictures_is_said(run, pages, tmp_path) -> None:
     (tmp_path / "<b>empty").mkdir()
     app.open_folder(tmp_path / "<b>empty", str(run / "region_taught"))
