@@ -104,11 +104,13 @@ def dark_theme(page: Any, widget: Any) -> Iterator[None]:
         page.get_by_role("menuitem", name="Settings", exact=True).click()
         page.locator(".lm-Menu-item", has_text="Theme").first.hover()
         page.locator(".lm-Menu-item", has_text=theme).first.click()
-        wait_until(lambda: page.locator("#jupyterlab-splash").count() == 0)
+
+    def uncovered() -> bool:  # JupyterLab covers the page while it changes its theme
+        return page.locator("#jupyterlab-splash").count() == 0
 
     light = ink()
     choose("JupyterLab Dark")
-    wait_until(lambda: ink() > light + 200)
+    wait_until(lambda: ink() > light + 200 and uncovered())
     yield
     choose("JupyterLab Light")
-    wait_until(lambda: ink() == light)
+    wait_until(lambda: ink() == light and uncovered())

@@ -7,6 +7,8 @@ from lab import dark_theme, wait_until
 from playwright.sync_api import expect
 
 PREPARE = """
+from dataclasses import replace
+
 import dclip_kit as kit
 from dclip_kit.data.pocket import world
 from dclip_kit.evaluation.arms import load_teacher
@@ -18,6 +20,9 @@ settings = kit.get_profile("pocket")
 clip = kit.load_clip("pocket")
 detector = choose_detector(settings, clip)
 data = world.load_captioned("test").select(range(30))
+hostile = ("<img src=x onerror=alert(1)>", "<script>alert(2)</script> a dog")
+data = replace(data, captions=(*data.captions[:29], hostile))
+names = [f"<b>{name}" for name in detector.names]
 features = kit.extract_features(clip, detector, data, settings.regions)
 teachers = [
     load_teacher(clip.embed_dim, each, asset_path("pocket_arms")).teacher
@@ -25,7 +30,7 @@ teachers = [
 ]
 """
 SHOW = """
-inspector = RegionInspector(clip, data, features, detector.names, *teachers, picture=7, caption=1)
+inspector = RegionInspector(clip, data, features, names, *teachers, picture=7, caption=1)
 inspector
 """
 
@@ -148,6 +153,22 @@ def test_one_goes_from_picture_to_picture(page, inspector) -> None:
     number.press("Enter")
     inspector.get_by_label("caption", exact=True).select_option(index=1)
     expect(inspector.locator(".words")).to_have_text(words)
+
+
+def test_what_somebody_wrote_is_never_html(inspector) -> None:
+    number = inspector.get_by_label("picture", exact=True)
+    number.fill("29")
+    number.press("Enter")
+    expect(inspector.get_by_label("caption", exact=True).locator("option")).to_have_text(
+        ["<img src=x onerror=alert(1)>", "<script>alert(2)</script> a dog"]
+    )
+    expect(inspector.locator(".words")).to_contain_text("<img")
+    expect(inspector.locator("tbody th").first).to_contain_text("<b>")
+    assert inspector.locator("script, b, [onerror]").count() == 0
+    number.fill("7")
+    number.press("Enter")
+    inspector.get_by_label("caption", exact=True).select_option(index=1)
+    expect(inspector.locator(".words")).not_to_contain_text("<img")
 
 
 def test_it_fits_a_narrow_page(page, inspector) -> None:
