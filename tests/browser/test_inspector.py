@@ -174,7 +174,6 @@ def test_what_somebody_wrote_is_never_html(inspector) -> None:
 def test_it_fits_a_narrow_page(page, inspector) -> None:
     page.set_viewport_size({"width": 900, "height": 700})
     wait_until(lambda: inspector.evaluate("root => root.scrollWidth <= root.clientWidth + 1"))
-    page.set_viewport_size({"width": 1180, "height": 700})
     table = inspector.locator(".said")  # with its last column, below the picture if need be
     wait_until(lambda: table.evaluate("each => each.scrollWidth <= each.clientWidth + 1"))
     page.set_viewport_size({"width": 1440, "height": 900})
