@@ -1,6 +1,6 @@
 """Functions that return plotly figures: legible at half a page's width, small when stored."""
 
-from dclip_kit.plots.curves import plot_history, plot_tradeoff
+from dclip_kit.plots.curves import plot_frontiers, plot_history, plot_tradeoff, plot_versus
 from dclip_kit.plots.detection import (
     plot_average_precision,
     plot_region_statistics,
@@ -17,7 +17,6 @@ from dclip_kit.plots.results import (
     plot_scores,
     plot_shares,
 )
-from dclip_kit.plots.studies import plot_frontiers, plot_growth, plot_versus
 from dclip_kit.plots.weighting import (
     plot_attention,
     plot_masking,
@@ -31,7 +30,6 @@ __all__ = [
     "plot_average_precision",
     "plot_frontiers",
     "plot_gains",
-    "plot_growth",
     "plot_history",
     "plot_masking",
     "plot_naming",

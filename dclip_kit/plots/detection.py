@@ -15,10 +15,18 @@ from dclip_kit.config import RegionSettings
 from dclip_kit.models.boxes import draw_boxes, label_colors
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.regions import Regions, crop_regions
-from dclip_kit.plots.panels import add_picture, add_tag, tile_pictures
 from dclip_kit.plots.results import plot_shares
-from dclip_kit.plots.style import PALETTE, PERCENT, new_figure, wrap_text
+from dclip_kit.plots.style import (
+    PALETTE,
+    PERCENT,
+    add_picture,
+    add_tag,
+    new_figure,
+    tile_pictures,
+    wrap_text,
+)
 
+_MOST_CROPS = 9  # shown of a picture; a caption counts them
 _AREAS = (0, 2, 4, 8, 16, 32, 100)  # percent: ends of the bars, most twice the one before
 
 
@@ -37,16 +45,9 @@ def plot_regions(
         columns: pictures in a row.
 
     Raises:
-        ValueError: the numbers of pictures, regions and captions differ or are 0, or regions are of
-            another picture's size.
+        ValueError: the numbers of pictures, regions and captions differ, or regions are of another
+            picture's size.
     """
-    counts = {len(pictures), len(regions), len(pictures if captions is None else captions)}
-    if len(counts) > 1 or not pictures or columns < 1:
-        raise ValueError(
-            f"Expected pictures, as many regions and captions, and columns from 1, got "
-            f"{len(pictures)}, {len(regions)}, {None if captions is None else len(captions)} and "
-            f"{columns}; give one of each a picture."
-        )
     columns = min(columns, len(pictures))
     rows = ceil(len(pictures) / columns)
     below = 60 if captions else 0
@@ -59,11 +60,12 @@ def plot_regions(
         horizontal_spacing=0.02,
         vertical_spacing=(below + 4) / height,
     )
-    for index, (picture, found) in enumerate(zip(pictures, regions, strict=True)):
+    each = zip(pictures, regions, captions or [""] * len(pictures), strict=True)
+    for index, (picture, found, caption) in enumerate(each):
         drawn = draw_boxes(picture, found, side=3 * shown // 2, font_size=14)
-        caption = wrap_text(captions[index], 80 // columns) if captions else ""
         row, column = divmod(index, columns)
-        add_picture(figure, drawn, caption, row=row + 1, col=column + 1)
+        text = wrap_text(caption, 80 // columns)
+        add_picture(figure, drawn, text, row=row + 1, col=column + 1)
     return figure
 
 
@@ -72,7 +74,6 @@ def plot_student_view(
     regions: Regions,
     clip: ClipBundle,
     margin: float = RegionSettings.margin,
-    max_crops: int = 9,
 ) -> go.Figure:
     """DCLIP's premise: what the student gets of a picture, and what it would get of each region.
 
@@ -84,18 +85,17 @@ def plot_student_view(
         regions: of this picture.
         clip: whose preprocessing is shown.
         margin: kept around a crop, as share of its side.
-        max_crops: shown; the caption counts them.
 
     Raises:
-        ValueError: the regions are of another picture's size, or max_crops is below 1.
+        ValueError: the regions are of another picture's size.
     """
-    if max_crops < 1:
-        raise ValueError(f"Expected max_crops from 1, got {max_crops}; regions are what it shows.")
     numbers = [str(number) for number in range(1, len(regions) + 1)]
     colors = label_colors(regions.label)
     boxes = draw_boxes(picture, regions, numbers, side=300, font_size=18)
-    crops = crop_regions(picture, regions, margin)[:max_crops]
-    seen, *parts = [_as_received(each, clip) for each in (picture, *crops)]
+    crops = crop_regions(picture, regions, margin)[:_MOST_CROPS]
+    # As CLIP's preprocessing makes them, before normalisation.
+    pixels = [clip.to_pixels(each).permute(1, 2, 0).numpy() for each in (picture, *crops)]
+    seen, *parts = map(Image.fromarray, pixels)
     size = f"{seen.width} × {seen.height}"
     share = "" if len(crops) == len(regions) else f" ({len(crops)} of {len(regions)} shown)"
     captions = (
@@ -121,11 +121,6 @@ def plot_student_view(
     return figure
 
 
-def _as_received(picture: Image.Image, clip: ClipBundle) -> Image.Image:
-    """The preprocessed picture, before normalisation."""
-    return Image.fromarray(clip.to_pixels(picture).permute(1, 2, 0).numpy())
-
-
 def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
     """How many regions pictures have, how large they are, and how sure the detector is of them.
 
@@ -133,13 +128,8 @@ def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
     its regions is left out of the other two panels.
 
     Args:
-        regions: of each picture.
-
-    Raises:
-        ValueError: there is no picture.
+        regions: of each picture, at least one.
     """
-    if not regions:
-        raise ValueError("Expected the regions of at least one picture, got none.")
     counts = [0 if found.is_whole_image else len(found) for found in regions]
     detected = [found for found in regions if not found.is_whole_image]
     area = torch.cat([torch.zeros(0), *(found.area for found in detected)])
@@ -166,16 +156,8 @@ def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
 
     Args:
         validation: as `assets/make/validate_detector.py` saves it: "map50" and "map50_by_category".
-
-    Raises:
-        ValueError: an entry is missing, or there is no category.
     """
-    by_category = validation.get("map50_by_category")
-    if not by_category or "map50" not in validation:
-        raise ValueError(
-            f"Expected map50 and map50_by_category, got {sorted(validation)}; "
-            "assets/make/validate_detector.py makes both."
-        )
+    by_category = validation["map50_by_category"]
     best_first = dict(sorted(by_category.items(), key=lambda entry: -entry[1]))
     figure = plot_shares(
         {"mean of all": validation["map50"]} | best_first,

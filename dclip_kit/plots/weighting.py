@@ -12,8 +12,7 @@ from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
 from dclip_kit.models.boxes import draw_boxes
 from dclip_kit.models.regions import Regions
 from dclip_kit.models.teacher import TeacherOutput
-from dclip_kit.plots.panels import add_picture
-from dclip_kit.plots.style import PALETTE, PERCENT, new_figure, wrap_text
+from dclip_kit.plots.style import PALETTE, PERCENT, add_picture, new_figure, wrap_text
 
 _BLUES = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark, both legible on white
 _ROW = 30  # pixels
@@ -21,12 +20,8 @@ _ROW = 30  # pixels
 
 def plot_region_weights(
     picture: Image.Image,
-    regions: Regions,
-    area: Float[Tensor, "_region"],
-    confidence: Float[Tensor, "_region"],
-    similarity: Float[Tensor, "_region"],
-    weight: Float[Tensor, "_region"],
-    caption: str,
+    captioned: CaptionedRegions,
+    weight: Float[Tensor, "_region"] | None = None,
     formula: str = "area × confidence × similarity",
 ) -> go.Figure:
     """What each region counts for a caption: area × confidence × similarity, made to sum to 1.
@@ -35,20 +30,20 @@ def plot_region_weights(
 
     Args:
         picture: with the regions.
-        regions: of this picture.
-        area: share of the picture (`Regions.area`).
-        confidence: the detector's.
-        similarity: from `region_similarity`.
-        weight: from `region_weights`.
-        caption: shown as plain text.
+        captioned: the regions beside the caption, from `read_caption`.
+        weight: of the regions; left out, DCLIP's own.
         formula: of the weights, shown as plain text below them.
 
     Raises:
-        ValueError: a quantity has not one finite number a region, or the picture another size.
+        ValueError: the picture has another size than the regions'.
     """
-    quantities = {"area": area, "confidence": confidence, "similarity": similarity}
-    quantities["weight"] = weight
-    _require_numbers(regions, quantities)
+    regions, weight = captioned.regions, captioned.weight if weight is None else weight
+    quantities = {
+        "area": regions.area,
+        "confidence": regions.confidence,
+        "similarity": captioned.similarity,
+        "weight": weight,
+    }
     order = weight.argsort(descending=True, stable=True).tolist()
     numbers = [str(order.index(region) + 1) for region in range(len(regions))]
     shares = (weight / weight.max().clamp(min=1e-12)).clamp(0, 1).tolist()
@@ -63,7 +58,7 @@ def plot_region_weights(
         horizontal_spacing=0.01,
     )
     drawn = draw_boxes(picture, regions, numbers, colors, 300, font_size=18)
-    add_picture(figure, drawn, wrap_text(f"“{caption}”", 28))
+    add_picture(figure, drawn, wrap_text(f"“{captioned.caption}”", 28))
     for column, values in enumerate(quantities.values(), start=3):
         _add_bars(figure, column, regions, order, values, float(values.max()))
     figure.update_traces(marker_color=[colors[region] for region in order], col=6)
@@ -82,14 +77,8 @@ def plot_weightings(
 
     Args:
         regions: of one picture.
-        weightings: by name, each with a weight for every region.
-
-    Raises:
-        ValueError: there is no weighting, or one has not one finite number a region.
+        weightings: by name, at least one, each with a weight for every region.
     """
-    if not weightings:
-        raise ValueError("Expected at least one weighting, got none; see reweight_regions.")
-    _require_numbers(regions, weightings)
     order = next(iter(weightings.values())).argsort(descending=True, stable=True).tolist()
     titles = [wrap_text(name, max(48 // len(weightings), 10)) for name in weightings]
     figure = new_figure(
@@ -99,15 +88,6 @@ def plot_weightings(
     for column, values in enumerate(weightings.values(), start=1):
         _add_bars(figure, column, regions, order, values, limit)
     return figure.update_yaxes(showticklabels=True, col=1)
-
-
-def _require_numbers(regions: Regions, quantities: Mapping[str, Tensor]) -> None:
-    for name, values in quantities.items():
-        if len(values) != len(regions) or not values.isfinite().all():
-            raise ValueError(
-                f"Expected a finite number for each of {len(regions)} regions, got "
-                f"{len(values)} for {name}; leave padding out."
-            )
 
 
 def _number_labels(regions: Regions, order: Sequence[int]) -> list[str]:
@@ -153,8 +133,7 @@ def plot_attention(
         output: what it made of it, from `attend`.
 
     Raises:
-        ValueError: the teacher reads no caption, the output is of other regions or tokens, or the
-            picture of another size.
+        ValueError: the teacher reads no caption, or the picture has another size than the regions'.
     """
     seen, heard = output.region_to_token, output.token_to_region
     if seen is None or heard is None:
@@ -163,12 +142,6 @@ def plot_attention(
             "regions attend to regions alone."
         )
     regions = captioned.regions
-    expected = (1, len(regions), len(captioned.tokens))
-    if tuple(seen.shape) != expected:
-        raise ValueError(
-            f"Expected attention of shape {expected}, got {tuple(seen.shape)}; attend to these "
-            "very regions and tokens, with `attend`."
-        )
     numbers = [str(number) for number in range(1, len(regions) + 1)]
     drawn = draw_boxes(picture, regions, numbers, side=400, font_size=18)
     panel = 24 * len(regions)
@@ -187,17 +160,17 @@ def plot_attention(
     )
     add_picture(figure, drawn, wrap_text(f"“{captioned.caption}”", 60))
     for row, weights in ((2, seen[0]), (3, heard[0].T)):
-        shares = weights.detach().cpu()
+        shares = weights.detach().cpu().tolist()
         figure.add_heatmap(
-            z=[[round(value, 4) for value in line] for line in shares.tolist()],
+            z=[[round(value, 4) for value in line] for line in shares],
             y=_number_labels(regions, range(len(regions))),
             zmin=0,
-            zmax=max(0.5, shares.max().item()),  # paler where attention is spread thin
+            zmax=max(0.5, *map(max, shares)),  # paler where attention is spread thin
             colorscale=[[0, "#FFFFFF"], [1, PALETTE[2]]],
             showscale=False,
             xgap=1,
             ygap=1,
-            text=[[f"{100 * value:.0f}" for value in line] for line in shares.tolist()],
+            text=[[f"{100 * value:.0f}" for value in line] for line in shares],
             texttemplate="%{text}",
             hoverinfo="skip",
             row=row,

@@ -23,7 +23,7 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_images, encode_texts, tokenize
 from dclip_kit.models.weights import interpolate
-from dclip_kit.plots.panels import encode_jpeg, tile_pictures
+from dclip_kit.plots.style import encode_jpeg, tile_pictures
 from dclip_kit.search.index import (
     find_nearest,
     rank_answer,

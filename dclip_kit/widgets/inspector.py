@@ -23,7 +23,7 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.regions import Regions
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
-from dclip_kit.plots.panels import encode_jpeg
+from dclip_kit.plots.style import encode_jpeg
 from dclip_kit.training import choose_lenders
 from dclip_kit.widgets.page import add_still, read_page
 

@@ -169,15 +169,10 @@ def draw_reweighted(
         captioned: from `read_caption`.
         powers: by the factor's name; see `reweight_regions`.
     """
-    regions = captioned.regions
     raised = [f"{factor}^{power:g}" for factor, power in powers.items() if power > 0]
     return plots.plot_region_weights(
         picture,
-        regions,
-        regions.area,
-        regions.confidence,
-        captioned.similarity,
+        captioned,
         reweight_regions(captioned, **powers),
-        captioned.caption,
         formula=" × ".join(term.removesuffix("^1") for term in raised) or "1",
     )

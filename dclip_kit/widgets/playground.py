@@ -16,7 +16,7 @@ from dclip_kit.evaluation.evaluate import TEMPLATES, Templates, encode_classes
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate
-from dclip_kit.plots.panels import encode_jpeg
+from dclip_kit.plots.style import encode_jpeg
 from dclip_kit.widgets.page import MOST_BYTES, add_still, open_given, read_page
 
 _SIDE = 224  # pixels of the picture's longer side

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from test_panels import decode, look_alike
-from test_style import HOSTILE, assert_harmless, shown, texts
+from test_style import HOSTILE, assert_harmless, decode, look_alike, shown, texts
 
 from dclip_kit import plots
 from dclip_kit.models.boxes import draw_boxes
 from dclip_kit.models.regions import Regions
+from dclip_kit.plots import detection
 
 
 @pytest.fixture
@@ -48,14 +48,10 @@ class TestRegions:
         assert len(plots.plot_regions(pictures, found, ["a"] * 8).to_json()) < 200_000
 
     def test_bad_input_is_named(self, pictures, regions) -> None:
-        with pytest.raises(ValueError, match=r"as many regions and captions.*got 2, 3, None"):
+        with pytest.raises(ValueError, match="argument 2 is longer"):
             plots.plot_regions(pictures[:2], regions)
-        with pytest.raises(ValueError, match="got 3, 3, 1"):
+        with pytest.raises(ValueError, match="argument 3 is shorter"):
             plots.plot_regions(pictures[:3], regions, ["a"])
-        with pytest.raises(ValueError, match="got 0, 0"):
-            plots.plot_regions([], [])
-        with pytest.raises(ValueError, match="columns"):
-            plots.plot_regions(pictures[:3], regions, columns=0)
         with pytest.raises(ValueError, match=r"regions' \(40, 30\) pixels, got \(32, 32\)"):
             plots.plot_regions([pictures[2]], regions[:1])
 
@@ -78,8 +74,9 @@ class TestStudentView:
         assert "The picture: 40 × 30pixels" in shown(figure)
         assert {"1 dog", "2 cat"} <= set(shown(figure))
 
-    def test_crops_left_out_are_counted(self, pictures, regions, clip) -> None:
-        figure = plots.plot_student_view(pictures[0], regions[0], clip, max_crops=1)
+    def test_crops_left_out_are_counted(self, pictures, regions, clip, monkeypatch) -> None:
+        monkeypatch.setattr(detection, "_MOST_CROPS", 1)
+        figure = plots.plot_student_view(pictures[0], regions[0], clip)
         assert len(figure.layout.annotations) == 1
         assert any("(1 of 2 shown)" in text for text in shown(figure))
 
@@ -91,8 +88,6 @@ class TestStudentView:
     def test_bad_input_is_named(self, pictures, regions, clip) -> None:
         with pytest.raises(ValueError, match=r"\(40, 30\) pixels, got \(30, 40\)"):
             plots.plot_student_view(pictures[1], regions[0], clip)
-        with pytest.raises(ValueError, match="max_crops from 1, got 0"):
-            plots.plot_student_view(pictures[0], regions[0], clip, max_crops=0)
 
 
 def square(*sides: float, confidence: float = 0.95) -> Regions:
@@ -131,10 +126,6 @@ class TestRegionStatistics:
         assert titles == ["share of pictures", "share of regions", "share of regions"]
         assert len(figure.to_json()) < 10_000
 
-    def test_no_picture_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="at least one picture"):
-            plots.plot_region_statistics([])
-
 
 class TestAveragePrecision:
     def test_bars_fall_below_their_mean(self) -> None:
@@ -145,10 +136,3 @@ class TestAveragePrecision:
         assert (bars.y[0], bars.y[1], bars.y[3]) == ("mean of all", "animal", "toy")
         assert bars.marker.color[0] != bars.marker.color[1]
         assert_harmless(figure)
-
-    @pytest.mark.parametrize(
-        "validation", [{}, {"map50": 0.7}, {"map50": 0.7, "map50_by_category": {}}]
-    )
-    def test_a_validation_of_something_else_is_refused(self, validation) -> None:
-        with pytest.raises(ValueError, match="map50 and map50_by_category"):
-            plots.plot_average_precision(validation)
