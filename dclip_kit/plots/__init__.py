@@ -2,10 +2,14 @@
 
 from dclip_kit.plots.curves import plot_frontiers, plot_history, plot_tradeoff, plot_versus
 from dclip_kit.plots.detection import (
+    plot_attention,
     plot_average_precision,
+    plot_masking,
     plot_region_statistics,
+    plot_region_weights,
     plot_regions,
     plot_student_view,
+    plot_weightings,
 )
 from dclip_kit.plots.rankings import PictureRow, plot_picture_rows, plot_picture_search, plot_search
 from dclip_kit.plots.results import (
@@ -16,12 +20,6 @@ from dclip_kit.plots.results import (
     plot_recall,
     plot_scores,
     plot_shares,
-)
-from dclip_kit.plots.weighting import (
-    plot_attention,
-    plot_masking,
-    plot_region_weights,
-    plot_weightings,
 )
 
 __all__ = [
