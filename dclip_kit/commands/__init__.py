@@ -123,9 +123,11 @@ def _parse(given: list[str]) -> Callable[[], int | None]:
 def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int | None]]]:
     """The commands, with a profile's values for defaults."""
     clip = {"model": profile.clip, "pretrained": profile.pretrained}
-    found = ("detector", "confidence", "max_regions")
     defaults: dict[str, dict[str, Any]] = {
-        "detect": {name: getattr(profile.regions, name) for name in found},
+        "detect": {
+            name: getattr(profile.regions, name)
+            for name in ("detector", "confidence", "max_regions")
+        },
         "embed": {**clip, "regions": profile.regions},
         "train-teacher": {"settings": profile},
         "distill": {"settings": profile},

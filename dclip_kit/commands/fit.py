@@ -118,9 +118,8 @@ def _run(
             experiment.encode_pictures(settings, clip, others, features) if others else None
         )
         sets = experiment.prepare_evaluation(clip, data)
-        trained = run.teacher if run else None
         arms = experiment.train_and_save_arms(
-            settings, clip, trained, captioned, uncaptioned, sets, out, states
+            settings, clip, run and run.teacher, captioned, uncaptioned, sets, out, states
         )
         results = experiment.evaluate_arms(arms, sets)
         probed = None
@@ -176,8 +175,7 @@ def study(
     from dclip_kit.evaluation import study as studies
 
     plan = studies.read_study(file)
-    profile = plan.profile
-    clip = runs.load_model(profile.clip, profile.pretrained, choose_device(device))
+    clip = runs.load_model(plan.profile.clip, plan.profile.pretrained, choose_device(device))
     study_runs.run_study(plan, clip, work, arms, repeat)
     if repeat:
         print(studies.format_repeated(plan, work, *repeat))

@@ -138,10 +138,9 @@ def detect(
     from dclip_kit.search.folder_index import find_pictures
 
     paths = find_pictures(pictures)
-    loaded = load_detector(
+    found = load_detector(
         detector, confidence=confidence, max_regions=max_regions, device=choose_device(device)
-    )
-    found = loaded.detect(paths, skip_unreadable=True)
+    ).detect(paths, skip_unreadable=True)
     readable = [path for i, path in enumerate(paths) if i not in found.unreadable]
     entries = []
     for path, regions in zip(readable, found.regions, strict=True):

@@ -56,8 +56,9 @@ def plot_history(
             f"{', '.join(panels) or 'none'}."
         )
     colors = arm_colors(histories)
-    titles = [_PANELS[key] for key in keys]
-    figure = new_figure(230, titles, legend=True, cols=len(keys), horizontal_spacing=0.1)
+    figure = new_figure(
+        230, [_PANELS[key] for key in keys], legend=True, cols=len(keys), horizontal_spacing=0.1
+    )
     for column, key in enumerate(keys, start=1):
         for name, rows in histories.items():
             drawn = [row for row in rows if key in row]
@@ -124,13 +125,16 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
         )
     start = path[0]
     if start.alpha == 0:  # the untouched CLIP, at which all paths begin
-        place = {"x": start.retention, "y": start.recall_at_1, "yshift": -12, "showarrow": False}
-        figure.add_annotation(text="clip", **place)
+        figure.add_annotation(
+            text="clip", x=start.retention, y=start.recall_at_1, yshift=-12, showarrow=False
+        )
     figure.add_vline(least_retention, line=DASHED)
     figure.update_layout(margin_r=44)  # where a point on the right is named
     figure.update_yaxes(tickformat=".1~%", title_text=f"text→image Recall@1 on {split}")
-    title = f"zero-shot retention on {split} (dashed: keep at least {least_retention:.1%})"
-    return figure.update_xaxes(tickformat=".1~%", title_text=title)
+    return figure.update_xaxes(
+        tickformat=".1~%",
+        title_text=f"zero-shot retention on {split} (dashed: keep at least {least_retention:.1%})",
+    )
 
 
 def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.Figure:
@@ -170,8 +174,10 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
         )
     figure.add_vline(RETENTION, line=DASHED, layer="below")
     figure.update_yaxes(tickformat="+.0%", title_text="gain over clip, Recall@1")
-    title = f"zero-shot accuracy kept (dashed: {RETENTION:.1%}, where arms are compared)"
-    return figure.update_xaxes(tickformat=".0%", title_text=title)
+    return figure.update_xaxes(
+        tickformat=".0%",
+        title_text=f"zero-shot accuracy kept (dashed: {RETENTION:.1%}, where arms are compared)",
+    )
 
 
 def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
@@ -212,8 +218,10 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
             )
         figure.add_vline(0, line=DASHED, row=1, col=column)
     figure.update_yaxes(autorange="reversed")
-    unit = f"gain over {escape_text(rival)}, Recall@1"
-    return figure.update_xaxes(title_text=unit, **PERCENT | {"tickformat": "+.0%"})
+    return figure.update_xaxes(
+        title_text=f"gain over {escape_text(rival)}, Recall@1",
+        **PERCENT | {"tickformat": "+.0%"},
+    )
 
 
 def _read_gain(arm: Mapping[str, Any], way: str, rival: str) -> Interval:

@@ -97,7 +97,6 @@ def plot_student_view(
     """
     numbers = [str(number) for number in range(1, len(regions) + 1)]
     colors = label_colors(regions.label)
-    boxes = draw_boxes(picture, regions, numbers, side=300, font_size=18)
     crops = crop_regions(picture, regions, margin)[:_MOST_CROPS]
     # As CLIP's preprocessing makes them, before normalisation.
     pixels = [clip.to_pixels(each).permute(1, 2, 0).numpy() for each in (picture, *crops)]
@@ -112,7 +111,7 @@ def plot_student_view(
     columns = ceil(sqrt(len(crops)))
     side = 300 // columns
     sheets = (
-        boxes,
+        draw_boxes(picture, regions, numbers, side=300, font_size=18),
         seen.resize((300, 300), Image.Resampling.NEAREST),
         tile_pictures(parts, columns, side, smooth=False),
     )
@@ -145,16 +144,25 @@ def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
         "area up to, %": (100 * area, _AREAS, "{1:g}"),
         "confidence from": (confidence, [n / 10 for n in range(11)], "{:.1f}"),
     }
-    titles = ["share of pictures", "share of regions", "share of regions"]
-    figure = new_figure(220, titles, cols=3, horizontal_spacing=0.1)
+    figure = new_figure(
+        220,
+        ["share of pictures", "share of regions", "share of regions"],
+        cols=3,
+        horizontal_spacing=0.1,
+    )
     for column, (title, (values, ends, name)) in enumerate(panels.items(), start=1):
         shares = np.histogram(values, ends)[0] / max(len(values), 1)
         names = [name.format(*pair) for pair in pairwise(ends)]
         figure.add_bar(x=names, y=shares, marker_color=PALETTE[2], row=1, col=column)
-        figure.update_xaxes(title_text=title, type="category", showgrid=False, col=column)
-        figure.update_xaxes(tickangle=0, dtick=ceil(len(names) / 7), col=column)
-    figure.update_yaxes(rangemode="tozero", **PERCENT)
-    return figure
+        figure.update_xaxes(
+            title_text=title,
+            type="category",
+            showgrid=False,
+            tickangle=0,
+            dtick=ceil(len(names) / 7),
+            col=column,
+        )
+    return figure.update_yaxes(rangemode="tozero", **PERCENT)
 
 
 def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
@@ -163,14 +171,12 @@ def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
     Args:
         validation: as `assets/make/validate_detector.py` saves it: "map50" and "map50_by_category".
     """
-    by_category = validation["map50_by_category"]
-    best_first = dict(sorted(by_category.items(), key=lambda entry: -entry[1]))
+    best_first = sorted(validation["map50_by_category"].items(), key=lambda entry: -entry[1])
     figure = plot_shares(
-        {"mean of all": validation["map50"]} | best_first,
+        {"mean of all": validation["map50"], **dict(best_first)},
         "average precision at half overlap (AP50)",
     )
-    colors = [PALETTE[1], *[PALETTE[2]] * len(best_first)]
-    return figure.update_traces(marker_color=colors)
+    return figure.update_traces(marker_color=[PALETTE[1], *[PALETTE[2]] * len(best_first)])
 
 
 def plot_region_weights(
@@ -203,9 +209,8 @@ def plot_region_weights(
     numbers = [str(order.index(region) + 1) for region in range(len(regions))]
     shares = (weight / weight.max().clamp(min=1e-12)).clamp(0, 1).tolist()
     colors = sample_colorscale(_BLUES, shares)
-    height = max(_ROW * len(regions), 200) + 40
     figure = new_figure(
-        height,
+        max(_ROW * len(regions), 200) + 40,
         ["", *quantities],
         cols=6,
         specs=[[{}, None, {}, {}, {}, {}]],  # the second has room for the regions' names
@@ -218,9 +223,11 @@ def plot_region_weights(
         _add_bars(figure, column, regions, order, values, float(values.max()))
     figure.update_traces(marker_color=[colors[region] for region in order], col=6)
     figure.update_yaxes(showticklabels=True, col=3)
-    text = f"weight = {wrap_text(formula, 60)}, scaled to sum to 1"
-    place = {"x": 1, "xanchor": "right", "y": 0, "yanchor": "bottom", "pad": {"b": 8, "r": 12}}
-    return figure.update_layout(title=place | {"text": text}, margin_b=34)
+    title = {
+        "text": f"weight = {wrap_text(formula, 60)}, scaled to sum to 1",
+        **{"x": 1, "xanchor": "right", "y": 0, "yanchor": "bottom", "pad": {"b": 8, "r": 12}},
+    }
+    return figure.update_layout(title=title, margin_b=34)
 
 
 def plot_weightings(
@@ -235,9 +242,11 @@ def plot_weightings(
         weightings: by name, at least one, each with a weight for every region.
     """
     order = next(iter(weightings.values())).argsort(descending=True, stable=True).tolist()
-    titles = [wrap_text(name, max(48 // len(weightings), 10)) for name in weightings]
     figure = new_figure(
-        _ROW * len(regions) + 10, titles, cols=len(weightings), horizontal_spacing=0.02
+        _ROW * len(regions) + 10,
+        [wrap_text(name, max(48 // len(weightings), 10)) for name in weightings],
+        cols=len(weightings),
+        horizontal_spacing=0.02,
     )
     limit = max(float(values.max()) for values in weightings.values())
     for column, values in enumerate(weightings.values(), start=1):
@@ -301,14 +310,13 @@ def plot_attention(
     drawn = draw_boxes(picture, regions, numbers, side=400, font_size=18)
     panel = 24 * len(regions)
     height = 220 + 2 * panel + 180
-    titles = [
-        "",
-        "<b>regions → tokens</b>: each row sums to 100 %",
-        "<b>tokens → regions</b>: each column sums to 100 %",
-    ]
     figure = new_figure(
         height,
-        titles,
+        [
+            "",
+            "<b>regions → tokens</b>: each row sums to 100 %",
+            "<b>tokens → regions</b>: each column sums to 100 %",
+        ],
         rows=3,
         row_heights=[220, panel, panel],
         vertical_spacing=56 / height,
@@ -333,9 +341,13 @@ def plot_attention(
         )
         figure.update_yaxes(autorange="reversed", showgrid=False, row=row)
         figure.update_xaxes(showticklabels=False, showgrid=False, row=row)
-    tokens = [wrap_text(token, 12, 1) for token in captioned.tokens]
-    ticks = {"tickvals": list(range(len(tokens))), "ticktext": tokens, "tickangle": -45}
-    return figure.update_xaxes(showticklabels=True, row=3, **ticks)
+    return figure.update_xaxes(
+        showticklabels=True,
+        tickvals=list(range(len(captioned.tokens))),
+        ticktext=[wrap_text(token, 12, 1) for token in captioned.tokens],
+        tickangle=-45,
+        row=3,
+    )
 
 
 def plot_masking(effect: MaskingEffect) -> go.Figure:

@@ -76,7 +76,7 @@ def plot_search(
         for name, features in image_features.items():
             found = search_images(vector, features, top_k).images
             rank = rank_answer(vector, features, [answer])
-            notes = f"rank {rank:,g}", f"of {len(pictures):,}"
+            notes = [f"rank {rank:,g}", f"of {len(pictures):,}"]
             rows.append(PictureRow(name, found, frozenset([answer]), notes))
         sections.append((f"“{query}”", rows))
     return plot_picture_rows(sections, pictures)
@@ -143,12 +143,11 @@ def plot_picture_rows(
             or a picture cannot be read.
     """
     rows = [row for _, group in sections for row in group]
-    shown = [image for row in rows for image in row.images]
-    known = range(len(pictures))
-    if not rows or not all(row.images for row in rows) or not set(shown) <= set(known):
+    shown = {image for row in rows for image in row.images}
+    if not all(row.images for row in rows) or not rows or shown - set(range(len(pictures))):
         raise ValueError(
             f"Expected rows with pictures from 0 to {len(pictures) - 1}, got {len(rows)} rows with "
-            f"{sorted(set(shown))[:5]}; count the pictures from 0."
+            f"{sorted(shown)[:5]}; count the pictures from 0."
         )
     titles = [f"<b>{wrap_text(heading, 60, 2)}</b>" for heading, _ in sections]
     above = _LINE * max(title.count("<br>") + 1 for title in titles) + 12
@@ -159,36 +158,29 @@ def plot_picture_rows(
     )
     figure.update_annotations(x=0, xanchor="left")
     columns = max(len(row.images) for row in rows)
-    for number, (_, group) in enumerate(sections, start=1):
-        _add_rows(figure, number, group, pictures, columns)
-    return figure
-
-
-def _add_rows(
-    figure: go.Figure,
-    number: int,
-    rows: Sequence[PictureRow],
-    pictures: Sequence[Path] | Sequence[Image.Image],
-    columns: int,
-) -> None:
-    """One section: all of its pictures on one sheet, and on the left the rows' names and notes."""
     blank = Image.new("RGB", (1, 1), "white")
-    cells: list[Image.Image] = []
-    ringed, names = [], []
-    for row in rows:
-        ringed += [len(cells) + i for i, image in enumerate(row.images) if image in row.ringed]
-        shown = [pictures[image] for image in row.images]
-        cells += [each if isinstance(each, Image.Image) else open_picture(each) for each in shown]
-        cells += [blank] * (columns - len(shown))
-        lines = [wrap_text(note, 20) for note in row.notes]
-        names.append("<br>".join([f"<b>{wrap_text(row.name, 20)}</b>", *lines]))
-    add_picture(figure, tile_pictures(cells, columns, _SIDE, ringed), row=number)
-    for place, row in enumerate(rows):
-        for column, tag in enumerate(row.tags):
-            if tag:
-                corner = column * _SIDE + 6, place * _SIDE + 6
-                add_tag(figure, wrap_text(tag, 14, 1), *corner, INK, row=number)
-    middles = [(place + 0.5) * _SIDE for place in range(len(rows))]
-    ticks = {"visible": True, "showgrid": False, "tickvals": middles, "ticktext": names}
-    figure.update_yaxes(row=number, **ticks)
-    figure.update_xaxes(constraintoward="left", row=number)
+    for number, (_, group) in enumerate(sections, start=1):
+        # All pictures of a section are on one sheet, and the rows' names and notes on its left.
+        cells: list[Image.Image] = []
+        ringed, names = [], []
+        for row in group:
+            ringed += [len(cells) + i for i, image in enumerate(row.images) if image in row.ringed]
+            found = [pictures[image] for image in row.images]
+            cells += [
+                each if isinstance(each, Image.Image) else open_picture(each) for each in found
+            ]
+            cells += [blank] * (columns - len(found))
+            lines = [wrap_text(note, 20) for note in row.notes]
+            names.append("<br>".join([f"<b>{wrap_text(row.name, 20)}</b>", *lines]))
+        add_picture(figure, tile_pictures(cells, columns, _SIDE, ringed), row=number)
+        for place, row in enumerate(group):
+            for column, tag in enumerate(row.tags):
+                if tag:
+                    corner = column * _SIDE + 6, place * _SIDE + 6
+                    add_tag(figure, wrap_text(tag, 14, 1), *corner, INK, row=number)
+        middles = [(place + 0.5) * _SIDE for place in range(len(group))]
+        figure.update_yaxes(
+            visible=True, showgrid=False, tickvals=middles, ticktext=names, row=number
+        )
+        figure.update_xaxes(constraintoward="left", row=number)
+    return figure

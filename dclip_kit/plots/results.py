@@ -55,13 +55,20 @@ def plot_recall(results: Mapping[str, ArmResult], ceiling: float | None = None) 
         for name, result in results.items():
             found = getattr(result.retrieval, way)
             bars = _make_bars(labels, [found.recall_at[k] for k in ks], colors[name])
-            bars.textposition = "auto"  # the numbers leave the bars' ends to the whiskers
             intervals = [_interval(found.hits(k), found.image_of_query) for k in ks]
-            bars.error_x = make_whiskers(intervals)
-            figure.add_trace(bars.update(legend_entry(figure, name)), row=1, col=column)
+            bars.update(
+                textposition="auto",  # the numbers leave the bars' ends to the whiskers
+                error_x=make_whiskers(intervals),
+                **legend_entry(figure, name),
+            )
+            figure.add_trace(bars, row=1, col=column)
     if ceiling is not None:  # across the first group of bars
-        place = {"textangle": 0, "xanchor": "right" if ceiling > 0.5 else "left"}
-        label = {"text": f"ceiling {100 * ceiling:.1f} %", "textposition": "end"} | place
+        label = {
+            "text": f"ceiling {100 * ceiling:.1f} %",
+            "textposition": "end",
+            "textangle": 0,
+            "xanchor": "right" if ceiling > 0.5 else "left",
+        }
         ends = {"x0": ceiling, "x1": ceiling, "y0": -0.5, "y1": 0.5}
         figure.add_shape(type="line", line=DASHED, label=label, row=1, col=1, **ends)
     figure.update_xaxes(**PERCENT)
@@ -99,8 +106,7 @@ def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
         title: of the axis, which counts in percent.
     """
     figure = new_figure(22 * len(shares) + 50)
-    names = [escape_text(name) for name in shares]
-    figure.add_trace(_make_bars(names, list(shares.values()), PALETTE[2]))
+    figure.add_trace(_make_bars([*map(escape_text, shares)], [*shares.values()], PALETTE[2]))
     figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
     return figure.update_xaxes(title_text=escape_text(title), range=[0, 1], **PERCENT)
@@ -146,8 +152,9 @@ def plot_naming(named: NamedObjects, objects: SceneObjects) -> go.Figure:
     ]
     figure = new_figure(320, legend=True)
     for name, (hits, color, dash) in lines.items():
-        chosen = [objects.of_size(size) for size in sizes]
-        intervals = [_interval(hits[each], objects.image[each]) for each in chosen]
+        intervals = [
+            _interval(hits[each], objects.image[each]) for each in map(objects.of_size, sizes)
+        ]
         figure.add_scatter(
             x=ticks,
             y=[interval.estimate for interval in intervals],
@@ -252,11 +259,17 @@ def plot_scores(
     for column, row in enumerate(image_of_text.tolist()):
         corners = {"x0": column - 0.46, "x1": column + 0.46, "y0": row - 0.46, "y1": row + 0.46}
         figure.add_shape(type="rect", line={"color": RING, "width": 4}, **corners)
-    ticks = [wrap_text(text, 7, 4) for text in captions]
-    figure.update_xaxes(side="top", tickangle=0, tickvals=[*range(len(ticks))], ticktext=ticks)
-    ticks = [wrap_text(text, 20, 2) for text in pictures]
-    figure.update_yaxes(autorange="reversed", tickvals=[*range(len(ticks))], ticktext=ticks)
-    return figure
+    figure.update_xaxes(
+        side="top",
+        tickangle=0,
+        tickvals=[*range(len(captions))],
+        ticktext=[wrap_text(text, 7, 4) for text in captions],
+    )
+    return figure.update_yaxes(
+        autorange="reversed",
+        tickvals=[*range(len(pictures))],
+        ticktext=[wrap_text(text, 20, 2) for text in pictures],
+    )
 
 
 def plot_occurrences(
@@ -277,10 +290,10 @@ def plot_occurrences(
     colors = arm_colors(occurrences)
     figure = new_figure(320, legend=True)
     for name, each in occurrences.items():
-        falling = each.sort(descending=True).values
+        falling = each.sort(descending=True).values[places - 1].tolist()
         figure.add_scatter(
             x=places.tolist(),
-            y=[round(value, 1) for value in falling[places - 1].tolist()],
+            y=[round(value, 1) for value in falling],
             mode="lines",
             line={"color": colors[name], "width": 2.5},
             name=f"{escape_text(name)}, skewness {skewness(each):.2f}",

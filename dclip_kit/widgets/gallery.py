@@ -5,8 +5,8 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 import traitlets
@@ -119,22 +119,22 @@ class QueryGallery(BeforeAfter):
         self._done: tuple[Any, ...] = ()
         self._matches = [*range(len(dataset.texts))] if text_features is not None else []
         self._first = lru_cache(None)(self._find_first)
-        self._thumbnail = lru_cache(4096)(self._make_thumbnail)
-        groups = {
-            facet: [[f"{facet}: {group}", group] for group in dict.fromkeys(found)]
+        groups = [
+            [facet, [[f"{facet}: {group}", group] for group in dict.fromkeys(found)]]
             for facet, found in self._facets.items()
-        }
+        ]
         self._told = self._told | {
-            "id": f"dclip-{uuid4().hex[:8]}",
+            "id": f"dclip-{self.model_id}",
             "most": min(_MOST, len(dataset)),
             "examples": list(examples),
             "outcomes": [] if text_features is None else [[*each] for each in _OUTCOMES.items()],
-            "groups": [["", [[_ANY, "any kind"]]], *([*each] for each in groups.items())],
+            "groups": [["", [[_ANY, "any kind"]]], *groups],
             "has_boxes": detector is not None,
             "rescores": references is not None,
             "takes_pictures": fine_tuned is not None,
         }
-        self.query, self.matching = examples[0] if examples else "", len(self._matches)
+        self.matching = len(self._matches)
+        self.query = examples[0] if examples else ""
         self.top_k = min(self.top_k, self._told["most"])
         self.observe(self._ask, list(_ASKING))
         self.observe(self._filter, ["outcome", "group"])
@@ -238,15 +238,16 @@ class QueryGallery(BeforeAfter):
             return
         self._done = asked
         text = " ".join(self.query.split())
+        shares = {"before": 0.0, "after": self.share}
         if self._is_pictured():
-            results, said = self._search_picture()
+            results, said = self._search_picture(shares)
         elif text:
-            results, said = self._search_words(text)
+            results, said = self._search_words(text, shares)
         else:
-            results = {"before": [], "after": []}
+            results = {row: [] for row in shares}
             said = "Nothing to look for yet: type some words, then press Enter."
         shown = dict.fromkeys(hit["image"] for row in results.values() for hit in row)
-        thumbnails = {image: self._thumbnail(image) for image in shown}
+        thumbnails = {image: make_thumbnail(self._paths[image]) for image in shown}
         if self._is_pictured():
             thumbnails[-1] = shrink(self._open())
         with self.hold_sync():
@@ -255,9 +256,8 @@ class QueryGallery(BeforeAfter):
             self.message = said
             self.results = results
 
-    def _search_words(self, text: str) -> tuple[dict[str, Any], str]:
+    def _search_words(self, text: str, shares: Mapping[str, float]) -> tuple[dict[str, Any], str]:
         vector = encode_texts(self._clip, [text])[0]
-        shares = {"before": 0.0, "after": self.share}
         scores = {row: self._features[share] @ vector for row, share in shares.items()}
         if self.rescored:
             scores = {row: each - self._bias[shares[row]] for row, each in scores.items()}
@@ -276,10 +276,9 @@ class QueryGallery(BeforeAfter):
             said += " It fills all that CLIP reads; what lies beyond counts for nothing."
         return {row: self._list_hits(each, right) for row, each in scores.items()}, said
 
-    def _search_picture(self) -> tuple[dict[str, Any], str]:
+    def _search_picture(self, shares: Mapping[str, float]) -> tuple[dict[str, Any], str]:
         """By each model's own vector of the picture; scores as they are, since references are
         captions."""
-        shares = {"before": 0.0, "after": self.share}
         results = {
             row: self._list_hits(self._features[share] @ self._embed(share))
             for row, share in shares.items()
@@ -317,9 +316,6 @@ class QueryGallery(BeforeAfter):
         """A picture's file, as seen from the folder that has all of them."""
         return self._paths[image].relative_to(self._root).as_posix()
 
-    def _make_thumbnail(self, image: int) -> bytes:
-        return shrink(open_picture(self._paths[image], _SIDE))
-
     def _detect(self, image: int) -> None:
         if self._detector is None or str(image) in self._boxes:
             return
@@ -348,6 +344,12 @@ class QueryGallery(BeforeAfter):
         ImageDraw.Draw(sheet).text((4, 3), text, fill="black", font=ImageFont.load_default(14))
         said = f"QueryGallery: “{self.query}” among {len(self._dataset):,} pictures. {self.message}"
         return encode_jpeg(sheet), said
+
+
+@lru_cache(4096)
+def make_thumbnail(path: Path) -> bytes:
+    """A picture's file as a small JPEG."""
+    return shrink(open_picture(path, _SIDE))
 
 
 def shrink(picture: Image.Image) -> bytes:

@@ -27,7 +27,6 @@ from dclip_kit.training import choose_lenders
 from dclip_kit.widgets.page import PictureWidget, read_page
 
 _SIDE = 320  # pixels of the picture's longer side
-OWN, ANOTHER, BLANK = "own", "another", "blank"
 _ASKING = ("picture", "caption", "regions", "area", "confidence", "similarity")
 
 
@@ -50,7 +49,7 @@ class RegionInspector(PictureWidget):
 
     picture = traitlets.Int(0, min=0).tag(sync=True)
     caption = traitlets.Int(0).tag(sync=True)
-    regions = traitlets.Enum([OWN, ANOTHER, BLANK], OWN).tag(sync=True)
+    regions = traitlets.Enum(["own", "another", "blank"], "own").tag(sync=True)
     area = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
     confidence = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
     similarity = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
@@ -117,15 +116,16 @@ class RegionInspector(PictureWidget):
     @torch.no_grad()
     def _inspect(self, text: int) -> tuple[dict[str, Any], Image.Image]:
         image = self.picture
-        source = self._lender[image] if self.regions == ANOTHER else image
+        source = self._lender[image] if self.regions == "another" else image
         picture = open_picture(self._paths[source])
-        if self.regions == BLANK:
+        if self.regions == "blank":
             picture = Image.new("RGB", picture.size, (128, 128, 128))
             found, vectors = Regions.whole_image(picture.size), self._gray
         else:
             found, vectors = stored_regions(self._features, source, self._names)
-        caption = self._dataset.texts[text]
-        captioned = beside_caption(self._clip, self._features, text, caption, found, vectors)
+        captioned = beside_caption(
+            self._clip, self._features, text, self._dataset.texts[text], found, vectors
+        )
         weights = reweight_regions(captioned, self.area, self.confidence, self.similarity)
         output = attend(self._teacher, captioned, weights)
         free, looks = self._apply_region_teacher(captioned)
@@ -137,7 +137,6 @@ class RegionInspector(PictureWidget):
             return 1 + int((scores > scores[image]).sum())
 
         assert output.region_to_token is not None and output.token_to_region is not None
-        width, height = picture.size
         columns = {
             "area": found.area,
             "confidence": found.confidence,
@@ -149,7 +148,7 @@ class RegionInspector(PictureWidget):
         seen = {
             "captions": [self._dataset.texts[each] for each in self._texts[image].tolist()],
             "tokens": list(captioned.tokens),
-            "size": [width, height],
+            "size": list(picture.size),
             "labels": list(found.label),
             "colors": label_colors(found.label),
             "boxes": found.xyxy.tolist(),
@@ -167,10 +166,11 @@ class RegionInspector(PictureWidget):
     def _apply_region_teacher(self, captioned: CaptionedRegions) -> tuple[Tensor, Tensor]:
         """Its vector of the picture, and each region's share of what regions receive."""
         device = next(self._region_teacher.parameters()).device
-        found, blank = captioned.regions, self.regions == BLANK
+        found = captioned.regions
         sides = torch.tensor([*found.image_size, *found.image_size])
         boxes = torch.cat([found.xyxy / sides, found.confidence[:, None]], dim=1)
-        mask = torch.full((1, len(found)), not blank)  # without regions it sees the picture alone
+        # Without regions it sees the picture alone.
+        mask = torch.full((1, len(found)), self.regions != "blank")
         whole = self._features.image[self.picture][None]
         given = whole, captioned.region_features[None], mask, boxes[None]
         vector, weights = self._region_teacher.eval()(*(each.to(device) for each in given))

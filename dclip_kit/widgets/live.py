@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets
 import plotly.graph_objects as go
-from IPython.display import DisplayHandle, display
+from IPython.display import display
 from PIL import Image
 
 from dclip_kit import plots
@@ -116,20 +116,16 @@ class LiveFigure:
     Stored in the notebook it is the final picture, and needs no kernel to be seen.
     """
 
-    def __init__(self) -> None:
-        """Nothing is shown before the first figure."""
-        self._handle: DisplayHandle | None = None
+    def __init__(self, figure: go.Figure) -> None:
+        """Displays the first figure."""
+        # As a bundle: a plotly figure displays itself, and would be a new one every time.
+        self._handle = display(figure._repr_mimebundle_(), raw=True, display_id=True)
 
     def show(self, figure: go.Figure) -> None:
-        """Displays a figure, in the place of the one before."""
-        # As a bundle: a plotly figure displays itself, and would be a new one every time.
-        bundle = figure._repr_mimebundle_()
-        if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
-        else:
-            # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
-            self._handle.update({"text/plain": "…"}, raw=True)
-            self._handle.update(bundle, raw=True)
+        """Displays another figure in the place of the one before."""
+        # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
+        self._handle.update({"text/plain": "…"}, raw=True)
+        self._handle.update(figure._repr_mimebundle_(), raw=True)
 
 
 class LiveRun:
@@ -159,18 +155,17 @@ class LiveRun:
         self.panels = tuple(panels)
         self.histories: dict[str, History] = {}
         self.results: dict[str, Any] = {}
-        self._trainings, self._figure = dict(trainings), LiveFigure()
+        self._trainings = dict(trainings)
         self._background = Background(self._train)
-        self._shown = False
+        self._figure: LiveFigure | None = None
 
     def start(self) -> None:
         """Trains what is not finished yet; the first time it shows itself, too."""
-        if not self._shown:
-            self._shown = True
+        if self._figure is None:
             said = "Buttons that stop the training and go on with it: run the notebook to use them."
             bundle = self._background.box._repr_mimebundle_()
             display(bundle | {"text/plain": said}, raw=True)
-            self._figure.show(new_figure(230, ["no epoch is done yet"]))
+            self._figure = LiveFigure(new_figure(230, ["no epoch is done yet"]))
         self._background.start()
 
     async def wait(self) -> dict[str, Any]:
@@ -206,7 +201,7 @@ class LiveRun:
             self.results[name] = train(on_epoch=follow, on_step=count)
 
     def _draw(self) -> None:
-        if self.histories:
+        if self.histories and self._figure:
             self._figure.show(plots.plot_history(self.histories, self.panels))
 
 
@@ -229,19 +224,18 @@ def show_weight_sliders(
         factor: ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.25, description=factor)
         for factor in ("area", "confidence", "similarity")
     }
-    figure = LiveFigure()
 
-    def redraw(_: object = None) -> None:
+    def draw() -> go.Figure:
         powers = {factor: slider.value for factor, slider in sliders.items()}
         raised = [f"{factor}^{power:g}" for factor, power in powers.items() if power > 0]
         formula = " × ".join(term.removesuffix("^1") for term in raised) or "1"
         weight = reweight_regions(captioned, **powers)
-        figure.show(plots.plot_region_weights(picture, captioned, weight, formula))
+        return plots.plot_region_weights(picture, captioned, weight, formula)
 
-    for slider in sliders.values():
-        slider.observe(redraw, "value")
     said = "Sliders for area, confidence and similarity: run the notebook to move them."
     bundle = ipywidgets.VBox([*sliders.values()])._repr_mimebundle_()
     display(bundle | {"text/plain": said}, raw=True)
-    redraw()
+    figure = LiveFigure(draw())
+    for slider in sliders.values():
+        slider.observe(lambda _: figure.show(draw()), "value")
     return sliders
