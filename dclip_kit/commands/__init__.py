@@ -96,8 +96,12 @@ def _parse(given: list[str]) -> Callable[[], int | None]:
         SystemExit: help was given, or something else was refused; all is said.
     """
     # The profile comes first, since what the help of the other options says depends on it.
-    usage = f"{PROGRAM} COMMAND --profile NAME --recipe NAME …"
-    chooser = argparse.ArgumentParser(PROGRAM, usage, add_help=False, allow_abbrev=False)
+    chooser = argparse.ArgumentParser(
+        PROGRAM,
+        f"{PROGRAM} COMMAND --profile NAME --recipe NAME …",
+        add_help=False,
+        allow_abbrev=False,
+    )
     chooser.add_argument("--profile", choices=PROFILES, default="pocket")
     chooser.add_argument("--recipe", choices=RECIPES, default=Profile.recipe)
     chosen, rest = chooser.parse_known_args(given)

@@ -110,8 +110,9 @@ def _run(
         captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"
         if trains_teacher(settings) and not run:
-            state = states / "teacher.safetensors"
-            run = experiment.train_and_save_teacher(settings, captioned.features, out, state)
+            run = experiment.train_and_save_teacher(
+                settings, captioned.features, out, states / "teacher.safetensors"
+            )
         if teacher_alone:
             return
         uncaptioned = (

@@ -33,10 +33,13 @@ def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: s
     clip = load_model(arm, pretrained, choose_device(device))
     export_clip(clip, out)
     place = printable(out)
-    print(f"Written to {place}. Load it without this kit:")
-    print(f'  open_clip.create_model_and_transforms("local-dir:{place}")')
     more = f', bpe_path="{place}/{MERGES_FILE}"' if clip.merges else ""
-    print(f'  open_clip.get_tokenizer("local-dir:{place}"{more})')
+    print(
+        f"Written to {place}. Load it without this kit:",
+        f'  open_clip.create_model_and_transforms("local-dir:{place}")',
+        f'  open_clip.get_tokenizer("local-dir:{place}"{more})',
+        sep="\n",
+    )
 
 
 def evaluate(
@@ -113,45 +116,50 @@ def evaluate(
         return
     gains = {name: compare.compare(found[model[0]], found[name]) for name in model[1:]}
     measured = place.test if place.test and split == "test" else place.data
-    notes = [unseen.describe(measured), warn_of_few(len(captioned), captioned.source)]
     unknown = [name for name, each in seen.items() if not each.complete]
-    notes += [
-        f"What {name} has trained on is not all known: its run, or its teacher's, left no record."
-        for name in unknown
+    notes = [
+        unseen.describe(measured),
+        warn_of_few(len(captioned), captioned.source),
+        *(
+            f"What {x} has trained on is not all known: its run, or its teacher's, left no record."
+            for x in unknown
+        ),
     ]
     if json:
-        record = {
-            "data": place.data,
-            "test": place.test if split == "test" else "",
-            "split": split,
-            "seed": place.seed,
-            "pictures": len(captioned),
-            "captions": len(captioned.texts),
-            "retrieval": {name: each.as_dict() for name, each in found.items()},
-            "gains": {
-                name: {way: [asdict(gain) for gain in each] for way, each in own.items()}
-                for name, own in gains.items()
-            },
-            "zero_shot": {
-                source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
-                for source, results in known.items()
-            },
-            "left_out": {
-                "trained_on": {
-                    name: [
-                        {"picture": str(x.picture), "trained": str(x.evaluation), "by": x.by}
-                        for x in leaks
-                    ]
-                    for name, leaks in unseen.trained.items()
+        records.write_record(
+            {
+                "data": place.data,
+                "test": place.test if split == "test" else "",
+                "split": split,
+                "seed": place.seed,
+                "pictures": len(captioned),
+                "captions": len(captioned.texts),
+                "retrieval": {name: each.as_dict() for name, each in found.items()},
+                "gains": {
+                    name: {way: [asdict(gain) for gain in each] for way, each in own.items()}
+                    for name, own in gains.items()
                 },
-                "zero_shot_chosen_on": without,
+                "zero_shot": {
+                    source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
+                    for source, results in known.items()
+                },
+                "left_out": {
+                    "trained_on": {
+                        name: [
+                            {"picture": str(x.picture), "trained": str(x.evaluation), "by": x.by}
+                            for x in leaks
+                        ]
+                        for name, leaks in unseen.trained.items()
+                    },
+                    "zero_shot_chosen_on": without,
+                },
+                "chosen_on": unseen.chosen,
+                "no_record": unknown,
             },
-            "chosen_on": unseen.chosen,
-            "no_record": unknown,
-        }
-        records.write_record(record, json)
-    what = f"{printable(measured)} ({printable(split)})"
-    print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}")
+            json,
+        )
+    counts = f"{len(captioned):,} pictures, {len(captioned.texts):,} captions"
+    print(f"{counts}: {printable(measured)} ({printable(split)})")
     for note in filter(None, notes):
         print(printable(note))
     print("\n" + compare.format_retrieval({printable(name): each for name, each in found.items()}))

@@ -159,14 +159,18 @@ def detect(
                 picture = draw_boxes(picture, regions)
             with replacing(drawn / f"{name}.png") as temporary:
                 picture.save(temporary, format="PNG")
-    record = {
-        "detector": detector,
-        "confidence": confidence,
-        "max_regions": max_regions,
-        "pictures": entries,
-        "unreadable": [{"path": str(paths[i]), "reason": r} for i, r in found.unreadable.items()],
-    }
-    write_record(record, out)
+    write_record(
+        {
+            "detector": detector,
+            "confidence": confidence,
+            "max_regions": max_regions,
+            "pictures": entries,
+            "unreadable": [
+                {"path": str(paths[i]), "reason": r} for i, r in found.unreadable.items()
+            ],
+        },
+        out,
+    )
     count = sum(len(regions) for regions in found.regions) - found.without_detections
     print(
         f"Found {count:,} regions in {len(readable):,} pictures, none in "
@@ -224,14 +228,16 @@ def embed(
     features = extract_features(clip, detector, found.dataset, regions, folder=out)
     if not is_main_process():
         return
-    record = {
-        "model": clip.name,
-        "pictures": [str(path) for path in found.dataset.paths],
-        "captions": found.dataset.texts,
-        "unusable": list_reasons(found.unusable),
-        "empty_captions": found.empty_captions,
-    }
-    records.write_record(record, out / "contents.json")
+    records.write_record(
+        {
+            "model": clip.name,
+            "pictures": [str(path) for path in found.dataset.paths],
+            "captions": found.dataset.texts,
+            "unusable": list_reasons(found.unusable),
+            "empty_captions": found.empty_captions,
+        },
+        out / "contents.json",
+    )
     print(
         f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
         f"{len(features.text):,} captions into {printable(out)}; unusable: "

@@ -176,8 +176,8 @@ def plot_picture_rows(
         for place, row in enumerate(group):
             for column, tag in enumerate(row.tags):
                 if tag:
-                    corner = column * _SIDE + 6, place * _SIDE + 6
-                    add_tag(figure, wrap_text(tag, 14, 1), *corner, INK, row=number)
+                    left, top = column * _SIDE + 6, place * _SIDE + 6
+                    add_tag(figure, wrap_text(tag, 14, 1), left, top, INK, row=number)
         middles = [(place + 0.5) * _SIDE for place in range(len(group))]
         figure.update_yaxes(
             visible=True, showgrid=False, tickvals=middles, ticktext=names, row=number

@@ -72,9 +72,11 @@ def new_figure(
     lines = max(title.count("<br>") + 1 if title else 0 for title in titles)
     top = 8 + 17 * lines + 26 * legend
     figure.update_annotations(font_size=SMALL)
-    margin = {"l": 8, "r": 12, "t": top, "b": 8}
     return figure.update_layout(
-        template=TEMPLATE, height=height + top, margin=margin, showlegend=legend
+        template=TEMPLATE,
+        height=height + top,
+        margin={"l": 8, "r": 12, "t": top, "b": 8},
+        showlegend=legend,
     )
 
 

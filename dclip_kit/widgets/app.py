@@ -41,10 +41,11 @@ def show_app() -> None:
     The environment says what: `{"folder": …, "model": …, "device": …}` in SETTINGS.
     """
     asked = json.loads(os.environ.get(SETTINGS, "{}"))
-    if asked.get("folder"):
-        display(open_folder(Path(asked["folder"]), asked["model"], asked["device"]))
-    else:
-        display(open_pocket())
+    display(
+        open_folder(Path(asked["folder"]), asked["model"], asked["device"])
+        if asked.get("folder")
+        else open_pocket()
+    )
 
 
 def load_pair(model: str, device: str = "cpu") -> tuple[ClipBundle, ClipBundle]:
@@ -93,8 +94,10 @@ class _Page:
         self.background.start()
 
     def add(self, title: str, widget: ipywidgets.DOMWidget, *said: str) -> None:
-        tab = ipywidgets.VBox([*map(ipywidgets.Label, said), widget])
-        self.tabs.children = [*self.tabs.children, tab]
+        self.tabs.children = [
+            *self.tabs.children,
+            ipywidgets.VBox([*map(ipywidgets.Label, said), widget]),
+        ]
         self.tabs.set_title(len(self.tabs.children) - 1, title)
         self.tabs.layout.display = None
 

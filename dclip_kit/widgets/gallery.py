@@ -329,8 +329,9 @@ class QueryGallery(BeforeAfter):
             strict=True,
         )
         boxes = [[*box, f"{label} {sure:.2f}", color] for box, label, sure, color in rows]
-        size = {"width": picture.width, "height": picture.height}
-        self._boxes = self._boxes | {str(image): size | {"boxes": boxes}}
+        self._boxes = self._boxes | {
+            str(image): {"width": picture.width, "height": picture.height, "boxes": boxes}
+        }
 
     def _draw_still(self) -> tuple[bytes, str]:
         """Both rows, one below the other, under a line that says what is asked."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets
@@ -139,20 +139,14 @@ class LiveRun:
         results: what each finished training returned.
     """
 
-    def __init__(
-        self,
-        trainings: Mapping[str, Callable[..., Any]],
-        panels: Sequence[str] = ("loss", "val_recall_at_1", "val_retention"),
-    ) -> None:
+    def __init__(self, trainings: Mapping[str, Callable[..., Any]]) -> None:
         """Nothing runs before `start`.
 
         Args:
             trainings: by name, one after another; each is called with `on_epoch` and `on_step`, as
                 `train_arm` and `distill` take them, and goes on from its checkpoint if it is called
                 again.
-            panels: as `plots.plot_history`'s.
         """
-        self.panels = tuple(panels)
         self.histories: dict[str, History] = {}
         self.results: dict[str, Any] = {}
         self._trainings = dict(trainings)
@@ -163,8 +157,7 @@ class LiveRun:
         """Trains what is not finished yet; the first time it shows itself, too."""
         if self._figure is None:
             said = "Buttons that stop the training and go on with it: run the notebook to use them."
-            bundle = self._background.box._repr_mimebundle_()
-            display(bundle | {"text/plain": said}, raw=True)
+            display(self._background.box._repr_mimebundle_() | {"text/plain": said}, raw=True)
             self._figure = LiveFigure(new_figure(230, ["no epoch is done yet"]))
         self._background.start()
 
@@ -202,7 +195,9 @@ class LiveRun:
 
     def _draw(self) -> None:
         if self.histories and self._figure:
-            self._figure.show(plots.plot_history(self.histories, self.panels))
+            self._figure.show(
+                plots.plot_history(self.histories, ("loss", "val_recall_at_1", "val_retention"))
+            )
 
 
 def show_weight_sliders(
@@ -233,8 +228,8 @@ def show_weight_sliders(
         return plots.plot_region_weights(picture, captioned, weight, formula)
 
     said = "Sliders for area, confidence and similarity: run the notebook to move them."
-    bundle = ipywidgets.VBox([*sliders.values()])._repr_mimebundle_()
-    display(bundle | {"text/plain": said}, raw=True)
+    box = ipywidgets.VBox([*sliders.values()])
+    display(box._repr_mimebundle_() | {"text/plain": said}, raw=True)
     figure = LiveFigure(draw())
     for slider in sliders.values():
         slider.observe(lambda _: figure.show(draw()), "value")

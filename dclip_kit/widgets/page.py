@@ -135,8 +135,10 @@ class BeforeAfter(PictureWidget):
             share: unit_vectors(image_features[share]) for share in sorted(image_features)
         }
         self._own: Image.Image | None = None  # that somebody gave
-        told = {"names": [*names], "shares": [*self._features], "most_bytes": MOST_BYTES}
-        super().__init__(share=max(self._features), _told=told)
+        super().__init__(
+            share=max(self._features),
+            _told={"names": [*names], "shares": [*self._features], "most_bytes": MOST_BYTES},
+        )
         self.on_msg(self._receive)
 
     @traitlets.validate("share")

@@ -107,7 +107,7 @@ def shown(monkeypatch) -> list[tuple[str, object]]:
 
 
 def rows(count: int, loss: float) -> list[dict[str, float]]:
-    return [{"epoch": n, "loss": loss / n, "val_recall_at_1": 0.1 * n} for n in range(1, count + 1)]
+    return [{"epoch": n, "loss": loss / n} for n in range(1, count + 1)]
 
 
 def lines(bundle) -> list[list[float]]:
@@ -136,7 +136,7 @@ def figures(shown) -> list[list[list[float]]]:
 
 def test_one_figure_grows_by_epoch_and_by_training(shown) -> None:
     steps: dict[str, list[int]] = {}
-    live_run = LiveRun({name: train(name, 2, steps) for name in ("first", "second")}, ["loss"])
+    live_run = LiveRun({name: train(name, 2, steps) for name in ("first", "second")})
     live_run.start()
     assert asyncio.run(live_run.wait()) == {
         "first": "first is trained",
@@ -179,7 +179,7 @@ def test_a_stopped_training_goes_on_where_it_was(shown) -> None:
 
         return train("first", 2, steps)(on_epoch, step)
 
-    live_run = LiveRun({"first": stop, "second": train("second", 1, steps)}, ["loss"])
+    live_run = LiveRun({"first": stop, "second": train("second", 1, steps)})
     live_run.start()
     with pytest.raises(RuntimeError, match="press Resume, then run this cell again"):
         asyncio.run(live_run.wait())
@@ -207,7 +207,7 @@ def test_an_error_is_raised_where_somebody_waits(shown) -> None:
 
 
 def test_what_was_shown_does_not_change_with_the_running_history(shown) -> None:
-    live_run = LiveRun({"first": train("first", 2, {})}, ["loss"])
+    live_run = LiveRun({"first": train("first", 2, {})})
     live_run.start()
     asyncio.run(live_run.wait())
     assert figures(shown)[0] == [[2.0]]
