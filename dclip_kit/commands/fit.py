@@ -120,7 +120,14 @@ def _run(
         )
         sets = experiment.prepare_evaluation(clip, data)
         arms = experiment.train_and_save_arms(
-            settings, clip, run and run.teacher, captioned, uncaptioned, sets, out, states
+            settings,
+            clip,
+            run.teacher if run else None,
+            captioned,
+            uncaptioned,
+            sets,
+            out,
+            states,
         )
         results = experiment.evaluate_arms(arms, sets)
         probed = None

@@ -159,7 +159,7 @@ def _build_pocket(background: Background, page: _Page) -> None:
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
     sets = prepare_retrieval(clip, data)
 
-    def encode(pictures: Pictures, what: str, before: int) -> dict[float, Tensor]:
+    def encode(pictures: Pictures, what: str, before: int) -> dict[float, torch.Tensor]:
         features = {}
         for done, (share, mixture) in enumerate(mixtures.items()):
             background.tell(f"{what}: the model at {share:.0%}", (before + done) / 7)

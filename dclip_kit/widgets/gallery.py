@@ -109,11 +109,12 @@ class QueryGallery(BeforeAfter):
             ValueError: the untouched CLIP or any mixture is missing, or numbers of pictures differ.
         """
         super().__init__(clip, fine_tuned, dataset.paths, image_features, names)
-        self._dataset, self._detector, self._things = dataset, detector, things
+        self._dataset, self._detector, self._things = dataset, detector, things or ()
         self._text_features, self._facets = text_features, facets or {}
         self._bias = {
             share: nnn_bias(references @ each.T)
-            for share, each in (self._features.items() if references is not None else ())
+            for share, each in self._features.items()
+            if references is not None
         }
         self._root = os.path.commonpath([path.parent for path in dataset.paths])
         self._done: tuple[Any, ...] = ()

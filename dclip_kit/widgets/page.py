@@ -85,7 +85,7 @@ class PictureWidget(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         """The widget; a picture and a sentence for readers who have no kernel."""
-        data, metadata = super()._repr_mimebundle_(**options)
+        data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
         jpeg, said = self._draw_still()
         still = {"image/jpeg": base64.b64encode(jpeg).decode("ascii"), "text/plain": said}
         return data | still, metadata
