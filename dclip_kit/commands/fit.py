@@ -82,11 +82,8 @@ def _run(
     began = time.monotonic()
     for folder in (out, features):
         require_writable(folder, "folder")
-    from dclip_kit.evaluation import experiment, profile_data, runs
-    from dclip_kit.evaluation.arms import load_teacher
-    from dclip_kit.evaluation.probe import region_probe, shortcut_probe
-    from dclip_kit.evaluation.records import write_record
-    from dclip_kit.evaluation.report import format_report, make_report
+    from dclip_kit.evaluation import arms as models
+    from dclip_kit.evaluation import experiment, probe, profile_data, records, report, runs
     from dclip_kit.runtime.processes import is_main_process
 
     runs.require_settings(settings, out)
@@ -94,7 +91,7 @@ def _run(
     clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))
     experiment.require_trainable(settings, clip)
     kind = experiment.teacher_settings(settings)
-    run = load_teacher(clip.embed_dim, kind, teacher) if teacher else None
+    run = models.load_teacher(clip.embed_dim, kind, teacher) if teacher else None
     data = profile_data.load_data(settings)
     if teacher:
         data = experiment.leave_out_seen_by_teacher(data, teacher)
@@ -105,7 +102,7 @@ def _run(
         f"choose on, {len(data.test):,} to measure on."
     )
     with runs.count_seconds(out, began) as seconds:
-        write_record(settings.as_dict(), out / runs.SETTINGS)
+        records.write_record(settings.as_dict(), out / runs.SETTINGS)
         seen = by_teacher = experiment.describe_run(settings, data, None, teacher)
         if others:
             seen = experiment.describe_run(settings, data, others, teacher)
@@ -113,39 +110,47 @@ def _run(
         captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"
         if trains_teacher(settings) and not run:
-            state = states / "teacher.safetensors"
-            run = experiment.train_and_save_teacher(settings, captioned.features, out, state)
+            run = experiment.train_and_save_teacher(
+                settings, captioned.features, out, states / "teacher.safetensors"
+            )
         if teacher_alone:
             return
-        uncaptioned = None
-        if others:
-            uncaptioned = experiment.encode_pictures(settings, clip, others, features)
+        uncaptioned = (
+            experiment.encode_pictures(settings, clip, others, features) if others else None
+        )
         sets = experiment.prepare_evaluation(clip, data)
-        trained = run.teacher if run else None
         arms = experiment.train_and_save_arms(
-            settings, clip, trained, captioned, uncaptioned, sets, out, states
+            settings,
+            clip,
+            run.teacher if run else None,
+            captioned,
+            uncaptioned,
+            sets,
+            out,
+            states,
         )
         results = experiment.evaluate_arms(arms, sets)
-        probe = None
+        probed = None
         if run:
             tested = experiment.load_or_extract_features(settings, clip, data.test, features)
-            if settings.teacher_model == "region":
-                probe = region_probe(run.teacher, tested, settings.region_teacher)
-            else:
-                probe = shortcut_probe(run.teacher, clip, tested, settings.regions)
-        report = make_report(
+            probed = (
+                probe.region_probe(run.teacher, tested, settings.region_teacher)
+                if settings.teacher_model == "region"
+                else probe.shortcut_probe(run.teacher, clip, tested, settings.regions)
+            )
+        said = report.make_report(
             settings,
             results,
-            probe,
+            probed,
             data.ceiling,
             seconds(),
             [name for name in arms if name != "clip"],
             left_out=data.left_out and data.left_out.as_dict(),
         )
     if is_main_process():
-        write_record(report, out / runs.REPORT)
+        records.write_record(said, out / runs.REPORT)
         notes = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
-        print(format_report(report), *filter(None, notes), sep="\n")
+        print(report.format_report(said), *filter(None, notes), sep="\n")
         print(
             f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
             f"{printable(out / settings.recipe)} --out FOLDER"
@@ -174,18 +179,15 @@ def study(
     """
     for folder in (work, file.parent):
         require_writable(folder, "folder")
-    from dclip_kit.evaluation.records import write_record
-    from dclip_kit.evaluation.runs import load_model
-    from dclip_kit.evaluation.study import format_repeated, format_study, read_study, summarise
-    from dclip_kit.evaluation.study_runs import run_study
+    from dclip_kit.evaluation import records, runs, study_runs
+    from dclip_kit.evaluation import study as studies
 
-    plan = read_study(file)
-    profile = plan.profile
-    clip = load_model(profile.clip, profile.pretrained, choose_device(device))
-    run_study(plan, clip, work, arms, repeat)
+    plan = studies.read_study(file)
+    clip = runs.load_model(plan.profile.clip, plan.profile.pretrained, choose_device(device))
+    study_runs.run_study(plan, clip, work, arms, repeat)
     if repeat:
-        print(format_repeated(plan, work, *repeat))
+        print(studies.format_repeated(plan, work, *repeat))
         return
-    result = summarise(plan)
-    write_record(result, plan.result)
-    print(format_study(result))
+    result = studies.summarise(plan)
+    records.write_record(result, plan.result)
+    print(studies.format_study(result))

@@ -1,7 +1,11 @@
 """Commands on models: measuring them, handing them on, searching with them."""
 
+import importlib.util
 import json as json_format
+import os
+import shutil
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -29,10 +33,13 @@ def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: s
     clip = load_model(arm, pretrained, choose_device(device))
     export_clip(clip, out)
     place = printable(out)
-    print(f"Written to {place}. Load it without this kit:")
-    print(f'  open_clip.create_model_and_transforms("local-dir:{place}")')
     more = f', bpe_path="{place}/{MERGES_FILE}"' if clip.merges else ""
-    print(f'  open_clip.get_tokenizer("local-dir:{place}"{more})')
+    print(
+        f"Written to {place}. Load it without this kit:",
+        f'  open_clip.create_model_and_transforms("local-dir:{place}")',
+        f'  open_clip.get_tokenizer("local-dir:{place}"{more})',
+        sep="\n",
+    )
 
 
 def evaluate(
@@ -74,20 +81,13 @@ def evaluate(
     """
     if json:
         require_writable(json)
-    from dclip_kit.evaluation import compare, profile_data
+    from dclip_kit.evaluation import compare, profile_data, records, runs
     from dclip_kit.evaluation import evaluate as measuring
-    from dclip_kit.evaluation.records import write_record
-    from dclip_kit.evaluation.runs import (
-        find_run,
-        leave_out_chosen,
-        leave_out_trained,
-        load_model,
-    )
     from dclip_kit.runtime.processes import is_main_process
 
-    runs = {name: run for name in model if (run := find_run(name))}
+    came_from = {name: run for name in model if (run := runs.find_run(name))}
     place = profile_data.choose_measured(
-        [run.profile for run in runs.values()],
+        [run.profile for run in came_from.values()],
         PROFILES[profile],
         data=data,
         images=images and str(images),
@@ -95,18 +95,18 @@ def evaluate(
         templates=templates,
         seed=seed,
     )
-    seen = {name: run.seen for name, run in runs.items()}
-    unseen = leave_out_trained(profile_data.read_measured(place, split), seen)
+    seen = {name: run.seen for name, run in came_from.items()}
+    unseen = runs.leave_out_trained(profile_data.read_measured(place, split), seen)
     captioned = unseen.dataset
     digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
     every = profile_data.read_zero_shot(place.zero_shot) if place.zero_shot else ()
-    labelled = {each.source: leave_out_chosen(each, digests) for each in every}
+    labelled = {each.source: runs.leave_out_chosen(each, digests) for each in every}
     without = {each.source: len(each) - len(labelled[each.source]) for each in every}
     prompts = profile_data.choose_templates(place.zero_shot, place.templates)
     found = {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
-        clip = load_model(name, pretrained, choose_device(device))
+        clip = runs.load_model(name, pretrained, choose_device(device))
         prepared = measuring.prepare_retrieval(clip, captioned, read=False)
         found[name] = measuring.evaluate_retrieval(clip, prepared)
         for source, each in labelled.items():
@@ -116,45 +116,50 @@ def evaluate(
         return
     gains = {name: compare.compare(found[model[0]], found[name]) for name in model[1:]}
     measured = place.test if place.test and split == "test" else place.data
-    notes = [unseen.describe(measured), warn_of_few(len(captioned), captioned.source)]
-    unknown = [name for name, run in runs.items() if not run.seen.complete]
-    notes += [
-        f"What {name} has trained on is not all known: its run, or its teacher's, left no record."
-        for name in unknown
+    unknown = [name for name, each in seen.items() if not each.complete]
+    notes = [
+        unseen.describe(measured),
+        warn_of_few(len(captioned), captioned.source),
+        *(
+            f"What {x} has trained on is not all known: its run, or its teacher's, left no record."
+            for x in unknown
+        ),
     ]
     if json:
-        record = {
-            "data": place.data,
-            "test": place.test if split == "test" else "",
-            "split": split,
-            "seed": place.seed,
-            "pictures": len(captioned),
-            "captions": len(captioned.texts),
-            "retrieval": {name: each.as_dict() for name, each in found.items()},
-            "gains": {
-                name: {way: [asdict(gain) for gain in each] for way, each in own.items()}
-                for name, own in gains.items()
-            },
-            "zero_shot": {
-                source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
-                for source, results in known.items()
-            },
-            "left_out": {
-                "trained_on": {
-                    name: [
-                        {"picture": str(x.picture), "trained": str(x.evaluation), "by": x.by}
-                        for x in leaks
-                    ]
-                    for name, leaks in unseen.trained.items()
+        records.write_record(
+            {
+                "data": place.data,
+                "test": place.test if split == "test" else "",
+                "split": split,
+                "seed": place.seed,
+                "pictures": len(captioned),
+                "captions": len(captioned.texts),
+                "retrieval": {name: each.as_dict() for name, each in found.items()},
+                "gains": {
+                    name: {way: [asdict(gain) for gain in each] for way, each in own.items()}
+                    for name, own in gains.items()
                 },
-                "zero_shot_chosen_on": without,
+                "zero_shot": {
+                    source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
+                    for source, results in known.items()
+                },
+                "left_out": {
+                    "trained_on": {
+                        name: [
+                            {"picture": str(x.picture), "trained": str(x.evaluation), "by": x.by}
+                            for x in leaks
+                        ]
+                        for name, leaks in unseen.trained.items()
+                    },
+                    "zero_shot_chosen_on": without,
+                },
+                "chosen_on": unseen.chosen,
+                "no_record": unknown,
             },
-            "chosen_on": unseen.chosen,
-            "no_record": unknown,
-        }
-        write_record(record, json)
-    what = f"{printable(measured)} ({printable(split)})"
-    print(f"{len(captioned):,} pictures, {len(captioned.texts):,} captions: {what}")
+            json,
+        )
+    counts = f"{len(captioned):,} pictures, {len(captioned.texts):,} captions"
+    print(f"{counts}: {printable(measured)} ({printable(split)})")
     for note in filter(None, notes):
         print(printable(note))
     print("\n" + compare.format_retrieval({printable(name): each for name, each in found.items()}))
@@ -166,9 +171,8 @@ def evaluate(
         rest, gone = len(labelled[source]), without[source]
         others = f", without the {gone:,} that a weight α was chosen on" if gone else ""
         print(f"\nZero-shot top-1, {printable(source)}: {rest:,} pictures{others}")
-        print(compare.format_zero_shot({printable(name): each for name, each in results.items()}))
-        if note := warn_of_few(rest, source):
-            print(note)
+        table = compare.format_zero_shot({printable(name): x for name, x in results.items()})
+        print(*filter(None, [table, warn_of_few(rest, source)]), sep="\n")
 
 
 def search(
@@ -221,3 +225,57 @@ def search(
     else:
         for path, score in hits:
             print(f"{score:.3f}  {printable(path)}")
+
+
+def app(
+    folder: Positional[str] = "",
+    *,
+    model: str = "pocket",
+    port: int = 8866,
+    browser: bool = True,
+    device: str = "auto",
+) -> None:
+    """Opens a page that searches a folder's pictures, before and after fine-tuning; no code needed.
+
+    The page is served to this machine alone, at 127.0.0.1. It gives out pictures that were made
+    smaller, and never the folder. Vectors of pictures are kept, as search keeps them.
+
+    Args:
+        folder: of pictures, which need no captions; folders in it count too. Left out, the pocket's
+            pictures, with all that can be seen of them.
+        model: an arm that distill wrote (runs/x/region_taught), searched with beside the CLIP that
+            it comes from; "pocket" is the arm that comes with the kit.
+        port: where to serve.
+        browser: whether to open a browser, too.
+        device: auto, cpu, cuda:0, …
+    """
+    if importlib.util.find_spec("voila") is None:
+        raise ImportError(
+            "Expected Voilà, which serves the page, got none; run pip install 'dclip-kit[app]'."
+        )
+    from dclip_kit.search.folder_index import find_pictures
+    from dclip_kit.widgets.app import NOTEBOOK, SETTINGS
+
+    if folder:
+        find_pictures(Path(folder))  # an empty folder is told before anything is served
+    elif model != "pocket":
+        raise ValueError(f"Expected a folder to search with {model}, got none; name one.")
+    asked = {
+        "folder": folder and str(Path(folder).absolute()),
+        "model": model if model == "pocket" else str(Path(model).absolute()),
+        "device": choose_device(device),
+    }
+    os.environ |= {
+        SETTINGS: json_format.dumps(asked),
+        "TQDM_DISABLE": "1",
+    }  # which the kernel inherits
+    from voila.app import Voila
+
+    with tempfile.TemporaryDirectory() as root:  # all that the server can see
+        shutil.copy(NOTEBOOK, root)
+        options = [
+            *(str(Path(root, NOTEBOOK.name)), f"--port={port}", "--Voila.ip=127.0.0.1"),
+            *("--Voila.port_retries=0", "--VoilaConfiguration.file_allowlist=[]"),
+            *("--show_tracebacks=False", *([] if browser else ["--no-browser"])),
+        ]
+        Voila.launch_instance(options)  # until Ctrl-C

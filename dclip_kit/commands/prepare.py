@@ -47,9 +47,10 @@ def inspect(
     print(*summarize(report, bool(against)), sep="\n")
     for note in dict.fromkeys(str(w.message) for w in notes if issubclass(w.category, UserWarning)):
         print(f"Note: {printable(note)}")
-    if not report["captions"]["usable"]:
-        print("Nothing to train on: no usable picture has a caption.")
-    return int(not report["captions"]["usable"])
+    if report["captions"]["usable"]:
+        return 0
+    print("Nothing to train on: no usable picture has a caption.")
+    return 1
 
 
 def curate(
@@ -137,17 +138,19 @@ def detect(
     from dclip_kit.search.folder_index import find_pictures
 
     paths = find_pictures(pictures)
-    loaded = load_detector(
+    found = load_detector(
         detector, confidence=confidence, max_regions=max_regions, device=choose_device(device)
-    )
-    found = loaded.detect(paths, skip_unreadable=True)
+    ).detect(paths, skip_unreadable=True)
     readable = [path for i, path in enumerate(paths) if i not in found.unreadable]
     entries = []
     for path, regions in zip(readable, found.regions, strict=True):
         width, height = regions.image_size
         every = zip(regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True)
-        boxes = [{"label": label, "confidence": sure, "xyxy": box} for label, sure, box in every]
-        boxes = [] if regions.is_whole_image else boxes
+        boxes = [
+            {"label": label, "confidence": sure, "xyxy": box}
+            for label, sure, box in every
+            if not regions.is_whole_image
+        ]
         entries.append({"path": str(path), "width": width, "height": height, "regions": boxes})
         if drawn:
             name = path.relative_to(pictures) if pictures.is_dir() else Path(path.name)
@@ -156,14 +159,18 @@ def detect(
                 picture = draw_boxes(picture, regions)
             with replacing(drawn / f"{name}.png") as temporary:
                 picture.save(temporary, format="PNG")
-    record = {
-        "detector": detector,
-        "confidence": confidence,
-        "max_regions": max_regions,
-        "pictures": entries,
-        "unreadable": [{"path": str(paths[i]), "reason": r} for i, r in found.unreadable.items()],
-    }
-    write_record(record, out)
+    write_record(
+        {
+            "detector": detector,
+            "confidence": confidence,
+            "max_regions": max_regions,
+            "pictures": entries,
+            "unreadable": [
+                {"path": str(paths[i]), "reason": r} for i, r in found.unreadable.items()
+            ],
+        },
+        out,
+    )
     count = sum(len(regions) for regions in found.regions) - found.without_detections
     print(
         f"Found {count:,} regions in {len(readable):,} pictures, none in "
@@ -205,14 +212,13 @@ def embed(
     require_writable(out, "folder")
     from dclip_kit.data import read_captioned
     from dclip_kit.data.annotations import list_reasons
-    from dclip_kit.evaluation.records import write_record
-    from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.evaluation import records, runs
     from dclip_kit.features.extract import extract_features
     from dclip_kit.models.detector import load_detector
     from dclip_kit.runtime.processes import is_main_process
 
     found = read_captioned(data, images, format, split)
-    clip = load_model(model, pretrained, choose_device(device))
+    clip = runs.load_model(model, pretrained, choose_device(device))
     detector = load_detector(
         regions.detector,
         confidence=regions.confidence,
@@ -222,14 +228,16 @@ def embed(
     features = extract_features(clip, detector, found.dataset, regions, folder=out)
     if not is_main_process():
         return
-    record = {
-        "model": clip.name,
-        "pictures": [str(path) for path in found.dataset.paths],
-        "captions": found.dataset.texts,
-        "unusable": list_reasons(found.unusable),
-        "empty_captions": found.empty_captions,
-    }
-    write_record(record, out / "contents.json")
+    records.write_record(
+        {
+            "model": clip.name,
+            "pictures": [str(path) for path in found.dataset.paths],
+            "captions": found.dataset.texts,
+            "unusable": list_reasons(found.unusable),
+            "empty_captions": found.empty_captions,
+        },
+        out / "contents.json",
+    )
     print(
         f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
         f"{len(features.text):,} captions into {printable(out)}; unusable: "

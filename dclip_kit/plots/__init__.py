@@ -1,11 +1,15 @@
 """Functions that return plotly figures: legible at half a page's width, small when stored."""
 
-from dclip_kit.plots.curves import plot_history, plot_tradeoff
+from dclip_kit.plots.curves import plot_frontiers, plot_history, plot_tradeoff, plot_versus
 from dclip_kit.plots.detection import (
+    plot_attention,
     plot_average_precision,
+    plot_masking,
     plot_region_statistics,
+    plot_region_weights,
     plot_regions,
     plot_student_view,
+    plot_weightings,
 )
 from dclip_kit.plots.rankings import PictureRow, plot_picture_rows, plot_picture_search, plot_search
 from dclip_kit.plots.results import (
@@ -17,13 +21,6 @@ from dclip_kit.plots.results import (
     plot_scores,
     plot_shares,
 )
-from dclip_kit.plots.studies import plot_frontiers, plot_growth, plot_versus
-from dclip_kit.plots.weighting import (
-    plot_attention,
-    plot_masking,
-    plot_region_weights,
-    plot_weightings,
-)
 
 __all__ = [
     "PictureRow",
@@ -31,7 +28,6 @@ __all__ = [
     "plot_average_precision",
     "plot_frontiers",
     "plot_gains",
-    "plot_growth",
     "plot_history",
     "plot_masking",
     "plot_naming",

@@ -1,17 +1,22 @@
-"""Trainings epoch by epoch, and what each mixture of before and after gains and forgets."""
+"""Trainings epoch by epoch; paths between search and memory; what a study's arms gain."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from dclip_kit.evaluation.arms import Arm
+from dclip_kit.evaluation.compare import WAYS
+from dclip_kit.evaluation.study import RETENTION
+from dclip_kit.metrics import Interval
 from dclip_kit.plots.style import (
     DASHED,
     INK,
-    Number,
+    PERCENT,
     arm_colors,
     escape_text,
     legend_entry,
+    make_whiskers,
     new_figure,
 )
 
@@ -27,7 +32,7 @@ _PANELS = {  # row's key, heading
 
 
 def plot_history(
-    histories: Mapping[str, Sequence[Mapping[str, Number]]],
+    histories: Mapping[str, Sequence[Mapping[str, float | int]]],
     panels: Sequence[str] = ("loss", "val_recall_at_1", "val_zero_shot"),
 ) -> go.Figure:
     """Loss and figures on val, epoch by epoch, a line for each arm (or teacher).
@@ -41,24 +46,19 @@ def plot_history(
             and "rehearsal" are the student's loss term by term. What no row has is left out.
 
     Raises:
-        ValueError: there is no history, one is empty or a row lacks "epoch" or "loss", or no row
-            has any of the panels' figures.
+        ValueError: no row has any of the panels' figures, or a panel is unknown.
     """
-    lacking = [n for n, rows in histories.items() if not rows or {"epoch", "loss"} - rows[0].keys()]
-    if not histories or lacking:
-        raise ValueError(
-            f"Expected histories with rows of epoch and loss, got none for {lacking or 'any arm'}; "
-            "leave untrained arms out."
-        )
-    keys = [key for key in panels if any(key in rows[0] for rows in histories.values())]
+    known = {key for rows in histories.values() for row in rows for key in row}
+    keys = [key for key in panels if key in known]
     if not keys or not set(keys) <= set(_PANELS):
         raise ValueError(
             f"Expected panels out of {', '.join(_PANELS)} that the histories have, got "
             f"{', '.join(panels) or 'none'}."
         )
     colors = arm_colors(histories)
-    titles = [_PANELS[key] for key in keys]
-    figure = new_figure(230, titles, legend=True, cols=len(keys), horizontal_spacing=0.1)
+    figure = new_figure(
+        230, [_PANELS[key] for key in keys], legend=True, cols=len(keys), horizontal_spacing=0.1
+    )
     for column, key in enumerate(keys, start=1):
         for name, rows in histories.items():
             drawn = [row for row in rows if key in row]
@@ -123,14 +123,108 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
             textfont_color=colors[name],
             name=escape_text(name),
         )
-    start = min(
-        (point for arm in paths.values() for point in arm.candidates), key=lambda each: each.alpha
-    )
-    if start.alpha == 0:
-        place = {"x": start.retention, "y": start.recall_at_1, "yshift": -12, "showarrow": False}
-        figure.add_annotation(text="clip", **place)
+    start = path[0]
+    if start.alpha == 0:  # the untouched CLIP, at which all paths begin
+        figure.add_annotation(
+            text="clip", x=start.retention, y=start.recall_at_1, yshift=-12, showarrow=False
+        )
     figure.add_vline(least_retention, line=DASHED)
     figure.update_layout(margin_r=44)  # where a point on the right is named
     figure.update_yaxes(tickformat=".1~%", title_text=f"text→image Recall@1 on {split}")
-    title = f"zero-shot retention on {split} (dashed: keep at least {least_retention:.1%})"
-    return figure.update_xaxes(tickformat=".1~%", title_text=title)
+    return figure.update_xaxes(
+        tickformat=".1~%",
+        title_text=f"zero-shot retention on {split} (dashed: keep at least {least_retention:.1%})",
+    )
+
+
+def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.Figure:
+    """What each arm gains over the untouched CLIP against what it retains, as its weights mix in.
+
+    A line runs from the untouched CLIP (at the right, no gain) to the arm's own weights. Where it
+    falls to the retention at which arms are compared, a point has its 95 % interval.
+
+    Args:
+        study: as `summarise` made it.
+        way: "text_to_image" or "image_to_text".
+    """
+    arms = study["arms"]
+    colors = arm_colors(arms)
+    base = arms["clip"]["at_95_5"][way]["recall_at_1"]
+    figure = new_figure(400, legend=True)
+    for name, arm in arms.items():
+        points = arm["frontier"]
+        figure.add_scatter(
+            x=[point["retention"] for point in points],
+            y=[point[way] / base - 1 for point in points],
+            mode="lines",
+            hovertext=[f"{escape_text(name)}, α = {point['alpha']:g}" for point in points],
+            line_color=colors[name],
+            **legend_entry(figure, name),
+        )
+        if name == "clip":  # which gains nothing over itself
+            continue
+        gain = _read_gain(arm, way, "clip")
+        figure.add_scatter(
+            x=[max(RETENTION, points[-1]["retention"])],
+            y=[gain.estimate],
+            error_y=make_whiskers([gain]) | {"color": colors[name]},
+            mode="markers",
+            marker={"size": 9, "color": colors[name]},
+            **legend_entry(figure, name),
+        )
+    figure.add_vline(RETENTION, line=DASHED, layer="below")
+    figure.update_yaxes(tickformat="+.0%", title_text="gain over clip, Recall@1")
+    return figure.update_xaxes(
+        tickformat=".0%",
+        title_text=f"zero-shot accuracy kept (dashed: {RETENTION:.1%}, where arms are compared)",
+    )
+
+
+def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
+    """What each arm gains over one of them, both ways, with 95 % intervals.
+
+    A hollow point's interval includes zero: the two are not known to differ.
+
+    Args:
+        study: as `summarise` made it.
+        rival: the arm that the others are compared with.
+    """
+    arms = {name: arm for name, arm in study["arms"].items() if name != rival}
+    colors = arm_colors(arms)
+    figure = new_figure(
+        26 * len(arms) + 40,
+        list(WAYS.values()),
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
+    )
+    for column, way in enumerate(WAYS, start=1):
+        for name, arm in arms.items():
+            gain = _read_gain(arm, way, rival)
+            known = gain.low > 0 or gain.high < 0
+            figure.add_scatter(
+                x=[gain.estimate],
+                y=[escape_text(name)],
+                error_x=make_whiskers([gain]) | {"color": colors[name]},
+                mode="markers",
+                marker={
+                    "size": 9,
+                    "color": colors[name] if known else "white",
+                    "line": {"color": colors[name], "width": 2},
+                },
+                name=escape_text(name),
+                row=1,
+                col=column,
+            )
+        figure.add_vline(0, line=DASHED, row=1, col=column)
+    figure.update_yaxes(autorange="reversed")
+    return figure.update_xaxes(
+        title_text=f"gain over {escape_text(rival)}, Recall@1",
+        **PERCENT | {"tickformat": "+.0%"},
+    )
+
+
+def _read_gain(arm: Mapping[str, Any], way: str, rival: str) -> Interval:
+    """What a study's arm gains over another, as a share of the other's Recall@1."""
+    gain = arm["at_95_5"][way]["vs"][rival]
+    return Interval(gain["relative"], *gain["ci95"])

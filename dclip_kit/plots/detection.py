@@ -1,4 +1,4 @@
-"""What a detector finds, how well, and what CLIP gets of it."""
+"""Regions: what a detector finds and CLIP gets, what each one weighs, where a teacher looks."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -8,17 +8,31 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
 from PIL import Image
+from plotly.colors import sample_colorscale
 from torch import Tensor
 
 from dclip_kit.config import RegionSettings
+from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
 from dclip_kit.models.boxes import draw_boxes, label_colors
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.regions import Regions, crop_regions
-from dclip_kit.plots.panels import add_picture, add_tag, tile_pictures
+from dclip_kit.models.teacher import TeacherOutput
 from dclip_kit.plots.results import plot_shares
-from dclip_kit.plots.style import PALETTE, PERCENT, new_figure, wrap_text
+from dclip_kit.plots.style import (
+    PALETTE,
+    PERCENT,
+    add_picture,
+    add_tag,
+    new_figure,
+    tile_pictures,
+    wrap_text,
+)
 
+_BLUES = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark, both legible on white
+_ROW = 30  # pixels
+_MOST_CROPS = 9  # shown of a picture; a caption counts them
 _AREAS = (0, 2, 4, 8, 16, 32, 100)  # percent: ends of the bars, most twice the one before
 
 
@@ -37,16 +51,9 @@ def plot_regions(
         columns: pictures in a row.
 
     Raises:
-        ValueError: the numbers of pictures, regions and captions differ or are 0, or regions are of
-            another picture's size.
+        ValueError: the numbers of pictures, regions and captions differ, or regions are of another
+            picture's size.
     """
-    counts = {len(pictures), len(regions), len(pictures if captions is None else captions)}
-    if len(counts) > 1 or not pictures or columns < 1:
-        raise ValueError(
-            f"Expected pictures, as many regions and captions, and columns from 1, got "
-            f"{len(pictures)}, {len(regions)}, {None if captions is None else len(captions)} and "
-            f"{columns}; give one of each a picture."
-        )
     columns = min(columns, len(pictures))
     rows = ceil(len(pictures) / columns)
     below = 60 if captions else 0
@@ -59,11 +66,12 @@ def plot_regions(
         horizontal_spacing=0.02,
         vertical_spacing=(below + 4) / height,
     )
-    for index, (picture, found) in enumerate(zip(pictures, regions, strict=True)):
+    each = zip(pictures, regions, captions or [""] * len(pictures), strict=True)
+    for index, (picture, found, caption) in enumerate(each):
         drawn = draw_boxes(picture, found, side=3 * shown // 2, font_size=14)
-        caption = wrap_text(captions[index], 80 // columns) if captions else ""
         row, column = divmod(index, columns)
-        add_picture(figure, drawn, caption, row=row + 1, col=column + 1)
+        text = wrap_text(caption, 80 // columns)
+        add_picture(figure, drawn, text, row=row + 1, col=column + 1)
     return figure
 
 
@@ -72,7 +80,6 @@ def plot_student_view(
     regions: Regions,
     clip: ClipBundle,
     margin: float = RegionSettings.margin,
-    max_crops: int = 9,
 ) -> go.Figure:
     """DCLIP's premise: what the student gets of a picture, and what it would get of each region.
 
@@ -84,18 +91,16 @@ def plot_student_view(
         regions: of this picture.
         clip: whose preprocessing is shown.
         margin: kept around a crop, as share of its side.
-        max_crops: shown; the caption counts them.
 
     Raises:
-        ValueError: the regions are of another picture's size, or max_crops is below 1.
+        ValueError: the regions are of another picture's size.
     """
-    if max_crops < 1:
-        raise ValueError(f"Expected max_crops from 1, got {max_crops}; regions are what it shows.")
     numbers = [str(number) for number in range(1, len(regions) + 1)]
     colors = label_colors(regions.label)
-    boxes = draw_boxes(picture, regions, numbers, side=300, font_size=18)
-    crops = crop_regions(picture, regions, margin)[:max_crops]
-    seen, *parts = [_as_received(each, clip) for each in (picture, *crops)]
+    crops = crop_regions(picture, regions, margin)[:_MOST_CROPS]
+    # As CLIP's preprocessing makes them, before normalisation.
+    pixels = [clip.to_pixels(each).permute(1, 2, 0).numpy() for each in (picture, *crops)]
+    seen, *parts = map(Image.fromarray, pixels)
     size = f"{seen.width} × {seen.height}"
     share = "" if len(crops) == len(regions) else f" ({len(crops)} of {len(regions)} shown)"
     captions = (
@@ -106,7 +111,7 @@ def plot_student_view(
     columns = ceil(sqrt(len(crops)))
     side = 300 // columns
     sheets = (
-        boxes,
+        draw_boxes(picture, regions, numbers, side=300, font_size=18),
         seen.resize((300, 300), Image.Resampling.NEAREST),
         tile_pictures(parts, columns, side, smooth=False),
     )
@@ -121,11 +126,6 @@ def plot_student_view(
     return figure
 
 
-def _as_received(picture: Image.Image, clip: ClipBundle) -> Image.Image:
-    """The preprocessed picture, before normalisation."""
-    return Image.fromarray(clip.to_pixels(picture).permute(1, 2, 0).numpy())
-
-
 def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
     """How many regions pictures have, how large they are, and how sure the detector is of them.
 
@@ -133,13 +133,8 @@ def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
     its regions is left out of the other two panels.
 
     Args:
-        regions: of each picture.
-
-    Raises:
-        ValueError: there is no picture.
+        regions: of each picture, at least one.
     """
-    if not regions:
-        raise ValueError("Expected the regions of at least one picture, got none.")
     counts = [0 if found.is_whole_image else len(found) for found in regions]
     detected = [found for found in regions if not found.is_whole_image]
     area = torch.cat([torch.zeros(0), *(found.area for found in detected)])
@@ -149,16 +144,25 @@ def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
         "area up to, %": (100 * area, _AREAS, "{1:g}"),
         "confidence from": (confidence, [n / 10 for n in range(11)], "{:.1f}"),
     }
-    titles = ["share of pictures", "share of regions", "share of regions"]
-    figure = new_figure(220, titles, cols=3, horizontal_spacing=0.1)
+    figure = new_figure(
+        220,
+        ["share of pictures", "share of regions", "share of regions"],
+        cols=3,
+        horizontal_spacing=0.1,
+    )
     for column, (title, (values, ends, name)) in enumerate(panels.items(), start=1):
         shares = np.histogram(values, ends)[0] / max(len(values), 1)
         names = [name.format(*pair) for pair in pairwise(ends)]
         figure.add_bar(x=names, y=shares, marker_color=PALETTE[2], row=1, col=column)
-        figure.update_xaxes(title_text=title, type="category", showgrid=False, col=column)
-        figure.update_xaxes(tickangle=0, dtick=ceil(len(names) / 7), col=column)
-    figure.update_yaxes(rangemode="tozero", **PERCENT)
-    return figure
+        figure.update_xaxes(
+            title_text=title,
+            type="category",
+            showgrid=False,
+            tickangle=0,
+            dtick=ceil(len(names) / 7),
+            col=column,
+        )
+    return figure.update_yaxes(rangemode="tozero", **PERCENT)
 
 
 def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
@@ -166,20 +170,203 @@ def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
 
     Args:
         validation: as `assets/make/validate_detector.py` saves it: "map50" and "map50_by_category".
-
-    Raises:
-        ValueError: an entry is missing, or there is no category.
     """
-    by_category = validation.get("map50_by_category")
-    if not by_category or "map50" not in validation:
-        raise ValueError(
-            f"Expected map50 and map50_by_category, got {sorted(validation)}; "
-            "assets/make/validate_detector.py makes both."
-        )
-    best_first = dict(sorted(by_category.items(), key=lambda entry: -entry[1]))
+    best_first = sorted(validation["map50_by_category"].items(), key=lambda entry: -entry[1])
     figure = plot_shares(
-        {"mean of all": validation["map50"]} | best_first,
+        {"mean of all": validation["map50"], **dict(best_first)},
         "average precision at half overlap (AP50)",
     )
-    colors = [PALETTE[1], *[PALETTE[2]] * len(best_first)]
-    return figure.update_traces(marker_color=colors)
+    return figure.update_traces(marker_color=[PALETTE[1], *[PALETTE[2]] * len(best_first)])
+
+
+def plot_region_weights(
+    picture: Image.Image,
+    captioned: CaptionedRegions,
+    weight: Float[Tensor, "_region"] | None = None,
+    formula: str = "area × confidence × similarity",
+) -> go.Figure:
+    """What each region counts for a caption: area × confidence × similarity, made to sum to 1.
+
+    Regions are numbered by falling weight; the darker a box, the more it weighs.
+
+    Args:
+        picture: with the regions.
+        captioned: the regions beside the caption, from `read_caption`.
+        weight: of the regions; left out, DCLIP's own.
+        formula: of the weights, shown as plain text below them.
+
+    Raises:
+        ValueError: the picture has another size than the regions'.
+    """
+    regions, weight = captioned.regions, captioned.weight if weight is None else weight
+    quantities = {
+        "area": regions.area,
+        "confidence": regions.confidence,
+        "similarity": captioned.similarity,
+        "weight": weight,
+    }
+    order = weight.argsort(descending=True, stable=True).tolist()
+    numbers = [str(order.index(region) + 1) for region in range(len(regions))]
+    shares = (weight / weight.max().clamp(min=1e-12)).clamp(0, 1).tolist()
+    colors = sample_colorscale(_BLUES, shares)
+    figure = new_figure(
+        max(_ROW * len(regions), 200) + 40,
+        ["", *quantities],
+        cols=6,
+        specs=[[{}, None, {}, {}, {}, {}]],  # the second has room for the regions' names
+        column_widths=[5, 2, 2, 2, 2, 2],
+        horizontal_spacing=0.01,
+    )
+    drawn = draw_boxes(picture, regions, numbers, colors, 300, font_size=18)
+    add_picture(figure, drawn, wrap_text(f"“{captioned.caption}”", 28))
+    for column, values in enumerate(quantities.values(), start=3):
+        _add_bars(figure, column, regions, order, values, float(values.max()))
+    figure.update_traces(marker_color=[colors[region] for region in order], col=6)
+    figure.update_yaxes(showticklabels=True, col=3)
+    title = {
+        "text": f"weight = {wrap_text(formula, 60)}, scaled to sum to 1",
+        **{"x": 1, "xanchor": "right", "y": 0, "yanchor": "bottom", "pad": {"b": 8, "r": 12}},
+    }
+    return figure.update_layout(title=title, margin_b=34)
+
+
+def plot_weightings(
+    regions: Regions, weightings: Mapping[str, Float[Tensor, "_region"]]
+) -> go.Figure:
+    """What each region counts under several weightings side by side, a column of bars for each.
+
+    Regions stand in one order, by falling weight in the first weighting, and keep its numbers.
+
+    Args:
+        regions: of one picture.
+        weightings: by name, at least one, each with a weight for every region.
+    """
+    order = next(iter(weightings.values())).argsort(descending=True, stable=True).tolist()
+    figure = new_figure(
+        _ROW * len(regions) + 10,
+        [wrap_text(name, max(48 // len(weightings), 10)) for name in weightings],
+        cols=len(weightings),
+        horizontal_spacing=0.02,
+    )
+    limit = max(float(values.max()) for values in weightings.values())
+    for column, values in enumerate(weightings.values(), start=1):
+        _add_bars(figure, column, regions, order, values, limit)
+    return figure.update_yaxes(showticklabels=True, col=1)
+
+
+def _number_labels(regions: Regions, order: Sequence[int]) -> list[str]:
+    """The regions' words in this order, numbered."""
+    return [f"{n} {wrap_text(regions.label[i], 12, 1)}" for n, i in enumerate(order, start=1)]
+
+
+def _add_bars(
+    figure: go.Figure,
+    column: int,
+    regions: Regions,
+    order: Sequence[int],
+    values: Float[Tensor, "_region"],
+    limit: float,
+) -> None:
+    """A number for each region, on a bar; one of the length `limit` leaves room for its number."""
+    bars = values[list(order)].tolist()
+    figure.add_bar(
+        x=bars,
+        y=_number_labels(regions, order),
+        orientation="h",
+        marker_color=PALETTE[2],
+        text=[f"{value:.2f}" for value in bars],
+        textposition="outside",
+        row=1,
+        col=column,
+    )
+    figure.update_xaxes(visible=False, range=[0, 2 * max(limit, 1e-9)], col=column)
+    figure.update_yaxes(autorange="reversed", showticklabels=False, showgrid=False, col=column)
+
+
+def plot_attention(
+    picture: Image.Image, captioned: CaptionedRegions, output: TeacherOutput
+) -> go.Figure:
+    """Attention both ways: a row a region, a column a token, the more the darker.
+
+    Above, each region spreads its attention over the tokens, so that rows sum to 100 %; below,
+    each token spreads its own over the regions, so that columns do.
+
+    Args:
+        picture: with the regions.
+        captioned: what the teacher was given.
+        output: what it made of it, from `attend`.
+
+    Raises:
+        ValueError: the teacher reads no caption, or the picture has another size than the regions'.
+    """
+    seen, heard = output.region_to_token, output.token_to_region
+    if seen is None or heard is None:
+        raise ValueError(
+            "Expected the output of a teacher that reads captions, got a caption-free one's: its "
+            "regions attend to regions alone."
+        )
+    regions = captioned.regions
+    numbers = [str(number) for number in range(1, len(regions) + 1)]
+    drawn = draw_boxes(picture, regions, numbers, side=400, font_size=18)
+    panel = 24 * len(regions)
+    height = 220 + 2 * panel + 180
+    figure = new_figure(
+        height,
+        [
+            "",
+            "<b>regions → tokens</b>: each row sums to 100 %",
+            "<b>tokens → regions</b>: each column sums to 100 %",
+        ],
+        rows=3,
+        row_heights=[220, panel, panel],
+        vertical_spacing=56 / height,
+    )
+    add_picture(figure, drawn, wrap_text(f"“{captioned.caption}”", 60))
+    for row, weights in ((2, seen[0]), (3, heard[0].T)):
+        shares = weights.detach().cpu().tolist()
+        figure.add_heatmap(
+            z=[[round(value, 4) for value in line] for line in shares],
+            y=_number_labels(regions, range(len(regions))),
+            zmin=0,
+            zmax=max(0.5, *map(max, shares)),  # paler where attention is spread thin
+            colorscale=[[0, "#FFFFFF"], [1, PALETTE[2]]],
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            text=[[f"{100 * value:.0f}" for value in line] for line in shares],
+            texttemplate="%{text}",
+            hoverinfo="skip",
+            row=row,
+            col=1,
+        )
+        figure.update_yaxes(autorange="reversed", showgrid=False, row=row)
+        figure.update_xaxes(showticklabels=False, showgrid=False, row=row)
+    return figure.update_xaxes(
+        showticklabels=True,
+        tickvals=list(range(len(captioned.tokens))),
+        ticktext=[wrap_text(token, 12, 1) for token in captioned.tokens],
+        tickangle=-45,
+        row=3,
+    )
+
+
+def plot_masking(effect: MaskingEffect) -> go.Figure:
+    """How far a pair's embedding in a batch is from its own, alone, by how much of it is padding.
+
+    One point a pair: 1 means that its companions in the batch change nothing.
+    """
+    points = {
+        "padding masked": (effect.masked, PALETTE[2]),
+        "padding attended to": (effect.unmasked, PALETTE[1]),
+    }
+    figure = new_figure(300, legend=True)
+    for name, (values, color) in points.items():
+        figure.add_scatter(
+            x=[round(value, 4) for value in effect.padding.tolist()],
+            y=[round(value, 4) for value in values.tolist()],
+            mode="markers",
+            marker={"color": color, "size": 6, "opacity": 0.6},
+            name=name,
+        )
+    figure.update_yaxes(title_text="cosine with its embedding alone")
+    return figure.update_xaxes(title_text="padding in the pair’s row of the batch", **PERCENT)

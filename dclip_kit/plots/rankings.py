@@ -10,8 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from dclip_kit.data import open_picture
-from dclip_kit.plots.panels import add_picture, add_tag, tile_pictures
-from dclip_kit.plots.style import INK, new_figure, wrap_text
+from dclip_kit.plots.style import (
+    INK,
+    add_picture,
+    add_tag,
+    new_figure,
+    tile_pictures,
+    wrap_text,
+)
 from dclip_kit.search.index import rank_answer, search_images, shared_things
 
 _ROW = 100  # pixels that a row of pictures takes
@@ -63,26 +69,14 @@ def plot_search(
         ValueError: numbers of queries or pictures differ or are 0, an index is out of range, or a
             picture cannot be read.
     """
-    counts = {len(queries), len(query_features), len(correct)}
-    sizes = {len(pictures), *(len(features) for features in image_features.values())}
-    if len(counts) > 1 or len(sizes) > 1 or 0 in counts | sizes or not image_features:
-        raise ValueError(
-            f"Expected a text, features and the correct picture for each query, and features of "
-            f"each picture from every model, got {sorted(counts)} and {sorted(sizes)}; "
-            "give one of each."
-        )
-    if not (int(correct.min()) >= 0 and int(correct.max()) < len(pictures) and top_k >= 1):
-        raise ValueError(
-            f"Expected correct pictures from 0 to {len(pictures) - 1} and top_k from 1, got "
-            f"{correct.tolist()} and {top_k}; count the pictures from 0."
-        )
+    _require_pictures(correct.tolist(), pictures, image_features)
     sections = []
     for query, vector, answer in zip(queries, query_features, correct.tolist(), strict=True):
         rows = []
         for name, features in image_features.items():
             found = search_images(vector, features, top_k).images
             rank = rank_answer(vector, features, [answer])
-            notes = f"rank {rank:,g}", f"of {len(pictures):,}"
+            notes = [f"rank {rank:,g}", f"of {len(pictures):,}"]
             rows.append(PictureRow(name, found, frozenset([answer]), notes))
         sections.append((f"“{query}”", rows))
     return plot_picture_rows(sections, pictures)
@@ -92,7 +86,7 @@ def plot_picture_search(
     query: int,
     pictures: Sequence[Path] | Sequence[Image.Image],
     image_features: Mapping[str, Float[Tensor, "image embed"]],
-    things: Sequence[frozenset[str]] | None = None,
+    things: Sequence[frozenset[str]],
     top_k: int = 5,
 ) -> go.Figure:
     """The pictures that each model finds most like one of them, which is left out.
@@ -101,34 +95,37 @@ def plot_picture_search(
         query: index of the picture asked with.
         pictures: what is searched; only those shown are read.
         image_features: by the model's name; each searches with its own vector of the query.
-        things: what each picture shows, if known: those that share a thing with the query are
-            ringed and say what.
+        things: what each picture shows: those that share a thing with the query are ringed and say
+            what.
         top_k: pictures shown a row.
 
     Raises:
         ValueError: numbers of pictures differ, or as `search_images` and `plot_picture_rows`.
     """
-    sizes = {len(each) for each in image_features.values()} | {len(pictures)}
-    sizes |= {len(pictures if things is None else things)}
-    if len(sizes) > 1 or not 0 <= query < len(pictures) or not image_features:
-        raise ValueError(
-            f"Expected features (and things) of {len(pictures)} pictures from every model, and a "
-            f"query among them, got {sorted(sizes)} and {query}."
-        )
-    heading = "asked with this picture"
-    if things is not None:
-        heading += f": {', '.join(sorted(things[query]))}"
+    _require_pictures([query], pictures, image_features)
+    heading = f"asked with this picture: {', '.join(sorted(things[query]))}"
     rows = [PictureRow("query", [query])]
     for name, features in image_features.items():
         found = search_images(features[query], features, top_k, [query]).images
-        row = PictureRow(name, found)
-        if things is not None:
-            shared = shared_things(found, things, query)
-            right = frozenset(image for image, each in zip(found, shared, strict=True) if each)
-            tags = [", ".join(sorted(each)) for each in shared]
-            row = PictureRow(name, found, right, (f"{len(right)} of {len(found)}",), tags)
-        rows.append(row)
+        shared = shared_things(found, things, query)
+        right = frozenset(image for image, each in zip(found, shared, strict=True) if each)
+        tags = [", ".join(sorted(each)) for each in shared]
+        rows.append(PictureRow(name, found, right, (f"{len(right)} of {len(found)}",), tags))
     return plot_picture_rows([(heading, rows)], pictures)
+
+
+def _require_pictures(
+    asked: Sequence[int],
+    pictures: Sequence[Path] | Sequence[Image.Image],
+    image_features: Mapping[str, Tensor],
+) -> None:
+    sizes = {len(pictures), *(len(features) for features in image_features.values())}
+    if len(sizes) > 1 or not set(asked) <= set(range(len(pictures))):
+        raise ValueError(
+            f"Expected features of each of {len(pictures)} pictures from every model, and pictures "
+            f"among them that are asked for, got {sorted(sizes)} and {list(asked)}; count the "
+            "pictures from 0."
+        )
 
 
 def plot_picture_rows(
@@ -146,12 +143,11 @@ def plot_picture_rows(
             or a picture cannot be read.
     """
     rows = [row for _, group in sections for row in group]
-    shown = [image for row in rows for image in row.images]
-    known = range(len(pictures))
-    if not rows or not all(row.images for row in rows) or not set(shown) <= set(known):
+    shown = {image for row in rows for image in row.images}
+    if not all(row.images for row in rows) or not rows or shown - set(range(len(pictures))):
         raise ValueError(
             f"Expected rows with pictures from 0 to {len(pictures) - 1}, got {len(rows)} rows with "
-            f"{sorted(set(shown))[:5]}; count the pictures from 0."
+            f"{sorted(shown)[:5]}; count the pictures from 0."
         )
     titles = [f"<b>{wrap_text(heading, 60, 2)}</b>" for heading, _ in sections]
     above = _LINE * max(title.count("<br>") + 1 for title in titles) + 12
@@ -162,37 +158,29 @@ def plot_picture_rows(
     )
     figure.update_annotations(x=0, xanchor="left")
     columns = max(len(row.images) for row in rows)
+    blank = Image.new("RGB", (1, 1), "white")
     for number, (_, group) in enumerate(sections, start=1):
-        _add_rows(figure, number, group, pictures, columns)
+        # All pictures of a section are on one sheet, and the rows' names and notes on its left.
+        cells: list[Image.Image] = []
+        ringed, names = [], []
+        for row in group:
+            ringed += [len(cells) + i for i, image in enumerate(row.images) if image in row.ringed]
+            found = [pictures[image] for image in row.images]
+            cells += [
+                each if isinstance(each, Image.Image) else open_picture(each) for each in found
+            ]
+            cells += [blank] * (columns - len(found))
+            lines = [wrap_text(note, 20) for note in row.notes]
+            names.append("<br>".join([f"<b>{wrap_text(row.name, 20)}</b>", *lines]))
+        add_picture(figure, tile_pictures(cells, columns, _SIDE, ringed), row=number)
+        for place, row in enumerate(group):
+            for column, tag in enumerate(row.tags):
+                if tag:
+                    left, top = column * _SIDE + 6, place * _SIDE + 6
+                    add_tag(figure, wrap_text(tag, 14, 1), left, top, INK, row=number)
+        middles = [(place + 0.5) * _SIDE for place in range(len(group))]
+        figure.update_yaxes(
+            visible=True, showgrid=False, tickvals=middles, ticktext=names, row=number
+        )
+        figure.update_xaxes(constraintoward="left", row=number)
     return figure
-
-
-def _add_rows(
-    figure: go.Figure,
-    number: int,
-    rows: Sequence[PictureRow],
-    pictures: Sequence[Path] | Sequence[Image.Image],
-    columns: int,
-) -> None:
-    """One section: all of its pictures on one sheet, and on the left the rows' names and notes."""
-    cells = [Image.new("RGB", (1, 1), "white")] * (columns * len(rows))
-    ringed = []
-    names = []
-    for place, row in enumerate(rows):
-        for column, image in enumerate(row.images):
-            cell, picture = place * columns + column, pictures[image]
-            cells[cell] = picture if isinstance(picture, Image.Image) else open_picture(picture)
-            if image in row.ringed:
-                ringed.append(cell)
-        lines = [wrap_text(note, 20) for note in row.notes]
-        names.append("<br>".join([f"<b>{wrap_text(row.name, 20)}</b>", *lines]))
-    add_picture(figure, tile_pictures(cells, columns, _SIDE, ringed), row=number)
-    for place, row in enumerate(rows):
-        for column, tag in enumerate(row.tags):
-            if tag:
-                corner = column * _SIDE + 6, place * _SIDE + 6
-                add_tag(figure, wrap_text(tag, 14, 1), *corner, INK, row=number)
-    middles = [(place + 0.5) * _SIDE for place in range(len(rows))]
-    ticks = {"visible": True, "showgrid": False, "tickvals": middles, "ticktext": names}
-    figure.update_yaxes(row=number, **ticks)
-    figure.update_xaxes(constraintoward="left", row=number)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dclip_kit.data.pocket.scenes import SIZES
 from dclip_kit.evaluation.arms import ArmResult
+from dclip_kit.evaluation.compare import WAYS
 from dclip_kit.evaluation.objects import NamedObjects, SceneObjects
 from dclip_kit.evaluation.probe import ShortcutProbe
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, skewness
@@ -21,6 +22,7 @@ from dclip_kit.plots.style import (
     arm_colors,
     escape_text,
     legend_entry,
+    make_whiskers,
     new_figure,
     wrap_text,
 )
@@ -28,47 +30,45 @@ from dclip_kit.plots.style import (
 _ROW = 24  # pixels that a bar takes
 
 
-def plot_recall(
-    results: Mapping[str, ArmResult], ceiling: float | None = None, resamples: int = 1000
-) -> go.Figure:
+def plot_recall(results: Mapping[str, ArmResult], ceiling: float | None = None) -> go.Figure:
     """Recall of each arm, both ways, with 95 % intervals of a bootstrap over images.
 
     The intervals are of each arm alone; a difference between arms has a narrower one
     (`paired_bootstrap`).
 
     Args:
-        results: by the arm's name, all with the same k.
+        results: by the arm's name, at least one, all with the same k.
         ceiling: text→image Recall@1 that a perfect model could reach, drawn as a dashed line.
-        resamples: of the bootstrap; 0 leaves the intervals out.
-
-    Raises:
-        ValueError: there is no result, or they report different k.
     """
-    found_ks = {tuple(sorted(r.retrieval.text_to_image.recall_at)) for r in results.values()}
-    if len(found_ks) != 1:
-        raise ValueError(
-            f"Expected results with one set of k, got {sorted(found_ks)}; evaluate all arms alike."
-        )
-    (ks,) = found_ks
+    ks = list(next(iter(results.values())).retrieval.text_to_image.recall_at)
     labels = [f"Recall@{k}" for k in ks]
     colors = arm_colors(results)
-    height = _ROW * len(ks) * (len(results) + 1) + 40
-    ways = {"text → image": "text_to_image", "image → text": "image_to_text"}
     figure = new_figure(
-        height, list(ways), legend=True, cols=2, shared_yaxes=True, horizontal_spacing=0.05
+        _ROW * len(ks) * (len(results) + 1) + 40,
+        list(WAYS.values()),
+        legend=True,
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
     )
-    for column, way in enumerate(ways.values(), start=1):
+    for column, way in enumerate(WAYS, start=1):
         for name, result in results.items():
             found = getattr(result.retrieval, way)
             bars = _make_bars(labels, [found.recall_at[k] for k in ks], colors[name])
-            if resamples:  # the numbers leave the bars' ends to the whiskers
-                bars.textposition = "auto"
-                owners = found.image_of_query
-                bars.error_x = _whiskers([_interval(found.hits(k), owners, resamples) for k in ks])
-            figure.add_trace(bars.update(legend_entry(figure, name)), row=1, col=column)
+            intervals = [_interval(found.hits(k), found.image_of_query) for k in ks]
+            bars.update(
+                textposition="auto",  # the numbers leave the bars' ends to the whiskers
+                error_x=make_whiskers(intervals),
+                **legend_entry(figure, name),
+            )
+            figure.add_trace(bars, row=1, col=column)
     if ceiling is not None:  # across the first group of bars
-        place = {"textangle": 0, "xanchor": "right" if ceiling > 0.5 else "left"}
-        label = {"text": f"ceiling {100 * ceiling:.1f} %", "textposition": "end"} | place
+        label = {
+            "text": f"ceiling {100 * ceiling:.1f} %",
+            "textposition": "end",
+            "textangle": 0,
+            "xanchor": "right" if ceiling > 0.5 else "left",
+        }
         ends = {"x0": ceiling, "x1": ceiling, "y0": -0.5, "y1": 0.5}
         figure.add_shape(type="line", line=DASHED, label=label, row=1, col=1, **ends)
     figure.update_xaxes(**PERCENT)
@@ -82,14 +82,7 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
 
     Args:
         probes: by the teacher's name.
-
-    Raises:
-        ValueError: there is no probe.
     """
-    if not probes:
-        raise ValueError(
-            "Expected the probe of at least one teacher, got none; see shortcut_probe."
-        )
     kinds = {
         "its own regions": ("own", PALETTE[2]),
         "another picture’s": ("shuffled", PALETTE[1]),
@@ -98,8 +91,8 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     figure = new_figure(_ROW * 4 * len(probes) + 40, legend=True)
     for name, (kind, color) in kinds.items():
         shares = [getattr(probe, kind) for probe in probes.values()]
-        bars = _make_bars([wrap_text(teacher, 16, 9) for teacher in probes], shares, color)
-        figure.add_trace(bars.update(name=name))
+        teachers = [wrap_text(teacher, 16, 9) for teacher in probes]
+        figure.add_trace(_make_bars(teachers, shares, color).update(name=name))
     figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
     return figure.update_xaxes(title_text="Recall@1 of the caption", **PERCENT)
@@ -111,15 +104,9 @@ def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
     Args:
         shares: from 0 to 1, by name.
         title: of the axis, which counts in percent.
-
-    Raises:
-        ValueError: there is no share, or one is not from 0 to 1.
     """
-    if not shares or not all(0 <= share <= 1 for share in shares.values()):
-        raise ValueError(f"Expected shares from 0 to 1, got {dict(shares) or 'none'}.")
     figure = new_figure(22 * len(shares) + 50)
-    names = [escape_text(name) for name in shares]
-    figure.add_trace(_make_bars(names, list(shares.values()), PALETTE[2]))
+    figure.add_trace(_make_bars([*map(escape_text, shares)], [*shares.values()], PALETTE[2]))
     figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
     return figure.update_xaxes(title_text=escape_text(title), range=[0, 1], **PERCENT)
@@ -137,23 +124,13 @@ def _make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.
     )
 
 
-def _interval(hits: Bool[Tensor, "query"], image: Int[Tensor, "query"], resamples: int) -> Interval:
+def _interval(hits: Bool[Tensor, "query"], image: Int[Tensor, "query"]) -> Interval:
     """The share of hits, with a 95 % interval of a bootstrap over images."""
     nothing = torch.zeros(len(hits))  # the mean itself is its difference to nothing
-    return paired_bootstrap(nothing, hits.float(), image, resamples=resamples)
+    return paired_bootstrap(nothing, hits.float(), image)
 
 
-def _whiskers(intervals: Sequence[Interval], scale: int = 1) -> dict[str, object]:
-    """Plotly's error bars."""
-    return {
-        "array": [scale * (each.high - each.estimate) for each in intervals],
-        "arrayminus": [scale * (each.estimate - each.low) for each in intervals],
-        "thickness": 1.5,
-        "width": 3,
-    }
-
-
-def plot_naming(named: NamedObjects, objects: SceneObjects, resamples: int = 1000) -> go.Figure:
+def plot_naming(named: NamedObjects, objects: SceneObjects) -> go.Figure:
     """The share of things that CLIP names, by their size: from the picture, and from a crop.
 
     A thing that the detector missed has no crop and counts as not named from one. Whiskers are
@@ -162,16 +139,7 @@ def plot_naming(named: NamedObjects, objects: SceneObjects, resamples: int = 100
     Args:
         named: from `name_objects`.
         objects: that it was asked for.
-        resamples: of the bootstrap.
-
-    Raises:
-        ValueError: the numbers of things differ.
     """
-    if len(named.found) != len(objects):
-        raise ValueError(
-            f"Expected both of the same things, got {len(named.found)} and {len(objects)}; name "
-            "the things that are given here."
-        )
     lines = {
         "found by the detector": (named.found, PALETTE[0], "dot"),
         "named from its crop": (named.by_crop, PALETTE[2], "solid"),
@@ -184,12 +152,13 @@ def plot_naming(named: NamedObjects, objects: SceneObjects, resamples: int = 100
     ]
     figure = new_figure(320, legend=True)
     for name, (hits, color, dash) in lines.items():
-        chosen = [objects.of_size(size) for size in sizes]
-        intervals = [_interval(hits[each], objects.image[each], resamples) for each in chosen]
+        intervals = [
+            _interval(hits[each], objects.image[each]) for each in map(objects.of_size, sizes)
+        ]
         figure.add_scatter(
             x=ticks,
             y=[interval.estimate for interval in intervals],
-            error_y=_whiskers(intervals),
+            error_y=make_whiskers(intervals),
             line={"color": color, "dash": dash},
             marker_size=8,
             name=name,
@@ -208,19 +177,8 @@ def plot_gains(
     Args:
         gains: by heading, then by arm, a gain for each group; the same groups for each arm.
         unit: of the horizontal axis; gains are fractions and shown times 100.
-
-    Raises:
-        ValueError: there is no gain, or the arms under a heading have different groups.
     """
-    for heading, arms in gains.items():
-        if len({tuple(gain.name for gain in each) for each in arms.values()}) != 1:
-            raise ValueError(
-                f"Expected the same groups for each arm under {heading!r}, got "
-                f"{ {name: [gain.name for gain in each] for name, each in arms.items()} }."
-            )
     sizes = [sum(map(len, arms.values())) for arms in gains.values()]
-    if not sum(sizes):
-        raise ValueError("Expected at least one gain, got none; see gain_by_group.")
     colors = arm_colors(name for arms in gains.values() for name in arms)
     height = sum(18 * size + 36 for size in sizes) + 20
     figure = new_figure(
@@ -241,7 +199,8 @@ def plot_gains(
                     escape_text(gain.name) + (f" ({gain.queries:,})" if counted else "")
                     for gain in each
                 ],
-                error_x=_whiskers([gain.change for gain in each], scale=100),
+                error_x=make_whiskers([gain.change for gain in each], scale=100)
+                | {"color": colors[name]},
                 mode="markers",
                 orientation="h",
                 offsetgroup=name,
@@ -254,7 +213,6 @@ def plot_gains(
                 col=1,
                 **legend_entry(figure, name),
             )
-            figure.data[-1].error_x.color = colors[name]
     figure.add_vline(0, line=DASHED, row="all", col=1)
     figure.update_layout(scattermode="group")  # arms beside each other, as bars would be
     figure.update_yaxes(autorange="reversed")
@@ -301,11 +259,17 @@ def plot_scores(
     for column, row in enumerate(image_of_text.tolist()):
         corners = {"x0": column - 0.46, "x1": column + 0.46, "y0": row - 0.46, "y1": row + 0.46}
         figure.add_shape(type="rect", line={"color": RING, "width": 4}, **corners)
-    ticks = [wrap_text(text, 7, 4) for text in captions]
-    figure.update_xaxes(side="top", tickangle=0, tickvals=[*range(len(ticks))], ticktext=ticks)
-    ticks = [wrap_text(text, 20, 2) for text in pictures]
-    figure.update_yaxes(autorange="reversed", tickvals=[*range(len(ticks))], ticktext=ticks)
-    return figure
+    figure.update_xaxes(
+        side="top",
+        tickangle=0,
+        tickvals=[*range(len(captions))],
+        ticktext=[wrap_text(text, 7, 4) for text in captions],
+    )
+    return figure.update_yaxes(
+        autorange="reversed",
+        tickvals=[*range(len(pictures))],
+        ticktext=[wrap_text(text, 20, 2) for text in pictures],
+    )
 
 
 def plot_occurrences(
@@ -319,31 +283,22 @@ def plot_occurrences(
     Args:
         occurrences: by the model's name, from `k_occurrence` of the same queries and pictures.
         k: places looked at, for the axis's title.
-
-    Raises:
-        ValueError: there is no model, or they counted different queries or pictures.
     """
-    totals = {(len(each), round(float(each.sum()))) for each in occurrences.values()}
-    if len(totals) != 1:
-        raise ValueError(
-            f"Expected counts of the same queries and pictures for each model, got {len(totals)} "
-            "different ones; count with one k."
-        )
-    ((number, total),) = totals
+    first = next(iter(occurrences.values()))
     # A point for each step of the logarithmic axis: a thousand would only make the file larger.
-    places = torch.logspace(0, float(torch.tensor(number).log10()), 60).round().int().unique()
+    places = torch.logspace(0, float(torch.tensor(len(first)).log10()), 60).round().int().unique()
+    colors = arm_colors(occurrences)
     figure = new_figure(320, legend=True)
-    for (name, each), color in zip(
-        occurrences.items(), arm_colors(occurrences).values(), strict=True
-    ):
-        falling = each.sort(descending=True).values
+    for name, each in occurrences.items():
+        falling = each.sort(descending=True).values[places - 1].tolist()
         figure.add_scatter(
             x=places.tolist(),
-            y=[round(value, 1) for value in falling[places - 1].tolist()],
+            y=[round(value, 1) for value in falling],
             mode="lines",
-            line={"color": color, "width": 2.5},
+            line={"color": colors[name], "width": 2.5},
             name=f"{escape_text(name)}, skewness {skewness(each):.2f}",
         )
-    figure.add_hline(total / number, line=DASHED, annotation_text=f"mean {total / number:g}")
+    mean = round(float(first.sum())) / len(first)
+    figure.add_hline(mean, line=DASHED, annotation_text=f"mean {mean:g}")
     figure.update_xaxes(type="log", dtick=1, title_text="pictures, the most frequent first")
     return figure.update_yaxes(rangemode="tozero", title_text=f"times among the top {k}")

@@ -1,17 +1,20 @@
-"""How all figures look: colours, type, and text that others wrote made harmless."""
+"""How all figures look: colours, type, small pictures, and text of others made harmless."""
 
+import base64
 import html
+import io
 import itertools
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from math import ceil
 from typing import Any
 
 import plotly.graph_objects as go
+from PIL import Image, ImageOps
 from plotly.subplots import make_subplots
 
+from dclip_kit.metrics import Interval
 from dclip_kit.models.boxes import BOX_COLORS
-
-Number = float | int
 
 INK = "#222222"
 RING = "#00A35C"  # around right answers
@@ -69,9 +72,11 @@ def new_figure(
     lines = max(title.count("<br>") + 1 if title else 0 for title in titles)
     top = 8 + 17 * lines + 26 * legend
     figure.update_annotations(font_size=SMALL)
-    margin = {"l": 8, "r": 12, "t": top, "b": 8}
     return figure.update_layout(
-        template=TEMPLATE, height=height + top, margin=margin, showlegend=legend
+        template=TEMPLATE,
+        height=height + top,
+        margin={"l": 8, "r": 12, "t": top, "b": 8},
+        showlegend=legend,
     )
 
 
@@ -88,6 +93,16 @@ def arm_colors(names: Iterable[str]) -> dict[str, str]:
     return {name: ARM_COLORS.get(name) or next(spare) for name in dict.fromkeys(names)}
 
 
+def make_whiskers(intervals: Sequence[Interval], scale: int = 1) -> dict[str, Any]:
+    """Plotly's error bars."""
+    return {
+        "array": [scale * (each.high - each.estimate) for each in intervals],
+        "arrayminus": [scale * (each.estimate - each.low) for each in intervals],
+        "thickness": 1.5,
+        "width": 3,
+    }
+
+
 def escape_text(text: str) -> str:
     """Makes text that plotly shows as it stands.
 
@@ -102,3 +117,66 @@ def wrap_text(text: str, width: int, max_lines: int = 3) -> str:
     words = " ".join(text.split())
     lines = textwrap.wrap(words, width, max_lines=max_lines, placeholder="…")
     return "<br>".join(escape_text(line) for line in lines)
+
+
+def tile_pictures(
+    pictures: Sequence[Image.Image],
+    columns: int,
+    side: int,
+    ringed: Collection[int] = (),
+    smooth: bool = True,
+) -> Image.Image:
+    """Puts pictures on one white sheet, row by row, each in the middle of its square cell.
+
+    Args:
+        pictures: of any shapes.
+        columns: cells in a row.
+        side: of a cell, in pixels.
+        ringed: which of the pictures, by number, have a green frame.
+        smooth: whether pixels are blended; if not, one can see each.
+    """
+    sheet = Image.new("RGB", (columns * side, ceil(len(pictures) / columns) * side), "white")
+    method = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    frame = max(2, side // 32)
+    for number, picture in enumerate(pictures):
+        room = side - 3 * frame
+        cell = ImageOps.contain(picture.convert("RGB"), (room, room), method)
+        cell = ImageOps.expand(cell, frame, RING if number in ringed else "white")
+        row, column = divmod(number, columns)
+        place = (side - cell.width) // 2, (side - cell.height) // 2
+        sheet.paste(cell, (column * side + place[0], row * side + place[1]))
+    return sheet
+
+
+def encode_jpeg(picture: Image.Image) -> bytes:
+    """The picture as a small JPEG."""
+    encoded = io.BytesIO()
+    picture.convert("RGB").save(encoded, format="JPEG", quality=60, progressive=True)
+    return encoded.getvalue()
+
+
+def add_picture(
+    figure: go.Figure, picture: Image.Image, caption: str = "", row: int = 1, col: int = 1
+) -> None:
+    """Shows a picture in a cell of a figure, with an escaped caption below it."""
+    source = f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(picture)).decode('ascii')}"
+    width, height = picture.size
+    place = {"row": row, "col": col}
+    figure.add_image(source=source, zsmooth="fast", hoverinfo="skip", **place)
+    # Without ranges, a text in the picture would make room around it.
+    across = {"range": [-0.5, width - 0.5], "constrain": "domain", "title_text": caption}
+    down = {"range": [height - 0.5, -0.5], "constrain": "domain", "constraintoward": "top"}
+    figure.update_xaxes(showticklabels=False, showgrid=False, **across, **place)
+    figure.update_yaxes(visible=False, **down, **place)
+
+
+def add_tag(
+    figure: go.Figure, text: str, x: int, y: int, color: str, row: int = 1, col: int = 1
+) -> None:
+    """Writes a short escaped text in white on a colour; x and y are its upper left corner."""
+    figure.add_annotation(
+        {"text": text, "x": x, "y": y, "xanchor": "left", "yanchor": "top", "showarrow": False}
+        | {"bgcolor": color, "borderpad": 1, "font": {"color": "white", "size": 11}},
+        row=row,
+        col=col,
+    )

@@ -8,7 +8,6 @@ from pathlib import Path
 import ipywidgets
 import torch
 from IPython.display import display
-from torch import Tensor
 
 from dclip_kit.config import get_profile
 from dclip_kit.data import CaptionedImages
@@ -24,10 +23,10 @@ from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.reading import Pictures
 from dclip_kit.models.weights import interpolate
 from dclip_kit.runtime.files import asset_path
-from dclip_kit.search.folder_index import PictureIndex, index_pictures
-from dclip_kit.widgets.background import Background
+from dclip_kit.search.folder_index import index_pictures
 from dclip_kit.widgets.gallery import QueryGallery
 from dclip_kit.widgets.inspector import RegionInspector
+from dclip_kit.widgets.live import Background
 from dclip_kit.widgets.playground import ZeroShotPlayground
 
 SETTINGS = "DCLIP_APP"  # the variable of the environment that says what is shown, as JSON
@@ -42,10 +41,11 @@ def show_app() -> None:
     The environment says what: `{"folder": …, "model": …, "device": …}` in SETTINGS.
     """
     asked = json.loads(os.environ.get(SETTINGS, "{}"))
-    if asked.get("folder"):
-        display(open_folder(Path(asked["folder"]), asked["model"], asked["device"]))
-    else:
-        display(open_pocket())
+    display(
+        open_folder(Path(asked["folder"]), asked["model"], asked["device"])
+        if asked.get("folder")
+        else open_pocket()
+    )
 
 
 def load_pair(model: str, device: str = "cpu") -> tuple[ClipBundle, ClipBundle]:
@@ -89,14 +89,15 @@ class _Page:
             background.box.layout.display = "none"
 
         self.background = Background(work)
-        self.note = ipywidgets.Label(layout={"display": "none"})
         self.tabs = ipywidgets.Tab(layout={"display": "none"})
-        self.box = ipywidgets.VBox([self.background.box, self.note, self.tabs])
+        self.box = ipywidgets.VBox([self.background.box, self.tabs])
         self.background.start()
 
-    def add(self, title: str, said: str, widget: ipywidgets.DOMWidget) -> None:
-        tab = ipywidgets.VBox([ipywidgets.Label(said), widget])
-        self.tabs.children = [*self.tabs.children, tab]
+    def add(self, title: str, widget: ipywidgets.DOMWidget, *said: str) -> None:
+        self.tabs.children = [
+            *self.tabs.children,
+            ipywidgets.VBox([*map(ipywidgets.Label, said), widget]),
+        ]
         self.tabs.set_title(len(self.tabs.children) - 1, title)
         self.tabs.layout.display = None
 
@@ -127,29 +128,21 @@ def open_folder(
                 background.tell(f"{name}: {done:,} of {total:,} new pictures", done / total)
 
             found.append(index_pictures(clip, folder, cache, on_batch=tell))
-        paths, features = _join(*found)
+        # A picture may have come or gone meanwhile: those that both models have embedded.
+        rows = [{path: row for row, path in enumerate(each.paths)} for each in found]
+        paths = tuple(path for path in found[0].paths if path in rows[1])
+        features = {
+            share: torch.cat([*each.vectors.shards.values()])[[row_of[path] for path in paths]]
+            for share, each, row_of in zip((0.0, 1.0), found, rows, strict=True)
+        }
         source = CaptionedImages(paths, ((),) * len(paths), "all", str(folder))
         gallery = QueryGallery(pair[0], source, features, fine_tuned=pair[1], names=names)
-        lost = len(found[0].unreadable)
-        if lost:
-            page.note.value = f"{lost:,} pictures cannot be read and are left out."
-            page.note.layout.display = None
-        page.add("Search", f"{len(paths):,} pictures of {folder}", gallery)
+        said = [f"{len(paths):,} pictures of {folder}"]
+        if lost := len(found[0].unreadable):
+            said.append(f"{lost:,} pictures cannot be read and are left out.")
+        page.add("Search", gallery, *said)
 
     return _Page(build).box
-
-
-def _join(
-    before: PictureIndex, after: PictureIndex
-) -> tuple[tuple[Path, ...], dict[float, Tensor]]:
-    """The pictures that both models have embedded, and both of their vectors."""
-    places = [{path: row for row, path in enumerate(each.paths)} for each in (before, after)]
-    paths = tuple(path for path in before.paths if path in places[1])
-    features = {}
-    for share, index, rows in zip((0.0, 1.0), (before, after), places, strict=True):
-        vectors = torch.cat([*index.vectors.shards.values()])
-        features[share] = vectors[[rows[path] for path in paths]]
-    return paths, features
 
 
 def open_pocket() -> ipywidgets.VBox:
@@ -160,14 +153,13 @@ def open_pocket() -> ipywidgets.VBox:
 def _build_pocket(background: Background, page: _Page) -> None:
     background.tell("Loading the models …")
     settings, saved = get_profile("pocket"), asset_path("pocket_arms")
-    names = ("clip", "fine-tuned")
     clip, taught = load_pair("pocket")
     mixtures = {share: interpolate(clip, taught, share) for share in _SHARES}
     detector = choose_detector(settings, clip)
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
     sets = prepare_retrieval(clip, data)
 
-    def encode(pictures: Pictures, what: str, before: int) -> dict[float, Tensor]:
+    def encode(pictures: Pictures, what: str, before: int) -> dict[float, torch.Tensor]:
         features = {}
         for done, (share, mixture) in enumerate(mixtures.items()):
             background.tell(f"{what}: the model at {share:.0%}", (before + done) / 7)
@@ -186,9 +178,8 @@ def _build_pocket(background: Background, page: _Page) -> None:
         facets=facets.query_facets(data.texts, sets.image_of_text, scenes),
         references=encode_texts(clip, world.load_captioned("train").texts[::10]),
         examples=data.texts[::171],
-        names=names,
     )
-    page.add("Search", "Ask in words or with a picture, before and after fine-tuning.", gallery)
+    page.add("Search", gallery, "Ask in words or with a picture, before and after fine-tuning.")
     labelled = world.load_labelled("zero_shot").take_per_class(_A_CLASS)
     recalls = {
         share: retrieval_metrics(
@@ -197,8 +188,8 @@ def _build_pocket(background: Background, page: _Page) -> None:
         for share, each in features.items()
     }
     named = encode(labelled.paths, "Embedding labelled pictures", 3)
-    playground = ZeroShotPlayground(clip, taught, labelled, named, recalls, names=names)
-    page.add("Name", "Type class names: what was forgotten, and what learned?", playground)
+    playground = ZeroShotPlayground(clip, taught, labelled, named, recalls)
+    page.add("Name", playground, "Type class names: what was forgotten, and what learned?")
     background.tell("Looking at regions", 6 / 7)
     regions = extract_features(clip, detector, data, settings.regions)
     published, region_teacher = (
@@ -208,4 +199,4 @@ def _build_pocket(background: Background, page: _Page) -> None:
     inspector = RegionInspector(
         clip, data, regions, detector.names, published, region_teacher, picture=7
     )
-    page.add("Regions", "What the detector finds, and whom the teachers listen to.", inspector)
+    page.add("Regions", inspector, "What the detector finds, and whom the teachers listen to.")

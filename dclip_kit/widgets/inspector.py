@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import anywidget
 import torch
 import traitlets
 from PIL import Image
@@ -23,16 +22,15 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.regions import Regions
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
-from dclip_kit.plots.panels import encode_jpeg
+from dclip_kit.plots.style import encode_jpeg
 from dclip_kit.training import choose_lenders
-from dclip_kit.widgets.page import add_still, read_page
+from dclip_kit.widgets.page import PictureWidget, read_page
 
 _SIDE = 320  # pixels of the picture's longer side
-OWN, ANOTHER, BLANK = "own", "another", "blank"
 _ASKING = ("picture", "caption", "regions", "area", "confidence", "similarity")
 
 
-class RegionInspector(anywidget.AnyWidget):
+class RegionInspector(PictureWidget):
     """A picture's regions beside one of its captions, for two teachers.
 
     Attributes:
@@ -49,15 +47,13 @@ class RegionInspector(anywidget.AnyWidget):
 
     _esm, _css = read_page("inspector")
 
-    picture = traitlets.Int(0).tag(sync=True)
+    picture = traitlets.Int(0, min=0).tag(sync=True)
     caption = traitlets.Int(0).tag(sync=True)
-    regions = traitlets.Enum([OWN, ANOTHER, BLANK], OWN).tag(sync=True)
+    regions = traitlets.Enum(["own", "another", "blank"], "own").tag(sync=True)
     area = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
     confidence = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
     similarity = traitlets.Float(1.0, min=0, max=3).tag(sync=True)
     seen = traitlets.Dict().tag(sync=True)
-    message = traitlets.Unicode().tag(sync=True)
-    _told = traitlets.Dict().tag(sync=True)
     _shown = traitlets.Bytes().tag(sync=True)  # the picture that the regions are of, as JPEG
 
     def __init__(
@@ -84,16 +80,15 @@ class RegionInspector(anywidget.AnyWidget):
             caption: its number among the picture's.
 
         Raises:
-            ValueError: features and data differ in length, or the paper's teacher reads no caption.
+            ValueError: features and data differ in length, or a picture has no caption.
         """
         if len(features) != len(dataset) or len(features.text) != len(dataset.texts):
             raise ValueError(
                 f"Expected features of {len(dataset)} pictures and {len(dataset.texts)} captions, "
                 f"got {len(features)} and {len(features.text)}; extract them from this data."
             )
-        if teacher.caption_free:
-            raise ValueError("Expected a teacher that reads captions, got a caption-free one.")
         self._clip, self._dataset, self._features = clip, dataset, features
+        self._paths = dataset.paths
         self._names, self._teacher, self._region_teacher = names, teacher, region_teacher
         self._texts = [(features.image_of_text == i).nonzero()[:, 0] for i in range(len(dataset))]
         if not all(len(each) for each in self._texts):
@@ -101,18 +96,9 @@ class RegionInspector(anywidget.AnyWidget):
         self._lender = choose_lenders(len(dataset)).tolist()
         self._candidates = features.text[torch.stack([each[0] for each in self._texts])]
         self._gray = encode_images(clip, [Image.new("RGB", (64, 64), (128, 128, 128))])
-        told = {"pictures": len(dataset)}
-        super().__init__(picture=picture, caption=caption, _told=told)
+        super().__init__(picture=picture, caption=caption, _told={"pictures": len(dataset)})
         self.observe(self._look, list(_ASKING))
         self._look({"name": ""})
-
-    @traitlets.validate("picture")
-    def _check_picture(self, proposal: Any) -> Any:
-        if not 0 <= proposal["value"] < len(self._dataset):
-            raise traitlets.TraitError(
-                f"Expected picture from 0 to {len(self._dataset) - 1}, got {proposal['value']}."
-            )
-        return proposal["value"]
 
     def _look(self, change: Any) -> None:
         """Computes what follows, and sends it to the page at once."""
@@ -130,15 +116,16 @@ class RegionInspector(anywidget.AnyWidget):
     @torch.no_grad()
     def _inspect(self, text: int) -> tuple[dict[str, Any], Image.Image]:
         image = self.picture
-        source = self._lender[image] if self.regions == ANOTHER else image
-        picture = open_picture(self._dataset.paths[source])
-        if self.regions == BLANK:
+        source = self._lender[image] if self.regions == "another" else image
+        picture = open_picture(self._paths[source])
+        if self.regions == "blank":
             picture = Image.new("RGB", picture.size, (128, 128, 128))
             found, vectors = Regions.whole_image(picture.size), self._gray
         else:
             found, vectors = stored_regions(self._features, source, self._names)
-        caption = self._dataset.texts[text]
-        captioned = beside_caption(self._clip, self._features, text, caption, found, vectors)
+        captioned = beside_caption(
+            self._clip, self._features, text, self._dataset.texts[text], found, vectors
+        )
         weights = reweight_regions(captioned, self.area, self.confidence, self.similarity)
         output = attend(self._teacher, captioned, weights)
         free, looks = self._apply_region_teacher(captioned)
@@ -150,7 +137,6 @@ class RegionInspector(anywidget.AnyWidget):
             return 1 + int((scores > scores[image]).sum())
 
         assert output.region_to_token is not None and output.token_to_region is not None
-        width, height = picture.size
         columns = {
             "area": found.area,
             "confidence": found.confidence,
@@ -162,7 +148,7 @@ class RegionInspector(anywidget.AnyWidget):
         seen = {
             "captions": [self._dataset.texts[each] for each in self._texts[image].tolist()],
             "tokens": list(captioned.tokens),
-            "size": [width, height],
+            "size": list(picture.size),
             "labels": list(found.label),
             "colors": label_colors(found.label),
             "boxes": found.xyxy.tolist(),
@@ -180,23 +166,23 @@ class RegionInspector(anywidget.AnyWidget):
     def _apply_region_teacher(self, captioned: CaptionedRegions) -> tuple[Tensor, Tensor]:
         """Its vector of the picture, and each region's share of what regions receive."""
         device = next(self._region_teacher.parameters()).device
-        found, blank = captioned.regions, self.regions == BLANK
+        found = captioned.regions
         sides = torch.tensor([*found.image_size, *found.image_size])
         boxes = torch.cat([found.xyxy / sides, found.confidence[:, None]], dim=1)
-        mask = torch.full((1, len(found)), not blank)  # without regions it sees the picture alone
+        # Without regions it sees the picture alone.
+        mask = torch.full((1, len(found)), self.regions != "blank")
         whole = self._features.image[self.picture][None]
         given = whole, captioned.region_features[None], mask, boxes[None]
         vector, weights = self._region_teacher.eval()(*(each.to(device) for each in given))
         received = weights[0, :, 1:].sum(0).cpu()
         return vector[0].cpu(), received / received.sum().clamp(min=1e-9)
 
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The widget; a picture and a sentence for readers who have no kernel."""
+    def _draw_still(self) -> tuple[bytes, str]:
         found, _ = stored_regions(self._features, self.picture, self._names)
-        picture = draw_boxes(open_picture(self._dataset.paths[self.picture]), found, side=_SIDE)
+        picture = draw_boxes(open_picture(self._paths[self.picture]), found, side=_SIDE)
         caption = self.seen["captions"][self.caption]
         said = f"RegionInspector: “{caption}” beside picture {self.picture}. {self.message}"
-        return add_still(super()._repr_mimebundle_(**options), encode_jpeg(picture), said)
+        return encode_jpeg(picture), said
 
 
 def _round(values: Tensor) -> Any:

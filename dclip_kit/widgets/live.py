@@ -1,19 +1,113 @@
-"""Figures that change in place: curves grow while a cell runs, weights follow their sliders."""
+"""What goes on while the page stays its reader's: work in a thread, and figures that change."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets
 import plotly.graph_objects as go
-from IPython.display import DisplayHandle, display
+from IPython.display import display
 from PIL import Image
 
 from dclip_kit import plots
 from dclip_kit.evaluation.inspection import CaptionedRegions, reweight_regions
 from dclip_kit.plots.style import new_figure
 from dclip_kit.training import History
-from dclip_kit.widgets.background import Background
+
+
+class Stopped(Exception):
+    """Ends work between two of its steps; whoever raises it keeps what is done."""
+
+
+class Background:
+    """Work in a thread of its own: how far it is, a button that stops it, one that goes on.
+
+    Attributes:
+        box: what to show.
+        message: how far it is, in words.
+        finished: whether all of it is done.
+    """
+
+    def __init__(self, work: Callable[["Background"], None]) -> None:
+        """Nothing runs before `start`.
+
+        Args:
+            work: calls `tell` between its steps, and goes on from there if it is called again.
+        """
+        self._work, self.finished = work, False
+        self._thread: threading.Thread | None = None
+        self._asked_to_stop = threading.Event()
+        self._error: Exception | None = None
+        self._stop = ipywidgets.Button(description="Stop", icon="stop")
+        self._resume = ipywidgets.Button(description="Resume", icon="play", disabled=True)
+        self._bar = ipywidgets.FloatProgress(max=1.0, layout={"display": "none"})
+        self.message = ipywidgets.Label()
+        self._stop.on_click(lambda _: self.stop())
+        self._resume.on_click(lambda _: self.start())
+        self.box = ipywidgets.HBox([self._stop, self._resume, self._bar, self.message])
+
+    def start(self) -> None:
+        """Begins, or goes on; nothing happens where it is running."""
+        if self._thread is None or not self._thread.is_alive():
+            self._asked_to_stop.clear()
+            self._error = None
+            self._stop.disabled, self._resume.disabled = False, True
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Asks the work to stop after this step."""
+        self._asked_to_stop.set()
+
+    def tell(self, said: str, share: float | None = None) -> None:
+        """What the work says between two of its steps.
+
+        Args:
+            said: how far it is, in words.
+            share: of it that is done, for a bar.
+
+        Raises:
+            Stopped: somebody has asked for it.
+        """
+        self.message.value = said
+        self._bar.value = share or 0.0
+        self._bar.layout.display = "none" if share is None else None
+        if self._asked_to_stop.is_set():
+            raise Stopped
+
+    async def wait(self) -> bool:
+        """Waits until the work has ended; interrupting it stops the work, too.
+
+        A cell that awaits lets the page's buttons be heard, which one that blocks does not.
+
+        Returns:
+            Whether it is finished: it was begun, and not stopped.
+
+        Raises:
+            Exception: whatever the work raised.
+        """
+        try:
+            while self._thread and self._thread.is_alive():
+                await asyncio.sleep(0.05)  # seconds
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            self.stop()
+            raise
+        if self._error:
+            raise self._error
+        return self.finished
+
+    def _run(self) -> None:
+        try:
+            self._work(self)
+            self.finished, said = True, "Finished."
+        except Stopped:
+            said = f"Stopped. {self.message.value}"
+        except Exception as error:
+            self._error, said = error, f"Failed: {error}"
+        self.message.value = said
+        self._bar.layout.display = "none"
+        self._stop.disabled, self._resume.disabled = True, self.finished
 
 
 class LiveFigure:
@@ -22,20 +116,16 @@ class LiveFigure:
     Stored in the notebook it is the final picture, and needs no kernel to be seen.
     """
 
-    def __init__(self) -> None:
-        """Nothing is shown before the first figure."""
-        self._handle: DisplayHandle | None = None
+    def __init__(self, figure: go.Figure) -> None:
+        """Displays the first figure."""
+        # As a bundle: a plotly figure displays itself, and would be a new one every time.
+        self._handle = display(figure._repr_mimebundle_(), raw=True, display_id=True)
 
     def show(self, figure: go.Figure) -> None:
-        """Displays a figure, in the place of the one before."""
-        # As a bundle: a plotly figure displays itself, and would be a new one every time.
-        bundle = figure._repr_mimebundle_()
-        if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
-        else:
-            # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
-            self._handle.update({"text/plain": "…"}, raw=True)
-            self._handle.update(bundle, raw=True)
+        """Displays another figure in the place of the one before."""
+        # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
+        self._handle.update({"text/plain": "…"}, raw=True)
+        self._handle.update(figure._repr_mimebundle_(), raw=True)
 
 
 class LiveRun:
@@ -49,39 +139,27 @@ class LiveRun:
         results: what each finished training returned.
     """
 
-    def __init__(
-        self,
-        trainings: Mapping[str, Callable[..., Any]],
-        panels: Sequence[str] = ("loss", "val_recall_at_1", "val_retention"),
-    ) -> None:
+    def __init__(self, trainings: Mapping[str, Callable[..., Any]]) -> None:
         """Nothing runs before `start`.
 
         Args:
             trainings: by name, one after another; each is called with `on_epoch` and `on_step`, as
                 `train_arm` and `distill` take them, and goes on from its checkpoint if it is called
                 again.
-            panels: as `plots.plot_history`'s.
         """
-        self.panels = tuple(panels)
         self.histories: dict[str, History] = {}
         self.results: dict[str, Any] = {}
-        self._trainings, self._figure = dict(trainings), LiveFigure()
+        self._trainings = dict(trainings)
         self._background = Background(self._train)
-        self._shown = False
+        self._figure: LiveFigure | None = None
 
     def start(self) -> None:
         """Trains what is not finished yet; the first time it shows itself, too."""
-        if not self._shown:
-            self._shown = True
+        if self._figure is None:
             said = "Buttons that stop the training and go on with it: run the notebook to use them."
-            bundle = self._background.box._repr_mimebundle_()
-            display(bundle | {"text/plain": said}, raw=True)
-            self._figure.show(new_figure(230, ["no epoch is done yet"]))
+            display(self._background.box._repr_mimebundle_() | {"text/plain": said}, raw=True)
+            self._figure = LiveFigure(new_figure(230, ["no epoch is done yet"]))
         self._background.start()
-
-    def stop(self) -> None:
-        """Asks the training to stop after this step, and to keep it."""
-        self._background.stop()
 
     async def wait(self) -> dict[str, Any]:
         """Waits until all trainings are finished, while the buttons stay alive: `await run.wait()`.
@@ -105,24 +183,21 @@ class LiveRun:
         for name, train in self._trainings.items():
             if name in self.results:
                 continue
-            said = 0.0  # when
 
             def follow(_: object, history: History, name: str = name) -> None:
                 self.histories[name] = list(history)
                 self._draw()
 
             def count(step: int, loss: float, name: str = name) -> None:
-                nonlocal said
-                # A page need not know every step.
-                if background.stopping or time.monotonic() > said + 0.5:  # seconds
-                    said = time.monotonic()
-                    background.tell(f"{name}: {step + 1:,} steps, loss {loss:.3f}")
+                background.tell(f"{name}: {step + 1:,} steps, loss {loss:.3f}")
 
             self.results[name] = train(on_epoch=follow, on_step=count)
 
     def _draw(self) -> None:
-        if self.histories:
-            self._figure.show(plots.plot_history(self.histories, self.panels))
+        if self.histories and self._figure:
+            self._figure.show(
+                plots.plot_history(self.histories, ("loss", "val_recall_at_1", "val_retention"))
+            )
 
 
 def show_weight_sliders(
@@ -144,40 +219,18 @@ def show_weight_sliders(
         factor: ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.25, description=factor)
         for factor in ("area", "confidence", "similarity")
     }
-    figure = LiveFigure()
 
-    def redraw(_: object = None) -> None:
+    def draw() -> go.Figure:
         powers = {factor: slider.value for factor, slider in sliders.items()}
-        figure.show(draw_reweighted(picture, captioned, powers))
+        raised = [f"{factor}^{power:g}" for factor, power in powers.items() if power > 0]
+        formula = " × ".join(term.removesuffix("^1") for term in raised) or "1"
+        weight = reweight_regions(captioned, **powers)
+        return plots.plot_region_weights(picture, captioned, weight, formula)
 
-    for slider in sliders.values():
-        slider.observe(redraw, "value")
     said = "Sliders for area, confidence and similarity: run the notebook to move them."
-    bundle = ipywidgets.VBox([*sliders.values()])._repr_mimebundle_()
-    display(bundle | {"text/plain": said}, raw=True)
-    redraw()
+    box = ipywidgets.VBox([*sliders.values()])
+    display(box._repr_mimebundle_() | {"text/plain": said}, raw=True)
+    figure = LiveFigure(draw())
+    for slider in sliders.values():
+        slider.observe(lambda _: figure.show(draw()), "value")
     return sliders
-
-
-def draw_reweighted(
-    picture: Image.Image, captioned: CaptionedRegions, powers: Mapping[str, float]
-) -> go.Figure:
-    """`plot_region_weights` for other powers of area, confidence and similarity.
-
-    Args:
-        picture: with the regions.
-        captioned: from `read_caption`.
-        powers: by the factor's name; see `reweight_regions`.
-    """
-    regions = captioned.regions
-    raised = [f"{factor}^{power:g}" for factor, power in powers.items() if power > 0]
-    return plots.plot_region_weights(
-        picture,
-        regions,
-        regions.area,
-        regions.confidence,
-        captioned.similarity,
-        reweight_regions(captioned, **powers),
-        captioned.caption,
-        formula=" × ".join(term.removesuffix("^1") for term in raised) or "1",
-    )

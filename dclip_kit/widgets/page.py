@@ -1,14 +1,23 @@
-"""What of a widget runs in the page: plain JavaScript and CSS beside the Python."""
+"""What widgets share: their pages' files, numbered pictures, and two models side by side."""
 
 import base64
 import tempfile
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import anywidget
+import traitlets
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from dclip_kit.data import open_picture
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.weights import interpolate
+from dclip_kit.search.index import unit_vectors
 
 MOST_BYTES = 20 << 20  # of a picture that somebody gives
 
@@ -44,8 +53,135 @@ def open_given(picture: bytes | Path | str) -> Image.Image:
         return open_picture(path)
 
 
-def add_still(bundle: Any, jpeg: bytes, said: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A widget's mimebundle with a picture and a sentence, for readers who have no kernel."""
-    data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
-    still = {"image/jpeg": base64.b64encode(jpeg).decode("ascii"), "text/plain": said}
-    return data | still, metadata
+def require_known(proposal: Any, known: Collection[Any]) -> Any:
+    """A trait's new value, if it is among the known ones.
+
+    Raises:
+        TraitError: it is not.
+    """
+    name, value = proposal["trait"].name, proposal["value"]
+    if value not in known:
+        all_known = str(known) if isinstance(known, range) else ", ".join(map(str, known))
+        raise traitlets.TraitError(f"Expected {name} out of {all_known}, got {value!r}.")
+    return value
+
+
+class PictureWidget(anywidget.AnyWidget):
+    """A widget over numbered pictures.
+
+    Attributes:
+        picture: the number of the one that is looked at.
+        message: what came out, in words.
+    """
+
+    picture = traitlets.Int(0).tag(sync=True)
+    message = traitlets.Unicode().tag(sync=True)
+    _told = traitlets.Dict().tag(sync=True)  # what does not change
+    _paths: Sequence[Path]
+
+    @traitlets.validate("picture")
+    def _check_picture(self, proposal: Any) -> Any:
+        return require_known(proposal, range(-1, len(self._paths)))
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The widget; a picture and a sentence for readers who have no kernel."""
+        data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
+        jpeg, said = self._draw_still()
+        still = {"image/jpeg": base64.b64encode(jpeg).decode("ascii"), "text/plain": said}
+        return data | still, metadata
+
+    def _draw_still(self) -> tuple[bytes, str]:
+        raise NotImplementedError
+
+
+class BeforeAfter(PictureWidget):
+    """Asks the untouched CLIP and a mixture with the fine-tuned one.
+
+    Attributes:
+        picture: -1 where one is looked at that somebody gave, or none.
+        share: of fine-tuned weights in the second model.
+    """
+
+    share = traitlets.Float(1.0).tag(sync=True)
+
+    def __init__(
+        self,
+        clip: ClipBundle,
+        fine_tuned: ClipBundle | None,
+        paths: Sequence[Path],
+        image_features: Mapping[float, Float[Tensor, "image embed"]],
+        names: tuple[str, str],
+    ) -> None:
+        """Asks nothing yet.
+
+        Args:
+            clip: the untouched one.
+            fine_tuned: CLIP at the share 1, for pictures that somebody gives.
+            paths: of the numbered pictures.
+            image_features: of these, by share; 0 is the untouched CLIP.
+            names: of the two models.
+
+        Raises:
+            ValueError: the untouched CLIP or any mixture is missing, or numbers of pictures differ.
+        """
+        sizes = {len(paths), *(len(each) for each in image_features.values())}
+        if len(sizes) > 1 or 0 not in image_features or len(image_features) < 2:
+            raise ValueError(
+                f"Expected features of {len(paths)} pictures for the share 0 and another, got "
+                f"shares {sorted(image_features)} and sizes {sorted(sizes)}."
+            )
+        self._clip, self._fine_tuned, self._paths = clip, fine_tuned, paths
+        self._features = {
+            share: unit_vectors(image_features[share]) for share in sorted(image_features)
+        }
+        self._own: Image.Image | None = None  # that somebody gave
+        super().__init__(
+            share=max(self._features),
+            _told={"names": [*names], "shares": [*self._features], "most_bytes": MOST_BYTES},
+        )
+        self.on_msg(self._receive)
+
+    @traitlets.validate("share")
+    def _check_share(self, proposal: Any) -> Any:
+        return require_known(proposal, self._features)
+
+    def ask_with(self, picture: bytes | Path | str) -> None:
+        """Asks with a picture that is not one of the numbered ones.
+
+        Args:
+            picture: its file, or what is in it.
+
+        Raises:
+            ValueError: it is too large or no picture, or there is no model to encode it.
+        """
+        if self._fine_tuned is None:
+            raise ValueError("Expected a fine-tuned CLIP to encode the picture, got none; give it.")
+        self._own = open_given(picture)
+        self.picture = -1
+        self._ask({"name": "picture"})
+
+    def _ask(self, change: Any) -> None:
+        """Asks both models anew, since a trait has changed."""
+        raise NotImplementedError
+
+    def _receive(self, _: object, content: Any, buffers: Sequence[Any]) -> None:
+        """Takes what the page sends beside its traits: a picture to ask with."""
+        if content.get("kind") == "picture" and buffers:
+            try:
+                self.ask_with(bytes(buffers[0]))
+            except ValueError:
+                self.message = "That is no picture that can be read; take another."
+
+    def _open(self) -> Image.Image:
+        """The picture that is asked with."""
+        if self.picture < 0 and self._own is not None:
+            return self._own
+        return open_picture(self._paths[self.picture])
+
+    def _embed(self, share: float) -> Float[Tensor, "embed"]:
+        """Its vector from the model of a share."""
+        if self.picture >= 0:
+            return self._features[share][self.picture]
+        assert self._fine_tuned
+        model = interpolate(self._clip, self._fine_tuned, share)
+        return encode_images(model, [self._open()], progress=False)[0]

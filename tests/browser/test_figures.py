@@ -53,23 +53,20 @@ def figures(clip, captioned, pictures):
         "plot_average_precision": plots.plot_average_precision(
             {"map50": 0.7, "map50_by_category": {HOSTILE: 0.7}}
         ),
-        "plot_region_weights": plots.plot_region_weights(
-            pictures[0], regions, ones, ones, ones, ones, HOSTILE
-        ),
+        "plot_region_weights": plots.plot_region_weights(pictures[0], read),
         "plot_weightings": plots.plot_weightings(read.regions, {HOSTILE: ones}),
         "plot_search": plots.plot_search(
             [HOSTILE], torch.eye(6)[:1], pictures[:6], models, torch.tensor([0]), 3
         ),
         "plot_picture_search": plots.plot_picture_search(0, pictures[:6], models, names, 3),
         "plot_picture_rows": plots.plot_picture_rows([(HOSTILE, [row])], pictures[:6]),
-        "plot_recall": plots.plot_recall({HOSTILE: result}, resamples=10),
+        "plot_recall": plots.plot_recall({HOSTILE: result}),
         "plot_probe": plots.plot_probe({HOSTILE: ShortcutProbe(1.0, 0.9, 0.8)}),
         "plot_shares": plots.plot_shares({HOSTILE: 0.5}, HOSTILE),
         "plot_scores": plots.plot_scores(torch.rand(1, 1), torch.tensor([0]), [HOSTILE], [HOSTILE]),
         "plot_occurrences": plots.plot_occurrences({HOSTILE: torch.tensor([1.0, 9, 0])}),
         "plot_frontiers": plots.plot_frontiers(study),
         "plot_versus": plots.plot_versus(study, "clip"),
-        "plot_growth": plots.plot_growth(study, {HOSTILE: {"clip": 1, HOSTILE: 2}}, HOSTILE),
     }
 
 

@@ -28,7 +28,7 @@ given = clip, data.paths, features, student
 name = "<img src=x onerror=alert(1)>"
 """
 START = """
-live = LiveRun({name: partial(kit.distill, *given, checkpoint=Path("live.safetensors"))}, ["loss"])
+live = LiveRun({name: partial(kit.distill, *given, checkpoint=Path("live.safetensors"))})
 live.start()
 """
 MEANWHILE = 'print("other cells", "run meanwhile")'

@@ -1,4 +1,4 @@
-"""Curves hold the histories and candidates they were given."""
+"""Curves hold the histories, candidates and studies they were given."""
 
 import pytest
 from test_style import HOSTILE, assert_harmless, shown
@@ -38,6 +38,11 @@ class TestHistory:
         with pytest.raises(ValueError, match="Expected panels out of loss, contrastive"):
             plots.plot_history({"dclip": history(3.0)}, panels)
 
+    @pytest.mark.parametrize("histories", [{}, {"dclip": []}, {"dclip": [{"epoch": 1.0}]}])
+    def test_nothing_to_draw_is_an_error(self, histories) -> None:
+        with pytest.raises(ValueError, match="that the histories have, got loss, val_recall"):
+            plots.plot_history(histories)
+
     def test_each_arm_is_named_once(self) -> None:
         more = {"val_recall_at_1": 0.2}
         figure = plots.plot_history({"dclip": history(3.0, **more), "teacher": history(6.0)})
@@ -46,11 +51,6 @@ class TestHistory:
 
     def test_names_are_plain_text(self) -> None:
         assert_harmless(plots.plot_history({HOSTILE: history(3.0)}))
-
-    @pytest.mark.parametrize("histories", [{}, {"dclip": []}, {"dclip": [{"epoch": 1.0}]}])
-    def test_bad_input_is_named(self, histories) -> None:
-        with pytest.raises(ValueError, match="rows of epoch and loss"):
-            plots.plot_history(histories)
 
 
 class TestTradeoff:
@@ -88,3 +88,51 @@ class TestTradeoff:
     def test_bad_input_is_named(self, clip) -> None:
         with pytest.raises(ValueError, match="an arm with candidates, got none"):
             plots.plot_tradeoff({"clip": Arm("clip", clip)}, 0.9)
+
+
+def arm(recall: float, retention: float, gain: tuple[float, float, float] | None) -> dict:
+    """An arm whose frontier has two points, and whose gain over clip is known."""
+    vs = {} if gain is None else {"clip": {"relative": gain[0], "ci95": list(gain[1:])}}
+    ways = ("text_to_image", "image_to_text")
+    ends = ((0.0, 0.2, 1.0), (1.0, recall, retention))
+    return {
+        "frontier": [
+            {"alpha": alpha, **dict.fromkeys(ways, found), "retention": kept}
+            for alpha, found, kept in ends
+        ],
+        "at_95_5": {way: {"recall_at_1": recall, "vs": vs} for way in ways},
+    }
+
+
+STUDY = {
+    "arms": {
+        "clip": arm(0.2, 1.0, None),
+        "region_taught": arm(0.3, 0.9, (0.4, 0.3, 0.5)),
+        "<b>odd</b>": arm(0.2, 0.97, (0.0, -0.1, 0.1)),
+    }
+}
+
+
+def test_paths_run_from_no_gain_to_the_arms_own_weights() -> None:
+    figure = plots.plot_frontiers(STUDY)
+    lines = {trace.name: trace for trace in figure.data if trace.mode == "lines"}
+    assert list(lines) == ["clip", "region_taught", "&lt;b&gt;odd&lt;/b&gt;"]
+    path = lines["region_taught"]
+    assert path.x == (1.0, 0.9) and path.y == pytest.approx((0.0, 0.5))
+    points = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
+    assert list(points) == list(lines)[1:]  # the untouched CLIP gains nothing over itself
+    point = points["region_taught"]
+    assert point.x == (0.955,) and point.y == (0.4,)
+    assert point.error_y.array == pytest.approx((0.1,))
+    assert point.error_y.arrayminus == pytest.approx((0.1,))
+    assert points["&lt;b&gt;odd&lt;/b&gt;"].x == (0.97,)  # it never falls so low
+    assert len({trace.line.color for trace in lines.values()}) == 3
+
+
+def test_a_point_whose_interval_includes_zero_is_hollow() -> None:
+    figure = plots.plot_versus(STUDY, "clip")
+    assert [trace.name for trace in figure.data] == 2 * ["region_taught", "&lt;b&gt;odd&lt;/b&gt;"]
+    known, unknown = figure.data[:2]
+    assert known.marker.color == known.marker.line.color
+    assert unknown.marker.color == "white"
+    assert known.error_x.array == pytest.approx((0.1,))

@@ -26,11 +26,6 @@ class TestShares:
     def test_names_are_plain_text(self) -> None:
         assert_harmless(plots.plot_shares({HOSTILE: 0.5}, "share"))
 
-    @pytest.mark.parametrize("shares", [{}, {"all": 1.2}, {"all": float("nan")}])
-    def test_bad_input_is_named(self, shares) -> None:
-        with pytest.raises(ValueError, match="shares from 0 to 1"):
-            plots.plot_shares(shares, "share")
-
 
 @pytest.fixture
 def results(clip) -> dict[str, ArmResult]:
@@ -66,9 +61,8 @@ class TestRecall:
         assert [bars.showlegend for bars in figure.data] == [True] * 3 + [False] * 3
 
     def test_numbers_are_written_on_the_bars(self, results) -> None:
-        for bars in plots.plot_recall(results, resamples=0).data:
+        for bars in plots.plot_recall(results).data:
             assert [float(text) for text in bars.text] == [round(100 * x, 1) for x in bars.x]
-            assert bars.error_x.array is None
 
     @pytest.mark.parametrize(("ceiling", "side"), [(0.3, "left"), (0.93, "right")])
     def test_the_ceiling_is_drawn_across_recall_at_1(self, results, ceiling, side) -> None:
@@ -79,16 +73,6 @@ class TestRecall:
 
     def test_names_are_plain_text(self, results) -> None:
         assert_harmless(plots.plot_recall(results))
-
-    def test_bad_input_is_named(self, results, clip) -> None:
-        with pytest.raises(ValueError, match="one set of k"):
-            plots.plot_recall({})
-        other = retrieval_metrics(torch.eye(3), torch.eye(3), torch.arange(3), (1,))
-        mixed = ArmResult(
-            Arm("x", clip), other, results["clip"].zero_shot, results["clip"].held_out
-        )
-        with pytest.raises(ValueError, match=r"\[\(1,\), \(1, 5\)\]"):
-            plots.plot_recall({**results, "x": mixed})
 
 
 class TestProbe:
@@ -103,10 +87,6 @@ class TestProbe:
 
     def test_a_probe_of_nothing_but_zeros_is_drawn(self) -> None:
         plots.plot_probe({"teacher": ShortcutProbe(0.0, 0.0, 0.0)})
-
-    def test_no_probe_is_an_error(self) -> None:
-        with pytest.raises(ValueError, match="at least one teacher, got none"):
-            plots.plot_probe({})
 
 
 def gain(name: str, change: float, spread: float = 0.01, queries: int = 100) -> Gain:
@@ -157,13 +137,6 @@ class TestGains:
 
     def test_names_are_plain_text(self) -> None:
         assert_harmless(plots.plot_gains({HOSTILE: {HOSTILE: [gain(HOSTILE, 0.1)]}}))
-
-    def test_bad_input_is_named(self) -> None:
-        for nothing in ({}, {"a": {"dclip": []}}):
-            with pytest.raises(ValueError, match="at least one gain"):
-                plots.plot_gains(nothing)
-        with pytest.raises(ValueError, match=r"same groups .*under 'size'.*\['small'\]"):
-            plots.plot_gains({"size": GAINS["size"] | {"dclip": [gain("small", 0.1)]}})
 
 
 class TestScores:
@@ -222,13 +195,6 @@ class TestOccurrences:
     def test_names_are_plain_text(self) -> None:
         assert_harmless(plots.plot_occurrences(COUNTS))
 
-    def test_counts_of_different_things_are_an_error(self) -> None:
-        for other in (torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 9, 0, 3])):
-            with pytest.raises(ValueError, match="same queries and pictures"):
-                plots.plot_occurrences(COUNTS | {"x": other})
-        with pytest.raises(ValueError, match="got 0 different"):
-            plots.plot_occurrences({})
-
 
 @pytest.fixture
 def objects() -> SceneObjects:
@@ -262,8 +228,3 @@ class TestNaming:
                 "small<br>40–54 px<br>6 things",
                 "large<br>108–136 px<br>6 things",
             ]
-
-    def test_answers_about_other_things_are_refused(self, objects) -> None:
-        other = NamedObjects(*[torch.ones(3).bool()] * 3)
-        with pytest.raises(ValueError, match="got 3 and 12"):
-            plots.plot_naming(other, objects)

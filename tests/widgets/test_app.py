@@ -64,12 +64,12 @@ def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(
     (folder / "broken.png").write_bytes(b"no picture")
     box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
     assert wait(pages[0]) == "Finished."
-    buttons, note, tabs = box.children
+    buttons, tabs = box.children
     assert buttons.layout.display == "none" and tabs.layout.display is None
-    assert note.value == "1 pictures cannot be read and are left out."
     assert tabs.titles == ("Search",)
-    said, gallery = tabs.children[0].children
+    said, note, gallery = tabs.children[0].children
     assert said.value == f"6 pictures of {folder}"
+    assert note.value == "1 pictures cannot be read and are left out."
     gallery.query = "a red ball"
     files = {hit["file"] for hit in gallery.results["before"]}
     assert files < {"0.png", "1.png", "2.png", "3.png", "deep/4.png", "deep/5.png"}
@@ -92,7 +92,7 @@ def test_embedding_that_is_stopped_goes_on(folder, run, pages, tmp_path, monkeyp
     monkeypatch.setattr(app.Background, "tell", tell)
     box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
     assert wait(pages[0]) == "Stopped. region_taught: 0 of 6 new pictures"
-    buttons, _, tabs = box.children
+    buttons, tabs = box.children
     assert buttons.layout.display is None and tabs.layout.display == "none"
     pages[0].background._resume.click()
     assert wait(pages[0]) == "Finished."
@@ -102,12 +102,12 @@ def test_embedding_that_is_stopped_goes_on(folder, run, pages, tmp_path, monkeyp
 
 def test_tabs_of_a_start_that_was_stopped_do_not_come_twice(pages) -> None:
     def build(background, page) -> None:
-        page.add("First", "said", app.ipywidgets.Label())
+        page.add("First", app.ipywidgets.Label(), "said")
         if len(starts) == 0:
             starts.append(1)
             background.stop()
         background.tell("on")
-        page.add("Second", "said", app.ipywidgets.Label())
+        page.add("Second", app.ipywidgets.Label(), "said")
 
     starts: list[int] = []
     page = app._Page(build)

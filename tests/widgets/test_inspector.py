@@ -157,13 +157,11 @@ def test_a_page_without_a_kernel_has_a_picture_and_a_sentence(make) -> None:
 
 
 def test_bad_input_is_named(clip, data, features, detector, teachers, make) -> None:
-    free = MetaTeacher(clip.embed_dim, heads=4, caption_free=True)
     with pytest.raises(ValueError, match=r"of 2 pictures and \d+ captions, got \d+ and"):
         RegionInspector(clip, data.select([0, 1]), features, detector.names, *teachers)
-    with pytest.raises(ValueError, match="reads captions, got a caption-free one"):
-        RegionInspector(clip, data, features, detector.names, free, teachers[1])
     inspector = make()
-    with pytest.raises(traitlets.TraitError, match="picture from 0 to"):
-        inspector.picture = 99
+    for picture in (99, -1):
+        with pytest.raises(traitlets.TraitError):
+            inspector.picture = picture
     with pytest.raises(traitlets.TraitError):
         inspector.regions = "none"

@@ -1,4 +1,4 @@
-"""Figures that change in place: one display, replaced whenever there is something new."""
+"""Work in a thread that stops and goes on; figures in one display, replaced by what is new."""
 
 import asyncio
 import threading
@@ -10,9 +10,80 @@ import torch
 from dclip_kit.evaluation.inspection import CaptionedRegions
 from dclip_kit.models.regions import Regions
 from dclip_kit.widgets import LiveRun, live, show_weight_sliders
-from dclip_kit.widgets.live import draw_reweighted
+from dclip_kit.widgets.live import Background
 
 PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def counting(steps: list[int], until: int):
+    def work(background: Background) -> None:
+        while len(steps) < until:
+            background.tell(f"{len(steps)} of {until}", len(steps) / until)
+            steps.append(len(steps))
+
+    return work
+
+
+def test_it_says_how_far_it_is() -> None:
+    goes_on, seen = threading.Event(), threading.Event()
+
+    def work(background: Background) -> None:
+        background.tell("half", 0.5)
+        seen.set()
+        goes_on.wait(10)
+        background.tell("no number")
+        assert background._bar.layout.display == "none"
+
+    background = Background(work)
+    assert not asyncio.run(background.wait())  # nothing has begun
+    background.start()
+    background.start()  # is no second one
+    assert seen.wait(10)
+    assert background.message.value == "half"
+    assert background._bar.value == 0.5 and background._bar.layout.display is None
+    assert not background._stop.disabled and background._resume.disabled
+    goes_on.set()
+    assert asyncio.run(background.wait()) and background.finished
+    assert background.message.value == "Finished."
+    assert background._stop.disabled and background._resume.disabled
+
+
+def test_it_stops_between_two_steps_and_goes_on() -> None:
+    steps: list[int] = []
+    background = Background(counting(steps, 3))
+
+    def stopping(within: Background) -> None:
+        steps.append(0)
+        within._stop.click()
+        counting(steps, 3)(within)
+
+    background._work = stopping
+    background.start()
+    assert not asyncio.run(background.wait())
+    assert steps == [0] and background.message.value == "Stopped. 1 of 3"
+    assert background._stop.disabled and not background._resume.disabled
+    background._work = counting(steps, 3)
+    background._resume.click()
+    assert asyncio.run(background.wait())
+    assert steps == [0, 1, 2]
+
+
+def test_being_asked_too_late_is_finished() -> None:
+    background = Background(lambda within: within.stop())
+    background.start()
+    assert asyncio.run(background.wait())
+
+
+def test_an_error_is_said_and_raised_where_somebody_waits() -> None:
+    def fail(background: Background) -> None:
+        raise ValueError("Expected a picture, got <b>none</b>.")
+
+    background = Background(fail)
+    background.start()
+    with pytest.raises(ValueError, match="Expected a picture"):
+        asyncio.run(background.wait())
+    assert background.message.value == "Failed: Expected a picture, got <b>none</b>."
+    assert not background._resume.disabled
 
 
 @pytest.fixture
@@ -36,7 +107,7 @@ def shown(monkeypatch) -> list[tuple[str, object]]:
 
 
 def rows(count: int, loss: float) -> list[dict[str, float]]:
-    return [{"epoch": n, "loss": loss / n, "val_recall_at_1": 0.1 * n} for n in range(1, count + 1)]
+    return [{"epoch": n, "loss": loss / n} for n in range(1, count + 1)]
 
 
 def lines(bundle) -> list[list[float]]:
@@ -65,7 +136,7 @@ def figures(shown) -> list[list[list[float]]]:
 
 def test_one_figure_grows_by_epoch_and_by_training(shown) -> None:
     steps: dict[str, list[int]] = {}
-    live_run = LiveRun({name: train(name, 2, steps) for name in ("first", "second")}, ["loss"])
+    live_run = LiveRun({name: train(name, 2, steps) for name in ("first", "second")})
     live_run.start()
     assert asyncio.run(live_run.wait()) == {
         "first": "first is trained",
@@ -103,12 +174,12 @@ def test_a_stopped_training_goes_on_where_it_was(shown) -> None:
         def step(number, loss):
             if number == 2 and not stopped:
                 stopped.append(number)
-                live_run.stop()
+                live_run._background.stop()
             on_step(number, loss)
 
         return train("first", 2, steps)(on_epoch, step)
 
-    live_run = LiveRun({"first": stop, "second": train("second", 1, steps)}, ["loss"])
+    live_run = LiveRun({"first": stop, "second": train("second", 1, steps)})
     live_run.start()
     with pytest.raises(RuntimeError, match="press Resume, then run this cell again"):
         asyncio.run(live_run.wait())
@@ -136,7 +207,7 @@ def test_an_error_is_raised_where_somebody_waits(shown) -> None:
 
 
 def test_what_was_shown_does_not_change_with_the_running_history(shown) -> None:
-    live_run = LiveRun({"first": train("first", 2, {})}, ["loss"])
+    live_run = LiveRun({"first": train("first", 2, {})})
     live_run.start()
     asyncio.run(live_run.wait())
     assert figures(shown)[0] == [[2.0]]
@@ -183,7 +254,9 @@ def test_a_moved_slider_draws_the_figure_anew(pictures, captioned, shown) -> Non
         ((0.0, 0.0, 0.0), "weight = 1,"),
     ],
 )
-def test_the_figure_says_what_its_weights_are(pictures, captioned, powers, formula) -> None:
-    factors = dict(zip(("area", "confidence", "similarity"), powers, strict=True))
-    text = draw_reweighted(pictures[0], captioned, factors).layout.title.text
+def test_the_figure_says_what_its_weights_are(pictures, captioned, powers, formula, shown) -> None:
+    sliders = show_weight_sliders(pictures[0], captioned)
+    for factor, power in zip(("area", "confidence", "similarity"), powers, strict=True):
+        sliders[factor].value = power
+    text = shown[-1][1][PLOTLY]["layout"]["title"]["text"]
     assert formula in text and text.startswith("weight = ")
