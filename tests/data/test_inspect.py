@@ -11,7 +11,7 @@ from PIL import Image
 from test_coco import write_coco
 
 from dclip_kit.data import inspect_data
-from dclip_kit.data.inspect import count_truncated, summarize
+from dclip_kit.data.splits import count_truncated, summarize
 
 
 def noise(seed: int) -> Image.Image:
@@ -79,7 +79,7 @@ def test_everything_is_counted_and_named(folder, tmp_path) -> None:
         "captions.csv:10",
         f"{folder}/cut.png",
     }
-    assert "leads out" in reasons["../up.png"] and "found nothing" in reasons[f"{folder}/gone.png"]
+    assert "leads out" in reasons["../up.png"] and "No such file" in reasons[f"{folder}/gone.png"]
     assert leaks == [
         {"picture": f"{folder}/b.png", "evaluation": f"{evaluation}/held.jpg", "by": "content"},
         {
@@ -91,20 +91,10 @@ def test_everything_is_counted_and_named(folder, tmp_path) -> None:
     json.dumps(report)
 
 
-def test_a_file_that_cannot_be_used_at_all_is_reported(folder) -> None:
+def test_a_file_that_cannot_be_used_at_all_is_an_error(folder) -> None:
     (folder / "captions.csv").write_text("file,text\n")
-    report = inspect_data(folder)
-    (problem,) = report["pictures"]["unusable"]
-    assert problem["path"] == str(folder) and "columns image and caption" in problem["reason"]
-    assert report == {
-        "format": "csv",
-        "pictures": {"usable": 0, "unusable": [problem]},
-        "captions": {"usable": 0, "empty": 0, "truncated": 0},
-        "splits": {"from": "digest", "train": 0, "val": 0, "test": 0},
-        "linked": 0,
-        "duplicates": [],
-        "leaks": [],
-    }
+    with pytest.raises(ValueError, match="columns image and caption"):
+        inspect_data(folder)
 
 
 def test_all_splits_are_looked_at(tmp_path) -> None:
