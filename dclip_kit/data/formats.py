@@ -581,8 +581,9 @@ def read_karpathy(
         raise ValueError(
             f"Expected one of Karpathy's files at {path}, got another form ({error!r}); name one."
         ) from error
-    below = ("", "images", f"{source}_images", f"{source}-images", source)
-    images = images or found.find_images(path, *below)
+    images = images or found.find_images(
+        path, "", "images", f"{source}_images", f"{source}-images", source
+    )
     return gather(found, images, split, source, checks)
 
 
@@ -613,8 +614,7 @@ def read_flickr(
             found.add(place, name, match[2], f"flickr:{Path(name).stem}")
         elif not match:
             found.unusable[place] = "expected a picture, its caption's number and a caption"
-    below = ("flickr30k_images", "flickr30k-images", "", "images")
-    images = images or found.find_images(path, *below)
+    images = images or found.find_images(path, "flickr30k_images", "flickr30k-images", "", "images")
     return gather(found, images, split, "flickr30k", checks)
 
 

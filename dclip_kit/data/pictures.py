@@ -100,8 +100,9 @@ class CaptionedImages:
     @cached_property
     def image_of_text(self) -> Tensor:
         """For each of `texts` the index of its picture, int64 of shape (text,)."""
-        counts = [len(group) for group in self.captions]
-        return torch.repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+        return torch.repeat_interleave(
+            torch.tensor([len(group) for group in self.captions], dtype=torch.int64)
+        )
 
     def select(self, indices: Sequence[int]) -> "CaptionedImages":
         """The pictures at these indices, in this order."""

@@ -28,6 +28,7 @@ from dclip_kit.data.formats import (
     read_captioned,
     read_format,
     recognise_format,
+    require_readable,
     walk_files,
 )
 from dclip_kit.data.leaks import (
@@ -460,15 +461,18 @@ def inspect_data(
         splits that have to be drawn from the data's own train.
 
     Raises:
-        ValueError: the format is unknown or not recognised, a file lacks what its format demands,
-            or an evaluation set cannot be read.
+        ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
         ModuleNotFoundError: imagehash is needed and not installed.
     """
     format = format or recognise_format(path)
     evaluation = [
         each if isinstance(each, CaptionedImages) else read_evaluation(each) for each in against
     ]
-    found = read_format(path, images, format, "all", "pictures")
+    require_readable(path, images, format)
+    try:
+        found = read_format(path, images, format, "all", "pictures")
+    except ValueError as error:  # the file as a whole cannot be used
+        found = UsableImages(CaptionedImages((), (), "all", str(path)), {str(path): str(error)})
     dataset = found.dataset
     groups: dict[str, list[str]] = {}
     for place, scan in zip(dataset.paths, scan_pictures(dataset.paths), strict=True):

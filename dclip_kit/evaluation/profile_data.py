@@ -18,6 +18,7 @@ from dclip_kit.data import (
     read_labelled,
 )
 from dclip_kit.data.formats import recognise_format, require_readable
+from dclip_kit.data.labelled import LABELLED_READERS
 from dclip_kit.data.pictures import SPLITS, require_imagehash
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.scenes import render_scene
@@ -63,6 +64,7 @@ def require_data(profile: Profile) -> None:
 
     Raises:
         ValueError: data must be given, there is nothing at a path, or its format is unknown.
+        FileNotFoundError: there is no folder of labelled pictures.
         ModuleNotFoundError: imagehash is needed and not installed.
     """
     if not profile.data or not profile.zero_shot:
@@ -76,6 +78,12 @@ def require_data(profile: Profile) -> None:
             require_readable(path, profile.images or None, recognise_format(path))
         if profile.leak_guard == "content":
             require_imagehash()
+    kind, _, folder = profile.zero_shot.partition(":")
+    labelled = Path(folder if kind in LABELLED_READERS else profile.zero_shot)
+    if profile.zero_shot != "pocket" and not labelled.is_dir():
+        raise FileNotFoundError(
+            f"Expected a folder of labelled pictures at {labelled}, found none; check the path."
+        )
     place = name_uncaptioned(profile)
     if place and not count_further(place) and not Path(place).exists():
         raise ValueError(

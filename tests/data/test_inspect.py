@@ -91,10 +91,20 @@ def test_everything_is_counted_and_named(folder, tmp_path) -> None:
     json.dumps(report)
 
 
-def test_a_file_that_cannot_be_used_at_all_is_an_error(folder) -> None:
+def test_a_file_that_cannot_be_used_at_all_is_reported(folder) -> None:
     (folder / "captions.csv").write_text("file,text\n")
-    with pytest.raises(ValueError, match="columns image and caption"):
-        inspect_data(folder)
+    report = inspect_data(folder)
+    (problem,) = report["pictures"]["unusable"]
+    assert problem["path"] == str(folder) and "columns image and caption" in problem["reason"]
+    assert report == {
+        "format": "csv",
+        "pictures": {"usable": 0, "unusable": [problem]},
+        "captions": {"usable": 0, "empty": 0, "truncated": 0},
+        "splits": {"from": "digest", "train": 0, "val": 0, "test": 0},
+        "linked": 0,
+        "duplicates": [],
+        "leaks": [],
+    }
 
 
 def test_all_splits_are_looked_at(tmp_path) -> None:
