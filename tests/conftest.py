@@ -45,10 +45,10 @@ def _fixed_seed() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _own_memory(tmp_path_factory) -> Iterator[None]:
     """What tests' pictures look like is not remembered in the cache of the person who runs them."""
-    from dclip_kit.data import scan
+    from dclip_kit.data import pictures
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "cache_path", tmp_path_factory.mktemp("scans").joinpath)
+        patch.setattr(pictures, "cache_path", tmp_path_factory.mktemp("scans").joinpath)
         yield
 
 

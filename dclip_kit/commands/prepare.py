@@ -90,7 +90,7 @@ def curate(
         if path:
             # Karpathy's trains on restval too; what is drawn is read whole then.
             split = "train+restval" if recognise_format(path) == "karpathy" else "train"
-            datasets[name] = read_captioned(path, split=split, checks="files").dataset
+            datasets[name] = read_captioned(path, split=split, checks="names").dataset
     record = draw(datasets, out, evaluation, seed=seed, by_content=leak_guard == "content")
     for name in datasets:
         count = record["counts"][name]

@@ -1,12 +1,10 @@
 """Captioned and labelled pictures, whatever format they came in."""
 
-from dclip_kit.data.curate import curate
-from dclip_kit.data.images import CaptionedImages, LabelledImages
-from dclip_kit.data.inspect import inspect_data, summarize
+from dclip_kit.data.formats import read_captioned, recognise_format
 from dclip_kit.data.labelled import read_labelled
 from dclip_kit.data.leaks import find_leaks
-from dclip_kit.data.pictures import open_picture
-from dclip_kit.data.read import read_captioned, recognise_format
+from dclip_kit.data.pictures import CaptionedImages, LabelledImages, open_picture
+from dclip_kit.data.splits import curate, inspect_data, summarize
 
 __all__ = [
     "CaptionedImages",

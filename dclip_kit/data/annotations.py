@@ -5,20 +5,21 @@ import os
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm.auto import tqdm
-
-from dclip_kit.data.images import SPLITS, CaptionedImages
-from dclip_kit.data.pictures import count_links, name_with_link
-from dclip_kit.data.scan import scan_pictures
+from dclip_kit.data.pictures import (
+    SPLITS,
+    CaptionedImages,
+    count_links,
+    scan_pictures,
+)
 from dclip_kit.runtime.printing import printable
 
-# How closely pictures are looked at: read whole, only that they are there, or not at all (as for
-# evaluation data whose names are known and whose pictures are not at hand).
-Checks = Literal["pictures", "files", "names"]
+# How closely pictures are looked at: read whole, or not at all (as for evaluation data whose names
+# are known and whose pictures are not at hand).
+Checks = Literal["pictures", "names"]
 # What tells each picture's split: a column of a table, the folders that the pictures are in, or the
 # annotation file, as Karpathy's and COCO's do; "" where nothing does.
 SplitsFrom = Literal["column", "folders", "file", ""]
@@ -105,8 +106,9 @@ class Annotations:
             self.unusable[place] = f"{_EXPECTED_SPLIT}, got {reprlib.repr(split)}"
         else:
             stripped = tuple((text or "").strip() for text in texts)
-            own = SPLIT_OF[str(word)] if word else ""
-            self.rows.append(CaptionRow(place, name, stripped, image_id, own))
+            self.rows.append(
+                CaptionRow(place, name, stripped, image_id, SPLIT_OF.get(str(word), ""))
+            )
 
     def find_images(self, file: Path, *below: str) -> Path:
         """The folder that has one of the pictures, else the first that may.
@@ -173,7 +175,7 @@ def gather(
         tuple("".join(each[:1]) for each in ids.values()),
         tuple(splits),
     )
-    found = drop_unusable(_take_split(whole, split), checks)
+    found = drop_unusable(take_split(whole, split), checks)
     return replace(
         found,
         unusable=unusable | found.unusable,
@@ -183,7 +185,12 @@ def gather(
     )
 
 
-def _take_split(dataset: CaptionedImages, split: str) -> CaptionedImages:
+def take_split(dataset: CaptionedImages, split: str) -> CaptionedImages:
+    """The pictures of a split, as in `gather`.
+
+    Raises:
+        ValueError: there is no such split.
+    """
     there = [each for each in SPLITS if each in dataset.splits]
     if split == "all" or not there:
         return dataset
@@ -231,55 +238,14 @@ def drop_unusable(dataset: CaptionedImages, checks: Checks = "pictures") -> Usab
 
     Args:
         dataset: of which pictures may be missing or broken.
-        checks: "pictures" reads every picture once, "files" only asks whether there is one, "names"
-            takes them as they are.
+        checks: "pictures" reads every picture once, "names" takes them as they are.
     """
-    problems: dict[Path, str] = {}
-    if checks != "names":
-        for path in tqdm(dataset.paths, desc="finding pictures", delay=2):
-            if not os.path.isfile(path):  # a named pipe would be waited for, for ever
-                problems[path] = (
-                    f"Expected a whole picture at {name_with_link(path)}, but found "
-                    f"{'what is no file' if os.path.exists(path) else 'nothing'}; restore it, or "
-                    "name the folder that has the pictures."
-                )
-    if checks == "pictures":
-        there = [path for path in dataset.paths if path not in problems]
-        scans = zip(there, scan_pictures(there), strict=True)
-        problems |= {path: scan.problem for path, scan in scans if scan.problem}
+    if checks == "names":
+        return UsableImages(dataset, {})
+    scans = zip(dataset.paths, scan_pictures(dataset.paths), strict=True)
+    problems = {path: scan.problem for path, scan in scans if scan.problem}
     kept = [i for i, path in enumerate(dataset.paths) if path not in problems]
-    unusable = {str(path): problem for path, problem in problems.items()}
-    return UsableImages(dataset.select(kept), unusable)
-
-
-def require_usable(found: UsableImages) -> None:
-    """Checks that a picture has a caption: without, there is nothing to learn or search.
-
-    Raises:
-        ValueError: none has; says how much was left out, and the first reason.
-    """
-    reason = next((f"; the first, {place}: {why}" for place, why in found.unusable.items()), ".")
-    if not any(found.dataset.captions):
-        raise ValueError(
-            f"Expected captioned pictures in {found.dataset.source}, but none was left "
-            f"({len(found.dataset)} without a caption, {found.empty_captions} captions without "
-            f"text, {len(found.unusable)} unusable pictures or rows){reason}"
-        )
-
-
-def join_usable(parts: Sequence[UsableImages]) -> UsableImages:
-    """Puts together what was read from several files of one data set."""
-    joined: dict[str, Any] = {
-        name: tuple(chain.from_iterable(getattr(part.dataset, name) for part in parts))
-        for name in ("paths", "captions", "image_ids", "splits")
-    }
-    return replace(
-        parts[0],
-        dataset=replace(parts[0].dataset, **joined),
-        unusable={place: why for part in parts for place, why in part.unusable.items()},
-        empty_captions=sum(part.empty_captions for part in parts),
-        linked=sum(part.linked for part in parts),
-    )
+    return UsableImages(dataset.select(kept), {str(path): why for path, why in problems.items()})
 
 
 def is_text(text: str) -> bool:
@@ -358,23 +324,11 @@ def load_json(path: Path) -> Any:
         ValueError: it cannot be read, or is no JSON.
     """
     try:
-        return parse_json(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # brackets, thousands deep
         raise ValueError(
             f"Expected to read {path}, but it failed ({error}); restore the file or name another."
         ) from error
-
-
-def parse_json(text: str) -> Any:
-    """Reads JSON from a text.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError as error:  # brackets within brackets, thousands deep
-        raise ValueError("nested too deeply") from error
 
 
 def list_reasons(reasons: Mapping[Any, str]) -> list[dict[str, str]]:

@@ -8,14 +8,12 @@ of the same thing is not found.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from dclip_kit.data.images import CaptionedImages
-from dclip_kit.data.scan import Scan, import_imagehash, scan_pictures
+from dclip_kit.data.pictures import CaptionedImages, Scan, require_imagehash, scan_pictures
 from dclip_kit.runtime.printing import printable
 
 # Bits of imagehash's 64-bit phash in which two pictures may differ and still count as one. Measured
@@ -81,11 +79,6 @@ class EvaluationIndex:
     phash: dict[Path, str] | None
     not_compared: dict[Path, str]
 
-    @cached_property
-    def bits(self) -> np.ndarray:
-        """The hashes as −1 and 1, float32 of shape (picture, 64)."""
-        return _unpack_bits((self.phash or {}).values())
-
     def join(self, other: "EvaluationIndex") -> "EvaluationIndex":
         """With another's pictures too, compared by content if either's are."""
         neither = self.phash is None and other.phash is None
@@ -111,9 +104,8 @@ class EvaluationIndex:
         names = {name: Path(path) for name, path in dict(record["names"]).items()}
         kept = record["phash"]
         hashes = None if kept is None else {Path(p): str(phash) for p, phash in dict(kept).items()}
-        found = cls(names, hashes, {})
-        _ = found.bits
-        return found
+        _unpack_bits((hashes or {}).values())  # which fails with hashes that are none
+        return cls(names, hashes, {})
 
 
 def index_evaluation(
@@ -130,11 +122,12 @@ def index_evaluation(
     """
     paths = list(dict.fromkeys(path for dataset in evaluation for path in dataset.paths))
     scans = _scan(paths) if by_content else {}
-    names: dict[str, Path] = {}
-    for dataset in evaluation:
-        for path, own in _name_pictures(dataset, scans):
-            for name in own:
-                names.setdefault(name, path)
+    names = {
+        name: path
+        for dataset in evaluation
+        for path, own in _name_pictures(dataset, scans)
+        for name in own
+    }
     hashes = {path: scan.phash for path, scan in scans.items() if scan.phash}
     return EvaluationIndex(names, hashes if by_content else None, _reasons(scans))
 
@@ -172,10 +165,7 @@ def find_leaks(
         rest = {path: scan for path, scan in scans.items() if path not in leaks}
         not_compared |= _reasons(rest)
         hashes = {path: scan.phash for path, scan in rest.items() if scan.phash}
-        hashed, others = list(hashes), list(index.phash)
-        for row, nearest, distance in _near(_unpack_bits(hashes.values()), index.bits):
-            by = f"content ({distance} bits)"
-            leaks[hashed[row]] = Leak(hashed[row], others[nearest], by)
+        leaks |= {leak.picture: leak for leak in _find_near(hashes, index.phash)}
     return LeakReport(tuple(leaks[p] for p in training.paths if p in leaks), not_compared)
 
 
@@ -231,14 +221,17 @@ def _name_pictures(
 
 def _scan(paths: Sequence[Path], hashes: bool = True) -> dict[Path, Scan]:
     if hashes:
-        import_imagehash()
+        require_imagehash()
     return dict(zip(paths, scan_pictures(paths, "comparing pictures", hashes), strict=True))
 
 
 def _reasons(scans: Mapping[Path, Scan]) -> dict[Path, str]:
     """Why pictures have no hash, of those that have none."""
-    plain = "it is too plain to be compared by content"
-    return {path: scan.problem or plain for path, scan in scans.items() if not scan.phash}
+    return {
+        path: scan.problem or "it is too plain to be compared by content"
+        for path, scan in scans.items()
+        if not scan.phash
+    }
 
 
 def _unpack_bits(hashes: Iterable[str]) -> np.ndarray:
@@ -247,12 +240,14 @@ def _unpack_bits(hashes: Iterable[str]) -> np.ndarray:
     return np.unpackbits(whole).reshape(-1, 64).astype(np.float32) * 2 - 1
 
 
-def _near(bits: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """For each row that is near another, its number, the nearest's, and their distance in bits."""
+def _find_near(hashes: Mapping[Path, str], others: Mapping[Path, str]) -> Iterator[Leak]:
+    """For each picture that looks like one of the others, the most similar one."""
+    bits, other_bits = _unpack_bits(hashes.values()), _unpack_bits(others.values())
+    paths, other_paths = list(hashes), list(others)
     for start in range(0, len(bits), 1024):  # 6,000 evaluation pictures make 25 MB a block
         # Of ±1 vectors, the dot product counts equal bits minus unequal ones.
-        distance = (64 - bits[start : start + 1024] @ others.T) / 2
-        nearest = distance.argmin(axis=1)
-        for row, column in enumerate(nearest):
+        distance = (64 - bits[start : start + 1024] @ other_bits.T) / 2
+        for row, column in enumerate(distance.argmin(axis=1)):
             if distance[row, column] <= MAX_DISTANCE:
-                yield start + row, int(column), int(distance[row, column])
+                by = f"content ({int(distance[row, column])} bits)"
+                yield Leak(paths[start + row], other_paths[column], by)

@@ -6,33 +6,63 @@ the rest trains. A digest of a seed and of a picture's bytes is a number from 0 
 lies is the picture's split. So a picture keeps its split whatever is added to its data set, neither
 its name nor its place matters, copies of one file stay together, and the same pictures are divided
 alike on another machine.
+
+The paper's training mixture is drawn by a seed alone, once, and written down picture by picture: a
+manifest. And a look at data says before training what is usable, what is twice, and what leaks.
 """
 
 import hashlib
-from collections.abc import Sequence
+import json
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dclip_kit.data.annotations import (
-    Checks,
-    UsableImages,
-    drop_unusable,
-    list_reasons,
-    require_usable,
+from dclip_kit.data.annotations import UsableImages, drop_unusable, list_reasons
+from dclip_kit.data.formats import (
+    MANIFEST,
+    find_formats,
+    is_picture,
+    read_captioned,
+    read_format,
+    recognise_format,
+    require_readable,
+    walk_files,
 )
-from dclip_kit.data.curate import is_manifest, read_manifest
-from dclip_kit.data.folder import is_picture, walk_files
-from dclip_kit.data.images import SPLITS, CaptionedImages, LabelledImages
-from dclip_kit.data.leaks import OWN, Leak, find_leaks, remove_leaks
-from dclip_kit.data.pictures import count_links
-from dclip_kit.data.read import find_formats, read_format, recognise_format
-from dclip_kit.data.scan import scan_pictures
+from dclip_kit.data.leaks import (
+    OWN,
+    EvaluationIndex,
+    Leak,
+    find_leaks,
+    index_evaluation,
+    remove_leaks,
+)
+from dclip_kit.data.pictures import (
+    SPLITS,
+    CaptionedImages,
+    LabelledImages,
+    count_links,
+    scan_pictures,
+)
+from dclip_kit.runtime.files import write_atomically
 from dclip_kit.runtime.printing import printable
 
+# How many pictures of each data set the paper draws: 75,000, of which a tenth is held out, so that
+# 67,500 train. Our reading: a picture with all its captions counts as one image-caption pair.
+PAPER_MIXTURE = {"coco": 50_000, "flickr30k": 15_000, "conceptual_captions": 10_000}
+HELD_OUT = 0.1
 FEWEST = 2  # pictures of a split: with one, every model finds all
 SHARE = 0.1  # of the pictures, for each of val and test
 _START = {"val": 0.0, "test": SHARE}  # of each split's numbers
+_MOST_LINES = 10  # of a list; the report has all
+_ORIGINS = {
+    "digest": "a digest of the files",
+    "file": "the data set's own files",
+    "column": "a column",
+    "folders": "folders",
+}
 
 
 @dataclass(frozen=True)
@@ -108,22 +138,22 @@ def read_splits(
     """Reads data as three splits without leaks between them.
 
     Args:
-        path: a manifest that `curate` wrote, or as in `read_captioned`.
+        path: as in `read_captioned`.
         images: as in `read_captioned`.
-        test: data to measure on instead: its own test, of COCO's folder its val, of any other all.
-            What `path` has for a test is left alone then. A manifest needs it.
+        test: data to measure on instead: its own test, of COCO's folder and of a manifest its val,
+            of any other all. What `path` has for a test is left alone then.
         seed: of drawing the splits that the data has not.
         by_content: whether leaks are looked for by content too, which reads all pictures.
 
     Raises:
-        ValueError: data cannot be read or is too little, or a manifest holds leaks or has no test.
+        ValueError: data cannot be read or is too little.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    found = [_read(path, images, needs_test=test is None)]
+    found = [read_captioned(path, images, split="all")]
     splits = assign_splits(found[0], seed, ("val", "test") if test is None else ("val",))
     parts = {name: _select(found[0], splits, name) for name in SPLITS}
     if test is not None:
-        found.append(_read(test, None))
+        found.append(read_captioned(test, split="all"))
         parts["test"] = _measured_part(found[1])
     if test is None or by_content:
         # In data of one's own, train/1.jpg and test/1.jpg are two pictures; to the leak guard,
@@ -155,33 +185,29 @@ def read_splits(
             "more, say each picture's split in a column split or by folders train, val and test, "
             f"or name other data to measure on. {left_out}".strip()
         )
-    measured = [leak for leak in leaks if leak.evaluation in kept["test"].paths]
-    if measured and is_manifest(path):
-        raise ValueError(
-            f"Expected a manifest without pictures of {test}, but {len(measured)} of {path} are; "
-            "draw it again with curate, giving that as evaluation."
-        )
     return Splits(**kept, left_out=left_out)
 
 
-def read_test(path: Path | str, images: Path | str | None = None, seed: int = 0) -> CaptionedImages:
+def read_test(
+    path: Path | str,
+    images: Path | str | None = None,
+    test: Path | str | None = None,
+    seed: int = 0,
+) -> CaptionedImages:
     """Reads the test of `read_splits` alone; arguments and errors as there.
 
     What leaks is left out of the other splits, so that nothing need be compared by content.
     """
-    found = _read(path, images, "files", needs_test=True)
-    test = drop_unusable(_select(found, assign_splits(found, seed, ("test",)), "test")).dataset
-    if len(test) < FEWEST:
+    if test is not None:
+        return _measured_part(read_captioned(test, split="all"))
+    found = read_captioned(path, images, split="all", checks="names")
+    own = drop_unusable(_select(found, assign_splits(found, seed, ("test",)), "test")).dataset
+    if len(own) < FEWEST:
         raise ValueError(
-            f"Expected at least {FEWEST} pictures to measure on in {path}, got {len(test)} of "
+            f"Expected at least {FEWEST} pictures to measure on in {path}, got {len(own)} of "
             f"{len(found.dataset)}; give more, or measure on all with split all."
         )
-    return test
-
-
-def read_given_test(path: Path | str) -> CaptionedImages:
-    """Reads what `read_splits` measures on when it is given this as its `test`."""
-    return _measured_part(_read(path, None))
+    return own
 
 
 def read_evaluation(path: Path | str) -> CaptionedImages:
@@ -193,14 +219,13 @@ def read_evaluation(path: Path | str) -> CaptionedImages:
         ValueError: it cannot be read, or there is nothing.
     """
     found = read_format(path, None, recognise_format(path), "all", "names")
-    to_train = "train" if found.splits_from == "file" else None
-    held_out = [i for i, own in enumerate(found.dataset.splits) if own != to_train]
-    dataset = found.dataset.select(held_out)
-    if not len(dataset):
+    splits = found.dataset.splits
+    kept = [i for i, own in enumerate(splits) if own != "train" or found.splits_from != "file"]
+    if not kept:
         raise ValueError(
             f"Expected evaluation pictures at {path}, found none to compare with; name another."
         )
-    return dataset
+    return found.dataset.select(kept)
 
 
 def assign_splits(
@@ -208,49 +233,29 @@ def assign_splits(
 ) -> list[str]:
     """The split of each picture; "" for those of a test that is not measured on.
 
+    Where a split is needed and not there, about a tenth of train is drawn for it; then what cannot
+    be read has the split "", too.
+
     Args:
         found: all of a data set.
         seed: of the splits that are drawn.
         needed: of val and test; they are drawn where the data has none. Without test, other data is
             measured on.
-
-    Raises:
-        ValueError: a picture's split is to be drawn, and it cannot be read.
     """
     splits = [own or "train" for own in found.dataset.splits]
     if "test" not in needed:
         splits = ["" if split == "test" else split for split in splits]
     elif found.splits_from == "file" and "test" not in splits:  # COCO's val is what people report
         splits = ["test" if split == "val" else split for split in splits]
-    rest = [i for i, split in enumerate(splits) if split == "train"]
     missing = [split for split in needed if split not in splits]
-    drawn = draw_splits([found.dataset.paths[i] for i in rest], missing, seed)
-    for i, split in zip(rest, drawn, strict=True):
-        splits[i] = split
+    rest = [i for i, split in enumerate(splits) if split == "train" and missing]
+    paths = [found.dataset.paths[i] for i in rest]
+    for i, scan in zip(rest, scan_pictures(paths, "dividing pictures", decode=False), strict=True):
+        digest = hashlib.sha256(f"{seed} {scan.digest}".encode()).hexdigest()
+        place = int(digest[:16], 16) / 16**16
+        drawn = (split for split in missing if 0 <= place - _START[split] < SHARE)
+        splits[i] = "" if scan.problem else next(drawn, "train")
     return splits
-
-
-def draw_splits(paths: Sequence[Path], splits: Sequence[str], seed: int = 0) -> list[str]:
-    """The split of each picture: about a tenth for each of some splits, "train" for the rest.
-
-    Args:
-        paths: of pictures.
-        splits: which to draw, of val and test.
-        seed: another one divides otherwise.
-
-    Raises:
-        ValueError: a file cannot be read.
-    """
-    if not splits:
-        return ["train"] * len(paths)
-    drawn = []
-    for scan in scan_pictures(paths, "dividing pictures", decode=False):
-        if scan.problem:
-            raise ValueError(f"Expected to divide all pictures into splits: {scan.problem}")
-        place = int(_digest(f"{seed} {scan.digest}")[:16], 16) / 16**16
-        own = (split for split in splits if 0 <= place - _START[split] < SHARE)
-        drawn.append(next(own, "train"))
-    return drawn
 
 
 def read_uncaptioned(
@@ -268,39 +273,30 @@ def read_uncaptioned(
         The pictures, none of which has a caption, and what was left out.
 
     Raises:
-        ValueError: there is nothing at the path, no picture can be read, or all are in evaluation.
+        ValueError: there is nothing at the path, or no picture that can be read and is not in
+            evaluation.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    found = _read_pictures(path)
-    if not len(found.dataset):
-        reason = next((f"{place}: {why}" for place, why in found.unusable.items()), "it is empty")
-        raise ValueError(
-            f"Expected pictures to learn from in {path}, but none of {len(found.unusable)} can be "
-            f"read ({reason}); name others."
-        )
+    place = Path(path)
+    if not place.is_dir() or find_formats(place).keys() - {"files"}:
+        found = read_format(path, None, recognise_format(path), "all", "pictures")
+    else:  # texts beside the pictures are not read
+        paths = tuple(place / name for name in walk_files(place) if is_picture(name))
+        whole = CaptionedImages(paths, ((),) * len(paths), "uncaptioned", place.resolve().name)
+        found = drop_unusable(whole)
+        found = replace(found, linked=count_links(found.dataset.paths, place))
     pictures = replace(
         found.dataset, captions=((),) * len(found.dataset), split="uncaptioned", splits=()
     )
     report = find_leaks(pictures, evaluation, by_content)
+    left_out = LeftOut(found.unusable, 0, 0, report.leaks, report.not_compared, found.linked)
     kept = remove_leaks(pictures, report.leaks)
     if not len(kept):
         raise ValueError(
-            f"Expected pictures in {path} that are in neither val nor test, but all "
-            f"{len(pictures)} are; name others."
+            f"Expected pictures to learn from in {path} that are in neither val nor test, found "
+            f"none; name others. {left_out}".strip()
         )
-    unusable, linked = found.unusable, found.linked
-    return kept, LeftOut(unusable, 0, 0, report.leaks, report.not_compared, linked)
-
-
-def _read_pictures(path: Path | str) -> UsableImages:
-    """All pictures at a path; texts beside those of a folder are not read."""
-    place = Path(path)
-    if not place.is_dir() or find_formats(place).keys() - {"files"}:
-        return read_format(path, None, recognise_format(path), "all", "pictures")
-    paths = tuple(place / name for name in walk_files(place) if is_picture(name))
-    whole = CaptionedImages(paths, ((),) * len(paths), "uncaptioned", place.resolve().name)
-    found = drop_unusable(whole)
-    return replace(found, linked=count_links(found.dataset.paths, place))
+    return kept, left_out
 
 
 def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
@@ -309,20 +305,12 @@ def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImag
     Class by class, in an order that a digest of the seed and of the picture's name decides, they go
     to one and the other in turn.
     """
-    order = sorted(
-        range(len(dataset)),
-        key=lambda i: (dataset.labels[i], _digest(f"{seed} {i} {dataset.paths[i].name}")),
-    )
+    digests = [
+        hashlib.sha256(f"{seed} {i} {path.name}".encode(errors="surrogateescape")).hexdigest()
+        for i, path in enumerate(dataset.paths)
+    ]
+    order = sorted(range(len(dataset)), key=lambda i: (dataset.labels[i], digests[i]))
     return dataset.select(sorted(order[::2])), dataset.select(sorted(order[1::2]))
-
-
-def has_splits(path: Path | str) -> bool:
-    """Whether the format of what lies at a path has splits of its own, that have names."""
-    return not is_manifest(path) and recognise_format(path) in ("karpathy", "coco")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _select(found: UsableImages, splits: Sequence[str], name: str) -> CaptionedImages:
@@ -339,21 +327,228 @@ def _measured_part(found: UsableImages) -> CaptionedImages:
     return _select(found, ["test" if own in ("", split) else "" for split in splits], "test")
 
 
-def _read(
-    path: Path | str,
-    images: Path | str | None,
-    checks: Checks = "pictures",
-    needs_test: bool = False,
-) -> UsableImages:
-    """All of a data set, with each picture's split where it has one."""
-    if not is_manifest(path):
-        found = read_format(path, images, recognise_format(path), "all", checks)
-        require_usable(found)
-        return found
-    if needs_test:
+def curate(
+    datasets: Mapping[str, CaptionedImages],
+    manifest: Path | str,
+    evaluation: Sequence[CaptionedImages],
+    *,
+    mixture: Mapping[str, int] = PAPER_MIXTURE,
+    seed: int = 0,
+    by_content: bool = True,
+) -> dict[str, Any]:
+    """Draws a training mixture without leaks and writes it as a manifest, atomically.
+
+    The same seed draws the same pictures, whatever order they were read in. Pictures that cannot be
+    read, have no caption or leak are passed over for the next; each is named in the manifest. A
+    tenth of each data set goes to split "val".
+
+    Args:
+        datasets: by name, as in the mixture, those of its data sets that are present. They may have
+            been read with checks="names": pictures are read here, and only those that are drawn.
+        manifest: the JSON file to write.
+        evaluation: the sets that a model will be measured on.
+        mixture: how many pictures to draw by name.
+        seed: of the draw.
+        by_content: whether leaks are looked for by content too.
+
+    Returns:
+        What was written: format, recipe, seed, counts, leaks, unusable, not_compared, entries.
+
+    Raises:
+        ValueError: nothing was drawn.
+        ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
+    """
+    index = index_evaluation(evaluation, by_content)
+    record: dict[str, Any] = {
+        "format": MANIFEST,
+        "recipe": {"mixture": dict(mixture), "held_out": HELD_OUT, "by_content": by_content},
+        "seed": seed,
+        "counts": {},
+        "leaks": [],
+        "unusable": [],
+        "not_compared": list_reasons(index.not_compared),
+        "entries": [],
+    }
+    folder = Path(manifest).absolute().parent
+    for name, count in mixture.items():
+        entries = []
+        if name in datasets:
+            rng = random.Random(f"{seed} {name}")
+            drawn = _draw(datasets[name], count, rng, index, record)
+            # They stand in random order, so that the last are held out.
+            held_out = len(drawn) - round(HELD_OUT * len(drawn))
+            entries = [
+                {
+                    # Below the manifest's folder, so that both can move together.
+                    "path": (p.relative_to(folder) if p.is_relative_to(folder) else p).as_posix(),
+                    "id": drawn.image_ids[i],
+                    "captions": list(drawn.captions[i]),
+                    "source": name,
+                    "split": "train" if i < held_out else "val",
+                }
+                for i, p in enumerate(map(Path.absolute, drawn.paths))
+            ]
+        train = sum(entry["split"] == "train" for entry in entries)
+        record["counts"][name] = {"asked": count, "train": train, "val": len(entries) - train}
+        record["entries"] += entries
+    if not record["entries"]:
         raise ValueError(
-            f"Expected pictures to measure on beside the manifest {path}, got none; give a "
-            "captioned data set as test, such as Karpathy's dataset_coco.json."
+            f"Expected pictures to draw from {', '.join(datasets) or 'at least one data set'}, but "
+            "none was usable and free of leaks; read one of the mixture's data sets first."
         )
-    # `curate` has read these pictures whole; only whether they are still there is new.
-    return replace(drop_unusable(read_manifest(path), "files"), splits_from="file")
+    write_atomically(Path(manifest), json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _draw(
+    dataset: CaptionedImages,
+    count: int,
+    rng: random.Random,
+    index: EvaluationIndex,
+    record: dict[str, Any],
+) -> CaptionedImages:
+    """Goes through the pictures in a random order until there are enough without fault.
+
+    What is left out on the way is noted in the record.
+    """
+    paths, ids = dataset.paths, dataset.image_ids
+    # By id and name and not by folder, so that the draw is the same on another machine.
+    order = sorted(range(len(dataset)), key=lambda i: (ids[i], paths[i].name, i))
+    rng.shuffle(order)
+    chosen: list[int] = []
+    while order and len(chosen) < count:
+        # What leaks or fails is made up for from the next ones in the order.
+        size = count - len(chosen)
+        batch, order = order[:size], order[size:]
+        found = drop_unusable(dataset.select(batch))
+        report = find_leaks(found.dataset, index)
+        unusable = found.unusable | {
+            str(paths[i]): "it has no caption" for i in batch if not dataset.captions[i]
+        }
+        left_out = unusable.keys() | {str(leak.picture) for leak in report.leaks}
+        chosen += [i for i in batch if str(paths[i]) not in left_out]
+        blind = {p: why for p, why in report.not_compared.items() if p not in index.not_compared}
+        record["leaks"] += [leak.as_dict() for leak in report.leaks]
+        record["unusable"] += list_reasons(unusable)
+        record["not_compared"] += list_reasons(blind)
+    return dataset.select(chosen)
+
+
+def inspect_data(
+    path: Path | str,
+    images: Path | str | None = None,
+    format: str | None = None,
+    against: Sequence[CaptionedImages | Path | str] = (),
+) -> dict[str, Any]:
+    """Looks at a data set, all its splits, and reports what training could not use.
+
+    Args:
+        path: as in `read_captioned`.
+        images: as in `read_captioned`.
+        format: as in `read_captioned`.
+        against: evaluation sets. A path stands for the splits val and test where the format has
+            them, and for all of it where it has not; its pictures may be missing.
+
+    Returns:
+        JSON values: `format`; `pictures` with the count `usable` and the list `unusable` of path
+        and reason (rows that name no usable picture among them, by their place in the file);
+        `captions` with the counts `usable`, `empty` and, of the usable ones, `truncated`: longer
+        than CLIP's 77 tokens; `splits`, how many usable pictures with captions training would put
+        into train, val and test, and by what ("from": column, folders, file, or digest where the
+        data says nothing); `linked`, how many pictures are links out of the data's folder;
+        `duplicates`, groups of paths with equal pixels; `leaks`, of picture, evaluation and by.
+        Pictures that leaks could only be looked for by name are told in a warning, and so are
+        splits that have to be drawn from the data's own train.
+
+    Raises:
+        ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
+        ModuleNotFoundError: imagehash is needed and not installed.
+    """
+    format = format or recognise_format(path)
+    evaluation = [
+        each if isinstance(each, CaptionedImages) else read_evaluation(each) for each in against
+    ]
+    require_readable(path, images, format)
+    try:
+        found = read_format(path, images, format, "all", "pictures")
+    except ValueError as error:  # the file as a whole cannot be used
+        found = UsableImages(CaptionedImages((), (), "all", str(path)), {str(path): str(error)})
+    dataset = found.dataset
+    groups: dict[str, list[str]] = {}
+    for place, scan in zip(dataset.paths, scan_pictures(dataset.paths), strict=True):
+        groups.setdefault(scan.pixels, []).append(printable(place))
+    guard = find_leaks(dataset, evaluation, by_content=bool(evaluation))
+    if guard.not_compared:
+        first, why = next(iter(guard.not_compared.items()))
+        warnings.warn(
+            f"{len(guard.not_compared)} pictures were compared by name and not by content; the "
+            f"first is {printable(first)}: {printable(why)}",
+            stacklevel=2,
+        )
+    captioned = dataset.select([i for i, captions in enumerate(dataset.captions) if captions])
+    splits = assign_splits(replace(found, dataset=captioned))
+    counts = {split: splits.count(split) for split in SPLITS}
+    both = zip(captioned.splits, splits, strict=True)
+    if drawn := {split for own, split in both if own == "train"} - {"train"}:
+        there = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if split in drawn)
+        warnings.warn(
+            f"Drawn from the data's own train, since it has no such split: {there}.", stacklevel=2
+        )
+    return {
+        "format": format,
+        "pictures": {"usable": len(dataset), "unusable": list_reasons(found.unusable)},
+        "captions": {
+            "usable": len(dataset.texts),
+            "empty": found.empty_captions,
+            "truncated": count_truncated(dataset.texts),
+        },
+        "splits": {"from": found.splits_from or "digest", **counts},
+        "linked": found.linked,
+        "duplicates": [group for group in groups.values() if len(group) > 1],
+        "leaks": [leak.as_dict() for leak in guard.leaks],
+    }
+
+
+def count_truncated(captions: Sequence[str]) -> int:
+    """How many captions are longer than CLIP's context, by open_clip's default tokenizer."""
+    from open_clip import SimpleTokenizer  # takes seconds, and reading data needs none of it
+
+    tokenizer = SimpleTokenizer()
+    most = 77 - 2  # the start's and the end's are among CLIP's 77
+    # A token has at least one byte: most captions are short enough without asking.
+    long = [caption for caption in captions if len(caption.encode()) > most]
+    return sum(len(tokenizer.encode(caption)) > most for caption in long)
+
+
+def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
+    """The lines of a report by `inspect_data` that a person reads.
+
+    Args:
+        report: what it returned.
+        compared: whether evaluation sets were given.
+    """
+    pictures, captions, splits = report["pictures"], report["captions"], report["splits"]
+    yield f"Format: {report['format']}"
+    yield f"Pictures: {pictures['usable']:,} usable, {len(pictures['unusable']):,} unusable"
+    yield from _list_some([f"{each['path']}: {each['reason']}" for each in pictures["unusable"]])
+    yield (
+        f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them longer than "
+        f"CLIP's 77 tokens), {captions['empty']:,} empty"
+    )
+    counts = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS)
+    yield f"Splits, from {_ORIGINS[splits['from']]}: {counts}"
+    if report["linked"]:
+        yield f"Links out of the folder were followed to {report['linked']:,} pictures"
+    yield f"Duplicates: {len(report['duplicates']):,} groups of equal pictures"
+    yield from _list_some([" = ".join(group) for group in report["duplicates"]])
+    if compared:
+        yield f"Leaks: {len(report['leaks']):,} pictures that are evaluation pictures too"
+        yield from _list_some(
+            ["{picture} is {evaluation}, {by}".format(**leak) for leak in report["leaks"]]
+        )
+
+
+def _list_some(lines: Sequence[str]) -> Iterator[str]:
+    yield from (f"  {printable(line)}" for line in lines[:_MOST_LINES])
+    if len(lines) > _MOST_LINES:
+        yield f"  … and {len(lines) - _MOST_LINES:,} more; --json FILE has all"

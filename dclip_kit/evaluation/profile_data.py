@@ -17,18 +17,14 @@ from dclip_kit.data import (
     read_captioned,
     read_labelled,
 )
-from dclip_kit.data.images import SPLITS
-from dclip_kit.data.labelled import require_labelled
+from dclip_kit.data.formats import recognise_format, require_readable
+from dclip_kit.data.labelled import LABELLED_READERS
+from dclip_kit.data.pictures import SPLITS, require_imagehash
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.scenes import render_scene
-from dclip_kit.data.read import recognise_format, require_readable
-from dclip_kit.data.scan import import_imagehash
 from dclip_kit.data.splits import (
     LeftOut,
     halve_labelled,
-    has_splits,
-    is_manifest,
-    read_given_test,
     read_splits,
     read_test,
     read_uncaptioned,
@@ -79,12 +75,15 @@ def require_data(profile: Profile) -> None:
         )
     if profile.data != "pocket":
         for path in filter(None, (profile.data, profile.test)):
-            if not is_manifest(path):
-                require_readable(path, profile.images or None, recognise_format(path))
+            require_readable(path, profile.images or None, recognise_format(path))
         if profile.leak_guard == "content":
-            import_imagehash()
-    if profile.zero_shot != "pocket":
-        require_labelled(profile.zero_shot)
+            require_imagehash()
+    kind, _, folder = profile.zero_shot.partition(":")
+    labelled = Path(folder if kind in LABELLED_READERS else profile.zero_shot)
+    if profile.zero_shot != "pocket" and not labelled.is_dir():
+        raise FileNotFoundError(
+            f"Expected a folder of labelled pictures at {labelled}, found none; check the path."
+        )
     place = name_uncaptioned(profile)
     if place and not count_further(place) and not Path(place).exists():
         raise ValueError(
@@ -235,8 +234,8 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
     if data == "pocket":
         return pocket.load_captioned(split)
     if split == "test":
-        return read_given_test(test) if test else read_test(data, images, profile.seed)
-    if split == "all" or has_splits(data):
+        return read_test(data, images, test or None, profile.seed)
+    if split == "all" or recognise_format(data) in ("karpathy", "coco"):
         return read_captioned(data, images, split=split).dataset
     if split not in SPLITS:
         raise ValueError(

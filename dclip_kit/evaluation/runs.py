@@ -18,8 +18,8 @@ import torch
 from dclip_kit.config import PROFILES, Profile
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
+from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.data.pocket.world import SCENE_SPLITS
-from dclip_kit.data.scan import scan_pictures
 from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries

@@ -15,7 +15,7 @@ import open_clip
 import torch
 from tqdm.auto import tqdm
 
-from dclip_kit.data.folder import PICTURE_SUFFIXES, walk_files
+from dclip_kit.data.formats import PICTURE_SUFFIXES, walk_files
 from dclip_kit.data.pictures import count_links
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images

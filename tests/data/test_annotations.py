@@ -9,19 +9,16 @@ from PIL import Image
 
 from dclip_kit.data.annotations import (
     Annotations,
-    UsableImages,
     drop_unusable,
     find_file,
     gather,
-    join_usable,
     load_json,
     path_inside,
     read_lines,
-    require_usable,
     split_by_folder,
 )
-from dclip_kit.data.images import CaptionedImages
-from dclip_kit.data.read import read_captioned, read_format
+from dclip_kit.data.formats import read_captioned, read_format
+from dclip_kit.data.pictures import CaptionedImages
 
 
 @pytest.fixture
@@ -88,11 +85,14 @@ def test_links_below_the_folder_are_followed_and_counted_where_they_lead_out(ima
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("gone.png", r"gone\.png \(a link to nowhere\.png\), but found nothing"),
-        ("pipe.png", r"pipe\.png \(a link to \.\./pipe\), but found what is no file"),
+        (
+            "gone.png",
+            r"gone\.png \(a link to nowhere\.png\), but reading it .*No such file",
+        ),
+        ("pipe.png", r"pipe\.png \(a link to \.\./pipe\), but reading it failed \(it is no file"),
         ("text.png", r"text\.png \(a link to \.\./text\), but reading it failed"),
-        ("loop/a.png", r"loop/a\.png, but found nothing"),
-        ("lost/a.png", r"lost/a\.png, but found nothing"),
+        ("loop/a.png", r"loop/a\.png, but reading it failed \("),
+        ("lost/a.png", r"lost/a\.png, but reading it failed \(.*No such file"),
     ],
 )
 def test_a_link_to_no_picture_is_named_as_a_link(images, tmp_path, name, says) -> None:
@@ -296,7 +296,7 @@ def test_a_table_takes_the_folders_unless_it_has_a_column(tmp_path) -> None:
 
 def test_a_split_can_be_read_alone(tmp_path) -> None:
     folder = write_texts(tmp_path / "mine", "train/a.png", "train/b.png", "val/a.png")
-    assert len(read_format(folder, None, "files", "all", "files").dataset) == 3
+    assert len(read_format(folder, None, "files", "all", "names").dataset) == 3
     for split, count in [("train", 2), ("val", 1), ("train+val", 3), ("all", 3)]:
         dataset = read_captioned(folder, split=split).dataset
         assert (len(dataset), dataset.split) == (count, split)
@@ -321,7 +321,7 @@ def paths(tmp_path) -> list[Path]:
     return [tmp_path / f"{name}.png" for name in names]
 
 
-@pytest.mark.parametrize(("checks", "kept"), [("pictures", 1), ("files", 2), ("names", 6)])
+@pytest.mark.parametrize(("checks", "kept"), [("pictures", 1), ("names", 6)])
 def test_pictures_are_looked_at_as_closely_as_asked(paths, checks, kept) -> None:
     ids = tuple(f"coco:{i}" for i in range(6))
     whole = CaptionedImages(tuple(paths), (("a",),) * 6, "val", "mine", ids, ("test",) * 6)
@@ -329,37 +329,28 @@ def test_pictures_are_looked_at_as_closely_as_asked(paths, checks, kept) -> None
     assert found.dataset == whole.select(range(kept))
     assert set(found.unusable) == {str(path) for path in paths[kept:]}
     if checks != "names":
-        kinds = ["what is no file"] * 2 + ["nothing"] * 2
-        for path, kind in zip(paths[2:], kinds, strict=True):
-            assert f"but found {kind}; restore" in found.unusable[str(path)]
+        reasons = ["it is no file"] * 2 + ["No such file"] + ["File name too long"]
+        for path, reason in zip(paths[2:], reasons, strict=True):
+            said = found.unusable[str(path)]
+            assert reason in said and "name the folder that has the pictures" in said
 
 
-def test_nothing_usable_is_told_with_the_first_reason() -> None:
-    nothing = CaptionedImages((), (), "val", "mine")
-    found = UsableImages(nothing, {"a.jpg": "it is cut short.", "a.csv:3": "no comma"}, 2)
+def test_nothing_usable_is_told_with_the_first_reason(tmp_path) -> None:
+    folder = write_texts(tmp_path / "mine", "a.png", "b.png")
+    for name in ("a", "b"):
+        (folder / f"{name}.txt").write_text("" if name == "b" else "of a")
+    (folder / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError) as error:
-        require_usable(found)
-    assert str(error.value) == (
-        "Expected captioned pictures in mine, but none was left (0 without a caption, 2 captions "
-        "without text, 2 unusable pictures or rows); the first, a.jpg: it is cut short."
+        read_captioned(folder)
+    assert str(error.value).startswith(
+        "Expected captioned pictures in mine, but none was left (1 without a caption, 1 captions "
+        f"without text, 1 unusable pictures or rows); the first, {folder / 'a.png'}: Expected a "
     )
 
 
-def test_pictures_without_any_caption_are_not_usable(paths) -> None:
-    require_usable(UsableImages(CaptionedImages((paths[0],), (("a",),), "val", "mine"), {}))
+def test_pictures_without_any_caption_are_not_usable(tmp_path) -> None:
+    folder = write_texts(tmp_path / "mine", "a.png")
+    assert len(read_captioned(folder).dataset) == 1
+    (folder / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"none was left \(1 without a caption, .* rows\)\.$"):
-        require_usable(UsableImages(CaptionedImages((paths[0],), ((),), "val", "mine"), {}))
-
-
-def test_parts_are_put_together(paths) -> None:
-    """What the parts say of captions, of what is broken, and of ids, which one may lack."""
-    first = CaptionedImages((paths[0],), (("a",),), "all", "mine", ("coco:1",), ("val",))
-    second = CaptionedImages((paths[1],), (("b", "c"),), "all", "mine")
-    whole = join_usable(
-        [UsableImages(first, {"x:1": "y"}, 1, "file", 2), UsableImages(second, {"z": "no"}, 2)]
-    )
-    assert whole.dataset == CaptionedImages(
-        tuple(paths[:2]), (("a",), ("b", "c")), "all", "mine", ("coco:1", ""), ("val", "")
-    )
-    assert (whole.unusable, whole.empty_captions) == ({"x:1": "y", "z": "no"}, 3)
-    assert (whole.splits_from, whole.linked) == ("file", 2)
+        read_captioned(folder)

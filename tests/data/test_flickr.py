@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dclip_kit.data import read_captioned
-from dclip_kit.data.flickr import read_flickr
+from dclip_kit.data.formats import read_flickr
 
 # The first line, the spaces and the broken row are those of the known file.
 CSV = """image_name| comment_number| comment

@@ -11,7 +11,7 @@ from PIL import Image
 from test_coco import write_coco
 
 from dclip_kit.data import inspect_data
-from dclip_kit.data.inspect import count_truncated, summarize
+from dclip_kit.data.splits import count_truncated, summarize
 
 
 def noise(seed: int) -> Image.Image:
@@ -79,7 +79,7 @@ def test_everything_is_counted_and_named(folder, tmp_path) -> None:
         "captions.csv:10",
         f"{folder}/cut.png",
     }
-    assert "leads out" in reasons["../up.png"] and "found nothing" in reasons[f"{folder}/gone.png"]
+    assert "leads out" in reasons["../up.png"] and "No such file" in reasons[f"{folder}/gone.png"]
     assert leaks == [
         {"picture": f"{folder}/b.png", "evaluation": f"{evaluation}/held.jpg", "by": "content"},
         {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dclip_kit.data.karpathy import read_karpathy
+from dclip_kit.data.formats import read_karpathy
 
 
 def entry(name: str, split: str, *captions: str, **more) -> dict:
@@ -107,20 +107,21 @@ def test_an_unknown_split_lists_the_known_ones(coco, split) -> None:
         read_karpathy(coco, split=split)
 
 
-def test_broken_entries_are_named_and_others_kept(coco) -> None:
-    record = {"images": [*COCO, "no entry", {"filename": "a.jpg"}, entry("../up.jpg", "val", "A.")]}
+def test_pictures_that_cannot_be_used_are_named_and_others_kept(coco) -> None:
+    record = {"images": [*COCO, entry("../up.jpg", "val", "A.")]}
     record["images"].append(entry("a.jpg", "val") | {"sentences": [{"raw": 7}]})
     (coco / "dataset_coco.json").write_text(json.dumps(record))
     found = read_karpathy(coco, split="val")
     assert len(found.dataset) == 1
-    rows = {f"dataset_coco.json:images[{n}]" for n in (4, 5, 7)}
-    assert found.unusable.keys() == rows | {"../up.jpg"}
+    assert found.unusable.keys() == {"dataset_coco.json:images[5]", "../up.jpg"}
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"images": {}}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"images": 3}', '{"images": [{"filename": "a.jpg"}]}']
+)
 def test_a_file_of_another_form_is_refused(coco, content) -> None:
     (coco / "dataset_coco.json").write_text(content)
-    with pytest.raises(ValueError, match=r'Expected a list of "images" in .*dataset_coco\.json'):
+    with pytest.raises(ValueError, match=r"Expected one of Karpathy's files at .*coco\.json"):
         read_karpathy(coco)
     (coco / "dataset_b.json").write_text(content)
     with pytest.raises(ValueError, match=r"got dataset_b\.json, dataset_coco\.json; name the file"):

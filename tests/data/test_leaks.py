@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from dclip_kit.data.images import CaptionedImages
 from dclip_kit.data.leaks import (
     OWN,
     Leak,
@@ -17,6 +16,7 @@ from dclip_kit.data.leaks import (
     picture_names,
     remove_leaks,
 )
+from dclip_kit.data.pictures import CaptionedImages
 
 pytest.importorskip("imagehash")
 
@@ -121,7 +121,7 @@ def test_an_index_serves_many_times_and_reads_evaluation_once(folders) -> None:
     scene(100).save(train / "copy.jpg")
     evaluation = dataset(test, ["test0.png", "test1.png"])
     index = index_evaluation([evaluation, evaluation])
-    assert tuple(index.phash) == evaluation.paths and index.bits.shape == (2, 64)
+    assert tuple(index.phash) == evaluation.paths
     (test / "test0.png").unlink()
     for _ in range(2):
         assert len(find_leaks(dataset(train, ["copy.jpg"]), index).leaks) == 1
@@ -129,22 +129,34 @@ def test_an_index_serves_many_times_and_reads_evaluation_once(folders) -> None:
     assert find_leaks(dataset(train, ["copy.jpg"]), by_name).leaks == ()
 
 
+def write_hash(bits: np.ndarray) -> str:
+    return np.packbits(bits).tobytes().hex()
+
+
 @pytest.mark.parametrize(("flipped", "found"), [(4, True), (5, False)])
 def test_the_threshold_is_four_bits(flipped, found) -> None:
     from dclip_kit.data import leaks
 
-    bits = np.sign(np.random.default_rng(0).normal(size=(1, 64))).astype(np.float32)
+    bits = np.random.default_rng(0).random(64) < 0.5
     other = bits.copy()
-    other[0, :flipped] *= -1
-    near = list(leaks._near(bits, np.concatenate([-bits, other])))
-    assert near == ([(0, 1, flipped)] if found else [])
+    other[:flipped] ^= True
+    others = {Path("far"): write_hash(~bits), Path("near"): write_hash(other)}
+    near = list(leaks._find_near({Path("own"): write_hash(bits)}, others))
+    assert near == ([Leak(Path("own"), Path("near"), "content (4 bits)")] if found else [])
 
 
 def test_blocks_of_training_pictures_keep_their_numbers() -> None:
     from dclip_kit.data import leaks
 
-    bits = np.sign(np.random.default_rng(0).normal(size=(2500, 64))).astype(np.float32)
-    assert list(leaks._near(bits, bits[[2100, 7]])) == [(7, 1, 0), (2100, 0, 0)]
+    bits = np.random.default_rng(0).random((2500, 64)) < 0.5
+    hashes = {Path(f"{number}"): write_hash(each) for number, each in enumerate(bits)}
+    others = {Path(f"other {number}"): write_hash(bits[number]) for number in (2100, 7)}
+    assert [
+        (leak.picture.name, leak.evaluation.name) for leak in leaks._find_near(hashes, others)
+    ] == [
+        ("7", "other 7"),
+        ("2100", "other 2100"),
+    ]
 
 
 def test_a_missing_extra_names_the_pip_line_and_the_way_around(folders, monkeypatch) -> None:

@@ -11,11 +11,11 @@ from test_karpathy import coco_entry
 from test_leaks import scene
 
 from dclip_kit.data import curate, read_captioned
-from dclip_kit.data.curate import is_manifest
-from dclip_kit.data.images import LabelledImages
+from dclip_kit.data.annotations import UsableImages
+from dclip_kit.data.pictures import CaptionedImages, LabelledImages
 from dclip_kit.data.splits import (
     LeftOut,
-    draw_splits,
+    assign_splits,
     halve_labelled,
     read_splits,
     read_test,
@@ -226,24 +226,22 @@ def manifest(tmp_path) -> Path:
     return tmp_path / "mixture.json"
 
 
-def test_a_manifest_needs_pictures_to_measure_on(manifest, tmp_path) -> None:
-    assert is_manifest(manifest) and not is_manifest(tmp_path)
-    assert not is_manifest(tmp_path / "own/captions.csv")
-    with pytest.raises(ValueError, match=r"measure on beside the manifest .*mixture\.json"):
-        read_splits(manifest)
-    with pytest.raises(ValueError, match="measure on beside the manifest"):
-        read_test(manifest)
+def test_a_manifest_says_the_splits_and_its_val_is_the_test_unless_another_is_given(
+    manifest, tmp_path
+) -> None:
     splits = read_splits(manifest, test=write_own(tmp_path / "test", range(30, 33)))
     assert (len(splits.train), len(splits.val), len(splits.test)) == (18, 2, 3)
+    assert read_test(manifest).paths == splits.val.paths
     (tmp_path / "own/3.png").unlink()
     left_out = read_splits(manifest, test=tmp_path / "test").left_out
     assert [Path(place).name for place in left_out.unusable] == ["3.png"]
 
 
-def test_a_manifest_that_holds_test_pictures_is_refused(manifest, tmp_path) -> None:
-    test = write_own(tmp_path / "test", range(18, 33))
-    with pytest.raises(ValueError, match=r"without pictures of .*test, but 2 of .* draw it again"):
-        read_splits(manifest, test=test)
+def test_test_pictures_that_a_manifest_holds_are_left_out(manifest, tmp_path) -> None:
+    splits = read_splits(manifest, test=write_own(tmp_path / "test", range(18, 33)))
+    assert {leak.picture.name for leak in splits.left_out.leaks} == {"18.png", "19.png"}
+    assert not {"18.png", "19.png"} & {*names(splits.train), *names(splits.val)}
+    assert len(splits.test) == 15
 
 
 @pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p])
@@ -276,6 +274,11 @@ def write_files(folder: Path, contents: dict[str, bytes]) -> list[Path]:
 @pytest.fixture
 def paths(tmp_path) -> list[Path]:
     return write_files(tmp_path / "own", {f"{i}.jpg": f"picture {i}".encode() for i in range(500)})
+
+
+def draw_splits(paths: list[Path], needed: list[str], seed: int = 0) -> list[str]:
+    dataset = CaptionedImages(tuple(paths), ((),) * len(paths), "all", "own")
+    return assign_splits(UsableImages(dataset, {}), seed, needed)
 
 
 def drawn(paths: list[Path], splits: list[str], split: str) -> set[str]:
@@ -324,10 +327,10 @@ def test_copies_of_a_file_stay_together(paths) -> None:
     assert splits[: len(paths)] == splits[len(paths) :]
 
 
-def test_a_picture_that_has_gone_is_named(paths) -> None:
+def test_a_picture_that_has_gone_is_of_no_split(paths) -> None:
+    before = draw_splits(paths, ["val"])
     paths[3].unlink()
-    with pytest.raises(ValueError, match=r"divide all pictures .*3\.jpg"):
-        draw_splits(paths, ["val"])
+    assert draw_splits(paths, ["val"]) == [*before[:3], "", *before[4:]]
 
 
 def labelled(labels: list[int]) -> LabelledImages:
@@ -418,13 +421,13 @@ def test_pictures_to_choose_and_to_measure_on_are_not_learnt_from(
 def test_nothing_to_learn_from_is_an_error(plain, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"folder at .*none, found nothing"):
         read_uncaptioned(tmp_path / "none", ())
-    with pytest.raises(ValueError, match=r"none of 0 can be read \(it is empty\); name others"):
+    with pytest.raises(ValueError, match=r"in neither val nor test, found none; name others\.$"):
         (tmp_path / "empty").mkdir()
         read_uncaptioned(tmp_path / "empty", ())
     (tmp_path / "bad").mkdir()
     shutil.copy(plain / "bad.jpg", tmp_path / "bad")
-    with pytest.raises(ValueError, match=r"none of 1 can be read \(.*bad\.jpg: Expected a whole"):
+    with pytest.raises(ValueError, match=r"left out: 1 unusable .*bad\.jpg: Expected a whole"):
         read_uncaptioned(tmp_path / "bad", ())
     everything, _ = read_uncaptioned(plain, ())
-    with pytest.raises(ValueError, match="in neither val nor test, but all 5 are; name others"):
+    with pytest.raises(ValueError, match=r"; 5 that are in another split too \(the first, .*jpg"):
         read_uncaptioned(plain, (everything,))

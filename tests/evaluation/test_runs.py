@@ -279,7 +279,7 @@ def test_labelled_pictures_that_were_chosen_on_are_left_out(seen, tmp_path) -> N
 
 
 def leave_digests(paths) -> frozenset[str]:
-    from dclip_kit.data.scan import scan_pictures
+    from dclip_kit.data.pictures import scan_pictures
 
     return frozenset(scan.digest for scan in scan_pictures(paths, decode=False))
 

@@ -13,29 +13,27 @@ from dclip_kit.data.pocket.captions import read_caption
 from dclip_kit.data.pocket.scenes import SIZES, Scene
 from dclip_kit.data.pocket.sprites import load_nouns
 
+# Words for where things are. A place "on the left side" is said of one thing; "to the left of"
+# relates two.
+_WORDS = {
+    "one thing’s place": re.compile(
+        r"\b(on the (left|right) side|at the (top|bottom)|in the middle)\b"
+    ),
+    "left or right": re.compile(r"\b(left|right)\b"),
+    "above or below": re.compile(r"\b(above|below|over|under|beneath|on top of)\b"),
+}
 # Each facet's groups, in the order in which figures show them.
 FACETS = {
     "objects in the picture": ("one", "two", "three", "four"),
     "smallest object named": tuple(SIZES),
-    "words for where things are": ("none", "one thing’s place", "left or right", "above or below"),
+    "words for where things are": ("none", *_WORDS),
 }
-_WHERE = tuple(FACETS)[2]
-_SIDES = re.compile(r"\b(left|right)\b")
-_HEIGHTS = re.compile(r"\b(above|below|over|under|beneath|on top of)\b")
-_PLACES = re.compile(r"\b(on the (left|right) side|at the (top|bottom)|in the middle)\b")
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
 def relation_words(caption: str) -> str:
-    """Which words for where things are a caption has: one of the facet's groups.
-
-    A place "on the left side" is said of one thing; "to the left of" relates two.
-    """
-    if _PLACES.search(caption):
-        return "one thing’s place"
-    if _SIDES.search(caption):
-        return "left or right"
-    return "above or below" if _HEIGHTS.search(caption) else "none"
+    """Which words for where things are a caption has: one of the facet's groups, the first."""
+    return next((group for group, words in _WORDS.items() if words.search(caption)), "none")
 
 
 def swap_relation(caption: str) -> str | None:
@@ -59,29 +57,18 @@ def query_facets(
         image_of_text: each caption's picture.
         scenes: what is in each picture; None where nobody knows, which leaves only the facet that
             the captions' words decide.
-
-    Raises:
-        ValueError: there is not one picture's index a caption, or no scene for one.
     """
-    if len(texts) != len(image_of_text):
-        raise ValueError(
-            f"Expected the picture of each of {len(texts)} captions, got {len(image_of_text)}."
-        )
-    facets = {_WHERE: [relation_words(text) for text in texts]}
+    words = {"words for where things are": [relation_words(text) for text in texts]}
     if scenes is None:
-        return facets
-    owners = image_of_text.tolist()
-    if owners and max(owners) >= len(scenes):
-        raise ValueError(
-            f"Expected a scene for each picture up to {max(owners)}, got {len(scenes)} scenes."
-        )
-    counts, smallest = FACETS["objects in the picture"], []
+        return words
+    owners, smallest = image_of_text.tolist(), []
     for text, owner in zip(texts, owners, strict=True):
         named = {mention.noun for mention in read_caption(text).mentions}
         sizes = {thing.size for thing in scenes[owner].objects if thing.noun in named}
         smallest.append(next(size for size in SIZES if size in sizes))
+    counts = FACETS["objects in the picture"]
     number = [counts[len(scenes[owner].objects) - 1] for owner in owners]
-    return dict(zip(FACETS, (number, smallest, facets[_WHERE]), strict=True))
+    return {"objects in the picture": number, "smallest object named": smallest, **words}
 
 
 def things_in(scenes: Sequence[Scene]) -> list[frozenset[str]]:

@@ -6,8 +6,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from dclip_kit.data import find_leaks, inspect_data, open_picture, read_captioned
-from dclip_kit.data.pocket.example import FEWEST, write_example
+from dclip_kit.data.pocket.example import write_example
 from dclip_kit.data.pocket.world import make_scene
+
+FEWEST = 40  # scenes, as few as are quick to draw
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def test_inspection_finds_its_flaws(folder) -> None:
     reasons = {each["path"]: each["reason"] for each in report["pictures"]["unusable"]}
     cut, lost = str(folder / "scene_007.jpg"), str(folder / "lost.jpg")
     assert set(reasons) == {cut, lost}
-    assert "truncated" in reasons[cut] and "found nothing" in reasons[lost]
+    assert "truncated" in reasons[cut] and "No such file" in reasons[lost]
     assert report["pictures"]["usable"] == FEWEST + 20
     assert report["captions"]["empty"] == 1
     (twins,) = report["duplicates"]
@@ -65,8 +67,3 @@ def test_the_example_is_written_once_and_completed_after_an_interruption(folder,
     assert {p.name: p.read_bytes() for p in again.iterdir()} == {
         p.name: p.read_bytes() for p in folder.iterdir()
     }
-
-
-def test_too_few_pictures_are_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="at least 40 pictures, got 39"):
-        write_example(tmp_path, 39)

@@ -85,10 +85,3 @@ def test_without_scenes_only_the_words_count() -> None:
 
 def test_things_are_kinds_and_counted_once() -> None:
     assert things_in(SCENES) == [{"dog", "cat"}, {"dog"}]
-
-
-def test_bad_input_is_named() -> None:
-    with pytest.raises(ValueError, match="each of 2 captions, got 1"):
-        query_facets(["a dog", "a cat"], torch.tensor([0]))
-    with pytest.raises(ValueError, match="up to 2, got 2 scenes"):
-        query_facets(["a dog"], torch.tensor([2]), SCENES)

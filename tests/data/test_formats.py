@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dclip_kit.config import FORMATS
-from dclip_kit.data.read import READERS, find_formats, read_captioned, recognise_format
+from dclip_kit.data.formats import READERS, find_formats, read_captioned, recognise_format
 
 KARPATHY = {
     "images": [
@@ -55,10 +55,10 @@ def write_folder(folder: Path, *formats: str) -> Path:
 
 
 def test_every_reader_is_tried() -> None:
-    assert set(READERS) == {*FILES, "shards"}
+    assert set(READERS) == {*FILES, "shards", "manifest"} and set(FORMATS) == {*FILES, "shards"}
 
 
-@pytest.mark.parametrize("format", READERS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_folder_of_each_format_is_recognised_and_read(tmp_path, monkeypatch, format) -> None:
     if format == "shards":
         monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
@@ -110,7 +110,7 @@ def test_what_is_not_recognised_lists_the_known_formats(tmp_path) -> None:
     ):
         read_captioned(tmp_path)
     assert read_captioned(tmp_path, format="csv").dataset.texts == ["A cat."]
-    with pytest.raises(ValueError, match=rf"a format of {known}, got 'parquet'"):
+    with pytest.raises(ValueError, match=rf"a format of {known}, manifest, got 'parquet'"):
         read_captioned(tmp_path, format="parquet")
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(ValueError, match="found none that is recognised"):
@@ -149,7 +149,7 @@ def test_nothing_usable_is_an_error_with_a_reason(tmp_path) -> None:
     (folder / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"none was left \(.*, 1 unusable .*; the first, .*a\.jpg"):
         read_captioned(folder)
-    assert len(read_captioned(folder, checks="files").dataset) == 1
+    assert len(read_captioned(folder, checks="names").dataset) == 1
 
 
 def test_the_split_reaches_the_reader(tmp_path) -> None:
