@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from dclip_kit.config import RegionSettings
-from dclip_kit.models.boxes import draw_boxes, label_colors
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.regions import Regions, crop_regions
+from dclip_kit.models.regions import Regions, crop_regions, draw_boxes, label_colors
 from dclip_kit.plots.panels import add_picture, add_tag, tile_pictures
 from dclip_kit.plots.results import plot_shares
 from dclip_kit.plots.style import PALETTE, PERCENT, new_figure, wrap_text

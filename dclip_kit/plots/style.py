@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dclip_kit.models.boxes import BOX_COLORS
+from dclip_kit.models.regions import BOX_COLORS
 
 Number = float | int
 

@@ -9,8 +9,7 @@ from plotly.colors import sample_colorscale
 from torch import Tensor
 
 from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
-from dclip_kit.models.boxes import draw_boxes
-from dclip_kit.models.regions import Regions
+from dclip_kit.models.regions import Regions, draw_boxes
 from dclip_kit.models.teacher import TeacherOutput
 from dclip_kit.plots.panels import add_picture
 from dclip_kit.plots.style import PALETTE, PERCENT, new_figure, wrap_text

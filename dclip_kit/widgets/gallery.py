@@ -18,10 +18,10 @@ from torch import Tensor
 
 from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.metrics import retrieval_metrics
-from dclip_kit.models.boxes import label_colors
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_images, encode_texts, tokenize
+from dclip_kit.models.regions import label_colors
 from dclip_kit.models.weights import interpolate
 from dclip_kit.plots.panels import encode_jpeg, tile_pictures
 from dclip_kit.search.index import (

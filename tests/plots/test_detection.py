@@ -9,8 +9,7 @@ from test_panels import decode, look_alike
 from test_style import HOSTILE, assert_harmless, shown, texts
 
 from dclip_kit import plots
-from dclip_kit.models.boxes import draw_boxes
-from dclip_kit.models.regions import Regions
+from dclip_kit.models.regions import Regions, draw_boxes
 
 
 @pytest.fixture
