@@ -296,9 +296,9 @@ def contained_ultralytics() -> Iterator[None]:
         with (
             mock.patch.dict(os.environ, environment),
             # Ultralytics puts functions of its own in the place of these: `open` installs a package
-            # when it is given a file that is no picture. Both are put back at the end.
-            mock.patch.object(Image, "open", Image.open),
-            mock.patch.object(torch, "save", torch.save),
+            # when it is given a file that is no picture. Both are put back; neither is called here.
+            mock.patch.object(Image, "open", vars(Image)["open"]),
+            mock.patch.object(torch, "save", vars(torch)["save"]),
             torch.random.fork_rng(devices=[]),
             np.printoptions(),
         ):
