@@ -5,7 +5,7 @@ from .evaluation.evaluate import evaluate_retrieval, evaluate_zero_shot
 from .evaluation.experiment import evaluate_arms
 from .evaluation.probe import shortcut_probe
 from .features.extract import extract_features
-from .features.frozen import FrozenFeatures
+from .features.store import FrozenFeatures
 from .losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss, dclip_loss
 from .metrics import paired_bootstrap, retrieval_metrics
 from .models.clip import ClipBundle, export_clip, load_clip

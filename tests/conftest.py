@@ -163,7 +163,7 @@ def make_detector() -> Callable[[], object]:
                 boxes = torch.tensor([[2.0, 3, 20, 25], [5, 1, 29, 11]])[:count]
                 score = torch.tensor([0.9, 0.6])[:count]
                 found.append(Regions.from_boxes(boxes, score, ["thing"] * count, picture.size))
-            return Detections(tuple(found), sum(each.is_whole_image for each in found), 0)
+            return Detections(tuple(found), sum(each.is_whole_image for each in found))
 
     return lambda: Fake(("thing",), 64, 0.25, 10, asset_path("pocket_yolo"), None)
 
@@ -177,7 +177,7 @@ def detector(make_detector):
 @pytest.fixture(scope="session")
 def make_features() -> Callable[..., object]:
     """Draws frozen features; captions stand in no order, and some pictures have none."""
-    from dclip_kit.features.frozen import FrozenFeatures
+    from dclip_kit.features.store import FrozenFeatures
 
     def make(images: int = 11, embed: int = 32, seed: int = 0) -> FrozenFeatures:
         generator, boxes = (torch.Generator().manual_seed(seed) for _ in range(2))

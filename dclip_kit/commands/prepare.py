@@ -132,8 +132,8 @@ def detect(
         require_writable(drawn, "folder")
     from dclip_kit.data import open_picture
     from dclip_kit.evaluation.records import write_record
-    from dclip_kit.models.boxes import draw_boxes
     from dclip_kit.models.detector import load_detector
+    from dclip_kit.models.regions import draw_boxes
     from dclip_kit.runtime.files import replacing
     from dclip_kit.search.folder_index import find_pictures
 

@@ -18,11 +18,10 @@ from dclip_kit.evaluation.evaluate import (
     evaluate_zero_shot,
 )
 from dclip_kit.evaluation.records import read_record, write_record
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import RetrievalMetrics
-from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.precision import choose_precision
-from dclip_kit.models.reading import Pictures
+from dclip_kit.models.clip import ClipBundle, choose_precision
+from dclip_kit.models.encode import Pictures
 from dclip_kit.models.teacher import build_teacher
 from dclip_kit.models.weights import clone_clip, interpolate
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors

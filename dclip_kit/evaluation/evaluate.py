@@ -13,8 +13,7 @@ from tqdm.auto import tqdm
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.metrics import RetrievalMetrics, class_ranks, recall_at_k, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.reading import Pictures, read_pixels
+from dclip_kit.models.encode import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import same_text_tower
 from dclip_kit.runtime.processes import is_main_process
 

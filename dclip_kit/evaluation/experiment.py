@@ -49,12 +49,10 @@ from dclip_kit.evaluation.runs import (
     load_seen,
 )
 from dclip_kit.features.extract import RegionCrops, extract_features
-from dclip_kit.features.frozen import FrozenFeatures
-from dclip_kit.features.store import FeatureStore, describe_source, digest_record
+from dclip_kit.features.store import FeatureStore, FrozenFeatures, describe_source, digest_record
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, load_detector, locate_weights
-from dclip_kit.models.encode import encode_images
-from dclip_kit.models.reading import Pictures, read_pixels
+from dclip_kit.models.encode import Pictures, encode_images, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
 from dclip_kit.models.weights import choose_parameters
 from dclip_kit.runtime.files import asset_path

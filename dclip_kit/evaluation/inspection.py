@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dclip_kit.config import RegionSettings
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, encode_tokens, read_tokens
 from dclip_kit.models.regions import (
@@ -190,8 +190,8 @@ def compare_masking(
     alone = torch.cat(
         [apply_teacher(teacher, features, text[None], settings).embedding for text in texts]
     )
-    region = features.regions_of(features.image_of_text[texts]).mask
-    token = features.tokens_of(texts).mask
+    _, region = features.regions_of(features.image_of_text[texts])
+    _, token = features.tokens_of(texts)
     assert unmasked.token_to_region is not None  # it reads captions
     spent = (unmasked.token_to_region.cpu() * ~region[:, None, :]).sum(2)  # pair token
     return MaskingEffect(
@@ -272,8 +272,8 @@ def beside_caption(
         regions: perhaps of another picture.
         region_features: of these.
     """
-    tokens = features.tokens_of(torch.tensor([text]))
-    similarity = region_similarity(region_features[None], tokens.features, tokens.mask)[0]
+    tokens, real = features.tokens_of(torch.tensor([text]))
+    similarity = region_similarity(region_features[None], tokens, real)[0]
     product = regions.area * regions.confidence * similarity
     mask = torch.ones(1, len(regions), dtype=torch.bool)
     return CaptionedRegions(
@@ -281,7 +281,7 @@ def beside_caption(
         caption,
         read_tokens(clip, caption),
         region_features,
-        tokens.features[0],
+        tokens[0],
         similarity,
         scale_products(product[None], mask)[0],
     )

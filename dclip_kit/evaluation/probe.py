@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dclip_kit.config import RegionSettings, RegionTeacherSettings
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images

@@ -11,13 +11,15 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages, open_picture
-from dclip_kit.data.pictures import count_pixels
-from dclip_kit.features.frozen import WHOLE_PICTURE, FrozenFeatures
-from dclip_kit.features.store import FeatureStore, describe_source
+from dclip_kit.features.store import WHOLE_PICTURE, FeatureStore, FrozenFeatures, describe_source
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
-from dclip_kit.models.encode import encode_pixels, encode_tokens, require_texts
-from dclip_kit.models.reading import hold_picture, read_ahead, split_by_pixels
+from dclip_kit.models.encode import (
+    encode_pixels,
+    encode_tokens,
+    read_ahead,
+    split_by_pixels,
+)
 from dclip_kit.models.regions import Box, Regions, crop_boxes, crop_regions
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import is_main_process, own_turns
@@ -43,20 +45,19 @@ def extract_features(
         settings: how crops are cut and encoded, what stands for a picture without detections, and
             whether the whole picture is one more region.
         batch_size: pictures that are opened, detected and encoded at a time; fewer where they have
-            more pixels together than `most_pixels`.
+            more pixels together than `MOST_PIXELS`.
         folder: where to keep the features, for data of any size: whatever ends the work, the next
             call goes on with it, and what is there already is not made again. Left out, features
             are in memory only.
 
     Raises:
-        ValueError: a picture cannot be read, or a caption is empty, or a feature not finite; or
-            the folder has features that were made from something else, said what.
+        ValueError: a picture cannot be read, or a feature is not finite; or the folder has features
+            that were made from something else, said what.
     """
-    if dataset.texts:  # pictures to learn from without captions have none
-        require_texts(dataset.texts)  # before the pictures cost time
     if folder is None:
-        parts = [range(len(dataset))]
-        (made,) = _encode_parts(bundle, detector, dataset, settings, batch_size, parts)
+        (made,) = _encode_parts(
+            bundle, detector, dataset, settings, batch_size, [range(len(dataset))]
+        )
         return_memory()
         return made
     store = FeatureStore(Path(folder), len(dataset))
@@ -81,12 +82,6 @@ def _encode_parts(
     parts: Sequence[range],
 ) -> Iterator[FrozenFeatures]:
     """The features of some pictures and of their captions, part by part."""
-    paths = [[dataset.paths[index] for index in part] for part in parts]
-    opened = read_ahead(
-        open_picture,
-        ([own[i] for i in group] for own in paths for group in split_by_pixels(own, batch_size)),
-        busy=bundle.device,
-    )
     with tqdm(
         total=sum(map(len, parts)),
         desc=f"features of {dataset.split}",
@@ -95,9 +90,10 @@ def _encode_parts(
         disable=not is_main_process(),
     ) as bar:
         for part in parts:
+            paths = [dataset.paths[index] for index in part]
+            groups = ([paths[i] for i in group] for group in split_by_pixels(paths, batch_size))
             found: list[dict[str, Tensor]] = []
-            while sum(len(group["image"]) for group in found) < len(part):
-                pictures = next(opened)
+            for pictures in read_ahead(open_picture, groups, bundle.device):
                 found.append(_encode_pictures(bundle, detector, settings, batch_size, pictures))
                 bar.update(len(pictures))
                 del pictures  # before the next ones are opened
@@ -204,9 +200,8 @@ class RegionCrops(Sequence[Image.Image]):
 
     def __getitem__(self, index: int) -> Image.Image:  # type: ignore[override]  # no slices
         path = self._paths[int(self._owner[index])]
-        with hold_picture(count_pixels(path)):
-            picture = self._open(path)
-            if self._features.label[index] == WHOLE_PICTURE:
-                return picture
-            box = Regions(self._features.xyxy[index][None], torch.ones(1), ("",), picture.size)
-            return crop_regions(picture, box, self._settings.margin, self._settings.square)[0]
+        picture = self._open(path)
+        if self._features.label[index] == WHOLE_PICTURE:
+            return picture
+        box = Regions(self._features.xyxy[index][None], torch.ones(1), ("",), picture.size)
+        return crop_regions(picture, box, self._settings.margin, self._settings.square)[0]

@@ -1,42 +1,131 @@
-"""A feature store: a folder that is filled shard by shard, and then one memory-mapped file.
+"""Frozen features of pictures, regions, captions and tokens; and a store of them on disk.
 
-While it is filled: source.json, which says what the features are made from, and a safetensors file
-for every so many pictures, each renamed into place. Whoever fills it may be killed at any moment;
-the next one makes the shards that are missing. Once all are there they become one file.
+A store is a folder that is filled shard by shard, and then one memory-mapped file. While it is
+filled, it has source.json, which says what the features are made from, and a safetensors file for
+every so many pictures, each renamed into place. Whoever fills it may be killed at any moment; the
+next one makes the shards that are missing. Once all are there they become one file.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from safetensors import safe_open
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.annotations import load_json
-from dclip_kit.features.frozen import FEATURES, FrozenFeatures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, locate_weights
-from dclip_kit.runtime.files import (
-    fingerprint,
-    load_tensors,
-    raw_bytes,
-    replacing,
-    write_atomically,
-)
+from dclip_kit.models.regions import pad_rows
+from dclip_kit.runtime.files import fingerprint, load_tensors, save_tensors, write_atomically
 from dclip_kit.runtime.processes import exists_for_all, is_main_process, wait_for_all
 
 Record = dict[str, Any]  # of JSON values
 
+FEATURES = "features.safetensors"  # of a finished store's folder
+WHOLE_PICTURE = -1  # the label of a region that nobody detected
 SOURCE = "source.json"
 _SHARDS = "shard-*.safetensors*"  # broken-off ones too
 SHARD = 512  # pictures
 # Settings of regions that decide no feature, or that are said of the detector itself.
 _NOT_OF_CROPS = ("detector", "confidence", "max_regions", "weighted")
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenFeatures:
+    """What the frozen CLIP and the detector say of a data set; ragged ones lie end to end.
+
+    Attributes:
+        image: of the whole pictures.
+        size: of the pictures, width and height in pixels.
+        region: of all crops, picture by picture.
+        region_count: regions of each picture, at least 1.
+        xyxy: each region's box: left, top, right, bottom, in pixels of its picture.
+        area: each region's share of its picture.
+        confidence: each region's, 0 to 1.
+        label: each region's class, by number in `Detector.names`; -1 for a whole picture.
+        text: of the captions.
+        token: of all captions' real tokens, caption by caption, in half precision.
+        token_count: tokens of each caption.
+        image_of_text: each caption's picture.
+    """
+
+    image: Float[Tensor, "image embed"]
+    size: Int[Tensor, "image 2"]
+    region: Float[Tensor, "region embed"]
+    region_count: Int[Tensor, "image"]
+    xyxy: Float[Tensor, "region 4"]
+    area: Float[Tensor, "region"]
+    confidence: Float[Tensor, "region"]
+    label: Int[Tensor, "region"]
+    text: Float[Tensor, "text embed"]
+    token: Float[Tensor, "token embed"]
+    token_count: Int[Tensor, "text"]
+    image_of_text: Int[Tensor, "text"]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def without_detections(self) -> int:
+        """How many pictures have themselves as their one region."""
+        first = self.region_count.cumsum(0) - self.region_count
+        return int((self.label[first] == WHOLE_PICTURE).sum())
+
+    def regions_of(
+        self, images: Int[Tensor, "chosen"]
+    ) -> tuple[Float[Tensor, "chosen item embed"], Bool[Tensor, "chosen item"]]:
+        """The regions of some pictures, padded, and a mask that is True at real ones."""
+        return pad_rows(self.region, self.region_count, images)
+
+    def boxes_of(self, images: Int[Tensor, "chosen"]) -> Float[Tensor, "chosen item 5"]:
+        """The boxes of some pictures as shares of their sides, and confidence; padded with 0."""
+        boxes, _ = pad_rows(self.xyxy, self.region_count, images)
+        shares = boxes / self.size[images].repeat(1, 2)[:, None]
+        confidence, _ = pad_rows(self.confidence, self.region_count, images)
+        return torch.cat([shares, confidence[..., None]], dim=-1)
+
+    def tokens_of(
+        self, texts: Int[Tensor, "chosen"]
+    ) -> tuple[Float[Tensor, "chosen item embed"], Bool[Tensor, "chosen item"]]:
+        """The tokens of some captions, as `regions_of`, in single precision."""
+        token, mask = pad_rows(self.token, self.token_count, texts)
+        return token.float(), mask
+
+    def first_texts(self) -> Int[Tensor, "captioned"]:
+        """The index of one caption, the first, of each picture that has any, in their order."""
+        of = self.image_of_text
+        return torch.stack([(of == image).nonzero()[0, 0] for image in of.unique().tolist()])
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file, atomically."""
+        save_tensors({field.name: getattr(self, field.name) for field in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "FrozenFeatures":
+        """Maps into memory what `save` wrote: a feature is read when it is used.
+
+        Args:
+            path: the file, or the folder that `extract_features` filled.
+
+        Raises:
+            FileNotFoundError, ValueError: there is none, or it is damaged or of other content.
+        """
+        path = path / FEATURES if path.is_dir() else path
+        tensors, names = load_tensors(path), {field.name for field in fields(cls)}
+        if tensors.keys() != names:
+            raise ValueError(
+                f"Expected frozen features in {path}, got {sorted(tensors)[:5]}; "
+                "extract them again."
+            )
+        return cls(**tensors)
 
 
 @dataclass(frozen=True)
@@ -89,7 +178,7 @@ class FeatureStore:
         Returns:
             The shards that are not there yet, as ranges of pictures.
         """
-        missing = self._missing()
+        missing = [shard for shard in self._shards() if not self._place(shard).exists()]
         wait_for_all()  # else one could write a shard before another has looked what is missing
         if is_main_process() and not (self.folder / SOURCE).exists():
             text = json.dumps(source, indent=1, default=str) + "\n"
@@ -103,36 +192,31 @@ class FeatureStore:
             shard: its pictures.
             features: theirs; `image_of_text` counts pictures from the data set's first.
         """
-        features.save(self._shards()[shard])
+        features.save(self._place(shard))
 
     def finish(self) -> FrozenFeatures:
         """Makes the one file of all shards, and opens it; all processes must call it.
 
         Raises:
-            ValueError: shards are missing: other processes wrote them elsewhere.
+            FileNotFoundError: a shard is missing: another process wrote it where this one does not
+                read.
+            ValueError: a shard is damaged.
         """
         wait_for_all()
         if is_main_process():
-            missing = self._missing()
-            if missing:
-                raise ValueError(
-                    f"Expected all pictures' features in {self.folder}, but {len(missing)} shards "
-                    "are missing; put it where all processes read and write the same files."
-                )
-            join_files([*self._shards().values()], self.folder / FEATURES)
+            shards = [load_tensors(self._place(shard)) for shard in self._shards()]
+            joined = {name: torch.cat([each[name] for each in shards]) for name in shards[0]}
+            save_tensors(joined, self.folder / FEATURES)
             self._clear()
         wait_for_all()
         return FrozenFeatures.load(self.folder)
 
-    def _shards(self) -> dict[range, Path]:
-        """All shards' pictures and files."""
+    def _shards(self) -> list[range]:
         starts = range(0, self.count, SHARD)
-        shards = [range(start, min(start + SHARD, self.count)) for start in starts]
-        names = [f"shard-{each.start:09d}-{each.stop:09d}.safetensors" for each in shards]
-        return {each: self.folder / name for each, name in zip(shards, names, strict=True)}
+        return [range(start, min(start + SHARD, self.count)) for start in starts]
 
-    def _missing(self) -> list[range]:
-        return [shard for shard, path in self._shards().items() if not path.exists()]
+    def _place(self, shard: range) -> Path:
+        return self.folder / f"shard-{shard.start:09d}-{shard.stop:09d}.safetensors"
 
     def _clear(self) -> None:
         """Removes what is there besides the finished file and its record."""
@@ -141,37 +225,6 @@ class FeatureStore:
             for pattern in (_SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"):
                 for path in self.folder.glob(pattern):
                     path.unlink(missing_ok=True)
-
-
-def join_files(files: list[Path], path: Path) -> None:
-    """Puts the tensors of several safetensors files after each other, by name, into one file.
-
-    Memory is not needed for them: they are mapped, and copied one by one.
-
-    Args:
-        files: of the same tensors, of which only the first axis may differ in length.
-        path: the file to write, atomically.
-
-    Raises:
-        ValueError: a file is damaged.
-    """
-    parts = [load_tensors(file) for file in files]
-    # The widest numbers first: each tensor lies at a multiple of its own width, as readers want.
-    names = sorted(parts[0], key=lambda name: (-parts[0][name].element_size(), name))
-    header, end = {}, 0
-    with safe_open(files[0], "pt") as first:
-        for name in names:
-            start, end = end, end + sum(part[name].nbytes for part in parts)
-            shape = [sum(len(part[name]) for part in parts), *parts[0][name].shape[1:]]
-            dtype = first.get_slice(name).get_dtype()
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % 8)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for name in names:
-            for part in parts:
-                file.write(raw_bytes(part[name]))
 
 
 # What features are made from
@@ -198,11 +251,12 @@ def describe_source(
         A record of records; long things are in it as digests.
 
     Raises:
-        FileNotFoundError: the detector's weights are not where they were.
+        FileNotFoundError: a picture or the detector's weights are not where they were.
     """
     own = detector or settings
     weights = detector.source if detector else locate_weights(settings.detector)
     files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
+    states = [path.stat() for path in dataset.paths]
     dtype = str(next(bundle.model.parameters()).dtype).removeprefix("torch.")
     return {
         "format": "dclip_kit features 2",
@@ -223,7 +277,7 @@ def describe_source(
         "pictures": {
             "count": len(dataset),
             "paths": _digest(str(path.absolute()).encode() for path in dataset.paths),
-            "sizes_and_times": _digest(_state(path) for path in dataset.paths),
+            "sizes_and_times": _digest(f"{s.st_size} {s.st_mtime_ns}".encode() for s in states),
         },
         "captions": _digest(json.dumps(group).encode() for group in dataset.captions),
     }
@@ -258,13 +312,6 @@ def _flatten(record: Record, prefix: str = "") -> Record:
         deeper = isinstance(value, dict)
         flat |= _flatten(value, f"{prefix}{name}.") if deeper else {f"{prefix}{name}": value}
     return flat
-
-
-def _state(path: Path) -> bytes:
-    """What tells that a picture is still the one that was encoded."""
-    if not path.exists():  # an error will name it when it is to be read
-        return b"missing"
-    return f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode()
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -1,12 +1,11 @@
-"""CLIP through open_clip: loading, and features of pictures, captions and caption tokens.
+"""CLIP through open_clip: loading, export, and what it computes in (precision and device).
 
-Axes: image, text, token, region, embed. All features returned here are L2-normalised.
+Axes: image, embed.
 """
 
 import json
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,24 +15,16 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jaxtyping import Float, Shaped, UInt8
-from open_clip.factory import _find_checkpoint_in_dir
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms import Compose
+from torch import Tensor, nn
+from torchvision.transforms import Compose, functional
 
-from dclip_kit.models.precision import send
 from dclip_kit.runtime.files import asset_path, save_tensors, write_atomically
 
 CONFIG_FILE = "open_clip_config.json"
-# As open_clip asks a repository for them.
-WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-# transformers runs what stands in `auto_map` if `trust_remote_code` is true; where that is not
-# said, it asks on the terminal.
-_ASKS_FOR_CODE = re.compile(r'"auto_map":|"trust_remote_code": (?!false|null)')
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
+PRECISIONS = ("no", "bf16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +84,9 @@ class ClipBundle:
         Raises:
             ValueError: they are of another type, or floats outside 0 to 1: normalised already, say.
         """
-        last, unit = self.preprocess.transforms[-1], self.to_unit(pixels)
-        mean, std = (
-            send(torch.tensor(each)[:, None, None], self.device) for each in (last.mean, last.std)
-        )
-        # As torchvision's, which would wait for the device to see that no deviation is zero. In
-        # place: on CPUs, getting memory for another tensor takes longer than filling it.
-        return unit.sub_(mean).div_(std)
+        last = self.preprocess.transforms[-1]
+        # In place: on CPUs, getting memory for another tensor takes longer than filling it.
+        return functional.normalize(self.to_unit(pixels), last.mean, last.std, inplace=True)
 
     def to_unit(
         self, pixels: Shaped[Tensor, "image 3 height width"]
@@ -108,7 +95,7 @@ class ClipBundle:
         given = send(pixels, self.device).contiguous(memory_format=torch.channels_last)  # quick
         if given.dtype == torch.uint8:
             return given.float().div_(255)
-        low, high = (given.min().item(), given.max().item()) if given.numel() else (0, 0)
+        low, high = given.min().item(), given.max().item()
         if not given.is_floating_point() or not 0 <= low <= high <= 1:
             raise ValueError(
                 "Expected pixels as bytes or as floats from 0 to 1, got "
@@ -125,6 +112,8 @@ def load_clip(
 ) -> ClipBundle:
     """Loads a CLIP for evaluation, in fp32; it computes what plain open_clip computes.
 
+    Python that comes with a tokenizer or a text tower is never run.
+
     Args:
         name_or_path: "pocket"; a folder with open_clip_config.json and weights, as it is or as
             "local-dir:folder"; a repository, "hf-hub:organisation/name"; or an architecture of
@@ -134,52 +123,51 @@ def load_clip(
         device: where to put it.
 
     Raises:
-        FileNotFoundError: the folder lacks config or weights, or files are neither on disk nor to
-            be downloaded (said once the hub has not answered within HF_HUB_ETAG_TIMEOUT, 10 s).
-        ValueError: the name or tag is unknown, the file damaged, of another architecture, or made
-            for another activation (QuickGELU); or its tokenizer or text tower comes with Python of
-            its own, which is never run.
-        ImportError: its tokenizer or text tower is transformers', which is not installed.
+        FileNotFoundError: the folder lacks config or weights.
+        ValueError: the name or tag is unknown; or files are damaged, of another architecture, made
+            for another activation (QuickGELU), neither on disk nor to be downloaded, or need a
+            package that is not installed.
     """
     name = str(name_or_path)
-    folder = _find_folder(name)
+    folder = None
+    if name == "pocket":
+        folder = asset_path("pocket_clip")
+    elif name.startswith("local-dir:") or Path(name).is_dir():
+        folder = Path(name.removeprefix("local-dir:"))
     if pretrained is not None and (folder or name.startswith("hf-hub:")):
         raise ValueError(
             f"Expected no `pretrained` for {name}, which has weights of its own, got "
             f"{pretrained!r}; leave it out."
         )
     if folder:
-        require_folder(folder)
-    elif name.startswith("hf-hub:"):
-        for files in ((CONFIG_FILE,), WEIGHTS_FILES):
-            require_one(f"the CLIP {name}", name.removeprefix("hf-hub:"), *files)
-    elif name not in open_clip.list_models():
-        raise ValueError(
-            f"Expected 'pocket', a folder or an architecture of open_clip, got {name!r}; "
-            "open_clip.list_models() lists them, and a repository is 'hf-hub:organisation/name'."
-        )
-    elif pretrained != "untrained":
-        require_weights(name, pretrained)
+        if not (folder / CONFIG_FILE).is_file() or not any(folder.glob("*.safetensors")):
+            raise FileNotFoundError(
+                f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}; "
+                "export_clip writes such a folder."
+            )
+    elif not name.startswith("hf-hub:"):
+        if name not in open_clip.list_models():
+            raise ValueError(
+                f"Expected 'pocket', a folder or an architecture of open_clip, got {name!r}; open_"
+                "clip.list_models() lists them, and a repository is 'hf-hub:organisation/name'."
+            )
+        if pretrained != "untrained":
+            require_weights(name, pretrained)
 
     reference = f"local-dir:{folder}" if folder else name
-    with _explained(name, pretrained):
+    merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
+    options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
+    try:
         model_config = open_clip.get_model_config(reference)
         text = dict(model_config["text_cfg"])
-    require_no_code(name, model_config)
-    require_text_files(name, text, in_folder=folder is not None)
-    if tower := text.get("hf_model_name"):
-        with _explained(name, pretrained):
-            from transformers import PretrainedConfig
+        # Else transformers would run a model's own Python where its files say so, or ask on the
+        # terminal.
+        if text.get("hf_tokenizer_name"):
+            options["trust_remote_code"] = False
+        if text.get("hf_model_name"):
+            from transformers import AutoConfig
 
-            tower_config, _ = PretrainedConfig.get_config_dict(tower)
-        require_no_code(f"{tower}, the text tower of {name},", tower_config)
-    options: dict[str, Any] = {}
-    merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
-    if merges:
-        options["bpe_path"] = str(merges)
-    if text.get("hf_tokenizer_name"):
-        options["trust_remote_code"] = False  # else transformers asks on the terminal
-    with _explained(name, pretrained):
+            AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False)
         tokenizer = open_clip.get_tokenizer(reference, **options)
         model, _, preprocess = open_clip.create_model_and_transforms(
             reference,
@@ -188,6 +176,13 @@ def load_clip(
             pretrained_text=False,  # "untrained" holds for a text tower of transformers too
             require_pretrained=pretrained != "untrained",  # else missing weights are only logged
         )
+    except Exception as error:  # open_clip, torch, timm and transformers raise many types
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(
+            f"Expected the files of {name} and its weights ({pretrained or 'its own'}) on disk or "
+            f"on the network, whole and of one kind, but they do not load ({reason}); fetch them "
+            "again, or name others."
+        ) from error
     size = text.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
     read = getattr(tokenizer, "vocab_size", size)  # transformers' know their own
     # A table of embeddings may have rows to spare, but not beside a vocabulary made for it.
@@ -199,33 +194,35 @@ def load_clip(
     return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
 
 
-def _find_folder(name: str) -> Path | None:
-    if name == "pocket":
-        return asset_path("pocket_clip")
-    if name.startswith("local-dir:"):
-        return Path(name.removeprefix("local-dir:"))
-    return Path(name) if Path(name).is_dir() else None
+def require_weights(name: str, pretrained: str | None) -> None:
+    """Checks that there are such weights for an architecture, and that they fit its activation.
 
+    No file says which activation its weights were trained with: for a file of OpenAI's, name a
+    -quickgelu architecture.
 
-@contextmanager
-def _explained(name: str, pretrained: str | None) -> Iterator[None]:
-    """Says in one sentence what open_clip, torch, timm and safetensors raise as many types."""
-    source = f"the files of {name}" + f" and the weights {pretrained}" * (pretrained is not None)
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            f"Expected a package that {source} need, but it is not there ({error}); "
-            "pip install transformers."
-        ) from error
-    except Exception as error:
-        if "trust_remote_code" in str(error):  # a tokenizer's Python, which transformers refused
-            require_no_code(name, {"trust_remote_code": True})
-        reason = " ".join(str(error).split())[:200]
+    Args:
+        name: an architecture of open_clip.
+        pretrained: a tag of open_clip, or a file.
+
+    Raises:
+        ValueError: no such tag or file, or the weights were trained with the other activation.
+    """
+    weights = open_clip.get_pretrained_cfg(name, pretrained or "")
+    if not weights and not Path(pretrained or "").is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ValueError(
-            f"Expected {source} to be whole and to belong together, but they do not load "
-            f"({reason}); fetch them again, or name others."
-        ) from error
+            f"Expected weights for {name}: one of its tags ({tags}), a file that exists or "
+            f"'untrained', got {pretrained!r}."
+        )
+    trained_quick = weights.get("quick_gelu", False)
+    fitting = name.removesuffix("-quickgelu") + "-quickgelu" * trained_quick
+    quick = open_clip.get_model_config(name).get("quick_gelu", False)
+    # Some towers are quick under a plain name and have no twin: there, the tag only does not say.
+    if weights and trained_quick != quick and fitting != name:
+        raise ValueError(
+            f"Expected an architecture with the activation that {pretrained!r} was trained with, "
+            f"got {name}; take {fitting}."
+        )
 
 
 def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
@@ -236,7 +233,7 @@ def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
     told of it: `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
     """
     folder = Path(folder)
-    save_tensors(bundle.model.state_dict(), folder / WEIGHTS_FILES[0])
+    save_tensors(bundle.model.state_dict(), folder / "open_clip_model.safetensors")
     if bundle.merges:
         write_atomically(folder / MERGES_FILE, bundle.merges.read_bytes())
     else:
@@ -253,129 +250,53 @@ def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
     write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
 
 
-# What is asked of files before they are loaded
+# What models compute in
 
 
-def require_folder(folder: Path) -> None:
-    """Checks that a folder holds a CLIP, and that open_clip will read its safetensors.
-
-    Raises:
-        FileNotFoundError: it lacks the configuration, or weights as safetensors.
-        ValueError: open_clip would read a pickle that lies beside them.
-    """
-    safe = sorted(each for each in folder.glob("*.safetensors") if each.is_file())
-    if not (folder / CONFIG_FILE).is_file() or not safe:
-        raise FileNotFoundError(
-            f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}; "
-            "export_clip writes such a folder."
-        )
-    first = Path(_find_checkpoint_in_dir(folder) or safe[0])
-    if first not in safe:
-        raise ValueError(
-            f"Expected no pickle in {folder} that open_clip prefers to {safe[0].name}, got "
-            f"{first.name}; move it away, or rename {safe[0].name} to {WEIGHTS_FILES[0]}."
-        )
+def keep_statistics(tower: nn.Module) -> None:
+    """Batch norm goes on normalising by what CLIP saw: a few pictures of one kind would bend it."""
+    for module in tower.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
-def require_weights(name: str, pretrained: str | None) -> None:
-    """Checks that an architecture's weights are on disk or can be downloaded, and fit it.
-
-    No file says which activation its weights were trained with: for a file of OpenAI's, name a
-    -quickgelu architecture.
-
-    Args:
-        name: an architecture of open_clip.
-        pretrained: a tag of open_clip, or a file.
+def choose_precision(asked: str) -> str:
+    """Turns "auto" into bf16 where `accelerate launch` or the hardware says so, else into fp32.
 
     Raises:
-        ValueError: no such tag or file, or the weights were trained with the other activation.
-        FileNotFoundError: as `require_one`.
+        ValueError: the precision is unknown, or accelerate was launched with another.
     """
-    weights = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
-    if not weights:
-        if pretrained and Path(pretrained).is_file():
-            return
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+    if asked != "auto":
+        if asked not in PRECISIONS:
+            raise ValueError(f"Expected a precision out of auto, no, bf16, got {asked!r}.")
+        return asked
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in PRECISIONS:
         raise ValueError(
-            f"Expected weights for {name}: one of its tags ({tags}), a file that exists or "
-            f"'untrained', got {pretrained!r}."
+            f"Expected accelerate's mixed precision to be no or bf16, got {launched!r}; launch it "
+            "with --mixed_precision bf16, or set the student's mixed_precision to no."
         )
-    trained_quick = weights.get("quick_gelu", False)
-    fitting = name.removesuffix("-quickgelu") + "-quickgelu" * trained_quick
-    quick = open_clip.get_model_config(name).get("quick_gelu", False)
-    # Some towers are quick under a plain name and have no twin: there, the tag only does not say.
-    if trained_quick != quick and fitting != name:
-        raise ValueError(
-            f"Expected an architecture with the activation that {pretrained!r} was trained with, "
-            f"got {name}; take {fitting}."
-        )
-    repository, _, file = weights["hf_hub"].rpartition("/")
-    files = (f"{Path(file).stem}.safetensors", file) if file else WEIGHTS_FILES
-    require_one(f"the weights {pretrained!r} of {name}", repository, *files)
+    if torch.cuda.is_available():
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if able or launched == "bf16" else "no"
 
 
-def require_text_files(name: str, text: dict, in_folder: bool) -> None:
-    """Checks that what a text side keeps in repositories of its own is on disk or can be had.
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device, without waiting until they are there.
 
-    Args:
-        name: what to call the CLIP.
-        text: open_clip's `text_cfg`.
-        in_folder: whether the CLIP is a folder, where open_clip looks for its tokenizer.
-
-    Raises:
-        FileNotFoundError: as `require_one`.
+    Copies to a GPU wait for all that it has to do before, unless they are from pinned memory.
     """
-    tower, tokenizer = text.get("hf_model_name"), text.get("hf_tokenizer_name")
-    if tower and not Path(tower).is_dir():  # transformers takes folders too
-        require_one(f"the text tower {tower} of {name}", tower, "config.json")
-    if tokenizer and not in_folder:
-        what = f"the tokenizer {tokenizer} of {name}"
-        require_one(what, tokenizer, "tokenizer_config.json", "tokenizer.json")
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
-def require_no_code(name: str, config: dict) -> None:
-    """Checks that a configuration does not ask transformers to run Python that lies beside it.
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """For one forward pass.
 
-    Args:
-        name: what to call it.
-        config: open_clip's architecture, or what transformers reads as config.json.
-
-    Raises:
-        ValueError: it does, at whatever depth.
+    Accelerate's would last: the first training's precision would hold for every later one in the
+    process, and wrap the tower, so that validation would run in bf16 too.
     """
-    if _ASKS_FOR_CODE.search(json.dumps(config)):
-        raise ValueError(
-            f"Expected {name} to load without trust_remote_code, since Python that comes with a "
-            "model is never run, got a configuration that asks for it; take a model that "
-            "transformers loads by itself."
-        )
-
-
-def require_one(what: str, repository: str, *files: str) -> None:
-    """Checks that one of a repository's files is on disk, or that the hub answers.
-
-    The hub is asked as huggingface_hub asks it, with its time limit, but once: a download would ask
-    six times and print a page.
-
-    Raises:
-        ValueError: that names no repository.
-        FileNotFoundError: none is on disk, and the hub gives no answer.
-    """
-    try:
-        if any(isinstance(try_to_load_from_cache(repository, each), str) for each in files):
-            return
-        url = hf_hub_url(repository, files[0])
-        get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except HFValidationError as error:
-        raise ValueError(
-            f"Expected {what} in a repository named organisation/name, got {repository!r} "
-            f"({error}); give its name on the hub."
-        ) from error
-    except HfHubHTTPError:
-        pass  # the hub answers; the download will say what the answer means
-    except Exception as error:  # of the library's HTTP client, which changes with its versions
-        reason = " ".join(str(error).split())
-        raise FileNotFoundError(
-            f"Expected {what} on disk or a network to download from, found neither ({reason}); "
-            "go online once, or name files that are on disk."
-        ) from error
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

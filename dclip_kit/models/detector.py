@@ -6,7 +6,6 @@ see `Regions.from_boxes`.
 
 import contextlib
 import functools
-import importlib.util
 import json
 import os
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch  # before ultralytics, which would otherwise hold torch to one thread
@@ -21,15 +21,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dclip_kit.data.pictures import open_picture
-from dclip_kit.models.reading import split_by_pixels
+from dclip_kit.models.encode import split_by_pixels
 from dclip_kit.models.regions import Regions
 from dclip_kit.runtime.files import asset_path, load_tensors, load_weights
-from dclip_kit.runtime.machine import warn_unless_answered
 
 _STRIDE = 32  # ultralytics rounds other image sizes up without a word
 _NMS_SECONDS = 2.0  # past this, ultralytics may leave the rest of a batch without boxes
-_REPLACED = ((Image, "open"), (torch, "save"))  # by functions of its own
-_TRUE = {"1", "true", "yes", "on", "y", "t"}  # as ultralytics reads its variables
 
 
 @dataclass(frozen=True)
@@ -39,13 +36,11 @@ class Detections:
     Attributes:
         regions: one for each readable picture, in order, each sorted by falling confidence.
         without_detections: how many pictures have the whole image as their one region.
-        dropped_boxes: how many boxes had no area inside their picture.
         unreadable: position and reason of each picture that was skipped on request.
     """
 
     regions: tuple[Regions, ...]
     without_detections: int
-    dropped_boxes: int
     unreadable: dict[int, str] = field(default_factory=dict)
 
 
@@ -84,12 +79,12 @@ class Detector:
         Args:
             images: pictures or their paths.
             batch_size: how many are read and detected at once; fewer where they have more pixels
-                together than `most_pixels`.
+                together than `MOST_PIXELS`.
             progress: shows a bar once the work has lasted for two seconds.
             skip_unreadable: leaves unreadable pictures out and reports them instead of raising.
 
         Raises:
-            ValueError: a picture is missing, broken or, opened already, not of 8 bits a channel.
+            ValueError: as `open_picture`, or a picture that is opened is not of 8 bits a channel.
         """
         if isinstance(images, str | Path | Image.Image):
             raise TypeError(f"Expected a sequence of pictures, got one; give [{images!r}].")
@@ -109,8 +104,7 @@ class Detector:
                         unreadable[index] = str(error)
                 regions += self._detect_batch(pictures)
                 bar.update(len(group))
-        without = sum(each.is_whole_image for each in regions)
-        return Detections(tuple(regions), without, sum(r.dropped for r in regions), unreadable)
+        return Detections(tuple(regions), sum(each.is_whole_image for each in regions), unreadable)
 
     def _detect_batch(self, pictures: list[np.ndarray]) -> list[Regions]:
         results = self.predictor(pictures) if pictures else []
@@ -150,8 +144,7 @@ def load_detector(
         device: where it runs, such as "cpu" or "cuda:0".
 
     Raises:
-        FileNotFoundError: the weights are neither on disk nor to be downloaded; offline, after at
-            most 3 s of trying to reach the network.
+        FileNotFoundError: the weights are neither on disk nor to be downloaded.
         ModuleNotFoundError: ultralytics is not installed.
         ValueError: the weights are cut short, of another architecture or no detector's, or an
             argument is out of range.
@@ -205,10 +198,9 @@ def locate_weights(name_or_path: str | Path) -> Path:
             return cached
         with contained_ultralytics():
             from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
-        if os.environ.get("YOLO_OFFLINE", "").strip().lower() in _TRUE:
+        if "YOLO_OFFLINE" in os.environ:
             reason += ", and YOLO_OFFLINE forbids to download it"
         elif path.name in GITHUB_ASSETS_NAMES:
-            warn_unless_answered("https://github.com")
             try:
                 return Path(attempt_download_asset(cached))
             except Exception as error:  # whatever the download met, the weights are not there
@@ -269,13 +261,9 @@ def find_photographs() -> list[Path]:
     Raises:
         ModuleNotFoundError: ultralytics is not installed.
     """
-    package = importlib.util.find_spec("ultralytics")  # where it lies, without importing it
-    if package is None:
-        raise ModuleNotFoundError(
-            "Expected ultralytics, whose package has photographs, but it is not installed; pip "
-            "install 'dclip-kit[detect]'."
-        )
-    return sorted(Path(str(package.origin)).with_name("assets").glob("*.jpg"))
+    with contained_ultralytics():
+        from ultralytics.utils import ASSETS
+    return sorted(ASSETS.glob("*.jpg"))
 
 
 @functools.cache
@@ -293,20 +281,27 @@ def contained_ultralytics() -> Iterator[None]:
     Raises:
         ModuleNotFoundError: ultralytics is not installed.
     """
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    # Its own Image.open installs a package when it is given a file that is no picture.
-    functions = [(owner, name, getattr(owner, name)) for owner, name in _REPLACED]
-    os.environ |= {
+    environment = {
+        # Unless the user has set them: its settings would go into the home folder, and pickles of
+        # any content would be read.
+        "YOLO_CONFIG_DIR": _settings_folder().name,
+        "ULTRALYTICS_SAFE_LOAD": "true",
+        **os.environ,
         "YOLO_VERBOSE": "false",
         "YOLO_OFFLINE": "true",  # no look-ups during the import
         "ULTRALYTICS_SKIP_REQUIREMENTS_CHECKS": "true",  # a checkpoint shall not install packages
     }
-    # Unless the user has set them: its settings would go into the home folder, and pickles of any
-    # content would be read.
-    os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder().name)
-    os.environ.setdefault("ULTRALYTICS_SAFE_LOAD", "true")
+    threads = torch.get_num_threads()
     try:
-        with torch.random.fork_rng(devices=[]), np.printoptions():
+        with (
+            mock.patch.dict(os.environ, environment),
+            # Ultralytics puts functions of its own in the place of these: `open` installs a package
+            # when it is given a file that is no picture. Both are put back; neither is called here.
+            mock.patch.object(Image, "open", vars(Image)["open"]),
+            mock.patch.object(torch, "save", vars(torch)["save"]),
+            torch.random.fork_rng(devices=[]),
+            np.printoptions(),
+        ):
             try:
                 from ultralytics.utils import SETTINGS
                 from ultralytics.utils.events import events
@@ -320,23 +315,13 @@ def contained_ultralytics() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-        for owner, name, function in functions:
-            setattr(owner, name, function)
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ |= environment
 
 
 def _read_picture(image: Image.Image | Path | str) -> np.ndarray:
     """Reads a picture as ultralytics wants its arrays: height, width, blue-green-red."""
-    try:
-        picture = image if isinstance(image, Image.Image) else open_picture(image)
-        if picture.mode.startswith(("I", "F")) or 0 in picture.size:  # Pillow would clip to white
-            raise ValueError(f"mode {picture.mode}, {picture.width} x {picture.height} pixels")
-        return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
-    except Exception as error:  # Pillow's decoders raise many types on damaged files
-        name = getattr(image, "filename", "") or image
+    picture = image if isinstance(image, Image.Image) else open_picture(image)
+    if picture.mode.startswith(("I", "F")):  # Pillow would clip to white
         raise ValueError(
-            f"Expected a whole picture of 8 bits a channel, but picture {name} cannot be read "
-            f"({error}); mend it or leave it out."
-        ) from error
+            f"Expected pictures of 8 bits a channel, got one of mode {picture.mode}; give its path."
+        )
+    return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])

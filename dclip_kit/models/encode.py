@@ -1,24 +1,149 @@
-"""Features of pictures, captions and caption tokens, all L2-normalised.
+"""Pictures and texts: read as a CLIP takes them, and their features, all L2-normalised.
 
 Axes: image, text, token, embed; context (the positions of a text tower).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.precision import autocast
-from dclip_kit.models.reading import Pictures, read_batches
+from dclip_kit.data.pictures import count_pixels, open_picture
+from dclip_kit.models.clip import ClipBundle, autocast
+from dclip_kit.runtime.machine import count_workers
 from dclip_kit.runtime.processes import gather_rows, is_main_process, own_share
+
+# Files, pictures, or their pixels: bytes, or floats from 0 to 1.
+Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 height width"]
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+MOST_PIXELS = 32_000_000  # of pictures opened at a time, each of 4 bytes in Pillow
+
+
+# Pictures, as a CLIP takes them: read by threads, and ahead of what computes with them
+
+
+def split_by_pixels(pictures: Sequence[Image.Image | Path | str], size: int) -> Iterator[list[int]]:
+    """Groups of pictures that follow each other, by index, each to be opened together.
+
+    Args:
+        pictures: opened already, or their files.
+        size: of a group at most; it has fewer pictures where they have more than `MOST_PIXELS`.
+    """
+    group: list[int] = []
+    held = 0
+    for index, picture in enumerate(pictures):
+        if isinstance(picture, Image.Image):
+            pixels = picture.width * picture.height
+        else:
+            pixels = count_pixels(picture)
+        if len(group) == size or (group and held + pixels > MOST_PIXELS):
+            yield group
+            group, held = [], 0
+        group.append(index)
+        held += pixels
+    if group:
+        yield group
+
+
+def read_picture(bundle: ClipBundle, path: Path) -> UInt8[Tensor, "3 height width"]:
+    """A whole picture as CLIP takes it, in bytes; big JPEGs are decoded reduced.
+
+    Raises:
+        ValueError: as `open_picture`.
+    """
+    return bundle.to_pixels(open_picture(path, bundle.side))
+
+
+def read_ahead(
+    read: Callable[[Item], Read],
+    batches: Iterable[Sequence[Item]],
+    busy: torch.device,
+) -> Iterator[list[Read]]:
+    """Reads batches by threads, each while whoever takes them is busy with the one before.
+
+    Args:
+        read: what becomes of an item; called in threads.
+        batches: of items. At most two of them, read, are in memory at a time.
+        busy: the device that whoever takes them keeps busy. If it is the CPU, a batch is read when
+            it is asked for: two that want the same processors only hold each other up.
+
+    Yields:
+        Each batch's items in their order, read.
+
+    Raises:
+        Whatever `read` does, once the batch is reached.
+    """
+    ahead = 0 if busy.type == "cpu" else 1
+    begun: deque[Iterator[Read]] = deque()
+    with ThreadPoolExecutor(count_workers()) as pool:
+        for batch in batches:
+            begun.append(pool.map(read, batch))
+            if len(begun) > ahead:
+                yield list(begun.popleft())
+        for last in begun:
+            yield list(last)
+
+
+def read_batches(
+    bundle: ClipBundle,
+    pictures: Pictures,
+    batches: Iterable[Tensor],
+    busy: torch.device | None = None,
+) -> Iterator[Tensor]:
+    """Batches of pictures, by index, as bytes; `busy` as in `read_ahead`, else the CLIP's device.
+
+    Raises:
+        ValueError: a picture cannot be read, named.
+    """
+    if isinstance(pictures, Tensor):
+        yield from (pictures[images] for images in batches)
+        return
+
+    def read(index: int) -> Tensor:
+        picture = pictures[index]
+        if isinstance(picture, Image.Image):
+            return bundle.to_pixels(picture)
+        return read_picture(bundle, picture)
+
+    indices = (images.tolist() for images in batches)
+    yield from map(torch.stack, read_ahead(read, indices, busy or bundle.device))
+
+
+def read_pixels(bundle: ClipBundle, pictures: Pictures) -> Shaped[Tensor, "image 3 height width"]:
+    """Reads and preprocesses pictures once, as bytes; tensors are left as they are.
+
+    Raises:
+        ValueError: a picture cannot be read, named.
+    """
+    if isinstance(pictures, Tensor):
+        return pictures
+    one = bundle.to_pixels(Image.new("RGB", (1, 1)))
+    # Filled bit by bit: parts that are put together would take the memory twice.
+    pixels = torch.empty(
+        (len(pictures), *one.shape), dtype=one.dtype, memory_format=torch.channels_last
+    )
+    batches = torch.arange(len(pictures)).split(64)
+    bar = tqdm(batches, desc="reading pictures", delay=2, disable=not is_main_process())
+    for images, read in zip(bar, read_batches(bundle, pictures, batches), strict=True):
+        pixels[images] = read
+    return pixels
+
+
+# Features
 
 
 def encode_images(
@@ -29,14 +154,18 @@ def encode_images(
     All processes must call it, with the same pictures, and all get all features.
 
     Raises:
-        ValueError: as `read_pixels`, or a feature is not finite.
+        ValueError: there is no picture, one cannot be read, named, or a feature is not finite.
     """
     if len(pictures) == 0:
         raise ValueError("Expected at least one picture, got none.")
     batches = own_share(len(pictures)).split(batch_size)
-    silent = not (progress and is_main_process())
-    read = read_batches(bundle, pictures, batches)
-    bar = tqdm(read, desc="encoding pictures", total=len(batches), delay=2, disable=silent)
+    bar = tqdm(
+        read_batches(bundle, pictures, batches),
+        desc="encoding pictures",
+        total=len(batches),
+        delay=2,
+        disable=not (progress and is_main_process()),
+    )
     own = torch.cat([encode_pixels(bundle, pixels) for pixels in bar])
     return gather_rows(own)[: len(pictures)]
 

@@ -66,8 +66,7 @@ def pool_by_agreement(
     Returns:
         The pooled vectors, and each item's share in them (0 where padded).
     """
-    real = mask[..., None].to(features.dtype)
-    mean = (features * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+    mean = _mean(features, mask)[:, None]
     agreement = F.cosine_similarity(features, mean, dim=-1) / temperature
     share = agreement.masked_fill(~mask, -torch.inf).softmax(dim=1)
     return torch.einsum("bi,bie->be", share, features.masked_fill(~mask[..., None], 0)), share
@@ -102,13 +101,8 @@ class MetaTeacher(nn.Module):
                 `config.RECIPES`). How much there is of it depends on the batch (or a process's
                 share of it), which is padded to its own longest (our reading): so embeddings then
                 do too.
-
-        Raises:
-            ValueError: the width is no multiple of the heads.
         """
         super().__init__()
-        if embed_dim % heads:
-            raise ValueError(f"Expected heads that divide the width {embed_dim}, got {heads}.")
         self.pooling_temperature = pooling_temperature
         self.caption_free = caption_free
         self.masked = masked
@@ -148,29 +142,27 @@ class MetaTeacher(nn.Module):
             regions = regions * (region_weights * region_mask.sum(1, keepdim=True))[..., None]
         if not self.masked:
             region_mask = torch.ones_like(region_mask)
-        tokens = region_to_token = token_to_region = None
         if self.caption_free:
             for layer in self.regions:
                 regions, _ = layer(regions, regions, region_mask)
-        else:
-            if token_features is None or token_mask is None:
-                raise ValueError(
-                    "Expected tokens for a teacher that reads the caption, got None; give them, or "
-                    "make it caption-free."
-                )
-            if check_values:
-                require_real("token", token_features, token_mask)
-            tokens = token_features
-            token_mask = token_mask if self.masked else torch.ones_like(token_mask)
-            for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
-                seen, region_to_token = region_layer(regions, tokens, token_mask)
-                tokens, token_to_region = token_layer(tokens, regions, region_mask)
-                regions = seen
+            pooled, share = pool_by_agreement(regions, region_mask, self.pooling_temperature)
+            return TeacherOutput(F.normalize(pooled, dim=-1), None, None, share)
+        if token_features is None or token_mask is None:
+            raise ValueError(
+                "Expected tokens for a teacher that reads the caption, got None; give them, or "
+                "make it caption-free."
+            )
+        if check_values:
+            require_real("token", token_features, token_mask)
+        tokens, looked, heard = token_features, None, None
+        token_mask = token_mask if self.masked else torch.ones_like(token_mask)
+        for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
+            seen, looked = region_layer(regions, tokens, token_mask)
+            tokens, heard = token_layer(tokens, regions, region_mask)
+            regions = seen
         pooled, share = pool_by_agreement(regions, region_mask, self.pooling_temperature)
-        if tokens is not None and token_mask is not None:
-            words, _ = pool_by_agreement(tokens, token_mask, self.pooling_temperature)
-            pooled = (pooled + words) / 2
-        return TeacherOutput(F.normalize(pooled, dim=-1), region_to_token, token_to_region, share)
+        words, _ = pool_by_agreement(tokens, token_mask, self.pooling_temperature)
+        return TeacherOutput(F.normalize((pooled + words) / 2, dim=-1), looked, heard, share)
 
 
 class SetAttention(nn.Module):
@@ -209,13 +201,8 @@ class RegionTeacher(nn.Module):
             width: of the transformer.
             heads: of each attention.
             layers: how many.
-
-        Raises:
-            ValueError: the width is no multiple of the heads.
         """
         super().__init__()
-        if width % heads:
-            raise ValueError(f"Expected heads that divide the width {width}, got {heads}.")
         self.enter = nn.Linear(embed_dim, width)
         self.box = nn.Sequential(nn.Linear(7, width), nn.GELU(), nn.Linear(width, width))
         self.kind = nn.Parameter(torch.zeros(2, width))  # of a whole picture, of a region
@@ -269,8 +256,11 @@ def build_teacher(
     """An untrained teacher of these sizes, of the kind that the settings are of.
 
     Raises:
-        ValueError: as `MetaTeacher` and `RegionTeacher`.
+        ValueError: the width is no multiple of the heads.
     """
+    width = embed_dim if isinstance(settings, TeacherSettings) else settings.width
+    if width % settings.heads:
+        raise ValueError(f"Expected heads that divide the width {width}, got {settings.heads}.")
     if isinstance(settings, RegionTeacherSettings):
         return RegionTeacher(embed_dim, settings.width, settings.heads, settings.layers)
     return MetaTeacher(

@@ -17,7 +17,7 @@ _PROJECTION = re.compile(
 _POOLED_PROJECTION = re.compile(r"trunk\.attn_pool\.(proj|norm|mlp)\.")
 _ATTENTION = re.compile(r"(^|\.)(attn(_?pool)?|token_mixer\.(qkv|proj))\.")
 _BLOCK = re.compile(r".*?\b(?:(?:res)?blocks|layer\d+)\.\d+\.")
-_AFTER_BLOCKS = re.compile(
+AFTER_BLOCKS = re.compile(  # what pools or projects what a tower's blocks have made
     r"proj$|head\.|ln_post\.|attn_?pool\.|"
     r"trunk\.(norm|fc_norm|attn_pool|head|fc|final_conv|conv_head|bn2|classifier)\."
 )
@@ -84,18 +84,13 @@ def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
         chosen = [name for name in names if _ATTENTION.search(name) or name in projection]
     else:
         kept = tuple(blocks[-last:])
-        chosen = [name for name in names if name.startswith(kept) or _AFTER_BLOCKS.match(name)]
+        chosen = [name for name in names if name.startswith(kept) or AFTER_BLOCKS.match(name)]
     if not chosen:
         raise ValueError(
             f"Expected a policy that trains something, but {policy!r} matches no parameter of "
             f"{bundle.name}'s image tower; take 'all'."
         )
     return chosen
-
-
-def follows_blocks(name: str) -> bool:
-    """Whether a parameter of an image tower pools or projects what its blocks have made."""
-    return bool(_AFTER_BLOCKS.match(name))
 
 
 def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBundle:

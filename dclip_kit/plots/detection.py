@@ -15,9 +15,8 @@ from torch import Tensor
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
-from dclip_kit.models.boxes import draw_boxes, label_colors
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.regions import Regions, crop_regions
+from dclip_kit.models.regions import Regions, crop_regions, draw_boxes, label_colors
 from dclip_kit.models.teacher import TeacherOutput
 from dclip_kit.plots.results import plot_shares
 from dclip_kit.plots.style import (

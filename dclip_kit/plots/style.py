@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from plotly.subplots import make_subplots
 
 from dclip_kit.metrics import Interval
-from dclip_kit.models.boxes import BOX_COLORS
+from dclip_kit.models.regions import BOX_COLORS
 
 INK = "#222222"
 RING = "#00A35C"  # around right answers

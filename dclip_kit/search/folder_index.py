@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 from dclip_kit.data.formats import PICTURE_SUFFIXES, walk_files
 from dclip_kit.data.pictures import count_links
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.encode import encode_images
-from dclip_kit.models.reading import read_picture
+from dclip_kit.models.encode import encode_images, read_picture
 from dclip_kit.runtime.files import cache_path, fingerprint
 from dclip_kit.search.index import SearchIndex
 

@@ -14,22 +14,21 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dclip_kit.config import StudentSettings
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.losses import (
     anchored_kl_loss,
     contrastive_loss,
     cosine_distillation_loss,
     require_directions,
 )
-from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.encode import tokenize
-from dclip_kit.models.precision import (
+from dclip_kit.models.clip import (
+    ClipBundle,
     autocast,
     choose_precision,
     keep_statistics,
     send,
 )
-from dclip_kit.models.reading import Pictures, read_batches
+from dclip_kit.models.encode import Pictures, read_batches, tokenize
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share

@@ -9,8 +9,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from dclip_kit.config import StudentSettings
-from dclip_kit.features.frozen import FrozenFeatures
-from dclip_kit.models.weights import follows_blocks
+from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.models.weights import AFTER_BLOCKS
 
 DECAYED = "matrices"  # what weight decay shrinks; kept in checkpoints, beside groups made by it
 
@@ -83,7 +83,7 @@ def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[
         {**group, "peak": rate}
         for after, rate in rates.items()
         for group in split_decayed(
-            [(name, p) for name, p in named if follows_blocks(name) == after],
+            [(name, p) for name, p in named if bool(AFTER_BLOCKS.match(name)) == after],
             settings.weight_decay,
         )
     ]

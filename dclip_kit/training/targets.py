@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dclip_kit.models.reading import Pictures
+from dclip_kit.models.encode import Pictures
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionSettings, RegionTeacherSettings, TeacherSettings
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.losses import contrastive_loss, require_directions
-from dclip_kit.models.precision import send
-from dclip_kit.models.regions import region_weights
+from dclip_kit.models.clip import send
+from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import (
     MetaTeacher,
     RegionTeacher,
@@ -64,18 +64,16 @@ def apply_teacher(
     images = features.image_of_text[texts] if images is None else images
     device = next(teacher.parameters()).device
     plain = getattr(teacher, "module", teacher)  # of several processes, each wraps its own
-    padded = features.regions_of(images)
-    region, region_mask = send(padded.features, device), send(padded.mask, device)
+    region, region_mask = (send(each, device) for each in features.regions_of(images))
     token = token_mask = weights = None
     if not getattr(plain, "caption_free", False):
-        padded = features.tokens_of(texts)
-        token, token_mask = send(padded.features, device), send(padded.mask, device)
+        token, token_mask = (send(each, device) for each in features.tokens_of(texts))
         if regions.weighted:
             weights = region_weights(
                 region,
                 token,
-                send(features.areas_of(images), device),
-                send(features.confidences_of(images), device),
+                send(pad_rows(features.area, features.region_count, images)[0], device),
+                send(pad_rows(features.confidence, features.region_count, images)[0], device),
                 region_mask,
                 token_mask,
                 check_values,
@@ -235,12 +233,13 @@ def _apply_region_teacher(
     lenders = images
     if settings.regions == "another":
         lenders = choose_lenders(len(features))[images]
-    padded, boxes = features.regions_of(lenders), features.boxes_of(lenders)
-    mask = padded.mask & (settings.regions != "none")
+    region, real = features.regions_of(lenders)
+    mask = real & (settings.regions != "none")
     if kept is not None:
         mask = mask & kept[:, : mask.shape[1]]
     whole = features.image[images]
-    given = whole * settings.whole_picture, padded.features, mask, boxes * settings.boxes
+    boxes = features.boxes_of(lenders) * settings.boxes
+    given = whole * settings.whole_picture, region, mask, boxes
     return teacher(*(send(each, device) for each in given))[0]
 
 
@@ -297,7 +296,7 @@ def _train(
         warmup: share of the steps in which the rate rises before it falls; 0 keeps it constant.
         checkpoint, on_epoch, on_step: as in `train_teacher`.
     """
-    accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
+    accelerator = Accelerator(mixed_precision="no")  # see `autocast`
     optimizer = torch.optim.AdamW(
         split_decayed(teacher.named_parameters(), run["weight_decay"]),
         lr=run["learning_rate"],

@@ -19,8 +19,7 @@ from dclip_kit.evaluation.runs import find_run, load_model
 from dclip_kit.features.extract import extract_features
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import ClipBundle, load_clip
-from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.reading import Pictures
+from dclip_kit.models.encode import Pictures, encode_images, encode_texts
 from dclip_kit.models.weights import interpolate
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.search.folder_index import index_pictures

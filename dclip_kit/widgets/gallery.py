@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.metrics import ranks, retrieval_metrics
-from dclip_kit.models.boxes import label_colors
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_texts, tokenize
+from dclip_kit.models.regions import label_colors
 from dclip_kit.plots.style import encode_jpeg, tile_pictures
 from dclip_kit.search.rescore import add_bias, nnn_bias
 from dclip_kit.widgets.page import BeforeAfter, read_page, require_known

@@ -16,11 +16,10 @@ from dclip_kit.evaluation.inspection import (
     reweight_regions,
     stored_regions,
 )
-from dclip_kit.features.frozen import FrozenFeatures
-from dclip_kit.models.boxes import draw_boxes, label_colors
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
-from dclip_kit.models.regions import Regions
+from dclip_kit.models.regions import Regions, draw_boxes, label_colors
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.plots.style import encode_jpeg
 from dclip_kit.training import choose_lenders

@@ -23,10 +23,9 @@ from dclip_kit.config import get_profile
 from dclip_kit.data import open_picture
 from dclip_kit.data.pocket.world import load_captioned
 from dclip_kit.evaluation.experiment import load_or_extract_features
-from dclip_kit.features.frozen import FEATURES, FrozenFeatures
+from dclip_kit.features.store import FEATURES, FrozenFeatures
 from dclip_kit.models.clip import load_clip
-from dclip_kit.models.encode import encode_images
-from dclip_kit.models.reading import read_pixels
+from dclip_kit.models.encode import encode_images, read_pixels
 from dclip_kit.runtime.files import write_atomically
 from dclip_kit.training import train_teacher
 
@@ -54,7 +53,7 @@ def embed(name: str) -> dict[str, Any]:
     """
     reference, pretrained, count, rounds = MODELS[name]
     clip, paths = load_clip(reference, pretrained), load_captioned("train").paths[:count]
-    read = read_pixels(clip, paths, progress=False)
+    read = read_pixels(clip, paths)
     ready = clip.normalize(read).split(BATCH)
 
     @torch.no_grad()

@@ -25,11 +25,10 @@ from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.data.pocket.world import load_captioned
 from dclip_kit.evaluation.experiment import choose_detector
 from dclip_kit.features.extract import extract_features
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.losses import contrastive_loss
-from dclip_kit.models.clip import ClipBundle, load_clip
-from dclip_kit.models.precision import autocast, choose_precision
-from dclip_kit.models.reading import read_pixels
+from dclip_kit.models.clip import ClipBundle, autocast, choose_precision, load_clip
+from dclip_kit.models.encode import read_pixels
 from dclip_kit.models.regions import crop_regions
 from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.runtime.files import write_atomically
@@ -66,9 +65,9 @@ def block_alone() -> list[float]:
     seconds = []
     for own in texts[:48]:
         images = features.image_of_text[own]
-        region, token = features.regions_of(images), features.tokens_of(own)
+        given = *features.regions_of(images), *features.tokens_of(own)
         began = time.perf_counter()
-        output = teacher(region.features, region.mask, token.features, token.mask, None)
+        output = teacher(*given, None)
         contrastive_loss(output.embedding, features.text[own], TEACHER.temperature).backward()
         seconds.append(time.perf_counter() - began)
         teacher.zero_grad()

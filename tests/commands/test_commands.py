@@ -18,7 +18,7 @@ from dclip_kit.commands import COMMANDS, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.evaluation.profile_data import load_data
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models import detector as detectors
 from dclip_kit.runtime.printing import printable
 
@@ -139,7 +139,7 @@ def test_detect_writes_boxes_and_draws_them(run, fake_detector, pictures, tmp_pa
         assert skip_unreadable
         kept = [i for i, path in enumerate(images) if path.suffix == ".png"]
         bad = {i: "broken" for i in range(len(images)) if i not in kept}
-        return detectors.Detections(plain.regions, plain.without_detections, 0, bad)
+        return detectors.Detections(plain.regions, plain.without_detections, bad)
 
     object.__setattr__(fake_detector, "detect", detect)
     code, said, _ = run("detect", tmp_path / "in", "--out", out, "--drawn", tmp_path / "drawn")

@@ -20,8 +20,7 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.metrics import retrieval_metrics
-from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.reading import read_pixels
+from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import clone_clip
 
 # Zero-shot and retrieval

@@ -44,9 +44,8 @@ from dclip_kit.evaluation.experiment import (
 from dclip_kit.evaluation.profile_data import load_data, load_uncaptioned
 from dclip_kit.evaluation.runs import keep_seen, leave_out_trained, load_seen
 from dclip_kit.metrics import class_ranks
-from dclip_kit.models import reading
-from dclip_kit.models.encode import encode_images
-from dclip_kit.models.reading import read_pixels
+from dclip_kit.models import encode
+from dclip_kit.models.encode import encode_images, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip, same_text_tower
 from dclip_kit.training import embed_pictures, embed_with_teacher
@@ -382,7 +381,7 @@ def test_arms_are_measured_on_test_and_pictures_read_once(
     monkeypatch.setattr(experiment, "KEPT_BYTES", kept_bytes)
     opened = []
     monkeypatch.setattr(
-        reading, "open_picture", lambda path, side: opened.append(path) or open_picture(path)
+        encode, "open_picture", lambda path, side: opened.append(path) or open_picture(path)
     )
     other = clone_clip(clip)
     with torch.no_grad():

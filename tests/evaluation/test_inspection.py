@@ -189,8 +189,8 @@ def test_unmasked_is_what_the_padded_zeros_make_of_it(features) -> None:
     teacher, settings = MetaTeacher(32, 4), RegionSettings(weighted=False)
     texts = torch.arange(5)
     effect = compare_masking(teacher, features, texts, settings)
-    region = features.regions_of(features.image_of_text[texts]).features
-    token = features.tokens_of(texts).features
+    region, _ = features.regions_of(features.image_of_text[texts])
+    token, _ = features.tokens_of(texts)
     with torch.no_grad():
         everything = (torch.ones(x.shape[:2], dtype=torch.bool) for x in (region, token))
         mask, token_mask = everything

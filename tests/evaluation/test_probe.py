@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dclip_kit.config import RegionSettings, RegionTeacherSettings
 from dclip_kit.evaluation.probe import region_probe, shortcut_probe
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, TeacherOutput
 from dclip_kit.training import embed_pictures
 

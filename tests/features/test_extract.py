@@ -21,10 +21,9 @@ from dclip_kit.data import open_picture
 from dclip_kit.features import extract as extraction
 from dclip_kit.features import store as stores
 from dclip_kit.features.extract import RegionCrops, extract_features
-from dclip_kit.features.frozen import WHOLE_PICTURE, FrozenFeatures
-from dclip_kit.models import reading
-from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
-from dclip_kit.models.reading import read_pixels
+from dclip_kit.features.store import WHOLE_PICTURE, FrozenFeatures
+from dclip_kit.models import encode
+from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens, read_pixels
 from dclip_kit.models.regions import crop_regions
 
 BOXES = {0: 1, 1: 0, 2: 2, 3: 1, 4: 0, 5: 0}  # what the fake detector finds in each picture
@@ -52,20 +51,21 @@ def test_features_are_those_of_each_picture_region_and_caption(
         if whole_image and BOXES[number]:  # never twice
             crops, area, confidence = [*crops, picture], [*area, 1.0], [*confidence, 1.0]
             xyxy, label = [*xyxy, [0, 0, *picture.size]], [*label, WHOLE_PICTURE]
-        own = features.regions_of(chosen)
-        assert own.mask.tolist() == [[True] * len(crops)]
-        assert torch.allclose(own.features[0], encode_images(clip, crops), atol=1e-6)
-        assert features.areas_of(chosen)[0].tolist() == pytest.approx(area)
-        assert features.confidences_of(chosen)[0].tolist() == pytest.approx(confidence)
+        own, mask = features.regions_of(chosen)
+        assert mask.tolist() == [[True] * len(crops)]
+        assert torch.allclose(own[0], encode_images(clip, crops), atol=1e-6)
         start = int(features.region_count[:number].sum())
-        assert features.xyxy[start : start + len(crops)].tolist() == xyxy
-        assert features.label[start : start + len(crops)].tolist() == label
+        rows = slice(start, start + len(crops))
+        assert features.area[rows].tolist() == pytest.approx(area)
+        assert features.confidence[rows].tolist() == pytest.approx(confidence)
+        assert features.xyxy[rows].tolist() == xyxy
+        assert features.label[rows].tolist() == label
 
     tokens = encode_tokens(clip, captioned.texts)
-    own = features.tokens_of(torch.arange(8))
-    assert torch.equal(own.mask.sum(1), tokens.mask.sum(1))
+    own, own_mask = features.tokens_of(torch.arange(8))
+    assert torch.equal(own_mask.sum(1), tokens.mask.sum(1))
     for number, mask in enumerate(tokens.mask):
-        ours = own.features[number][own.mask[number]]
+        ours = own[number][own_mask[number]]
         assert ours.dtype == torch.float32
         assert torch.allclose(ours, tokens.features[number][mask], atol=1e-3)  # halves
 
@@ -138,7 +138,7 @@ def test_opened_pictures_are_few_whatever_the_batch(
     settings = RegionSettings(whole_image=whole_image)
     many = captioned.select([*range(6)] * 2)
     expected = extract_features(clip, detector, many, settings)
-    monkeypatch.setattr(reading, "most_pixels", lambda: most, raising=False)
+    monkeypatch.setattr(encode, "MOST_PIXELS", most)
     held: list[int] = []
     peak = 0
 
@@ -173,11 +173,9 @@ import sys
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import read_captioned
 from dclip_kit.features.extract import extract_features
-from dclip_kit.models import reading
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.detector import load_detector
 from dclip_kit.runtime.machine import peak_memory_mb
-reading.count_workers = lambda: 2  # as on two processors
 clip, detector = load_clip(), load_detector()
 data = read_captioned(sys.argv[1]).dataset
 before = peak_memory_mb()

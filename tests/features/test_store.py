@@ -1,6 +1,7 @@
 """A store's folder: which shards are missing, what is refused, and shards put together.
 
-And what features are made from: each thing that decides them changes its own entry, no other.
+Features of any choice of pictures, and back from disk as they were. And what features are made
+from: each thing that decides them changes its own entry, no other.
 """
 
 import json
@@ -9,22 +10,22 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.features import store as stores
-from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.features.store import (
     FeatureStore,
+    FrozenFeatures,
     describe_source,
     differing_entries,
-    join_files,
 )
 from dclip_kit.models.clip import load_clip
-from dclip_kit.runtime.files import save_tensors
+from dclip_kit.models.regions import pad_rows
+from dclip_kit.runtime.files import raw_bytes, save_tensors
 
 SOURCE = {"clip": {"weights": "abc"}, "regions": {"margin": 0.1}, "count": 11}
 
@@ -59,7 +60,7 @@ def test_a_store_is_filled_shard_by_shard_in_any_order(store, features) -> None:
     assert store.begin(SOURCE) == [range(0, 4), range(4, 8), range(8, 11)]
     store.write(range(8, 11), cut(features, range(8, 11)))
     assert store.begin(SOURCE) == [range(0, 4), range(4, 8)] and store.open(SOURCE) is None
-    with pytest.raises(ValueError, match=r"2 shards are missing; put it where all processes"):
+    with pytest.raises(FileNotFoundError, match=r"file at .*shard-000000000-000000004"):
         store.finish()
     for shard in (range(4, 8), range(0, 4)):
         store.write(shard, cut(features, shard))
@@ -109,35 +110,6 @@ def test_features_of_nobody_knows_what_are_refused(name, store, features) -> Non
     features.save(store.folder / name)
     with pytest.raises(ValueError, match=r"source\.json beside the features .* found none"):
         store.open(SOURCE)
-
-
-def test_files_are_put_together_as_torch_would(tmp_path) -> None:
-    """Widths and empty tensors of all kinds, where an odd number of bytes is out of step."""
-    parts = [
-        {
-            "byte": torch.arange(rows, dtype=torch.uint8),
-            "half": torch.randn(rows, 3).half(),
-            "long": torch.arange(rows),
-            "plain": torch.randn(rows, 2, 5),
-            "flag": torch.arange(rows) % 2 == 0,
-            "empty": torch.empty(0, 4),
-        }
-        for rows in (3, 0, 1, 5)
-    ]
-    for number, part in enumerate(parts):
-        save_tensors(part, tmp_path / str(number))
-    join_files([tmp_path / str(number) for number in range(4)], tmp_path / "joined")
-    joined = load_file(tmp_path / "joined")
-    assert joined.keys() == parts[0].keys()
-    for name, value in joined.items():
-        expected = torch.cat([part[name] for part in parts])
-        assert value.dtype == expected.dtype and torch.equal(value, expected), name
-        assert value.data_ptr() % value.element_size() == 0
-    (tmp_path / "1").write_bytes((tmp_path / "1").read_bytes()[:-1] + b"")
-    (tmp_path / "3").write_bytes((tmp_path / "3").read_bytes()[:-1])
-    with pytest.raises(ValueError, match="cut short"):
-        join_files([tmp_path / "0", tmp_path / "3"], tmp_path / "joined")
-    assert torch.equal(load_file(tmp_path / "joined")["long"], joined["long"])
 
 
 # What features are made from
@@ -220,6 +192,12 @@ OF_CAPTIONED = (
 )
 
 
+def test_a_picture_that_is_gone_is_named(given) -> None:
+    given["dataset"].paths[2].unlink()
+    with pytest.raises(FileNotFoundError, match=given["dataset"].paths[2].name):
+        describe_source(**given)
+
+
 @pytest.mark.parametrize(
     ("change", "entries"),
     [
@@ -241,7 +219,6 @@ OF_CAPTIONED = (
         (touch, {"pictures.sizes_and_times"}),
         (grow, {"pictures.sizes_and_times"}),
         (swap_pictures, {"pictures.paths"}),
-        (lambda given: given["dataset"].paths[2].unlink(), {"pictures.sizes_and_times"}),
         (caption(("a red ball",), *OF_CAPTIONED[1:]), {"captions"}),
         (caption(("a red ball", "the", "ball"), *OF_CAPTIONED[1:]), {"captions"}),
         (caption(*OF_CAPTIONED[:2], OF_CAPTIONED[3], (), *OF_CAPTIONED[4:]), {"captions"}),
@@ -294,3 +271,86 @@ def test_entries_are_named_by_their_path_in_the_record() -> None:
     old = {"a": {"b": 1, "c": [1, 2]}, "d": None, "gone": 0}
     new = {"a": {"b": 1, "c": (1, 3)}, "d": None, "new": "x"}
     assert differing_entries(old, new) == {"a.c": "[1, 2], now [1, 3]", "new": "None, now 'x'"}
+
+
+# Frozen features
+
+
+def test_any_choice_comes_in_its_order_and_padded(features) -> None:
+    chosen = torch.tensor([5, 3, 5, 4])  # of 2, 4, 2 and 1 regions
+    ends = features.region_count.cumsum(0)
+    region, mask = features.regions_of(chosen)
+    for name, got in (
+        ("region", region),
+        ("area", pad_rows(features.area, features.region_count, chosen)[0]),
+        ("confidence", features.boxes_of(chosen)[..., 4]),
+    ):
+        assert got.shape[:2] == (4, 4)
+        for row, picture in enumerate(chosen.tolist()):
+            end, count = int(ends[picture]), int(features.region_count[picture])
+            own = getattr(features, name)[end - count : end]
+            assert torch.equal(got[row, :count], own) and (got[row, count:] == 0).all(), name
+    assert mask.sum(1).tolist() == [2, 4, 2, 1]
+    token, mask = features.tokens_of(torch.tensor([2, 0]))
+    assert mask.sum(1).tolist() == [3, 1]
+    assert torch.equal(token[1, 0].half(), features.token[0])
+
+
+def test_the_first_caption_of_each_captioned_picture(features) -> None:
+    first = features.first_texts()
+    owners = features.image_of_text[first].tolist()
+    assert owners == sorted(set(features.image_of_text.tolist()))  # picture 0 has none
+    for text, owner in zip(first.tolist(), owners, strict=True):
+        assert text == features.image_of_text.tolist().index(owner)
+
+
+def test_features_come_back_from_disk_as_they_were(features, tmp_path) -> None:
+    path = tmp_path / "features.safetensors"
+    features.save(path)
+    back = FrozenFeatures.load(path)
+    for field in fields(FrozenFeatures):
+        was, now = getattr(features, field.name), getattr(back, field.name)
+        assert was.dtype == now.dtype and torch.equal(was, now), field.name
+
+
+def mapped_file(address: int) -> str:
+    """The file whose mapping into this process's memory holds an address, if any does."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, _, *name = line.split(maxsplit=5)
+        start, end = (int(each, 16) for each in span.split("-"))
+        if start <= address < end:
+            return "".join(name)
+    raise AssertionError("Expected an address of this process.")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells mappings on Linux alone")
+def test_features_on_disk_are_mapped_and_not_copied(features, tmp_path) -> None:
+    path = tmp_path / "features.safetensors"
+    features.save(path)
+    back = FrozenFeatures.load(tmp_path)  # as the folder of a store
+    for field in fields(FrozenFeatures):
+        value = getattr(back, field.name)
+        assert mapped_file(value.data_ptr()) == str(path)
+        assert mapped_file(getattr(features, field.name).data_ptr()) != str(path)
+    # Neither does a digest copy them, which is what the trainings begin with.
+    assert np.frombuffer(raw_bytes(back.region), np.uint8).ctypes.data == back.region.data_ptr()
+
+
+def test_pictures_without_detections_are_counted(features) -> None:
+    """Of 1, 2, 3, 4, 1, … regions; that of the third picture is the whole of it beside others."""
+    label = features.label.clone()
+    label[[0, 5]] = -1  # the first picture's only one, and the third's last
+    assert features.without_detections == 0
+    assert replace(features, label=label).without_detections == 1
+
+
+@pytest.mark.parametrize("content", ["cut", "other"])
+def test_a_file_of_something_else_is_named(content, features, tmp_path) -> None:
+    path = tmp_path / "features.safetensors"
+    features.save(path)
+    if content == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        save_tensors({"image": features.image}, path)
+    with pytest.raises(ValueError, match=r"features\.safetensors"):
+        FrozenFeatures.load(path)

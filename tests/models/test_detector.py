@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from assets.make.train_detector import save_detector
 from dclip_kit.models import detector as detectors
-from dclip_kit.models import reading
+from dclip_kit.models import encode
 from dclip_kit.models.detector import (
     Detections,
     Detector,
@@ -238,11 +238,11 @@ def test_big_pictures_are_detected_few_at_a_time(detector, pictures, monkeypatch
 
     monkeypatch.setattr(Detector, "_detect_batch", watched)
     most = max(picture.width * picture.height for picture in pictures) + 1
-    monkeypatch.setattr(reading, "most_pixels", lambda: most)
+    monkeypatch.setattr(encode, "MOST_PIXELS", most)
     found = detector.detect(pictures, progress=False)
     assert len(sizes) > 1 and all(sum(each) <= most for each in sizes)
     assert_same(found, expected)
-    monkeypatch.setattr(reading, "most_pixels", lambda: 1)
+    monkeypatch.setattr(encode, "MOST_PIXELS", 1)
     sizes.clear()
     detector.detect(pictures, progress=False)
     assert [len(each) for each in sizes if each] == [1] * len(pictures)
@@ -267,7 +267,7 @@ def test_equal_shapes_are_letterboxed_like_unequal_ones(detector) -> None:
     wide = [noise(90, 30, seed) for seed in range(3)]
     alone = detector.detect(wide, progress=False)
     mixed = detector.detect([*wide, noise(30, 90)], progress=False)
-    assert_same(alone, Detections(mixed.regions[:3], 0, 0))
+    assert_same(alone, Detections(mixed.regions[:3], 0))
 
 
 def test_detecting_is_repeatable(folder, detector, pictures) -> None:
@@ -341,12 +341,10 @@ def test_an_unreadable_picture_is_named(detector, bad_files, name) -> None:
     if name == "deep":  # 16 bits: `open_picture` scales them, Pillow's own conversion clips them
         detector.detect([path], progress=False)
     else:
-        with pytest.raises(
-            ValueError, match=rf"picture {path} cannot be read \(.*; mend it or leave it out\.$"
-        ):
+        with pytest.raises(ValueError, match=f"Expected a whole picture at {path}, but reading"):
             detector.detect([noise(8, 8), path], progress=False)
-    if name in ("truncated", "deep"):  # opened by somebody else, who has not looked inside
-        with Image.open(path) as opened, pytest.raises(ValueError, match=f"picture {path} cannot"):
+    if name == "deep":  # opened by somebody else, who has not looked inside
+        with Image.open(path) as opened, pytest.raises(ValueError, match="got one of mode I;16"):
             detector.detect([opened], progress=False)
 
 
@@ -359,11 +357,6 @@ def test_a_path_is_read_as_a_person_sees_it(detector, tmp_path) -> None:
     assert_same(found, detector.detect([upright], progress=False))
 
 
-def test_a_picture_without_pixels_is_refused(detector) -> None:
-    with pytest.raises(ValueError, match="mode RGB, 0 x 5 pixels"):
-        detector.detect([Image.new("RGB", (0, 5))], progress=False)
-
-
 def test_unreadable_pictures_are_skipped_and_reported_on_request(detector, bad_files) -> None:
     good = [noise(64, 40, 1), noise(40, 64, 2)]
     images = [good[0], bad_files["text"], bad_files["missing"], good[1], bad_files["truncated"]]
@@ -374,7 +367,7 @@ def test_unreadable_pictures_are_skipped_and_reported_on_request(detector, bad_f
 
 
 def test_nothing_to_detect_finds_nothing(detector) -> None:
-    assert detector.detect([]) == Detections((), 0, 0)
+    assert detector.detect([]) == Detections((), 0)
 
 
 def test_boxes_outside_the_picture_are_counted(detector, monkeypatch) -> None:
@@ -391,7 +384,7 @@ def test_boxes_outside_the_picture_are_counted(detector, monkeypatch) -> None:
 
     fake = Detector(NAMES, SIZE, 0.25, 10, detector.source, predict)
     found = fake.detect([noise(8, 8)] * 3, progress=False)
-    assert found.dropped_boxes == 3
+    assert sum(regions.dropped for regions in found.regions) == 3
     assert [regions.label for regions in found.regions] == [("vehicle",)] * 3
 
 
@@ -408,20 +401,13 @@ def test_the_bar_shows_only_for_long_work(detector, pictures, capfd) -> None:
 # Photographs
 
 
-def test_the_packaged_photographs_are_found_without_importing_ultralytics() -> None:
-    program = (
-        "import sys\nfrom dclip_kit.models.detector import find_photographs\n"
-        "print(*(path.name for path in find_photographs()))\n"
-        "assert 'ultralytics' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert {"bus.jpg", "zidane.jpg"} <= set(done.stdout.split())
+def test_the_packaged_photographs_are_found() -> None:
+    assert {"bus.jpg", "zidane.jpg"} <= {path.name for path in find_photographs()}
     assert all(Image.open(path).size > (256, 256) for path in find_photographs())
 
 
 def test_without_ultralytics_there_are_no_photographs(monkeypatch) -> None:
-    monkeypatch.setattr(detectors.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "ultralytics.utils", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[detect\]'"):
         find_photographs()
 
@@ -591,19 +577,12 @@ def test_published_names_are_downloaded_to_the_cache(cache, monkeypatch) -> None
     def fail(file: Path) -> str:
         raise ConnectionError("cut\noff")
 
-    def ask(*_: Any, **__: Any) -> None:
-        raise urllib.request.URLError("no route")
-
     monkeypatch.delenv("YOLO_OFFLINE", raising=False)
-    monkeypatch.setattr(urllib.request, "urlopen", ask)  # a proxy may be slow: it is tried
-    for attempt in (fail, download):
-        monkeypatch.setattr(downloads, "attempt_download_asset", attempt)
-        with pytest.warns(UserWarning, match=r"github.com .*none \(.*no route.*\); trying"):
-            if attempt is download:
-                assert locate_weights("yolov8n.pt") == cache / "yolov8n.pt"
-            else:
-                with pytest.raises(FileNotFoundError, match=r"download failed: cut off\)"):
-                    locate_weights("yolov8n.pt")
+    monkeypatch.setattr(downloads, "attempt_download_asset", fail)
+    with pytest.raises(FileNotFoundError, match=r"download failed: cut off\)"):
+        locate_weights("yolov8n.pt")
+    monkeypatch.setattr(downloads, "attempt_download_asset", download)
+    assert locate_weights("yolov8n.pt") == cache / "yolov8n.pt"
 
 
 # Containment

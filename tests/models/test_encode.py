@@ -1,23 +1,33 @@
-"""Features: independent of batches, normalised, and of the tokens that they claim to be of."""
+"""Features: independent of batches, normalised, and of the tokens that they claim to be of.
 
+Reading ahead: all items in order, a batch early, and errors where they belong.
+"""
+
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from dclip_kit.config import RegionSettings
+from dclip_kit.data import open_picture
+from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import (
     encode_images,
     encode_texts,
     encode_tokens,
+    read_ahead,
+    read_batches,
+    read_pixels,
     read_tokens,
     real_tokens,
     shortened,
     token_batches,
     tokenize,
 )
-from dclip_kit.models.reading import read_pixels
 
 TEXTS = ["a red ball", "sea!?", "two dogs on a very long road to a far town by the sea", "it"]
 TINY_TEXT = {"context_length": 12, "vocab_size": 714, "width": 32, "heads": 2, "layers": 2}
@@ -87,8 +97,11 @@ def test_unreadable_or_missing_pictures_are_named(encode, clip, captioned, tmp_p
     for path in (bad, tmp_path / "missing.png"):
         with pytest.raises(ValueError, match=path.name):
             encode(clip, [captioned.paths[0], path])
+
+
+def test_no_picture_at_all_is_refused(clip) -> None:
     with pytest.raises(ValueError, match="at least one picture, got none"):
-        encode(clip, [])
+        encode_images(clip, [])
 
 
 # Texts
@@ -304,3 +317,89 @@ def test_towers_that_look_at_padding_read_all_of_it(text_cfg, make_clip_folder) 
     with shortened(clip.model, ids) as given:
         assert torch.equal(given, ids)
         assert clip.model.encode_text(given).isfinite().all()
+
+
+# Reading ahead
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("busy", [CPU, GPU])
+@pytest.mark.parametrize("sizes", [(), (1,), (3, 1, 4), (2, 0, 2)])
+def test_all_items_come_in_their_batches_and_order(sizes, busy) -> None:
+    batches = [[10 * number + item for item in range(size)] for number, size in enumerate(sizes)]
+    read = list(read_ahead(lambda item: -item, batches, busy))
+    assert read == [[-item for item in batch] for batch in batches]
+
+
+def test_the_next_batch_is_read_meanwhile_and_none_after_it() -> None:
+    read, second = [], threading.Event()
+
+    def one(item: int) -> int:
+        read.append(item)
+        if item == 1:
+            second.set()
+        return item
+
+    ahead = read_ahead(one, ([number] for number in range(9)), GPU)
+    assert next(ahead) == [0]
+    assert second.wait(timeout=60)  # though nobody has asked for it
+    assert next(ahead) == [1]
+    assert next(ahead) == [2]
+    assert max(read) <= 3  # two batches in memory
+    ahead.close()
+
+
+def test_on_busy_processors_a_batch_is_read_when_it_is_asked_for() -> None:
+    read: list[int] = []
+    batches = ([number, -number] for number in range(4))
+    ahead = read_ahead(lambda item: read.append(item) or item, batches, CPU)
+    for number in range(4):
+        assert next(ahead) == [number, -number]
+        assert len(read) == 2 * number + 2
+    assert next(ahead, None) is None
+
+
+@pytest.mark.parametrize("busy", [CPU, GPU])
+def test_an_error_comes_with_its_batch(busy) -> None:
+    ahead = read_ahead(lambda item: 1 / item, [[2, 4], [1, 0], [8]], busy)
+    assert next(ahead) == [0.5, 0.25]
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+
+
+def test_batches_are_the_same_of_paths_pictures_and_bytes(clip, pictures, captioned) -> None:
+    pixels = torch.stack([clip.to_pixels(picture) for picture in pictures])
+    batches = [torch.tensor(chosen) for chosen in ([4, 0], [5, 5, 1])]
+    for given in (captioned.paths, pictures, pixels):
+        read = list(read_batches(clip, given, batches))
+        for chosen, batch in zip(batches, read, strict=True):
+            assert torch.equal(batch, pixels[chosen])
+
+
+def test_pictures_are_laid_out_as_models_read_them_fast(clip, pictures) -> None:
+    pixels = read_pixels(clip, pictures)
+    assert len(pixels) == len(pictures)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batches_of_regions_are_the_same_in_any_order(clip, detector, captioned) -> None:
+    features = extract_features(clip, detector, captioned, RegionSettings(whole_image=True))
+    regions = RegionCrops(captioned.paths, features, RegionSettings())
+    expected = read_pixels(clip, list(regions))
+    batches = [torch.tensor([5, 0, 1, 5]), torch.arange(len(regions))]
+    for batch, read in zip(batches, read_batches(clip, regions, batches), strict=True):
+        assert torch.equal(read, expected[batch])
+
+
+def test_big_jpegs_are_read_reduced_and_small_ones_as_they_are(clip, tmp_path, monkeypatch) -> None:
+    paths = [tmp_path / "big.jpg", tmp_path / "small.jpg"]
+    for path, side in zip(paths, (2048, 200), strict=True):
+        Image.effect_mandelbrot((side, side), (-2, -1.5, 1, 1.5), 100).convert("RGB").save(path)
+    whole = torch.stack([clip.to_pixels(open_picture(path)) for path in paths])
+    found = read_pixels(clip, paths)
+    assert torch.equal(found[1], whole[1]) and not torch.equal(found[0], whole[0])
+    assert (found[0].float() - whole[0].float()).abs().mean() < 3
+    given = torch.stack([clip.preprocess(open_picture(path)) for path in paths])
+    expected = clip.model.encode_image(given, normalize=True)
+    assert (encode_images(clip, paths) * expected).sum(1).min() > 0.999

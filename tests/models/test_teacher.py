@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dclip_kit.config import RegionTeacherSettings, TeacherSettings
 from dclip_kit.models.teacher import (
     CrossModalAttention,
     MetaTeacher,
     RegionTeacher,
+    build_teacher,
     pool_by_agreement,
 )
 
@@ -228,9 +230,16 @@ def test_tokens_may_be_missing_where_no_caption_is_read(pairs) -> None:
         make_teacher()(**missing)
 
 
-def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="divide the width 8, got 3"):
-        MetaTeacher(EMBED, heads=3)
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (TeacherSettings(heads=3), "divide the width 8, got 3"),
+        (RegionTeacherSettings(width=12, heads=5), "divide the width 12, got 5"),
+    ],
+)
+def test_heads_must_divide_the_width(settings, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        build_teacher(EMBED, settings)
 
 
 # The region teacher
@@ -282,8 +291,3 @@ def test_gradients_reach_all_of_a_region_teacher(scene) -> None:
     teacher = RegionTeacher(8, width=12, heads=3)
     teacher(**scene)[0].sum().backward()
     assert all(parameter.grad is not None for parameter in teacher.parameters())
-
-
-def test_heads_of_a_region_teacher_divide_its_width() -> None:
-    with pytest.raises(ValueError, match="divide the width 12, got 5"):
-        RegionTeacher(8, width=12, heads=5)

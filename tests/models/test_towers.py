@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from dclip_kit.config import StudentSettings
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import ClipBundle, export_clip, load_clip
 from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
 from dclip_kit.models.weights import freeze, interpolate

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from dclip_kit.models.weights import (
+    AFTER_BLOCKS,
     clone_clip,
-    follows_blocks,
     freeze,
     interpolate,
 )
@@ -134,8 +134,8 @@ def test_what_pools_or_projects_follows_the_blocks() -> None:
     expected = {
         name for name, by in names.items() if "last_blocks(1)" in by and not name.startswith(blocks)
     }
-    assert {name for name in names if follows_blocks(name)} == expected and len(expected) > 5
-    assert [name for name in VIT["all"] if follows_blocks(name)] == AFTER
+    assert {name for name in names if AFTER_BLOCKS.match(name)} == expected and len(expected) > 5
+    assert [name for name in VIT["all"] if AFTER_BLOCKS.match(name)] == AFTER
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from test_style import HOSTILE, assert_harmless, decode, look_alike, shown, text
 
 from dclip_kit import plots
 from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
-from dclip_kit.models.boxes import draw_boxes
-from dclip_kit.models.regions import Regions
+from dclip_kit.models.regions import Regions, draw_boxes
 from dclip_kit.models.teacher import TeacherOutput
 from dclip_kit.plots import detection
 

@@ -21,8 +21,7 @@ from dclip_kit.config import (
 from dclip_kit.data import CaptionedImages
 from dclip_kit.features import store as stores
 from dclip_kit.features.extract import extract_features
-from dclip_kit.features.frozen import FrozenFeatures
-from dclip_kit.features.store import FeatureStore
+from dclip_kit.features.store import FeatureStore, FrozenFeatures
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.detector import Detections, Detector
 from dclip_kit.models.encode import encode_images, encode_texts
@@ -76,7 +75,7 @@ class Fake(Detector):
             boxes = torch.tensor([[2.0, 3, 20, 25], [5, 1, 29, 11]])[:count]
             scores = torch.tensor([0.9, 0.6])[:count]
             found.append(Regions.from_boxes(boxes, scores, ["thing"] * count, picture.size))
-        return Detections(tuple(found), sum(each.is_whole_image for each in found), 0)
+        return Detections(tuple(found), sum(each.is_whole_image for each in found))
 
 
 def flat(module: torch.nn.Module) -> Tensor:

@@ -84,8 +84,7 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 def test_regions_are_not_weighted(features) -> None:
     teacher, texts = MetaTeacher(32, 4), torch.arange(len(features.text))
     images = features.image_of_text[texts]
-    region, token = features.regions_of(images), features.tokens_of(texts)
-    plain = teacher(region.features, region.mask, token.features, token.mask).embedding
+    plain = teacher(*features.regions_of(images), *features.tokens_of(texts)).embedding
     assert torch.equal(apply_teacher(teacher, features, texts, OFFICIAL.regions).embedding, plain)
     weighted = apply_teacher(teacher, features, texts, RegionSettings()).embedding
     assert not torch.allclose(weighted, plain, atol=1e-3)
@@ -98,15 +97,15 @@ def test_padding_is_attended_to(caption_free, features) -> None:
     careful = MetaTeacher(32, 4, caption_free=caption_free).eval()
     careful.load_state_dict(teacher.state_dict())
     texts = torch.tensor([0, 4, 7])
-    region = features.regions_of(features.image_of_text[texts])
-    token = features.tokens_of(texts)
-    assert not region.mask.all() and not token.mask.all()
-    output = teacher(region.features, region.mask, token.features, token.mask)
-    every = torch.ones_like(region.mask), torch.ones_like(token.mask)
-    expected = careful(region.features, every[0], token.features, every[1])
+    region, region_mask = features.regions_of(features.image_of_text[texts])
+    token, token_mask = features.tokens_of(texts)
+    assert not region_mask.all() and not token_mask.all()
+    output = teacher(region, region_mask, token, token_mask)
+    every = torch.ones_like(region_mask), torch.ones_like(token_mask)
+    expected = careful(region, every[0], token, every[1])
     assert torch.equal(output.embedding, expected.embedding)
     assert (output.region_pooling > 0).all()
-    masked = careful(region.features, region.mask, token.features, token.mask)
+    masked = careful(region, region_mask, token, token_mask)
     assert not torch.allclose(output.embedding, masked.embedding, atol=1e-4)
 
 

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.features.extract import RegionCrops, extract_features
-from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.losses import dclip_loss
-from dclip_kit.models.reading import read_batches, read_pixels
+from dclip_kit.models.encode import read_batches, read_pixels
 from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.models.weights import freeze

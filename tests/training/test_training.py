@@ -16,11 +16,10 @@ from dclip_kit.config import (
     TeacherSettings,
 )
 from dclip_kit.losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss
-from dclip_kit.models import reading
+from dclip_kit.models import encode
 from dclip_kit.models.clip import load_clip
-from dclip_kit.models.encode import encode_images
-from dclip_kit.models.reading import read_pixels
-from dclip_kit.models.regions import region_weights
+from dclip_kit.models.encode import encode_images, read_pixels
+from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.training import (
@@ -148,9 +147,9 @@ def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
         clip, pixels[0], features, REHEARSED, targets, rehearsal=PictureTargets(pixels[1], repeated)
     )
     opened: list[Path] = []
-    plain = reading.open_picture
+    plain = encode.open_picture
     monkeypatch.setattr(
-        reading, "open_picture", lambda path, side: opened.append(path) or plain(path, side)
+        encode, "open_picture", lambda path, side: opened.append(path) or plain(path, side)
     )
     read: list[int] = []
     found = distill(
@@ -206,15 +205,18 @@ def test_the_teacher_is_given_weights_where_they_are_asked_for(
     texts, images = torch.tensor([4, 0, 4]), torch.tensor([7, 3, 1])
     settings = RegionSettings(weighted=weighted)
     output = apply_teacher(teacher, features, texts, settings, images)
-    region, token = features.regions_of(images), features.tokens_of(texts)
-    masks = region.mask, token.mask
-    scores = features.areas_of(images), features.confidences_of(images)
-    expected = region_weights(region.features, token.features, *scores, *masks)
+    (region, region_mask), (token, token_mask) = (
+        features.regions_of(images),
+        features.tokens_of(texts),
+    )
+    area, _ = pad_rows(features.area, features.region_count, images)
+    confidence, _ = pad_rows(features.confidence, features.region_count, images)
+    expected = region_weights(region, token, area, confidence, region_mask, token_mask)
     by_hand = teacher(
-        region.features,
-        region.mask,
-        token.features,
-        token.mask,
+        region,
+        region_mask,
+        token,
+        token_mask,
         expected if weighted and not caption_free else None,
     )
     assert torch.equal(output.embedding, by_hand.embedding)
@@ -273,8 +275,8 @@ def look(teacher, features, images, settings, kept=None) -> torch.Tensor:
     lenders = images
     if settings.regions == "another":
         lenders = choose_lenders(len(features))[images]
-    padded, boxes = features.regions_of(lenders), features.boxes_of(lenders)
-    mask, whole = padded.mask, features.image[images]
+    region, mask = features.regions_of(lenders)
+    boxes, whole = features.boxes_of(lenders), features.image[images]
     if kept is not None:
         mask = mask & kept[:, : mask.shape[1]]
     if settings.regions == "none":
@@ -283,7 +285,7 @@ def look(teacher, features, images, settings, kept=None) -> torch.Tensor:
         boxes = torch.zeros_like(boxes)
     if not settings.whole_picture:
         whole = torch.zeros_like(whole)
-    return teacher(whole, padded.features, mask, boxes)[0]
+    return teacher(whole, region, mask, boxes)[0]
 
 
 @pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
