@@ -1,17 +1,16 @@
 """Fine-tuning the student: distillation, and its contrastive control."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from dclip_kit.config import StudentSettings
 from dclip_kit.features.frozen import FrozenFeatures
@@ -23,25 +22,13 @@ from dclip_kit.losses import (
 )
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import tokenize
-from dclip_kit.models.precision import (
-    autocast,
-    choose_precision,
-    keep_statistics,
-    send,
-)
+from dclip_kit.models.precision import autocast, choose_precision, send
 from dclip_kit.models.reading import Pictures, read_batches
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
-from dclip_kit.training.progress import History, Progress
-from dclip_kit.training.schedule import (
-    DECAYED,
-    draw_captions,
-    group_parameters,
-    schedule_rate,
-    split_batches,
-)
-from dclip_kit.training.targets import PictureTargets
+from dclip_kit.training.progress import History, take_steps
+from dclip_kit.training.schedule import PictureTargets, group_parameters, plan_epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,38 +100,31 @@ def distill(
         if each is not None
     }
     torch.manual_seed(seed)
-    accelerator = Accelerator(mixed_precision="no")  # see `autocast`
-    device, precision = accelerator.device, choose_precision(settings.mixed_precision)
+    device = Accelerator(mixed_precision="no").device  # see `autocast`
+    precision = choose_precision(settings.mixed_precision)
     student = clone_clip(bundle)
     # As the pictures are laid out: else every step would turn the weights of convolutions around.
     student.model.to(device, memory_format=torch.channels_last)
     trainable = freeze(student, settings.train)
-    tower = module = student.model.visual
-    captions = features.text  # as the loss takes them, or as the text tower does
-    if settings.train_text:
+    module, captions = student.model.visual, features.text  # as the loss takes them
+    if settings.train_text:  # or as the text tower does
         module, captions = student.model, _unfreeze_text(student, texts, len(features.text))
-    optimizer = torch.optim.AdamW(group_parameters(module, settings), fused=True)
     seen = [captions, features.image_of_text, targets, *(x.features for x, *_ in beside.values())]
     run = {
         "kind": "student",
         "seed": seed,
-        "decayed": DECAYED,
         "data": fingerprint(*seen),
         **asdict(settings),
         "mixed_precision": precision,
     }
-    progress = Progress(module, optimizer, run, checkpoint)
-    # The wrapped module itself is called: `encode_image` of the unwrapped model would skip the
-    # gradient synchronisation of several processes.
-    wrapped, prepared = accelerator.prepare(module, optimizer)
 
     def draw(name: str, number: int) -> Tensor:
         """This process's share of what comes beside a batch, by index."""
         each, count, own_seed = beside[name]
         return each.draw(count, own_seed, number)[own_share(count)]
 
-    def read(batches: Sequence[Tensor], first: int) -> Iterator[Tensor]:
-        """This process's pixels of each batch: captioned pictures, then those beside them."""
+    def read(batches: Sequence[Tensor], first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches with this process's pixels: captioned pictures, then those beside them."""
 
         def read_beside(name: str) -> Iterator[Tensor]:
             drawn = (draw(name, first + number) for number in range(len(batches)))
@@ -153,10 +133,11 @@ def distill(
         images = (features.image_of_text[rows[:, 0]] for rows in batches)
         own = (batch[own_share(len(batch))] for batch in images)
         captioned = read_batches(bundle, pictures, own, busy=device)
-        return map(torch.cat, zip(captioned, *map(read_beside, beside), strict=True))
+        pixels = map(torch.cat, zip(captioned, *map(read_beside, beside), strict=True))
+        return zip(batches, pixels, strict=True)
 
     def encode(
-        rows: Tensor, pixels: Tensor, number: int
+        model: nn.Module, rows: Tensor, pixels: Tensor, number: int
     ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Features of a batch, of which each process makes its share.
 
@@ -165,7 +146,7 @@ def distill(
         chosen = rows[rows >= 0]
         own = send(captions[chosen[own_share(len(chosen))]], device)
         with autocast(device, precision):
-            image, text = _encode(wrapped, student.normalize(pixels), own)
+            image, text = _encode(model, student.normalize(pixels), own)
         counts = [len(rows), *(count for _, count, _ in beside.values())]
         sizes = [len(own_share(count)) for count in counts]
         image, *others = F.normalize(image.float(), dim=-1).split(sizes)
@@ -186,9 +167,10 @@ def distill(
         term = cosine_distillation_loss(image, aim)
         return term + cosine_distillation_loss(text, aim) if settings.train_text else term
 
-    def compute_losses(rows: Tensor, pixels: Tensor, number: int) -> Tensor:
+    def compute_losses(model: nn.Module, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
         """A batch's loss, and its parts: distillation, contrastive, rehearsal."""
-        image, text, pairs = encode(rows, pixels, number)
+        rows, pixels = batch
+        image, text, pairs = encode(model, rows, pixels, number)
         owner = send((rows >= 0).nonzero()[:, 0], device)  # a pair a caption
         same_pair = owner[:, None] == owner
         contrastive = contrastive_loss(image[owner], text, settings.temperature, same_pair)
@@ -209,61 +191,22 @@ def distill(
         )
         return torch.stack([total, distillation, contrastive, moved])
 
-    step_count = settings.epochs * len(plan_epoch(features, settings, seed, 0))
-    bar = tqdm(
-        total=step_count,
-        desc="distilling" if settings.distillation_weight else "fine-tuning",
-        unit="step",
-        delay=2,
-        disable=not accelerator.is_main_process,
+    history = take_steps(
+        "distilling" if settings.distillation_weight else "fine-tuning",
+        module,
+        group_parameters(module, settings),
+        run,
+        partial(plan_epoch, features, settings, seed),
+        compute_losses,
+        read=read,
+        names=("loss", "distillation", "contrastive", "rehearsal")[: 4 if rehearsal else 3],
+        warmup=settings.warmup_share,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch and partial(on_epoch, student),
+        on_step=on_step,
     )
-    for epoch in range(progress.epoch, settings.epochs):
-        wrapped.train()
-        keep_statistics(tower)
-        progress.start_epoch()
-        steps = plan_epoch(features, settings, seed, epoch)
-        first = epoch * len(steps)  # step of the epoch
-        bar.update(first + progress.step - bar.n)
-        todo = steps[progress.step :]
-        number = (first + progress.step) * settings.gradient_accumulation  # of the next batch
-        pixels = read([rows for batches in todo for rows in batches], number)
-        for step, batches in enumerate(todo, start=first + progress.step):
-            for group in prepared.param_groups:
-                group["lr"] = group["peak"] * schedule_rate(
-                    step / step_count, settings.warmup_share
-                )
-            losses = []
-            for rows in batches:
-                last = rows is batches[-1]  # gradients are put together after it
-                with nullcontext() if last else accelerator.no_sync(wrapped):
-                    parts = compute_losses(rows, next(pixels), number)
-                    accelerator.backward(parts[0] / len(batches))
-                losses.append(parts.detach())
-                number += 1
-            figures = torch.stack(losses).tolist()  # the only time that a step waits for the device
-            for each in figures:
-                progress.add(each)
-            accelerator.clip_grad_norm_(module.parameters(), settings.clip_norm)
-            prepared.step()
-            prepared.zero_grad()
-            progress.finish_step()
-            bar.update()
-            if on_step:
-                with progress.kept_on_error():
-                    on_step(step, sum(each[0] for each in figures) / len(figures))
-        names = ("loss", "distillation", "contrastive", "rehearsal")[: 4 if rehearsal else 3]
-        means = (progress.sums / sum(map(len, steps))).tolist()
-        progress.finish_epoch(dict(zip(names, means, strict=False)), bar)
-        module.eval()
-        try:
-            if on_epoch:
-                on_epoch(student, progress.history)
-        finally:
-            progress.write()
-    bar.close()
-    accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     student.model.requires_grad_(False).eval().to(bundle.device)
-    return StudentRun(student, trainable, progress.history)
+    return StudentRun(student, trainable, history)
 
 
 def _check(
@@ -338,13 +281,3 @@ def _encode(model: Any, pixels: Tensor, captions: Tensor) -> tuple[Tensor, Tenso
     if isinstance(found, dict):  # CoCa's
         return found["image_features"], found["text_features"]
     return found[0], found[1]
-
-
-def plan_epoch(
-    features: FrozenFeatures, settings: StudentSettings, seed: int, epoch: int
-) -> list[list[Tensor]]:
-    """An epoch's steps, each of `gradient_accumulation` batches; the last may have fewer."""
-    rows = draw_captions(features, seed, epoch, settings.captions_per_image)
-    batches = split_batches(rows, settings.batch_size)
-    each = settings.gradient_accumulation
-    return [batches[start : start + each] for start in range(0, len(batches), each)]

@@ -1,24 +1,25 @@
-"""How far a training is: kept on disk, also in the middle of an epoch, and continued exactly."""
+"""The loop of every training: kept on disk, also in the middle of an epoch, continued exactly."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dclip_kit.models.precision import keep_statistics
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.processes import gather_rows, is_main_process
+from dclip_kit.training.schedule import DECAYED, schedule_rate
 
-Row = dict[str, int | float]  # an epoch's figures
-History = list[Row]
+History = list[dict[str, int | float]]  # a row of figures an epoch
 MINUTES = 10.0  # between two checkpoints within an epoch
 
 
@@ -31,113 +32,151 @@ def average_histories(histories: Sequence[History]) -> History:
     return means
 
 
-@dataclass(eq=False)
-class Progress:
-    """Where a training stands, between two of its steps.
+def take_steps(
+    name: str,
+    module: nn.Module,
+    groups: list[dict[str, Any]],
+    settings: dict[str, Any],
+    plan: Callable[[int], list[list[Tensor]]],
+    compute_losses: Callable[[nn.Module, Any, int], Tensor],
+    *,
+    read: Callable[[list[Tensor], int], Iterable[Any]] = lambda batches, number: batches,
+    names: Sequence[str] = ("loss",),
+    warmup: float | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[History], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> History:
+    """Trains a module, and goes on from its checkpoint as if it had never stopped.
 
     The order of data depends on seed and epoch alone, and learning rates on the step. So beside
-    weights, optimizer and random state, a run needs only its place to go on as if it had never
-    stopped. The main process writes for all processes; each of them reads.
+    weights, optimizer and random state, a run needs only its place. The main process writes it for
+    all processes; each of them reads.
 
-    Attributes:
-        module: what trains.
-        optimizer: of its parameters.
-        settings: what the checkpoint must have been made with; JSON values.
+    Args:
+        name: of the progress bar.
+        module: what trains, on the device.
+        groups: of its parameters, as `split_decayed` makes them.
+        settings: what the checkpoint must have been made with; JSON values. Of them, `epochs`,
+            `gradient_accumulation` and `clip_norm` are read here.
+        plan: an epoch's steps, each of so many batches as are accumulated (the last of fewer).
+        compute_losses: of the module (perhaps wrapped for several processes), what was read of a
+            batch, and the batch's number: the loss to minimise, and further figures [figure].
+        read: makes what `compute_losses` takes from batches, the first of which has this number.
+        names: of the figures.
+        warmup: share of the steps in which rates rise before they fall; None keeps them constant.
         checkpoint: the file; None keeps nothing.
-        epoch: how many are done.
-        step: how many are done of the next epoch.
-        sums: of that epoch's figures so far.
-        seconds: that epoch took before this process went on with it.
-        history: a row of figures for each epoch that is done.
+        on_epoch, on_step: as in `distill`, but for what has been trained.
+
+    Returns:
+        A row of figures an epoch.
+
+    Raises:
+        ValueError: the loss is not finite, or the checkpoint is damaged or of another run.
     """
-
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    settings: dict[str, Any]
-    checkpoint: Path | None
-    epoch: int = 0
-    step: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(()))
-    seconds: float = 0.0
-    history: History = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.checkpoint is not None and self.checkpoint.exists():
-            self._restore(self.checkpoint)
-        places = gather_rows(torch.tensor([[self.epoch, self.step]]))
-        if len(places.unique(dim=0)) > 1:
-            raise ValueError(
-                f"Expected all processes to go on from one place, but {self.checkpoint} says so of "
-                f"epoch and step: {places.tolist()}; put it where every machine reads the same."
-            )
-        self._began = self._written = time.monotonic()
-
-    def start_epoch(self) -> None:
-        """Starts to count the epoch's seconds."""
-        self._began = time.monotonic()
-
-    def add(self, figures: Sequence[float]) -> None:
-        """Adds a batch's figures, the loss first, to the epoch's, before they move any weight.
-
-        Raises:
-            ValueError: the loss is not finite.
-        """
-        if not isfinite(figures[0]):
-            raise ValueError(
-                f"Expected a finite loss, got {figures[0]} in epoch {self.epoch + 1}, step "
-                f"{self.step + 1}; lower the learning rate."
-            )
-        self.sums = self.sums + torch.tensor(figures, dtype=torch.float64)
-
-    def finish_step(self) -> None:
-        """Writes the checkpoint if it is time."""
-        self.step += 1
-        if time.monotonic() - self._written >= 60 * MINUTES:
-            self.write()
-
-    @contextmanager
-    def kept_on_error(self) -> Iterator[None]:
-        """Writes the checkpoint if what is done within stops the training."""
-        try:
-            yield
-        except BaseException:
-            self.write()
-            raise
-
-    def finish_epoch(self, figures: Row, bar: tqdm) -> None:
-        """Adds the epoch's row to the history and shows it; `write` keeps it."""
-        elapsed = self.seconds + time.monotonic() - self._began
-        self.history.append({"epoch": self.epoch + 1, **figures, "seconds": elapsed})
-        self.epoch, self.step, self.sums, self.seconds = self.epoch + 1, 0, torch.zeros(()), 0.0
-        self._began = time.monotonic()
-        bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)
-
-    def write(self) -> None:
-        """Writes the checkpoint, if there is to be one."""
-        self._written = time.monotonic()
-        if self.checkpoint is None or not is_main_process():
-            return
-        place = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "sums": self.sums.tolist(),
-            "seconds": self.seconds + self._written - self._began,
-            "history": self.history,
-            "settings": self.settings,
-        }
-        save_training_state(self.checkpoint, self.module, self.optimizer, place)
-
-    def _restore(self, checkpoint: Path) -> None:
-        kept = load_training_state(checkpoint, self.module, self.optimizer)
-        old, new = kept["settings"], self.settings
-        if old != new:
-            differing = sorted(k for k in new | old if old.get(k) != new.get(k))
+    accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
+    optimizer = torch.optim.AdamW(groups, fused=True)  # one pass: else a seventh of a step
+    settings = {"decayed": DECAYED} | settings
+    history: History = []
+    done, sums, seconds = 0, torch.zeros(()), 0.0  # steps, figures, time of the epoch begun
+    if checkpoint is not None and checkpoint.exists():
+        kept = load_training_state(checkpoint, module, optimizer)
+        old = kept["settings"]
+        if old != settings:
+            differing = sorted(k for k in settings | old if old.get(k) != settings.get(k))
             raise ValueError(
                 f"Expected a run with these settings in {checkpoint}, but they differ in "
                 f"{', '.join(differing)}; give another file or delete it."
             )
-        self.epoch, self.step, self.seconds = kept["epoch"], kept["step"], kept["seconds"]
-        self.history, self.sums = kept["history"], torch.tensor(kept["sums"], dtype=torch.float64)
+        history, done, seconds = kept["history"], kept["step"], kept["seconds"]
+        sums = torch.tensor(kept["sums"], dtype=torch.float64)
+    places = gather_rows(torch.tensor([[len(history), done]]))
+    if len(places.unique(dim=0)) > 1:
+        raise ValueError(
+            f"Expected all processes to go on from one place, but {checkpoint} says so of epoch "
+            f"and step: {places.tolist()}; put it where every machine reads the same."
+        )
+
+    def keep() -> None:
+        """Writes the checkpoint, if there is to be one."""
+        if checkpoint is not None and is_main_process():
+            place = {
+                "epoch": len(history),
+                "step": done,
+                "sums": sums.tolist(),
+                "seconds": seconds + time.monotonic() - began,
+                "history": history,
+                "settings": settings,
+            }
+            save_training_state(checkpoint, module, optimizer, place)
+
+    # The wrapped module itself is called: a method of the unwrapped one would skip the gradient
+    # synchronisation of several processes.
+    wrapped, prepared = accelerator.prepare(module, optimizer)
+    total = settings["epochs"] * len(plan(0))
+    accumulated = settings.get("gradient_accumulation", 1)
+    bar = tqdm(
+        total=total, desc=name, unit="step", delay=2, disable=not accelerator.is_main_process
+    )
+    for epoch in range(len(history), settings["epochs"]):
+        wrapped.train()
+        keep_statistics(module)
+        began = written = time.monotonic()
+        steps = plan(epoch)
+        first = epoch * len(steps) + done
+        bar.update(first - bar.n)
+        batches = [batch for step in steps[done:] for batch in step]
+        inputs = iter(read(batches, first * accumulated))
+        for number, step in enumerate(steps[done:], start=first):
+            if warmup is not None:
+                for group in prepared.param_groups:
+                    group["lr"] = group["peak"] * schedule_rate(number / total, warmup)
+            losses = []
+            for place in range(len(step)):
+                last = place == len(step) - 1  # gradients are put together after it
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    found = compute_losses(wrapped, next(inputs), number * accumulated + place)
+                    accelerator.backward(found[0] / len(step))
+                losses.append(found.detach())
+            figures = torch.stack(losses).tolist()  # the only time that a step waits for the device
+            for each in figures:
+                if not isfinite(each[0]):  # before it moves any weight
+                    raise ValueError(
+                        f"Expected a finite loss, got {each[0]} in epoch {epoch + 1}, step "
+                        f"{done + 1}; lower the learning rate."
+                    )
+                sums = sums + torch.tensor(each, dtype=torch.float64)
+            if "clip_norm" in settings:
+                accelerator.clip_grad_norm_(module.parameters(), settings["clip_norm"])
+            prepared.step()
+            prepared.zero_grad()
+            bar.update()
+            done += 1
+            if time.monotonic() - written >= 60 * MINUTES:
+                keep()
+                written = time.monotonic()
+            try:
+                if on_step:
+                    on_step(number, sum(each[0] for each in figures) / len(figures))
+            except BaseException:
+                keep()
+                raise
+        means = (sums / sum(map(len, steps))).tolist()
+        row = dict(zip(names, means, strict=False))
+        elapsed = seconds + time.monotonic() - began
+        history.append({"epoch": epoch + 1, **row, "seconds": elapsed})
+        done, sums, seconds, began = 0, torch.zeros(()), 0.0, time.monotonic()
+        bar.set_postfix({k: f"{v:.3g}" for k, v in row.items()}, refresh=False)
+        module.eval()
+        try:
+            if on_epoch:
+                on_epoch(history)
+        finally:
+            keep()
+    bar.close()
+    accelerator.wait_for_everyone()  # until the main process has written the checkpoint
+    module.eval()
+    return history
 
 
 def save_training_state(

@@ -1,15 +1,17 @@
-"""The plan of a training: the order of pictures and captions, batches, and learning rates."""
+"""The plan of a training: what comes in which batch, and what trains at which rate."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dclip_kit.config import StudentSettings
+from dclip_kit.config import RegionTeacherSettings, StudentSettings, TeacherSettings
 from dclip_kit.features.frozen import FrozenFeatures
+from dclip_kit.models.reading import Pictures
 from dclip_kit.models.weights import follows_blocks
 
 DECAYED = "matrices"  # what weight decay shrinks; kept in checkpoints, beside groups made by it
@@ -44,16 +46,57 @@ def draw_captions(
     return rows[grouped[starts].argsort()]
 
 
-def split_batches(rows: Tensor, size: int) -> list[Tensor]:
-    """An epoch's batches; a last one of one picture has no negatives and joins the one before."""
-    batches = list(rows.split(size))
+def plan_epoch(
+    features: FrozenFeatures,
+    settings: StudentSettings | RegionTeacherSettings | TeacherSettings,
+    seed: int,
+    epoch: int,
+) -> list[list[Tensor]]:
+    """An epoch's steps, each of `gradient_accumulation` batches; the last may have fewer.
+
+    A last batch of one picture has no negatives and joins the one before.
+    """
+    captions = 1 if isinstance(settings, TeacherSettings) else settings.captions_per_image
+    each = settings.gradient_accumulation if isinstance(settings, StudentSettings) else 1
+    batches = list(draw_captions(features, seed, epoch, captions).split(settings.batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+    return [batches[start : start + each] for start in range(0, len(batches), each)]
+
+
+@dataclass(frozen=True, eq=False)
+class PictureTargets:
+    """Pictures, and what the student is to make of them.
+
+    Two kinds are known. To *rehearse*, these are crops of regions with the untouched CLIP's
+    features: CLIP forgets how to name single objects when it is tuned on whole scenes, and the
+    crops show it single objects (Learning without Forgetting, arXiv 1606.09282, in the joint
+    space; not in the paper). *Uncaptioned* are pictures that nobody has described, with a
+    teacher's embeddings.
+
+    Attributes:
+        pictures: paths, bytes, or `RegionCrops`.
+        features: one for each of them.
+    """
+
+    pictures: Pictures
+    features: Float[Tensor, "picture embed"]
+
+    def __post_init__(self) -> None:
+        if not len(self.pictures) == len(self.features) > 0:
+            raise ValueError(
+                f"Expected a feature for each picture, and one at least, got {len(self.pictures)} "
+                f"pictures and {len(self.features)} features."
+            )
+
+    def draw(self, count: int, seed: int, batch: int) -> Int[Tensor, "picture"]:
+        """Which pictures come beside a batch, by index; a function of seed and batch alone."""
+        generator = torch.Generator().manual_seed(1_000_003 * seed + batch)
+        return torch.randint(len(self.features), (count,), generator=generator)
 
 
 def split_decayed(
-    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+    named: Iterable[tuple[str, nn.Parameter]], rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """An optimizer's groups: matrices, which decay, and biases, norms and scales, which do not.
 
@@ -63,8 +106,13 @@ def split_decayed(
     for name, parameter in named:
         groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
     return [
-        {"params": groups[True], "weight_decay": weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
+        {
+            "params": params,
+            "lr": rate,
+            "peak": rate,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for decays, params in groups.items()
     ]
 
 
@@ -73,20 +121,13 @@ def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[
 
     Each in two groups, by `split_decayed`.
     """
-    named = [
-        (name.removeprefix("visual."), parameter)
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    ]
-    rates = {False: settings.learning_rate * settings.block_rate, True: settings.learning_rate}
-    return [
-        {**group, "peak": rate}
-        for after, rate in rates.items()
-        for group in split_decayed(
-            [(name, p) for name, p in named if follows_blocks(name) == after],
-            settings.weight_decay,
-        )
-    ]
+    parts: dict[bool, list[tuple[str, nn.Parameter]]] = {False: [], True: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            parts[follows_blocks(name.removeprefix("visual."))].append((name, parameter))
+    rate, decay = settings.learning_rate, settings.weight_decay
+    blocks = split_decayed(parts[False], rate * settings.block_rate, decay)
+    return blocks + split_decayed(parts[True], rate, decay)
 
 
 def schedule_rate(done: float, warmup: float) -> float:

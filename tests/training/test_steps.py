@@ -81,9 +81,13 @@ def test_a_checkpoint_from_when_everything_decayed_is_refused(
     path, run, module = tmp_path / "state.safetensors", RUNS[kind], MODULES[kind]
     given = (clip, pixels, features, targets, path)
     with monkeypatch.context() as before:
-        before.setattr(module, "DECAYED", "everything")
+        before.setattr(progress_module, "DECAYED", "everything")
         if kind == "teacher":
-            before.setattr(module, "split_decayed", lambda named, decay: [p for _, p in named])
+            before.setattr(
+                module,
+                "split_decayed",
+                lambda named, rate, _: [{"params": [p for _, p in named], "lr": rate}],
+            )
         else:
             before.setattr(
                 module,

@@ -24,6 +24,7 @@ from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.training import (
+    PictureTargets,
     apply_teacher,
     choose_lenders,
     distill,
@@ -36,8 +37,6 @@ from dclip_kit.training import (
 )
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
-from dclip_kit.training.schedule import split_batches
-from dclip_kit.training.targets import PictureTargets
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()
@@ -125,12 +124,14 @@ def test_an_epoch_draws_several_captions_of_each_picture_where_it_has_them(
 
 
 @pytest.mark.parametrize(
-    ("pairs", "size", "lengths"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1])]
+    ("images", "lengths"), [(15, [4, 4, 2]), (14, [4, 5]), (13, [4, 4]), (2, [1])]
 )
-def test_no_batch_is_of_one_pair_if_there_are_more(pairs, size, lengths) -> None:
-    batches = split_batches(torch.arange(pairs), size)
+def test_no_batch_is_of_one_pair_if_there_are_more(images, lengths, make_features) -> None:
+    """Every third picture has no caption."""
+    features = make_features(images)
+    batches = [rows for (rows,) in plan_epoch(features, replace(TEACHER, batch_size=4), 3, 1)]
     assert [len(batch) for batch in batches] == lengths
-    assert torch.cat(batches).tolist() == list(range(pairs))
+    assert torch.equal(torch.cat(batches), draw_captions(features, 3, 1))
 
 
 def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
