@@ -7,18 +7,17 @@ from dclip_kit.metrics.bootstrap import (
     paired_bootstrap,
     retention,
 )
-from dclip_kit.metrics.hubness import k_occurrence, skewness
-from dclip_kit.metrics.ranking import (
-    chance_recall,
-    ranks,
-    recall_at_k,
-    recall_ceiling,
-)
 from dclip_kit.metrics.retrieval import (
     DirectionMetrics,
     RetrievalMetrics,
+    chance_recall,
     class_ranks,
+    k_occurrence,
+    ranks,
+    recall_at_k,
+    recall_ceiling,
     retrieval_metrics,
+    skewness,
 )
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-_DRAWN_AT_ONCE = 1 << 17  # fit a processor's cache: three times as fast as ranking's tiles
+_DRAWN_AT_ONCE = 1 << 17  # fit a processor's cache: three times as fast as retrieval's tiles
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
-"""Retrieval and zero-shot accuracy of features, by cosine.
+"""Retrieval and zero-shot accuracy of features, by cosine: ranks, what is counted from them, hubs.
 
+A positive's rank is 1 + the number of candidates that score higher, and ties count as the mean rank
+of the tied group, so that a collapsed model, which gives every pair the same score, gets at most
+chance. Recalls and precisions are fractions in [0, 1].
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
 """
 
@@ -9,11 +12,180 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from dclip_kit.metrics.ranking import TIE_TOLERANCE, rank_queries, recall_at_k
-
+TIE_TOLERANCE = 1e-6  # above the rounding of a float32 cosine, below any difference that means much
 TILE_SIZE = 2**19  # scores held at once: these and their flags, 4 MB in float32, fit two caches
 _WIDTH = 1024  # candidates in a tile, at most
+
+
+def ranks(
+    scores: Float[Tensor, "query candidate"],
+    positives: Bool[Tensor, "_query _candidate"],
+    tolerance: float = TIE_TOLERANCE,
+) -> Float[Tensor, "query"]:
+    """Rank of each query's best positive: 1 is the top, a tied group shares its mean rank.
+
+    A tie among positives alone costs nothing: whichever of them comes first, a positive does.
+
+    Args:
+        scores: Higher is better; any sign, any scale.
+        positives: True where the candidate answers the query; at least one a query.
+        tolerance: Largest difference, in units of `scores`, that still counts as a tie.
+
+    Raises:
+        ValueError: Shapes differ, a score is NaN, or a query has no positive.
+    """
+    if scores.shape != positives.shape or not positives.any(dim=1).all():
+        raise ValueError(
+            f"Expected positives of {tuple(scores.shape)}, one or more a query, got "
+            f"{tuple(positives.shape)}, {int((~positives.any(dim=1)).sum())} of {len(positives)} "
+            "queries without; leave those queries out and report how many."
+        )
+    if scores.isnan().any():
+        raise ValueError("Expected scores, got NaN; check the features they were computed from.")
+    query, candidate = positives.nonzero(as_tuple=True)  # pair
+    row, own, right = scores[query], scores[query, candidate][:, None], positives[query]
+    higher = row > own + tolerance  # pair candidate
+    tied = (row >= own - tolerance) & ~higher  # the positive itself is among them
+    counts = [each.sum(dim=1) for each in (higher, tied, higher & right, tied & right)]
+    return _rank_queries(torch.stack(counts).double().cpu(), query.cpu(), *scores.shape)[0]
+
+
+def _rank_queries(
+    counts: Float[Tensor, "4 pair"], query: Int[Tensor, "pair"], queries: int, candidates: int
+) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
+    """Ranks queries from what competes with each of their positives.
+
+    The precision at a positive is its rank among the positives over its rank among all candidates,
+    both mean ranks when tied (our reading). With a single positive it is 1 / rank.
+
+    Args:
+        counts: For each positive, how many candidates score higher, how many tie with it (itself
+            among them), and how many of these and of those are positives of the same query. In
+            double precision.
+        query: Whose positive it is; every query has one.
+        queries: How many there are.
+        candidates: How many there are.
+
+    Returns:
+        The rank of each query's best positive, its average precision, and whether all candidates
+        tie although not all are positives.
+    """
+    higher, tied, right_higher, right_tied = counts
+    rank = 1 + higher + (tied - 1) / 2
+    precision = (1 + right_higher + (right_tied - 1) / 2) / rank
+    first_place = torch.where(tied == right_tied, 1 + higher, rank)
+    undecided = ((tied == candidates) & (tied > right_tied)).double()
+    zero = torch.zeros(queries, dtype=torch.double)
+    best = zero.scatter_reduce(0, query, first_place, "amin", include_self=False)
+    mean_precision = zero.index_add(0, query, precision) / query.bincount(minlength=queries)
+    return best, mean_precision, zero.index_add(0, query, undecided) > 0
+
+
+def recall_at_k(ranks: Float[Tensor, "query"], k: int) -> float:
+    """Share of queries whose best positive ranks k or better, as CLIP papers mean it."""
+    if k < 1:
+        raise ValueError(f"Expected a k from 1, got {k}; count places from 1.")
+    return float((ranks <= k).double().mean())
+
+
+def chance_recall(candidates: int, positives: Int[Tensor, "query"] | int, k: int = 1) -> float:
+    """Recall@k that random scores reach on average: 1 - C(n - p, k) / C(n, k).
+
+    Args:
+        candidates: Number of candidates n.
+        positives: Number of positives p among them, for each query or for all.
+        k: Candidates looked at.
+
+    Raises:
+        ValueError: A number of positives outside 1..candidates, or k below 1.
+    """
+    p = torch.as_tensor(positives).reshape(-1, 1).double()  # query 1
+    if k < 1 or p.numel() == 0 or p.min() < 1 or p.max() > candidates:
+        raise ValueError(
+            f"Expected k from 1 and positives in 1..{candidates} (the candidates), got {k} and "
+            f"{positives}; count only queries with a positive."
+        )
+    draw = torch.arange(min(k, candidates), dtype=torch.double)  # once none are left: a factor 0
+    miss = ((candidates - p - draw) / (candidates - draw)).prod(dim=1)
+    return float(1 - miss.mean())
+
+
+def recall_ceiling(matches: Int[Tensor, "text"], k: int = 1) -> float:
+    """Text→image Recall@k of a perfect model when a caption may fit several images.
+
+    Only one of those is its positive and nothing tells which: the mean of min(1, k / matches).
+
+    Args:
+        matches: For each caption, how many candidate images it is true of, its own included.
+        k: Candidates looked at.
+
+    Raises:
+        ValueError: No captions, a caption that matches no image, or k below 1.
+    """
+    if k < 1 or len(matches) == 0 or matches.min() < 1:
+        raise ValueError(
+            "Expected k from 1 and captions that each match one image or more (their own), got "
+            f"{k} and {len(matches)} captions, {int((matches < 1).sum())} of which match nothing; "
+            "leave those out."
+        )
+    return float((k / matches.double()).clamp(max=1).mean())
+
+
+def k_occurrence(
+    query_features: Float[Tensor, "query embed"],
+    candidate_features: Float[Tensor, "candidate embed"],
+    k: int = 10,
+    tile_size: int = 2**22,
+) -> Float[Tensor, "candidate"]:
+    """How many queries have each candidate among their top k by cosine (Radovanović et al., 2010).
+
+    Candidates that tie for the last places share them, so that no order of storage makes a hub and
+    the sum is always k times the number of queries.
+
+    Args:
+        query_features: What searches; any length of vector.
+        candidate_features: What is found.
+        k: Places looked at.
+        tile_size: Most scores to hold at once.
+
+    Raises:
+        ValueError: k is not within 1..candidates, or there is no query.
+    """
+    if not 1 <= k <= len(candidate_features) or len(query_features) == 0:
+        raise ValueError(
+            f"Expected a k in 1..{len(candidate_features)} (the candidates) and at least one "
+            f"query, got {k} and {len(query_features)}; ask for fewer places."
+        )
+    candidates = F.normalize(candidate_features.float(), dim=-1)
+    counts = torch.zeros(len(candidates), dtype=torch.double)
+    for some in query_features.split(max(1, tile_size // len(candidates))):
+        scores = F.normalize(some.float(), dim=-1) @ candidates.T  # query candidate
+        last = scores.topk(k).values[:, -1:]
+        higher = scores > last + TIE_TOLERANCE
+        tied = (scores >= last - TIE_TOLERANCE) & ~higher
+        left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+        counts += (higher + tied * left).double().sum(0).cpu()
+    return counts
+
+
+def skewness(values: Float[Tensor, "item"]) -> float:
+    """The third standardised moment: 0 for a symmetric spread, above 0 for a long tail upwards.
+
+    Of k-occurrences it is the usual measure of hubness.
+
+    Raises:
+        ValueError: there are no two different finite values to compare.
+    """
+    centred = values.double() - values.double().mean()
+    variance = centred.square().mean() if len(values) else torch.tensor(0.0)
+    if not variance.isfinite() or variance == 0:
+        raise ValueError(
+            f"Expected finite values that differ, got {len(values)} without spread; give more "
+            "candidates or queries."
+        )
+    return float(centred.pow(3).mean() / variance.pow(1.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +270,7 @@ def retrieval_metrics(
     def direction(
         counts: Tensor, query: Tensor, candidates: int, image: Tensor
     ) -> DirectionMetrics:
-        rank, precision, undecided = rank_queries(counts, query, len(image), candidates)
+        rank, precision, undecided = _rank_queries(counts, query, len(image), candidates)
         decided = _decided(rank, undecided, candidates)
         return DirectionMetrics(
             recall_at={k: recall_at_k(decided, k) for k in recall_at},
