@@ -25,13 +25,14 @@ from dclip_kit.models.encode import encode_images, encode_texts, tokenize
 from dclip_kit.models.weights import interpolate
 from dclip_kit.plots.panels import encode_jpeg, tile_pictures
 from dclip_kit.search.index import (
+    add_bias,
     find_nearest,
+    nnn_bias,
     rank_answer,
     search_images,
     shared_things,
     unit_vectors,
 )
-from dclip_kit.search.rescore import add_bias, nnn_bias
 from dclip_kit.widgets.page import MOST_BYTES, add_still, open_given, read_page
 
 _SIDE = 160  # pixels of a thumbnail's longer side
