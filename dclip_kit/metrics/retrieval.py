@@ -137,7 +137,6 @@ def k_occurrence(
     query_features: Float[Tensor, "query embed"],
     candidate_features: Float[Tensor, "candidate embed"],
     k: int = 10,
-    tile_size: int = 2**22,
 ) -> Float[Tensor, "candidate"]:
     """How many queries have each candidate among their top k by cosine (Radovanović et al., 2010).
 
@@ -148,7 +147,6 @@ def k_occurrence(
         query_features: What searches; any length of vector.
         candidate_features: What is found.
         k: Places looked at.
-        tile_size: Most scores to hold at once.
 
     Raises:
         ValueError: k is not within 1..candidates, or there is no query.
@@ -158,16 +156,15 @@ def k_occurrence(
             f"Expected a k in 1..{len(candidate_features)} (the candidates) and at least one "
             f"query, got {k} and {len(query_features)}; ask for fewer places."
         )
-    candidates = F.normalize(candidate_features.float(), dim=-1)
-    counts = torch.zeros(len(candidates), dtype=torch.double)
-    for some in query_features.split(max(1, tile_size // len(candidates))):
-        scores = F.normalize(some.float(), dim=-1) @ candidates.T  # query candidate
-        last = scores.topk(k).values[:, -1:]
-        higher = scores > last + TIE_TOLERANCE
-        tied = (scores >= last - TIE_TOLERANCE) & ~higher
-        left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
-        counts += (higher + tied * left).double().sum(0).cpu()
-    return counts
+    queries, candidates = (
+        F.normalize(each.float(), dim=-1) for each in (query_features, candidate_features)
+    )
+    scores = queries @ candidates.T  # query candidate
+    last = scores.topk(k).values[:, -1:]
+    higher = scores > last + TIE_TOLERANCE
+    tied = (scores >= last - TIE_TOLERANCE) & ~higher
+    left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+    return (higher + tied * left).double().sum(0).cpu()
 
 
 def skewness(values: Float[Tensor, "item"]) -> float:

@@ -27,8 +27,39 @@ from dclip_kit.models.reading import Pictures, read_batches
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
-from dclip_kit.training.progress import History, take_steps
-from dclip_kit.training.schedule import PictureTargets, group_parameters, plan_epoch
+from dclip_kit.training.progress import History, group_parameters, plan_epoch, take_steps
+
+
+@dataclass(frozen=True, eq=False)
+class PictureTargets:
+    """Pictures, and what the student is to make of them.
+
+    Two kinds are known. To *rehearse*, these are crops of regions with the untouched CLIP's
+    features: CLIP forgets how to name single objects when it is tuned on whole scenes, and the
+    crops show it single objects (Learning without Forgetting, arXiv 1606.09282, in the joint
+    space; not in the paper). *Uncaptioned* are pictures that nobody has described, with a
+    teacher's embeddings.
+
+    Attributes:
+        pictures: paths, bytes, or `RegionCrops`.
+        features: one for each of them.
+    """
+
+    pictures: Pictures
+    features: Float[Tensor, "picture embed"]
+
+    def __post_init__(self) -> None:
+        if not len(self.pictures) == len(self.features) > 0:
+            raise ValueError(
+                f"Expected a feature for each picture, and one at least, got {len(self.pictures)} "
+                f"pictures and {len(self.features)} features."
+            )
+        require_directions(features=self.features)
+
+    def draw(self, count: int, seed: int, batch: int) -> Int[Tensor, "picture"]:
+        """Which pictures come beside a batch, by index; a function of seed and batch alone."""
+        generator = torch.Generator().manual_seed(1_000_003 * seed + batch)
+        return torch.randint(len(self.features), (count,), generator=generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +121,7 @@ def distill(
     rehearsal = rehearsal if settings.rehearsal_weight else None
     _check(pictures, features, settings, teacher_embeddings, uncaptioned, rehearsal)
     targets = features.text if teacher_embeddings is None else teacher_embeddings
+    require_directions(text_features=features.text, teacher_features=targets)
     # What comes beside the captioned pictures of each batch, how many, and the seed of their draw.
     beside = {
         name: (each, count, seed + shift)
@@ -237,13 +269,6 @@ def _check(
             "Expected something to rehearse, got None; give distill crops with the untouched "
             "CLIP's features of them, or set rehearsal_weight=0."
         )
-    require_directions(text_features=features.text)
-    if teacher_embeddings is not None:
-        require_directions(teacher_features=teacher_embeddings)
-    if rehearsal:
-        require_directions(rehearsed_features=rehearsal.features)
-    if uncaptioned:
-        require_directions(uncaptioned_features=uncaptioned.features)
     if uncaptioned and settings.train_text:
         raise ValueError(
             "Expected no uncaptioned pictures where the text tower trains, got some; they have no "

@@ -1,35 +1,135 @@
-"""The loop of every training: kept on disk, also in the middle of an epoch, continued exactly."""
+"""The loop of every training: what comes in which batch, at which rate, and its place on disk.
+
+That is kept in the middle of an epoch, too, and continued exactly.
+"""
 
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from math import isfinite
+from math import cos, isfinite, pi
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dclip_kit.config import RegionTeacherSettings, StudentSettings, TeacherSettings
+from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.models.precision import keep_statistics
+from dclip_kit.models.weights import follows_blocks
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.processes import gather_rows, is_main_process
-from dclip_kit.training.schedule import DECAYED, schedule_rate
 
 History = list[dict[str, int | float]]  # a row of figures an epoch
 MINUTES = 10.0  # between two checkpoints within an epoch
+DECAYED = "matrices"  # what weight decay shrinks; kept in checkpoints, beside groups made by it
 
 
 def average_histories(histories: Sequence[History]) -> History:
     """The mean of each figure over several runs of equally many epochs, a row an epoch."""
-    means: History = []
-    for rows in zip(*histories, strict=True):
-        means.append({key: fmean(row[key] for row in rows) for key in rows[0]})
-        means[-1]["epoch"] = len(means)  # a whole number
-    return means
+    return [
+        {key: fmean(row[key] for row in rows) for key in rows[0]} | {"epoch": rows[0]["epoch"]}
+        for rows in zip(*histories, strict=True)
+    ]
+
+
+def draw_captions(
+    features: FrozenFeatures, seed: int, epoch: int, captions_per_image: int = 1
+) -> Int[Tensor, "image caption"]:
+    """An epoch's order: every captioned picture once, with captions drawn anew.
+
+    A function of seed and epoch alone, so that all arms see the same data and a resumed run goes on
+    as if it had never stopped.
+
+    Args:
+        features: of the training data.
+        seed: of the run.
+        epoch: from 0.
+        captions_per_image: at most so many of a picture's captions.
+
+    Returns:
+        Indices of captions, a row a picture; where a picture has too few, its row ends in -1.
+    """
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    shuffled = torch.randperm(len(features.text), generator=generator)
+    owners = features.image_of_text[shuffled]
+    grouped = owners.argsort(stable=True)  # places in `shuffled`, a picture's beside each other
+    counts = owners.bincount(minlength=len(features))
+    starts, counts = (counts.cumsum(0) - counts)[counts > 0], counts[counts > 0]
+    column = torch.arange(captions_per_image)
+    places = (starts[:, None] + column).clamp(max=len(shuffled) - 1)
+    rows = shuffled[grouped[places]].where(column < counts[:, None], -1)  # image caption
+    return rows[grouped[starts].argsort()]
+
+
+def plan_epoch(
+    features: FrozenFeatures,
+    settings: StudentSettings | RegionTeacherSettings | TeacherSettings,
+    seed: int,
+    epoch: int,
+) -> list[list[Tensor]]:
+    """An epoch's steps, each of `gradient_accumulation` batches; the last may have fewer.
+
+    A last batch of one picture has no negatives and joins the one before.
+    """
+    captions = 1 if isinstance(settings, TeacherSettings) else settings.captions_per_image
+    each = settings.gradient_accumulation if isinstance(settings, StudentSettings) else 1
+    batches = list(draw_captions(features, seed, epoch, captions).split(settings.batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return [batches[start : start + each] for start in range(0, len(batches), each)]
+
+
+def split_decayed(
+    named: Iterable[tuple[str, nn.Parameter]], rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimizer's groups: matrices, which decay, and biases, norms and scales, which do not.
+
+    As open_clip's own training has it. Shrinking a norm's scale is no prior of any use.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in named:
+        groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
+    return [
+        {
+            "params": params,
+            "lr": rate,
+            "peak": rate,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for decays, params in groups.items()
+    ]
+
+
+def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
+    """What trains, by its highest learning rate: in the blocks (and all texts), and after them.
+
+    Each in two groups, by `split_decayed`.
+    """
+    parts: dict[bool, list[tuple[str, nn.Parameter]]] = {False: [], True: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            parts[follows_blocks(name.removeprefix("visual."))].append((name, parameter))
+    rate, decay = settings.learning_rate, settings.weight_decay
+    blocks = split_decayed(parts[False], rate * settings.block_rate, decay)
+    return blocks + split_decayed(parts[True], rate, decay)
+
+
+def schedule_rate(done: float, warmup: float) -> float:
+    """Share of the learning rate: linear warm-up, then a cosine to zero.
+
+    Args:
+        done: share of the steps that are done, 0 to 1.
+        warmup: share of the steps in which it rises.
+    """
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + cos(pi * (done - warmup) / (1 - warmup)))
 
 
 def take_steps(
@@ -113,10 +213,15 @@ def take_steps(
     # The wrapped module itself is called: a method of the unwrapped one would skip the gradient
     # synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(module, optimizer)
-    total = settings["epochs"] * len(plan(0))
-    accumulated = settings.get("gradient_accumulation", 1)
+    each, accumulated = len(plan(0)), settings.get("gradient_accumulation", 1)
+    total = settings["epochs"] * each
     bar = tqdm(
-        total=total, desc=name, unit="step", delay=2, disable=not accelerator.is_main_process
+        total=total,
+        desc=name,
+        unit="step",
+        initial=each * len(history) + done,
+        delay=2,
+        disable=not accelerator.is_main_process,
     )
     for epoch in range(len(history), settings["epochs"]):
         wrapped.train()
@@ -124,7 +229,6 @@ def take_steps(
         began = written = time.monotonic()
         steps = plan(epoch)
         first = epoch * len(steps) + done
-        bar.update(first - bar.n)
         batches = [batch for step in steps[done:] for batch in step]
         inputs = iter(read(batches, first * accumulated))
         for number, step in enumerate(steps[done:], start=first):
@@ -139,13 +243,13 @@ def take_steps(
                     accelerator.backward(found[0] / len(step))
                 losses.append(found.detach())
             figures = torch.stack(losses).tolist()  # the only time that a step waits for the device
-            for each in figures:
-                if not isfinite(each[0]):  # before it moves any weight
+            for values in figures:
+                if not isfinite(values[0]):  # before it moves any weight
                     raise ValueError(
-                        f"Expected a finite loss, got {each[0]} in epoch {epoch + 1}, step "
+                        f"Expected a finite loss, got {values[0]} in epoch {epoch + 1}, step "
                         f"{done + 1}; lower the learning rate."
                     )
-                sums = sums + torch.tensor(each, dtype=torch.float64)
+                sums = sums + torch.tensor(values, dtype=torch.float64)
             if "clip_norm" in settings:
                 accelerator.clip_grad_norm_(module.parameters(), settings["clip_norm"])
             prepared.step()
@@ -157,7 +261,7 @@ def take_steps(
                 written = time.monotonic()
             try:
                 if on_step:
-                    on_step(number, sum(each[0] for each in figures) / len(figures))
+                    on_step(number, sum(values[0] for values in figures) / len(figures))
             except BaseException:
                 keep()
                 raise

@@ -25,8 +25,7 @@ from dclip_kit.models.teacher import (
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
-from dclip_kit.training.progress import History, take_steps
-from dclip_kit.training.schedule import plan_epoch, split_decayed
+from dclip_kit.training.progress import History, plan_epoch, split_decayed, take_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +132,12 @@ def train_teacher(
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
+    # Once all that the teacher is going to see, so that no step has to look.
     require_directions(text_features=features.text)
-    _require_finite(region_features=features.region)
+    require_directions(zeros=True, region_features=features.region)
     if not settings.caption_free:
-        _require_finite(token_features=features.token)
-        if regions.weighted:
-            _require_finite(areas=features.area, confidences=features.confidence)
+        seen = torch.stack([features.area, features.confidence], dim=1)
+        require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
     words = features.text if settings.caption_free else features.token
@@ -186,7 +185,7 @@ def train_region_teacher(
     `train_teacher`; errors too.
     """
     require_directions(text_features=features.text, image_features=features.image)
-    _require_finite(region_features=features.region)
+    require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
     seen = features.image, features.region, features.xyxy, features.text, features.image_of_text
@@ -287,11 +286,3 @@ def embed_pictures(
             for images in tqdm(batches, desc="teacher embeddings", delay=2)
         ]
     )
-
-
-def _require_finite(**named: Tensor) -> None:
-    for name, values in named.items():
-        if not all(part.isfinite().all() for part in values.split(65_536)):
-            raise ValueError(
-                f"Expected finite {name}, got NaN or infinity; extract the features again."
-            )

@@ -23,7 +23,7 @@ from dclip_kit.training import PictureTargets, distill, embed_with_teacher, trai
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
 from dclip_kit.training import teacher_training as teacher_module
-from dclip_kit.training.schedule import group_parameters
+from dclip_kit.training.progress import group_parameters
 
 MODULES = {"teacher": teacher_module, "student": student_module}
 
