@@ -142,13 +142,6 @@ def distill(
     if settings.train_text:  # or as the text tower does
         module, captions = student.model, _unfreeze_text(student, texts, len(features.text))
     seen = [captions, features.image_of_text, targets, *(x.features for x, *_ in beside.values())]
-    run = {
-        "kind": "student",
-        "seed": seed,
-        "data": fingerprint(*seen),
-        **asdict(settings),
-        "mixed_precision": precision,
-    }
 
     def draw(name: str, number: int) -> Tensor:
         """This process's share of what comes beside a batch, by index."""
@@ -227,7 +220,13 @@ def distill(
         "distilling" if settings.distillation_weight else "fine-tuning",
         module,
         group_parameters(module, settings),
-        run,
+        {
+            "kind": "student",
+            "seed": seed,
+            "data": fingerprint(*seen),
+            **asdict(settings),
+            "mixed_precision": precision,
+        },
         partial(plan_epoch, features, settings, seed),
         compute_losses,
         read=read,

@@ -141,13 +141,6 @@ def train_teacher(
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
     words = features.text if settings.caption_free else features.token
-    run = {
-        "kind": "teacher",
-        "seed": seed,
-        "weighted": regions.weighted,
-        "data": fingerprint(features.region, words, features.image_of_text),
-        **asdict(settings),
-    }
 
     def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
         texts = rows[:, 0]
@@ -161,7 +154,13 @@ def train_teacher(
         "teacher",
         teacher,
         split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
-        run,
+        {
+            "kind": "teacher",
+            "seed": seed,
+            "weighted": regions.weighted,
+            "data": fingerprint(features.region, words, features.image_of_text),
+            **asdict(settings),
+        },
         partial(plan_epoch, features, settings, seed),
         compute_loss,
         checkpoint=checkpoint,
@@ -189,12 +188,6 @@ def train_region_teacher(
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
     seen = features.image, features.region, features.xyxy, features.text, features.image_of_text
-    run = {
-        "kind": "region teacher",
-        "seed": seed,
-        "data": fingerprint(*seen),
-        **asdict(settings),
-    }
     most = int(features.region_count.max())
 
     def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
@@ -215,7 +208,12 @@ def train_region_teacher(
         "region teacher",
         teacher,
         split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
-        run,
+        {
+            "kind": "region teacher",
+            "seed": seed,
+            "data": fingerprint(*seen),
+            **asdict(settings),
+        },
         partial(plan_epoch, features, settings, seed),
         compute_loss,
         warmup=settings.warmup_share or None,

@@ -23,6 +23,7 @@ from dclip_kit.models.reading import read_pixels
 from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip
+from dclip_kit.runtime import processes
 from dclip_kit.training import (
     PictureTargets,
     apply_teacher,
@@ -770,12 +771,11 @@ def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch
     assert path.exists()
 
 
-def test_processes_that_would_go_on_from_different_places_are_refused(
+def test_processes_of_which_some_see_no_checkpoint_are_refused(
     features, tmp_path, monkeypatch
 ) -> None:
-    places = torch.tensor([[2, 1], [0, 0]])
-    monkeypatch.setattr(progress_module, "gather_rows", lambda own: places)
-    with pytest.raises(ValueError, match=r"one place.*\[\[2, 1\], \[0, 0\]\]; put it where"):
+    monkeypatch.setattr(processes, "gather_rows", lambda own: torch.tensor([[1], [0]]))
+    with pytest.raises(ValueError, match=r"see .*state\.safetensors, but 1 of 2 do; put it where"):
         train_teacher(features, TEACHER, REGIONS, checkpoint=tmp_path / "state.safetensors")
 
 
