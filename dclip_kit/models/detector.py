@@ -24,7 +24,6 @@ from dclip_kit.data.pictures import open_picture
 from dclip_kit.models.reading import split_by_pixels
 from dclip_kit.models.regions import Regions
 from dclip_kit.runtime.files import asset_path, load_tensors, load_weights
-from dclip_kit.runtime.machine import warn_unless_answered
 
 _STRIDE = 32  # ultralytics rounds other image sizes up without a word
 _NMS_SECONDS = 2.0  # past this, ultralytics may leave the rest of a batch without boxes
@@ -208,7 +207,6 @@ def locate_weights(name_or_path: str | Path) -> Path:
         if os.environ.get("YOLO_OFFLINE", "").strip().lower() in _TRUE:
             reason += ", and YOLO_OFFLINE forbids to download it"
         elif path.name in GITHUB_ASSETS_NAMES:
-            warn_unless_answered("https://github.com")
             try:
                 return Path(attempt_download_asset(cached))
             except Exception as error:  # whatever the download met, the weights are not there

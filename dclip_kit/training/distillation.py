@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -169,9 +168,15 @@ def distill(
         Of images and captions; and of what is beside them, each with its targets.
         """
         chosen = rows[rows >= 0]
-        own = send(captions[chosen[own_share(len(chosen))]], device)
+        text = send(captions[chosen[own_share(len(chosen))]], device)
         with autocast(device, precision):
-            image, text = _encode(model, student.normalize(pixels), own)
+            if not settings.train_text:
+                image = model(student.normalize(pixels))
+            else:  # with gradient through both towers, L2-normalised
+                found = model(student.normalize(pixels), text)
+                if isinstance(found, dict):  # CoCa's
+                    found = found["image_features"], found["text_features"]
+                image, text = found[:2]
         counts = [len(rows), *(count for _, count, _ in beside.values())]
         sizes = [len(own_share(count)) for count in counts]
         image, *others = F.normalize(image.float(), dim=-1).split(sizes)
@@ -295,13 +300,3 @@ def _unfreeze_text(
         if not name.startswith(("visual.", "logit_")):
             parameter.requires_grad_(True)
     return tokenize(student, texts)
-
-
-def _encode(model: Any, pixels: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of pictures and captions; captions may be features of a frozen tower already."""
-    if captions.is_floating_point():
-        return model(pixels), captions
-    found = model(pixels, captions)  # with gradient through both towers, L2-normalised
-    if isinstance(found, dict):  # CoCa's
-        return found["image_features"], found["text_features"]
-    return found[0], found[1]
