@@ -1,4 +1,4 @@
-"""The two trainings, as plain loops on accelerate: the teacher's, and the student's."""
+"""The two trainings, in one plain loop on accelerate: the teacher's, and the student's."""
 
 from dclip_kit.training.distillation import PictureTargets, StudentRun, distill
 from dclip_kit.training.progress import (

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -142,26 +143,25 @@ def distill(
         module, captions = student.model, _unfreeze_text(student, texts, len(features.text))
     seen = [captions, features.image_of_text, targets, *(x.features for x, *_ in beside.values())]
 
-    def draw(name: str, number: int) -> Tensor:
-        """This process's share of what comes beside a batch, by index."""
-        each, count, own_seed = beside[name]
-        return each.draw(count, own_seed, number)[own_share(count)]
-
-    def read(batches: Sequence[Tensor], first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches with this process's pixels: captioned pictures, then those beside them."""
-
-        def read_beside(name: str) -> Iterator[Tensor]:
-            drawn = (draw(name, first + number) for number in range(len(batches)))
-            return read_batches(bundle, beside[name][0].pictures, drawn, busy=device)
-
+    def read(batches: Sequence[Tensor], first: int) -> Iterator[tuple[Any, ...]]:
+        """Batches, what is drawn beside each, and this process's pixels of both, in this order."""
+        drawn = [
+            {
+                name: each.draw(count, own_seed, number)[own_share(count)]
+                for name, (each, count, own_seed) in beside.items()
+            }
+            for number in range(first, first + len(batches))
+        ]
         images = (features.image_of_text[rows[:, 0]] for rows in batches)
         own = (batch[own_share(len(batch))] for batch in images)
-        captioned = read_batches(bundle, pictures, own, busy=device)
-        pixels = map(torch.cat, zip(captioned, *map(read_beside, beside), strict=True))
-        return zip(batches, pixels, strict=True)
+        parts = [read_batches(bundle, pictures, own, busy=device)]
+        for name, (each, _, _) in beside.items():
+            shown = [indices[name] for indices in drawn]
+            parts.append(read_batches(bundle, each.pictures, shown, busy=device))
+        return zip(batches, drawn, map(torch.cat, zip(*parts, strict=True)), strict=True)
 
     def encode(
-        model: nn.Module, rows: Tensor, pixels: Tensor, number: int
+        model: nn.Module, rows: Tensor, drawn: dict[str, Tensor], pixels: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Features of a batch, of which each process makes its share.
 
@@ -177,13 +177,12 @@ def distill(
                 if isinstance(found, dict):  # CoCa's
                     found = found["image_features"], found["text_features"]
                 image, text = found[:2]
-        counts = [len(rows), *(count for _, count, _ in beside.values())]
-        sizes = [len(own_share(count)) for count in counts]
+        sizes = [len(own_share(len(rows))), *map(len, drawn.values())]
         image, *others = F.normalize(image.float(), dim=-1).split(sizes)
         pairs = {}
         for name, now in zip(beside, others, strict=True):
             each, count, _ = beside[name]
-            target = send(each.features[draw(name, number)], device).to(now)
+            target = send(each.features[drawn[name]], device).to(now)
             pairs[name] = gather_batch(now, target, count, count)
         return *gather_batch(image, text.float(), len(rows), len(chosen)), pairs
 
@@ -197,10 +196,10 @@ def distill(
         term = cosine_distillation_loss(image, aim)
         return term + cosine_distillation_loss(text, aim) if settings.train_text else term
 
-    def compute_losses(model: nn.Module, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
+    def compute_losses(model: nn.Module, batch: tuple[Any, ...], number: int) -> Tensor:
         """A batch's loss, and its parts: distillation, contrastive, rehearsal."""
-        rows, pixels = batch
-        image, text, pairs = encode(model, rows, pixels, number)
+        rows, drawn, pixels = batch
+        image, text, pairs = encode(model, rows, drawn, pixels)
         owner = send((rows >= 0).nonzero()[:, 0], device)  # a pair a caption
         same_pair = owner[:, None] == owner
         contrastive = contrastive_loss(image[owner], text, settings.temperature, same_pair)
