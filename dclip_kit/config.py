@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
 from typing import Any, Literal, get_args, get_origin
 
-FreezePolicy = str  # one of these; `weights.freeze` says what each trains
-POLICIES = ("projection", "attention", "last_blocks(n)", "all")
+POLICIES = ("projection", "attention", "last_blocks(n)", "all")  # see `weights.freeze`
 
 # The values that a setting may have, by its name; any of their type for those not listed here.
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -48,7 +47,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _ALLOWED = {name: (what, fits) for what, (fits, of) in _RANGES.items() for name in of.split()}
 
 
-def read_policy(policy: FreezePolicy, name: str = "a policy") -> int:
+def read_policy(policy: str, name: str = "a policy") -> int:
     """How many blocks at the end of the tower a freeze policy trains.
 
     Args:
@@ -158,7 +157,7 @@ class RegionTeacherSettings:
 class StudentSettings:
     """Fine-tuning of CLIP's image tower."""
 
-    train: FreezePolicy = "all"
+    train: str = "all"  # one of POLICIES
     train_text: bool = False  # True: the text tower too, as the published code does
     learning_rate: float = 3e-4
     block_rate: float = 1.0  # the blocks' share of it; pooling and projection train at all of it
@@ -288,31 +287,33 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 # What the pocket's recipes train by; assets/studies/pocket_choice.toml compares candidates on val.
-_POCKET: dict[str, dict[str, Any]] = {}
-for _name in ("region_taught", "whole_picture_taught", "self_taught"):
-    _POCKET[_name] = {
-        "student": {
-            "batch_size": 24,
-            "uncaptioned_batch": 40,
-            "rehearsal_batch": 32,
-            "captions_per_image": 5,
-            "epochs": 14,
-            "learning_rate": 6e-4,
-            "block_rate": 1.0,
-        }
+_TAUGHT_RATES = {
+    "batch_size": 24,
+    "uncaptioned_batch": 40,
+    "rehearsal_batch": 32,
+    "captions_per_image": 5,
+    "epochs": 14,
+    "learning_rate": 6e-4,
+    "block_rate": 1.0,
+}
+_OTHER_RATES = {
+    "batch_size": 128,
+    "rehearsal_batch": 64,
+    "epochs": 12,
+    "learning_rate": 4e-3,
+    "block_rate": 0.1,
+}
+_OWN_RATES: dict[str, dict[str, dict[str, Any]]] = {
+    "pocket": {
+        "region_taught": {"student": _TAUGHT_RATES},
+        "whole_picture_taught": {"student": _TAUGHT_RATES},
+        "self_taught": {"student": _TAUGHT_RATES},
+        CONTROL: {"student": _OTHER_RATES | {"captions_per_image": 5}},
+        "contrastive": {"student": _OTHER_RATES | {"captions_per_image": 5}},
+        "dclip": {"student": _OTHER_RATES | {"captions_per_image": 1}},
+        "official_code": {"student": _OTHER_RATES | {"captions_per_image": 1}},
     }
-for _name, _captions in ((CONTROL, 5), ("contrastive", 5), ("dclip", 1), ("official_code", 1)):
-    _POCKET[_name] = {
-        "student": {
-            "batch_size": 128,
-            "rehearsal_batch": 64,
-            "captions_per_image": _captions,
-            "epochs": 12,
-            "learning_rate": 4e-3,
-            "block_rate": 0.1,
-        }
-    }
-_OWN_RATES = {"pocket": _POCKET}
+}
 
 
 @dataclass(frozen=True)

@@ -178,15 +178,19 @@ def _scaled_cosines(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         return a @ b.T / temperature
 
 
-def require_directions(**named: Tensor) -> None:
+def require_directions(zeros: bool = False, **named: Tensor) -> None:
     """Checks that all rows of features are finite and not all zeros; waits for the device.
+
+    Args:
+        zeros: whether rows may be all zeros.
+        named: the features, as an error calls them.
 
     Raises:
         ValueError: some rows are not; it says how many, and the first.
     """
     for name, x in named.items():
-        peak = torch.cat([part.detach().abs().amax(dim=1) for part in x.split(_ROWS)])
-        bad = ~peak.isfinite() | (peak == 0)
+        peak = torch.cat([part.detach().abs().amax(dim=-1) for part in x.split(_ROWS)])
+        bad = ~peak.isfinite() | ((peak == 0) & (not zeros))
         if bad.any():
             raise ValueError(
                 f"Expected every row of {name} to be finite and not all zeros, got "

@@ -17,7 +17,7 @@ from dclip_kit.evaluation.report import describe_gain
 from dclip_kit.metrics import DirectionMetrics, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
-from dclip_kit.search.rescore import add_bias, nnn_bias
+from dclip_kit.search.index import add_bias, nnn_bias
 
 WAYS = ("text_to_image", "image_to_text")
 

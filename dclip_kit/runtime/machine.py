@@ -1,4 +1,4 @@
-"""The machine: threads and how they wait, memory, and whether a server answers.
+"""The machine: threads and how they wait, and memory.
 
 Importing the kit changes no setting. `python -m dclip_kit` chooses its threads before PyTorch is
 loaded; other programs get the same variables from
@@ -6,12 +6,8 @@ loaded; other programs get the same variables from
 """
 
 import ctypes
-import http.client
 import os
 import sys
-import urllib.error
-import urllib.request
-import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -85,25 +81,6 @@ def return_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:
         trim(0)
-
-
-def warn_unless_answered(url: str, seconds: float = 3.0) -> None:
-    """Warns if a server does not answer in time, before a library waits for it in silence.
-
-    Looking up the server's name has no timeout, neither here nor in the download that follows.
-    """
-    try:
-        request = urllib.request.Request(url, method="HEAD")
-        urllib.request.urlopen(request, timeout=seconds).close()
-    except urllib.error.HTTPError:  # an answer, if not a kind one
-        pass
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = " ".join(str(error).split())
-        warnings.warn(
-            f"Expected an answer from {url} within {seconds:g} s, got none ({reason}); trying the "
-            "download all the same.",
-            stacklevel=2,
-        )
 
 
 if __name__ == "__main__":

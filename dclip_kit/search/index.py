@@ -1,4 +1,4 @@
-"""Exact search by cosine: among vectors in memory, and in an index of named vectors on disk.
+"""Search by cosine: exact in memory, exact and approximate in an index on disk; and rescoring.
 
 Axes: query and candidate are what searches and what is found, k the places, embed their space.
 """
@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from jaxtyping import Float, Int
@@ -15,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dclip_kit.metrics import ranks
-from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
+from dclip_kit.runtime.files import load_tensors, replacing, save_tensors, write_atomically
 
 _QUERIES = 256  # at once
 _SCORES = 2**21  # at once: 8 MB in float32, which a cache may hold
-_BLOCK = 32  # candidates whose maximum is looked at first
+_TRAINED_ON = 64  # vectors a list that k-means sees: more takes longer and finds no better
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def related_share(
 class SearchIndex:
     """Named vectors in a folder, searched by cosine: exact, and quick up to about a million.
 
-    Beyond that, build a `dclip_kit.search.approximate.ApproximateIndex` on it.
+    Beyond that, build an `ApproximateIndex` on it.
 
     The folder holds shards, safetensors files of vectors and their names that never change, and
     `index.json`, which lists those that count. A shard is written before the list, and each is
@@ -236,6 +237,106 @@ class SearchIndex:
         self.state, self.width = name, tensors["vectors"].shape[1]
 
 
+class ApproximateIndex:
+    """Finds almost what a `SearchIndex` finds, much faster beyond a million vectors.
+
+    Through faiss (extra `search`), in an inverted file: k-means divides the vectors among lists,
+    and a query looks into the nearest lists only. Scores are exact; what lies in the other lists is
+    missed. Vectors that form no clusters, such as random ones, want exact search.
+
+    Attributes:
+        index: that it was built on.
+    """
+
+    def __init__(self, index: SearchIndex) -> None:
+        """Opens what `build` has left in the index's folder.
+
+        Raises:
+            ModuleNotFoundError: faiss is not installed.
+            ValueError: nothing has been built on what the index holds now, or it is damaged.
+        """
+        faiss, self.index, self._state = _import_faiss(), index, index.state
+        try:
+            file = str(index.folder / f"{index.state}.faiss")
+            self._lists = faiss.read_index(file, faiss.IO_FLAG_MMAP)
+        except RuntimeError as error:
+            raise ValueError(
+                f"Expected an approximate index of what {index.folder} holds now, found none that "
+                "is whole; build it with ApproximateIndex.build."
+            ) from error
+
+    @classmethod
+    def build(cls, index: SearchIndex) -> "ApproximateIndex":
+        """Builds one in the index's folder; again whenever the index has changed.
+
+        Raises:
+            ModuleNotFoundError: faiss is not installed.
+            ValueError: the index is empty.
+        """
+        faiss = _import_faiss()
+        if not len(index):
+            raise ValueError(f"Expected vectors in {index.folder}, found none; append some.")
+        lists = max(1, min(round(4 * len(index) ** 0.5), len(index) // _TRAINED_ON))
+        built = faiss.index_factory(index.width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+        built.nprobe = max(8, lists // 16)  # how many of them a query looks into
+        step = max(1, len(index) // (lists * _TRAINED_ON))
+        built.train(torch.cat([shard[::step] for shard in index.shards.values()]).numpy())
+        for shard in index.shards.values():
+            built.add(shard.numpy())
+        for old in index.folder.glob("*.faiss*"):
+            old.unlink()
+        with replacing(index.folder / f"{index.state}.faiss") as temporary:
+            faiss.write_index(built, str(temporary))
+        return cls(index)
+
+    def search(self, queries: Float[Tensor, "query embed"], top_k: int = 10) -> tuple[Hits, ...]:
+        """Finds most of the nearest vectors; all, if the lists looked into hold fewer than top_k.
+
+        Args:
+            queries: as `SearchIndex.search` takes them.
+            top_k: how many a query.
+
+        Raises:
+            ValueError: as `SearchIndex.search`, or the index has changed since this one was built.
+        """
+        if self.index.state != self._state:
+            raise ValueError(
+                f"Expected {self.index.folder} as it was when the approximate index was built, got "
+                "a changed one; build it again with ApproximateIndex.build."
+            )
+        asked = unit_vectors(queries, self.index.width).numpy()
+        scores, rows = self._lists.search(asked, min(max(top_k, 1), len(self.index)))
+        if top_k < 1 or (rows < 0).any():  # exact search refuses the one and does the other
+            return self.index.search(queries, top_k)
+        return self.index.name_hits(torch.from_numpy(scores), torch.from_numpy(rows))
+
+    def measure_recall(self, queries: Float[Tensor, "query embed"], top_k: int = 10) -> float:
+        """The share of the exact nearest that it finds, 0 to 1.
+
+        Args:
+            queries: such as will be asked: captions lie elsewhere than pictures.
+            top_k: how many a query.
+
+        Raises:
+            ValueError: as `search`.
+        """
+        both = zip(self.index.search(queries, top_k), self.search(queries, top_k), strict=True)
+        shares = [len({*exact.ids} & {*found.ids}) / len(exact.ids) for exact, found in both]
+        return sum(shares) / len(shares)
+
+
+def _import_faiss() -> ModuleType:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "Expected faiss for approximate search, got none installed; run "
+            "pip install 'dclip-kit[search]', or search exactly."
+        ) from error
+    faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
+    return faiss
+
+
 def unit_vectors(
     vectors: Float[Tensor, "row _embed"], width: int | None = None
 ) -> Float[Tensor, "row _embed"]:
@@ -278,31 +379,16 @@ def find_nearest(
         raise ValueError(f"Expected top_k from 1 and something to find, got {top_k}; add vectors.")
     columns = max(1, _SCORES // min(_QUERIES, max(1, len(queries))))
     tiles = [tile for each in candidates for tile in each.split(columns)]
-    room = queries.new_empty(_SCORES)  # reused: new memory for each tile takes longer
     found = []
     for batch in queries.split(_QUERIES):
         best, rows, start = batch[:, :0], batch[:, :0].long(), 0
         for tile in tiles:
-            scores = room[: len(batch) * len(tile)].view(len(batch), len(tile))
-            new, places = _best_of_tile(torch.mm(batch, tile.T, out=scores), top_k)
+            new, places = _stable_topk(batch @ tile.T, top_k)
             best, order = _stable_topk(torch.cat([best, new], dim=1), top_k)
             rows = torch.cat([rows, places + start], dim=1).gather(1, order)
             start += len(tile)
         found.append((best, rows))
     return torch.cat([best for best, _ in found]), torch.cat([rows for _, rows in found])
-
-
-def _best_of_tile(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As `_stable_topk`; but a block whose maximum is not among the best k is not looked into."""
-    if scores.shape[1] <= k * _BLOCK:
-        return _stable_topk(scores, k)
-    short = -scores.shape[1] % _BLOCK
-    padded = F.pad(scores, (0, short), value=-torch.inf) if short else scores
-    blocks = padded.unflatten(1, (-1, _BLOCK))  # query block column
-    chosen = _stable_topk(blocks.amax(2), k)[1].sort(dim=1).values
-    inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
-    best, places = _stable_topk(inside, k)
-    return best, chosen.gather(1, places // _BLOCK) * _BLOCK + places % _BLOCK
 
 
 def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -313,3 +399,68 @@ def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         exact, order = scores[tied].sort(dim=1, descending=True, stable=True)
         best[tied], places[tied] = exact[:, : k + 1], order[:, : k + 1]
     return best[:, :k], places[:, :k]
+
+
+def rescore(
+    similarity: Float[Tensor, "query candidate"],
+    reference: Float[Tensor, "reference_query _candidate"],
+    method: str = "nnn",
+    k: int = 128,
+    alpha: float = 0.75,
+) -> Float[Tensor, "query candidate"]:
+    """Takes from each candidate's score what it gets from reference queries anyway.
+
+    Nearest-neighbour normalisation (NNN, arXiv 2410.24114): `score(q, c) − alpha · mean of the k
+    highest score(q', c) over reference queries q'`. It is one number a candidate, so nothing has to
+    be known of the other queries that are asked.
+
+    Args:
+        similarity: cosines of queries and candidates.
+        reference: cosines of reference queries and the same candidates. They come from training
+            data: captions to rescore text→image, pictures for image→text.
+        method: "nnn".
+        k: how many of a candidate's reference scores are averaged; all, where there are fewer.
+        alpha: share of their mean that is taken away; 0 changes nothing.
+
+    Raises:
+        ValueError: the method is unknown, there is no reference query, they are of other
+            candidates, or k is below 1.
+    """
+    if method != "nnn":
+        raise ValueError(f"Expected a method out of nnn, got {method!r}; name one.")
+    if len(reference) == 0 or reference.shape[1] != similarity.shape[1] or k < 1:
+        raise ValueError(
+            f"Expected reference scores of the {similarity.shape[1]} candidates and a k from 1, "
+            f"got {tuple(reference.shape)} and {k}; score the same candidates by training data."
+        )
+    return similarity - nnn_bias(reference, k, alpha)
+
+
+def nnn_bias(
+    reference: Float[Tensor, "reference_query candidate"], k: int = 128, alpha: float = 0.75
+) -> Float[Tensor, "candidate"]:
+    """What nearest-neighbour normalisation takes from each candidate's scores; see `rescore`."""
+    return alpha * reference.topk(min(k, len(reference)), dim=0).values.mean(dim=0)
+
+
+def add_bias(
+    queries: Float[Tensor, "query embed"],
+    candidates: Float[Tensor, "candidate embed"],
+    bias: Float[Tensor, "candidate"],
+) -> tuple[Float[Tensor, "query wider"], Float[Tensor, "candidate wider"]]:
+    """Vectors whose cosines rank candidates by `query · candidate − bias`.
+
+    So a bias needs no more than an index that ranks by cosine. One dimension holds it, and another
+    makes all candidates equally long.
+
+    Args:
+        queries, candidates: of length 1.
+        bias: to take from each candidate's scores.
+
+    Returns:
+        Queries and candidates, two dimensions wider.
+    """
+    rest = (bias.square().max() - bias.square()).sqrt()
+    wider = torch.cat([candidates, -bias[:, None], rest[:, None]], dim=1)
+    ones = torch.ones_like(queries[:, :1])
+    return torch.cat([queries, ones, torch.zeros_like(ones)], dim=1), wider

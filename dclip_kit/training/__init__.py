@@ -1,9 +1,12 @@
-"""The two trainings, as plain loops on accelerate: the teacher's, and the student's."""
+"""The two trainings, in one plain loop on accelerate: the teacher's, and the student's."""
 
-from dclip_kit.training.distillation import StudentRun, distill, plan_epoch
-from dclip_kit.training.progress import History, average_histories
-from dclip_kit.training.schedule import draw_captions
-from dclip_kit.training.targets import PictureTargets
+from dclip_kit.training.distillation import PictureTargets, StudentRun, distill
+from dclip_kit.training.progress import (
+    History,
+    average_histories,
+    draw_captions,
+    plan_epoch,
+)
 from dclip_kit.training.teacher_training import (
     TeacherRun,
     apply_teacher,

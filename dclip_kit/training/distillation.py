@@ -1,17 +1,16 @@
 """Fine-tuning the student: distillation, and its contrastive control."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from dclip_kit.config import StudentSettings
 from dclip_kit.features.store import FrozenFeatures
@@ -25,22 +24,45 @@ from dclip_kit.models.clip import (
     ClipBundle,
     autocast,
     choose_precision,
-    keep_statistics,
     send,
 )
 from dclip_kit.models.encode import Pictures, read_batches, tokenize
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
-from dclip_kit.training.progress import History, Progress
-from dclip_kit.training.schedule import (
-    DECAYED,
-    draw_captions,
-    group_parameters,
-    schedule_rate,
-    split_batches,
-)
-from dclip_kit.training.targets import PictureTargets
+from dclip_kit.training.progress import History, group_parameters, plan_epoch, take_steps
+
+
+@dataclass(frozen=True, eq=False)
+class PictureTargets:
+    """Pictures, and what the student is to make of them.
+
+    Two kinds are known. To *rehearse*, these are crops of regions with the untouched CLIP's
+    features: CLIP forgets how to name single objects when it is tuned on whole scenes, and the
+    crops show it single objects (Learning without Forgetting, arXiv 1606.09282, in the joint
+    space; not in the paper). *Uncaptioned* are pictures that nobody has described, with a
+    teacher's embeddings.
+
+    Attributes:
+        pictures: paths, bytes, or `RegionCrops`.
+        features: one for each of them.
+    """
+
+    pictures: Pictures
+    features: Float[Tensor, "picture embed"]
+
+    def __post_init__(self) -> None:
+        if not len(self.pictures) == len(self.features) > 0:
+            raise ValueError(
+                f"Expected a feature for each picture, and one at least, got {len(self.pictures)} "
+                f"pictures and {len(self.features)} features."
+            )
+        require_directions(features=self.features)
+
+    def draw(self, count: int, seed: int, batch: int) -> Int[Tensor, "picture"]:
+        """Which pictures come beside a batch, by index; a function of seed and batch alone."""
+        generator = torch.Generator().manual_seed(1_000_003 * seed + batch)
+        return torch.randint(len(self.features), (count,), generator=generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +124,7 @@ def distill(
     rehearsal = rehearsal if settings.rehearsal_weight else None
     _check(pictures, features, settings, teacher_embeddings, uncaptioned, rehearsal)
     targets = features.text if teacher_embeddings is None else teacher_embeddings
+    require_directions(text_features=features.text, teacher_features=targets)
     # What comes beside the captioned pictures of each batch, how many, and the seed of their draw.
     beside = {
         name: (each, count, seed + shift)
@@ -112,66 +135,57 @@ def distill(
         if each is not None
     }
     torch.manual_seed(seed)
-    accelerator = Accelerator(mixed_precision="no")  # see `autocast`
-    device, precision = accelerator.device, choose_precision(settings.mixed_precision)
+    device = Accelerator(mixed_precision="no").device  # see `autocast`
+    precision = choose_precision(settings.mixed_precision)
     student = clone_clip(bundle)
     # As the pictures are laid out: else every step would turn the weights of convolutions around.
     student.model.to(device, memory_format=torch.channels_last)
     trainable = freeze(student, settings.train)
-    tower = module = student.model.visual
-    captions = features.text  # as the loss takes them, or as the text tower does
-    if settings.train_text:
+    module, captions = student.model.visual, features.text  # as the loss takes them
+    if settings.train_text:  # or as the text tower does
         module, captions = student.model, _unfreeze_text(student, texts, len(features.text))
-    optimizer = torch.optim.AdamW(group_parameters(module, settings), fused=True)
     seen = [captions, features.image_of_text, targets, *(x.features for x, *_ in beside.values())]
-    run = {
-        "kind": "student",
-        "seed": seed,
-        "decayed": DECAYED,
-        "data": fingerprint(*seen),
-        **asdict(settings),
-        "mixed_precision": precision,
-    }
-    progress = Progress(module, optimizer, run, checkpoint)
-    # The wrapped module itself is called: `encode_image` of the unwrapped model would skip the
-    # gradient synchronisation of several processes.
-    wrapped, prepared = accelerator.prepare(module, optimizer)
 
-    def draw(name: str, number: int) -> Tensor:
-        """This process's share of what comes beside a batch, by index."""
-        each, count, own_seed = beside[name]
-        return each.draw(count, own_seed, number)[own_share(count)]
-
-    def read(batches: Sequence[Tensor], first: int) -> Iterator[Tensor]:
-        """This process's pixels of each batch: captioned pictures, then those beside them."""
-
-        def read_beside(name: str) -> Iterator[Tensor]:
-            drawn = (draw(name, first + number) for number in range(len(batches)))
-            return read_batches(bundle, beside[name][0].pictures, drawn, busy=device)
-
+    def read(batches: Sequence[Tensor], first: int) -> Iterator[tuple[Any, ...]]:
+        """Batches, what is drawn beside each, and this process's pixels of both, in this order."""
+        drawn = [
+            {
+                name: each.draw(count, own_seed, number)[own_share(count)]
+                for name, (each, count, own_seed) in beside.items()
+            }
+            for number in range(first, first + len(batches))
+        ]
         images = (features.image_of_text[rows[:, 0]] for rows in batches)
         own = (batch[own_share(len(batch))] for batch in images)
-        captioned = read_batches(bundle, pictures, own, busy=device)
-        return map(torch.cat, zip(captioned, *map(read_beside, beside), strict=True))
+        parts = [read_batches(bundle, pictures, own, busy=device)]
+        for name, (each, _, _) in beside.items():
+            shown = [indices[name] for indices in drawn]
+            parts.append(read_batches(bundle, each.pictures, shown, busy=device))
+        return zip(batches, drawn, map(torch.cat, zip(*parts, strict=True)), strict=True)
 
     def encode(
-        rows: Tensor, pixels: Tensor, number: int
+        model: nn.Module, rows: Tensor, drawn: dict[str, Tensor], pixels: Tensor
     ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Features of a batch, of which each process makes its share.
 
         Of images and captions; and of what is beside them, each with its targets.
         """
         chosen = rows[rows >= 0]
-        own = send(captions[chosen[own_share(len(chosen))]], device)
+        text = send(captions[chosen[own_share(len(chosen))]], device)
         with autocast(device, precision):
-            image, text = _encode(wrapped, student.normalize(pixels), own)
-        counts = [len(rows), *(count for _, count, _ in beside.values())]
-        sizes = [len(own_share(count)) for count in counts]
+            if not settings.train_text:
+                image = model(student.normalize(pixels))
+            else:  # with gradient through both towers, L2-normalised
+                found = model(student.normalize(pixels), text)
+                if isinstance(found, dict):  # CoCa's
+                    found = found["image_features"], found["text_features"]
+                image, text = found[:2]
+        sizes = [len(own_share(len(rows))), *map(len, drawn.values())]
         image, *others = F.normalize(image.float(), dim=-1).split(sizes)
         pairs = {}
         for name, now in zip(beside, others, strict=True):
             each, count, _ = beside[name]
-            target = send(each.features[draw(name, number)], device).to(now)
+            target = send(each.features[drawn[name]], device).to(now)
             pairs[name] = gather_batch(now, target, count, count)
         return *gather_batch(image, text.float(), len(rows), len(chosen)), pairs
 
@@ -185,9 +199,10 @@ def distill(
         term = cosine_distillation_loss(image, aim)
         return term + cosine_distillation_loss(text, aim) if settings.train_text else term
 
-    def compute_losses(rows: Tensor, pixels: Tensor, number: int) -> Tensor:
+    def compute_losses(model: nn.Module, batch: tuple[Any, ...], number: int) -> Tensor:
         """A batch's loss, and its parts: distillation, contrastive, rehearsal."""
-        image, text, pairs = encode(rows, pixels, number)
+        rows, drawn, pixels = batch
+        image, text, pairs = encode(model, rows, drawn, pixels)
         owner = send((rows >= 0).nonzero()[:, 0], device)  # a pair a caption
         same_pair = owner[:, None] == owner
         contrastive = contrastive_loss(image[owner], text, settings.temperature, same_pair)
@@ -208,61 +223,28 @@ def distill(
         )
         return torch.stack([total, distillation, contrastive, moved])
 
-    step_count = settings.epochs * len(plan_epoch(features, settings, seed, 0))
-    bar = tqdm(
-        total=step_count,
-        desc="distilling" if settings.distillation_weight else "fine-tuning",
-        unit="step",
-        delay=2,
-        disable=not accelerator.is_main_process,
+    history = take_steps(
+        "distilling" if settings.distillation_weight else "fine-tuning",
+        module,
+        group_parameters(module, settings),
+        {
+            "kind": "student",
+            "seed": seed,
+            "data": fingerprint(*seen),
+            **asdict(settings),
+            "mixed_precision": precision,
+        },
+        partial(plan_epoch, features, settings, seed),
+        compute_losses,
+        read=read,
+        names=("loss", "distillation", "contrastive", "rehearsal")[: 4 if rehearsal else 3],
+        warmup=settings.warmup_share,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch and partial(on_epoch, student),
+        on_step=on_step,
     )
-    for epoch in range(progress.epoch, settings.epochs):
-        wrapped.train()
-        keep_statistics(tower)
-        progress.start_epoch()
-        steps = plan_epoch(features, settings, seed, epoch)
-        first = epoch * len(steps)  # step of the epoch
-        bar.update(first + progress.step - bar.n)
-        todo = steps[progress.step :]
-        number = (first + progress.step) * settings.gradient_accumulation  # of the next batch
-        pixels = read([rows for batches in todo for rows in batches], number)
-        for step, batches in enumerate(todo, start=first + progress.step):
-            for group in prepared.param_groups:
-                group["lr"] = group["peak"] * schedule_rate(
-                    step / step_count, settings.warmup_share
-                )
-            losses = []
-            for rows in batches:
-                last = rows is batches[-1]  # gradients are put together after it
-                with nullcontext() if last else accelerator.no_sync(wrapped):
-                    parts = compute_losses(rows, next(pixels), number)
-                    accelerator.backward(parts[0] / len(batches))
-                losses.append(parts.detach())
-                number += 1
-            figures = torch.stack(losses).tolist()  # the only time that a step waits for the device
-            for each in figures:
-                progress.add(each)
-            accelerator.clip_grad_norm_(module.parameters(), settings.clip_norm)
-            prepared.step()
-            prepared.zero_grad()
-            progress.finish_step()
-            bar.update()
-            if on_step:
-                with progress.kept_on_error():
-                    on_step(step, sum(each[0] for each in figures) / len(figures))
-        names = ("loss", "distillation", "contrastive", "rehearsal")[: 4 if rehearsal else 3]
-        means = (progress.sums / sum(map(len, steps))).tolist()
-        progress.finish_epoch(dict(zip(names, means, strict=False)), bar)
-        module.eval()
-        try:
-            if on_epoch:
-                on_epoch(student, progress.history)
-        finally:
-            progress.write()
-    bar.close()
-    accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     student.model.requires_grad_(False).eval().to(bundle.device)
-    return StudentRun(student, trainable, progress.history)
+    return StudentRun(student, trainable, history)
 
 
 def _check(
@@ -293,13 +275,6 @@ def _check(
             "Expected something to rehearse, got None; give distill crops with the untouched "
             "CLIP's features of them, or set rehearsal_weight=0."
         )
-    require_directions(text_features=features.text)
-    if teacher_embeddings is not None:
-        require_directions(teacher_features=teacher_embeddings)
-    if rehearsal:
-        require_directions(rehearsed_features=rehearsal.features)
-    if uncaptioned:
-        require_directions(uncaptioned_features=uncaptioned.features)
     if uncaptioned and settings.train_text:
         raise ValueError(
             "Expected no uncaptioned pictures where the text tower trains, got some; they have no "
@@ -327,23 +302,3 @@ def _unfreeze_text(
         if not name.startswith(("visual.", "logit_")):
             parameter.requires_grad_(True)
     return tokenize(student, texts)
-
-
-def _encode(model: Any, pixels: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of pictures and captions; captions may be features of a frozen tower already."""
-    if captions.is_floating_point():
-        return model(pixels), captions
-    found = model(pixels, captions)  # with gradient through both towers, L2-normalised
-    if isinstance(found, dict):  # CoCa's
-        return found["image_features"], found["text_features"]
-    return found[0], found[1]
-
-
-def plan_epoch(
-    features: FrozenFeatures, settings: StudentSettings, seed: int, epoch: int
-) -> list[list[Tensor]]:
-    """An epoch's steps, each of `gradient_accumulation` batches; the last may have fewer."""
-    rows = draw_captions(features, seed, epoch, settings.captions_per_image)
-    batches = split_batches(rows, settings.batch_size)
-    each = settings.gradient_accumulation
-    return [batches[start : start + each] for start in range(0, len(batches), each)]

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -25,14 +25,7 @@ from dclip_kit.models.teacher import (
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
-from dclip_kit.training.progress import History, Progress
-from dclip_kit.training.schedule import (
-    DECAYED,
-    draw_captions,
-    schedule_rate,
-    split_batches,
-    split_decayed,
-)
+from dclip_kit.training.progress import History, plan_epoch, split_decayed, take_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,18 +130,15 @@ def train_teacher(
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
-    _check(features, settings, regions)
+    # Once all that the teacher is going to see, so that no step has to look.
+    require_directions(text_features=features.text)
+    require_directions(zeros=True, region_features=features.region)
+    if not settings.caption_free:
+        seen = torch.stack([features.area, features.confidence], dim=1)
+        require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
     torch.manual_seed(seed)
-    teacher = build_teacher(features.text.shape[1], settings)
+    teacher: Any = build_teacher(features.text.shape[1], settings)
     words = features.text if settings.caption_free else features.token
-    run = {
-        "kind": "teacher",
-        "seed": seed,
-        "weighted": regions.weighted,
-        "decayed": DECAYED,
-        "data": fingerprint(features.region, words, features.image_of_text),
-        **asdict(settings),
-    }
 
     def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
         texts = rows[:, 0]
@@ -156,12 +146,26 @@ def train_teacher(
         embedding = apply_teacher(model, features, own, regions, check_values=False).embedding
         target = send(features.text[own], embedding.device)
         batch = gather_batch(embedding, target, len(texts), len(texts))
-        return contrastive_loss(*batch, settings.temperature)
+        return contrastive_loss(*batch, settings.temperature)[None]
 
-    def plan(epoch: int) -> list[Tensor]:
-        return split_batches(draw_captions(features, seed, epoch), settings.batch_size)
-
-    return _train(teacher, run, plan, compute_loss, 0.0, checkpoint, on_epoch, on_step)
+    history = take_steps(
+        "teacher",
+        teacher,
+        split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
+        {
+            "kind": "teacher",
+            "seed": seed,
+            "weighted": regions.weighted,
+            "data": fingerprint(features.region, words, features.image_of_text),
+            **asdict(settings),
+        },
+        partial(plan_epoch, features, settings, seed),
+        compute_loss,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch and partial(on_epoch, teacher),
+        on_step=on_step,
+    )
+    return TeacherRun(teacher, history)
 
 
 def train_region_teacher(
@@ -178,17 +182,10 @@ def train_region_teacher(
     `train_teacher`; errors too.
     """
     require_directions(text_features=features.text, image_features=features.image)
-    _require_finite(region_features=features.region)
+    require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
-    teacher = build_teacher(features.text.shape[1], settings)
+    teacher: Any = build_teacher(features.text.shape[1], settings)
     seen = features.image, features.region, features.xyxy, features.text, features.image_of_text
-    run = {
-        "kind": "region teacher",
-        "seed": seed,
-        "decayed": DECAYED,
-        "data": fingerprint(*seen),
-        **asdict(settings),
-    }
     most = int(features.region_count.max())
 
     def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
@@ -203,14 +200,26 @@ def train_region_teacher(
         image, text = gather_batch(embedding, target, len(rows), len(captions))
         owner = send(owner, image.device)
         same_pair = owner[:, None] == owner
-        return contrastive_loss(image[owner], text, settings.temperature, same_pair)
+        return contrastive_loss(image[owner], text, settings.temperature, same_pair)[None]
 
-    def plan(epoch: int) -> list[Tensor]:
-        rows = draw_captions(features, seed, epoch, settings.captions_per_image)
-        return split_batches(rows, settings.batch_size)
-
-    warmup = settings.warmup_share
-    return _train(teacher, run, plan, compute_loss, warmup, checkpoint, on_epoch, on_step)
+    history = take_steps(
+        "region teacher",
+        teacher,
+        split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
+        {
+            "kind": "region teacher",
+            "seed": seed,
+            "data": fingerprint(*seen),
+            **asdict(settings),
+        },
+        partial(plan_epoch, features, settings, seed),
+        compute_loss,
+        warmup=settings.warmup_share or None,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch and partial(on_epoch, teacher),
+        on_step=on_step,
+    )
+    return TeacherRun(teacher, history)
 
 
 def _apply_region_teacher(
@@ -274,89 +283,3 @@ def embed_pictures(
             for images in tqdm(batches, desc="teacher embeddings", delay=2)
         ]
     )
-
-
-def _train(
-    teacher: Any,
-    run: dict[str, Any],
-    plan: Callable[[int], list[Tensor]],
-    compute_loss: Callable[[nn.Module, Tensor, int], Tensor],
-    warmup: float,
-    checkpoint: Path | None,
-    on_epoch: Callable[[Any, History], None] | None,
-    on_step: Callable[[int, float], None] | None,
-) -> TeacherRun:
-    """The loop of both teachers.
-
-    Args:
-        teacher: untrained.
-        run: its settings.
-        plan: an epoch's batches.
-        compute_loss: of a batch, by the teacher (perhaps wrapped), rows and number of the step.
-        warmup: share of the steps in which the rate rises before it falls; 0 keeps it constant.
-        checkpoint, on_epoch, on_step: as in `train_teacher`.
-    """
-    accelerator = Accelerator(mixed_precision="no")  # see `autocast`
-    optimizer = torch.optim.AdamW(
-        split_decayed(teacher.named_parameters(), run["weight_decay"]),
-        lr=run["learning_rate"],
-        fused=True,  # one pass over all weights: else a seventh of a step
-    )
-    progress = Progress(teacher, optimizer, run, checkpoint)
-    model, prepared = accelerator.prepare(teacher, optimizer)
-    epochs = run["epochs"]
-    bar = tqdm(
-        range(progress.epoch, epochs),
-        desc=run["kind"],
-        unit="epoch",
-        initial=progress.epoch,
-        total=epochs,
-        delay=2,
-        disable=not accelerator.is_main_process,
-    )
-    for epoch in bar:
-        model.train()
-        progress.start_epoch()
-        steps = plan(epoch)
-        for rows in steps[progress.step :]:
-            number = epoch * len(steps) + progress.step
-            if warmup:
-                rate = schedule_rate(number / (epochs * len(steps)), warmup)
-                for group in prepared.param_groups:
-                    group["lr"] = run["learning_rate"] * rate
-            loss = compute_loss(model, rows, number)
-            accelerator.backward(loss)
-            value = loss.item()
-            progress.add([value])
-            prepared.step()
-            prepared.zero_grad()
-            progress.finish_step()
-            if on_step:
-                with progress.kept_on_error():
-                    on_step(number, value)
-        progress.finish_epoch({"loss": progress.sums.item() / len(steps)}, bar)
-        try:
-            if on_epoch:
-                on_epoch(teacher, progress.history)
-        finally:
-            progress.write()
-    accelerator.wait_for_everyone()  # until the main process has written the checkpoint
-    return TeacherRun(teacher.eval(), progress.history)
-
-
-def _check(features: FrozenFeatures, settings: TeacherSettings, regions: RegionSettings) -> None:
-    """Looks once at all that the teacher is going to see, so that no step has to."""
-    require_directions(text_features=features.text)
-    _require_finite(region_features=features.region)
-    if not settings.caption_free:
-        _require_finite(token_features=features.token)
-        if regions.weighted:
-            _require_finite(areas=features.area, confidences=features.confidence)
-
-
-def _require_finite(**named: Tensor) -> None:
-    for name, values in named.items():
-        if not all(part.isfinite().all() for part in values.split(65_536)):
-            raise ValueError(
-                f"Expected finite {name}, got NaN or infinity; extract the features again."
-            )

@@ -21,7 +21,7 @@ from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_texts, tokenize
 from dclip_kit.models.regions import label_colors
 from dclip_kit.plots.style import encode_jpeg, tile_pictures
-from dclip_kit.search.rescore import add_bias, nnn_bias
+from dclip_kit.search.index import add_bias, nnn_bias
 from dclip_kit.widgets.page import BeforeAfter, read_page, require_known
 
 _SIDE = 160  # pixels of a thumbnail's longer side

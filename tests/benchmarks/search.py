@@ -26,8 +26,7 @@ from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
 from dclip_kit.runtime.machine import peak_memory_mb
-from dclip_kit.search.approximate import ApproximateIndex
-from dclip_kit.search.index import SearchIndex, find_nearest
+from dclip_kit.search.index import ApproximateIndex, SearchIndex, find_nearest
 
 CANDIDATES, WIDTH, TOP_K = 100_000, 512, 20
 MILLION = 1_000_000

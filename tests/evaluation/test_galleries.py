@@ -17,7 +17,7 @@ from dclip_kit.evaluation.galleries import (
 )
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.weights import clone_clip
-from dclip_kit.search.rescore import rescore
+from dclip_kit.search.index import rescore
 
 
 @pytest.fixture

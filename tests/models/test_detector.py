@@ -561,7 +561,9 @@ def test_a_missing_name_is_one_sentence_at_once_where_downloads_are_switched_off
 @pytest.mark.parametrize("name", ["yolov99x.pt", "pockets", "some/folder", "some/yolov8n.pt"])
 def test_a_missing_path_is_not_looked_for_on_the_network(name, cache, monkeypatch) -> None:
     monkeypatch.delenv("YOLO_OFFLINE", raising=False)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked"))
+    with contained_ultralytics():
+        from ultralytics.utils import downloads
+    monkeypatch.setattr(downloads, "attempt_download_asset", lambda *_: pytest.fail("asked"))
     with pytest.raises(FileNotFoundError, match=f"got '{name}' .it is not on disk"):
         locate_weights(name)
 

@@ -1,15 +1,10 @@
-"""Threads as a container allows them, memory, and whether a server answers."""
+"""Threads as a container allows them, and memory."""
 
 import os
 import platform
 import re
-import socket
 import subprocess
 import sys
-import threading
-import time
-import warnings
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +18,6 @@ from dclip_kit.runtime.machine import (
     count_workers,
     peak_memory_mb,
     return_memory,
-    warn_unless_answered,
 )
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -198,61 +192,3 @@ print(full, freed, resident())
 def test_return_memory_does_nothing_without_glibc(monkeypatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert return_memory() is None
-
-
-# Servers
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.mark.parametrize("status", [200, 404, 500])
-def test_any_answer_counts(status) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_) -> None: ...
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with warnings.catch_warnings(action="error"):
-                warn_unless_answered(f"http://127.0.0.1:{server.server_port}/weights")
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@pytest.mark.parametrize("answer", [None, b"nonsense\r\n\r\n", b""], ids=["silent", "odd", "gone"])
-def test_no_answer_is_warned_of_within_the_time_limit(answer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                if answer is None:
-                    time.sleep(1.5)
-                else:
-                    connection.recv(1000)
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        began = time.monotonic()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.warns(UserWarning, match=rf"answer from {url} within 0\.5 s, got none \("):
-            warn_unless_answered(url, seconds=0.5)
-        assert time.monotonic() - began < 1.2
-        thread.join()
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nonsense", "", "http://"])
-def test_an_unreachable_server_is_warned_of(url) -> None:
-    with pytest.warns(UserWarning, match="got none") as caught:
-        warn_unless_answered(url, seconds=2.0)
-    assert len(caught) == 1 and "\n" not in str(caught[0].message)

@@ -5,8 +5,7 @@ import builtins
 import pytest
 import torch
 
-from dclip_kit.search.approximate import ApproximateIndex
-from dclip_kit.search.index import SearchIndex
+from dclip_kit.search.index import ApproximateIndex, SearchIndex
 
 faiss = pytest.importorskip("faiss")
 

@@ -23,7 +23,7 @@ from dclip_kit.training import PictureTargets, distill, embed_with_teacher, trai
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
 from dclip_kit.training import teacher_training as teacher_module
-from dclip_kit.training.schedule import group_parameters
+from dclip_kit.training.progress import group_parameters
 
 MODULES = {"teacher": teacher_module, "student": student_module}
 
@@ -81,9 +81,13 @@ def test_a_checkpoint_from_when_everything_decayed_is_refused(
     path, run, module = tmp_path / "state.safetensors", RUNS[kind], MODULES[kind]
     given = (clip, pixels, features, targets, path)
     with monkeypatch.context() as before:
-        before.setattr(module, "DECAYED", "everything")
+        before.setattr(progress_module, "DECAYED", "everything")
         if kind == "teacher":
-            before.setattr(module, "split_decayed", lambda named, decay: [p for _, p in named])
+            before.setattr(
+                module,
+                "split_decayed",
+                lambda named, rate, _: [{"params": [p for _, p in named], "lr": rate}],
+            )
         else:
             before.setattr(
                 module,

@@ -22,7 +22,9 @@ from dclip_kit.models.encode import encode_images, read_pixels
 from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip
+from dclip_kit.runtime import processes
 from dclip_kit.training import (
+    PictureTargets,
     apply_teacher,
     choose_lenders,
     distill,
@@ -35,8 +37,6 @@ from dclip_kit.training import (
 )
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
-from dclip_kit.training.schedule import split_batches
-from dclip_kit.training.targets import PictureTargets
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()
@@ -124,12 +124,14 @@ def test_an_epoch_draws_several_captions_of_each_picture_where_it_has_them(
 
 
 @pytest.mark.parametrize(
-    ("pairs", "size", "lengths"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1])]
+    ("images", "lengths"), [(15, [4, 4, 2]), (14, [4, 5]), (13, [4, 4]), (2, [1])]
 )
-def test_no_batch_is_of_one_pair_if_there_are_more(pairs, size, lengths) -> None:
-    batches = split_batches(torch.arange(pairs), size)
+def test_no_batch_is_of_one_pair_if_there_are_more(images, lengths, make_features) -> None:
+    """Every third picture has no caption."""
+    features = make_features(images)
+    batches = [rows for (rows,) in plan_epoch(features, replace(TEACHER, batch_size=4), 3, 1)]
     assert [len(batch) for batch in batches] == lengths
-    assert torch.cat(batches).tolist() == list(range(pairs))
+    assert torch.equal(torch.cat(batches), draw_captions(features, 3, 1))
 
 
 def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
@@ -771,12 +773,11 @@ def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch
     assert path.exists()
 
 
-def test_processes_that_would_go_on_from_different_places_are_refused(
+def test_processes_of_which_some_see_no_checkpoint_are_refused(
     features, tmp_path, monkeypatch
 ) -> None:
-    places = torch.tensor([[2, 1], [0, 0]])
-    monkeypatch.setattr(progress_module, "gather_rows", lambda own: places)
-    with pytest.raises(ValueError, match=r"one place.*\[\[2, 1\], \[0, 0\]\]; put it where"):
+    monkeypatch.setattr(processes, "gather_rows", lambda own: torch.tensor([[1], [0]]))
+    with pytest.raises(ValueError, match=r"see .*state\.safetensors, but 1 of 2 do; put it where"):
         train_teacher(features, TEACHER, REGIONS, checkpoint=tmp_path / "state.safetensors")
 
 

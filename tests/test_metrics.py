@@ -11,14 +11,19 @@ from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k as benchmark_r
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dclip_kit.metrics import (
+    Gain,
+    Interval,
     chance_recall,
     class_ranks,
+    gain_by_group,
+    k_occurrence,
     paired_bootstrap,
     ranks,
     recall_at_k,
     recall_ceiling,
     retention,
     retrieval_metrics,
+    skewness,
 )
 
 
@@ -518,6 +523,116 @@ def test_hits_feed_the_bootstrap():
     gain = paired_bootstrap(worse.hits(1), better.hits(1), worse.image_of_query, "relative")
     assert gain.estimate == pytest.approx(better.recall_at[1] / worse.recall_at[1] - 1)
     assert 0 < gain.low < gain.estimate < gain.high
+
+
+# Gains by group, held against the whole and against numbers made by hand
+
+BEFORE = torch.tensor([1.0, 0, 0, 1, 0, 0])
+AFTER = torch.tensor([1.0, 1, 0, 0, 1, 1])
+IMAGE = torch.tensor([0, 0, 1, 1, 2, 2])
+GROUPS = ["small", "large", "small", "large", "large", "large"]
+
+
+def test_each_group_is_measured_apart() -> None:
+    small, large = gain_by_group(BEFORE, AFTER, IMAGE, GROUPS)
+    assert (small.name, small.queries, small.before, small.after) == ("small", 2, 0.5, 0.5)
+    assert (large.name, large.queries, large.before, large.after) == ("large", 4, 0.25, 0.75)
+    assert large.change.estimate == pytest.approx(0.5)
+    chosen = torch.tensor([1, 3, 4, 5])
+    expected = paired_bootstrap(BEFORE[chosen], AFTER[chosen], IMAGE[chosen])
+    assert large.change == expected
+
+
+def test_one_group_of_all_is_the_whole() -> None:
+    (gain,) = gain_by_group(BEFORE, AFTER, IMAGE, ["all"] * 6, seed=3, resamples=50)
+    assert gain.change == paired_bootstrap(BEFORE, AFTER, IMAGE, seed=3, resamples=50)
+
+
+def test_groups_come_in_the_order_asked_for_and_empty_ones_not_at_all() -> None:
+    found = gain_by_group(BEFORE, AFTER, IMAGE, GROUPS, ("huge", "large"))
+    assert [gain.name for gain in found] == ["large", "small"]
+    assert gain_by_group(BEFORE[:0], AFTER[:0], IMAGE[:0], []) == ()
+
+
+def test_hits_count_as_well() -> None:
+    (gain,) = gain_by_group(BEFORE.bool(), AFTER.bool(), IMAGE, ["all"] * 6)
+    assert (gain.before, gain.after) == (pytest.approx(2 / 6), pytest.approx(4 / 6))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "known"),
+    [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 1.0, False)],
+)
+def test_a_gain_is_known_if_its_interval_leaves_out_zero(low, high, known) -> None:
+    assert Gain("a", 2, 0.0, 0.1, Interval(0.1, low, high)).is_known == known
+
+
+def test_lengths_that_differ_are_an_error() -> None:
+    with pytest.raises(ValueError, match="6, 6, 6 and 5"):
+        gain_by_group(BEFORE, AFTER, IMAGE, GROUPS[:5])
+
+
+# Hubs
+
+# Scores of two queries (rows) with four candidates are the queries' coordinates.
+CANDIDATES = torch.eye(4)
+QUERIES = torch.tensor([[0.8, 0.5, 0.3, 0.1], [0.6, 0.1, 0.7, 0.2]])
+
+
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [(1, [1, 0, 1, 0]), (2, [2, 1, 1, 0]), (3, [2, 1, 2, 1]), (4, [2, 2, 2, 2])],
+)
+def test_counts_are_those_made_by_hand(k, expected) -> None:
+    assert k_occurrence(QUERIES, CANDIDATES, k).tolist() == expected
+
+
+def test_lengths_of_vectors_count_for_nothing() -> None:
+    lengths = torch.tensor([[9.0], [0.01]])
+    assert k_occurrence(QUERIES * lengths, 5 * CANDIDATES, 2).tolist() == [2, 1, 1, 0]
+
+
+def test_candidates_that_tie_share_the_last_places() -> None:
+    query = torch.tensor([[0.9, 0.2, 0.2, 0.2]])
+    assert k_occurrence(query, CANDIDATES, 2).tolist() == pytest.approx([1, 1 / 3, 1 / 3, 1 / 3])
+    collapsed = torch.ones(5, 4)  # every query finds every candidate alike: nobody is a hub
+    assert k_occurrence(collapsed, CANDIDATES, 1).tolist() == pytest.approx([1.25] * 4)
+
+
+def test_all_places_are_given() -> None:
+    counts = k_occurrence(torch.randn(37, 6), torch.randn(11, 6), 3)
+    assert counts.sum() == pytest.approx(3 * 37)
+
+
+def test_a_hub_skews_the_counts() -> None:
+    queries, candidates = torch.randn(200, 16), torch.randn(50, 16)
+    fair = skewness(k_occurrence(queries, candidates, 5))
+    candidates[7] = queries.mean(0)  # lies near all of them
+    hub = k_occurrence(queries + 1.0, candidates + 1.0 * (torch.arange(50)[:, None] == 7), 5)
+    assert hub.argmax() == 7 and skewness(hub) > fair + 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 2, 3], 0.0),
+        ([0.0, 0, 0, 4], 2 / 3**0.5),  # deviations -1, -1, -1, 3: (24 / 4) / 3 ** 1.5
+        ([0.0, 4, 4, 4], -2 / 3**0.5),
+    ],
+)
+def test_skewness_is_the_third_standardised_moment(values, expected) -> None:
+    assert skewness(torch.tensor(values)) == pytest.approx(expected)
+
+
+def test_bad_counts_are_named() -> None:
+    for k in (0, 5):
+        with pytest.raises(ValueError, match=rf"1\.\.4 .*got {k} and"):
+            k_occurrence(QUERIES, CANDIDATES, k)
+    with pytest.raises(ValueError, match="at least one query"):
+        k_occurrence(QUERIES[:0], CANDIDATES, 1)
+    for values in (torch.ones(3), torch.tensor([]), torch.tensor([1.0, float("nan")])):
+        with pytest.raises(ValueError, match="values that differ"):
+            skewness(values)
 
 
 # Bad input

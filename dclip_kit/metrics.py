@@ -1,0 +1,580 @@
+"""Retrieval and zero-shot metrics: pure functions of tensors; and how sure a difference is.
+
+A positive's rank is 1 + the number of candidates that score higher, and ties count as the mean rank
+of the tied group, so that a collapsed model, which gives every pair the same score, gets at most
+chance. Recalls and precisions are fractions in [0, 1].
+Axes with a leading underscore are checked by hand, so that the error can say what to do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+TIE_TOLERANCE = 1e-6  # above the rounding of a float32 cosine, below any difference that means much
+TILE_SIZE = 2**19  # scores held at once: these and their flags, 4 MB in float32, fit two caches
+_WIDTH = 1024  # candidates in a tile, at most
+_DRAWN_AT_ONCE = 1 << 17  # fit a processor's cache: three times as fast as the tiles above
+
+
+def ranks(
+    scores: Float[Tensor, "query candidate"],
+    positives: Bool[Tensor, "_query _candidate"],
+    tolerance: float = TIE_TOLERANCE,
+) -> Float[Tensor, "query"]:
+    """Rank of each query's best positive: 1 is the top, a tied group shares its mean rank.
+
+    A tie among positives alone costs nothing: whichever of them comes first, a positive does.
+
+    Args:
+        scores: Higher is better; any sign, any scale.
+        positives: True where the candidate answers the query; at least one a query.
+        tolerance: Largest difference, in units of `scores`, that still counts as a tie.
+
+    Raises:
+        ValueError: Shapes differ, a score is NaN, or a query has no positive.
+    """
+    if scores.shape != positives.shape or not positives.any(dim=1).all():
+        raise ValueError(
+            f"Expected positives of {tuple(scores.shape)}, one or more a query, got "
+            f"{tuple(positives.shape)}, {int((~positives.any(dim=1)).sum())} of {len(positives)} "
+            "queries without; leave those queries out and report how many."
+        )
+    if scores.isnan().any():
+        raise ValueError("Expected scores, got NaN; check the features they were computed from.")
+    query, candidate = positives.nonzero(as_tuple=True)  # pair
+    row, own, right = scores[query], scores[query, candidate][:, None], positives[query]
+    higher = row > own + tolerance  # pair candidate
+    tied = (row >= own - tolerance) & ~higher  # the positive itself is among them
+    counts = [each.sum(dim=1) for each in (higher, tied, higher & right, tied & right)]
+    return _rank_queries(torch.stack(counts).double().cpu(), query.cpu(), *scores.shape)[0]
+
+
+def _rank_queries(
+    counts: Float[Tensor, "4 pair"], query: Int[Tensor, "pair"], queries: int, candidates: int
+) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
+    """Ranks queries from what competes with each of their positives.
+
+    The precision at a positive is its rank among the positives over its rank among all candidates,
+    both mean ranks when tied (our reading). With a single positive it is 1 / rank.
+
+    Args:
+        counts: For each positive, how many candidates score higher, how many tie with it (itself
+            among them), and how many of these and of those are positives of the same query. In
+            double precision.
+        query: Whose positive it is; every query has one.
+        queries: How many there are.
+        candidates: How many there are.
+
+    Returns:
+        The rank of each query's best positive, its average precision, and whether all candidates
+        tie although not all are positives.
+    """
+    higher, tied, right_higher, right_tied = counts
+    rank = 1 + higher + (tied - 1) / 2
+    precision = (1 + right_higher + (right_tied - 1) / 2) / rank
+    first_place = torch.where(tied == right_tied, 1 + higher, rank)
+    undecided = ((tied == candidates) & (tied > right_tied)).double()
+    zero = torch.zeros(queries, dtype=torch.double)
+    best = zero.scatter_reduce(0, query, first_place, "amin", include_self=False)
+    mean_precision = zero.index_add(0, query, precision) / query.bincount(minlength=queries)
+    return best, mean_precision, zero.index_add(0, query, undecided) > 0
+
+
+def recall_at_k(ranks: Float[Tensor, "query"], k: int) -> float:
+    """Share of queries whose best positive ranks k or better, as CLIP papers mean it."""
+    if k < 1:
+        raise ValueError(f"Expected a k from 1, got {k}; count places from 1.")
+    return float((ranks <= k).double().mean())
+
+
+def chance_recall(candidates: int, positives: Int[Tensor, "query"] | int, k: int = 1) -> float:
+    """Recall@k that random scores reach on average: 1 - C(n - p, k) / C(n, k).
+
+    Args:
+        candidates: Number of candidates n.
+        positives: Number of positives p among them, for each query or for all.
+        k: Candidates looked at.
+
+    Raises:
+        ValueError: A number of positives outside 1..candidates, or k below 1.
+    """
+    p = torch.as_tensor(positives).reshape(-1, 1).double()  # query 1
+    if k < 1 or p.numel() == 0 or p.min() < 1 or p.max() > candidates:
+        raise ValueError(
+            f"Expected k from 1 and positives in 1..{candidates} (the candidates), got {k} and "
+            f"{positives}; count only queries with a positive."
+        )
+    draw = torch.arange(min(k, candidates), dtype=torch.double)  # once none are left: a factor 0
+    miss = ((candidates - p - draw) / (candidates - draw)).prod(dim=1)
+    return float(1 - miss.mean())
+
+
+def recall_ceiling(matches: Int[Tensor, "text"], k: int = 1) -> float:
+    """Text→image Recall@k of a perfect model when a caption may fit several images.
+
+    Only one of those is its positive and nothing tells which: the mean of min(1, k / matches).
+
+    Args:
+        matches: For each caption, how many candidate images it is true of, its own included.
+        k: Candidates looked at.
+
+    Raises:
+        ValueError: No captions, a caption that matches no image, or k below 1.
+    """
+    if k < 1 or len(matches) == 0 or matches.min() < 1:
+        raise ValueError(
+            "Expected k from 1 and captions that each match one image or more (their own), got "
+            f"{k} and {len(matches)} captions, {int((matches < 1).sum())} of which match nothing; "
+            "leave those out."
+        )
+    return float((k / matches.double()).clamp(max=1).mean())
+
+
+def k_occurrence(
+    query_features: Float[Tensor, "query embed"],
+    candidate_features: Float[Tensor, "candidate embed"],
+    k: int = 10,
+) -> Float[Tensor, "candidate"]:
+    """How many queries have each candidate among their top k by cosine (Radovanović et al., 2010).
+
+    Candidates that tie for the last places share them, so that no order of storage makes a hub and
+    the sum is always k times the number of queries.
+
+    Args:
+        query_features: What searches; any length of vector.
+        candidate_features: What is found.
+        k: Places looked at.
+
+    Raises:
+        ValueError: k is not within 1..candidates, or there is no query.
+    """
+    if not 1 <= k <= len(candidate_features) or len(query_features) == 0:
+        raise ValueError(
+            f"Expected a k in 1..{len(candidate_features)} (the candidates) and at least one "
+            f"query, got {k} and {len(query_features)}; ask for fewer places."
+        )
+    queries, candidates = (
+        F.normalize(each.float(), dim=-1) for each in (query_features, candidate_features)
+    )
+    scores = queries @ candidates.T  # query candidate
+    last = scores.topk(k).values[:, -1:]
+    higher = scores > last + TIE_TOLERANCE
+    tied = (scores >= last - TIE_TOLERANCE) & ~higher
+    left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+    return (higher + tied * left).double().sum(0).cpu()
+
+
+def skewness(values: Float[Tensor, "item"]) -> float:
+    """The third standardised moment: 0 for a symmetric spread, above 0 for a long tail upwards.
+
+    Of k-occurrences it is the usual measure of hubness.
+
+    Raises:
+        ValueError: there are no two different finite values to compare.
+    """
+    centred = values.double() - values.double().mean()
+    variance = centred.square().mean() if len(values) else torch.tensor(0.0)
+    if not variance.isfinite() or variance == 0:
+        raise ValueError(
+            f"Expected finite values that differ, got {len(values)} without spread; give more "
+            "candidates or queries."
+        )
+    return float(centred.pow(3).mean() / variance.pow(1.5))
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionMetrics:
+    """One direction's numbers, and per query what a paired bootstrap needs to compare two models.
+
+    Attributes:
+        recall_at: k -> share of queries with any positive in the top k.
+        ranks: Rank of each query's best positive, from 1; halves when tied. On the CPU, as are all.
+        average_precision: Over all positives of each query.
+        undecided: Queries for which all candidates tie: no ranking, so a hit only if k takes all.
+        image_of_query: The image each query belongs to, the group that is resampled together.
+    """
+
+    recall_at: dict[int, float]
+    mean_average_precision: float
+    mean_reciprocal_rank: float
+    median_rank: float
+    candidates: int
+    ranks: Float[Tensor, "query"]
+    average_precision: Float[Tensor, "query"]
+    undecided: Bool[Tensor, "query"]
+    image_of_query: Int[Tensor, "query"]
+
+    def hits(self, k: int = 1) -> Bool[Tensor, "query"]:
+        """True where any positive is in the top k: `recall_at[k]` is its mean."""
+        return _decided(self.ranks, self.undecided, self.candidates) <= k
+
+    def as_dict(self) -> dict[str, object]:
+        """The numbers without the tensors, ready for JSON."""
+        numbers = {name: x for name, x in vars(self).items() if not isinstance(x, Tensor)}
+        recall_at = {str(k): recall for k, recall in self.recall_at.items()}
+        counts = {"queries": len(self.ranks), "undecided_queries": int(self.undecided.sum())}
+        return numbers | {"recall_at": recall_at} | counts
+
+
+@dataclass(frozen=True, eq=False)
+class RetrievalMetrics:
+    """Both directions, and the number of images left out of image→text for want of a caption."""
+
+    text_to_image: DirectionMetrics
+    image_to_text: DirectionMetrics
+    images_without_captions: int
+
+    def as_dict(self) -> dict[str, object]:
+        """The numbers without the tensors, ready for JSON."""
+        both = {k: x.as_dict() for k, x in vars(self).items() if isinstance(x, DirectionMetrics)}
+        return both | {"images_without_captions": self.images_without_captions}
+
+
+def retrieval_metrics(
+    image_features: Float[Tensor, "image embed"],
+    text_features: Float[Tensor, "text _embed"],
+    image_of_text: Int[Tensor, "_text"],
+    recall_at: Sequence[int] = (1, 5, 10),
+    tile_size: int = TILE_SIZE,
+) -> RetrievalMetrics:
+    """Text→image and image→text retrieval among all images and all texts.
+
+    Args:
+        image_features: Need not be normalised.
+        text_features: As wide as the images'.
+        image_of_text: The image, a row of `image_features`, that each text describes. An image
+            without a text stays a candidate, but is left out of image→text and counted.
+        recall_at: The k to report.
+        tile_size: Most scores to hold at once.
+
+    Raises:
+        ValueError: Empty, NaN or all-zero features, widths or lengths that differ, an index out of
+            range, or k below 1.
+    """
+    own = image_of_text.to(image_features.device).long()
+    score, forth, back = _count_rivals(
+        text_features, image_features, own, "text", "image", tile_size
+    )
+    own = own.cpu()
+    texts, images = len(text_features), len(image_features)
+    asked, query = own.unique(return_inverse=True)
+    alone = torch.tensor([[0.0], [1.0]]).double().expand(2, texts)  # a caption has one image
+    both = _count_beside(score, own)
+
+    def direction(
+        counts: Tensor, query: Tensor, candidates: int, image: Tensor
+    ) -> DirectionMetrics:
+        rank, precision, undecided = _rank_queries(counts, query, len(image), candidates)
+        decided = _decided(rank, undecided, candidates)
+        return DirectionMetrics(
+            recall_at={k: recall_at_k(decided, k) for k in recall_at},
+            mean_average_precision=float(precision.mean()),
+            mean_reciprocal_rank=float((1 / rank).mean()),
+            median_rank=float(rank.quantile(0.5)),
+            candidates=candidates,
+            ranks=rank,
+            average_precision=precision,
+            undecided=undecided,
+            image_of_query=image,
+        )
+
+    return RetrievalMetrics(
+        text_to_image=direction(torch.cat([forth, alone]), torch.arange(texts), images, own),
+        image_to_text=direction(torch.cat([back, both]), query, texts, asked),
+        images_without_captions=images - len(asked),
+    )
+
+
+def class_ranks(
+    image_features: Float[Tensor, "image embed"],
+    class_features: Float[Tensor, "class _embed"],
+    target: Int[Tensor, "_image"],
+) -> Float[Tensor, "image"]:
+    """Rank of each image's own class among all: `recall_at_k` of these is the top-k accuracy.
+
+    Ties share their mean rank, and where all classes tie, the own one is last: a collapsed model
+    gets nothing. Errors as in `retrieval_metrics`, with `target`, a row of `class_features` for
+    each image, as the index.
+    """
+    own = target.to(image_features.device).long()
+    _, (higher, tied), _ = _count_rivals(
+        image_features, class_features, own, "image", "class", TILE_SIZE, both=False
+    )
+    return _decided(1 + higher + (tied - 1) / 2, tied == len(class_features), len(class_features))
+
+
+def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
+    """Ranks, but last where all candidates tie: a mean rank within k would beat chance there."""
+    return torch.where(undecided, float(candidates), ranks)
+
+
+def _count_rivals(
+    queries: Tensor,
+    candidates: Tensor,
+    answer: Tensor,
+    query: str,
+    candidate: str,
+    tile_size: int,
+    both: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts each answer's rivals among the candidates and, the other way, among the queries.
+
+    Counting needs no sorting, and one product serves both ways: the scores of a tile are compared
+    along its rows and along its columns. A pair's own score is computed apart and may differ from
+    the tile's in the last bits: the tolerance, far above these, makes it tie with itself.
+
+    Args:
+        queries: need not be normalised, as the candidates.
+        candidates: as wide.
+        answer: the candidate that is right for each query.
+        query: what errors call the queries.
+        candidate: what errors call the candidates.
+        tile_size: most scores to hold at once.
+        both: whether to count the other way too.
+
+    Returns:
+        The cosine of each query and its answer, how many candidates score higher and tie [2 query],
+        and how many queries do with the answer [2 query]; on the CPU, in double precision.
+    """
+    norms = _measure_norms(queries, query), _measure_norms(candidates, candidate)
+    if queries.shape[1] != candidates.shape[1]:
+        raise ValueError(
+            f"Expected {query}_features as wide as {candidate}_features, got {queries.shape[1]} "
+            f"and {candidates.shape[1]}; encode both with the same model."
+        )
+    if len(answer) != len(queries) or answer.min() < 0 or answer.max() >= len(candidates):
+        raise ValueError(
+            f"Expected the index of a {candidate} for each {query}, {len(queries)} of them from 0 "
+            f"to {len(candidates) - 1}, got {len(answer)} from {sorted(answer.tolist())[:1]} to "
+            f"{sorted(answer.tolist())[-1:]}; count rows of the features passed, from 0."
+        )
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, candidates.dtype), torch.float32)
+
+    def unit(features: Tensor, norm: Tensor, rows: slice | Tensor) -> Tensor:
+        return features[rows].detach().to(dtype) / norm[rows].to(dtype)
+
+    columns = min(_WIDTH, tile_size, len(candidates))
+    height = tile_size // columns
+    rows = [slice(top, top + height) for top in range(0, len(queries), height)]
+    score = torch.cat(
+        [
+            (unit(queries, norms[0], mine) * unit(candidates, norms[1], answer[mine])).sum(dim=1)
+            for mine in rows
+        ]
+    )
+    forth, back = torch.zeros(2, 2, len(score), dtype=torch.double, device=score.device)
+
+    def count(lines: Tensor, pairs: slice | Tensor, found: Tensor) -> None:
+        flags, ones = torch.empty_like(lines), lines.new_ones(lines.shape[1])
+        own = score[pairs, None]  # sums of booleans take far longer than this product
+        found[0, pairs] += torch.gt(lines, own + TIE_TOLERANCE, out=flags) @ ones
+        found[1, pairs] += torch.ge(lines, own - TIE_TOLERANCE, out=flags) @ ones
+
+    order = answer.argsort(stable=True)
+    column = answer[order]
+    nth = torch.arange(len(order), device=order.device) - torch.searchsorted(column, column)
+    for left in range(0, len(candidates), columns):
+        some = unit(candidates, norms[1], slice(left, left + columns))
+        inside = (column >= left) & (column < left + columns) & both
+        # Of each column the first pair, then the second, …
+        layers = [order[inside & (nth == n)] for n in nth[inside].unique()]
+        for mine in rows:
+            scores = unit(queries, norms[0], mine) @ some.T
+            count(scores, mine, forth)
+            for pairs in layers:
+                own = scores if len(pairs) == len(some) else scores[:, answer[pairs] - left]
+                count(own.T, pairs, back)
+    forth[1] -= forth[0]
+    back[1] -= back[0]
+    return score.double().cpu(), forth.cpu(), back.cpu()
+
+
+def _measure_norms(features: Tensor, name: str) -> Tensor:
+    """Lengths of rows in double precision, whose squares neither overflow nor vanish, checked."""
+    norms = torch.cat([x.detach().double().norm(dim=1, keepdim=True) for x in features.split(4096)])
+    bad = ~norms.isfinite() | (norms == 0)
+    if features.numel() == 0 or bad.any():
+        raise ValueError(
+            f"Expected {name}_features, every row finite and not all zeros, got {len(features)} "
+            f"rows, {int(bad.sum())} of them not so, such as {bad.nonzero()[:1, 0].tolist()}; "
+            "encode those again, or leave them out and count them."
+        )
+    return norms
+
+
+def _count_beside(score: Tensor, image: Tensor) -> Tensor:
+    """For each text, how many texts of its image score higher, and tie with it."""
+    # One sorted line in which an image's cosines, -1 to 1, lie 4 away from the next image's.
+    place = image.double() * 4
+    key = place + score
+    line = key.sort().values
+    end = torch.searchsorted(line, place + 2)
+    higher = end - torch.searchsorted(line, key + TIE_TOLERANCE, right=True)
+    tied = end - torch.searchsorted(line, key - TIE_TOLERANCE) - higher
+    return torch.stack([higher, tied]).double()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the ends of its bootstrap percentile interval.
+
+    `undefined` counts the resamples left out because a ratio would have divided by 0.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    undefined: int = 0
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How the mean of some queries changes between two models.
+
+    Attributes:
+        name: what the queries have in common.
+        queries: how many they are.
+        before, after: means under the two models.
+        change: after - before, with the interval of a bootstrap over images.
+    """
+
+    name: str
+    queries: int
+    before: float
+    after: float
+    change: Interval
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.change.low > 0 or self.change.high < 0
+
+
+def paired_bootstrap(
+    before: Shaped[Tensor, "query"],
+    after: Shaped[Tensor, "_query"],
+    group: Int[Tensor, "_query"],
+    statistic: Literal["difference", "relative", "ratio"] = "difference",
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """How the mean over queries changes between two models, with a percentile interval.
+
+    Groups are resampled whole: the captions of one picture are not independent.
+
+    Args:
+        before: A value for each query, such as `DirectionMetrics.hits(1)` of the first model.
+        after: The same queries, in the same order, under the second model.
+        group: What each query belongs to, such as `DirectionMetrics.image_of_query`.
+        statistic: "difference" after - before, "ratio" after / before, "relative" ratio - 1.
+        resamples: Number of resamples.
+        confidence: Share of the resamples that the interval holds.
+        seed: Equal seeds draw equal resamples.
+
+    Raises:
+        ValueError: Lengths differ or are 0, values not finite, settings out of range, a ratio to 0.
+    """
+    if not len(before) == len(after) == len(group) > 0:
+        raise ValueError(
+            "Expected before, after and group with one entry for each query, got "
+            f"{len(before)}, {len(after)} and {len(group)}; pass the same queries to all three."
+        )
+    if statistic not in ("difference", "relative", "ratio"):
+        raise ValueError(
+            f"Expected a statistic of difference, relative or ratio, got {statistic!r}."
+        )
+    if resamples < 1 or not 0 < confidence < 1:
+        raise ValueError(
+            "Expected resamples of at least 1 and a confidence between 0 and 1, got "
+            f"{resamples} and {confidence}."
+        )
+    values = torch.stack([x.double().cpu() for x in (before, after)], dim=1)  # query 2
+    if not values.isfinite().all():
+        raise ValueError("Expected finite values, got others; look for NaN in what was measured.")
+
+    _, place = group.cpu().unique(return_inverse=True)
+    groups = int(place.max()) + 1
+    values = torch.cat([values, torch.ones(len(values), 1)], dim=1)
+    sums = torch.zeros(groups, 3, dtype=torch.double).index_add(0, place, values)
+    generator = torch.Generator().manual_seed(seed)
+    totals = [sums.sum(dim=0, keepdim=True)]  # of the sample itself, then of the resamples
+    for some in torch.arange(resamples).split(max(1, _DRAWN_AT_ONCE // groups)):
+        drawn = torch.randint(groups, (len(some), groups), generator=generator)
+        times = torch.zeros(len(some), groups, dtype=torch.double)
+        totals.append(times.scatter_add(1, drawn, torch.ones_like(times)) @ sums)
+
+    old, new, queries = torch.cat(totals).unbind(dim=1)
+    if statistic == "difference":
+        change = (new - old) / queries
+    else:
+        change = torch.where(old != 0, new / old - int(statistic == "relative"), torch.nan)
+    defined = change[1:][change[1:].isfinite()]
+    if change[0].isnan() or len(defined) == 0:
+        raise ValueError(
+            f"Expected a mean above 0 for a {statistic}, got 0; use statistic='difference'."
+        )
+    tail = (1 - confidence) / 2
+    low, high = defined.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
+    return Interval(float(change[0]), low, high, undefined=resamples - len(defined))
+
+
+def retention(
+    before: Bool[Tensor, "image"],
+    after: Bool[Tensor, "_image"],
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Share of the zero-shot accuracy that was kept: accuracy after / before.
+
+    Args:
+        before: Whether the original model names each image: `class_ranks` within 1.
+        after: The same of the fine-tuned model, on the same images.
+        resamples, confidence, seed: As in `paired_bootstrap`, whose errors these are too.
+    """
+    image = torch.arange(len(before))
+    return paired_bootstrap(before, after, image, "ratio", resamples, confidence, seed)
+
+
+def gain_by_group(
+    before: Shaped[Tensor, "query"],
+    after: Shaped[Tensor, "_query"],
+    image_of_query: Int[Tensor, "_query"],
+    groups: Sequence[str],
+    order: Sequence[str] = (),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Gain, ...]:
+    """The gain of each group of queries apart, each with its own bootstrap over images.
+
+    Args:
+        before: A value for each query, such as `DirectionMetrics.hits(1)` of the first model.
+        after: The same queries under the second model.
+        image_of_query: What is resampled together.
+        groups: Each query's group.
+        order: Groups to name first, in this order; the others follow as they appear. Those without
+            a query are left out: there is nothing to measure.
+        resamples, seed: As in `paired_bootstrap`, whose errors these are too.
+
+    Raises:
+        ValueError: Lengths differ.
+    """
+    if not len(before) == len(after) == len(image_of_query) == len(groups):
+        raise ValueError(
+            "Expected before, after, image_of_query and groups with one entry for each query, got "
+            f"{len(before)}, {len(after)}, {len(image_of_query)} and {len(groups)}."
+        )
+    gains = []
+    for name in dict.fromkeys([*(each for each in order if each in groups), *groups]):
+        chosen = torch.tensor([group == name for group in groups])
+        old, new = before.cpu()[chosen].double(), after.cpu()[chosen].double()
+        own = image_of_query.cpu()[chosen]
+        change = paired_bootstrap(old, new, own, resamples=resamples, seed=seed)
+        gains.append(Gain(name, len(own), float(old.mean()), float(new.mean()), change))
+    return tuple(gains)
