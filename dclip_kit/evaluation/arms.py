@@ -25,7 +25,7 @@ from dclip_kit.models.precision import choose_precision
 from dclip_kit.models.reading import Pictures
 from dclip_kit.models.teacher import build_teacher
 from dclip_kit.models.weights import clone_clip, interpolate
-from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
+from dclip_kit.runtime.files import asset_path, load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
@@ -196,7 +196,7 @@ def train_arm(
             uncaptioned=uncaptioned,
             rehearsal=shown.rehearsal,
             texts=texts,
-            seed=member_seed(profile.seed, run),
+            seed=profile.seed + 1_000_003 * run,  # runs of different seeds share no member
             checkpoint=checkpoint and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
             on_epoch=validate,
             on_step=on_step,
@@ -205,20 +205,16 @@ def train_arm(
         histories.append(trained.history)
         del trained
         return_memory()
-    rule, decisive = profile.selection, (shown.val, shown.zero_shot_val)
-    candidates = measure_interpolations(clip, mean, *decisive, rule.alphas, precision)
+    rule = profile.selection
+    candidates = measure_interpolations(
+        clip, mean, shown.val, shown.zero_shot_val, rule.alphas, precision
+    )
     alpha = choose_candidate(candidates, rule.least_retention).alpha
     student = interpolate(clip, mean, alpha)
     part = _trained_part(student, settings.train_text)
     part.load_state_dict(_halve(part))  # copied into what is there, so in single precision again
     return_memory()
-    history = average_histories(histories)
-    return Arm(name, student, alpha, candidates, history, settings.train_text)
-
-
-def member_seed(seed: int, member: int) -> int:
-    """The seed of a soup's member: runs of different seeds share none, and repeats are repeats."""
-    return seed + 1_000_003 * member
+    return Arm(name, student, alpha, candidates, average_histories(histories), settings.train_text)
 
 
 def save_arm(arm: Arm, folder: Path) -> None:
@@ -243,9 +239,14 @@ def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
     loaded, path = clone_clip(clip), folder / f"{name}.safetensors"
 
     def build(record: dict[str, Any]) -> Arm:
-        candidates = tuple(Candidate(**each) for each in record["candidates"])
-        trained_text = record.get("trained_text", False)
-        return Arm(name, loaded, record["alpha"], candidates, record["history"], trained_text)
+        return Arm(
+            name,
+            loaded,
+            record["alpha"],
+            tuple(Candidate(**each) for each in record["candidates"]),
+            record["history"],
+            record.get("trained_text", False),
+        )
 
     arm = read_record(path.with_suffix(".json"), build)
     load_weights(_trained_part(loaded, arm.trained_text), load_tensors(path), str(path))
@@ -257,8 +258,10 @@ def _trained_part(clip: ClipBundle, trained_text: bool) -> nn.Module:
 
 
 def _halve(part: nn.Module) -> dict[str, Tensor]:
-    weights = part.state_dict().items()
-    return {name: x.half() if x.is_floating_point() else x for name, x in weights}
+    return {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in part.state_dict().items()
+    }
 
 
 def load_arms(
@@ -275,20 +278,27 @@ def load_arms(
     return {"clip": Arm("clip", clip)} | trained
 
 
-def _teacher_path(settings: TeacherSettings | RegionTeacherSettings, folder: Path) -> Path:
-    """Where a run's folder has the weights of a teacher of these settings."""
-    name = "region_teacher" if isinstance(settings, RegionTeacherSettings) else "teacher"
-    return folder / f"{name}.safetensors"
+# By kind of teacher: what its files are called, and what decides what it computes.
+_KINDS = {
+    TeacherSettings: (
+        "teacher",
+        ("heads", "layers", "pooling_temperature", "caption_free", "masked"),
+    ),
+    RegionTeacherSettings: (
+        "region_teacher",
+        ("heads", "layers", "width", "regions", "boxes", "whole_picture"),
+    ),
+}
 
 
 def save_teacher(
     run: TeacherRun, settings: TeacherSettings | RegionTeacherSettings, folder: Path
 ) -> None:
     """Writes a teacher's weights and how it came about."""
-    path = _teacher_path(settings, folder)
-    save_tensors(run.teacher.state_dict(), path)
+    name, _ = _KINDS[type(settings)]
+    save_tensors(run.teacher.state_dict(), folder / f"{name}.safetensors")
     record = {"settings": asdict(settings), "history": run.history}
-    write_record(record, path.with_suffix(".json"))
+    write_record(record, folder / f"{name}.json")
 
 
 def load_teacher(
@@ -305,12 +315,13 @@ def load_teacher(
         FileNotFoundError, ValueError: it is not there, damaged, or computes otherwise than one of
             these settings would.
     """
-    path = _teacher_path(settings, folder)
+    kind, decisive = _KINDS[type(settings)]
+    path = folder / f"{kind}.safetensors"
     kept, history = read_record(
         path.with_suffix(".json"),
         lambda record: (type(settings)(**record["settings"]), list(record["history"])),
     )
-    for name in ("heads", "layers", *_DECISIVE[type(settings)]):
+    for name in decisive:
         if getattr(kept, name) != getattr(settings, name):
             raise ValueError(
                 f"Expected a teacher with {name}={getattr(settings, name)!r} in {folder}, got "
@@ -322,8 +333,22 @@ def load_teacher(
     return TeacherRun(teacher.eval(), history)
 
 
-# What decides what a trained teacher computes, beside the sizes that both kinds have.
-_DECISIVE = {
-    TeacherSettings: ("pooling_temperature", "caption_free", "masked"),
-    RegionTeacherSettings: ("width", "regions", "boxes", "whole_picture"),
-}
+def find_saved(profile: Profile, folder: str = "") -> Path:
+    """The folder of a profile's teacher and arms, for a notebook.
+
+    Args:
+        profile: the pocket's come with the kit, another's have to be trained before.
+        folder: where a run of yours left them, instead.
+
+    Raises:
+        FileNotFoundError: they have not been trained.
+    """
+    if not folder and profile.name == profile.data == "pocket":
+        return asset_path("pocket_arms")
+    place = Path(folder or f"../runs/{profile.name}/arms")  # from notebooks/
+    if not (place / f"{profile.recipe}.json").is_file():
+        raise FileNotFoundError(
+            f"Expected a teacher and arms of the profile {profile.name} in {place}, found none; "
+            f"run: python -m dclip_kit distill --profile {profile.name} --out {place}"
+        )
+    return place

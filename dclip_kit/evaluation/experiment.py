@@ -34,20 +34,7 @@ from dclip_kit.evaluation.evaluate import (
     prepare_retrieval,
     prepare_zero_shot,
 )
-from dclip_kit.evaluation.profile_data import (
-    ProfileData,
-    count_further,
-    load_uncaptioned,
-    name_uncaptioned,
-)
-from dclip_kit.evaluation.runs import (
-    SeenPictures,
-    describe_pocket,
-    describe_seen,
-    keep_seen,
-    leave_out_trained,
-    load_seen,
-)
+from dclip_kit.evaluation.profile_data import ProfileData
 from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.features.frozen import FrozenFeatures
 from dclip_kit.features.store import FeatureStore, describe_source, digest_record
@@ -57,7 +44,6 @@ from dclip_kit.models.encode import encode_images
 from dclip_kit.models.reading import Pictures, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
 from dclip_kit.models.weights import choose_parameters
-from dclip_kit.runtime.files import asset_path
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
@@ -103,22 +89,30 @@ def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
 
 
 def load_or_extract_features(
-    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path
+    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path | None
 ) -> FrozenFeatures:
     """Opens a data set's features in a folder, or extracts them into it.
 
     They lie in a store that is called by the split and by what they are made from: where data or
     settings have changed, another is made beside it. It is opened without loading the detector.
 
+    Args:
+        profile: says how regions are made.
+        clip: the untouched one.
+        dataset: with captions or without.
+        folder: None keeps the features in memory only.
+
     Raises:
         ValueError: as `extract_features`, or the store that is there is damaged.
     """
-    source = describe_source(clip, dataset, profile.regions)
-    place = folder / f"features-{dataset.split}-{digest_record(source)}"
-    features = FeatureStore(place, len(dataset)).open(source)
-    if features is not None:
-        say(f"Loaded the features in {place}.")
-        return features
+    place = None
+    if folder:
+        source = describe_source(clip, dataset, profile.regions)
+        place = folder / f"features-{dataset.split}-{digest_record(source)}"
+        features = FeatureStore(place, len(dataset)).open(source)
+        if features is not None:
+            say(f"Loaded the features in {place}.")
+            return features
     detector = choose_detector(profile, clip)
     return extract_features(clip, detector, dataset, profile.regions, folder=place)
 
@@ -163,22 +157,12 @@ class EncodedPictures:
 def encode_pictures(
     profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path | None = None
 ) -> EncodedPictures:
-    """Features of pictures, and the pictures for trainings to read.
-
-    Args:
-        profile: says how regions are made.
-        clip: the untouched one.
-        dataset: with captions or without.
-        folder: to keep the features in, or to load them from; left out, they are in memory only.
+    """Features of pictures, as `load_or_extract_features`, and the pictures for trainings to read.
 
     Raises:
         ValueError: as `load_or_extract_features` and `read_pixels`.
     """
-    if folder:
-        features = load_or_extract_features(profile, clip, dataset, folder)
-    else:
-        detector = choose_detector(profile, clip)
-        features = extract_features(clip, detector, dataset, profile.regions)
+    features = load_or_extract_features(profile, clip, dataset, folder)
     return EncodedPictures(dataset, features, _read_few(clip, dataset.paths))
 
 
@@ -211,11 +195,12 @@ def prepare_training(
     Raises:
         ValueError: as `prepare_rehearsal`.
     """
-    val = replace(sets.val, pictures=_read_few(clip, sets.val.pictures))
-    chosen = _read_few(clip, sets.zero_shot_val.pictures)
     rehearsal = prepare_rehearsal(profile, clip, captioned)
+    val, zero_shot_val = (
+        replace(data, pictures=_read_few(clip, data.pictures))
+        for data in (sets.val, sets.zero_shot_val)
+    )
     return_memory()
-    zero_shot_val = replace(sets.zero_shot_val, pictures=chosen)
     return TrainingSet(captioned.pictures, rehearsal, val, zero_shot_val)
 
 
@@ -243,25 +228,12 @@ def train_and_save_teacher(
     return run
 
 
-@dataclass(frozen=True, eq=False)
-class Lessons:
-    """What a teacher says of the pictures that a student learns from.
-
-    Attributes:
-        embeddings: of the captioned pictures, one for each caption.
-        uncaptioned: pictures without captions, with theirs; None where there are none.
-    """
-
-    embeddings: Float[Tensor, "text embed"]
-    uncaptioned: PictureTargets | None
-
-
 def prepare_lessons(
     profile: Profile,
     teacher: MetaTeacher | RegionTeacher | ClipBundle,
     captioned: EncodedPictures,
     uncaptioned: EncodedPictures | None,
-) -> Lessons:
+) -> tuple[Float[Tensor, "text embed"] | None, PictureTargets | None]:
     """Embeds what a profile's student learns from with its teacher, once.
 
     Args:
@@ -269,10 +241,15 @@ def prepare_lessons(
         teacher: trained; of the kind "control" a fine-tuned CLIP.
         captioned: the training data.
         uncaptioned: pictures without captions, if any.
-    """
 
+    Returns:
+        The teacher's embeddings of the captioned pictures, one for each caption, and the pictures
+        without captions with theirs; None where the student has no teacher, or there are none.
+    """
+    if not profile.student.distillation_weight:
+        return None, None
     if isinstance(teacher, MetaTeacher):  # which may read captions, so uncaptioned are not its own
-        return Lessons(embed_with_teacher(teacher, captioned.features, profile.regions), None)
+        return embed_with_teacher(teacher, captioned.features, profile.regions), None
 
     def embed(encoded: EncodedPictures) -> Tensor:
         if isinstance(teacher, ClipBundle):
@@ -280,7 +257,7 @@ def prepare_lessons(
         return embed_pictures(teacher, encoded.features, profile.region_teacher)
 
     others = PictureTargets(uncaptioned.pictures, embed(uncaptioned)) if uncaptioned else None
-    return Lessons(embed(captioned)[captioned.features.image_of_text], others)
+    return embed(captioned)[captioned.features.image_of_text], others
 
 
 def train_and_save_arms(
@@ -312,20 +289,15 @@ def train_and_save_arms(
     data = prepare_training(control, clip, captioned, sets)
     arms = {"clip": Arm("clip", clip)}
     for name, settings in {CONTROL: control, profile.recipe: profile}.items():
-        lessons = None
-        if settings.student.distillation_weight:
-            own = teacher or arms[CONTROL].clip
-            lessons = prepare_lessons(settings, own, captioned, uncaptioned)
-        checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
+        own = teacher or arms.get(CONTROL, arms["clip"]).clip
         arms[name] = train_arm(
             name,
             clip,
             data,
             captioned.features,
             settings,
-            lessons.embeddings if lessons else None,
-            lessons.uncaptioned if lessons else None,
-            checkpoint,
+            *prepare_lessons(settings, own, captioned, uncaptioned),
+            checkpoint=checkpoints and checkpoints / f"{name}.safetensors",
             texts=captioned.dataset.texts,
         )
         if is_main_process():
@@ -352,76 +324,3 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
     held_out = measure(evaluate_zero_shot, sets.zero_shot_held_out)
     found = map(ArmResult, arms.values(), retrieval, zero_shot, held_out)
     return dict(zip(arms, found, strict=True))
-
-
-def describe_run(
-    profile: Profile,
-    data: ProfileData,
-    uncaptioned: CaptionedImages | None = None,
-    teacher: Path | None = None,
-) -> SeenPictures:
-    """What a run on these data sees, and what its teacher from another run's folder has seen."""
-    further = count_further(name_uncaptioned(profile)) if uncaptioned else 0
-    if profile.data == "pocket":
-        seen = describe_pocket(further)
-    else:
-        # The pocket's pictures to choose on are apart from those to measure on.
-        labelled = () if profile.zero_shot == "pocket" else data.zero_shot_val.paths
-        seen = describe_seen(data.train, data.val, labelled, profile.leak_guard == "content")
-    if uncaptioned and not (further and profile.data == "pocket"):
-        own = describe_seen(
-            uncaptioned, uncaptioned.select([]), (), profile.leak_guard == "content"
-        )
-        seen = replace(seen, trained=seen.trained.join(own.trained))
-    if teacher is None:
-        return seen
-    its = load_seen(teacher)
-    return replace(seen, trained=seen.trained.join(its.trained), complete=its.complete)
-
-
-def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
-    """Leaves out of val and test what the teacher in another run's folder has trained on.
-
-    Raises:
-        ValueError: too little is left to choose or to measure on.
-    """
-    seen = load_seen(folder)
-    if not seen.complete:
-        say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
-    val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
-    for note in filter(None, (val.describe("val"), test.describe("test"))):
-        say(note)
-    return replace(data, val=val.dataset, test=test.dataset)
-
-
-def train_all(profile: Profile, clip: ClipBundle, data: ProfileData, folder: Path) -> None:
-    """Trains a profile's arms into a folder, and its teacher if its recipe has one."""
-    others = load_uncaptioned(profile, data)
-    if profile.data != "pocket":  # whose scenes need no record
-        keep_seen(describe_run(profile, data, others), folder)
-    captioned = encode_pictures(profile, clip, data.train)
-    uncaptioned = encode_pictures(profile, clip, others) if others else None
-    teacher = None
-    if trains_teacher(profile):
-        teacher = train_and_save_teacher(profile, captioned.features, folder).teacher
-    sets = prepare_evaluation(clip, data)
-    train_and_save_arms(profile, clip, teacher, captioned, uncaptioned, sets, folder)
-
-
-def find_saved(profile: Profile, clip: ClipBundle, data: ProfileData, folder: str = "") -> Path:
-    """The folder of a profile's teacher and arms.
-
-    Args:
-        profile: the pocket's come with the kit. Another's are trained now unless they have been,
-            which takes long without a GPU.
-        clip: the untouched one.
-        data: to train with.
-        folder: where a run of yours left them, instead.
-    """
-    if folder or profile.name == profile.data == "pocket":
-        return Path(folder) if folder else asset_path("pocket_arms")
-    place = Path("../runs", profile.name, "arms")  # from notebooks/
-    if not (place / f"{profile.recipe}.json").exists():  # the last to be written
-        print(f"Training the teacher and the arms into {place}.")
-        train_all(profile, clip, data, place)
-    return place

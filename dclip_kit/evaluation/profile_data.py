@@ -38,6 +38,10 @@ from dclip_kit.metrics import recall_ceiling
 from dclip_kit.runtime.printing import say
 
 
+# What of a profile decides what is measured: the model, and the pictures.
+MEASURED_BY = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
+
+
 @dataclass(frozen=True, eq=False)
 class ProfileData:
     """A profile's data.

@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from dclip_kit.evaluation.galleries import WAYS
+from dclip_kit.evaluation.evaluate import WAYS
 from dclip_kit.evaluation.study import RETENTION
 from dclip_kit.plots.style import (
     DASHED,
