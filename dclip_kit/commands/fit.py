@@ -83,10 +83,9 @@ def _run(
     for folder in (out, features):
         require_writable(folder, "folder")
     from dclip_kit.evaluation import experiment, profile_data, runs
-    from dclip_kit.evaluation.arms import load_teacher
-    from dclip_kit.evaluation.probe import region_probe, shortcut_probe
+    from dclip_kit.evaluation.compare import format_report, make_report
+    from dclip_kit.evaluation.inspection import region_probe, shortcut_probe
     from dclip_kit.evaluation.records import write_record
-    from dclip_kit.evaluation.report import format_report, make_report
     from dclip_kit.runtime.processes import is_main_process
 
     runs.require_settings(settings, out)
@@ -94,10 +93,10 @@ def _run(
     clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))
     experiment.require_trainable(settings, clip)
     kind = experiment.teacher_settings(settings)
-    run = load_teacher(clip.embed_dim, kind, teacher) if teacher else None
+    run = experiment.load_teacher(clip.embed_dim, kind, teacher) if teacher else None
     data = profile_data.load_data(settings)
     if teacher:
-        data = experiment.leave_out_seen_by_teacher(data, teacher)
+        data = runs.leave_out_seen_by_teacher(data, teacher)
     others = None if teacher_alone else profile_data.load_uncaptioned(settings, data)
     more = f" and {len(others):,} without captions" if others else ""
     say(
@@ -106,9 +105,9 @@ def _run(
     )
     with runs.count_seconds(out, began) as seconds:
         write_record(settings.as_dict(), out / runs.SETTINGS)
-        seen = by_teacher = experiment.describe_run(settings, data, None, teacher)
+        seen = by_teacher = runs.describe_run(settings, data, None, teacher)
         if others:
-            seen = experiment.describe_run(settings, data, others, teacher)
+            seen = runs.describe_run(settings, data, others, teacher)
         runs.keep_seen(seen, out, by_teacher)
         captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"
@@ -176,8 +175,13 @@ def study(
         require_writable(folder, "folder")
     from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.runs import load_model
-    from dclip_kit.evaluation.study import format_repeated, format_study, read_study, summarise
-    from dclip_kit.evaluation.study_runs import run_study
+    from dclip_kit.evaluation.study import (
+        format_repeated,
+        format_study,
+        read_study,
+        run_study,
+        summarise,
+    )
 
     plan = read_study(file)
     profile = plan.profile
@@ -187,5 +191,5 @@ def study(
         print(format_repeated(plan, work, *repeat))
         return
     result = summarise(plan)
-    write_record(result, plan.result)
+    write_record(result, file.with_suffix(".json"))
     print(format_study(result))

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dclip_kit.config import CONTROL, Profile
 from dclip_kit.data.pocket import world as pocket
-from dclip_kit.evaluation.arms import Arm, ArmResult, measure_interpolations
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     RetrievalSet,
@@ -22,6 +21,7 @@ from dclip_kit.evaluation.evaluate import (
     measure_galleries,
     prepare_galleries,
 )
+from dclip_kit.evaluation.experiment import Arm, ArmResult, measure_interpolations
 from dclip_kit.evaluation.inspection import ShortcutProbe
 from dclip_kit.metrics import (
     DirectionMetrics,
@@ -298,14 +298,14 @@ def make_report(
         found = None if same else describe_gain(old.hits(1), new.hits(1), new.image_of_query)
         return {"text_to_image_recall_at_1": found}
 
-    renamed = profile.reciprocal_rank_as_map
     return {
         "profile": profile.name,
         "trained_in_this_run": bool(trained),
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak_memory_mb()),
         "arms": {
-            name: describe_arm(found, results["clip"], renamed) | {"trained": name in trained}
+            name: describe_arm(found, results["clip"], profile.reciprocal_rank_as_map)
+            | {"trained": name in trained}
             for name, found in results.items()
         },
         "gain": gain("clip", profile.recipe),
@@ -329,18 +329,24 @@ def measure_fresh(
         count: scenes, drawn on first use.
         size: of a gallery.
     """
-    clip = arms["clip"].clip
-    galleries = prepare_galleries(clip, pocket.load_further("further_test", count), size)
-    names = ("clip", CONTROL, recipe)
-    found = {name: measure_galleries(arms[name].clip, galleries)["text_to_image"] for name in names}
+    scenes = pocket.load_further("further_test", count)
+    galleries = prepare_galleries(arms["clip"].clip, scenes, size)
+    found = {
+        name: measure_galleries(arms[name].clip, galleries)["text_to_image"]
+        for name in ("clip", CONTROL, recipe)
+    }
 
     def gain(before: str) -> dict[str, Any]:
         pair = found[before].hits, found[recipe].hits
         return {"text_to_image_recall_at_1": describe_gain(*pair, found[recipe].image)}
 
-    recalls = {name: each.figures["recall_at_1"] for name, each in found.items()}
-    more = {"pictures": count, "gallery": size, "recall_at_1": recalls}
-    return {**more, "gain": gain("clip"), "gain_over_control": gain(CONTROL)}
+    return {
+        "pictures": count,
+        "gallery": size,
+        "recall_at_1": {name: each.figures["recall_at_1"] for name, each in found.items()},
+        "gain": gain("clip"),
+        "gain_over_control": gain(CONTROL),
+    }
 
 
 def format_report(report: Mapping[str, Any]) -> str:

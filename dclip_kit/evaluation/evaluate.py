@@ -132,9 +132,13 @@ def encode_classes(
         for name in class_names
         for template in templates
     ]
-    starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
-    bar = tqdm(starts, "encoding classes", delay=2, disable=not is_main_process())
-    parts = [encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE]) for start in bar]
+    starts = tqdm(
+        range(0, len(prompts), _PROMPTS_AT_ONCE),
+        "encoding classes",
+        delay=2,
+        disable=not is_main_process(),
+    )
+    parts = [encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE]) for start in starts]
     features = torch.cat(parts).reshape(len(class_names), len(templates), -1)
     return F.normalize(features.mean(1), dim=-1)
 
@@ -230,9 +234,8 @@ def prepare_galleries(
     """
     if size < 1:
         raise ValueError(f"Expected a gallery of 1 picture or more, got {size}; give another size.")
-    starts = range(0, len(dataset), size)
-    parts = (dataset.select(range(start, min(start + size, len(dataset)))) for start in starts)
-    return tuple(prepare_retrieval(clip, part) for part in parts)
+    parts = torch.arange(len(dataset)).split(size)
+    return tuple(prepare_retrieval(clip, dataset.select(part.tolist())) for part in parts)
 
 
 @dataclass(frozen=True, eq=False)

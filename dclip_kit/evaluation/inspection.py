@@ -388,8 +388,8 @@ def attend_to_regions(
     shares = regions.xyxy / torch.tensor(picture.size).repeat(2)
     boxes = torch.cat([shares, regions.confidence[:, None]], dim=1)
     mask = torch.ones(1, len(regions), dtype=torch.bool)
-    given = features[:1], features[None, 1:], mask, boxes[None]
     device = next(teacher.parameters()).device
+    given = features[:1], features[None, 1:], mask, boxes[None]
     _, weights = teacher.eval()(*(each.to(device) for each in given))
     received = weights[0, :, 1:].sum(0).cpu()
     return received / received.sum()

@@ -19,7 +19,7 @@ from dclip_kit.config import PROFILES, Profile
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
 from dclip_kit.data.scan import scan_pictures
-from dclip_kit.evaluation.arms import load_arm
+from dclip_kit.evaluation.experiment import load_arm
 from dclip_kit.evaluation.profile_data import MEASURED_BY, ProfileData
 from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries
@@ -164,16 +164,13 @@ def keep_seen(seen: SeenPictures, folder: Path, teacher: SeenPictures | None = N
         return *(index["names"].keys() for index in indices), each.labelled
 
     begun = any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*"))
-    if begun and (folder / PICTURES).is_file():
-        kept = name(load_seen(folder))
-        if kept == name(seen):
-            return
-        if teacher is None or kept != name(teacher):
-            raise ValueError(
-                f"Expected the pictures that the run in {folder} began with, but those to train "
-                "on, to choose on or with labels have changed; name another --out, or delete this "
-                "one to begin again."
-            )
+    fitting = [name(each) for each in (seen, teacher) if each]
+    if begun and (folder / PICTURES).is_file() and name(load_seen(folder)) not in fitting:
+        raise ValueError(
+            f"Expected the pictures that the run in {folder} began with, but those to train on, to "
+            "choose on or with labels have changed; name another --out, or delete this one to "
+            "begin again."
+        )
     record = {
         "trained": seen.trained.as_dict(),
         "chosen": seen.chosen.as_dict(),

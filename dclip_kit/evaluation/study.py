@@ -27,7 +27,6 @@ from dclip_kit.config import (
     get_profile,
 )
 from dclip_kit.data.pocket import world as pocket
-from dclip_kit.evaluation.arms import Arm, Candidate, choose_candidate, save_arm, train_arm
 from dclip_kit.evaluation.compare import format_table
 from dclip_kit.evaluation.evaluate import (
     WAYS,
@@ -40,15 +39,20 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.experiment import (
+    Arm,
+    Candidate,
     EncodedPictures,
+    choose_candidate,
     encode_pictures,
     load_or_extract_features,
     prepare_evaluation,
     prepare_lessons,
     prepare_rehearsal,
     prepare_training,
+    save_arm,
     teacher_settings,
     train_and_save_teacher,
+    train_arm,
 )
 from dclip_kit.evaluation.inspection import region_probe
 from dclip_kit.evaluation.profile_data import (
@@ -124,11 +128,6 @@ class Study:
     seeds: tuple[int, ...]
     gallery: int
     arms: tuple[StudyArm, ...]
-
-    @property
-    def result(self) -> Path:
-        """Where what all records say together is written."""
-        return self.path.with_suffix(".json")
 
     def record_of(self, arm: StudyArm, seed: int) -> Path:
         """Where a training's record is."""
@@ -298,11 +297,10 @@ def run_study(
     workshop = _Workshop(study, clip, work, anew=repeat is not None)
     for arm, seed in rows:
         say(f"{study.path.stem}: {arm.name}, seed {seed}.")
-        record = workshop.run(arm, seed)
         place = study.record_of(arm, seed)
         if repeat:
             place = work / "repeated" / place.name
-        write_record(record, place)
+        write_record(workshop.run(arm, seed), place)
         return_memory()
 
 
@@ -310,11 +308,11 @@ def _is_done(study: Study, arm: StudyArm, seed: int) -> bool:
     path = study.record_of(arm, seed)
     if not path.exists():
         return False
-    kept = read_record(path, lambda record: dict(record["settings"]))
     now = study.describe(arm, seed)
-    kept = _fill(kept, {"measured": now["measured"]})  # older records lack this, and newer settings
+    known = {"measured": now["measured"]}  # older records lack this, and newer settings
     if arm.profile:
-        kept = _fill(kept, {"profile": Profile("", "", None).as_dict()})
+        known["profile"] = Profile("", "", None).as_dict()
+    kept = read_record(path, lambda record: _fill(record["settings"], known))
     if differing := differing_entries(kept, now):
         raise ValueError(
             f"Expected {path} to be of the settings in {study.path}, but they differ in "
@@ -336,10 +334,13 @@ def _fill(kept: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
 def teacher_place(work: Path, arm: StudyArm, seed: int) -> Path:
     """The folder that a study's work has an arm's teacher in; arms of one teacher share it."""
     assert arm.profile  # the untouched CLIP has no teacher
-    names = ("clip", "pretrained", "data", "images", "regions")
-    own = {name: each for name, each in asdict(arm.profile).items() if name in names}
-    settings = asdict(teacher_settings(arm.profile))
-    decisive = {"teacher": settings, **own, "seed": seed, "captions": arm.captions}
+    settings = asdict(arm.profile)
+    decisive = {
+        "teacher": asdict(teacher_settings(arm.profile)),
+        **{name: settings[name] for name in ("clip", "pretrained", "data", "images", "regions")},
+        "seed": seed,
+        "captions": arm.captions,
+    }
     return work / "teachers" / digest_record(decisive)
 
 
@@ -375,11 +376,10 @@ class _Workshop:
         profile = replace(self.study.profile, regions=regions)
         return encode_pictures(profile, self.clip, train, self.work)
 
-    def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
+    def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures:
         profile = replace(self.study.profile, regions=regions, uncaptioned=named)
         pictures = load_uncaptioned(apply_recipe(profile, "region_taught"), self.data)
-        if pictures is None:
-            return None
+        assert pictures  # they are named, and this recipe uses them
         return encode_pictures(profile, self.clip, pictures, self.work)
 
     def run(self, arm: StudyArm, seed: int) -> dict[str, Any]:

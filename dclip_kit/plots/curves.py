@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from dclip_kit.evaluation.arms import Arm
+from dclip_kit.evaluation.experiment import Arm
 from dclip_kit.plots.style import (
     DASHED,
     INK,

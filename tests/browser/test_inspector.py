@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 PREPARE = """
 import dclip_kit as kit
 from dclip_kit.data.pocket import world
-from dclip_kit.evaluation.arms import load_teacher
+from dclip_kit.evaluation.experiment import load_teacher
 from dclip_kit.evaluation.experiment import choose_detector
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.widgets import RegionInspector
