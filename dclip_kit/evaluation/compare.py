@@ -214,8 +214,9 @@ def measure_mixes(
     traced = {}
     for name, arm in arms.items():
         if arm.alpha is not None:
-            ends = arms["clip"].clip, arm.clip
-            found = measure_interpolations(*ends, retrieval, zero_shot, [*steps, 1.0])
+            found = measure_interpolations(
+                arms["clip"].clip, arm.clip, retrieval, zero_shot, [*steps, 1.0]
+            )
             of_clip = tuple(replace(each, alpha=each.alpha * arm.alpha) for each in found)
             traced[name] = replace(arm, candidates=of_clip)
     return traced

@@ -289,6 +289,8 @@ def measure_galleries(
 def _join(found: list[DirectionMetrics]) -> GalleryMetrics:
     values = {f"recall_at_{k}": torch.cat([each.hits(k) for each in found]) for k in (1, 5, 10)}
     values["mean_average_precision"] = torch.cat([each.average_precision for each in found])
-    image = torch.cat([each.image_of_query for each in found])
-    figures = {name: float(value.double().mean()) for name, value in values.items()}
-    return GalleryMetrics(values["recall_at_1"], image, figures)
+    return GalleryMetrics(
+        values["recall_at_1"],
+        torch.cat([each.image_of_query for each in found]),
+        {name: float(value.double().mean()) for name, value in values.items()},
+    )

@@ -146,11 +146,10 @@ def teacher_settings(profile: Profile) -> TeacherSettings | RegionTeacherSetting
 
 def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
     """A profile's detector, on the device of its CLIP."""
-    regions = profile.regions
     return load_detector(
-        regions.detector,
-        confidence=regions.confidence,
-        max_regions=regions.max_regions,
+        profile.regions.detector,
+        confidence=profile.regions.confidence,
+        max_regions=profile.regions.max_regions,
         device=clip.device,
     )
 
@@ -264,8 +263,9 @@ def prepare_training(
     """
     rehearsal = prepare_rehearsal(profile, clip, captioned)
     val = replace(sets.val, pictures=_read_few(clip, sets.val.pictures))
-    named = sets.zero_shot_val
-    zero_shot_val = replace(named, pictures=_read_few(clip, named.pictures))
+    zero_shot_val = replace(
+        sets.zero_shot_val, pictures=_read_few(clip, sets.zero_shot_val.pictures)
+    )
     return_memory()
     return TrainingSet(captioned.pictures, rehearsal, val, zero_shot_val)
 
@@ -607,8 +607,7 @@ def save_teacher(
     """Writes a teacher's weights and how it came about."""
     name, _ = _KINDS[type(settings)]
     save_tensors(run.teacher.state_dict(), folder / f"{name}.safetensors")
-    record = {"settings": asdict(settings), "history": run.history}
-    write_record(record, folder / f"{name}.json")
+    write_record({"settings": asdict(settings), "history": run.history}, folder / f"{name}.json")
 
 
 def load_teacher(

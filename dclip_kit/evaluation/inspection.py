@@ -34,6 +34,8 @@ from dclip_kit.models.regions import (
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, TeacherOutput
 from dclip_kit.training import apply_teacher, choose_lenders, embed_pictures
 
+_SETTINGS = RegionSettings()  # how crops are cut unless said otherwise
+
 # The things in scenes: found by a detector or not, named by CLIP or not
 
 
@@ -117,7 +119,7 @@ def name_objects(
     objects: SceneObjects,
     regions: Sequence[Regions],
     class_features: Float[Tensor, "class embed"],
-    settings: RegionSettings | None = None,
+    settings: RegionSettings = _SETTINGS,
 ) -> NamedObjects:
     """Asks CLIP for every thing of every picture, once of the picture and once of its crop.
 
@@ -141,7 +143,6 @@ def name_objects(
             f"Expected the regions of each of {len(paths)} pictures, got {len(regions)}; detect in "
             "these very pictures."
         )
-    settings = settings or RegionSettings()
     match = match_regions(objects, regions)
     found = match >= 0
     crops = []
@@ -204,7 +205,7 @@ def read_caption(
     picture: Image.Image,
     regions: Regions,
     caption: str,
-    settings: RegionSettings | None = None,
+    settings: RegionSettings = _SETTINGS,
 ) -> CaptionedRegions:
     """Encodes a picture's regions and a caption's tokens, and weighs the ones by the others.
 
@@ -218,7 +219,6 @@ def read_caption(
     Raises:
         ValueError: the caption has no token, or the regions are of another picture's size.
     """
-    settings = settings or RegionSettings()
     crops = crop_regions(picture, regions, settings.margin, settings.square)
     features = encode_images(clip, crops, progress=False)
     return beside_caption(clip, caption, encode_tokens(clip, [caption]), regions, features)
@@ -367,7 +367,7 @@ def attend_to_regions(
     clip: ClipBundle,
     picture: Image.Image,
     regions: Regions,
-    settings: RegionSettings | None = None,
+    settings: RegionSettings = _SETTINGS,
 ) -> Float[Tensor, "region"]:
     """How much the region teacher's last layer looks at each region of a picture.
 
@@ -382,7 +382,6 @@ def attend_to_regions(
         The attention that each region receives from all items, the whole picture among them, as
         shares of what all regions receive.
     """
-    settings = settings or RegionSettings()
     crops = crop_regions(picture, regions, settings.margin, settings.square)
     features = encode_images(clip, [picture, *crops], progress=False)
     shares = regions.xyxy / torch.tensor(picture.size).repeat(2)
@@ -409,8 +408,8 @@ def stored_regions(
     rows = slice(start, start + int(features.region_count[image]))
     width, height = features.size[image].tolist()
     labels = [names[each] if each >= 0 else "whole image" for each in features.label[rows].tolist()]
-    found = Regions(features.xyxy[rows], features.confidence[rows], tuple(labels), (width, height))
-    return found, features.region[rows]
+    box, confidence = features.xyxy[rows], features.confidence[rows]
+    return Regions(box, confidence, tuple(labels), (width, height)), features.region[rows]
 
 
 # The shortcut probe: does a teacher look at the picture, or read the caption?
@@ -459,8 +458,7 @@ def shortcut_probe(
     texts = features.first_texts()
     if len(texts) < 2:
         raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
-    own = features.image_of_text[texts]
-    other = own[choose_lenders(len(own), seed)]
+    other = features.image_of_text[texts][choose_lenders(len(texts), seed)]
     gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
     count = len(features)
     blank = replace(  # with one region each, whose box says nothing

@@ -60,7 +60,6 @@ from dclip_kit.evaluation.profile_data import (
     ProfileData,
     load_data,
     load_uncaptioned,
-    name_uncaptioned,
 )
 from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries, digest_record
@@ -161,8 +160,9 @@ def read_study(path: Path) -> Study:
         profile = change_settings(profile, said)
         if arms["clip"] != {"recipe": "none"}:
             raise ValueError("clip is the untouched one")
-        every = tuple(_read_arm(profile, *arm) for arm in arms.items())
-        return Study(path, profile, seeds, gallery, every)
+        return Study(
+            path, profile, seeds, gallery, tuple(_read_arm(profile, *arm) for arm in arms.items())
+        )
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
@@ -246,11 +246,10 @@ def measure(
     clip: ClipBundle, place: MeasuredOn, references: tuple[Tensor, Tensor] | None = None
 ) -> Measurement:
     """Measures a model in all galleries, and on labelled pictures; as `measure_galleries`."""
-    held_out = place.held_out
     return Measurement(
         measure_galleries(clip, place.galleries, references),
         evaluate_zero_shot(clip, place.zero_shot, progress=False).correct,
-        evaluate_zero_shot(clip, held_out, progress=False).top1 if held_out else None,
+        evaluate_zero_shot(clip, place.held_out, progress=False).top1 if place.held_out else None,
     )
 
 
@@ -376,11 +375,10 @@ class _Workshop:
         profile = replace(self.study.profile, regions=regions)
         return encode_pictures(profile, self.clip, train, self.work)
 
-    def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures:
+    def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
         profile = replace(self.study.profile, regions=regions, uncaptioned=named)
         pictures = load_uncaptioned(apply_recipe(profile, "region_taught"), self.data)
-        assert pictures  # they are named, and this recipe uses them
-        return encode_pictures(profile, self.clip, pictures, self.work)
+        return encode_pictures(profile, self.clip, pictures, self.work) if pictures else None
 
     def run(self, arm: StudyArm, seed: int) -> dict[str, Any]:
         """One row's record: the frontier from the untouched CLIP to a student, and how it came."""
@@ -430,7 +428,7 @@ class _Workshop:
         teacher: Any = None
         uncaptioned = probe = None
         if student.distillation_weight:
-            if student.uncaptioned_batch and name_uncaptioned(profile):
+            if student.uncaptioned_batch:
                 uncaptioned = self.uncaptioned(profile.regions, profile.uncaptioned)
             if profile.teacher_model == "control":
                 teacher = self._train_control(arm, profile)
@@ -464,12 +462,14 @@ class _Workshop:
         """The control by its own settings; arms that it teaches share its checkpoint."""
         control = replace(apply_recipe(self.study.profile, CONTROL), seed=profile.seed)
         captioned = self.captioned(control.regions, arm.captions)
-        sets = prepare_evaluation(self.clip, self.data)
-        shown = prepare_training(control, self.clip, captioned, sets)
+        shown = prepare_training(
+            control, self.clip, captioned, prepare_evaluation(self.clip, self.data)
+        )
         key = digest_record(replace(arm, profile=control, steps=0).describe(profile.seed))
         state = self.states and self.states / f"{CONTROL}-{key}.safetensors"
-        features = captioned.features
-        return train_arm(CONTROL, self.clip, shown, features, control, checkpoint=state).clip
+        return train_arm(
+            CONTROL, self.clip, shown, captioned.features, control, checkpoint=state
+        ).clip
 
 
 def _as_candidate(alpha: float, found: Measurement, base: Measurement) -> Candidate:
