@@ -83,10 +83,9 @@ def format_retrieval(retrievals: Mapping[str, RetrievalMetrics]) -> str:
             rows.append([metric, *cells])
         rows += [["median rank", *(f"{each.median_rank:g}" for each in found)], []]
     wide = max(19, *(2 + len(cell) for row in rows for cell in row[1:]))
-    lines = [
+    return "\n".join(
         "".join([f"{row[0]:13s}", *(x.rjust(wide) for x in row[1:])]) if row else "" for row in rows
-    ]
-    return "\n".join(lines).rstrip()
+    ).rstrip()
 
 
 def format_zero_shot(results: Mapping[str, ZeroShot]) -> str:
@@ -184,9 +183,9 @@ def draw_queries(
     chosen: Sequence[int], image_of_query: Int[Tensor, "query"], count: int, seed: int = 0
 ) -> list[int]:
     """Some of the chosen queries, by lot and never two of one picture: examples, not trophies."""
-    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
     drawn: dict[int, int] = {}
-    for index in order:
+    generator = torch.Generator().manual_seed(seed)
+    for index in torch.randperm(len(chosen), generator=generator).tolist():
         drawn.setdefault(int(image_of_query[chosen[index]]), chosen[index])
     return list(drawn.values())[:count]
 

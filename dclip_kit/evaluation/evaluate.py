@@ -139,8 +139,8 @@ def encode_classes(
         disable=not is_main_process(),
     )
     parts = [encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE]) for start in starts]
-    features = torch.cat(parts).reshape(len(class_names), len(templates), -1)
-    return F.normalize(features.mean(1), dim=-1)
+    by_class = torch.cat(parts).reshape(len(class_names), len(templates), -1)
+    return F.normalize(by_class.mean(1), dim=-1)
 
 
 def prepare_retrieval(
@@ -151,12 +151,11 @@ def prepare_retrieval(
     Without `read` the pictures stay paths: read whenever they are measured, for sets that seldom
     are, they take no memory meanwhile.
     """
-    texts = dataset.texts
     return RetrievalSet(
         read_pixels(bundle, dataset.paths) if read else dataset.paths,
-        encode_texts(bundle, texts),
+        encode_texts(bundle, dataset.texts),
         dataset.image_of_text,
-        texts,
+        dataset.texts,
         bundle,
     )
 

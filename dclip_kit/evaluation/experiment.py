@@ -520,8 +520,7 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
         if data:
             data = replace(data, pictures=_read_few(clip, data.pictures))
         found.append([evaluate(arm.clip, data) if data else None for arm in arms.values()])
-    results = map(ArmResult, arms.values(), *found)
-    return dict(zip(arms, results, strict=True))
+    return dict(zip(arms, map(ArmResult, arms.values(), *found), strict=True))
 
 
 # Arms and teachers on disk

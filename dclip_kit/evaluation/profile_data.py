@@ -20,6 +20,7 @@ from dclip_kit.data import (
 from dclip_kit.data.images import SPLITS
 from dclip_kit.data.labelled import require_labelled
 from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.pocket.scenes import render_scene
 from dclip_kit.data.read import recognise_format, require_readable
 from dclip_kit.data.scan import import_imagehash
 from dclip_kit.data.splits import (
@@ -129,7 +130,7 @@ def load_data(profile: Profile) -> ProfileData:
 
 
 def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, ...]]]:
-    """The first test pictures with their captions.
+    """The first test pictures with their captions; of the pocket's, no others are drawn.
 
     Args:
         profile: whose data.
@@ -138,11 +139,12 @@ def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, 
     Raises:
         ValueError: as `read_measured`.
     """
+    if profile.data == "pocket":
+        scenes = (pocket.make_scene("test", index) for index in range(count))
+        return [(render_scene(scene), captions) for scene, captions in scenes]
     test = read_measured(profile)
-    return [
-        (open_picture(path), captions)
-        for path, captions in zip(test.paths[:count], test.captions, strict=False)
-    ]
+    shown = zip(test.paths[:count], test.captions, strict=False)
+    return [(open_picture(path), captions) for path, captions in shown]
 
 
 def name_uncaptioned(profile: Profile) -> str:

@@ -78,8 +78,7 @@ def count_seconds(folder: Path, began: float) -> Iterator[Callable[[], float]]:
 
     def keep(seconds: float, running_since: float | None) -> None:
         if is_main_process():
-            record = {"seconds": round(seconds, 1), "running_since": running_since}
-            write_record(record, path)
+            write_record({"seconds": round(seconds, 1), "running_since": running_since}, path)
 
     keep(before, time.time() - (time.monotonic() - began))
     try:
@@ -171,13 +170,15 @@ def keep_seen(seen: SeenPictures, folder: Path, teacher: SeenPictures | None = N
             "choose on or with labels have changed; name another --out, or delete this one to "
             "begin again."
         )
-    record = {
-        "trained": seen.trained.as_dict(),
-        "chosen": seen.chosen.as_dict(),
-        "labelled": sorted(seen.labelled),
-        "complete": seen.complete,
-    }
-    write_record(record, folder / PICTURES)
+    write_record(
+        {
+            "trained": seen.trained.as_dict(),
+            "chosen": seen.chosen.as_dict(),
+            "labelled": sorted(seen.labelled),
+            "complete": seen.complete,
+        },
+        folder / PICTURES,
+    )
 
 
 def load_seen(folder: Path) -> SeenPictures:
@@ -288,8 +289,7 @@ def leave_out_chosen(dataset: LabelledImages, digests: frozenset[str]) -> Labell
     """
     if not digests:
         return dataset
-    own = _digest_files(dataset.paths)
-    kept = [i for i, digest in enumerate(own) if digest not in digests]
+    kept = [i for i, own in enumerate(_digest_files(dataset.paths)) if own not in digests]
     if not kept:
         raise ValueError(
             f"Expected labelled pictures that no model was chosen on, but all {len(dataset)} of "
