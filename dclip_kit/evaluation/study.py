@@ -425,13 +425,12 @@ class _Workshop:
         steps = len(plan_epoch(captioned.features, student, profile.seed, 0))  # of an epoch
         if arm.steps:
             student = replace(student, epochs=max(1, round(arm.steps / steps)))
-        teacher: Any = None
-        uncaptioned = probe = None
+        embeddings = others = uncaptioned = probe = None
         if student.distillation_weight:
             if student.uncaptioned_batch:
                 uncaptioned = self.uncaptioned(profile.regions, profile.uncaptioned)
             if profile.teacher_model == "control":
-                teacher = self._train_control(arm, profile)
+                teacher: Any = self._train_control(arm, profile)
             else:
                 place = teacher_place(self.place, arm, profile.seed)
                 state = self.states and self.states / f"teacher-{place.name}.safetensors"
@@ -442,7 +441,7 @@ class _Workshop:
                     further = pocket.load_further(*_OF_POCKET["probe"])
                 tested = load_or_extract_features(profile, self.clip, further, self.work)
                 probe = asdict(region_probe(teacher, tested, profile.region_teacher))
-        embeddings, taught = prepare_lessons(profile, teacher, captioned, uncaptioned)
+            embeddings, others = prepare_lessons(profile, teacher, captioned, uncaptioned)
         key = digest_record(arm.describe(profile.seed))
         run = distill(
             self.clip,
@@ -450,7 +449,7 @@ class _Workshop:
             captioned.features,
             student,
             embeddings,
-            uncaptioned=taught,
+            uncaptioned=others,
             rehearsal=prepare_rehearsal(profile, self.clip, captioned),
             texts=captioned.dataset.texts,
             seed=profile.seed,
