@@ -30,6 +30,7 @@ from dclip_kit.evaluation.experiment import (
     EncodedPictures,
     EvaluationSets,
     encode_pictures,
+    find_saved,
     load_arms,
     load_teacher,
     prepare_evaluation,
