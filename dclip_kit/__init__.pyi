@@ -1,9 +1,8 @@
 from .config import Profile, get_profile
 from .data import CaptionedImages, LabelledImages
-from .evaluation.arms import load_arm, train_arm
 from .evaluation.evaluate import evaluate_retrieval, evaluate_zero_shot
-from .evaluation.experiment import evaluate_arms
-from .evaluation.probe import shortcut_probe
+from .evaluation.experiment import evaluate_arms, load_arm, train_arm
+from .evaluation.inspection import shortcut_probe
 from .features.extract import extract_features
 from .features.store import FrozenFeatures
 from .losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss, dclip_loss

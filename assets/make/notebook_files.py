@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from dclip_kit.evaluation.report import format_report
+from dclip_kit.evaluation.compare import format_report
 from dclip_kit.runtime.files import write_atomically
 
 # Plotly's own format for JupyterLab, and a PNG (drawn by kaleido's Chromium) for code hosts.

@@ -8,8 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from dclip_kit.evaluation.study import Study, read_study
-from dclip_kit.evaluation.study_runs import teacher_place
+from dclip_kit.evaluation.study import Study, read_study, teacher_place
 from dclip_kit.runtime.files import asset_path
 
 ARMS = ("contrastive_rehearsal", "dclip", "region_taught")

@@ -82,8 +82,10 @@ def _run(
     began = time.monotonic()
     for folder in (out, features):
         require_writable(folder, "folder")
-    from dclip_kit.evaluation import arms as models
-    from dclip_kit.evaluation import experiment, probe, profile_data, records, report, runs
+    from dclip_kit.evaluation import experiment, profile_data, runs
+    from dclip_kit.evaluation.compare import format_report, make_report
+    from dclip_kit.evaluation.inspection import region_probe, shortcut_probe
+    from dclip_kit.evaluation.records import write_record
     from dclip_kit.runtime.processes import is_main_process
 
     runs.require_settings(settings, out)
@@ -91,10 +93,10 @@ def _run(
     clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))
     experiment.require_trainable(settings, clip)
     kind = experiment.teacher_settings(settings)
-    run = models.load_teacher(clip.embed_dim, kind, teacher) if teacher else None
+    run = experiment.load_teacher(clip.embed_dim, kind, teacher) if teacher else None
     data = profile_data.load_data(settings)
     if teacher:
-        data = experiment.leave_out_seen_by_teacher(data, teacher)
+        data = runs.leave_out_seen_by_teacher(data, teacher)
     others = None if teacher_alone else profile_data.load_uncaptioned(settings, data)
     more = f" and {len(others):,} without captions" if others else ""
     say(
@@ -102,10 +104,10 @@ def _run(
         f"choose on, {len(data.test):,} to measure on."
     )
     with runs.count_seconds(out, began) as seconds:
-        records.write_record(settings.as_dict(), out / runs.SETTINGS)
-        seen = by_teacher = experiment.describe_run(settings, data, None, teacher)
+        write_record(settings.as_dict(), out / runs.SETTINGS)
+        seen = by_teacher = runs.describe_run(settings, data, None, teacher)
         if others:
-            seen = experiment.describe_run(settings, data, others, teacher)
+            seen = runs.describe_run(settings, data, others, teacher)
         runs.keep_seen(seen, out, by_teacher)
         captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"
@@ -134,11 +136,11 @@ def _run(
         if run:
             tested = experiment.load_or_extract_features(settings, clip, data.test, features)
             probed = (
-                probe.region_probe(run.teacher, tested, settings.region_teacher)
+                region_probe(run.teacher, tested, settings.region_teacher)
                 if settings.teacher_model == "region"
-                else probe.shortcut_probe(run.teacher, clip, tested, settings.regions)
+                else shortcut_probe(run.teacher, clip, tested, settings.regions)
             )
-        said = report.make_report(
+        said = make_report(
             settings,
             results,
             probed,
@@ -148,9 +150,9 @@ def _run(
             left_out=data.left_out and data.left_out.as_dict(),
         )
     if is_main_process():
-        records.write_record(said, out / runs.REPORT)
+        write_record(said, out / runs.REPORT)
         notes = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
-        print(report.format_report(said), *filter(None, notes), sep="\n")
+        print(format_report(said), *filter(None, notes), sep="\n")
         print(
             f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
             f"{printable(out / settings.recipe)} --out FOLDER"
@@ -179,15 +181,22 @@ def study(
     """
     for folder in (work, file.parent):
         require_writable(folder, "folder")
-    from dclip_kit.evaluation import records, runs, study_runs
-    from dclip_kit.evaluation import study as studies
+    from dclip_kit.evaluation.records import write_record
+    from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.evaluation.study import (
+        format_repeated,
+        format_study,
+        read_study,
+        run_study,
+        summarise,
+    )
 
-    plan = studies.read_study(file)
-    clip = runs.load_model(plan.profile.clip, plan.profile.pretrained, choose_device(device))
-    study_runs.run_study(plan, clip, work, arms, repeat)
+    plan = read_study(file)
+    clip = load_model(plan.profile.clip, plan.profile.pretrained, choose_device(device))
+    run_study(plan, clip, work, arms, repeat)
     if repeat:
-        print(studies.format_repeated(plan, work, *repeat))
+        print(format_repeated(plan, work, *repeat))
         return
-    result = studies.summarise(plan)
-    records.write_record(result, plan.result)
-    print(studies.format_study(result))
+    result = summarise(plan)
+    write_record(result, file.with_suffix(".json"))
+    print(format_study(result))

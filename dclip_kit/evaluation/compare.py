@@ -1,17 +1,28 @@
-"""Is one arm really better than another? Tables, gains with intervals, and the queries behind them.
+"""Results beside each other: tables, gains with intervals, queries won and lost, a run's report.
 
 Intervals are bootstraps over images: the captions of one picture are not independent.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dclip_kit.evaluation.arms import Arm, measure_interpolations
-from dclip_kit.evaluation.evaluate import RetrievalSet, ZeroShot, ZeroShotSet
+from dclip_kit.config import CONTROL, Profile
+from dclip_kit.data.pocket import world as pocket
+from dclip_kit.evaluation.evaluate import (
+    WAYS,
+    RetrievalSet,
+    ZeroShot,
+    ZeroShotSet,
+    measure_galleries,
+    prepare_galleries,
+)
+from dclip_kit.evaluation.experiment import Arm, ArmResult, measure_interpolations
+from dclip_kit.evaluation.inspection import ShortcutProbe
 from dclip_kit.metrics import (
     DirectionMetrics,
     Gain,
@@ -21,8 +32,17 @@ from dclip_kit.metrics import (
     paired_bootstrap,
     retention,
 )
+from dclip_kit.runtime.machine import peak_memory_mb
 
-WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Lays rows out as a Markdown table, the first as its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    return "\n".join(
+        f"| {' | '.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))} |"
+        for row in (rows[0], rule, *rows[1:])
+    )
 
 
 def _values(found: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:
@@ -31,17 +51,17 @@ def _values(found: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:
     return hits | {"MAP": found.average_precision.double(), "MRR": 1 / found.ranks.double()}
 
 
-def _format_mean(values: Tensor, group: Tensor, resamples: int = 1000) -> str:
+def _format_mean(values: Tensor, group: Tensor) -> str:
     """The mean of some shares with its 95 % interval, in percent."""
     nothing = torch.zeros_like(values)  # the mean itself is its difference to nothing
-    return _format_interval(paired_bootstrap(nothing, values, group, resamples=resamples))
+    return _format_interval(paired_bootstrap(nothing, values, group))
 
 
 def _format_interval(spread: Interval) -> str:
     return f"{100 * spread.estimate:.1f} [{100 * spread.low:.1f}–{100 * spread.high:.1f}]"
 
 
-def format_retrieval(retrievals: Mapping[str, RetrievalMetrics], resamples: int = 1000) -> str:
+def format_retrieval(retrievals: Mapping[str, RetrievalMetrics]) -> str:
     """Lays results out: for each direction a row a metric and a column an arm, in percent.
 
     Behind each figure stands the 95 % interval of that figure alone; whether two arms differ is
@@ -49,7 +69,6 @@ def format_retrieval(retrievals: Mapping[str, RetrievalMetrics], resamples: int 
 
     Args:
         retrievals: by arm, at least one.
-        resamples: of the bootstrap.
     """
     rows: list[list[str]] = []
     for way, title in WAYS.items():
@@ -58,16 +77,15 @@ def format_retrieval(retrievals: Mapping[str, RetrievalMetrics], resamples: int 
         rows.append([title, *retrievals])
         for metric in values[0]:
             cells = (
-                _format_mean(own[metric], each.image_of_query, resamples)
+                _format_mean(own[metric], each.image_of_query)
                 for own, each in zip(values, found, strict=True)
             )
             rows.append([metric, *cells])
         rows += [["median rank", *(f"{each.median_rank:g}" for each in found)], []]
     wide = max(19, *(2 + len(cell) for row in rows for cell in row[1:]))
-    lines = [
+    return "\n".join(
         "".join([f"{row[0]:13s}", *(x.rjust(wide) for x in row[1:])]) if row else "" for row in rows
-    ]
-    return "\n".join(lines).rstrip()
+    ).rstrip()
 
 
 def format_zero_shot(results: Mapping[str, ZeroShot]) -> str:
@@ -165,9 +183,9 @@ def draw_queries(
     chosen: Sequence[int], image_of_query: Int[Tensor, "query"], count: int, seed: int = 0
 ) -> list[int]:
     """Some of the chosen queries, by lot and never two of one picture: examples, not trophies."""
-    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed)).tolist()
     drawn: dict[int, int] = {}
-    for index in order:
+    generator = torch.Generator().manual_seed(seed)
+    for index in torch.randperm(len(chosen), generator=generator).tolist():
         drawn.setdefault(int(image_of_query[chosen[index]]), chosen[index])
     return list(drawn.values())[:count]
 
@@ -195,8 +213,185 @@ def measure_mixes(
     traced = {}
     for name, arm in arms.items():
         if arm.alpha is not None:
-            ends = arms["clip"].clip, arm.clip
-            found = measure_interpolations(*ends, retrieval, zero_shot, [*steps, 1.0])
+            found = measure_interpolations(
+                arms["clip"].clip, arm.clip, retrieval, zero_shot, [*steps, 1.0]
+            )
             of_clip = tuple(replace(each, alpha=each.alpha * arm.alpha) for each in found)
             traced[name] = replace(arm, candidates=of_clip)
     return traced
+
+
+# The result of a run as one record
+
+
+def describe_gain(
+    before: Bool[Tensor, "query"], after: Bool[Tensor, "_query"], image: Int[Tensor, "_query"]
+) -> dict[str, Any]:
+    """From queries' hits: difference and ratio - 1, with bootstraps over the images they are of."""
+    hits = before.float(), after.float()
+    absolute = paired_bootstrap(*hits, image, "difference")
+    relative = paired_bootstrap(*hits, image, "relative")
+    return {
+        "absolute": absolute.estimate,
+        "ci95": [absolute.low, absolute.high],
+        "relative": relative.estimate,
+        "relative_ci95": [relative.low, relative.high],
+    }
+
+
+def describe_arm(
+    result: ArmResult, untouched: ArmResult, reciprocal_rank_as_map: bool = False
+) -> dict[str, Any]:
+    """One arm's part of the report.
+
+    Args:
+        result: of the arm.
+        untouched: of CLIP.
+        reciprocal_rank_as_map: gives the reciprocal rank of the best match under the name of the
+            mean average precision, as the published code does (7 in `config.RECIPES`).
+    """
+    kept = retention(untouched.zero_shot.correct, result.zero_shot.correct)
+    entry: dict[str, Any] = {
+        "text_to_image": result.retrieval.text_to_image.as_dict(),
+        "image_to_text": result.retrieval.image_to_text.as_dict(),
+        "zero_shot": {
+            "top1": result.zero_shot.top1,
+            "top5": result.zero_shot.top5,
+            "top1_domain": result.zero_shot.top1_domain,
+            "top1_never_fine_tuned": result.zero_shot.top1_other,
+            "top1_held_out_style": result.held_out and result.held_out.top1,
+            "retention": kept.estimate,
+            "retention_ci95": [kept.low, kept.high],
+        },
+        "alpha": result.arm.alpha,
+    }
+    if reciprocal_rank_as_map:
+        for way in WAYS:
+            entry[way]["mean_average_precision"] = entry[way]["mean_reciprocal_rank"]
+    return entry
+
+
+def make_report(
+    profile: Profile,
+    results: Mapping[str, ArmResult],
+    probe: ShortcutProbe | None,
+    ceiling: float | None,
+    seconds: float,
+    trained: Collection[str],
+    **more: Any,
+) -> dict[str, Any]:
+    """Gathers a run's result.
+
+    Args:
+        profile: its settings, kept whole under "settings".
+        results: by arm: "clip", the control and the recipe's, and perhaps more.
+        probe: of the teacher; None where the recipe has none.
+        ceiling: text→image Recall@1 that a perfect model could reach, where that is known.
+        seconds: the run took.
+        trained: the arms that were trained in this run; the others were loaded.
+        more: further entries.
+    """
+
+    def gain(before: str, after: str) -> dict[str, Any]:
+        old, new = (results[name].retrieval.text_to_image for name in (before, after))
+        same = before == after  # the control has no gain over itself
+        found = None if same else describe_gain(old.hits(1), new.hits(1), new.image_of_query)
+        return {"text_to_image_recall_at_1": found}
+
+    return {
+        "profile": profile.name,
+        "trained_in_this_run": bool(trained),
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": round(peak_memory_mb()),
+        "arms": {
+            name: describe_arm(found, results["clip"], profile.reciprocal_rank_as_map)
+            | {"trained": name in trained}
+            for name, found in results.items()
+        },
+        "gain": gain("clip", profile.recipe),
+        "gain_over_control": gain(CONTROL, profile.recipe),
+        "gain_of_control": gain("clip", CONTROL),
+        "teacher_probe": probe and asdict(probe),
+        "ceiling": ceiling,
+        **more,
+        "settings": profile.as_dict(),
+    }
+
+
+def measure_fresh(
+    arms: Mapping[str, Arm], recipe: str, count: int = 2000, size: int = 1000
+) -> dict[str, Any]:
+    """What an arm gains on further pocket scenes, that decided nothing: a report's "fresh".
+
+    Args:
+        arms: "clip", the control and the recipe's among them.
+        recipe: whose gain is asked for.
+        count: scenes, drawn on first use.
+        size: of a gallery.
+    """
+    scenes = pocket.load_further("further_test", count)
+    galleries = prepare_galleries(arms["clip"].clip, scenes, size)
+    found = {
+        name: measure_galleries(arms[name].clip, galleries)["text_to_image"]
+        for name in ("clip", CONTROL, recipe)
+    }
+
+    def gain(before: str) -> dict[str, Any]:
+        pair = found[before].hits, found[recipe].hits
+        return {"text_to_image_recall_at_1": describe_gain(*pair, found[recipe].image)}
+
+    return {
+        "pictures": count,
+        "gallery": size,
+        "recall_at_1": {name: each.figures["recall_at_1"] for name, each in found.items()},
+        "gain": gain("clip"),
+        "gain_over_control": gain(CONTROL),
+    }
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """Lays out a report: a Markdown table, then sentences; shares in percent.
+
+    Args:
+        report: as `make_report` makes it, or as JSON says it; older ones have fewer settings.
+    """
+    settings = report.get("settings", {})
+    rows = [
+        [
+            *("arm", "t→i R@1", "R@5", "R@10", "MAP", "i→t R@1", "R@5", "R@10", "MAP"),
+            *("zero-shot", "held-out style", "retention [95 %]", "weight α"),
+        ]
+    ]
+    for name, arm in report["arms"].items():
+        zero_shot, shares = arm["zero_shot"], []
+        for side in (arm["text_to_image"], arm["image_to_text"]):
+            shares += [*side["recall_at"].values(), side["mean_average_precision"]]
+        shares += [zero_shot["top1"], zero_shot["top1_held_out_style"]]
+        low, high = zero_shot["retention_ci95"] or (None, None)
+        kept = f"{_percent(zero_shot['retention'])} [{_percent(low)}, {_percent(high)}]"
+        alpha = "–" if arm["alpha"] is None else f"{arm['alpha']:.2f}"
+        rows.append([name, *map(_percent, shares), kept, alpha])
+    lines = [format_table(rows), ""]
+    if settings.get("reciprocal_rank_as_map"):
+        lines.append(
+            "MAP here is what the published code calls so: the mean reciprocal rank (MRR) of the "
+            "best match, and no mean average precision."
+        )
+    for key, rival in (("gain", "clip"), ("gain_over_control", CONTROL)):
+        if gain := report[key]["text_to_image_recall_at_1"]:
+            low, high = gain["ci95"]
+            lines.append(
+                f"{settings.get('recipe', 'dclip')} over {rival}, text→image R@1: "
+                f"{100 * gain['absolute']:+.1f} points (95 % interval {100 * low:+.1f} to "
+                f"{100 * high:+.1f}), {100 * gain['relative']:+.1f} % relative."
+            )
+    if report["teacher_probe"]:
+        probe = ", ".join(f"{name} {_percent(r)}" for name, r in report["teacher_probe"].items())
+        lines.append(f"Teacher's R@1 with its own, another picture's and blank regions: {probe}.")
+    made = "trained in this run" if report["trained_in_this_run"] else "loaded, not trained"
+    cost = f"{report['seconds']:.0f} s, {report['peak_memory_mb']:.0f} MB at most"
+    return "\n".join([*lines, f"Profile {report['profile']}, {made}: {cost}."])
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"

@@ -1,4 +1,4 @@
-"""Measuring retrieval and zero-shot accuracy."""
+"""Measuring retrieval, in all of a data set or in galleries, and zero-shot accuracy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +11,21 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dclip_kit.data import CaptionedImages, LabelledImages
-from dclip_kit.metrics import RetrievalMetrics, class_ranks, recall_at_k, retrieval_metrics
+from dclip_kit.metrics import (
+    DirectionMetrics,
+    RetrievalMetrics,
+    class_ranks,
+    recall_at_k,
+    retrieval_metrics,
+)
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import same_text_tower
 from dclip_kit.runtime.processes import is_main_process
+from dclip_kit.search.index import add_bias, nnn_bias
+
+# The directions, by their names in records.
+WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 
 Templates = Sequence[str] | Sequence[Callable[[str], str]]
 
@@ -121,11 +131,15 @@ def encode_classes(
         for name in class_names
         for template in templates
     ]
-    starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
-    bar = tqdm(starts, "encoding classes", delay=2, disable=not is_main_process())
-    parts = [encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE]) for start in bar]
-    features = torch.cat(parts).reshape(len(class_names), len(templates), -1)
-    return F.normalize(features.mean(1), dim=-1)
+    starts = tqdm(
+        range(0, len(prompts), _PROMPTS_AT_ONCE),
+        "encoding classes",
+        delay=2,
+        disable=not is_main_process(),
+    )
+    parts = [encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE]) for start in starts]
+    by_class = torch.cat(parts).reshape(len(class_names), len(templates), -1)
+    return F.normalize(by_class.mean(1), dim=-1)
 
 
 def prepare_retrieval(
@@ -136,12 +150,11 @@ def prepare_retrieval(
     Without `read` the pictures stay paths: read whenever they are measured, for sets that seldom
     are, they take no memory meanwhile.
     """
-    texts = dataset.texts
     return RetrievalSet(
         read_pixels(bundle, dataset.paths) if read else dataset.paths,
-        encode_texts(bundle, texts),
+        encode_texts(bundle, dataset.texts),
         dataset.image_of_text,
-        texts,
+        dataset.texts,
         bundle,
     )
 
@@ -204,3 +217,78 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
 
     top5 = recall_at_k(ranks, 5) if len(data.class_features) > 5 else None
     return ZeroShot(correct, correct.float().mean().item(), share(domain), share(~domain), top5)
+
+
+# Galleries: many pictures in groups of one size, so that figures can be compared
+
+
+def prepare_galleries(
+    clip: ClipBundle, dataset: CaptionedImages, size: int
+) -> tuple[RetrievalSet, ...]:
+    """Reads pictures and encodes captions, in groups of `size` pictures; the last may have fewer.
+
+    Raises:
+        ValueError: the size is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"Expected a gallery of 1 picture or more, got {size}; give another size.")
+    parts = torch.arange(len(dataset)).split(size)
+    return tuple(prepare_retrieval(clip, dataset.select(part.tolist())) for part in parts)
+
+
+@dataclass(frozen=True, eq=False)
+class GalleryMetrics:
+    """One direction in all galleries.
+
+    Attributes:
+        hits: for each query whether a right answer is found first.
+        image: the picture that each query belongs to, counted over all galleries.
+        figures: means over all queries: recall_at_1, recall_at_5, recall_at_10,
+            mean_average_precision.
+    """
+
+    hits: Bool[Tensor, "query"]
+    image: Int[Tensor, "query"]
+    figures: dict[str, float]
+
+
+def measure_galleries(
+    clip: ClipBundle,
+    galleries: tuple[RetrievalSet, ...],
+    references: tuple[Float[Tensor, "text embed"], Float[Tensor, "image embed"]] | None = None,
+) -> dict[str, GalleryMetrics]:
+    """Retrieval both ways: in each gallery its own captions and pictures search for each other.
+
+    Args:
+        clip: the model.
+        galleries: from `prepare_galleries`.
+        references: training captions' and pictures' features, to rescore candidates by
+            (`rescore`); None leaves scores as they are.
+    """
+    found: dict[str, list[DirectionMetrics]] = {way: [] for way in WAYS}
+    first = 0
+    for gallery in galleries:
+        image = encode_images(clip, gallery.pictures, progress=False)
+        text, own = gallery.features_for(clip), gallery.image_of_text
+        plain = retrieval_metrics(image, text, own)
+        both = [plain.text_to_image, plain.image_to_text]
+        if references:
+            captions, pictures = references
+            queries, candidates = add_bias(text, image, nnn_bias(captions @ image.T))
+            both[0] = retrieval_metrics(candidates, queries, own).text_to_image
+            queries, candidates = add_bias(image, text, nnn_bias(pictures @ text.T))
+            both[1] = retrieval_metrics(queries, candidates, own).image_to_text
+        for way, one in zip(WAYS, both, strict=True):
+            found[way].append(replace(one, image_of_query=first + one.image_of_query))
+        first += len(image)
+    return {way: _join(each) for way, each in found.items()}
+
+
+def _join(found: list[DirectionMetrics]) -> GalleryMetrics:
+    values = {f"recall_at_{k}": torch.cat([each.hits(k) for each in found]) for k in (1, 5, 10)}
+    values["mean_average_precision"] = torch.cat([each.average_precision for each in found])
+    return GalleryMetrics(
+        values["recall_at_1"],
+        torch.cat([each.image_of_query for each in found]),
+        {name: float(value.double().mean()) for name, value in values.items()},
+    )

@@ -1,13 +1,18 @@
-"""From a profile and its data to features, a teacher, arms, and their results."""
+"""From a profile and its data to features, a teacher, and arms: trained, measured and saved.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+Arms are the ways to treat CLIP that are compared, the untouched one among them; all are chosen by
+one rule.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from dclip_kit.config import (
     CONTROL,
@@ -18,50 +23,35 @@ from dclip_kit.config import (
     trains_teacher,
 )
 from dclip_kit.data import CaptionedImages, LabelledImages
-from dclip_kit.evaluation.arms import (
-    Arm,
-    ArmResult,
-    TrainingSet,
-    save_arm,
-    save_teacher,
-    train_arm,
-)
 from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
+    ZeroShot,
     ZeroShotSet,
     evaluate_retrieval,
     evaluate_zero_shot,
     prepare_retrieval,
     prepare_zero_shot,
 )
-from dclip_kit.evaluation.profile_data import (
-    ProfileData,
-    count_further,
-    load_uncaptioned,
-    name_uncaptioned,
-)
-from dclip_kit.evaluation.runs import (
-    SeenPictures,
-    describe_pocket,
-    describe_seen,
-    keep_seen,
-    leave_out_trained,
-    load_seen,
-)
+from dclip_kit.evaluation.profile_data import ProfileData
+from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.features.store import FeatureStore, FrozenFeatures, describe_source, digest_record
-from dclip_kit.models.clip import ClipBundle
+from dclip_kit.metrics import RetrievalMetrics
+from dclip_kit.models.clip import ClipBundle, choose_precision
 from dclip_kit.models.detector import Detector, load_detector, locate_weights
 from dclip_kit.models.encode import Pictures, encode_images, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
-from dclip_kit.models.weights import choose_parameters
-from dclip_kit.runtime.files import asset_path
+from dclip_kit.models.weights import choose_parameters, clone_clip, interpolate
+from dclip_kit.runtime.files import asset_path, load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.training import (
+    History,
     PictureTargets,
     TeacherRun,
+    average_histories,
+    distill,
     embed_pictures,
     embed_with_teacher,
     train_region_teacher,
@@ -69,6 +59,68 @@ from dclip_kit.training import (
 )
 
 KEPT_BYTES = 1 << 30  # of a set's pictures in memory
+
+
+# What there is to train and to compare
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An interpolation: its text→image Recall@1 and its zero-shot retention."""
+
+    alpha: float
+    recall_at_1: float
+    retention: float
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One way to treat CLIP.
+
+    Attributes:
+        name: "clip", "contrastive_rehearsal", "region_taught", …
+        clip: the result, after interpolation.
+        alpha: its weight; None for the untouched CLIP.
+        candidates: what the selection on val saw.
+        history: a row of figures an epoch.
+        trained_text: whether the text tower is another than CLIP's, too.
+    """
+
+    name: str
+    clip: ClipBundle
+    alpha: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    history: History | None = None
+    trained_text: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ArmResult:
+    """An arm on test."""
+
+    arm: Arm
+    retrieval: RetrievalMetrics
+    zero_shot: ZeroShot
+    held_out: ZeroShot | None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What arms train on and are chosen on.
+
+    Attributes:
+        pictures: to train on.
+        rehearsal: what is not to be forgotten; None where a profile rehearses nothing.
+        val, zero_shot_val: what decides.
+    """
+
+    pictures: Pictures
+    rehearsal: PictureTargets | None
+    val: RetrievalSet
+    zero_shot_val: ZeroShotSet
+
+
+# Preparing
 
 
 def require_trainable(profile: Profile, clip: ClipBundle) -> None:
@@ -91,32 +143,39 @@ def teacher_settings(profile: Profile) -> TeacherSettings | RegionTeacherSetting
 
 def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
     """A profile's detector, on the device of its CLIP."""
-    regions = profile.regions
     return load_detector(
-        regions.detector,
-        confidence=regions.confidence,
-        max_regions=regions.max_regions,
+        profile.regions.detector,
+        confidence=profile.regions.confidence,
+        max_regions=profile.regions.max_regions,
         device=clip.device,
     )
 
 
 def load_or_extract_features(
-    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path
+    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path | None
 ) -> FrozenFeatures:
     """Opens a data set's features in a folder, or extracts them into it.
 
     They lie in a store that is called by the split and by what they are made from: where data or
     settings have changed, another is made beside it. It is opened without loading the detector.
 
+    Args:
+        profile: says how regions are made.
+        clip: the untouched one.
+        dataset: with captions or without.
+        folder: None keeps the features in memory only.
+
     Raises:
         ValueError: as `extract_features`, or the store that is there is damaged.
     """
-    source = describe_source(clip, dataset, profile.regions)
-    place = folder / f"features-{dataset.split}-{digest_record(source)}"
-    features = FeatureStore(place, len(dataset)).open(source)
-    if features is not None:
-        say(f"Loaded the features in {place}.")
-        return features
+    place = None
+    if folder:
+        source = describe_source(clip, dataset, profile.regions)
+        place = folder / f"features-{dataset.split}-{digest_record(source)}"
+        features = FeatureStore(place, len(dataset)).open(source)
+        if features is not None:
+            say(f"Loaded the features in {place}.")
+            return features
     detector = choose_detector(profile, clip)
     return extract_features(clip, detector, dataset, profile.regions, folder=place)
 
@@ -161,22 +220,12 @@ class EncodedPictures:
 def encode_pictures(
     profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path | None = None
 ) -> EncodedPictures:
-    """Features of pictures, and the pictures for trainings to read.
-
-    Args:
-        profile: says how regions are made.
-        clip: the untouched one.
-        dataset: with captions or without.
-        folder: to keep the features in, or to load them from; left out, they are in memory only.
+    """Features of pictures, as `load_or_extract_features`, and the pictures for trainings to read.
 
     Raises:
         ValueError: as `load_or_extract_features` and `read_pixels`.
     """
-    if folder:
-        features = load_or_extract_features(profile, clip, dataset, folder)
-    else:
-        detector = choose_detector(profile, clip)
-        features = extract_features(clip, detector, dataset, profile.regions)
+    features = load_or_extract_features(profile, clip, dataset, folder)
     return EncodedPictures(dataset, features, _read_few(clip, dataset.paths))
 
 
@@ -209,11 +258,12 @@ def prepare_training(
     Raises:
         ValueError: as `prepare_rehearsal`.
     """
-    val = replace(sets.val, pictures=_read_few(clip, sets.val.pictures))
-    chosen = _read_few(clip, sets.zero_shot_val.pictures)
     rehearsal = prepare_rehearsal(profile, clip, captioned)
+    val = replace(sets.val, pictures=_read_few(clip, sets.val.pictures))
+    zero_shot_val = replace(
+        sets.zero_shot_val, pictures=_read_few(clip, sets.zero_shot_val.pictures)
+    )
     return_memory()
-    zero_shot_val = replace(sets.zero_shot_val, pictures=chosen)
     return TrainingSet(captioned.pictures, rehearsal, val, zero_shot_val)
 
 
@@ -221,6 +271,9 @@ def _read_few(clip: ClipBundle, pictures: Pictures) -> Pictures:
     """Reads pictures into memory; too many stay as they are, read whenever they are looked at."""
     each = clip.to_pixels(Image.new("RGB", (1, 1))).numel()
     return read_pixels(clip, pictures) if len(pictures) * each <= KEPT_BYTES else pictures
+
+
+# Training
 
 
 def train_and_save_teacher(
@@ -241,25 +294,12 @@ def train_and_save_teacher(
     return run
 
 
-@dataclass(frozen=True, eq=False)
-class Lessons:
-    """What a teacher says of the pictures that a student learns from.
-
-    Attributes:
-        embeddings: of the captioned pictures, one for each caption.
-        uncaptioned: pictures without captions, with theirs; None where there are none.
-    """
-
-    embeddings: Float[Tensor, "text embed"]
-    uncaptioned: PictureTargets | None
-
-
 def prepare_lessons(
     profile: Profile,
     teacher: MetaTeacher | RegionTeacher | ClipBundle,
     captioned: EncodedPictures,
     uncaptioned: EncodedPictures | None,
-) -> Lessons:
+) -> tuple[Float[Tensor, "text embed"] | None, PictureTargets | None]:
     """Embeds what a profile's student learns from with its teacher, once.
 
     Args:
@@ -267,10 +307,15 @@ def prepare_lessons(
         teacher: trained; of the kind "control" a fine-tuned CLIP.
         captioned: the training data.
         uncaptioned: pictures without captions, if any.
-    """
 
+    Returns:
+        The teacher's embeddings of the captioned pictures, one for each caption, and the pictures
+        without captions with theirs; None where the student has no teacher, or there are none.
+    """
+    if not profile.student.distillation_weight:
+        return None, None
     if isinstance(teacher, MetaTeacher):  # which may read captions, so uncaptioned are not its own
-        return Lessons(embed_with_teacher(teacher, captioned.features, profile.regions), None)
+        return embed_with_teacher(teacher, captioned.features, profile.regions), None
 
     def embed(encoded: EncodedPictures) -> Tensor:
         if isinstance(teacher, ClipBundle):
@@ -278,7 +323,137 @@ def prepare_lessons(
         return embed_pictures(teacher, encoded.features, profile.region_teacher)
 
     others = PictureTargets(uncaptioned.pictures, embed(uncaptioned)) if uncaptioned else None
-    return Lessons(embed(captioned)[captioned.features.image_of_text], others)
+    return embed(captioned)[captioned.features.image_of_text], others
+
+
+def measure_interpolations(
+    before: ClipBundle,
+    after: ClipBundle,
+    retrieval: RetrievalSet,
+    zero_shot: ZeroShotSet,
+    alphas: Sequence[float],
+    precision: str = "no",
+) -> tuple[Candidate, ...]:
+    """Measures what each interpolation between two CLIPs finds, and how much it remembers.
+
+    Args:
+        before, after: the ends.
+        retrieval, zero_shot: what is measured on.
+        alphas: weights of `after`; 0, which is `before`, always comes first.
+        precision: what pictures are encoded in, alike for all: "no" (float32) or "bf16".
+
+    Raises:
+        ValueError: `before` classifies nothing, so that there is nothing to retain.
+    """
+    before, found = replace(before, precision=precision), []
+    for alpha in tqdm(
+        sorted({0.0, *alphas}), desc="interpolations", delay=2, disable=not is_main_process()
+    ):
+        mixed = interpolate(before, after, alpha)
+        recall = evaluate_retrieval(mixed, retrieval, progress=False).text_to_image.recall_at[1]
+        top1 = evaluate_zero_shot(mixed, zero_shot, progress=False).top1
+        found.append((alpha, recall, top1))
+        base = found[0][2]
+        if base == 0:
+            raise ValueError(
+                "Expected a CLIP that knows some of the classes, got none right; give it classes "
+                "that it can name."
+            )
+    return tuple(Candidate(alpha, recall, top1 / base) for alpha, recall, top1 in found)
+
+
+def choose_candidate(candidates: Sequence[Candidate], least_retention: float) -> Candidate:
+    """Chooses between interpolations measured on val, by one rule for every arm.
+
+    Of those that retain enough of the zero-shot accuracy, the one with the best text→image
+    Recall@1; the first, the untouched CLIP, if none does.
+    """
+    able = [each for each in candidates if each.retention >= least_retention]
+    return max(able or candidates[:1], key=lambda candidate: candidate.recall_at_1)
+
+
+def train_arm(
+    name: str,
+    clip: ClipBundle,
+    shown: TrainingSet,
+    features: FrozenFeatures,
+    profile: Profile,
+    teacher_embeddings: Float[Tensor, "text embed"] | None = None,
+    uncaptioned: PictureTargets | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[ClipBundle, History], None] | None = None,
+    texts: Sequence[str] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Arm:
+    """Fine-tunes a copy of CLIP and chooses its interpolation on val.
+
+    With a `soup` of runs that differ in the order of data, it goes on with the mean of their
+    weights (arXiv 2203.05482). The weights that trained are rounded to the half precision that
+    `save_arm` keeps, so that the arm measures the same once it is loaded.
+
+    Args:
+        name: of the arm.
+        clip: the untouched CLIP.
+        shown: the training data's pictures, and val, which decides; test is not looked at.
+        features: of the training data.
+        profile: settings, rule of selection and seed.
+        teacher_embeddings, uncaptioned: what to distil; as in `distill`.
+        checkpoint: to continue from; a soup's later runs have their number behind its name.
+        on_epoch: called after each epoch, with the history of the run that it is of.
+        texts: the training captions; only needed where the text tower trains.
+        on_step: as in `distill`.
+    """
+    settings = profile.student
+    precision = choose_precision(settings.mixed_precision)
+    sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
+
+    def name_sample(model: ClipBundle) -> float:
+        return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1
+
+    untouched = name_sample(clip)
+
+    def validate(trained: ClipBundle, history: History) -> None:
+        student = replace(trained, precision=precision)
+        found, named = evaluate_retrieval(student, shown.val, progress=False), name_sample(trained)
+        history[-1] |= {
+            "val_recall_at_1": found.text_to_image.recall_at[1],
+            "val_zero_shot": named,
+        }
+        if untouched:
+            history[-1]["val_retention"] = named / untouched
+        if on_epoch:
+            on_epoch(trained, history)
+
+    mean, histories = clip, []
+    for run in range(settings.soup):
+        trained = distill(
+            clip,
+            shown.pictures,
+            features,
+            settings,
+            teacher_embeddings,
+            uncaptioned=uncaptioned,
+            rehearsal=shown.rehearsal,
+            texts=texts,
+            seed=profile.seed + 1_000_003 * run,  # runs of different seeds share no member
+            checkpoint=checkpoint and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
+            on_epoch=validate,
+            on_step=on_step,
+        )
+        mean = interpolate(mean, trained.student, 1 / (run + 1))
+        histories.append(trained.history)
+        del trained
+        return_memory()
+    rule = profile.selection
+    candidates = measure_interpolations(
+        clip, mean, shown.val, shown.zero_shot_val, rule.alphas, precision
+    )
+    alpha = choose_candidate(candidates, rule.least_retention).alpha
+    student = interpolate(clip, mean, alpha)
+    part = _trained_part(student, settings.train_text)
+    part.load_state_dict(_halve(part))  # copied into what is there, so in single precision again
+    return_memory()
+    return Arm(name, student, alpha, candidates, average_histories(histories), settings.train_text)
 
 
 def train_and_save_arms(
@@ -310,20 +485,15 @@ def train_and_save_arms(
     data = prepare_training(control, clip, captioned, sets)
     arms = {"clip": Arm("clip", clip)}
     for name, settings in {CONTROL: control, profile.recipe: profile}.items():
-        lessons = None
-        if settings.student.distillation_weight:
-            own = teacher or arms[CONTROL].clip
-            lessons = prepare_lessons(settings, own, captioned, uncaptioned)
-        checkpoint = checkpoints and checkpoints / f"{name}.safetensors"
+        own = teacher or arms.get(CONTROL, arms["clip"]).clip
         arms[name] = train_arm(
             name,
             clip,
             data,
             captioned.features,
             settings,
-            lessons.embeddings if lessons else None,
-            lessons.uncaptioned if lessons else None,
-            checkpoint,
+            *prepare_lessons(settings, own, captioned, uncaptioned),
+            checkpoint=checkpoints and checkpoints / f"{name}.safetensors",
             texts=captioned.dataset.texts,
         )
         if is_main_process():
@@ -337,89 +507,153 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
 
     A set at a time, whose pictures are read once for all arms if they fit into memory.
     """
-    clip = next(iter(arms.values())).clip
-
-    def measure(evaluate: Callable[..., Any], data: Any) -> list[Any]:
-        if data is None:
-            return [None] * len(arms)
-        data = replace(data, pictures=_read_few(clip, data.pictures))
-        return [evaluate(arm.clip, data) for arm in arms.values()]
-
-    retrieval = measure(evaluate_retrieval, sets.test)
-    zero_shot = measure(evaluate_zero_shot, sets.zero_shot)
-    held_out = measure(evaluate_zero_shot, sets.zero_shot_held_out)
-    found = map(ArmResult, arms.values(), retrieval, zero_shot, held_out)
-    return dict(zip(arms, found, strict=True))
+    clip, found = next(iter(arms.values())).clip, []
+    measurements: list[tuple[Callable[..., Any], Any]] = [
+        (evaluate_retrieval, sets.test),
+        (evaluate_zero_shot, sets.zero_shot),
+        (evaluate_zero_shot, sets.zero_shot_held_out),
+    ]
+    for evaluate, data in measurements:
+        if data:
+            data = replace(data, pictures=_read_few(clip, data.pictures))
+        found.append([evaluate(arm.clip, data) if data else None for arm in arms.values()])
+    return dict(zip(arms, map(ArmResult, arms.values(), *found), strict=True))
 
 
-def describe_run(
-    profile: Profile,
-    data: ProfileData,
-    uncaptioned: CaptionedImages | None = None,
-    teacher: Path | None = None,
-) -> SeenPictures:
-    """What a run on these data sees, and what its teacher from another run's folder has seen."""
-    further = count_further(name_uncaptioned(profile)) if uncaptioned else 0
-    if profile.data == "pocket":
-        seen = describe_pocket(further)
-    else:
-        # The pocket's pictures to choose on are apart from those to measure on.
-        labelled = () if profile.zero_shot == "pocket" else data.zero_shot_val.paths
-        seen = describe_seen(data.train, data.val, labelled, profile.leak_guard == "content")
-    if uncaptioned and not (further and profile.data == "pocket"):
-        own = describe_seen(
-            uncaptioned, uncaptioned.select([]), (), profile.leak_guard == "content"
-        )
-        seen = replace(seen, trained=seen.trained.join(own.trained))
-    if teacher is None:
-        return seen
-    its = load_seen(teacher)
-    return replace(seen, trained=seen.trained.join(its.trained), complete=its.complete)
+# Arms and teachers on disk
 
 
-def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
-    """Leaves out of val and test what the teacher in another run's folder has trained on.
+def save_arm(arm: Arm, folder: Path) -> None:
+    """Writes what of an arm has trained (fp16), its image tower mostly, and how it came about."""
+    weights = _halve(_trained_part(arm.clip, arm.trained_text))
+    save_tensors(weights, folder / f"{arm.name}.safetensors")
+    record = {
+        "trained_text": arm.trained_text,
+        "alpha": arm.alpha,
+        "candidates": [asdict(candidate) for candidate in arm.candidates],
+        "history": arm.history,
+    }
+    write_record(record, folder / f"{arm.name}.json")
+
+
+def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
+    """Reads what `save_arm` wrote.
 
     Raises:
-        ValueError: too little is left to choose or to measure on.
+        FileNotFoundError, ValueError: it is not there, damaged, or of another architecture.
     """
-    seen = load_seen(folder)
-    if not seen.complete:
-        say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
-    val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
-    for note in filter(None, (val.describe("val"), test.describe("test"))):
-        say(note)
-    return replace(data, val=val.dataset, test=test.dataset)
+    loaded, path = clone_clip(clip), folder / f"{name}.safetensors"
+
+    def build(record: dict[str, Any]) -> Arm:
+        return Arm(
+            name,
+            loaded,
+            record["alpha"],
+            tuple(Candidate(**each) for each in record["candidates"]),
+            record["history"],
+            record.get("trained_text", False),
+        )
+
+    arm = read_record(path.with_suffix(".json"), build)
+    load_weights(_trained_part(loaded, arm.trained_text), load_tensors(path), str(path))
+    return arm
 
 
-def train_all(profile: Profile, clip: ClipBundle, data: ProfileData, folder: Path) -> None:
-    """Trains a profile's arms into a folder, and its teacher if its recipe has one."""
-    others = load_uncaptioned(profile, data)
-    if profile.data != "pocket":  # whose scenes need no record
-        keep_seen(describe_run(profile, data, others), folder)
-    captioned = encode_pictures(profile, clip, data.train)
-    uncaptioned = encode_pictures(profile, clip, others) if others else None
-    teacher = None
-    if trains_teacher(profile):
-        teacher = train_and_save_teacher(profile, captioned.features, folder).teacher
-    sets = prepare_evaluation(clip, data)
-    train_and_save_arms(profile, clip, teacher, captioned, uncaptioned, sets, folder)
+def _trained_part(clip: ClipBundle, trained_text: bool) -> nn.Module:
+    return clip.model if trained_text else clip.model.visual
 
 
-def find_saved(profile: Profile, clip: ClipBundle, data: ProfileData, folder: str = "") -> Path:
-    """The folder of a profile's teacher and arms.
+def _halve(part: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in part.state_dict().items()
+    }
+
+
+def load_arms(
+    clip: ClipBundle, folder: Path, names: Sequence[str] = (CONTROL, "region_taught")
+) -> dict[str, Arm]:
+    """Reads some arms, beside the untouched CLIP, and says so.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_arm`.
+    """
+    trained = {name: load_arm(name, clip, folder) for name in names}
+    mixed = ", ".join(f"{name} (α = {arm.alpha:g})" for name, arm in trained.items())
+    say(f"Loaded the saved arms, trained earlier: {mixed}.")
+    return {"clip": Arm("clip", clip)} | trained
+
+
+# By kind of teacher: what its files are called, and what decides what it computes.
+_KINDS = {
+    TeacherSettings: (
+        "teacher",
+        ("heads", "layers", "pooling_temperature", "caption_free", "masked"),
+    ),
+    RegionTeacherSettings: (
+        "region_teacher",
+        ("heads", "layers", "width", "regions", "boxes", "whole_picture"),
+    ),
+}
+
+
+def save_teacher(
+    run: TeacherRun, settings: TeacherSettings | RegionTeacherSettings, folder: Path
+) -> None:
+    """Writes a teacher's weights and how it came about."""
+    name, _ = _KINDS[type(settings)]
+    save_tensors(run.teacher.state_dict(), folder / f"{name}.safetensors")
+    write_record({"settings": asdict(settings), "history": run.history}, folder / f"{name}.json")
+
+
+def load_teacher(
+    embed_dim: int, settings: TeacherSettings | RegionTeacherSettings, folder: Path
+) -> TeacherRun:
+    """Reads what `save_teacher` wrote, and says so.
 
     Args:
-        profile: the pocket's come with the kit. Another's are trained now unless they have been,
-            which takes long without a GPU.
-        clip: the untouched one.
-        data: to train with.
-        folder: where a run of yours left them, instead.
+        embed_dim: CLIP's joint space.
+        settings: of the kind of teacher that is looked for.
+        folder: of the run.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, damaged, or computes otherwise than one of
+            these settings would.
     """
-    if folder or profile.name == profile.data == "pocket":
-        return Path(folder) if folder else asset_path("pocket_arms")
-    place = Path("../runs", profile.name, "arms")  # from notebooks/
-    if not (place / f"{profile.recipe}.json").exists():  # the last to be written
-        print(f"Training the teacher and the arms into {place}.")
-        train_all(profile, clip, data, place)
+    kind, decisive = _KINDS[type(settings)]
+    path = folder / f"{kind}.safetensors"
+    kept, history = read_record(
+        path.with_suffix(".json"),
+        lambda record: (type(settings)(**record["settings"]), list(record["history"])),
+    )
+    for name in decisive:
+        if getattr(kept, name) != getattr(settings, name):
+            raise ValueError(
+                f"Expected a teacher with {name}={getattr(settings, name)!r} in {folder}, got "
+                f"{getattr(kept, name)!r}; change the profile or train another."
+            )
+    teacher = build_teacher(embed_dim, settings)
+    load_weights(teacher, load_tensors(path), str(path))
+    say(f"Loaded the saved teacher: {len(history)} epochs.")
+    return TeacherRun(teacher.eval(), history)
+
+
+def find_saved(profile: Profile, folder: str = "") -> Path:
+    """The folder of a profile's teacher and arms, for a notebook.
+
+    Args:
+        profile: the pocket's come with the kit, another's have to be trained before.
+        folder: where a run of yours left them, instead.
+
+    Raises:
+        FileNotFoundError: they have not been trained.
+    """
+    if not folder and profile.name == profile.data == "pocket":
+        return asset_path("pocket_arms")
+    place = Path(folder or f"../runs/{profile.name}/arms")  # from notebooks/
+    if not (place / f"{profile.recipe}.json").is_file():
+        raise FileNotFoundError(
+            f"Expected a teacher and arms of the profile {profile.name} in {place}, found none; "
+            f"run: python -m dclip_kit distill --profile {profile.name} --out {place}"
+        )
     return place

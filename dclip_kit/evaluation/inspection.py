@@ -1,31 +1,179 @@
-"""One picture beside one caption: what its region weights are made of, and where a teacher looks.
+"""A closer look: at the things in scenes, at one picture beside one caption, and at teachers.
 
-Axes: region, token, embed; pair, an image-caption pair of a batch.
+Axes: object, a thing of a scene; region, token, embed; pair, an image-caption pair of a batch.
 """
 
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_iou
+from tqdm.auto import tqdm
 
-from dclip_kit.config import RegionSettings
+from dclip_kit.config import RegionSettings, RegionTeacherSettings
+from dclip_kit.data import open_picture
+from dclip_kit.data.pocket.scenes import Scene
 from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.metrics import ranks, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, encode_tokens, read_tokens
 from dclip_kit.models.regions import (
     Regions,
     crop_regions,
     region_similarity,
-    region_weights,
     scale_products,
 )
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, TeacherOutput
-from dclip_kit.training import apply_teacher
+from dclip_kit.training import apply_teacher, choose_lenders, embed_pictures
+
+_SETTINGS = RegionSettings()  # how crops are cut unless said otherwise
+
+# The things in scenes: found by a detector or not, named by CLIP or not
+
+
+@dataclass(frozen=True, eq=False)
+class SceneObjects:
+    """The things of a number of scenes, scene by scene.
+
+    Attributes:
+        image: the scene that each stands in.
+        label: each thing's noun, an index into `load_nouns()`.
+        size: "small", "medium" or "large", of each.
+        xyxy: each thing's box in pixels.
+    """
+
+    image: Int[Tensor, "object"]
+    label: Int[Tensor, "object"]
+    size: tuple[str, ...]
+    xyxy: Float[Tensor, "object 4"]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def of_size(self, size: str) -> Bool[Tensor, "object"]:
+        """Which of them are of a size."""
+        return torch.tensor([each == size for each in self.size])
+
+
+def list_objects(scenes: Sequence[Scene]) -> SceneObjects:
+    """All things of these scenes, scene by scene; there must be one."""
+    things = [(index, thing) for index, scene in enumerate(scenes) for thing in scene.objects]
+    return SceneObjects(
+        torch.tensor([index for index, _ in things]),
+        torch.tensor([thing.noun for _, thing in things]),
+        tuple(thing.size for _, thing in things),
+        torch.tensor([thing.xyxy for _, thing in things], dtype=torch.float32),
+    )
+
+
+def match_regions(
+    objects: SceneObjects, regions: Sequence[Regions], least_overlap: float = 0.5
+) -> Int[Tensor, "object"]:
+    """For each thing the region that found it, by its number in its picture; -1 where none did.
+
+    Region and thing belong together if they overlap enough, the best pairs first, each of them
+    once. Labels decide nothing: the detector says where to look, and not what is there.
+
+    Args:
+        objects: of as many pictures as there are `regions`.
+        regions: of each picture.
+        least_overlap: intersection over union of both boxes, 0 to 1.
+    """
+    found = torch.full_like(objects.label, -1)
+    for image in objects.image.unique().tolist():
+        things = (objects.image == image).nonzero().flatten()
+        overlap = box_iou(objects.xyxy[things], regions[image].xyxy)  # object region
+        while overlap.numel() and overlap.max() >= least_overlap:
+            thing, region = divmod(int(overlap.argmax()), overlap.shape[1])
+            found[things[thing]] = region
+            overlap[thing], overlap[:, region] = -1, -1
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class NamedObjects:
+    """Which things CLIP names, from the whole picture and from a crop of each.
+
+    Attributes:
+        found: whether the detector found the thing; without a crop it is not named from one.
+        by_picture: whether the whole picture's features name it.
+        by_crop: whether its crop's features name it.
+    """
+
+    found: Bool[Tensor, "object"]
+    by_picture: Bool[Tensor, "object"]
+    by_crop: Bool[Tensor, "object"]
+
+
+def name_objects(
+    clip: ClipBundle,
+    paths: Sequence[Path],
+    objects: SceneObjects,
+    regions: Sequence[Regions],
+    class_features: Float[Tensor, "class embed"],
+    settings: RegionSettings = _SETTINGS,
+) -> NamedObjects:
+    """Asks CLIP for every thing of every picture, once of the picture and once of its crop.
+
+    A thing is named if its noun is nearer than all nouns that the picture does *not* show. Those
+    of the things beside it are no mistake, so they do not compete, and one vector of a picture
+    may name all that it shows.
+
+    Args:
+        clip: whose image tower looks.
+        paths: of the pictures.
+        objects: their things.
+        regions: what a detector found in each picture.
+        class_features: of all nouns, from `encode_classes`.
+        settings: how crops are cut; the defaults if left out.
+
+    Raises:
+        ValueError: paths and regions differ in number.
+    """
+    if len(paths) != len(regions):
+        raise ValueError(
+            f"Expected the regions of each of {len(paths)} pictures, got {len(regions)}; detect in "
+            "these very pictures."
+        )
+    match = match_regions(objects, regions)
+    found = match >= 0
+    crops = []
+    for image, path in enumerate(tqdm(paths, "cutting things out", delay=2)):
+        every = crop_regions(open_picture(path), regions[image], settings.margin, settings.square)
+        crops += [every[region] for region in match[found & (objects.image == image)].tolist()]
+    picture_features = encode_images(clip, paths)[objects.image]
+    crop_features = torch.zeros_like(picture_features)
+    if crops:
+        crop_features[found] = encode_images(clip, crops)
+    return NamedObjects(
+        found,
+        _is_named(picture_features, objects, class_features),
+        _is_named(crop_features, objects, class_features) & found,
+    )
+
+
+def _is_named(
+    features: Float[Tensor, "object embed"],
+    objects: SceneObjects,
+    class_features: Float[Tensor, "class embed"],
+) -> Bool[Tensor, "object"]:
+    """Whether each thing's noun ranks first among the nouns that its picture lacks; no tie does."""
+    present = torch.zeros(int(objects.image.max()) + 1, len(class_features), dtype=torch.bool)
+    present[objects.image, objects.label] = True
+    own = torch.nn.functional.one_hot(objects.label, len(class_features)).bool()
+    beside = present[objects.image] & ~own
+    scores = (features @ class_features.T).masked_fill(beside, -2.0)  # below all cosines
+    return ranks(scores, own) <= 1
+
+
+# One picture beside one caption: what its region weights are made of, and where a teacher looks
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +204,7 @@ def read_caption(
     picture: Image.Image,
     regions: Regions,
     caption: str,
-    settings: RegionSettings | None = None,
+    settings: RegionSettings = _SETTINGS,
 ) -> CaptionedRegions:
     """Encodes a picture's regions and a caption's tokens, and weighs the ones by the others.
 
@@ -70,27 +218,41 @@ def read_caption(
     Raises:
         ValueError: the caption has no token, or the regions are of another picture's size.
     """
-    settings = settings or RegionSettings()
     crops = crop_regions(picture, regions, settings.margin, settings.square)
     features = encode_images(clip, crops, progress=False)
     tokens = encode_tokens(clip, [caption])
+    return beside_caption(clip, caption, tokens.features, tokens.mask, regions, features)
+
+
+def beside_caption(
+    clip: ClipBundle,
+    caption: str,
+    tokens: Float[Tensor, "1 token embed"],
+    real: Bool[Tensor, "1 token"],
+    regions: Regions,
+    region_features: Float[Tensor, "region embed"],
+) -> CaptionedRegions:
+    """Regions beside a caption, both of which are encoded already; as `read_caption`.
+
+    Args:
+        clip: reads the caption as tokens.
+        caption: its words.
+        tokens: its features, from `encode_tokens` or `FrozenFeatures.tokens_of`.
+        real: True at tokens, False where there is padding.
+        regions: perhaps of another picture.
+        region_features: of these.
+    """
+    similarity = region_similarity(region_features[None], tokens, real)[0]
+    product = regions.area * regions.confidence * similarity
     mask = torch.ones(1, len(regions), dtype=torch.bool)
-    weight = region_weights(
-        features[None],
-        tokens.features,
-        regions.area[None],
-        regions.confidence[None],
-        mask,
-        tokens.mask,
-    )
     return CaptionedRegions(
         regions,
         caption,
         read_tokens(clip, caption),
-        features,
-        tokens.features[tokens.mask],
-        region_similarity(features[None], tokens.features, tokens.mask)[0],
-        weight[0],
+        region_features,
+        tokens[real],
+        similarity,
+        scale_products(product[None], mask)[0],
     )
 
 
@@ -178,21 +340,20 @@ def compare_masking(
     Raises:
         ValueError: the teacher is caption-free: words attend to nothing in it.
     """
-    if teacher.caption_free:
-        raise ValueError(
-            "Expected a teacher that reads captions, got a caption-free one; give the other."
-        )
     careless = copy.copy(teacher.eval())  # of the same weights
     careless.masked = False
     masked, unmasked = (
         apply_teacher(each, features, texts, settings) for each in (teacher, careless)
     )
+    if unmasked.token_to_region is None:
+        raise ValueError(
+            "Expected a teacher that reads captions, got a caption-free one; give the other."
+        )
     alone = torch.cat(
         [apply_teacher(teacher, features, text[None], settings).embedding for text in texts]
     )
     _, region = features.regions_of(features.image_of_text[texts])
     _, token = features.tokens_of(texts)
-    assert unmasked.token_to_region is not None  # it reads captions
     spent = (unmasked.token_to_region.cpu() * ~region[:, None, :]).sum(2)  # pair token
     return MaskingEffect(
         padding=1 - torch.cat([region, token], dim=1).float().mean(1),
@@ -208,7 +369,7 @@ def attend_to_regions(
     clip: ClipBundle,
     picture: Image.Image,
     regions: Regions,
-    settings: RegionSettings | None = None,
+    settings: RegionSettings = _SETTINGS,
 ) -> Float[Tensor, "region"]:
     """How much the region teacher's last layer looks at each region of a picture.
 
@@ -223,14 +384,13 @@ def attend_to_regions(
         The attention that each region receives from all items, the whole picture among them, as
         shares of what all regions receive.
     """
-    settings = settings or RegionSettings()
     crops = crop_regions(picture, regions, settings.margin, settings.square)
     features = encode_images(clip, [picture, *crops], progress=False)
     shares = regions.xyxy / torch.tensor(picture.size).repeat(2)
     boxes = torch.cat([shares, regions.confidence[:, None]], dim=1)
     mask = torch.ones(1, len(regions), dtype=torch.bool)
-    given = features[:1], features[None, 1:], mask, boxes[None]
     device = next(teacher.parameters()).device
+    given = features[:1], features[None, 1:], mask, boxes[None]
     _, weights = teacher.eval()(*(each.to(device) for each in given))
     received = weights[0, :, 1:].sum(0).cpu()
     return received / received.sum()
@@ -250,38 +410,95 @@ def stored_regions(
     rows = slice(start, start + int(features.region_count[image]))
     width, height = features.size[image].tolist()
     labels = [names[each] if each >= 0 else "whole image" for each in features.label[rows].tolist()]
-    found = Regions(features.xyxy[rows], features.confidence[rows], tuple(labels), (width, height))
-    return found, features.region[rows]
+    box, confidence = features.xyxy[rows], features.confidence[rows]
+    return Regions(box, confidence, tuple(labels), (width, height)), features.region[rows]
 
 
-def beside_caption(
-    clip: ClipBundle,
+# The shortcut probe: does a teacher look at the picture, or read the caption?
+
+
+@dataclass(frozen=True)
+class ShortcutProbe:
+    """The teacher's Recall@1 (embedding to caption) with its regions exchanged.
+
+    Attributes:
+        own: with the picture's own regions.
+        shuffled: with another picture's regions.
+        blank: without them: with a plain gray picture as the one region, or for a region teacher
+            with the whole picture alone.
+    """
+
+    own: float
+    shuffled: float
+    blank: float
+
+
+@torch.no_grad()
+def shortcut_probe(
+    teacher: MetaTeacher,
+    bundle: ClipBundle,
     features: FrozenFeatures,
-    text: int,
-    caption: str,
-    regions: Regions,
-    region_features: Float[Tensor, "region embed"],
-) -> CaptionedRegions:
-    """Regions beside a caption whose tokens were extracted; as `read_caption`, encoding nothing.
+    regions: RegionSettings,
+    seed: int = 0,
+) -> ShortcutProbe:
+    """Does the teacher look? One caption a picture; candidates are all these captions.
+
+    If another picture's regions, or blank ones, score like its own, it reads the caption that it
+    is given and ignores the picture (8 in `config.RECIPES`).
 
     Args:
-        clip: reads the caption as tokens.
-        features: with the caption's.
-        text: its number.
-        caption: its words.
-        regions: perhaps of another picture.
-        region_features: of these.
+        teacher: trained.
+        bundle: the frozen CLIP; says what a blank picture looks like.
+        features: of pictures that it was not trained on.
+        regions: as in training.
+        seed: of which other picture lends its regions.
+
+    Raises:
+        ValueError: there are not two captioned pictures to exchange the regions of.
     """
-    tokens, real = features.tokens_of(torch.tensor([text]))
-    similarity = region_similarity(region_features[None], tokens, real)[0]
-    product = regions.area * regions.confidence * similarity
-    mask = torch.ones(1, len(regions), dtype=torch.bool)
-    return CaptionedRegions(
-        regions,
-        caption,
-        read_tokens(clip, caption),
-        region_features,
-        tokens[0],
-        similarity,
-        scale_products(product[None], mask)[0],
+    teacher.eval()
+    texts = features.first_texts()
+    if len(texts) < 2:
+        raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
+    other = features.image_of_text[texts][choose_lenders(len(texts), seed)]
+    gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
+    count = len(features)
+    blank = replace(  # with one region each, whose box says nothing
+        features,
+        region=gray.expand(count, -1),
+        region_count=torch.ones(count, dtype=torch.long),
+        xyxy=features.xyxy[:count],
+        area=features.area[:count],
+        confidence=features.confidence[:count],
+        label=features.label[:count],
     )
+
+    def score(output: TeacherOutput) -> float:
+        candidates, own_text = features.text[texts], torch.arange(len(texts))
+        found = retrieval_metrics(output.embedding.cpu(), candidates, own_text)
+        return found.image_to_text.recall_at[1]
+
+    return ShortcutProbe(
+        own=score(apply_teacher(teacher, features, texts, regions)),
+        shuffled=score(apply_teacher(teacher, features, texts, regions, other)),
+        blank=score(apply_teacher(teacher, blank, texts, regions)),
+    )
+
+
+def region_probe(
+    teacher: RegionTeacher, features: FrozenFeatures, settings: RegionTeacherSettings
+) -> ShortcutProbe:
+    """Does the region teacher use the regions? All captions are candidates.
+
+    Args:
+        teacher: trained.
+        features: of pictures that it was not trained on, with captions.
+        settings: as in training.
+    """
+
+    def score(regions: Literal["own", "another", "none"]) -> float:
+        embedding = embed_pictures(teacher, features, replace(settings, regions=regions))
+        found = retrieval_metrics(embedding, features.text, features.image_of_text)
+        return found.image_to_text.recall_at[1]
+
+    return ShortcutProbe(own=score("own"), shuffled=score("another"), blank=score("none"))

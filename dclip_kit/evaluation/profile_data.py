@@ -33,6 +33,9 @@ from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, TEMPLATES, Templates
 from dclip_kit.metrics import recall_ceiling
 from dclip_kit.runtime.printing import say
 
+# What of a profile decides what is measured: the model, and the pictures.
+MEASURED_BY = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
+
 
 @dataclass(frozen=True, eq=False)
 class ProfileData:
@@ -101,21 +104,25 @@ def load_data(profile: Profile) -> ProfileData:
         ModuleNotFoundError: a library of the extra "data" is needed and not installed.
     """
     require_data(profile)
+    held_out = None
     if profile.zero_shot == "pocket":
-        names = "zero_shot_val", "zero_shot", "zero_shot_held_out"
-        chosen, measured, held_out = (pocket.load_labelled(name) for name in names)
+        chosen, measured = (pocket.load_labelled(name) for name in ("zero_shot_val", "zero_shot"))
+        held_out = pocket.load_labelled("zero_shot_held_out")
     else:
         chosen, measured = halve_labelled(read_labelled(profile.zero_shot), profile.seed)
-        held_out = None
     labelled = chosen, measured, held_out
     templates = choose_templates(profile.zero_shot, profile.templates)
     if profile.data == "pocket":
         train, val, test = (pocket.load_captioned(split) for split in SPLITS)
         ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
         return ProfileData(train, val, test, *labelled, ceiling, None, templates)
-    by_content = profile.leak_guard == "content"
-    places = profile.data, profile.images or None, profile.test or None
-    read = read_splits(*places, profile.seed, by_content)
+    read = read_splits(
+        profile.data,
+        profile.images or None,
+        profile.test or None,
+        profile.seed,
+        profile.leak_guard == "content",
+    )
     if str(read.left_out):
         say(str(read.left_out))
     return ProfileData(read.train, read.val, read.test, *labelled, None, read.left_out, templates)
@@ -134,7 +141,7 @@ def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, 
     if profile.data == "pocket":
         scenes = (pocket.make_scene("test", index) for index in range(count))
         return [(render_scene(scene), captions) for scene, captions in scenes]
-    test = read_measured(profile, "test")
+    test = read_measured(profile)
     shown = zip(test.paths[:count], test.captions, strict=False)
     return [(open_picture(path), captions) for path, captions in shown]
 
@@ -152,15 +159,13 @@ def count_further(uncaptioned: str) -> int:
     Raises:
         ValueError: it asks for further scenes in other words than pocket:COUNT.
     """
-    kind, _, count = uncaptioned.partition(":")
-    if kind != "pocket":
-        return 0
-    if not re.fullmatch(r"[1-9]\d{0,5}", count):
+    further = re.fullmatch(r"pocket:([1-9]\d{0,5})", uncaptioned)
+    if not further and uncaptioned.partition(":")[0] == "pocket":
         raise ValueError(
             f"Expected uncaptioned pictures as a folder or as pocket:COUNT, up to 999,999 scenes, "
             f"got {uncaptioned!r}; say pocket:16000, for example."
         )
-    return int(count)
+    return int(further[1]) if further else 0
 
 
 def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | None:
@@ -175,8 +180,7 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     Raises:
         ValueError: as `read_uncaptioned`.
     """
-    student = profile.student
-    if not student.distillation_weight or not student.uncaptioned_batch:
+    if not profile.student.distillation_weight or not profile.student.uncaptioned_batch:
         return None
     place = name_uncaptioned(profile)
     if not place:
@@ -184,8 +188,9 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
         return None
     if count := count_further(place):
         return pocket.load_further("uncaptioned", count)
-    by_content = profile.leak_guard == "content"
-    pictures, left_out = read_uncaptioned(place, (data.val, data.test), by_content)
+    pictures, left_out = read_uncaptioned(
+        place, (data.val, data.test), profile.leak_guard == "content"
+    )
     if str(left_out):
         say(f"Of {place}: {left_out}")
     return pictures

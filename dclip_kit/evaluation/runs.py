@@ -19,21 +19,18 @@ from dclip_kit.config import PROFILES, Profile
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
 from dclip_kit.data.pictures import scan_pictures
-from dclip_kit.data.pocket.world import SCENE_SPLITS
-from dclip_kit.evaluation.arms import load_arm
+from dclip_kit.evaluation.experiment import load_arm
+from dclip_kit.evaluation.profile_data import MEASURED_BY, ProfileData
 from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries
 from dclip_kit.models.clip import ClipBundle, load_clip
-from dclip_kit.runtime.printing import printable
+from dclip_kit.runtime.printing import printable, say
 from dclip_kit.runtime.processes import is_main_process
 
 SETTINGS = "settings.json"
 REPORT = "report.json"  # which says as much as the settings do
 SECONDS = "seconds.json"
 PICTURES = "pictures.json"
-# Of a run's settings, those that a model is loaded and measured with; older runs lack some.
-_OWN = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
-_TEACHERS = ("teacher", "region_teacher")
 
 
 def require_settings(settings: Profile, folder: Path) -> None:
@@ -81,8 +78,7 @@ def count_seconds(folder: Path, began: float) -> Iterator[Callable[[], float]]:
 
     def keep(seconds: float, running_since: float | None) -> None:
         if is_main_process():
-            record = {"seconds": round(seconds, 1), "running_since": running_since}
-            write_record(record, path)
+            write_record({"seconds": round(seconds, 1), "running_since": running_since}, path)
 
     keep(before, time.time() - (time.monotonic() - began))
     try:
@@ -111,39 +107,42 @@ class SeenPictures:
     complete: bool = True
 
 
-def describe_seen(
-    train: CaptionedImages, val: CaptionedImages, labelled: Sequence[Path], by_content: bool
+def describe_run(
+    profile: Profile,
+    data: ProfileData,
+    uncaptioned: CaptionedImages | None = None,
+    teacher: Path | None = None,
 ) -> SeenPictures:
-    """What a run on these pictures sees.
+    """What a run on these data sees, and what its teacher from another run's folder has seen."""
+    by_content = profile.leak_guard == "content"
+    trained, chosen = (_index_pictures(part, by_content) for part in (data.train, data.val))
+    if uncaptioned:
+        trained = trained.join(_index_pictures(uncaptioned, by_content))
+    # The pocket's pictures to choose on are apart from those to measure on.
+    labelled = () if profile.zero_shot == "pocket" else data.zero_shot_val.paths
+    seen = SeenPictures(trained, chosen, frozenset(_digest_files(labelled)) - {""})
+    if teacher is None:
+        return seen
+    its = load_seen(teacher)
+    return replace(seen, trained=trained.join(its.trained), complete=its.complete)
 
-    Args:
-        train: to train on.
-        val: to choose on.
-        labelled: to choose on; their files are read.
-        by_content: whether captioned pictures are known by what they show too, beside their names
-            and their files' bytes.
+
+def _index_pictures(pictures: CaptionedImages, by_content: bool) -> EvaluationIndex:
+    """Pictures by their names and their files' bytes, and perhaps by what they show.
+
+    Scenes of the pocket go by their numbers alone.
     """
-    trained, chosen = (index_evaluation([dataset], by_content) for dataset in (train, val))
-    for index, dataset in ((trained, train), (chosen, val)):
-        for digest, path in zip(_digest_files(dataset.paths), dataset.paths, strict=True):
-            if digest:
-                index.names.setdefault(f"bytes {digest}", path)
-    return SeenPictures(trained, chosen, frozenset(_digest_files(labelled)) - {""})
+    if all(each.startswith("pocket:") for each in pictures.image_ids):
+        return index_evaluation([pictures], by_content=False)
+    index = index_evaluation([pictures], by_content)
+    for digest, path in zip(_digest_files(pictures.paths), pictures.paths, strict=True):
+        if digest:
+            index.names.setdefault(f"bytes {digest}", path)
+    return index
 
 
 def _digest_files(paths: Sequence[Path]) -> list[str]:
     return [scan.digest for scan in scan_pictures(paths, decode=False)]
-
-
-def describe_pocket(uncaptioned: int = 0) -> SeenPictures:
-    """What a run on the pocket's scenes sees, and on so many uncaptioned ones."""
-
-    def index(split: str, count: int) -> EvaluationIndex:
-        places = (f"{split}/{number}" for number in range(count))
-        return EvaluationIndex({f"pocket {each}": Path(each) for each in places}, None, {})
-
-    train, val = (index(split, SCENE_SPLITS[split]) for split in ("train", "val"))
-    return SeenPictures(train.join(index("uncaptioned", uncaptioned)), val)
 
 
 def keep_seen(seen: SeenPictures, folder: Path, teacher: SeenPictures | None = None) -> None:
@@ -164,19 +163,22 @@ def keep_seen(seen: SeenPictures, folder: Path, teacher: SeenPictures | None = N
         return *(index["names"].keys() for index in indices), each.labelled
 
     begun = any(any(folder.glob(each)) for each in ("*.safetensors", "checkpoints/*"))
-    if begun and (folder / PICTURES).is_file():
-        kept = name(load_seen(folder))
-        if kept == name(seen):
-            return
-        if teacher is None or kept != name(teacher):
-            raise ValueError(
-                f"Expected the pictures that the run in {folder} began with, but those to train "
-                "on, to choose on or with labels have changed; name another --out, or delete this "
-                "one to begin again."
-            )
-    trained, chosen = seen.trained.as_dict(), seen.chosen.as_dict()
-    record = {"trained": trained, "chosen": chosen, "labelled": sorted(seen.labelled)}
-    write_record(record | {"complete": seen.complete}, folder / PICTURES)
+    fitting = [name(each) for each in (seen, teacher) if each]
+    if begun and (folder / PICTURES).is_file() and name(load_seen(folder)) not in fitting:
+        raise ValueError(
+            f"Expected the pictures that the run in {folder} began with, but those to train on, to "
+            "choose on or with labels have changed; name another --out, or delete this one to "
+            "begin again."
+        )
+    write_record(
+        {
+            "trained": seen.trained.as_dict(),
+            "chosen": seen.chosen.as_dict(),
+            "labelled": sorted(seen.labelled),
+            "complete": seen.complete,
+        },
+        folder / PICTURES,
+    )
 
 
 def load_seen(folder: Path) -> SeenPictures:
@@ -187,15 +189,15 @@ def load_seen(folder: Path) -> SeenPictures:
     """
 
     def build(record: dict[str, Any]) -> SeenPictures:
-        trained, chosen = (EvaluationIndex.from_dict(record[n]) for n in ("trained", "chosen"))
-        labelled, complete = frozenset(record["labelled"]), record.get("complete", True)
-        return SeenPictures(trained, chosen, labelled, complete)
+        return SeenPictures(
+            EvaluationIndex.from_dict(record["trained"]),
+            EvaluationIndex.from_dict(record["chosen"]),
+            frozenset(record["labelled"]),
+            record.get("complete", True),
+        )
 
     if (folder / PICTURES).is_file():
         return read_record(folder / PICTURES, build)
-    profile = _find_profile(folder)
-    if profile and profile.data == "pocket":  # scenes that need no record
-        return describe_pocket()
     nothing = EvaluationIndex({}, None, {})
     return SeenPictures(nothing, nothing, complete=False)
 
@@ -260,6 +262,21 @@ def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]
     return Unseen(left, trained, chosen)
 
 
+def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
+    """Leaves out of val and test what the teacher in another run's folder has trained on.
+
+    Raises:
+        ValueError: too little is left to choose or to measure on.
+    """
+    seen = load_seen(folder)
+    if not seen.complete:
+        say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
+    val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
+    for note in filter(None, (val.describe("val"), test.describe("test"))):
+        say(note)
+    return replace(data, val=val.dataset, test=test.dataset)
+
+
 def leave_out_chosen(dataset: LabelledImages, digests: frozenset[str]) -> LabelledImages:
     """Leaves out the labelled pictures that some model's interpolation was chosen on.
 
@@ -272,34 +289,16 @@ def leave_out_chosen(dataset: LabelledImages, digests: frozenset[str]) -> Labell
     """
     if not digests:
         return dataset
-    own = _digest_files(dataset.paths)
-    kept = [i for i, digest in enumerate(own) if digest not in digests]
+    kept = [i for i, own in enumerate(_digest_files(dataset.paths)) if own not in digests]
     if not kept:
         raise ValueError(
             f"Expected labelled pictures that no model was chosen on, but all {len(dataset)} of "
             f"{dataset.source} are such; name others."
         )
-    return replace(
-        dataset,
-        paths=tuple(dataset.paths[i] for i in kept),
-        labels=tuple(dataset.labels[i] for i in kept),
-    )
+    return dataset.select(kept)
 
 
 # The models of a run
-
-
-def _find_profile(folder: Path) -> Profile | None:
-    """What a run's record in a folder says of how its models are loaded and measured."""
-
-    def build(record: dict[str, Any]) -> Profile:
-        settings = record.get("settings", record)
-        needed = {"clip": settings["clip"], "pretrained": settings["pretrained"]}
-        own = {name: settings[name] for name in _OWN if name in settings}
-        return replace(PROFILES["pocket"], **own | needed)
-
-    found = [folder / name for name in (SETTINGS, REPORT) if (folder / name).is_file()]
-    return read_record(found[0], build) if found else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,10 +326,19 @@ def find_run(reference: Path | str) -> Run | None:
     """
     place = Path(reference)
     folder, name = place.parent, place.name.removesuffix(".safetensors")
-    profile = _find_profile(folder)
-    if profile is None or not (folder / f"{name}.json").is_file():
+    records = [folder / each for each in (SETTINGS, REPORT) if (folder / each).is_file()]
+    if not records or not (folder / f"{name}.json").is_file():
         return None
-    return Run(folder, name, profile, load_seen(folder))
+
+    def build(record: dict[str, Any]) -> Profile:
+        settings = record.get("settings", record)
+        needed = {"clip": settings["clip"], "pretrained": settings["pretrained"]}
+        own = {
+            each: settings[each] for each in MEASURED_BY if each in settings
+        }  # older runs lack some
+        return replace(PROFILES["pocket"], **own | needed)
+
+    return Run(folder, name, read_record(records[0], build), load_seen(folder))
 
 
 def load_model(
@@ -350,11 +358,10 @@ def load_model(
     if run := find_run(reference):
         clip = load_model(run.profile.clip, run.profile.pretrained, device)
         return replace(load_arm(run.name, clip, run.folder).clip, name=reference)
-    places = sorted(Path(reference).glob("*.safetensors"))
     arms = [
         str(each.with_suffix(""))
-        for each in places
-        if each.stem not in _TEACHERS and find_run(each)
+        for each in sorted(Path(reference).glob("*.safetensors"))
+        if not each.stem.endswith("teacher") and find_run(each)
     ]
     if arms:
         raise ValueError(

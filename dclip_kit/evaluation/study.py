@@ -1,28 +1,82 @@
 """Studies: recipes side by side, over several seeds, on many pictures that no training has seen.
 
 A study is a short TOML file. Each training leaves a small record in a folder beside it, of the
-file's name; `study_runs` makes these. What the records say together is written beside the file, as
-JSON.
+file's name, as it ends, and is not run again: a study that was interrupted goes on, and no training
+needs another's weights. What the records say together is written beside the file, as JSON.
 """
 
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from dclip_kit.config import CONTROL, Profile, apply_recipe, change_settings, get_profile
-from dclip_kit.evaluation.galleries import WAYS
-from dclip_kit.evaluation.records import read_record
+from dclip_kit.config import (
+    CONTROL,
+    Profile,
+    RegionSettings,
+    apply_recipe,
+    change_settings,
+    get_profile,
+)
+from dclip_kit.data.pocket import world as pocket
+from dclip_kit.evaluation.compare import format_table
+from dclip_kit.evaluation.evaluate import (
+    WAYS,
+    GalleryMetrics,
+    RetrievalSet,
+    ZeroShotSet,
+    evaluate_zero_shot,
+    measure_galleries,
+    prepare_galleries,
+    prepare_zero_shot,
+)
+from dclip_kit.evaluation.experiment import (
+    Arm,
+    Candidate,
+    EncodedPictures,
+    choose_candidate,
+    encode_pictures,
+    load_or_extract_features,
+    prepare_evaluation,
+    prepare_lessons,
+    prepare_rehearsal,
+    prepare_training,
+    save_arm,
+    teacher_settings,
+    train_and_save_teacher,
+    train_arm,
+)
+from dclip_kit.evaluation.inspection import region_probe
+from dclip_kit.evaluation.profile_data import (
+    MEASURED_BY,
+    ProfileData,
+    load_data,
+    load_uncaptioned,
+)
+from dclip_kit.evaluation.records import read_record, write_record
+from dclip_kit.features.store import differing_entries, digest_record
 from dclip_kit.metrics import paired_bootstrap
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.weights import interpolate
+from dclip_kit.runtime.machine import return_memory
+from dclip_kit.runtime.printing import say
+from dclip_kit.training import StudentRun, distill, plan_epoch
 
 RETENTION = 0.955  # at which arms are compared
-# What of a profile decides what is measured, of the untouched CLIP too.
-_MEASURED = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
+ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, beside 0
+_OF_POCKET = {  # its further scenes, to measure arms and teachers on
+    "val": ("further_val", 2000),
+    "test": ("further_test", 4000),
+    "probe": ("further_val", 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -74,18 +128,13 @@ class Study:
     gallery: int
     arms: tuple[StudyArm, ...]
 
-    @property
-    def result(self) -> Path:
-        """Where what all records say together is written."""
-        return self.path.with_suffix(".json")
-
     def record_of(self, arm: StudyArm, seed: int) -> Path:
         """Where a training's record is."""
         return self.path.with_suffix("") / f"{arm.name}-{seed}.json"
 
     def describe(self, arm: StudyArm, seed: int) -> dict[str, Any]:
         """Whatever decides a record, for JSON."""
-        measured = {name: getattr(self.profile, name) for name in _MEASURED}
+        measured = {name: getattr(self.profile, name) for name in MEASURED_BY}
         return {**arm.describe(seed), "measured": measured | {"gallery": self.gallery}}
 
     def seeds_of(self, arm: StudyArm) -> tuple[int, ...]:
@@ -111,8 +160,9 @@ def read_study(path: Path) -> Study:
         profile = change_settings(profile, said)
         if arms["clip"] != {"recipe": "none"}:
             raise ValueError("clip is the untouched one")
-        every = tuple(_read_arm(profile, *arm) for arm in arms.items())
-        return Study(path, profile, seeds, gallery, every)
+        return Study(
+            path, profile, seeds, gallery, tuple(_read_arm(profile, *arm) for arm in arms.items())
+        )
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
@@ -139,7 +189,7 @@ def _read_arm(profile: Profile, name: str, said: Mapping[str, Any]) -> StudyArm:
     return StudyArm(name, trained, **own)
 
 
-# Records
+# Running
 
 
 def pack_counts(counts: Tensor) -> str:
@@ -150,6 +200,298 @@ def pack_counts(counts: Tensor) -> str:
 def unpack_counts(text: str) -> Tensor:
     """What `pack_counts` has packed."""
     return torch.tensor([ord(each) - 48 for each in text], dtype=torch.double)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredOn:
+    """Pictures that models are measured on: galleries, and labelled ones."""
+
+    galleries: tuple[RetrievalSet, ...]
+    zero_shot: ZeroShotSet
+    held_out: ZeroShotSet | None
+
+
+def prepare_measuring(
+    clip: ClipBundle, study: Study, data: ProfileData, part: Literal["val", "test"]
+) -> MeasuredOn:
+    """Reads pictures, and encodes texts once. The pocket has further scenes for it."""
+    captioned, labelled, held_out = data.val, data.zero_shot_val, None
+    if part == "test":
+        captioned, labelled, held_out = data.test, data.zero_shot, data.zero_shot_held_out
+    if study.profile.data == "pocket":
+        captioned = pocket.load_further(*_OF_POCKET[part])
+    return MeasuredOn(
+        prepare_galleries(clip, captioned, study.gallery or len(captioned)),
+        prepare_zero_shot(clip, labelled, templates=data.templates),
+        prepare_zero_shot(clip, held_out, templates=data.templates) if held_out else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One model's results.
+
+    Attributes:
+        found: by direction.
+        correct: for each labelled picture whether it is named.
+        held_out: share of the labelled pictures of the held-out style that are.
+    """
+
+    found: dict[str, GalleryMetrics]
+    correct: Bool[Tensor, "image"]
+    held_out: float | None
+
+
+def measure(
+    clip: ClipBundle, place: MeasuredOn, references: tuple[Tensor, Tensor] | None = None
+) -> Measurement:
+    """Measures a model in all galleries, and on labelled pictures; as `measure_galleries`."""
+    return Measurement(
+        measure_galleries(clip, place.galleries, references),
+        evaluate_zero_shot(clip, place.zero_shot, progress=False).correct,
+        evaluate_zero_shot(clip, place.held_out, progress=False).top1 if place.held_out else None,
+    )
+
+
+def run_study(
+    study: Study,
+    clip: ClipBundle,
+    work: Path,
+    names: Sequence[str] = (),
+    repeat: tuple[str, int] | None = None,
+) -> None:
+    """Trains and measures what has no record yet, and writes the records.
+
+    Args:
+        study: what to train.
+        clip: the untouched one.
+        work: the folder for features, checkpoints, teachers and the trained arms.
+        names: of the arms to train now, beside the untouched CLIP; all if left out.
+        repeat: an arm's name and a seed: trains only this, again from its beginning, and keeps its
+            record in `work`.
+
+    Raises:
+        ValueError: an arm is unknown, there is nothing to repeat, or a record is of other settings.
+    """
+    known = {arm.name: arm for arm in study.arms}
+    wanted = [repeat[0]] if repeat else ["clip", *names] if names else list(known)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"Expected arms out of {', '.join(known)}, got {unknown[0]!r}.")
+    if repeat:
+        rows = [(known[repeat[0]], repeat[1])]
+        if not _is_done(study, *rows[0]):
+            raise ValueError(
+                f"Expected a record of {repeat[0]} with the seed {repeat[1]} to repeat, found "
+                "none; run the study first."
+            )
+    else:
+        rows = [
+            (arm, seed)
+            for seed in study.seeds
+            for arm in (known[name] for name in dict.fromkeys(wanted))
+            if seed in study.seeds_of(arm) and not _is_done(study, arm, seed)
+        ]
+    if not rows:
+        return
+    workshop = _Workshop(study, clip, work, anew=repeat is not None)
+    for arm, seed in rows:
+        say(f"{study.path.stem}: {arm.name}, seed {seed}.")
+        place = study.record_of(arm, seed)
+        if repeat:
+            place = work / "repeated" / place.name
+        write_record(workshop.run(arm, seed), place)
+        return_memory()
+
+
+def _is_done(study: Study, arm: StudyArm, seed: int) -> bool:
+    path = study.record_of(arm, seed)
+    if not path.exists():
+        return False
+    now = study.describe(arm, seed)
+    known = {"measured": now["measured"]}  # older records lack this, and newer settings
+    if arm.profile:
+        known["profile"] = Profile("", "", None).as_dict()
+    kept = read_record(path, lambda record: _fill(record["settings"], known))
+    if differing := differing_entries(kept, now):
+        raise ValueError(
+            f"Expected {path} to be of the settings in {study.path}, but they differ in "
+            f"{', '.join(differing)}; delete it to train that anew."
+        )
+    return True
+
+
+def _fill(kept: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with what it lacks."""
+    both = {
+        name: _fill(kept[name], value) if isinstance(value, dict) else kept[name]
+        for name, value in defaults.items()
+        if name in kept
+    }
+    return {**defaults, **kept, **both}
+
+
+def teacher_place(work: Path, arm: StudyArm, seed: int) -> Path:
+    """The folder that a study's work has an arm's teacher in; arms of one teacher share it."""
+    assert arm.profile  # the untouched CLIP has no teacher
+    settings = asdict(arm.profile)
+    decisive = {
+        "teacher": asdict(teacher_settings(arm.profile)),
+        **{name: settings[name] for name in ("clip", "pretrained", "data", "images", "regions")},
+        "seed": seed,
+        "captions": arm.captions,
+    }
+    return work / "teachers" / digest_record(decisive)
+
+
+class _Workshop:
+    """What trainings of a study share: data, features, teachers; each made when it is needed."""
+
+    def __init__(self, study: Study, clip: ClipBundle, work: Path, anew: bool) -> None:
+        self.study, self.clip, self.work = study, clip, work
+        # What is trained anew goes on from no checkpoint, and lies apart.
+        self.place = work / "repeated" if anew else work
+        self.states = None if anew else work / "checkpoints"
+        self.data = load_data(study.profile)
+        self.chosen_on = prepare_measuring(clip, study, self.data, "val")
+        self.measured_on = prepare_measuring(clip, study, self.data, "test")
+        self.captioned, self.uncaptioned = cache(self._captioned), cache(self._uncaptioned)
+
+    @cached_property
+    def untouched(self) -> tuple[Measurement, Measurement]:
+        """The untouched CLIP on val and on test."""
+        found = measure(self.clip, self.chosen_on), measure(self.clip, self.measured_on)
+        if not all(each.correct.any() for each in found):
+            raise ValueError(
+                "Expected a CLIP that knows some of the classes, got none right; give it classes "
+                "that it can name."
+            )
+        return found
+
+    def _captioned(self, regions: RegionSettings, share: float) -> EncodedPictures:
+        train = self.data.train
+        if share < 1:
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+            train = train.select(sorted(order[: round(share * len(train))].tolist()))
+        profile = replace(self.study.profile, regions=regions)
+        return encode_pictures(profile, self.clip, train, self.work)
+
+    def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
+        profile = replace(self.study.profile, regions=regions, uncaptioned=named)
+        pictures = load_uncaptioned(apply_recipe(profile, "region_taught"), self.data)
+        return encode_pictures(profile, self.clip, pictures, self.work) if pictures else None
+
+    def run(self, arm: StudyArm, seed: int) -> dict[str, Any]:
+        """One row's record: the frontier from the untouched CLIP to a student, and how it came."""
+        began = time.monotonic()
+        settings = self.study.describe(arm, seed)
+        first, base = self.untouched
+        points, val = {0.0: base}, [_as_candidate(0.0, first, first)]
+        steps, probe, alpha = 0, None, 0.0
+        if arm.nnn:
+            features = self.captioned(self.study.profile.regions, 1.0).features
+            points[0.0] = measure(self.clip, self.measured_on, (features.text, features.image))
+        if arm.profile:
+            profile = replace(arm.profile, seed=seed)
+            run, steps, probe = self._train(arm, profile)
+            for share in ALPHAS:
+                mixed = interpolate(self.clip, run.student, share)
+                points[share] = measure(mixed, self.measured_on)
+                val.append(_as_candidate(share, measure(mixed, self.chosen_on), first))
+            alpha = choose_candidate(val, RETENTION).alpha
+            mixed = interpolate(self.clip, run.student, alpha)
+            kept = Arm(arm.name, mixed, alpha, tuple(val), run.history, profile.student.train_text)
+            save_arm(kept, self.place / "arms" / f"seed-{seed}")
+        return {
+            "arm": arm.name,
+            "seed": seed,
+            "settings_digest": digest_record(settings),
+            "steps": steps,
+            "seconds": round(time.monotonic() - began, 1),
+            "alpha": alpha,
+            "val": [asdict(each) for each in val],
+            "frontier": [_describe(x, found, base) for x, found in points.items()],
+            "queries": {way: pack_counts(base.found[way].image.bincount()) for way in WAYS},
+            "chosen": {
+                **{way: points[alpha].found[way].figures for way in WAYS},
+                "correct": pack_counts(points[alpha].correct),
+            },
+            "probe": probe,
+            "settings": settings,
+        }
+
+    def _train(self, arm: StudyArm, profile: Profile) -> tuple[StudentRun, int, Any]:
+        """A student, how many steps it took, and the probe of its teacher."""
+        captioned, student = self.captioned(profile.regions, arm.captions), profile.student
+        steps = len(plan_epoch(captioned.features, student, profile.seed, 0))  # of an epoch
+        if arm.steps:
+            student = replace(student, epochs=max(1, round(arm.steps / steps)))
+        embeddings = others = uncaptioned = probe = None
+        if student.distillation_weight:
+            if student.uncaptioned_batch:
+                uncaptioned = self.uncaptioned(profile.regions, profile.uncaptioned)
+            if profile.teacher_model == "control":
+                teacher: Any = self._train_control(arm, profile)
+            else:
+                place = teacher_place(self.place, arm, profile.seed)
+                state = self.states and self.states / f"teacher-{place.name}.safetensors"
+                teacher = train_and_save_teacher(profile, captioned.features, place, state).teacher
+            if profile.teacher_model == "region":
+                further = self.data.test
+                if self.study.profile.data == "pocket":
+                    further = pocket.load_further(*_OF_POCKET["probe"])
+                tested = load_or_extract_features(profile, self.clip, further, self.work)
+                probe = asdict(region_probe(teacher, tested, profile.region_teacher))
+            embeddings, others = prepare_lessons(profile, teacher, captioned, uncaptioned)
+        key = digest_record(arm.describe(profile.seed))
+        run = distill(
+            self.clip,
+            captioned.pictures,
+            captioned.features,
+            student,
+            embeddings,
+            uncaptioned=others,
+            rehearsal=prepare_rehearsal(profile, self.clip, captioned),
+            texts=captioned.dataset.texts,
+            seed=profile.seed,
+            checkpoint=self.states and self.states / f"{arm.name}-{key}.safetensors",
+        )
+        return run, student.epochs * steps, probe
+
+    def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
+        """The control by its own settings; arms that it teaches share its checkpoint."""
+        control = replace(apply_recipe(self.study.profile, CONTROL), seed=profile.seed)
+        captioned = self.captioned(control.regions, arm.captions)
+        shown = prepare_training(
+            control, self.clip, captioned, prepare_evaluation(self.clip, self.data)
+        )
+        key = digest_record(replace(arm, profile=control, steps=0).describe(profile.seed))
+        state = self.states and self.states / f"{CONTROL}-{key}.safetensors"
+        return train_arm(
+            CONTROL, self.clip, shown, captioned.features, control, checkpoint=state
+        ).clip
+
+
+def _as_candidate(alpha: float, found: Measurement, base: Measurement) -> Candidate:
+    recall = found.found["text_to_image"].figures["recall_at_1"]
+    return Candidate(alpha, recall, _retention(found, base))
+
+
+def _retention(found: Measurement, base: Measurement) -> float:
+    return float(found.correct.double().mean() / base.correct.double().mean())
+
+
+def _describe(alpha: float, found: Measurement, base: Measurement) -> dict[str, Any]:
+    held_out = found.held_out and base.held_out and found.held_out / base.held_out
+    return {
+        "alpha": alpha,
+        **{way: each.figures["recall_at_1"] for way, each in found.found.items()},
+        "retention": _retention(found, base),
+        "retention_held_out_style": held_out,
+        "hits": {
+            way: pack_counts(torch.bincount(each.image, each.hits.double()))
+            for way, each in found.found.items()
+        },
+    }
 
 
 # What the records say together
@@ -223,23 +565,21 @@ def _compare(
 ) -> dict[str, Any]:
     """An arm's Recall@1 by direction, and what it gains over each other arm."""
 
-    def shares(arm: str, way: str) -> tuple[Tensor, Tensor]:
-        """Of each query, and its picture; queries of a picture share its mean."""
-        queries = unpack_counts(kept[arm][0]["queries"][way])
-        hits = torch.stack([each[way] for each in found[arm]]).mean(0)
-        image = torch.arange(len(queries)).repeat_interleave(queries.long())
-        return (hits / queries.clamp(min=1))[image], image
-
     result: dict[str, Any] = {}
     for way in WAYS:
-        own, image = shares(name, way)
-        versus = {}
-        for other in found:
-            theirs, _ = shares(other, way)
-            if other != name and float(theirs.sum()) > 0:
-                gain = paired_bootstrap(theirs, own, image, "relative")
+        queries = unpack_counts(kept[name][0]["queries"][way])  # all arms have the same pictures
+        image = torch.arange(len(queries)).repeat_interleave(queries.long())
+        # Of each query, on average over seeds; queries of a picture share its mean.
+        shares = {
+            arm: (torch.stack([each[way] for each in own]).mean(0) / queries.clamp(min=1))[image]
+            for arm, own in found.items()
+        }
+        mine, versus = shares.pop(name), {}
+        for other, theirs in shares.items():
+            if theirs.any():
+                gain = paired_bootstrap(theirs, mine, image, "relative")
                 versus[other] = {"relative": gain.estimate, "ci95": [gain.low, gain.high]}
-        result[way] = {"recall_at_1": float(own.mean()), "vs": versus}
+        result[way] = {"recall_at_1": float(mine.mean()), "vs": versus}
     return result
 
 
@@ -250,18 +590,18 @@ def _describe_chosen(
 ) -> dict[str, Any]:
     """What an arm finds and retains at the weights that val chose, averaged over seeds."""
 
-    def mean(way: str, metric: str) -> float:
-        return sum(each["chosen"][way][metric] for each in own) / len(own)
-
     ways = {
-        way: {metric: mean(way, metric) for metric in own[0]["chosen"][way]} | found
+        way: {
+            metric: sum(each["chosen"][way][metric] for each in own) / len(own)
+            for metric in own[0]["chosen"][way]
+        }
+        | found
         for way, found in compared.items()
     }
     correct = torch.stack([unpack_counts(each["chosen"]["correct"]) for each in own]).mean(0)
     base = unpack_counts(kept["clip"][0]["chosen"]["correct"])
-    spread = paired_bootstrap(base, correct, torch.arange(len(base)), "ratio")
-    retained = {"estimate": spread.estimate, "ci95": [spread.low, spread.high]}
-    return {**ways, "retention": retained}
+    share = paired_bootstrap(base, correct, torch.arange(len(base)), "ratio")
+    return {**ways, "retention": {"estimate": share.estimate, "ci95": [share.low, share.high]}}
 
 
 def _average_frontiers(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -279,8 +619,8 @@ def format_study(result: Mapping[str, Any]) -> str:
     """A study's table: Recall@1 at one retention, in percent, and what each arm gains over two."""
     arms = result["arms"]
     rivals = [name for name in ("clip", CONTROL) if name in arms]
-    head = ["arm", "seeds", "val", "t→i R@1", *(f"over {name}" for name in rivals), "i→t R@1"]
-    rows = [[*head, *(f"over {name}" for name in rivals), "kept at α"]]
+    over = [f"over {name}" for name in rivals]
+    rows = [["arm", "seeds", "val", "t→i R@1", *over, "i→t R@1", *over, "kept at α"]]
     for name, arm in arms.items():
         cells = [name, str(len(arm["runs"])), f"{100 * arm['val']:.1f}"]
         for way in WAYS:
@@ -289,12 +629,7 @@ def format_study(result: Mapping[str, Any]) -> str:
             cells += [_say_gain(found["vs"].get(rival)) for rival in rivals]
         cells.append(f"{100 * arm['chosen']['retention']['estimate']:.1f}")
         rows.append(cells)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * (width - 1) + ":" for width in widths])
-    return "\n".join(
-        f"| {' | '.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))} |"
-        for row in rows
-    )
+    return format_table(rows)
 
 
 def _say_gain(gain: Mapping[str, Any] | None) -> str:
@@ -309,9 +644,9 @@ def format_repeated(study: Study, work: Path, name: str, seed: int) -> str:
     arm = next(each for each in study.arms if each.name == name)
     paths = [study.record_of(arm, seed), work / "repeated" / f"{name}-{seed}.json"]
     before, now = ({p["alpha"]: p for p in read_record(path, dict)["frontier"]} for path in paths)
-    lines = ["| α | " + " | ".join(f"{way}, now" for way in (*WAYS, "retention")) + " |"]
-    for alpha in before.keys() & now.keys():
-        pairs = ((before[alpha][each], now[alpha][each]) for each in (*WAYS, "retention"))
-        cells = (f"{100 * old:.1f}, {100 * new:.1f}" for old, new in pairs)
-        lines.append(f"| {alpha:g} | " + " | ".join(cells) + " |")
-    return "\n".join([lines[0], "|--:" * 4 + "|", *sorted(lines[1:])])
+    names = (*WAYS, "retention")
+    rows = [["α", *(f"{name}, now" for name in names)]]
+    for alpha in sorted(before.keys() & now.keys()):
+        pairs = ((before[alpha][each], now[alpha][each]) for each in names)
+        rows.append([f"{alpha:g}", *(f"{100 * old:.1f}, {100 * new:.1f}" for old, new in pairs)])
+    return format_table(rows)

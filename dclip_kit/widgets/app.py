@@ -12,9 +12,8 @@ from IPython.display import display
 from dclip_kit.config import get_profile
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import facets, world
-from dclip_kit.evaluation.arms import load_arm, load_teacher
 from dclip_kit.evaluation.evaluate import prepare_retrieval
-from dclip_kit.evaluation.experiment import choose_detector
+from dclip_kit.evaluation.experiment import choose_detector, load_arm, load_teacher
 from dclip_kit.evaluation.runs import find_run, load_model
 from dclip_kit.features.extract import extract_features
 from dclip_kit.metrics import retrieval_metrics

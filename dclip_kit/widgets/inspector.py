@@ -122,9 +122,8 @@ class RegionInspector(PictureWidget):
             found, vectors = Regions.whole_image(picture.size), self._gray
         else:
             found, vectors = stored_regions(self._features, source, self._names)
-        captioned = beside_caption(
-            self._clip, self._features, text, self._dataset.texts[text], found, vectors
-        )
+        caption, tokens = self._dataset.texts[text], self._features.tokens_of(torch.tensor([text]))
+        captioned = beside_caption(self._clip, caption, *tokens, found, vectors)
         weights = reweight_regions(captioned, self.area, self.confidence, self.similarity)
         output = attend(self._teacher, captioned, weights)
         free, looks = self._apply_region_teacher(captioned)

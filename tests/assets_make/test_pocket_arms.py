@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from assets.make.pocket_arms import ARMS, copy_arms
-from dclip_kit.evaluation.study import read_study
-from dclip_kit.evaluation.study_runs import teacher_place
+from dclip_kit.evaluation.study import read_study, teacher_place
 
 STUDY = """
 seeds = [0]

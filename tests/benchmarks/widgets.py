@@ -25,7 +25,7 @@ import torch
 import dclip_kit as kit
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import world
-from dclip_kit.evaluation.arms import load_arm
+from dclip_kit.evaluation.experiment import load_arm
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.widgets import QueryGallery
 

@@ -6,10 +6,9 @@ from lab import wait_until
 from plotly.io import to_html
 
 from dclip_kit import plots
-from dclip_kit.evaluation.arms import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.evaluate import ZeroShot
-from dclip_kit.evaluation.inspection import read_caption
-from dclip_kit.evaluation.probe import ShortcutProbe
+from dclip_kit.evaluation.experiment import Arm, ArmResult, Candidate
+from dclip_kit.evaluation.inspection import ShortcutProbe, read_caption
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.regions import Regions
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import dclip_kit as kit
 from dclip_kit.data.pocket import world
-from dclip_kit.evaluation.arms import load_teacher
+from dclip_kit.evaluation.experiment import load_teacher
 from dclip_kit.evaluation.experiment import choose_detector
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.widgets import RegionInspector

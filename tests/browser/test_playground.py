@@ -11,7 +11,7 @@ PREPARE = """
 import dclip_kit as kit
 from dclip_kit.data.pocket import world
 from dclip_kit.evaluation import profile_data
-from dclip_kit.evaluation.arms import load_arm
+from dclip_kit.evaluation.experiment import load_arm
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.widgets import ZeroShotPlayground
 

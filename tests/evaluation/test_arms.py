@@ -16,21 +16,7 @@ from dclip_kit.config import (
     StudentSettings,
     TeacherSettings,
 )
-from dclip_kit.evaluation import arms
-from dclip_kit.evaluation.arms import (
-    Arm,
-    Candidate,
-    TrainingSet,
-    choose_candidate,
-    load_arm,
-    load_arms,
-    load_teacher,
-    measure_interpolations,
-    member_seed,
-    save_arm,
-    save_teacher,
-    train_arm,
-)
+from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
     ZeroShotSet,
@@ -38,7 +24,20 @@ from dclip_kit.evaluation.evaluate import (
     evaluate_retrieval,
     evaluate_zero_shot,
 )
-from dclip_kit.evaluation.experiment import EvaluationSets
+from dclip_kit.evaluation.experiment import (
+    Arm,
+    Candidate,
+    EvaluationSets,
+    TrainingSet,
+    choose_candidate,
+    load_arm,
+    load_arms,
+    load_teacher,
+    measure_interpolations,
+    save_arm,
+    save_teacher,
+    train_arm,
+)
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
@@ -114,7 +113,7 @@ def test_val_is_encoded_in_the_trainings_precision(
         seen.append(bundle.precision)
         return evaluate_zero_shot(bundle, *given, **more)
 
-    monkeypatch.setattr(arms, "evaluate_zero_shot", watched)
+    monkeypatch.setattr(experiment, "evaluate_zero_shot", watched)
     profile = replace(UNTAUGHT, student=replace(UNTAUGHT.student, mixed_precision=precision))
     arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, profile)
     assert seen == [precision] * 6  # the untouched one twice, two epochs, two candidates
@@ -168,7 +167,7 @@ def test_curves_show_how_much_is_remembered(
     def named(bundle, data, progress=True):
         return SimpleNamespace(top1=next(found, 1.0))
 
-    monkeypatch.setattr(arms, "evaluate_zero_shot", named)
+    monkeypatch.setattr(experiment, "evaluate_zero_shot", named)
     arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, UNTAUGHT)
     assert [row["val_zero_shot"] for row in arm.history] == [*accuracies[1:]]
     rows = [row["val_retention"] for row in arm.history if "val_retention" in row]
@@ -205,12 +204,6 @@ def test_an_arm_that_is_to_be_taught_is_no_control_without_its_lessons(
         train_arm("dclip", clip, training_set(pixels, sets), features, PROFILE)
 
 
-def test_soups_of_two_seeds_share_no_member() -> None:
-    members = [{member_seed(seed, member) for member in range(8)} for seed in range(50)]
-    assert len(set().union(*members)) == 8 * 50
-    assert member_seed(7, 0) == 7  # a run of one is what its seed says
-
-
 # The choice of alpha: the best on val of those that remember
 
 
@@ -239,13 +232,13 @@ def test_interpolations_are_measured_in_the_asked_precision(
 ) -> None:
     seen = []
     for name in ("evaluate_retrieval", "evaluate_zero_shot"):
-        evaluate = getattr(arms, name)
+        evaluate = getattr(experiment, name)
 
         def watched(bundle, *given, evaluate=evaluate, **more):
             seen.append(bundle.precision)
             return evaluate(bundle, *given, **more)
 
-        monkeypatch.setattr(arms, name, watched)
+        monkeypatch.setattr(experiment, name, watched)
     after = clone_clip(clip)
     with torch.no_grad():
         after.model.visual.proj += 0.3 * torch.randn_like(after.model.visual.proj)
@@ -422,7 +415,11 @@ def cut(path) -> None:
     [
         ("safetensors", lambda path: path.unlink(), FileNotFoundError),
         ("safetensors", cut, ValueError),
-        ("safetensors", lambda path: arms.save_tensors({"x": torch.ones(1)}, path), ValueError),
+        (
+            "safetensors",
+            lambda path: experiment.save_tensors({"x": torch.ones(1)}, path),
+            ValueError,
+        ),
         ("json", lambda path: path.unlink(), FileNotFoundError),
         ("json", cut, ValueError),
         ("json", lambda path: path.write_text("[]"), ValueError),

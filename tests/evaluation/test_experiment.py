@@ -24,25 +24,26 @@ from dclip_kit.config import (
 from dclip_kit.data import open_picture
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation import experiment
-from dclip_kit.evaluation.arms import Arm, load_arms, load_teacher
 from dclip_kit.evaluation.evaluate import evaluate_retrieval
 from dclip_kit.evaluation.experiment import (
+    Arm,
     EncodedPictures,
     EvaluationSets,
-    describe_run,
     encode_pictures,
+    find_saved,
+    load_arms,
+    load_teacher,
     prepare_evaluation,
     prepare_lessons,
     prepare_rehearsal,
     prepare_training,
     require_trainable,
     teacher_settings,
-    train_all,
     train_and_save_arms,
     train_and_save_teacher,
 )
 from dclip_kit.evaluation.profile_data import load_data, load_uncaptioned
-from dclip_kit.evaluation.runs import keep_seen, leave_out_trained, load_seen
+from dclip_kit.evaluation.runs import describe_run, keep_seen, leave_out_trained, load_seen
 from dclip_kit.metrics import class_ranks
 from dclip_kit.models import encode
 from dclip_kit.models.encode import encode_images, read_pixels
@@ -201,26 +202,28 @@ def test_lessons_are_what_a_teacher_makes_of_pictures(clip, encoded, uncaptioned
     owner, others = encoded.features.image_of_text, uncaptioned.features
     region = RegionTeacher(32, 24, 3)
     profile = few("whole_picture_taught")
-    lessons = prepare_lessons(profile, region, encoded, uncaptioned)
+    lessons, more = prepare_lessons(profile, region, encoded, uncaptioned)
     own = embed_pictures(region, encoded.features, profile.region_teacher)
-    assert torch.equal(lessons.embeddings, own[owner])
-    assert lessons.uncaptioned.pictures is uncaptioned.pictures
+    assert torch.equal(lessons, own[owner])
+    assert more.pictures is uncaptioned.pictures
     expected = embed_pictures(region, others, profile.region_teacher)
-    assert torch.equal(lessons.uncaptioned.features, expected)
+    assert torch.equal(more.features, expected)
 
     tuned = clone_clip(clip)
     tuned.model.visual.proj.data += 0.1
-    lessons = prepare_lessons(few("self_taught"), tuned, encoded, uncaptioned)
-    assert torch.equal(lessons.embeddings, encode_images(tuned, encoded.pictures)[owner])
+    lessons, more = prepare_lessons(few("self_taught"), tuned, encoded, uncaptioned)
+    assert torch.equal(lessons, encode_images(tuned, encoded.pictures)[owner])
     expected = encode_images(tuned, uncaptioned.pictures)
-    assert torch.equal(lessons.uncaptioned.features, expected)
-    assert prepare_lessons(few("self_taught"), tuned, encoded, None).uncaptioned is None
+    assert torch.equal(more.features, expected)
+    assert prepare_lessons(few("self_taught"), tuned, encoded, None)[1] is None
 
     reading = MetaTeacher(32, 2)
-    lessons = prepare_lessons(few("dclip"), reading, encoded, uncaptioned)
+    lessons, more = prepare_lessons(few("dclip"), reading, encoded, uncaptioned)
     expected = embed_with_teacher(reading, encoded.features, PROFILE.regions)
-    assert torch.equal(lessons.embeddings, expected)
-    assert lessons.uncaptioned is None  # there is no caption to read
+    assert torch.equal(lessons, expected)
+    assert more is None  # there is no caption to read
+
+    assert prepare_lessons(few(CONTROL), region, encoded, uncaptioned) == (None, None)
 
 
 @pytest.mark.parametrize("more", [False, True])
@@ -237,9 +240,13 @@ def test_a_recipe_leads_from_pictures_to_an_arm_beside_its_control(
         captioned = encoded
     others = uncaptioned if more else None
     capsys.readouterr()
-    monkeypatch.setattr(
-        experiment, "prepare_lessons", lambda *a: asked.append(a[1]) or prepare_lessons(*a)
-    )
+
+    def watched(settings, own, *more):
+        if settings.student.distillation_weight:
+            asked.append(own)
+        return prepare_lessons(settings, own, *more)
+
+    monkeypatch.setattr(experiment, "prepare_lessons", watched)
     trained = train_and_save_arms(profile, clip, teacher, captioned, others, sets, tmp_path)
     assert capsys.readouterr().out.strip() == "Trained the arms now."
     names = list(dict.fromkeys([CONTROL, recipe]))
@@ -329,39 +336,21 @@ def test_training_continues_from_its_checkpoints(clip, encoded, sets, tmp_path) 
         assert arm.history == arms[name].history
 
 
-@pytest.mark.parametrize(("more", "count"), [("", 1), ("pocket:5", 2)])
-def test_a_profile_whose_arms_do_not_come_with_the_kit_trains_them_once(
-    more, count, clip, data, finding, tmp_path, monkeypatch
+def test_the_pockets_arms_come_with_the_kit_and_others_lie_where_they_were_trained(
+    tmp_path, monkeypatch
 ) -> None:
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
-    extracted: list[str] = []
-    extract = experiment.extract_features
-
-    def watched(*given, **options):
-        extracted.append(given[2].split)
-        return extract(*given, **options)
-
-    monkeypatch.setattr(experiment, "extract_features", watched)
-    own = replace(PROFILE, name="base", uncaptioned=more)
-    folder = experiment.find_saved(own, clip, data)
-    assert folder.resolve() == tmp_path / "runs" / "base" / "arms"
-    assert extracted == ["train", "uncaptioned"][:count]
-    assert list(load_arms(clip, folder)) == ["clip", CONTROL, "region_taught"]
-    assert experiment.find_saved(own, clip, data) == folder and len(extracted) == count  # not again
-    assert experiment.find_saved(own, clip, data, "mine") == Path("mine")
-    assert experiment.find_saved(PROFILE, clip, data, "mine") == Path("mine")
-    assert experiment.find_saved(PROFILE, clip, data) == experiment.asset_path("pocket_arms")
-
-
-@pytest.mark.parametrize("recipe", ["self_taught", CONTROL])
-def test_no_teacher_is_trained_for_a_recipe_without_one_of_its_own(
-    recipe, clip, data, finding, tmp_path
-) -> None:
-    train_all(few(recipe), clip, data, tmp_path)
-    arms = {path.stem for path in tmp_path.glob("*.safetensors")}
-    assert arms == {CONTROL, recipe}
+    assert find_saved(PROFILE) == experiment.asset_path("pocket_arms")
+    other = replace(PROFILE, name="base")
+    says = r"of the profile base in .*arms, found none; run: .* distill --profile base --out "
+    with pytest.raises(FileNotFoundError, match=says):
+        find_saved(other)
+    for place in (tmp_path / "runs/base/arms", Path("mine")):
+        place.mkdir(parents=True)
+        (place / "region_taught.json").touch()
+    assert find_saved(other).resolve() == tmp_path / "runs/base/arms"
+    assert find_saved(PROFILE, "mine") == find_saved(other, "mine") == Path("mine")
 
 
 def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:

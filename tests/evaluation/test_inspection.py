@@ -1,22 +1,34 @@
-"""One picture beside one caption, as the batched ways have it; and what padding does."""
+"""Things of scenes, one picture beside one caption, padding, and the shortcut probe."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from dclip_kit.config import RegionSettings
+from dclip_kit.config import RegionSettings, RegionTeacherSettings
+from dclip_kit.data.pocket.scenes import Scene, SceneObject
+from dclip_kit.evaluation import inspection as module
 from dclip_kit.evaluation.inspection import (
     CaptionedRegions,
+    SceneObjects,
     attend,
     attend_to_regions,
     compare_masking,
+    list_objects,
+    match_regions,
+    name_objects,
     read_caption,
+    region_probe,
     reweight_regions,
+    shortcut_probe,
 )
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.encode import encode_images, encode_tokens
 from dclip_kit.models.regions import Regions, crop_regions, region_weights
-from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
-from dclip_kit.training import apply_teacher
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, TeacherOutput
+from dclip_kit.training import apply_teacher, embed_pictures
 
 CAPTION = "a red ball by the sea"
 
@@ -219,3 +231,336 @@ def test_the_region_teacher_shows_what_it_looks_at(clip, pictures, regions) -> N
         _, weights = teacher(whole, own[None], torch.ones(1, 3, dtype=torch.bool), boxes[None])
     received = weights[0].sum(0)[1:]  # item 0 is the whole picture
     assert torch.allclose(looks, received / received.sum(), atol=1e-5)
+
+
+# The things in scenes
+
+
+def thing(noun: int, size: str, *box: int) -> SceneObject:
+    return SceneObject(noun, size, box, "noto", 0, False)
+
+
+def found(*boxes: tuple[float, ...], confidence: float = 0.9) -> Regions:
+    labels = tuple("thing" for _ in boxes)
+    return Regions(torch.tensor(boxes), torch.full((len(boxes),), confidence), labels, (256, 256))
+
+
+def objects(*placed: tuple[int, int, str, tuple[int, ...]]) -> SceneObjects:
+    image, label, size, boxes = zip(*placed, strict=True)
+    return SceneObjects(
+        torch.tensor(image), torch.tensor(label), tuple(size), torch.tensor(boxes).float()
+    )
+
+
+# Listed
+
+
+def test_things_are_listed_scene_by_scene() -> None:
+    scenes = [
+        Scene("beach", 1, (thing(5, "small", 0, 0, 40, 50), thing(2, "large", 60, 0, 180, 90))),
+        Scene("night", 2, ()),
+        Scene("night", 3, (thing(5, "small", 10, 20, 50, 60),)),
+    ]
+    listed = list_objects(scenes)
+    assert len(listed) == 3
+    assert listed.image.tolist() == [0, 0, 2]
+    assert listed.label.tolist() == [5, 2, 5]
+    assert listed.xyxy.tolist() == [[0, 0, 40, 50], [60, 0, 180, 90], [10, 20, 50, 60]]
+    assert listed.of_size("small").tolist() == [True, False, True]
+    assert listed.of_size("medium").tolist() == [False] * 3
+
+
+# Matched
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ([(0, 0, 10, 10)], [0, -1]),
+        ([(0, 0, 10, 20)], [0, -1]),  # an overlap of just a half is enough
+        ([(0, 0, 10, 21)], [-1, -1]),
+        ([(100, 100, 110, 110), (0, 0, 10, 10)], [1, 0]),
+        ([(0, 0, 10, 12), (0, 0, 10, 11)], [1, -1]),  # the better of two
+        ([(50, 50, 60, 60)], [-1, -1]),
+    ],
+)
+def test_a_thing_is_found_by_the_region_that_overlaps_it_most(boxes, expected) -> None:
+    things = objects((0, 1, "small", (0, 0, 10, 10)), (0, 2, "small", (100, 100, 110, 110)))
+    assert match_regions(things, [found(*map(lambda b: tuple(map(float, b)), boxes))]).tolist() == (
+        expected
+    )
+
+
+def test_a_region_finds_one_thing_and_the_best_pairs_go_first() -> None:
+    # Region 0 overlaps both things enough and the second one better; region 1 only the second.
+    things = objects((0, 1, "small", (0, 0, 10, 14)), (0, 2, "small", (0, 4, 10, 16)))
+    regions = found((0.0, 3.0, 10.0, 16.0), (0.0, 6.0, 10.0, 17.0))
+    assert match_regions(things, [regions]).tolist() == [-1, 0]
+    assert match_regions(things, [regions], 0.3).tolist() == [1, 0]
+
+
+def test_pictures_do_not_borrow_regions() -> None:
+    box = (0, 0, 10, 10)
+    things = objects((0, 1, "small", box), (2, 1, "small", box))
+    far, here = found((50.0, 50.0, 60.0, 60.0)), found((0.0, 0.0, 10.0, 10.0))
+    assert match_regions(things, [far, here, here]).tolist() == [-1, 0]
+
+
+# Named
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Three pictures whose left half is red and right half green, with a blue corner."""
+    made = []
+    for index in range(3):
+        picture = Image.new("RGB", (256, 256), (250, 0, 0))
+        picture.paste((0, 250, 0), (128, 0, 256, 256))
+        picture.paste((0, 0, 250), (0, 0, 64, 64))
+        made.append(tmp_path / f"{index}.png")
+        picture.save(made[-1])
+    return made
+
+
+def opened(picture) -> Image.Image:
+    return picture if isinstance(picture, Image.Image) else Image.open(picture)
+
+
+@pytest.fixture
+def colours(monkeypatch):
+    """A CLIP that sees the colour that covers most; classes are red, green, blue and gray."""
+
+    def encode(clip, pictures):
+        features = []
+        for picture in map(opened, pictures):
+            counts = picture.convert("RGB").getcolors(256 * 256)
+            color = max(counts)[1]
+            share = max(counts)[0] / (picture.width * picture.height)
+            hot = torch.tensor([channel / 250 for channel in color] + [0.0])
+            features.append(hot + (1 - share) * torch.tensor([0.02, 0.01, 0.0, 0.005]))
+        return torch.nn.functional.normalize(torch.stack(features), dim=1)
+
+    monkeypatch.setattr(module, "encode_images", encode)
+    return torch.eye(4)
+
+
+RED, GREEN, BLUE, GRAY = range(4)
+LEFT, RIGHT, CORNER = (0, 64, 128, 256), (128, 0, 256, 256), (0, 0, 64, 64)
+
+
+def test_things_are_named_from_pictures_and_from_their_own_crops(clip, paths, colours) -> None:
+    things = objects(
+        (0, GREEN, "large", RIGHT),
+        (0, BLUE, "small", CORNER),
+        (1, BLUE, "small", CORNER),  # not found
+        (2, RED, "large", LEFT),
+        (2, BLUE, "small", CORNER),
+    )
+    regions = [
+        found(tuple(map(float, CORNER)), tuple(map(float, RIGHT))),
+        found((200.0, 200.0, 250.0, 250.0)),
+        found(tuple(map(float, CORNER)), tuple(map(float, LEFT))),
+    ]
+    settings = RegionSettings(margin=0.0, square=False)
+    named = name_objects(clip, paths, things, regions, colours, settings)
+    assert named.found.tolist() == [True, True, False, True, True]
+    assert named.by_crop.tolist() == [True, True, False, True, True]
+    # Most of each picture is green, so of the first picture's things the green one is named; the
+    # blue corner is not: red, which the picture is not said to show, is nearer.
+    assert named.by_picture.tolist() == [True, False, False, False, False]
+
+
+def test_nouns_of_the_things_beside_do_not_compete(clip, paths, colours) -> None:
+    red_and_green = objects((0, RED, "large", LEFT), (0, GREEN, "large", RIGHT))
+    regions = [found(tuple(map(float, LEFT)), tuple(map(float, RIGHT)))]
+    named = name_objects(clip, paths[:1], red_and_green, regions, colours)
+    assert named.by_picture.tolist() == [True, True]  # green is nearest, red next
+    alone = objects((0, RED, "large", LEFT))
+    named = name_objects(clip, paths[:1], alone, regions, colours)
+    assert named.by_picture.tolist() == [False]
+
+
+def test_two_of_a_kind_compete_as_one(clip, paths, colours) -> None:
+    twins = objects((0, GREEN, "large", RIGHT), (0, GREEN, "small", CORNER))
+    named = name_objects(clip, paths[:1], twins, [found(tuple(map(float, RIGHT)))], colours)
+    assert named.by_picture.tolist() == [True, True]
+    assert named.by_crop.tolist() == [True, False]
+
+
+def test_a_tie_names_nothing(clip, paths, colours, monkeypatch) -> None:
+    monkeypatch.setattr(
+        module, "encode_images", lambda clip, pictures: torch.ones(len(pictures), 4) / 2
+    )
+    things = objects((0, GREEN, "large", RIGHT))
+    regions = [found(tuple(map(float, RIGHT)))]
+    named = name_objects(clip, paths[:1], things, regions, colours)
+    assert not named.by_picture.any() and not named.by_crop.any() and named.found.all()
+
+
+def test_crops_of_things_are_cut_as_the_settings_say(clip, paths, colours, monkeypatch) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def encode(clip, pictures):
+        sizes.extend(opened(picture).size for picture in pictures)
+        return torch.eye(4)[:1].expand(len(pictures), 4)
+
+    monkeypatch.setattr(module, "encode_images", encode)
+    things, regions = (
+        objects((0, RED, "small", (50, 50, 70, 90))),
+        [found((50.0, 50.0, 70.0, 90.0))],
+    )
+    name_objects(clip, paths[:1], things, regions, colours)
+    settings = RegionSettings(margin=0.5, square=False)
+    name_objects(clip, paths[:1], things, regions, colours, settings)
+    assert sizes == [(256, 256), (48, 48), (256, 256), (40, 80)]
+
+
+def test_paths_and_regions_belong_together(clip, paths, colours) -> None:
+    things = objects((0, RED, "small", CORNER))
+    with pytest.raises(ValueError, match="each of 3 pictures, got 1"):
+        name_objects(clip, paths, things, [found((0.0, 0.0, 64.0, 64.0))], colours)
+
+
+# The shortcut probe
+
+
+class Looks(MetaTeacher):
+    """Embeds the mean of the regions, and no word."""
+
+    def forward(
+        self,
+        region_features,
+        region_mask,
+        token_features,
+        token_mask,
+        weights=None,
+        check_values=True,
+    ):
+        share = region_mask / region_mask.sum(1, keepdim=True)
+        return self.answer((share[..., None] * region_features).sum(1), share)
+
+    def answer(self, embedding, share):
+        return TeacherOutput(F.normalize(embedding, dim=-1), None, None, share)
+
+
+class Reads(Looks):
+    """Embeds the mean of the caption's tokens, and nothing that is to be seen."""
+
+    def forward(
+        self,
+        region_features,
+        region_mask,
+        token_features,
+        token_mask,
+        weights=None,
+        check_values=True,
+    ):
+        share = region_mask / region_mask.sum(1, keepdim=True)
+        return self.answer(token_features.sum(1), share)
+
+
+@pytest.fixture
+def plain() -> FrozenFeatures:
+    """Six pictures, five with captions; regions and tokens are each picture's own direction."""
+    owners = torch.tensor([4, 0, 1, 4, 2, 5])  # picture 3 has none
+    return FrozenFeatures(
+        image=torch.eye(6, 32),
+        size=torch.full((6, 2), 9),
+        region=torch.eye(6, 32).repeat_interleave(2, 0),
+        region_count=torch.full((6,), 2),
+        xyxy=torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(12, 4),
+        area=torch.full((12,), 0.5),
+        confidence=torch.ones(12),
+        label=torch.zeros(12, dtype=torch.long),
+        text=torch.eye(6, 32)[owners],
+        token=torch.eye(6, 32)[owners].half(),
+        token_count=torch.ones(6, dtype=torch.long),
+        image_of_text=owners,
+    )
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_probe_tells_a_teacher_that_looks_from_one_that_reads(
+    weighted, seed, clip, plain
+) -> None:
+    regions = RegionSettings(weighted=weighted)
+    looks = shortcut_probe(Looks(32).train(), clip, plain, regions, seed)
+    assert (looks.own, looks.shuffled) == (1, 0)  # so nobody kept its own regions
+    assert looks.blank <= 1 / 5
+    reads = shortcut_probe(Reads(32), clip, plain, regions, seed)
+    assert (reads.own, reads.shuffled, reads.blank) == (1, 1, 1)
+
+
+def test_blank_regions_are_one_gray_picture(clip, plain, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        Looks,
+        "answer",
+        lambda self, x, share: seen.append(x) or TeacherOutput(x, None, None, share),
+    )
+    shortcut_probe(Looks(32), clip, plain, RegionSettings(weighted=False))
+    gray = clip.normalize(torch.full((1, 3, 32, 32), 128, dtype=torch.uint8))
+    with torch.no_grad():
+        expected = F.normalize(clip.model.encode_image(gray), dim=-1).expand(5, -1)
+    assert sum(torch.allclose(x, expected, atol=1e-6) for x in seen) == 1
+
+
+def test_the_probe_needs_two_pictures(clip, plain) -> None:
+    one = replace(plain, image_of_text=torch.full((6,), 2))
+    with pytest.raises(ValueError, match="two captioned pictures, got 1"):
+        shortcut_probe(Looks(32), clip, one, RegionSettings())
+
+
+def test_a_caption_free_teacher_is_probed_without_tokens(clip, plain, monkeypatch) -> None:
+    monkeypatch.setattr(FrozenFeatures, "tokens_of", lambda *_: pytest.fail("nobody reads them"))
+    found = shortcut_probe(MetaTeacher(32, 4, caption_free=True), clip, plain, RegionSettings())
+    assert found.own > found.blank
+
+
+# The region teacher
+
+
+class SeesRegions(RegionTeacher):
+    """Embeds the mean of the regions, or nearly nothing where there are none."""
+
+    def forward(self, image_features, region_features, region_mask, region_boxes):
+        share = region_mask / region_mask.sum(1, keepdim=True).clamp(min=1)
+        return self.answer((share[..., None] * region_features).sum(1))
+
+    def answer(self, embedding):
+        return F.normalize(embedding + 1e-3, dim=-1), None
+
+
+class SeesTheWhole(SeesRegions):
+    """Embeds the whole picture alone."""
+
+    def forward(self, image_features, region_features, region_mask, region_boxes):
+        return self.answer(image_features)
+
+
+@pytest.mark.parametrize("regions", ["own", "none"])
+def test_the_probe_tells_a_teacher_of_regions_from_one_of_whole_pictures(regions, plain) -> None:
+    """Whatever it was trained to see: the probe asks for all three."""
+    settings = RegionTeacherSettings(regions=regions)
+    found = region_probe(SeesRegions(32), plain, settings)
+    assert (found.own, found.shuffled, found.blank) == (1, 0, 0)
+    found = region_probe(SeesTheWhole(32), plain, settings)
+    assert (found.own, found.shuffled, found.blank) == (1, 1, 1)
+
+
+def test_what_else_a_region_teacher_does_not_see_it_does_not_see_in_the_probe(plain) -> None:
+    found = region_probe(SeesTheWhole(32), plain, RegionTeacherSettings(whole_picture=False))
+    assert (found.own, found.shuffled, found.blank) == (0, 0, 0)
+
+
+def test_a_region_probe_finds_a_caption_of_its_own_among_all(features) -> None:
+    teacher, settings = RegionTeacher(32, 24, 3), RegionTeacherSettings(width=24, heads=3)
+    found = region_probe(teacher, features, settings)
+    for name, regions in (("own", "own"), ("shuffled", "another"), ("blank", "none")):
+        embedding = embed_pictures(teacher, features, replace(settings, regions=regions))
+        hits = []
+        for image in features.image_of_text.unique().tolist():
+            best = max(range(len(features.text)), key=lambda i: embedding[image] @ features.text[i])
+            hits.append(features.image_of_text[best] == image)
+        assert getattr(found, name) == pytest.approx(sum(map(float, hits)) / len(hits))

@@ -12,18 +12,18 @@ from test_leaks import dataset, scene
 from test_profile_data import write_classes
 
 from dclip_kit.config import CONTROL, PROFILES, apply_recipe
-from dclip_kit.data import read_labelled
+from dclip_kit.data import LabelledImages, read_labelled
 from dclip_kit.data.leaks import OWN
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation import runs
-from dclip_kit.evaluation.arms import Arm, save_arm, save_teacher
+from dclip_kit.evaluation.experiment import Arm, save_arm, save_teacher
+from dclip_kit.evaluation.profile_data import ProfileData
 from dclip_kit.evaluation.records import write_record
 from dclip_kit.evaluation.runs import (
     PICTURES,
     SETTINGS,
     count_seconds,
-    describe_pocket,
-    describe_seen,
+    describe_run,
     find_run,
     keep_seen,
     leave_out_chosen,
@@ -210,6 +210,14 @@ def own(tmp_path):
     return dataset(tmp_path, [f"{seed}.png" for seed in range(8)])
 
 
+def describe_seen(train, val, labelled, by_content):
+    """What a run on such pictures sees."""
+    guard = "content" if by_content else "names"
+    profile = replace(PROFILES["pocket"], zero_shot="classes", leak_guard=guard)
+    named = LabelledImages(tuple(labelled), (0,) * len(labelled), ("ball",), (True,), "classes")
+    return describe_run(profile, ProfileData(train, val, val, named, named, None, None))
+
+
 @pytest.fixture
 def seen(own, tmp_path):
     classes = write_classes(tmp_path / "classes")
@@ -344,10 +352,23 @@ def test_a_damaged_record_is_named(content, tmp_path) -> None:
         load_seen(tmp_path)
 
 
-def test_pocket_scenes_are_known_by_their_numbers(monkeypatch, tmp_path) -> None:
+def describe_pocket(uncaptioned: int = 0):
+    """What a run on the pocket's scenes sees, and on so many uncaptioned ones."""
+    train, val = pocket.load_captioned("train"), pocket.load_captioned("val")
+    named = LabelledImages((), (), (), (), "pocket")
+    further = pocket.load_further("uncaptioned", uncaptioned) if uncaptioned else None
+    data = ProfileData(train, val, val, named, named, None, None)
+    return describe_run(PROFILES["pocket"], data, further)
+
+
+@pytest.fixture
+def scenes(tmp_path, monkeypatch):
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
     monkeypatch.setattr(pocket, "SCENE_SPLITS", {"train": 3, "val": 2, "test": 2})
-    monkeypatch.setattr("dclip_kit.evaluation.runs.SCENE_SPLITS", {"train": 3, "val": 2, "test": 2})
+    monkeypatch.setattr(runs, "scan_pictures", lambda paths, **_: [] if not paths else 1 / 0)
+
+
+def test_pocket_scenes_are_known_by_their_numbers(scenes) -> None:
     seen = {"arm": describe_pocket()}
     val, test = pocket.load_captioned("val"), pocket.load_captioned("test")
     assert leave_out_trained(test, seen).dataset == test
@@ -358,9 +379,10 @@ def test_pocket_scenes_are_known_by_their_numbers(monkeypatch, tmp_path) -> None
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_uncaptioned_scenes_are_trained_on_too(count, monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
-    seen, plain = describe_pocket(count), describe_pocket()
+def test_uncaptioned_scenes_are_trained_on_too(count, scenes, tmp_path) -> None:
+    keep_seen(describe_pocket(count), tmp_path / "run")
+    keep_seen(describe_pocket(), tmp_path / "plain")
+    seen, plain = load_seen(tmp_path / "run"), load_seen(tmp_path / "plain")
     assert len(seen.trained.names) == len(plain.trained.names) + count
     assert seen.chosen.names == plain.chosen.names
     further = pocket.load_further("uncaptioned", 5)

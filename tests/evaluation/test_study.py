@@ -1,13 +1,36 @@
-"""Studies: reading them, and their summary on records written by hand."""
+"""Studies: reading them, their summary on records written by hand, and running them."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from test_leaks import scene
+from test_profile_data import write_classes
+from test_splits import write_own
 
 from dclip_kit.config import CONTROL, PROFILES, apply_recipe, change_settings
-from dclip_kit.evaluation.galleries import WAYS
+from dclip_kit.evaluation import experiment, profile_data
+from dclip_kit.evaluation import study as module
+from dclip_kit.evaluation.evaluate import WAYS, encode_classes, measure_galleries
+from dclip_kit.evaluation.experiment import choose_candidate, load_arm
 from dclip_kit.evaluation.records import write_record
-from dclip_kit.evaluation.study import StudyArm, format_study, read_study, summarise
+from dclip_kit.evaluation.study import (
+    ALPHAS,
+    RETENTION,
+    StudyArm,
+    format_repeated,
+    format_study,
+    measure,
+    prepare_measuring,
+    read_study,
+    run_study,
+    summarise,
+)
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.weights import interpolate, same_text_tower
 
 COMMON = """
 seeds = [0, 1]
@@ -60,7 +83,6 @@ def test_a_study_says_what_is_compared(tmp_path) -> None:
         StudyArm("region_taught", taught, 3),
     )
     assert [study.seeds_of(arm) for arm in study.arms] == [(0,), (0,), (0, 1), (0, 1)]
-    assert study.result == tmp_path / "tiny.json"
     assert study.record_of(study.arms[3], 1) == tmp_path / "tiny" / "region_taught-1.json"
 
 
@@ -240,3 +262,469 @@ def test_the_table_says_recall_and_gains_in_percent(written) -> None:
 def test_a_study_without_a_record_is_an_empty_table(tmp_path) -> None:
     result = summarise(read_study(write_study(tmp_path)))
     assert result["arms"] == {} and len(format_study(result).splitlines()) == 2
+
+
+# Running, on a tiny CLIP and a few pocket scenes
+
+
+ROWS = (
+    ("clip", 0),
+    ("clip_nnn", 0),
+    (CONTROL, 0),
+    (CONTROL, 1),
+    ("region_taught", 0),
+    ("region_taught", 1),
+)
+
+
+def knowing(data, clip):
+    """The data with few labels, of which the tiny CLIP names all but every fourth rightly."""
+
+    def relabel(labelled):
+        labelled = labelled.select(range(0, len(labelled), 4))
+        classes = encode_classes(clip, labelled.class_names, data.templates)
+        near = (encode_images(clip, labelled.paths) @ classes.T).argmax(1).tolist()
+        labels = [(each + (i % 4 == 0)) % len(classes) for i, each in enumerate(near)]
+        return replace(labelled, labels=tuple(labels))
+
+    names = ("zero_shot_val", "zero_shot", "zero_shot_held_out")
+    return replace(data, **{name: relabel(getattr(data, name)) for name in names})
+
+
+@pytest.fixture(scope="module")
+def world(data, _clip, make_detector, tmp_path_factory):
+    """Few further scenes, and a detector that needs no YOLO."""
+    few = {"val": ("further_val", 6), "test": ("further_test", 9), "probe": ("further_val", 5)}
+    known = knowing(data, _clip)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(module, "_OF_POCKET", few)
+        patch.setattr(module, "load_data", lambda profile: known)
+        patch.setattr(experiment, "load_detector", lambda *_, **__: make_detector())
+        yield known
+
+
+@pytest.fixture(scope="module")
+def done(world, _clip, tmp_path_factory):
+    """A study that was run, its folder for work, and the students as they ended training."""
+    folder = tmp_path_factory.mktemp("study")
+    study, students = read_study(write_study(folder)), []
+    with pytest.MonkeyPatch.context() as patch:
+        train = module.distill
+
+        def watched(*given, **more):
+            students.append(train(*given, **more))
+            return students[-1]
+
+        patch.setattr(module, "distill", watched)
+        run_study(study, _clip, folder / "work")
+    assert len(students) == 4
+    order = [(CONTROL, 0), ("region_taught", 0), (CONTROL, 1), ("region_taught", 1)]
+    return study, folder / "work", dict(zip(order, students, strict=True))
+
+
+@pytest.fixture
+def copy(done, tmp_path):
+    """The same study and its records in a folder of the test's own."""
+    study, _, _ = done
+    path = write_study(tmp_path / "copy")
+    mine = read_study(path)
+    for place in study.path.with_suffix("").iterdir():
+        record = json.loads(place.read_text(encoding="utf-8"))
+        write_record(record, path.with_suffix("") / place.name)
+    return mine
+
+
+def record(study, name: str, seed: int = 0) -> dict:
+    arm = next(arm for arm in study.arms if arm.name == name)
+    return json.loads(study.record_of(arm, seed).read_text(encoding="utf-8"))
+
+
+def test_each_training_leaves_a_record(done) -> None:
+    study, _, _ = done
+    names = {place.name for place in study.path.with_suffix("").iterdir()}
+    assert names == {f"{name}-{seed}.json" for name, seed in ROWS}
+    for name, seed in ROWS:
+        found = record(study, name, seed)
+        assert (found["arm"], found["seed"]) == (name, seed)
+        steps = {CONTROL: 4, "region_taught": 3}.get(name, 0)  # eleven pictures are one batch
+        assert found["steps"] == steps
+        alphas = [point["alpha"] for point in found["frontier"]]
+        assert alphas == ([0.0, *ALPHAS] if steps else [0.0])
+        assert found["alpha"] in alphas and found["seconds"] >= 0
+        assert (found["probe"] is not None) == (name == "region_taught")
+        for way in WAYS:
+            queries = counts(found["queries"][way])
+            assert queries == [5 if way == "text_to_image" else 1] * 9
+            for point in found["frontier"]:
+                hits = counts(point["hits"][way])
+                assert all(hit <= asked for hit, asked in zip(hits, queries, strict=True))
+                assert point[way] == pytest.approx(sum(hits) / sum(queries))
+        assert found["frontier"][0]["retention"] == 1
+        arm = next(arm for arm in study.arms if arm.name == name)
+        settings = arm.profile and arm.profile.as_dict() | {"seed": seed}
+        if settings:
+            settings["student"]["epochs"] = 0  # the steps decide
+        assert found["settings"]["profile"] == json.loads(json.dumps(settings))
+
+
+def test_a_record_says_what_each_mixture_finds_and_retains(done, world, _clip) -> None:
+    """On test, and on val, by which the weight is chosen."""
+    study, _, students = done
+    test, val = (prepare_measuring(_clip, study, world, part) for part in ("test", "val"))
+    assert [len(each.pictures) for each in test.galleries] == [4, 4, 1]
+    assert [len(each.pictures) for each in val.galleries] == [4, 2]
+    base, base_on_val = measure(_clip, test), measure(_clip, val)
+    assert 0.7 < float(base.correct.float().mean()) < 0.8
+    for (name, seed), run in students.items():
+        found = record(study, name, seed)
+        for point, candidate in zip(found["frontier"], found["val"], strict=True):
+            alpha = point["alpha"]
+            mixed = interpolate(_clip, run.student, alpha)
+            measured, on_val = measure(mixed, test), measure(mixed, val)
+            for way in WAYS:
+                own = measured.found[way]
+                hits = [int(own.hits[own.image == image].sum()) for image in range(9)]
+                assert counts(point["hits"][way]) == hits
+            kept = float(measured.correct.float().mean() / base.correct.float().mean())
+            assert point["retention"] == pytest.approx(kept)
+            held_out = measured.held_out / base.held_out
+            assert point["retention_held_out_style"] == pytest.approx(held_out)
+            recall = on_val.found["text_to_image"].figures["recall_at_1"]
+            kept = on_val.correct.float().mean() / base_on_val.correct.float().mean()
+            assert candidate["alpha"] == alpha and candidate["recall_at_1"] == pytest.approx(recall)
+            assert candidate["retention"] == pytest.approx(float(kept))
+        candidates = [module.Candidate(**each) for each in found["val"]]
+        assert found["alpha"] == choose_candidate(candidates, RETENTION).alpha
+        chosen = measure(interpolate(_clip, run.student, found["alpha"]), test)
+        assert counts(found["chosen"]["correct"]) == chosen.correct.int().tolist()
+        for way in WAYS:
+            assert found["chosen"][way] == pytest.approx(chosen.found[way].figures)
+
+
+def test_trained_arms_are_kept(done, _clip) -> None:
+    study, work, students = done
+    for (name, seed), run in students.items():
+        arm = load_arm(name, _clip, work / "arms" / f"seed-{seed}")
+        found = record(study, name, seed)
+        assert arm.alpha == found["alpha"] and arm.history == run.history
+        assert [vars(each) for each in arm.candidates] == found["val"]
+        mixed = interpolate(_clip, run.student, arm.alpha)
+        pixels = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+        near = encode_images(arm.clip, pixels), encode_images(mixed, pixels)
+        torch.testing.assert_close(*near, atol=5e-3, rtol=0)  # kept in half precision
+
+
+def test_the_untouched_clip_is_rescored_by_training_captions_and_pictures(
+    done, world, _clip
+) -> None:
+    study, work, _ = done
+    place = prepare_measuring(_clip, study, world, "test")
+    features = experiment.load_or_extract_features(study.profile, _clip, world.train, work)
+    for name, references in (("clip", None), ("clip_nnn", (features.text, features.image))):
+        found = measure_galleries(_clip, place.galleries, references)
+        (point,) = record(study, name)["frontier"]
+        assert {way: point[way] for way in WAYS} == pytest.approx(
+            {way: found[way].figures["recall_at_1"] for way in WAYS}
+        )
+        assert point["retention"] == 1
+
+
+def test_what_has_a_record_is_not_trained_again(copy, _clip, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_Workshop", lambda *_, **__: pytest.fail("something was done"))
+    run_study(copy, _clip, tmp_path / "work")
+    run_study(copy, _clip, tmp_path / "work", [CONTROL])
+
+
+def test_a_study_that_was_interrupted_goes_on_where_it_was(
+    copy, world, _clip, tmp_path, monkeypatch
+) -> None:
+    expected, asked, train = record(copy, CONTROL, 1), [], module.distill
+    copy.record_of(copy.arms[2], 1).unlink()
+
+    def watched(*given, **more):
+        asked.append(more["seed"])
+        return train(*given, **more)
+
+    monkeypatch.setattr(module, "distill", watched)
+    run_study(copy, _clip, tmp_path / "work", ["region_taught"])
+    assert not asked and not copy.record_of(copy.arms[2], 1).exists()  # it was not asked for
+    run_study(copy, _clip, tmp_path / "work")
+    found = record(copy, CONTROL, 1)
+    assert asked == [1] and found | {"seconds": 0} == expected | {"seconds": 0}
+
+
+def test_some_arms_are_trained_beside_the_untouched_clip(world, _clip, tmp_path) -> None:
+    """So that what there is can be summed up."""
+    study = read_study(write_study(tmp_path))
+    run_study(study, _clip, tmp_path / "work", ["clip_nnn"])
+    names = {place.name for place in study.path.with_suffix("").iterdir()}
+    assert names == {"clip-0.json", "clip_nnn-0.json"}
+    assert list(summarise(study)["arms"]) == ["clip", "clip_nnn"]
+
+
+def test_an_unknown_arm_lists_the_known_ones(copy, _clip, tmp_path) -> None:
+    says = f"arms out of clip, clip_nnn, {CONTROL}, region_taught, got 'best'"
+    with pytest.raises(ValueError, match=says):
+        run_study(copy, _clip, tmp_path, ["best"])
+    with pytest.raises(ValueError, match=says):
+        run_study(copy, _clip, tmp_path, repeat=("best", 0))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "arm", "differs"),
+    [
+        ("learning_rate = 2e-3", "learning_rate = 3e-3", "region_taught-0", "profile.student.lear"),
+        ("steps = 4", "steps = 5", CONTROL + "-0", "steps"),
+        ("width = 24", "width = 48", CONTROL + "-0", "profile.region_teacher.width"),
+        ("gallery = 4", "gallery = 3", "clip-0", "measured.gallery"),
+        ("gallery = 4", 'gallery = 4\ntemplates = "paper"', "clip-0", "measured.templates"),
+    ],
+)
+def test_records_of_other_settings_are_refused(
+    old, new, arm, differs, copy, _clip, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "_Workshop", lambda *_, **__: pytest.fail("something was done"))
+    text = copy.path.read_text()
+    assert old in text
+    copy.path.write_text(text.replace(old, new))
+    says = rf"Expected .*{arm}\.json to be of the settings in .*tiny\.toml, .* differ in {differs}"
+    with pytest.raises(ValueError, match=says):
+        run_study(read_study(copy.path), _clip, tmp_path / "work")
+
+
+def test_a_record_that_was_deleted_is_trained_by_its_new_settings(world, _clip, tmp_path) -> None:
+    """In the same folder for work, whose checkpoints are of the old ones."""
+    arms = CLIP + 'x = { recipe = "contrastive", steps = 2, student = { learning_rate = 1e-3 } }\n'
+    path = write_study(tmp_path, arms)
+    run_study(read_study(path), _clip, tmp_path / "work")
+    before = record(read_study(path), "x")
+    path.write_text(path.read_text().replace("1e-3", "5e-3"))
+    for seed in (0, 1):
+        (tmp_path / "tiny" / f"x-{seed}.json").unlink()
+    run_study(read_study(path), _clip, tmp_path / "work")
+    after = record(read_study(path), "x")
+    assert after["settings"]["profile"]["student"]["learning_rate"] == 5e-3
+    assert after["frontier"][-1]["retention"] != before["frontier"][-1]["retention"]
+
+
+def test_older_records_lack_newer_settings_and_are_taken(copy, _clip, tmp_path) -> None:
+    for arm in copy.arms:
+        for seed in copy.seeds_of(arm):
+            place = copy.record_of(arm, seed)
+            kept = json.loads(place.read_text())
+            del kept["settings"]["measured"]
+            if arm.profile:
+                del kept["settings"]["profile"]["leak_guard"]
+                del kept["settings"]["profile"]["student"]["clip_norm"]
+            write_record(kept, place)
+    run_study(copy, _clip, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_training_is_repeated_from_its_beginning_and_kept_apart(
+    done, world, _clip, monkeypatch
+) -> None:
+    study, work, _ = done
+    before = study.record_of(study.arms[3], 1).read_bytes()
+    steps, train = [], module.distill
+
+    def watched(*given, **more):
+        return train(*given, **more, on_step=lambda step, loss: steps.append(step))
+
+    monkeypatch.setattr(module, "distill", watched)
+    for _ in range(2):
+        steps.clear()
+        run_study(study, _clip, work, repeat=("region_taught", 1))
+        assert steps == [0, 1, 2]
+    again = json.loads((work / "repeated" / "region_taught-1.json").read_text())
+    assert again | {"seconds": 0} == record(study, "region_taught", 1) | {"seconds": 0}
+    assert study.record_of(study.arms[3], 1).read_bytes() == before
+    lines = format_repeated(study, work, "region_taught", 1).splitlines()
+    assert len(lines) == 2 + 6
+    for line, point in zip(lines[2:], again["frontier"], strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        values = [f"{100 * point[name]:.1f}" for name in (*WAYS, "retention")]
+        assert cells == [f"{point['alpha']:g}", *(f"{value}, {value}" for value in values)]
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_what_has_no_record_is_not_repeated(seed, copy, _clip, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_Workshop", lambda *_, **__: pytest.fail("something was done"))
+    copy.record_of(copy.arms[2], 1).unlink()
+    says = f"a record of {CONTROL} with the seed {seed} to repeat, found none; run the study first"
+    with pytest.raises(ValueError, match=says):
+        run_study(copy, _clip, tmp_path / "work", repeat=(CONTROL, seed))
+
+
+OTHERS = """
+[arms]
+clip = { recipe = "none" }
+official_code = { recipe = "official_code", steps = 3, student = { learning_rate = 1e-2 } }
+dclip = { recipe = "dclip", steps = 2 }
+whole_picture_taught = { recipe = "whole_picture_taught", steps = 2 }
+region_taught = { recipe = "region_taught", steps = 2, captions = 0.5 }
+self_taught = { recipe = "self_taught", steps = 2, captions = 0.5 }
+"""
+
+
+def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> None:
+    """Each by its own teacher, on its own share of the captioned pictures."""
+    study, taught, trained = read_study(write_study(tmp_path, OTHERS, COMMON)), [], []
+    study = replace(study, seeds=(1,))
+    prepare, train, asked = module.prepare_lessons, module.distill, []
+    load = module.load_uncaptioned
+
+    def watch_lessons(profile, teacher, captioned, uncaptioned):
+        taught.append((profile.recipe, teacher, uncaptioned and len(uncaptioned.dataset)))
+        return prepare(profile, teacher, captioned, uncaptioned)
+
+    def watch_training(*given, **more):
+        run = train(*given, **more)
+        trained.append((len(given[1]), tuple(more["texts"]), run))
+        return run
+
+    monkeypatch.setattr(module, "prepare_lessons", watch_lessons)
+    monkeypatch.setattr(module, "distill", watch_training)
+    monkeypatch.setattr(module, "load_uncaptioned", lambda *a: asked.append(a) or load(*a))
+    run_study(study, _clip, tmp_path / "work")
+
+    recipes = ["official_code", "dclip", "whole_picture_taught", "region_taught", "self_taught"]
+    assert [name for name, *_ in taught] == recipes
+    assert [count for *_, count in taught] == [None, None, 5, 5, 5] and len(asked) == 1
+    teachers = [type(teacher).__name__ for _, teacher, _ in taught]
+    kinds = ["MetaTeacher"] * 2 + ["RegionTeacher"] * 2 + ["ClipBundle"]
+    assert teachers == kinds
+    assert [teacher.masked for _, teacher, _ in taught[:2]] == [False, True]
+    control = taught[-1][1]
+    assert isinstance(control, ClipBundle) and same_text_tower(control, _clip)
+    assert not torch.equal(control.model.visual.proj, _clip.model.visual.proj)
+
+    assert [count for count, *_ in trained] == [11, 11, 11, 6, 6]
+    half = trained[3][1]
+    assert half == trained[4][1] and set(half) < set(world.train.texts) and len(half) == 30
+    probes = [record(study, name, 1)["probe"] for name in recipes]
+    assert [probe is not None for probe in probes] == [False, False, True, True, False]
+
+    # The text tower of official_code trains, and is measured and kept as it is then.
+    run = trained[0][2]
+    assert not same_text_tower(run.student, _clip)
+    place = prepare_measuring(_clip, study, world, "test")
+    measured = measure(run.student, place).found
+    last = record(study, "official_code", 1)["frontier"][-1]
+    for way in WAYS:
+        assert last[way] == pytest.approx(measured[way].figures["recall_at_1"])
+    arm = load_arm("official_code", _clip, tmp_path / "work" / "arms" / "seed-1")
+    assert arm.trained_text
+    assert same_text_tower(arm.clip, _clip) == (arm.alpha == 0)
+
+
+def test_arms_with_other_regions_have_teachers_of_their_own(world, _clip, tmp_path) -> None:
+    """And so do the controls of a teacher."""
+    more = "region_teacher = { regions = 'another' }"
+    arms = CLIP + (
+        'a = { recipe = "region_taught", steps = 1 }\n'
+        'b = { recipe = "region_taught", steps = 1, regions = { margin = 0.4 } }\n'
+        f'c = {{ recipe = "region_taught", steps = 1, {more} }}\n'
+        'd = { recipe = "whole_picture_taught", steps = 1 }\n'
+        'e = { recipe = "region_taught", steps = 2 }\n'
+    )
+    study = replace(read_study(write_study(tmp_path, arms)), seeds=(0,))
+    run_study(study, _clip, tmp_path / "work")
+    assert len(list((tmp_path / "work" / "teachers").iterdir())) == 4  # e's is a's
+
+
+def test_arms_that_the_control_teaches_share_its_training(
+    world, _clip, tmp_path, monkeypatch
+) -> None:
+    arms = CLIP + (
+        'a = { recipe = "self_taught", steps = 1 }\n'
+        'b = { recipe = "self_taught", steps = 2, student = { learning_rate = 1e-4 } }\n'
+        'c = { recipe = "self_taught", steps = 1, captions = 0.5 }\n'
+    )
+    study = replace(read_study(write_study(tmp_path, arms)), seeds=(0,))
+    teachers, prepare = [], module.prepare_lessons
+    monkeypatch.setattr(
+        module, "prepare_lessons", lambda *given: teachers.append(given[1]) or prepare(*given)
+    )
+    run_study(study, _clip, tmp_path / "work")
+    first, second, _ = (each.model.visual.proj for each in teachers)
+    assert torch.equal(first, second)
+    # One of a and b, and one of c, which sees other captions.
+    assert len(list((tmp_path / "work" / "checkpoints").glob(f"{CONTROL}-*.safetensors"))) == 2
+
+
+def test_data_of_ones_own_is_studied_on_its_own_val_and_test(
+    _clip, make_detector, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: make_detector())
+    monkeypatch.setattr(module, "load_data", profile_data.load_data)
+    own = write_own(tmp_path / "own", range(20), split=True)
+    classes = write_classes(tmp_path / "classes", 12)
+    more = tmp_path / "more"
+    more.mkdir()
+    for seed in range(40, 44):
+        scene(seed).save(more / f"{seed}.jpg")
+    scene(19).save(more / "measured.jpg", quality=70)
+    common = (
+        f'seeds = [0]\ndata = "{own}"\nzero_shot = "{classes}"\nuncaptioned = "{more}"\n'
+        "region_teacher = { width = 24, heads = 3, epochs = 1 }\n"
+    )
+    arms = CLIP + 'region_taught = { recipe = "region_taught", steps = 1 }\n'
+    study, asked = read_study(write_study(tmp_path, arms, common)), []
+    prepare = module.prepare_lessons
+    monkeypatch.setattr(
+        module, "prepare_lessons", lambda *given: asked.append(given[3]) or prepare(*given)
+    )
+    run_study(study, _clip, tmp_path / "work")
+    assert len(asked[0].dataset) == 4  # and not the picture that is measured on
+    found = record(study, "region_taught")
+    assert counts(found["queries"]["text_to_image"]) == [2, 2]
+    assert found["frontier"][1]["retention_held_out_style"] is None
+    assert summarise(study)["arms"]["region_taught"]["frontier"][0]["retention"] == 1
+
+
+def test_a_clip_that_knows_no_class_has_nothing_to_retain(world, _clip, tmp_path, monkeypatch):
+    known = world.zero_shot
+    labels = tuple((each + 2) % len(known.class_names) for each in known.labels)
+    wrong = replace(known, labels=labels)
+    monkeypatch.setattr(module, "load_data", lambda profile: replace(world, zero_shot=wrong))
+    study = read_study(write_study(tmp_path))
+    with pytest.raises(ValueError, match="knows some of the classes, got none right"):
+        run_study(study, _clip, tmp_path / "work", ["clip"])
+
+
+def interpolate_slowly(found: dict, way: str) -> list[float]:
+    """Each picture's hits where the frontier first crosses 95.5 %, point by point."""
+    points = found["frontier"]
+    for number in range(1, len(points)):
+        here, there = points[number - 1], points[number]
+        if there["retention"] < 0.955 <= here["retention"]:
+            weight = (here["retention"] - 0.955) / (here["retention"] - there["retention"])
+            both = zip(counts(here["hits"][way]), counts(there["hits"][way]), strict=True)
+            return [old + weight * (new - old) for old, new in both]
+    return [float(each) for each in counts(points[-1]["hits"][way])]
+
+
+def test_a_study_that_was_run_is_summed_up_alike(done) -> None:
+    study, _, _ = done
+    result = summarise(study)
+    assert list(result["arms"]) == ["clip", "clip_nnn", CONTROL, "region_taught"]
+    assert (result["profile"], result["seeds"]) == ("pocket", [0, 1])
+    recalls = {}
+    for name, found in result["arms"].items():
+        seeds = [seed for each, seed in ROWS if each == name]
+        assert [run["seed"] for run in found["runs"]] == seeds
+        for way in WAYS:
+            hits = [sum(interpolate_slowly(record(study, name, seed), way)) for seed in seeds]
+            asked = sum(counts(record(study, name)["queries"][way]))
+            recalls[name, way] = sum(hits) / len(hits) / asked
+            assert found["at_95_5"][way]["recall_at_1"] == pytest.approx(recalls[name, way])
+    for (name, way), recall in recalls.items():
+        versus = result["arms"][name]["at_95_5"][way]["vs"]
+        others = {other for other, _ in recalls if other != name and recalls[other, way] > 0}
+        assert versus.keys() == others
+        for other in others:
+            assert versus[other]["relative"] == pytest.approx(recall / recalls[other, way] - 1)
+            low, high = versus[other]["ci95"]
+            assert low <= versus[other]["relative"] <= high

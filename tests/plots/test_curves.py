@@ -4,7 +4,7 @@ import pytest
 from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
-from dclip_kit.evaluation.arms import Arm, Candidate
+from dclip_kit.evaluation.experiment import Arm, Candidate
 from dclip_kit.plots.style import ARM_COLORS
 
 

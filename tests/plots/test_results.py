@@ -6,10 +6,9 @@ from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
 from dclip_kit.config import CONTROL
-from dclip_kit.evaluation.arms import Arm, ArmResult
 from dclip_kit.evaluation.evaluate import ZeroShot
-from dclip_kit.evaluation.objects import NamedObjects, SceneObjects
-from dclip_kit.evaluation.probe import ShortcutProbe
+from dclip_kit.evaluation.experiment import Arm, ArmResult
+from dclip_kit.evaluation.inspection import NamedObjects, SceneObjects, ShortcutProbe
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics, skewness
 from dclip_kit.plots.style import ARM_COLORS
 

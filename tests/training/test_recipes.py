@@ -14,7 +14,7 @@ from dclip_kit.config import (
     apply_recipe,
     get_profile,
 )
-from dclip_kit.evaluation.report import describe_arm
+from dclip_kit.evaluation.compare import describe_arm
 from dclip_kit.features.extract import extract_features
 from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
 from dclip_kit.metrics import retrieval_metrics
@@ -218,7 +218,7 @@ def test_every_attention_and_the_projection_train(clip) -> None:
 
 
 def test_reports_call_the_reciprocal_rank_mean_average_precision(clip) -> None:
-    from test_report import OWNERS, result
+    from test_compare import OWNERS, result
 
     shown = result(clip, "dclip", [0, 2, 5], [1, 1, 0], [1, 0])
     measured = retrieval_metrics(torch.eye(4), torch.eye(4)[OWNERS.roll(1)], OWNERS)

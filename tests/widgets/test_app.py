@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dclip_kit.evaluation.arms import Arm, load_arm, save_arm
+from dclip_kit.evaluation.experiment import Arm, load_arm, save_arm
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.runtime.files import asset_path
