@@ -16,6 +16,7 @@ from typing import Any
 import open_clip
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
 from torch import Tensor
 
 from dclip_kit.config import RegionSettings
@@ -24,7 +25,14 @@ from dclip_kit.data.annotations import load_json
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, locate_weights
 from dclip_kit.models.regions import pad_rows
-from dclip_kit.runtime.files import fingerprint, load_tensors, save_tensors, write_atomically
+from dclip_kit.runtime.files import (
+    fingerprint,
+    load_tensors,
+    raw_bytes,
+    replacing,
+    save_tensors,
+    write_atomically,
+)
 from dclip_kit.runtime.processes import exists_for_all, is_main_process, wait_for_all
 
 Record = dict[str, Any]  # of JSON values
@@ -204,9 +212,7 @@ class FeatureStore:
         """
         wait_for_all()
         if is_main_process():
-            shards = [load_tensors(self._place(shard)) for shard in self._shards()]
-            joined = {name: torch.cat([each[name] for each in shards]) for name in shards[0]}
-            save_tensors(joined, self.folder / FEATURES)
+            join_files([self._place(shard) for shard in self._shards()], self.folder / FEATURES)
             self._clear()
         wait_for_all()
         return FrozenFeatures.load(self.folder)
@@ -225,6 +231,38 @@ class FeatureStore:
             for pattern in (_SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"):
                 for path in self.folder.glob(pattern):
                     path.unlink(missing_ok=True)
+
+
+def join_files(files: list[Path], path: Path) -> None:
+    """Puts the tensors of several safetensors files after each other, by name, into one file.
+
+    Memory is not needed for them: they are mapped, and copied one by one.
+
+    Args:
+        files: of the same tensors, of which only the first axis may differ in length.
+        path: the file to write, atomically.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged.
+    """
+    parts = [load_tensors(file) for file in files]
+    # The widest numbers first: each tensor lies at a multiple of its own width, as readers want.
+    names = sorted(parts[0], key=lambda name: (-parts[0][name].element_size(), name))
+    header, end = {}, 0
+    with safe_open(files[0], "pt") as first:
+        for name in names:
+            start, end = end, end + sum(part[name].nbytes for part in parts)
+            shape = [sum(len(part[name]) for part in parts), *parts[0][name].shape[1:]]
+            dtype = first.get_slice(name).get_dtype()
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in names:
+            for part in parts:
+                file.write(raw_bytes(part[name]))
 
 
 # What features are made from

@@ -6,6 +6,7 @@ Axes: image, embed.
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,19 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import Compose, functional
+from torchvision.transforms import Compose
 
 from dclip_kit.runtime.files import asset_path, save_tensors, write_atomically
 
 CONFIG_FILE = "open_clip_config.json"
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
+# As open_clip asks a repository for them.
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 PRECISIONS = ("no", "bf16")
 
 
@@ -84,9 +89,13 @@ class ClipBundle:
         Raises:
             ValueError: they are of another type, or floats outside 0 to 1: normalised already, say.
         """
-        last = self.preprocess.transforms[-1]
-        # In place: on CPUs, getting memory for another tensor takes longer than filling it.
-        return functional.normalize(self.to_unit(pixels), last.mean, last.std, inplace=True)
+        last, unit = self.preprocess.transforms[-1], self.to_unit(pixels)
+        mean, std = (
+            send(torch.tensor(each)[:, None, None], self.device) for each in (last.mean, last.std)
+        )
+        # As torchvision's, which would wait for the device to see that no deviation is zero. In
+        # place: on CPUs, getting memory for another tensor takes longer than filling it.
+        return unit.sub_(mean).div_(std)
 
     def to_unit(
         self, pixels: Shaped[Tensor, "image 3 height width"]
@@ -158,6 +167,13 @@ def load_clip(
     merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
     options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
     try:
+        if name.startswith("hf-hub:"):
+            _require_one(name.removeprefix("hf-hub:"), CONFIG_FILE)
+        elif hub := open_clip.get_pretrained_cfg(name, pretrained or "").get("hf_hub"):
+            repository, _, file = hub.rpartition("/")
+            _require_one(
+                repository, *((f"{Path(file).stem}.safetensors", file) if file else WEIGHTS_FILES)
+            )
         model_config = open_clip.get_model_config(reference)
         text = dict(model_config["text_cfg"])
         # Else transformers would run a model's own Python where its files say so, or ask on the
@@ -192,6 +208,14 @@ def load_clip(
             f"the model's own {MERGES_FILE} in it."
         )
     return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
+
+
+def _require_one(repository: str, *files: str) -> None:
+    """Raises if none of these is on disk and the hub is silent: a download would ask six times."""
+    if not any(isinstance(try_to_load_from_cache(repository, each), str) for each in files):
+        with suppress(HfHubHTTPError):  # an answer: the download will say what it means
+            url = hf_hub_url(repository, files[0])
+            get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
 
 def require_weights(name: str, pretrained: str | None) -> None:
@@ -233,7 +257,7 @@ def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
     told of it: `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
     """
     folder = Path(folder)
-    save_tensors(bundle.model.state_dict(), folder / "open_clip_model.safetensors")
+    save_tensors(bundle.model.state_dict(), folder / WEIGHTS_FILES[0])
     if bundle.merges:
         write_atomically(folder / MERGES_FILE, bundle.merges.read_bytes())
     else:

@@ -14,6 +14,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.features import store as stores
@@ -22,6 +23,7 @@ from dclip_kit.features.store import (
     FrozenFeatures,
     describe_source,
     differing_entries,
+    join_files,
 )
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.regions import pad_rows
@@ -110,6 +112,35 @@ def test_features_of_nobody_knows_what_are_refused(name, store, features) -> Non
     features.save(store.folder / name)
     with pytest.raises(ValueError, match=r"source\.json beside the features .* found none"):
         store.open(SOURCE)
+
+
+def test_files_are_put_together_as_torch_would(tmp_path) -> None:
+    """Widths and empty tensors of all kinds, where an odd number of bytes is out of step."""
+    parts = [
+        {
+            "byte": torch.arange(rows, dtype=torch.uint8),
+            "half": torch.randn(rows, 3).half(),
+            "long": torch.arange(rows),
+            "plain": torch.randn(rows, 2, 5),
+            "flag": torch.arange(rows) % 2 == 0,
+            "empty": torch.empty(0, 4),
+        }
+        for rows in (3, 0, 1, 5)
+    ]
+    for number, part in enumerate(parts):
+        save_tensors(part, tmp_path / str(number))
+    join_files([tmp_path / str(number) for number in range(4)], tmp_path / "joined")
+    joined = load_file(tmp_path / "joined")
+    assert joined.keys() == parts[0].keys()
+    for name, value in joined.items():
+        expected = torch.cat([part[name] for part in parts])
+        assert value.dtype == expected.dtype and torch.equal(value, expected), name
+        assert value.data_ptr() % value.element_size() == 0
+    (tmp_path / "1").write_bytes((tmp_path / "1").read_bytes()[:-1] + b"")
+    (tmp_path / "3").write_bytes((tmp_path / "3").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cut short"):
+        join_files([tmp_path / "0", tmp_path / "3"], tmp_path / "joined")
+    assert torch.equal(load_file(tmp_path / "joined")["long"], joined["long"])
 
 
 # What features are made from

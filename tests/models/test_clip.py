@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from dclip_kit.models import clip as clips
 from dclip_kit.models.clip import (
     choose_precision,
     export_clip,
@@ -552,6 +553,25 @@ def test_each_refused_activation_comes_with_an_architecture_that_has_the_right_o
 def test_what_names_no_repository_is_refused(place) -> None:
     with pytest.raises(ValueError, match=f"Expected the files of hf-hub:{place} .*do not load"):
         load_clip(f"hf-hub:{place}")
+
+
+@pytest.mark.parametrize("asked", [("hf-hub:org/name",), ("ViT-B-32-quickgelu", "openai")])
+def test_a_silent_hub_is_asked_once(asked, tmp_path, monkeypatch, capfd) -> None:
+    """A download would ask six times, and print a page of warnings."""
+    calls = []
+
+    def give_up(url: str, timeout: float) -> None:
+        calls.append((url, timeout))
+        raise ConnectionError("timed out")
+
+    monkeypatch.setattr(clips, "get_hf_file_metadata", give_up)
+    monkeypatch.setattr(clips.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(clips.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ValueError, match=r"on disk or on the network.* \(timed out\); fetch"):
+        load_clip(*asked)
+    ((url, timeout),) = calls
+    assert url.endswith(("open_clip_config.json", "open_clip_model.safetensors")) and timeout == 10
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_file_is_taken_unless_its_name_is_a_tag(tmp_path, monkeypatch) -> None:
