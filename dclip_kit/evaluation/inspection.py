@@ -363,39 +363,6 @@ def compare_masking(
     )
 
 
-@torch.no_grad()
-def attend_to_regions(
-    teacher: RegionTeacher,
-    clip: ClipBundle,
-    picture: Image.Image,
-    regions: Regions,
-    settings: RegionSettings = _SETTINGS,
-) -> Float[Tensor, "region"]:
-    """How much the region teacher's last layer looks at each region of a picture.
-
-    Args:
-        teacher: trained on features of this CLIP.
-        clip: the frozen one.
-        picture: that the regions were found in.
-        regions: from a detector.
-        settings: how crops are cut; the defaults if left out.
-
-    Returns:
-        The attention that each region receives from all items, the whole picture among them, as
-        shares of what all regions receive.
-    """
-    crops = crop_regions(picture, regions, settings.margin, settings.square)
-    features = encode_images(clip, [picture, *crops], progress=False)
-    shares = regions.xyxy / torch.tensor(picture.size).repeat(2)
-    boxes = torch.cat([shares, regions.confidence[:, None]], dim=1)
-    mask = torch.ones(1, len(regions), dtype=torch.bool)
-    device = next(teacher.parameters()).device
-    given = features[:1], features[None, 1:], mask, boxes[None]
-    _, weights = teacher.eval()(*(each.to(device) for each in given))
-    received = weights[0, :, 1:].sum(0).cpu()
-    return received / received.sum()
-
-
 def stored_regions(
     features: FrozenFeatures, image: int, names: Sequence[str]
 ) -> tuple[Regions, Float[Tensor, "region embed"]]:

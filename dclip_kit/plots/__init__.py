@@ -5,11 +5,9 @@ from dclip_kit.plots.detection import (
     plot_attention,
     plot_average_precision,
     plot_masking,
-    plot_region_statistics,
     plot_region_weights,
     plot_regions,
     plot_student_view,
-    plot_weightings,
 )
 from dclip_kit.plots.rankings import PictureRow, plot_picture_rows, plot_picture_search, plot_search
 from dclip_kit.plots.results import (
@@ -36,7 +34,6 @@ __all__ = [
     "plot_picture_search",
     "plot_probe",
     "plot_recall",
-    "plot_region_statistics",
     "plot_region_weights",
     "plot_regions",
     "plot_scores",
@@ -45,5 +42,4 @@ __all__ = [
     "plot_student_view",
     "plot_tradeoff",
     "plot_versus",
-    "plot_weightings",
 ]

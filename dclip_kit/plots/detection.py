@@ -1,13 +1,10 @@
 """Regions: what a detector finds and CLIP gets, what each one weighs, where a teacher looks."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from math import ceil, sqrt
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
-import torch
 from jaxtyping import Float
 from PIL import Image
 from plotly.colors import sample_colorscale
@@ -32,7 +29,6 @@ from dclip_kit.plots.style import (
 _BLUES = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark, both legible on white
 _ROW = 30  # pixels
 _MOST_CROPS = 9  # shown of a picture; a caption counts them
-_AREAS = (0, 2, 4, 8, 16, 32, 100)  # percent: ends of the bars, most twice the one before
 
 
 def plot_regions(
@@ -125,45 +121,6 @@ def plot_student_view(
     return figure
 
 
-def plot_region_statistics(regions: Sequence[Regions]) -> go.Figure:
-    """How many regions pictures have, how large they are, and how sure the detector is of them.
-
-    Pictures without a detection are counted as having none; the whole picture that stands in for
-    its regions is left out of the other two panels.
-
-    Args:
-        regions: of each picture, at least one.
-    """
-    counts = [0 if found.is_whole_image else len(found) for found in regions]
-    detected = [found for found in regions if not found.is_whole_image]
-    area = torch.cat([torch.zeros(0), *(found.area for found in detected)])
-    confidence = torch.cat([torch.zeros(0), *(found.confidence for found in detected)])
-    panels: dict[str, tuple[Sequence[float] | Tensor, Sequence[float], str]] = {
-        "regions found": (counts, range(max(counts) + 2), "{:.0f}"),
-        "area up to, %": (100 * area, _AREAS, "{1:g}"),
-        "confidence from": (confidence, [n / 10 for n in range(11)], "{:.1f}"),
-    }
-    figure = new_figure(
-        220,
-        ["share of pictures", "share of regions", "share of regions"],
-        cols=3,
-        horizontal_spacing=0.1,
-    )
-    for column, (title, (values, ends, name)) in enumerate(panels.items(), start=1):
-        shares = np.histogram(values, ends)[0] / max(len(values), 1)
-        names = [name.format(*pair) for pair in pairwise(ends)]
-        figure.add_bar(x=names, y=shares, marker_color=PALETTE[2], row=1, col=column)
-        figure.update_xaxes(
-            title_text=title,
-            type="category",
-            showgrid=False,
-            tickangle=0,
-            dtick=ceil(len(names) / 7),
-            col=column,
-        )
-    return figure.update_yaxes(rangemode="tozero", **PERCENT)
-
-
 def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
     """Average precision of each category at an overlap of one half, best first, and their mean.
 
@@ -227,30 +184,6 @@ def plot_region_weights(
         **{"x": 1, "xanchor": "right", "y": 0, "yanchor": "bottom", "pad": {"b": 8, "r": 12}},
     }
     return figure.update_layout(title=title, margin_b=34)
-
-
-def plot_weightings(
-    regions: Regions, weightings: Mapping[str, Float[Tensor, "_region"]]
-) -> go.Figure:
-    """What each region counts under several weightings side by side, a column of bars for each.
-
-    Regions stand in one order, by falling weight in the first weighting, and keep its numbers.
-
-    Args:
-        regions: of one picture.
-        weightings: by name, at least one, each with a weight for every region.
-    """
-    order = next(iter(weightings.values())).argsort(descending=True, stable=True).tolist()
-    figure = new_figure(
-        _ROW * len(regions) + 10,
-        [wrap_text(name, max(48 // len(weightings), 10)) for name in weightings],
-        cols=len(weightings),
-        horizontal_spacing=0.02,
-    )
-    limit = max(float(values.max()) for values in weightings.values())
-    for column, values in enumerate(weightings.values(), start=1):
-        _add_bars(figure, column, regions, order, values, limit)
-    return figure.update_yaxes(showticklabels=True, col=1)
 
 
 def _number_labels(regions: Regions, order: Sequence[int]) -> list[str]:

@@ -28,7 +28,6 @@ def figures(clip, captioned, pictures):
     boxes = torch.tensor([[0.0, 0, 20, 15], [20, 15, 40, 30]])
     regions = Regions(boxes, torch.tensor([0.9, 0.4]), ("dog", HOSTILE), pictures[0].size)
     read = read_caption(clip, pictures[0], regions, HOSTILE)
-    ones = torch.ones(2)
     rows = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
     path = (Candidate(0.0, 0.1, 1.0), Candidate(1.0, 0.2, 0.9))
     owner = torch.arange(6).repeat_interleave(2)
@@ -53,7 +52,6 @@ def figures(clip, captioned, pictures):
             {"map50": 0.7, "map50_by_category": {HOSTILE: 0.7}}
         ),
         "plot_region_weights": plots.plot_region_weights(pictures[0], read),
-        "plot_weightings": plots.plot_weightings(read.regions, {HOSTILE: ones}),
         "plot_search": plots.plot_search(
             [HOSTILE], torch.eye(6)[:1], pictures[:6], models, torch.tensor([0]), 3
         ),
@@ -71,7 +69,7 @@ def figures(clip, captioned, pictures):
 
 # Their words are the kit's own, or are drawn by one of those above.
 OWN_WORDS = {
-    *("plot_attention", "plot_gains", "plot_masking", "plot_naming", "plot_region_statistics"),
+    *("plot_attention", "plot_gains", "plot_masking", "plot_naming"),
     "plot_student_view",
 }
 

@@ -14,7 +14,6 @@ from dclip_kit.evaluation.inspection import (
     CaptionedRegions,
     SceneObjects,
     attend,
-    attend_to_regions,
     compare_masking,
     list_objects,
     match_regions,
@@ -216,21 +215,6 @@ def test_a_caption_free_teacher_has_no_such_comparison(features) -> None:
         compare_masking(
             MetaTeacher(32, 4, caption_free=True), features, torch.arange(2), RegionSettings()
         )
-
-
-def test_the_region_teacher_shows_what_it_looks_at(clip, pictures, regions) -> None:
-    teacher = RegionTeacher(32, 24, 3)
-    looks = attend_to_regions(teacher, clip, pictures[0], regions)
-    assert looks.shape == (3,) and looks.sum().item() == pytest.approx(1) and (looks > 0).all()
-    crops = crop_regions(pictures[0], regions, RegionSettings().margin)
-    whole, own = encode_images(clip, [pictures[0]]), encode_images(clip, crops)
-    boxes = torch.tensor([[2 / 40, 3 / 30, 20 / 40, 25 / 30, 0.9]])
-    boxes = torch.cat([boxes, torch.tensor([[5 / 40, 1 / 30, 29 / 40, 11 / 30, 0.25]])])
-    boxes = torch.cat([boxes, torch.tensor([[20 / 40, 10 / 30, 39 / 40, 29 / 30, 0.6]])])
-    with torch.no_grad():
-        _, weights = teacher(whole, own[None], torch.ones(1, 3, dtype=torch.bool), boxes[None])
-    received = weights[0].sum(0)[1:]  # item 0 is the whole picture
-    assert torch.allclose(looks, received / received.sum(), atol=1e-5)
 
 
 # The things in scenes

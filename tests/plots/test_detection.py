@@ -98,36 +98,6 @@ def square(*sides: float, confidence: float = 0.95) -> Regions:
     return Regions(boxes, torch.full((len(sides),), confidence), labels, (100, 100))
 
 
-def bars(figure) -> list[list[float]]:
-    return [list(trace.y) for trace in figure.data if trace.type == "bar"]
-
-
-class TestRegionStatistics:
-    def test_shares_of_pictures_and_of_regions(self) -> None:
-        regions = [
-            square(10, 10, 20),  # areas of 1, 1 and 4 %
-            square(60, confidence=0.5),  # 36 %
-            square(60, confidence=1.0),
-            Regions.whole_image((100, 100)),
-        ]
-        figure = plots.plot_region_statistics(regions)
-        counts, areas, confidences = bars(figure)
-        assert counts == [0.25, 0.5, 0, 0.25]
-        assert areas == pytest.approx([0.4, 0, 0.2, 0, 0, 0.4])  # the whole picture is no region
-        assert confidences == pytest.approx([0, 0, 0, 0, 0, 0.2, 0, 0, 0, 0.8])
-        assert [trace.x[-1] for trace in figure.data] == ["3", "100", "0.9"]
-
-    def test_nothing_found_anywhere_is_drawn(self) -> None:
-        figure = plots.plot_region_statistics([Regions.whole_image((9, 9))] * 2)
-        assert bars(figure) == [[1.0], [0.0] * 6, [0.0] * 10]
-
-    def test_each_panel_says_of_what_its_bars_are_shares(self) -> None:
-        figure = plots.plot_region_statistics([square(10)])
-        titles = [note.text for note in figure.layout.annotations]
-        assert titles == ["share of pictures", "share of regions", "share of regions"]
-        assert len(figure.to_json()) < 10_000
-
-
 class TestAveragePrecision:
     def test_bars_fall_below_their_mean(self) -> None:
         validation = {"map50": 0.7, "map50_by_category": {"toy": 0.6, "animal": 0.8, HOSTILE: 0.7}}
@@ -201,23 +171,6 @@ class TestRegionWeights:
     def test_a_picture_of_another_size_is_named(self, pictures, captioned) -> None:
         with pytest.raises(ValueError, match=r"\(40, 30\) pixels, got \(30, 40\)"):
             self.plot(pictures[1:], captioned)
-
-
-class TestWeightings:
-    def test_columns_share_an_order_and_a_scale(self, captioned) -> None:
-        other = torch.tensor([0.9, 0.1])
-        figure = plots.plot_weightings(captioned.regions, {"own": captioned.weight, "b": other})
-        columns = [list(trace.x) for trace in figure.data if trace.type == "bar"]
-        assert torch.allclose(torch.tensor(columns), torch.tensor([[0.75, 0.25], [0.1, 0.9]]))
-        assert [trace.y[1] for trace in figure.data] == ["2 dog"] * 2
-        assert [axis.showticklabels for axis in figure.select_yaxes()] == [True, False]
-        assert len({axis.range for axis in figure.select_xaxes()}) == 1
-
-    def test_names_are_plain_text_and_may_be_alike(self, captioned) -> None:
-        names = {HOSTILE: captioned.weight, HOSTILE + " ": captioned.weight}
-        figure = plots.plot_weightings(captioned.regions, names)
-        assert_harmless(figure)
-        assert sum(trace.type == "bar" for trace in figure.data) == 2
 
 
 class TestAttention:

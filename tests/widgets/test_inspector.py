@@ -11,8 +11,10 @@ from PIL import Image
 
 from dclip_kit.config import RegionSettings, RegionTeacherSettings
 from dclip_kit.data import open_picture
-from dclip_kit.evaluation.inspection import attend, attend_to_regions, read_caption
+from dclip_kit.evaluation.inspection import attend, read_caption
 from dclip_kit.features.extract import extract_features
+from dclip_kit.models.encode import encode_images
+from dclip_kit.models.regions import crop_regions
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.training import apply_teacher, choose_lenders, embed_pictures
 from dclip_kit.widgets import RegionInspector
@@ -52,6 +54,18 @@ def rank_slowly(features, texts, image: int, vector) -> int:
     )
 
 
+def looks_of(teacher, clip, picture, found) -> torch.Tensor:
+    """How much the region teacher's last layer looks at each region, from the picture itself."""
+    crops = crop_regions(picture, found, SETTINGS.margin, SETTINGS.square)
+    features = encode_images(clip, [picture, *crops], progress=False)
+    shares = found.xyxy / torch.tensor(picture.size).repeat(2)
+    boxes = torch.cat([shares, found.confidence[:, None]], dim=1)
+    mask = torch.ones(1, len(found), dtype=torch.bool)
+    _, weights = teacher.eval()(features[:1], features[None, 1:], mask, boxes[None])
+    received = weights[0, :, 1:].sum(0)  # item 0 is the whole picture
+    return received / received.sum()
+
+
 @torch.no_grad()
 def test_it_says_what_the_notebooks_functions_say(
     make, clip, data, features, detector, teachers
@@ -68,7 +82,7 @@ def test_it_says_what_the_notebooks_functions_say(
             inspector.caption = number
             expected = read_caption(clip, picture, found, caption, SETTINGS)
             output = attend(teacher, expected)
-            looks = attend_to_regions(region_teacher, clip, picture, found, SETTINGS)
+            looks = looks_of(region_teacher, clip, picture, found)
             columns = inspector.seen["columns"]
             for name, values in (
                 ("area", found.area),
