@@ -30,20 +30,17 @@ class Exercise:
     solve: Callable[..., Any]
     mistakes: dict[str, Callable[..., Any]]
 
-    def __call__(self, answer: Callable[..., Any]) -> bool:
-        """Checks an answer and prints what it is worth; nothing is raised.
+    def __call__(self, answer: Callable[..., Any]) -> None:
+        """Prints what an answer is worth; nothing is raised.
 
         Args:
             answer: takes what `draw` gives; returns a number, a list or a tensor.
-
-        Returns:
-            Whether it is right.
         """
-        found = self._find_fault(answer)
-        print(f"Not yet. {found}" if found else f"Right, on {_TRIALS} random inputs.")
-        return found is None
+        fault = self.find_fault(answer)
+        print(f"Not yet. {fault}" if fault else f"Right, on {_TRIALS} random inputs.")
 
-    def _find_fault(self, answer: Callable[..., Any]) -> str | None:
+    def find_fault(self, answer: Callable[..., Any]) -> str | None:
+        """What is wrong with an answer, in a sentence; None if it is right."""
         rng = torch.Generator().manual_seed(0)
         drawn = [self.draw(rng) for _ in range(_TRIALS)]
         try:

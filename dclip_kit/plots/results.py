@@ -90,7 +90,7 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     figure = new_figure(_ROW * 4 * len(probes) + 40, legend=True)
     for name, (kind, color) in kinds.items():
         shares = [getattr(probe, kind) for probe in probes.values()]
-        teachers = [wrap_text(teacher, 16, 9) for teacher in probes]
+        teachers = [wrap_text(teacher, 24, 9) for teacher in probes]
         figure.add_trace(_make_bars(teachers, shares, color).update(name=name))
     figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
