@@ -21,6 +21,8 @@ from assets.make.notebook_files import format_report, make_static, put_badge, re
 ROOT = Path(__file__).parent.parent.parent
 MAX_CELL_LINES = 15
 MAX_BYTES = 500_000
+MAX_CELLS = 25
+MAX_PARAGRAPH = 560  # characters: five lines of a page
 TRACEBACK = "Traceback (most recent call last)"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -62,6 +64,8 @@ def guard_size(notebook: NotebookNode) -> Iterator[str]:
 
 def guard_logic(notebook: NotebookNode) -> Iterator[str]:
     for cell in code_cells(notebook):
+        if "exercise" in cell.metadata.get("tags", []):  # a reader writes a function there
+            continue
         for node in ast.walk(statements(cell)):
             if isinstance(node, ast.ClassDef):
                 yield f"class {node.name} belongs into the kit"
@@ -148,6 +152,13 @@ def guard_rhythm(notebook: NotebookNode) -> Iterator[str]:
     unexplained = sum(a == b == "code" for a, b in pairwise(kinds))
     if unexplained and kinds.count("markdown") <= kinds.count("code"):
         yield f"{unexplained} code cells follow another without a word of prose between"
+    plain = [cell for cell in notebook.cells if "exercise" not in cell.metadata.get("tags", [])]
+    if len(plain) > MAX_CELLS:
+        yield f"{len(plain)} cells beside the exercises, more than {MAX_CELLS}"
+    for cell in notebook.cells:
+        for paragraph in cell.source.split("\n\n") if cell.cell_type == "markdown" else ():
+            if len(paragraph) > MAX_PARAGRAPH and not re.match(r"[-|<`]", paragraph):
+                yield f"a paragraph of more than five lines: {paragraph[:40]} …"
 
 
 Guard = Callable[[NotebookNode], Iterator[str]]
@@ -289,6 +300,8 @@ def _strip(notebook: NotebookNode) -> None:
         ("memory", _set(4, source="assert peak_memory_mb() < 9000"), "1200 MB"),
         ("rhythm", _without_prose, "without a word"),
         ("rhythm", lambda nb: nb.cells[0].update(source="# It looks"), "question"),
+        ("rhythm", lambda nb: nb.cells.extend(nb.cells[:2] * 13), "more than 25"),
+        ("rhythm", lambda nb: nb.cells[2].update(source="x" * 600), "five lines"),
     ],
 )
 def test_each_guard_sees_its_breach(guard: str, spoil, says: str) -> None:
