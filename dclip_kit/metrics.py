@@ -161,12 +161,15 @@ def k_occurrence(
     queries, candidates = (
         F.normalize(each.float(), dim=-1) for each in (query_features, candidate_features)
     )
-    scores = queries @ candidates.T  # query candidate
-    last = scores.topk(k).values[:, -1:]
-    higher = scores > last + TIE_TOLERANCE
-    tied = (scores >= last - TIE_TOLERANCE) & ~higher
-    left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
-    return (higher + tied * left).double().sum(0).cpu()
+    counts = torch.zeros(len(candidates), dtype=torch.double)
+    for some in queries.split(1024):  # all scores at once would need gigabytes
+        scores = some @ candidates.T  # query candidate
+        last = scores.topk(k).values[:, -1:]
+        higher = scores > last + TIE_TOLERANCE
+        tied = (scores >= last - TIE_TOLERANCE) & ~higher
+        left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+        counts += (higher + tied * left).double().sum(0).cpu()
+    return counts
 
 
 def skewness(values: Float[Tensor, "item"]) -> float:

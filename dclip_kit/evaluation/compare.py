@@ -4,7 +4,7 @@ Intervals are bootstraps over images: the captions of one picture are not indepe
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,13 +15,11 @@ from dclip_kit.config import CONTROL, Profile
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation.evaluate import (
     WAYS,
-    RetrievalSet,
     ZeroShot,
-    ZeroShotSet,
     measure_galleries,
     prepare_galleries,
 )
-from dclip_kit.evaluation.experiment import Arm, ArmResult, measure_interpolations
+from dclip_kit.evaluation.experiment import Arm, ArmResult
 from dclip_kit.evaluation.inspection import ShortcutProbe
 from dclip_kit.metrics import (
     DirectionMetrics,
@@ -188,37 +186,6 @@ def draw_queries(
     for index in torch.randperm(len(chosen), generator=generator).tolist():
         drawn.setdefault(int(image_of_query[chosen[index]]), chosen[index])
     return list(drawn.values())[:count]
-
-
-def measure_mixes(
-    arms: Mapping[str, Arm],
-    retrieval: RetrievalSet,
-    zero_shot: ZeroShotSet,
-    steps: Sequence[float] = (0.5,),
-) -> dict[str, Arm]:
-    """Measures mixtures of the untouched CLIP with each fine-tuned arm.
-
-    Args:
-        arms: "clip" and fine-tuned ones.
-        retrieval: what the search is measured on.
-        zero_shot: what the memory is measured on.
-        steps: shares of the way from clip (0) to the arm (1), both of which are always measured.
-
-    Returns:
-        The fine-tuned arms, with what was measured here as their candidates.
-
-    Raises:
-        ValueError: "clip" classifies nothing, or a step is outside 0 to 1.
-    """
-    traced = {}
-    for name, arm in arms.items():
-        if arm.alpha is not None:
-            found = measure_interpolations(
-                arms["clip"].clip, arm.clip, retrieval, zero_shot, [*steps, 1.0]
-            )
-            of_clip = tuple(replace(each, alpha=each.alpha * arm.alpha) for each in found)
-            traced[name] = replace(arm, candidates=of_clip)
-    return traced
 
 
 # The result of a run as one record

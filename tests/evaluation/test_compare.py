@@ -1,4 +1,4 @@
-"""What may be claimed of two arms: tables, gains, queries won and lost, mixtures; the report."""
+"""What may be claimed of two arms: tables, gains, queries won and lost; the report."""
 
 import json
 import math
@@ -19,18 +19,15 @@ from dclip_kit.evaluation.compare import (
     format_retrieval,
     format_zero_shot,
     make_report,
-    measure_mixes,
     recall_gains,
     say_gain,
     won_and_lost,
 )
-from dclip_kit.evaluation.evaluate import RetrievalSet, ZeroShot, ZeroShotSet, evaluate_zero_shot
+from dclip_kit.evaluation.evaluate import ZeroShot
 from dclip_kit.evaluation.experiment import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.inspection import ShortcutProbe
 from dclip_kit.evaluation.records import write_record
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics
-from dclip_kit.models.encode import encode_images
-from dclip_kit.models.weights import clone_clip, interpolate
 
 OWNER = torch.tensor([0, 0, 1, 2])  # three pictures, four captions
 
@@ -148,59 +145,6 @@ def test_drawn_queries_are_of_different_pictures_and_by_lot() -> None:
     assert len({tuple(each) for each in drawn}) == 5
     assert draw_queries(chosen, owner, 3, 1) == drawn[1][:3]
     assert draw_queries([], owner, 3) == []
-
-
-@pytest.fixture
-def arms(clip):
-    """The tiny CLIP and two that were changed, by hand, from it."""
-    found = {"clip": Arm("clip", clip)}
-    for name, scale in (("contrastive", 0.9), ("dclip", 1.1)):
-        tuned = clone_clip(clip)
-        for parameter in tuned.model.visual.parameters():
-            parameter.data *= scale
-        found[name] = Arm(name, tuned, 0.8, (Candidate(0.0, 0.1, 1.0),), [])
-    return found
-
-
-@pytest.fixture
-def sets(clip, pixels):
-    """Eleven pictures with a caption each, and labels of which clip gets most right."""
-    labels = (encode_images(clip, pixels) @ torch.eye(32).T).argmax(1)
-    labels[0] = (labels[0] + 1) % 32
-    classes = torch.eye(32)
-    retrieval = RetrievalSet(pixels, torch.randn(11, 32), torch.arange(11))
-    return retrieval, ZeroShotSet(pixels, labels, classes, torch.ones(32, dtype=torch.bool))
-
-
-def test_mixes_are_measured_from_clip_to_the_arm(arms, sets) -> None:
-    traced = measure_mixes(arms, *sets, steps=(0.5,))
-    assert list(traced) == ["contrastive", "dclip"]
-    base = evaluate_zero_shot(arms["clip"].clip, sets[1], progress=False).top1
-    for name, arm in traced.items():
-        assert arm.clip is arms[name].clip and arm.alpha == 0.8
-        assert [point.alpha for point in arm.candidates] == [0.0, 0.4, 0.8]
-        for step, point in zip((0.0, 0.5, 1.0), arm.candidates, strict=True):
-            mixed = interpolate(arms["clip"].clip, arm.clip, step)
-            found = retrieval_metrics(
-                encode_images(mixed, sets[0].pictures), sets[0].text_features, torch.arange(11)
-            )
-            assert point.recall_at_1 == pytest.approx(found.text_to_image.recall_at[1])
-            kept = evaluate_zero_shot(mixed, sets[1], progress=False).top1 / base
-            assert point.retention == pytest.approx(kept)
-        assert arm.candidates[0].retention == 1
-
-
-def test_ends_named_among_the_steps_are_measured_once(arms, sets) -> None:
-    traced = measure_mixes(arms, *sets, steps=(0.0, 1.0))
-    assert [point.alpha for point in traced["dclip"].candidates] == [0.0, 0.8]
-
-
-def test_bad_mixes_are_named(arms, sets) -> None:
-    with pytest.raises(ValueError, match=r"from 0 to 1, got 1\.5"):
-        measure_mixes(arms, *sets, steps=(1.5,))
-    labels = (encode_images(arms["clip"].clip, sets[1].pictures) @ torch.eye(32)).argmin(1)
-    with pytest.raises(ValueError, match="got none right"):
-        measure_mixes(arms, sets[0], replace(sets[1], labels=labels))
 
 
 def test_zero_shot_is_said_with_intervals_and_what_is_kept() -> None:
