@@ -408,9 +408,9 @@ def test_further_scenes_of_the_pocket_are_known_by_their_numbers(
 ) -> None:
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
     profile = replace(PROFILE, uncaptioned="pocket:3")
-    keep_seen(describe_run(profile, data, load_uncaptioned(profile, data)), tmp_path)
-    further = pocket.load_further("uncaptioned", 4)
-    for seen in (load_seen(tmp_path), describe_run(profile, data, further)):
+    described = describe_run(profile, data, load_uncaptioned(profile, data))
+    keep_seen(described, tmp_path)
+    for seen in (load_seen(tmp_path), described):
         assert {f"pocket uncaptioned/{number}" for number in range(3)} <= seen.trained.names.keys()
         assert "pocket uncaptioned/3" not in seen.trained.names
     assert "pocket uncaptioned/0" not in describe_run(profile, data).trained.names
