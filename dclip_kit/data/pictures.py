@@ -207,8 +207,9 @@ def open_picture(path: Path | str, side: int | None = None) -> Image.Image:
             return picture if picture.mode == "RGB" else picture.convert("RGB")
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         link = f" (a link to {os.readlink(path)})" if os.path.islink(path) else ""
+        reason = getattr(error, "strerror", None) or error  # which does not repeat the path
         raise ValueError(
-            f"Expected a whole picture at {path}{link}, but reading it failed ({error}); restore "
+            f"Expected a whole picture at {path}{link}, but reading it failed ({reason}); restore "
             "it, leave it out, or name the folder that has the pictures."
         ) from error
 
