@@ -118,6 +118,12 @@ check_overlap = Exercise(
         "You divided by the smaller box; divide by what either of them covers.": (
             lambda a, b: _shared(a, b) / min(_area(a), _area(b))
         ),
+        "You divided by the first box; divide by what either of them covers.": (
+            lambda a, b: _shared(a, b) / _area(a)
+        ),
+        "Two sides below 0 have a product above 0: hold each side at 0 before you multiply.": (
+            lambda a, b: max(_unclamped(a, b), 0.0)
+        ),
     },
 )
 
@@ -130,6 +136,18 @@ check_nearest_class = Exercise(
         ),
         "That is the class at the greatest angle; take the smallest.": (
             lambda feature, classes: (normalize(classes, dim=-1) @ feature).argmin()
+        ),
+        "The nearest by distance is not the one at the smallest angle: lengths count there.": (
+            lambda feature, classes: torch.cdist(feature[None], classes)[0].argmin()
+        ),
+        "Classes are counted from 0.": (
+            lambda feature, classes: 1 + (normalize(classes, dim=-1) @ feature).argmax()
+        ),
+        "That is the greatest product; return the index of its class.": (
+            lambda feature, classes: (normalize(classes, dim=-1) @ feature).max()
+        ),
+        "That is the greatest cosine; return the index of its class.": (
+            lambda feature, classes: (normalize(classes, dim=-1) @ normalize(feature, dim=0)).max()
         ),
     },
 )
@@ -156,6 +174,14 @@ check_weigh = Exercise(
         "A softmax evens the weights out; divide by their sum instead.": (
             lambda area, confidence, similarity: (area * confidence * similarity).softmax(0)
         ),
+        "You divided by the greatest weight; divide by their sum.": (
+            lambda area, confidence, similarity: (
+                (area * confidence * similarity) / (area * confidence * similarity).max()
+            )
+        ),
+        "The area is missing: all three factors count.": (
+            lambda area, confidence, similarity: _to_one(confidence * similarity)
+        ),
     },
 )
 
@@ -181,6 +207,9 @@ check_pool = Exercise(
         ),
         "You averaged over the wrong axis: one number a region, not one vector.": (
             lambda regions, mask: regions[mask].mean(1)
+        ),
+        "The mask is true where a region is real; you took the padding.": (
+            lambda regions, mask: regions[~mask].mean(0)
         ),
     },
 )
@@ -227,6 +256,19 @@ check_contrastive_loss = Exercise(
         "That is the sum of both directions; take their mean.": (
             lambda images, texts, temperature: 2 * _both_ways(_logits(images, texts, temperature))
         ),
+        "That is the sum over pairs; take their mean.": (
+            lambda images, texts, temperature: (
+                len(images) * _both_ways(_logits(images, texts, temperature))
+            )
+        ),
+        "cross_entropy takes the softmax itself: give it the cosines over the temperature.": (
+            lambda images, texts, temperature: _both_ways(
+                _logits(images, texts, temperature).softmax(1)
+            )
+        ),
+        "The sign is wrong: a loss is −log of the probability.": (
+            lambda images, texts, temperature: -_both_ways(_logits(images, texts, temperature))
+        ),
     },
 )
 
@@ -242,6 +284,9 @@ check_mix = Exercise(
         ),
         "The shares do not sum to 1: what α leaves over goes to the original weights.": (
             lambda before, after, alpha: before + alpha * after
+        ),
+        "That is the change alone; add it to the weights before.": (
+            lambda before, after, alpha: alpha * (after - before)
         ),
     },
 )
@@ -276,6 +321,15 @@ check_recall = Exercise(
         "That counts the captions found; divide by how many there are.": (
             lambda similarity, owner, k: (_ranks(similarity, owner) <= k).sum()
         ),
+        "Only rank K counts here; ranks 1 to K all do.": (
+            lambda similarity, owner, k: (_ranks(similarity, owner) == k).double().mean()
+        ),
+        "Each caption counts once, however large K is: do not divide by K.": (
+            lambda similarity, owner, k: (_ranks(similarity, owner) <= k).double().mean() / k
+        ),
+        "That is in percent; return a share from 0 to 1.": (
+            lambda similarity, owner, k: 100 * (_ranks(similarity, owner) <= k).double().mean()
+        ),
     },
 )
 
@@ -300,6 +354,12 @@ check_average_precision = Exercise(
         "Divide by the number of right answers, not by the number of places.": (
             lambda relevant: _precisions(relevant).sum() / len(relevant)
         ),
+        "That is the sum over right answers; take their mean.": (
+            lambda relevant: _precisions(relevant).sum()
+        ),
+        "The answer at a place counts too: of the first place's one answer, one may be right.": (
+            lambda relevant: ((relevant.cumsum(0) - 1) / torch.arange(1, 7))[relevant].mean()
+        ),
         "Precision is averaged over the places of right answers alone.": (
             lambda relevant: (relevant.cumsum(0) / torch.arange(1, 7)).mean()
         ),
@@ -317,6 +377,11 @@ check_search = Exercise(
     {
         "Long vectors win: bring all to length 1 first.": (
             lambda query, features, top_k: (features @ query).topk(top_k).indices
+        ),
+        "The nearest by distance are not those at the smallest angles: lengths count there.": (
+            lambda query, features, top_k: (
+                (-torch.cdist(query[None], features)[0]).topk(top_k).indices
+            )
         ),
         "Those are the least similar pictures; take the most similar.": (
             lambda query, features, top_k: (
@@ -386,6 +451,12 @@ check_gain = Exercise(
         ),
         "You divided by what was found after; divide by what was found before.": (
             lambda before, after, draws: 1 - before[draws].mean(1) / after[draws].mean(1)
+        ),
+        "That is in percent; a tenth more is 0.1.": (
+            lambda before, after, draws: 100 * (after[draws].mean(1) / before[draws].mean(1) - 1)
+        ),
+        "Before and after are exchanged.": (
+            lambda before, after, draws: before[draws].mean(1) / after[draws].mean(1) - 1
         ),
     },
 )
