@@ -4,6 +4,7 @@ An answer is a function that a reader wrote. It is called with random inputs, so
 the right thing will do; an answer that computes what a known mistake computes is told which.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torchvision.ops import box_iou
 
 _TRIALS = 20
+_SHOWN = 6  # numbers of an input or a result
 
 
 @dataclass(frozen=True)
@@ -43,38 +45,52 @@ class Exercise:
         """What is wrong with an answer, in a sentence; None if it is right."""
         rng = torch.Generator().manual_seed(0)
         drawn = [self.draw(rng) for _ in range(_TRIALS)]
-        try:
-            given = [answer(*inputs) for inputs in drawn]
-            if any(each is None or each is ... for each in given):
-                return "The function returns nothing so far."
-            got = [torch.as_tensor(each).double() for each in given]
-        except Exception as error:
-            return f"It stops with {type(error).__name__}: {error}"
-        right = [_compute(self.solve, inputs) for inputs in drawn]
-        if _agree(got, right):
+        given, right = _answer_all(answer, drawn), _answer_all(self.solve, drawn)
+        if all(map(_agree, given, right)):
             return None
         for said, mistake in self.mistakes.items():
-            if _agree(got, [_compute(mistake, inputs) for inputs in drawn]):
+            if all(map(_agree, given, _answer_all(mistake, drawn))):
                 return said
-        wrong = next(i for i in range(_TRIALS) if not _agree(got[i : i + 1], right[i : i + 1]))
-        if got[wrong].shape != right[wrong].shape:
-            shapes = f"{tuple(right[wrong].shape)}, got {tuple(got[wrong].shape)}"
-            return f"Expected a result of shape {shapes}."
-        return f"For one input, expected {_say(right[wrong])}, got {_say(got[wrong])}."
+        rows = zip(drawn, given, right, strict=True)
+        inputs, got, expected = next(row for row in rows if not _agree(*row[1:]))
+        if isinstance(got, str) or isinstance(expected, str):
+            return str(got)
+        if got.shape != expected.shape:
+            return f"Expected {_count(expected)}, got {_count(got)}."
+        values = [torch.as_tensor(each).double() for each in inputs]
+        few = all(each.numel() <= _SHOWN for each in values)
+        asked = " and ".join(f"({_say(each)})" for each in values) if few else "one input"
+        return f"For {asked}, expected {_say(expected)}, got {_say(got)}."
 
 
-def _compute(solve: Callable[..., Any], inputs: tuple[Any, ...]) -> Tensor:
-    return torch.as_tensor(solve(*inputs)).double()
+def _answer_all(answer: Callable[..., Any], drawn: list[tuple[Any, ...]]) -> list[Tensor | str]:
+    """What an answer makes of each input; where it makes nothing, a sentence about that."""
+    made: list[Tensor | str] = []
+    for inputs in drawn:
+        try:
+            result = answer(*copy.deepcopy(inputs))  # it may change them
+            if result is None or result is ...:
+                made.append("The function returns nothing so far.")
+            else:
+                made.append(torch.as_tensor(result).double())
+        except Exception as error:
+            made.append(f"It stops with {type(error).__name__}: {error}")
+    return made
 
 
-def _agree(got: list[Tensor], expected: list[Tensor]) -> bool:
-    pairs = zip(got, expected, strict=True)
-    return all(a.shape == b.shape and torch.allclose(a, b, 1e-3, 1e-5) for a, b in pairs)
+def _agree(one: Tensor | str, other: Tensor | str) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return isinstance(one, str) and one == other
+    return one.shape == other.shape and torch.allclose(one, other, 1e-3, 1e-5, equal_nan=True)
+
+
+def _count(value: Tensor) -> str:
+    return f"{' × '.join(map(str, value.shape))} numbers" if value.ndim else "one number"
 
 
 def _say(value: Tensor) -> str:
-    few = [f"{each:.3g}" for each in value.flatten()[:6].tolist()]
-    return ", ".join(few) + " …" * (value.numel() > 6)
+    few = [f"{each:.3g}" for each in value.flatten()[:_SHOWN].tolist()]
+    return ", ".join(few) + " …" * (value.numel() > _SHOWN)
 
 
 # 01: boxes, and names
@@ -98,6 +114,14 @@ def _area(box: list[float]) -> float:
 def _shared(first: list[float], second: list[float]) -> float:
     wide, high = _sides(first, second)
     return max(wide, 0.0) * max(high, 0.0)
+
+
+def _around(first: list[float], second: list[float]) -> list[float]:
+    return [*map(min, first[:2], second[:2]), *map(max, first[2:], second[2:])]
+
+
+def _from_size(box: list[float]) -> list[float]:
+    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
 
 def _unclamped(first: list[float], second: list[float]) -> float:
@@ -124,6 +148,16 @@ check_overlap = Exercise(
         "Two sides below 0 have a product above 0: hold each side at 0 before you multiply.": (
             lambda a, b: max(_unclamped(a, b), 0.0)
         ),
+        "That is the area that both cover; divide it by what either of them covers.": _shared,
+        "That is in percent; return a share from 0 to 1.": (
+            lambda a, b: 100 * box_iou(torch.tensor([a]), torch.tensor([b]))[0, 0]
+        ),
+        "Divide by what either box covers, not by the box around both.": (
+            lambda a, b: _shared(a, b) / _area(_around(a, b))
+        ),
+        "The last two numbers are the right and bottom edge, not width and height.": (
+            lambda a, b: box_iou(*(torch.tensor([_from_size(box)]) for box in (a, b)))[0, 0]
+        ),
     },
 )
 
@@ -148,6 +182,12 @@ check_nearest_class = Exercise(
         ),
         "That is the greatest cosine; return the index of its class.": (
             lambda feature, classes: (normalize(classes, dim=-1) @ normalize(feature, dim=0)).max()
+        ),
+        "Those are all cosines; return the index of the greatest.": (
+            lambda feature, classes: normalize(classes, dim=-1) @ normalize(feature, dim=0)
+        ),
+        "Bring each row to length 1, which is a class's vector, not each column.": (
+            lambda feature, classes: (normalize(classes, dim=0) @ feature).argmax()
         ),
     },
 )
@@ -182,6 +222,23 @@ check_weigh = Exercise(
         "The area is missing: all three factors count.": (
             lambda area, confidence, similarity: _to_one(confidence * similarity)
         ),
+        "The confidence is missing: all three factors count.": (
+            lambda area, confidence, similarity: _to_one(area * similarity)
+        ),
+        "The similarity is missing: all three factors count.": (
+            lambda area, confidence, similarity: _to_one(area * confidence)
+        ),
+        "Each factor was brought to a sum of 1; do so once, after multiplying.": (
+            lambda area, confidence, similarity: (
+                _to_one(area) * _to_one(confidence) * _to_one(similarity)
+            )
+        ),
+        "You divided by the length; divide by the sum.": (
+            lambda area, confidence, similarity: normalize(area * confidence * similarity, dim=0)
+        ),
+        "You divided by the number of regions; divide by the sum.": (
+            lambda area, confidence, similarity: area * confidence * similarity / len(area)
+        ),
     },
 )
 
@@ -211,6 +268,10 @@ check_pool = Exercise(
         "The mask is true where a region is real; you took the padding.": (
             lambda regions, mask: regions[~mask].mean(0)
         ),
+        "Those are the real regions; take their mean.": lambda regions, mask: regions[mask],
+        "The mask has a number a region; mask[:, None] goes with every number of a row.": (
+            lambda regions, mask: regions * mask
+        ),
     },
 )
 
@@ -221,9 +282,13 @@ def _logits(images: Tensor, texts: Tensor, temperature: float) -> Tensor:
     return normalize(images, dim=-1) @ normalize(texts, dim=-1).T / temperature
 
 
-def _both_ways(logits: Tensor) -> Tensor:
-    pairs = torch.arange(len(logits))
+def _both_ways(logits: Tensor, pairs: Tensor | None = None) -> Tensor:
+    pairs = torch.arange(len(logits)) if pairs is None else pairs
     return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
+
+
+def _own_chances(logits: Tensor) -> Tensor:
+    return (logits.softmax(0).diagonal().mean() + logits.softmax(1).diagonal().mean()) / 2
 
 
 check_contrastive_loss = Exercise(
@@ -269,6 +334,19 @@ check_contrastive_loss = Exercise(
         "The sign is wrong: a loss is −log of the probability.": (
             lambda images, texts, temperature: -_both_ways(_logits(images, texts, temperature))
         ),
+        "The logarithm is missing: the loss is −log of the probability.": (
+            lambda images, texts, temperature: -_own_chances(_logits(images, texts, temperature))
+        ),
+        "Each row has a length of its own: norm(dim=1, keepdim=True), not one for the table.": (
+            lambda images, texts, temperature: _both_ways(
+                (images / images.norm()) @ (texts / texts.norm()).T / temperature
+            )
+        ),
+        "In row i the right answer is column i: the classes are 0, 1, 2, …, not all 0.": (
+            lambda images, texts, temperature: _both_ways(
+                _logits(images, texts, temperature), torch.zeros(len(images), dtype=torch.long)
+            )
+        ),
     },
 )
 
@@ -287,6 +365,15 @@ check_mix = Exercise(
         ),
         "That is the change alone; add it to the weights before.": (
             lambda before, after, alpha: alpha * (after - before)
+        ),
+        "The change is after − before, not the other way round.": (
+            lambda before, after, alpha: before + alpha * (before - after)
+        ),
+        "The original weights are missing: they have a share of 1 − α.": (
+            lambda before, after, alpha: alpha * after
+        ),
+        "The fine-tuned weights have a share of α, and not all of it.": (
+            lambda before, after, alpha: (1 - alpha) * before + after
         ),
     },
 )
@@ -330,6 +417,22 @@ check_recall = Exercise(
         "That is in percent; return a share from 0 to 1.": (
             lambda similarity, owner, k: 100 * (_ranks(similarity, owner) <= k).double().mean()
         ),
+        "K is not used: look at the first K pictures, not at the first alone.": (
+            lambda similarity, owner, k: (similarity.argmax(1) == owner).double().mean()
+        ),
+        "True and false have no mean; make numbers of them first, with .double().": (
+            lambda similarity, owner, k: (_ranks(similarity, owner) <= k).mean()
+        ),
+        "The owners are a row; owner[:, None] can be compared with each caption's K pictures.": (
+            lambda similarity, owner, k: (
+                (similarity.topk(k, dim=1).indices == owner).any(1).double().mean()
+            )
+        ),
+        "A caption's pictures stand in its row: topk along dim=1.": (
+            lambda similarity, owner, k: (
+                (similarity.topk(k, dim=0).indices == owner[:, None]).any(1).double().mean()
+            )
+        ),
     },
 )
 
@@ -366,6 +469,12 @@ check_average_precision = Exercise(
         "At the second right answer two are right: count those before it, too.": (
             lambda relevant: (1 / torch.arange(1, 7))[relevant].mean()
         ),
+        "The first rank is 1, not 0: divide by 1, 2, 3, ….": (
+            lambda relevant: (relevant.cumsum(0) / torch.arange(6))[relevant].mean()
+        ),
+        "That is the precision at the last right answer; take the mean over all right ones.": (
+            lambda relevant: _precisions(relevant)[-1]
+        ),
     },
 )
 
@@ -398,6 +507,12 @@ check_search = Exercise(
                 (normalize(features, dim=-1) @ normalize(query, dim=0)).topk(top_k).values
             )
         ),
+        "Bring each row to length 1, which is a picture's vector, not each column.": (
+            lambda query, features, top_k: (normalize(features, dim=0) @ query).topk(top_k).indices
+        ),
+        "topk gives values and indices; return its .indices.": (
+            lambda query, features, top_k: (normalize(features, dim=-1) @ query).topk(top_k)
+        ),
     },
 )
 
@@ -421,6 +536,28 @@ check_rescore = Exercise(
         ),
         "That is the sum of the K nearest; take their mean.": (
             lambda similarity, reference, k, alpha: similarity - alpha * k * _top_mean(reference, k)
+        ),
+        "The mean is one number a picture, not a caption: topk and mean along dim=0.": (
+            lambda similarity, reference, k, alpha: similarity - alpha * _top_mean(reference, k, 1)
+        ),
+        "Take the K highest of the reference scores, not of the questions' own.": (
+            lambda similarity, reference, k, alpha: similarity - alpha * _top_mean(similarity, k)
+        ),
+        "That is the Kth highest alone; take the mean of the K.": (
+            lambda similarity, reference, k, alpha: (
+                similarity - alpha * reference.topk(k, dim=0).values[-1]
+            )
+        ),
+        "That is the highest alone; take the mean of the K.": (
+            lambda similarity, reference, k, alpha: similarity - alpha * reference.amax(0)
+        ),
+        "Those are the K lowest; take the K highest.": (
+            lambda similarity, reference, k, alpha: similarity + alpha * _top_mean(-reference, k)
+        ),
+        "That is one number for all pictures; each has its own mean.": (
+            lambda similarity, reference, k, alpha: (
+                similarity - alpha * _top_mean(reference, k).mean()
+            )
         ),
     },
 )
@@ -457,6 +594,12 @@ check_gain = Exercise(
         ),
         "Before and after are exchanged.": (
             lambda before, after, draws: before[draws].mean(1) / after[draws].mean(1) - 1
+        ),
+        "Divide what was found in all, not picture by picture: many were not found before.": (
+            lambda before, after, draws: (after[draws] / before[draws]).mean(1) - 1
+        ),
+        "The draws are not used: measure both models on the pictures of each.": (
+            lambda before, after, draws: after.mean() / before.mean() - 1
         ),
     },
 )
