@@ -94,13 +94,6 @@ def top_k_overlap(
     return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
 
 
-def shared_things(
-    found: Sequence[int], things: Sequence[frozenset[str]], query: int
-) -> list[frozenset[str]]:
-    """What each found picture shows of the things in the query picture."""
-    return [things[image] & things[query] for image in found]
-
-
 def related_share(
     image_features: Float[Tensor, "image embed"], things: Sequence[frozenset[str]], k: int = 5
 ) -> Float[Tensor, "image"]:
@@ -117,8 +110,11 @@ def related_share(
     images = unit_vectors(image_features)
     found = find_nearest(images, [images], k + 1)[1].tolist()  # itself, mostly, among them
     others = [[i for i in nearest if i != query][:k] for query, nearest in enumerate(found)]
-    shared = [shared_things(nearest, things, query) for query, nearest in enumerate(others)]
-    return torch.tensor([sum(map(bool, each)) / k for each in shared])
+    related = [
+        sum(bool(things[image] & things[query]) for image in nearest)
+        for query, nearest in enumerate(others)
+    ]
+    return torch.tensor(related) / k
 
 
 class SearchIndex:
@@ -243,12 +239,15 @@ class SearchIndex:
         faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
         file = self.folder / f"{self.state}.faiss"
         if not file.exists():
+            shards = list(self.shards.values())
             lists = max(1, min(round(4 * len(self) ** 0.5), len(self) // _TRAINED_ON))
-            built = faiss.index_factory(self.width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+            built: Any = faiss.index_factory(
+                shards[0].shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT
+            )
             built.nprobe = max(8, lists // 16)  # how many of them a query looks into
             step = max(1, len(self) // (lists * _TRAINED_ON))
-            built.train(torch.cat([shard[::step] for shard in self.shards.values()]).numpy())
-            for shard in self.shards.values():
+            built.train(torch.cat([shard[::step] for shard in shards]).numpy())
+            for shard in shards:
                 built.add(shard.numpy())
             for old in self.folder.glob("*.faiss*"):
                 old.unlink()
