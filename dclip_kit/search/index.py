@@ -205,8 +205,8 @@ class SearchIndex:
         Args:
             queries: from the model that made the index's vectors; of any length.
             top_k: how many a query; fewer where the index holds fewer.
-            approximate: whether some of the nearest may be missed. None is where the lists looked
-                into hold fewer than top_k.
+            approximate: whether some of the nearest may be missed. Where the lists looked into hold
+                fewer than top_k, none is.
 
         Raises:
             ValueError: the index is empty, top_k is below 1, or queries are of another width, not
@@ -215,7 +215,9 @@ class SearchIndex:
         """
         asked = unit_vectors(queries, self.width)
         if approximate and len(self) and top_k >= 1:
-            scores, rows = self._open_lists().search(asked.numpy(), min(top_k, len(self)))
+            if self._lists is None:
+                self._lists = self._open_lists()
+            scores, rows = self._lists.search(asked.numpy(), min(top_k, len(self)))
             if (rows >= 0).all():
                 return self._name_hits(torch.from_numpy(scores), torch.from_numpy(rows))
         return self._name_hits(*find_nearest(asked, list(self.shards.values()), top_k))
@@ -253,9 +255,7 @@ class SearchIndex:
                 old.unlink()
             with replacing(file) as temporary:
                 faiss.write_index(built, str(temporary))
-        if self._lists is None:
-            self._lists = faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
-        return self._lists
+        return faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
 
     def _write_shard(self, ids: Sequence[str], vectors: Tensor, before: list[str]) -> None:
         """Writes a shard, and a list on which it stands behind those before."""
