@@ -161,7 +161,6 @@ def gather(
             )
             del pictures[path]
     texts = {path: [c for row in rows for c in row.captions] for path, rows in pictures.items()}
-    ids = {path: [row.image_id for row in rows if row.image_id] for path, rows in pictures.items()}
     splits = (
         [rows[0].split for rows in pictures.values()]
         if with_splits
@@ -172,7 +171,7 @@ def gather(
         tuple(tuple(filter(None, group)) for group in texts.values()),
         split,
         source,
-        tuple("".join(each[:1]) for each in ids.values()),
+        tuple(next((r.image_id for r in rows if r.image_id), "") for rows in pictures.values()),
         tuple(splits),
     )
     found = drop_unusable(take_split(whole, split), checks)

@@ -1,4 +1,4 @@
-"""The formats that captioned pictures come in, and the one entry to all of them."""
+"""The formats that captioned and labelled pictures come in, and the one entry to either."""
 
 import csv
 import hashlib
@@ -8,13 +8,11 @@ import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
@@ -33,25 +31,31 @@ from dclip_kit.data.annotations import (
     read_lines,
     take_split,
 )
-from dclip_kit.data.pictures import CaptionedImages
-from dclip_kit.runtime.files import cache_path, write_atomically
+from dclip_kit.data.pictures import CaptionedImages, LabelledImages
+from dclip_kit.runtime.files import cache_path, filling, write_atomically
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
-# The files that are tables, and the names of their columns, or of a JSON's key.
-TABLES = {"csv": ("captions.csv", "metadata.csv"), "jsonl": ("*.jsonl",)}
+# The files by which a folder's format is known.
+_FILES = {
+    "csv": ("captions.csv", "metadata.csv"),
+    "jsonl": ("*.jsonl",),
+    "karpathy": ("dataset_*.json",),
+    "coco": ("annotations/captions_*.json", "captions_*.json"),
+    "flickr": ("results_20130124.token", "results.csv"),
+    "conceptual": ("*.tsv",),
+    "shards": ("*.tar",),
+}
+# The names of a table's columns, or of a JSON's keys.
 _PICTURE = ("image", "file_name")
 _CAPTION = ("captions", "caption", "text")
-# Of a shard's members, those that are unpacked.
-_KEPT = PICTURE_SUFFIXES | {".txt", ".json"}
 _REFUSED = "refused.json"  # what unpacking left out, reported whenever the cache is read
-COCO_FILES = ("annotations/captions_*.json", "captions_*.json")
 _COCO_NAME = re.compile(r"captions_(train|val|test)(.*)\.json")
 MANIFEST = "dclip-kit manifest 1"  # how the file says what it is
-FLICKR_FILES = ("results_20130124.token", "results.csv")
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
 _CSV = re.compile(r"([^|]+)\|[^|]*\|(.*)")  # a comment may have bars
+_WORDNET_ID = re.compile(r"n\d{8}")
 
 
 def read_captioned(
@@ -81,7 +85,7 @@ def read_captioned(
         ValueError: the format is unknown or not recognised, a file lacks what its format demands,
             or nothing usable is left.
     """
-    found = read_format(path, images, format or recognise_format(path), split, checks)
+    found = read_format(path, images, format, split, checks)
     reason = next((f"; the first, {place}: {why}" for place, why in found.unusable.items()), ".")
     if not any(found.dataset.captions):
         raise ValueError(
@@ -93,44 +97,35 @@ def read_captioned(
 
 
 def read_format(
-    path: Path | str, images: Path | str | None, format: str, split: str, checks: Checks
+    path: Path | str, images: Path | str | None, format: str | None, split: str, checks: Checks
 ) -> UsableImages:
     """Reads as `read_captioned` does, and may return that nothing is usable.
 
     Raises:
-        ValueError: the format is unknown, or a file lacks what its format demands.
+        ValueError: as `recognise_format`, or a file lacks what its format demands.
     """
-    require_readable(path, images, format)
-    return READERS[format](Path(path), Path(images) if images else None, split, checks)
+    reader = READERS[recognise_format(path, images, format)]
+    return reader(Path(path), Path(images) if images else None, split, checks)
 
 
-def require_readable(path: Path | str, images: Path | str | None, format: str) -> None:
-    """Checks what can be known before reading.
+def recognise_format(
+    path: Path | str, images: Path | str | None = None, format: str | None = None
+) -> str:
+    """Says which format lies at a path, and checks what can be known before reading.
+
+    Args:
+        path: as in `read_captioned`.
+        images: as in `read_captioned`.
+        format: where it is known already.
 
     Raises:
-        ValueError: the format is unknown or takes no folder of pictures, or there is none.
-    """
-    if format not in READERS:
-        raise ValueError(f"Expected a format of {', '.join(READERS)}, got {format!r}.")
-    if images is not None and format in ("files", "shards", "manifest"):
-        raise ValueError(
-            f"Expected the pictures of {path} there, got another folder of pictures ({images}); "
-            "leave --images (images= in Python) out."
-        )
-    if images is not None and not Path(images).is_dir():
-        raise ValueError(f"Expected a folder of pictures at {images}, found none; check the path.")
-
-
-def recognise_format(path: Path | str) -> str:
-    """Says which format lies at a path.
-
-    Raises:
-        ValueError: none of the known ones, or several.
+        ValueError: none of the known formats is there, or several; or the format takes no folder of
+            pictures, or there is none.
     """
     path = Path(path)
     if not path.exists():
         raise ValueError(f"Expected a file or folder at {path}, found nothing; check the path.")
-    found = find_formats(path)
+    found = {format: path} if format else find_formats(path)
     if len(found) > 1:
         files = ", ".join(f"{format} ({file.name})" for format, file in found.items())
         raise ValueError(
@@ -144,7 +139,17 @@ def recognise_format(path: Path | str) -> str:
             f"recognised; say which with --format (format= in Python), or bring them into one: "
             f"{known}."
         )
-    return next(iter(found))
+    (format,) = found
+    if format not in READERS:
+        raise ValueError(f"Expected a format of {', '.join(READERS)}, got {format!r}.")
+    if images is not None and format in ("files", "shards", "manifest"):
+        raise ValueError(
+            f"Expected the pictures of {path} there, got another folder of pictures ({images}); "
+            "leave --images (images= in Python) out."
+        )
+    if images is not None and not Path(images).is_dir():
+        raise ValueError(f"Expected a folder of pictures at {images}, found none; check the path.")
+    return format
 
 
 def find_formats(path: Path) -> dict[str, Path]:
@@ -156,13 +161,8 @@ def find_formats(path: Path) -> dict[str, Path]:
         fitting = [kind for ending, mark, kind in _MARKS if suffix == ending and mark in head]
         return dict.fromkeys(fitting[:1], path)
     files = {
-        "csv": find_files(path, *TABLES["csv"], in_splits=True),
-        "jsonl": find_files(path, *TABLES["jsonl"], in_splits=True),
-        "karpathy": find_files(path, "dataset_*.json"),
-        "coco": find_files(path, *COCO_FILES),
-        "flickr": find_files(path, *FLICKR_FILES),
-        "conceptual": find_files(path, "*.tsv"),
-        "shards": find_files(path, "*.tar", in_splits=True),
+        format: find_files(path, *patterns, in_splits=format in ("csv", "jsonl", "shards"))
+        for format, patterns in _FILES.items()
     }
     found = {format: each[0] for format, each in files.items() if each}
     if found:  # texts beside pictures may accompany any annotation file, which then has the say
@@ -197,17 +197,14 @@ def read_table(
     """
     read_rows = {"csv": _read_csv_rows, "jsonl": _read_jsonl_rows}[format]
     folder = path if path.is_dir() else path.parent
-    files = find_files(path, *TABLES[format], in_splits=True)
+    files = find_files(path, *_FILES[format], in_splits=True)
     if not files or files[0].parent == folder:
-        files = [find_file(path, *TABLES[format])]
+        files = [find_file(path, *_FILES[format])]
     found = Annotations()
     for file in files:
         # Names in a table in the folder of a split are below that folder.
         below = "" if file.parent == folder else file.parent.name
-        for place, row in read_rows(file, os.path.join(below, file.name)):
-            if isinstance(row, str):
-                found.unusable[place] = row
-                continue
+        for place, row in read_rows(found, file, os.path.join(below, file.name)):
             name, caption = (
                 next((row[key] for key in keys if key in row), None)
                 for keys in (_PICTURE, _CAPTION)
@@ -218,8 +215,10 @@ def read_table(
     return gather(found, images or folder, split, folder.resolve().name, checks)
 
 
-def _read_csv_rows(path: Path, called: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Yields each row with its place, or why it is none."""
+def _read_csv_rows(
+    found: Annotations, path: Path, called: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields each row with its place, and notes of others why they are none."""
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         # Strict, as a quote that is never closed would otherwise swallow the rows after it.
         rows = csv.reader(lines, strict=True)
@@ -239,28 +238,32 @@ def _read_csv_rows(path: Path, called: str) -> Iterator[tuple[str, dict[str, Any
             try:
                 row = next(rows, None)
             except csv.Error as error:
-                yield place, f"expected CSV, got {error} (up to line {rows.line_num})"
+                found.unusable[place] = f"expected CSV, got {error} (up to line {rows.line_num})"
                 continue
             if row and len(row) == len(columns):
                 yield place, dict(zip(columns, row, strict=True))
             elif row:
-                got = f"got {len(row)}; quote captions with commas"
-                yield place, f"expected {len(columns)} fields, {got}"
+                found.unusable[place] = (
+                    f"expected {len(columns)} fields, got {len(row)}; quote captions with commas"
+                )
 
 
-def _read_jsonl_rows(path: Path, called: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Yields each row with its place, or why it is none."""
+def _read_jsonl_rows(
+    found: Annotations, path: Path, called: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields each row with its place, and notes of others why they are none."""
     for place, line in read_lines(path, called):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:  # brackets within brackets, thousands deep
             row = str(error)
-        if not isinstance(row, dict) or not {*_CAPTION} & {*row}:
-            row = (
+        if isinstance(row, dict) and {*_CAPTION} & {*row}:
+            yield place, row
+        else:
+            found.unusable[place] = (
                 "expected an object with image (or file_name) and caption (or captions, text), got "
                 f"{ascii(row)[:60]}"
             )
-        yield place, row
 
 
 def read_files(
@@ -325,7 +328,7 @@ def read_conceptual(
     Raises:
         ValueError: there is no such file, or there are several.
     """
-    path = find_file(path, "*.tsv")
+    path = find_file(path, *_FILES["conceptual"])
     folder = images or path.parent
     found = Annotations()
     pictures: dict[str, list[str]] = {}
@@ -366,7 +369,7 @@ def read_shards(
     Raises:
         ValueError: there are no shards, they cannot be unpacked, or as `gather`.
     """
-    shards = find_files(path, "*.tar", in_splits=True)
+    shards = find_files(path, *_FILES["shards"], in_splits=True)
     if not shards:
         raise ValueError(f"Expected .tar shards at {path}, found none; name a shard or a folder.")
     root = path if path.is_dir() else path.parent
@@ -414,18 +417,6 @@ def is_picture(name: str) -> bool:
     return Path(name).suffix.lower() in PICTURE_SUFFIXES
 
 
-@contextmanager
-def filling(folder: Path) -> Iterator[Path]:
-    """A folder to fill, there whole or not at all afterwards; another process may be first."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-        place = Path(temporary) / folder.name
-        place.mkdir()
-        yield place
-        with suppress(OSError):  # then it is there
-            place.rename(folder)
-
-
 def _read_notes(
     found: Annotations, folder: Path, names: Iterable[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -453,7 +444,7 @@ def _unpack(shard: Path, called: str, folder: Path, refused: dict[str, str]) -> 
     try:
         with shard.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                if Path(member.name).suffix.lower() not in _KEPT:
+                if Path(member.name).suffix.lower() not in PICTURE_SUFFIXES | {".txt", ".json"}:
                     continue
                 place = f"{called}:{ascii(member.name)[1:-1]}"
                 file = archive.extractfile(member) if member.isreg() else None
@@ -490,7 +481,7 @@ def read_coco(
             objects and no captions.
     """
     wanted = ["train", "val"] if split == "all" and path.is_dir() else [split]
-    names = {each: [name.replace("*", f"{each}*") for name in COCO_FILES] for each in wanted}
+    names = {each: [name.replace("*", f"{each}*") for name in _FILES["coco"]] for each in wanted}
     there = [each for each in wanted if find_files(path, *names[each])]
     files = [find_file(path, *names[each]) for each in there or wanted[:1]]
     parts = [_read_coco_file(file, images, split, checks) for file in files]
@@ -552,7 +543,7 @@ def read_karpathy(
     Raises:
         ValueError: there is no such file or split, or it is of another form.
     """
-    path = find_file(path, "dataset_*.json")
+    path = find_file(path, *_FILES["karpathy"])
     found = Annotations(splits_from="file")
     try:
         record = load_json(path)
@@ -604,7 +595,7 @@ def read_flickr(
     Raises:
         ValueError: the folder has no such file, or both.
     """
-    path = find_file(path, *FLICKR_FILES)
+    path = find_file(path, *_FILES["flickr"])
     row = _CSV if path.suffix == ".csv" else _TOKEN
     found = Annotations()
     for place, line in read_lines(path):
@@ -674,3 +665,121 @@ _MARKS = (
     (".tsv", b"", "conceptual"),
     (".tar", b"", "shards"),
 )
+
+
+# Labelled pictures, for zero-shot classification: ImageNet, CIFAR, and any folder a class.
+# torchvision and open_clip are imported where they are called, as other readers do without them.
+
+
+def read_labelled(reference: str | Path) -> LabelledImages:
+    """Reads labelled pictures by one text, as a shell passes it.
+
+    Args:
+        reference: "imagenet:FOLDER", "cifar10:FOLDER", "cifar100:FOLDER", or a folder with a folder
+            of pictures a class, as `read_class_folders` takes it.
+
+    Raises:
+        FileNotFoundError, ValueError: as the reader of that kind.
+    """
+    kind, _, folder = str(reference).partition(":")
+    reader = LABELLED_READERS.get(kind) if folder else None
+    return reader(Path(folder)) if reader else read_class_folders(Path(reference))
+
+
+def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
+    """Reads a folder with a folder of pictures a class, as torchvision's `ImageFolder` does.
+
+    Args:
+        folder: classes are in the order of their folders' names. What they are called is said in
+            lines of "folder name" in its classes.txt; without that, by the folders' names with
+            spaces for underscores.
+        imagenet: whether the folders are ImageNet-1k's 1000, called by WordNet's numbers
+            (n01440764, …) as the usual preparation of ILSVRC2012_img_val.tar leaves them. Sorted,
+            these are in the order of open_clip's names of the classes, which are taken.
+
+    Raises:
+        FileNotFoundError: there is no folder of pictures, or one without.
+        ValueError: a class has no name, or a number for it; or they are not exactly ImageNet's.
+    """
+    from torchvision.datasets import ImageFolder
+
+    found = ImageFolder(folder)
+    called, file = found.classes, folder / "classes.txt"
+    numbers = sum(bool(_WORDNET_ID.fullmatch(each)) for each in called)
+    names = {each: each.replace("_", " ") for each in called}
+    if imagenet:
+        from open_clip import IMAGENET_CLASSNAMES
+
+        if not numbers == len(called) == len(IMAGENET_CLASSNAMES):
+            raise ValueError(
+                f"Expected exactly {len(IMAGENET_CLASSNAMES)} folders called by WordNet's numbers "
+                f"(n01440764, …) in {folder}, got {numbers} such and {len(called) - numbers} "
+                "others; sort the validation pictures into all of them, and keep nothing else "
+                "there."
+            )
+        names = dict(zip(called, IMAGENET_CLASSNAMES, strict=True))
+    elif file.is_file():
+        pairs = (line.strip().partition(" ") for _, line in read_lines(file))
+        names = {each: name.strip() for each, _, name in pairs}
+    elif numbers == len(called):
+        raise ValueError(
+            f"Expected folders in {folder} that are called like their classes, got WordNet's "
+            f"numbers ({called[0]}); say their names in classes.txt, or read all 1000 of ImageNet "
+            "with imagenet:FOLDER."
+        )
+    if unnamed := [each for each in called if not names.get(each)]:
+        raise ValueError(
+            f"Expected a name for each of {len(called)} classes in {file}, got none for "
+            f"{', '.join(unnamed[:3])}; add {len(unnamed)}."
+        )
+    return LabelledImages(
+        tuple(Path(path) for path, _ in found.samples),
+        tuple(found.targets),
+        tuple(names[each] for each in called),
+        (True,) * len(called),
+        "ImageNet-1k val" if imagenet else folder.resolve().name,
+    )
+
+
+def read_cifar(folder: Path, classes: Literal[10, 100] = 10) -> LabelledImages:
+    """Reads the 10,000 test pictures of CIFAR-10 or CIFAR-100.
+
+    torchvision reads them, after checking their digests, out of the pickles that they are published
+    as. On first use they are unpacked into PNGs, without loss, so that all pictures have paths.
+
+    Args:
+        folder: torchvision's `root`, which holds cifar-10-batches-py or cifar-100-python.
+        classes: which of the two.
+
+    Raises:
+        FileNotFoundError: it is not there, or not whole.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind, name = {10: CIFAR10, 100: CIFAR100}[classes], f"CIFAR-{classes}"
+    try:
+        found = kind(folder, train=False)
+    except RuntimeError as error:  # torchvision's for files that are missing or of other content
+        raise FileNotFoundError(
+            f"Expected {name} whole in {folder / kind.base_folder}, found it missing or damaged; "
+            f"download {kind.url} and unpack it in {folder}."
+        ) from error
+    unpacked = folder / f"{name.lower()}-test"
+    if not unpacked.is_dir():
+        with filling(unpacked) as place:
+            for index, (picture, _) in enumerate(tqdm(found, f"unpacking {name}", delay=2)):
+                picture.save(place / f"{index:05d}.png")
+    return LabelledImages(
+        tuple(unpacked / f"{index:05d}.png" for index in range(len(found))),
+        tuple(found.targets),
+        tuple(each.replace("_", " ") for each in found.classes),
+        (True,) * len(found.classes),
+        f"{name} test",
+    )
+
+
+LABELLED_READERS: dict[str, Callable[[Path], LabelledImages]] = {
+    "imagenet": partial(read_class_folders, imagenet=True),
+    "cifar10": partial(read_cifar, classes=10),
+    "cifar100": partial(read_cifar, classes=100),
+}

@@ -225,11 +225,9 @@ def count_pixels(path: Path | str, side: int | None = None) -> int:
 
     1 where that cannot be read: what is wrong is told when the picture is opened.
     """
-    try:
-        with _begin(path, side) as picture:
-            return picture.width * picture.height
-    except Exception:  # as above
-        return 1
+    with suppress(Exception), _begin(path, side) as picture:  # of many types, as above
+        return picture.width * picture.height
+    return 1
 
 
 def _begin(path: Path | str, side: int | None) -> Image.Image:
@@ -270,9 +268,6 @@ def _scale_to_8_bits(picture: Image.Image) -> Image.Image:
     if fitting := [top for top in tops if low >= 0 and high <= top]:
         low, high = 0.0, fitting[0]
     scaled = (values - low) / ((high - low) or 1.0)
-    clear = picture.info.get("transparency")
-    if isinstance(clear, int):  # a PNG may name one gray that is transparent
-        scaled[values == clear] = 1.0
     return Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
 
 
@@ -316,7 +311,7 @@ def scan_pictures(
     known = {place: _recall(place) for place in set(places.values())}
     hashes = importlib.util.find_spec("imagehash") is not None
     found: dict[Path, Scan] = {}
-    states = {path: _state(path) for path in paths}
+    states = {path: file_state(path) for path in paths}
     for path, state in states.items():
         kept, *values = known[places[path]].get(path.name, [""])
         scan = Scan(*values)
@@ -344,8 +339,8 @@ def scan_pictures(
     return [found[path] for path in paths]
 
 
-def _state(path: Path) -> str:
-    """What tells that a picture is still the one that was looked at; nothing of one that is gone.
+def file_state(path: Path) -> str:
+    """What tells that a file is still the one that was looked at; nothing of one that is gone.
 
     Whoever looks at it says why.
     """

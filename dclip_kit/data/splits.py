@@ -28,7 +28,6 @@ from dclip_kit.data.formats import (
     read_captioned,
     read_format,
     recognise_format,
-    require_readable,
     walk_files,
 )
 from dclip_kit.data.leaks import (
@@ -218,7 +217,7 @@ def read_evaluation(path: Path | str) -> CaptionedImages:
     Raises:
         ValueError: it cannot be read, or there is nothing.
     """
-    found = read_format(path, None, recognise_format(path), "all", "names")
+    found = read_format(path, None, None, "all", "names")
     splits = found.dataset.splits
     kept = [i for i, own in enumerate(splits) if own != "train" or found.splits_from != "file"]
     if not kept:
@@ -279,7 +278,7 @@ def read_uncaptioned(
     """
     place = Path(path)
     if not place.is_dir() or find_formats(place).keys() - {"files"}:
-        found = read_format(path, None, recognise_format(path), "all", "pictures")
+        found = read_format(path, None, None, "all", "pictures")
     else:  # texts beside the pictures are not read
         paths = tuple(place / name for name in walk_files(place) if is_picture(name))
         whole = CaptionedImages(paths, ((),) * len(paths), "uncaptioned", place.resolve().name)
@@ -464,11 +463,10 @@ def inspect_data(
         ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
         ModuleNotFoundError: imagehash is needed and not installed.
     """
-    format = format or recognise_format(path)
+    format = recognise_format(path, images, format)
     evaluation = [
         each if isinstance(each, CaptionedImages) else read_evaluation(each) for each in against
     ]
-    require_readable(path, images, format)
     try:
         found = read_format(path, images, format, "all", "pictures")
     except ValueError as error:  # the file as a whole cannot be used
@@ -516,8 +514,7 @@ def count_truncated(captions: Sequence[str]) -> int:
     tokenizer = SimpleTokenizer()
     most = 77 - 2  # the start's and the end's are among CLIP's 77
     # A token has at least one byte: most captions are short enough without asking.
-    long = [caption for caption in captions if len(caption.encode()) > most]
-    return sum(len(tokenizer.encode(caption)) > most for caption in long)
+    return sum(len(c.encode()) > most and len(tokenizer.encode(c)) > most for c in captions)
 
 
 def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:

@@ -35,7 +35,7 @@ from dclip_kit.evaluation.evaluate import (
 from dclip_kit.evaluation.profile_data import ProfileData
 from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.extract import RegionCrops, extract_features
-from dclip_kit.features.store import FeatureStore, FrozenFeatures, describe_source, digest_record
+from dclip_kit.features.store import FrozenFeatures, describe_source, digest_record, open_store
 from dclip_kit.metrics import RetrievalMetrics
 from dclip_kit.models.clip import ClipBundle, choose_precision
 from dclip_kit.models.detector import Detector, load_detector, locate_weights
@@ -172,7 +172,7 @@ def load_or_extract_features(
     if folder:
         source = describe_source(clip, dataset, profile.regions)
         place = folder / f"features-{dataset.split}-{digest_record(source)}"
-        features = FeatureStore(place, len(dataset)).open(source)
+        features = open_store(place, source)
         if features is not None:
             say(f"Loaded the features in {place}.")
             return features

@@ -17,8 +17,7 @@ from dclip_kit.data import (
     read_captioned,
     read_labelled,
 )
-from dclip_kit.data.formats import recognise_format, require_readable
-from dclip_kit.data.labelled import LABELLED_READERS
+from dclip_kit.data.formats import LABELLED_READERS, recognise_format
 from dclip_kit.data.pictures import SPLITS, require_imagehash
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.scenes import render_scene
@@ -78,7 +77,7 @@ def require_data(profile: Profile) -> None:
         )
     if profile.data != "pocket":
         for path in filter(None, (profile.data, profile.test)):
-            require_readable(path, profile.images or None, recognise_format(path))
+            recognise_format(path, profile.images or None)
         if profile.leak_guard == "content":
             require_imagehash()
     kind, _, folder = profile.zero_shot.partition(":")

@@ -1,7 +1,7 @@
 """Making frozen features, once: into a store on disk, or into memory; and their regions again."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -11,7 +11,13 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages, open_picture
-from dclip_kit.features.store import WHOLE_PICTURE, FeatureStore, FrozenFeatures, describe_source
+from dclip_kit.features.store import (
+    WHOLE_PICTURE,
+    FrozenFeatures,
+    describe_source,
+    fill_store,
+    open_store,
+)
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import (
@@ -22,7 +28,7 @@ from dclip_kit.models.encode import (
 )
 from dclip_kit.models.regions import Box, Regions, crop_boxes, crop_regions
 from dclip_kit.runtime.machine import return_memory
-from dclip_kit.runtime.processes import is_main_process, own_turns
+from dclip_kit.runtime.processes import is_main_process
 
 
 def extract_features(
@@ -54,23 +60,17 @@ def extract_features(
         ValueError: a picture cannot be read, or a feature is not finite; or the folder has features
             that were made from something else, said what.
     """
+    make = partial(_encode_parts, bundle, detector, dataset, settings, batch_size)
     if folder is None:
-        (made,) = _encode_parts(
-            bundle, detector, dataset, settings, batch_size, [range(len(dataset))]
-        )
-        return_memory()
-        return made
-    store = FeatureStore(Path(folder), len(dataset))
-    source = describe_source(bundle, dataset, settings, detector)
-    features = store.open(source)
-    if features is not None:
-        return features
-    mine = own_turns(store.begin(source))
-    shards = _encode_parts(bundle, detector, dataset, settings, batch_size, mine)
-    for shard, part in zip(mine, shards, strict=True):
-        store.write(shard, part)
+        (features,) = make([range(len(dataset))])
+    else:
+        source = describe_source(bundle, dataset, settings, detector)
+        kept = open_store(Path(folder), source)
+        if kept is not None:
+            return kept
+        features = fill_store(Path(folder), source, len(dataset), make)
     return_memory()
-    return store.finish()
+    return features
 
 
 def _encode_parts(
@@ -119,8 +119,7 @@ def _encode_pictures(
             confidence = torch.cat([own.confidence, whole.confidence])
             own = Regions(xyxy, confidence, own.label + whole.label, picture.size)
         regions.append(own)
-        cut = crop_boxes(own, settings.margin, settings.square)
-        boxes += [(picture, box) for box in cut]
+        boxes += [(picture, box) for box in crop_boxes(own, settings.margin, settings.square)]
     numbers = {name: number for number, name in enumerate(detector.names)}
 
     def read(place: tuple[Image.Image, Box]) -> Tensor:

@@ -8,7 +8,7 @@ next one makes the shards that are missing. Once all are there they become one f
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from dclip_kit.runtime.files import (
     save_tensors,
     write_atomically,
 )
-from dclip_kit.runtime.processes import exists_for_all, is_main_process, wait_for_all
+from dclip_kit.runtime.processes import exists_for_all, is_main_process, own_turns, wait_for_all
 
 Record = dict[str, Any]  # of JSON values
 
@@ -136,101 +136,85 @@ class FrozenFeatures:
         return cls(**tensors)
 
 
-@dataclass(frozen=True)
-class FeatureStore:
-    """A folder of frozen features.
+def open_store(folder: Path, source: Record) -> FrozenFeatures | None:
+    """The features in a folder, memory-mapped; None as long as any are missing.
 
-    Attributes:
-        folder: where it is, or will be.
-        count: pictures that it has when it is complete.
+    Args:
+        folder: where they are, or will be.
+        source: what they must be made from; entries that it leaves out are not compared.
+
+    Raises:
+        ValueError: they are of something else, said what; or of something unknown, or damaged; or
+            some of several processes, all of which must call it, see them and others do not.
     """
-
-    folder: Path
-    count: int
-
-    def open(self, source: Record) -> FrozenFeatures | None:
-        """The features, memory-mapped; None as long as any are missing.
-
-        Args:
-            source: what they must be made from; entries that it leaves out are not compared.
-
-        Raises:
-            ValueError: they are of something else, said what; or of something unknown, or damaged;
-                or some of several processes, all of which must call it, see them and others do not.
-        """
-        complete = exists_for_all(self.folder / FEATURES)
-        record = self.folder / SOURCE
-        if not record.is_file():
-            if complete or any(self.folder.glob(_SHARDS)):
-                raise ValueError(
-                    f"Expected {SOURCE} beside the features in {self.folder}, found none; give "
-                    "another folder, or delete what is in this one."
-                )
-            return None
-        differing = differing_entries(load_json(record), source)
-        if differing:
-            entries = ", ".join(f"{name} ({values})" for name, values in differing.items())
+    complete = exists_for_all(folder / FEATURES)
+    record = folder / SOURCE
+    if not record.is_file():
+        if complete or any(folder.glob(_SHARDS)):
             raise ValueError(
-                f"Expected features in {self.folder} that are made from the same, but these "
-                f"entries of its {SOURCE} differ: {entries}; give another folder, or delete this "
-                "one to have them made anew."
+                f"Expected {SOURCE} beside the features in {folder}, found none; give another "
+                "folder, or delete what is in this one."
             )
-        if not complete:
-            return None
-        self._clear()
-        return FrozenFeatures.load(self.folder)
+        return None
+    differing = differing_entries(load_json(record), source)
+    if differing:
+        entries = ", ".join(f"{name} ({values})" for name, values in differing.items())
+        raise ValueError(
+            f"Expected features in {folder} that are made from the same, but these entries of its "
+            f"{SOURCE} differ: {entries}; give another folder, or delete this one to have them "
+            "made anew."
+        )
+    if not complete:
+        return None
+    _clear(folder)
+    return FrozenFeatures.load(folder)
 
-    def begin(self, source: Record) -> list[range]:
-        """Writes down what the features will be made from; all processes must call it.
 
-        Returns:
-            The shards that are not there yet, as ranges of pictures.
-        """
-        missing = [shard for shard in self._shards() if not self._place(shard).exists()]
-        wait_for_all()  # else one could write a shard before another has looked what is missing
-        if is_main_process() and not (self.folder / SOURCE).exists():
-            text = json.dumps(source, indent=1, default=str) + "\n"
-            write_atomically(self.folder / SOURCE, text)
-        return missing
+def fill_store(
+    folder: Path,
+    source: Record,
+    count: int,
+    make: Callable[[Sequence[range]], Iterable[FrozenFeatures]],
+) -> FrozenFeatures:
+    """Makes the features that are missing, and opens all; all processes must call it.
 
-    def write(self, shard: range, features: FrozenFeatures) -> None:
-        """Adds a shard.
+    Args:
+        folder: where `open_store` found that some are missing.
+        source: what they are made from, which is written down first.
+        count: of pictures.
+        make: yields the features of some ranges of pictures, one by one; `image_of_text` counts
+            pictures from the data set's first.
 
-        Args:
-            shard: its pictures.
-            features: theirs; `image_of_text` counts pictures from the data set's first.
-        """
-        features.save(self._place(shard))
+    Raises:
+        FileNotFoundError: a shard is missing: another process wrote it where this one does not
+            read.
+        ValueError: a shard is damaged.
+    """
+    parts = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
+    shards = {
+        folder / f"shard-{part.start:09d}-{part.stop:09d}.safetensors": part for part in parts
+    }
+    mine = own_turns([file for file in shards if not file.exists()])
+    wait_for_all()  # else one could write a shard before another has looked what is missing
+    if is_main_process() and not (folder / SOURCE).exists():
+        write_atomically(folder / SOURCE, json.dumps(source, indent=1, default=str) + "\n")
+    for file, made in zip(mine, make([shards[file] for file in mine]), strict=True):
+        made.save(file)
+    wait_for_all()
+    if is_main_process():
+        join_files(list(shards), folder / FEATURES)
+    _clear(folder)
+    wait_for_all()
+    return FrozenFeatures.load(folder)
 
-    def finish(self) -> FrozenFeatures:
-        """Makes the one file of all shards, and opens it; all processes must call it.
 
-        Raises:
-            FileNotFoundError: a shard is missing: another process wrote it where this one does not
-                read.
-            ValueError: a shard is damaged.
-        """
-        wait_for_all()
-        if is_main_process():
-            join_files([self._place(shard) for shard in self._shards()], self.folder / FEATURES)
-            self._clear()
-        wait_for_all()
-        return FrozenFeatures.load(self.folder)
-
-    def _shards(self) -> list[range]:
-        starts = range(0, self.count, SHARD)
-        return [range(start, min(start + SHARD, self.count)) for start in starts]
-
-    def _place(self, shard: range) -> Path:
-        return self.folder / f"shard-{shard.start:09d}-{shard.stop:09d}.safetensors"
-
-    def _clear(self) -> None:
-        """Removes what is there besides the finished file and its record."""
-        if is_main_process():
-            # The last is what safetensors 0.8 writes into before it renames.
-            for pattern in (_SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"):
-                for path in self.folder.glob(pattern):
-                    path.unlink(missing_ok=True)
+def _clear(folder: Path) -> None:
+    """Removes what is there besides the finished file and its record."""
+    if is_main_process():
+        # The last is what safetensors 0.8 writes into before it renames.
+        for pattern in (_SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"):
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def join_files(files: list[Path], path: Path) -> None:

@@ -18,7 +18,7 @@ from dclip_kit.plots.style import (
     tile_pictures,
     wrap_text,
 )
-from dclip_kit.search.index import rank_answer, search_images, shared_things
+from dclip_kit.search.index import rank_answer, search_images
 
 _ROW = 100  # pixels that a row of pictures takes
 _SIDE = 120  # pixels of a stored picture, with its margins
@@ -107,7 +107,7 @@ def plot_picture_search(
     rows = [PictureRow("query", [query])]
     for name, features in image_features.items():
         found = search_images(features[query], features, top_k, [query]).images
-        shared = shared_things(found, things, query)
+        shared = [things[image] & things[query] for image in found]
         right = frozenset(image for image, each in zip(found, shared, strict=True) if each)
         tags = [", ".join(sorted(each)) for each in shared]
         rows.append(PictureRow(name, found, right, (f"{len(right)} of {len(found)}",), tags))

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +36,18 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what went wrong before is what is told
             temporary.unlink()
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A folder to fill, there whole or not at all afterwards; another process may be first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        place = Path(temporary) / folder.name
+        place.mkdir()
+        yield place
+        with suppress(OSError):  # then it is there
+            place.rename(folder)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -6,9 +6,7 @@ all of them, or those that call it wait for the others. One process has the whol
 
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -16,8 +14,6 @@ from accelerate.utils import gather, pad_across_processes, parse_flag_from_env
 from jaxtyping import Float, Int
 from open_clip.loss import gather_features
 from torch import Tensor
-
-Thing = TypeVar("Thing")
 
 
 def _several() -> PartialState | None:
@@ -54,14 +50,14 @@ def own_share(count: int) -> Int[Tensor, "own"]:
     return torch.arange(start, start + each).clamp(max=count - 1)
 
 
-def own_turns(things: Sequence[Thing]) -> Sequence[Thing]:
-    """This process's of things that need not be equally many for all: it takes turns with others.
+def own_turns(files: list[Path]) -> list[Path]:
+    """This process's of files that need not be equally many for all: it takes turns with others.
 
     Args:
-        things: the same in all processes.
+        files: the same in all processes.
     """
     state = _several()
-    return things if state is None else things[state.process_index :: state.num_processes]
+    return files if state is None else files[state.process_index :: state.num_processes]
 
 
 def wait_for_all() -> None:

@@ -15,8 +15,8 @@ import open_clip
 import torch
 from tqdm.auto import tqdm
 
-from dclip_kit.data.formats import PICTURE_SUFFIXES, walk_files
-from dclip_kit.data.pictures import count_links
+from dclip_kit.data.formats import PICTURE_SUFFIXES, is_picture, walk_files
+from dclip_kit.data.pictures import count_links, file_state
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, read_picture
 from dclip_kit.runtime.files import cache_path, fingerprint
@@ -55,7 +55,7 @@ def find_pictures(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
     files = walk_files(place) if place.is_dir() else ()
-    names = [name for name in files if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+    names = list(filter(is_picture, files))
     if not names:
         raise ValueError(
             f"Expected pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) at {place} or in folders "
@@ -83,7 +83,9 @@ def index_pictures(
     Raises:
         ValueError: there is no picture that can be read.
     """
-    states = {path: _state(path, folder) for path in find_pictures(folder)}
+    states = {
+        path: f"{path.relative_to(folder)} {file_state(path)}" for path in find_pictures(folder)
+    }
     place = (cache or cache_path("search")) / _key(bundle, folder)
     try:
         known = SearchIndex(place)
@@ -93,8 +95,9 @@ def index_pictures(
     before = set(known.ids)
     new = [path for path, state in states.items() if state not in before]
     unreadable: dict[Path, str] = {}
-    starts = range(0, len(new), _BATCH)
-    for start in tqdm(starts, desc="embedding pictures", delay=2, disable=on_batch is not None):
+    for start in tqdm(
+        range(0, len(new), _BATCH), "embedding pictures", delay=2, disable=on_batch is not None
+    ):
         if on_batch:
             on_batch(start, len(new))
         pictures = {}
@@ -135,9 +138,3 @@ def _key(bundle: ClipBundle, folder: Path) -> str:
         *([] if bundle.precision == "no" else [bundle.precision]),
     ]
     return hashlib.sha256(json.dumps(made_with, default=str).encode()).hexdigest()[:16]
-
-
-def _state(path: Path, folder: Path) -> str:
-    """What tells that a picture is still the one that was embedded."""
-    stat = path.stat() if path.exists() else None  # a link to nothing: it cannot be read, either
-    return f"{path.relative_to(folder)} {stat and (stat.st_size, stat.st_mtime_ns)}"

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -94,13 +94,6 @@ def top_k_overlap(
     return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
 
 
-def shared_things(
-    found: Sequence[int], things: Sequence[frozenset[str]], query: int
-) -> list[frozenset[str]]:
-    """What each found picture shows of the things in the query picture."""
-    return [things[image] & things[query] for image in found]
-
-
 def related_share(
     image_features: Float[Tensor, "image embed"], things: Sequence[frozenset[str]], k: int = 5
 ) -> Float[Tensor, "image"]:
@@ -117,14 +110,15 @@ def related_share(
     images = unit_vectors(image_features)
     found = find_nearest(images, [images], k + 1)[1].tolist()  # itself, mostly, among them
     others = [[i for i in nearest if i != query][:k] for query, nearest in enumerate(found)]
-    shared = [shared_things(nearest, things, query) for query, nearest in enumerate(others)]
-    return torch.tensor([sum(map(bool, each)) / k for each in shared])
+    related = [
+        sum(bool(things[image] & things[query]) for image in nearest)
+        for query, nearest in enumerate(others)
+    ]
+    return torch.tensor(related) / k
 
 
 class SearchIndex:
     """Named vectors in a folder, searched by cosine: exact, and quick up to about a million.
-
-    Beyond that, build an `ApproximateIndex` on it.
 
     The folder holds shards, safetensors files of vectors and their names that never change, and
     `index.json`, which lists those that count. A shard is written before the list, and each is
@@ -147,6 +141,7 @@ class SearchIndex:
         """
         self.folder, self.state = Path(folder), ""
         self.width: int | None = None
+        self._lists: Any = None  # faiss's, mapped from disk
         self.ids: list[str] = []
         self.shards: dict[str, Float[Tensor, "row embed"]] = {}
         file = self.folder / "index.json"
@@ -196,29 +191,71 @@ class SearchIndex:
         vectors = torch.cat(list(self.shards.values()))[[row_of[name] for name in ids]]
         self._write_shard(ids, vectors, [])
 
-    def search(self, queries: Float[Tensor, "_query _embed"], top_k: int = 10) -> tuple[Hits, ...]:
-        """Finds the nearest vectors to each query, exactly; of equal ones, what was added earlier.
+    def search(
+        self, queries: Float[Tensor, "_query _embed"], top_k: int = 10, approximate: bool = False
+    ) -> tuple[Hits, ...]:
+        """Finds the nearest vectors to each query; of equal ones, what was added earlier.
+
+        Approximate search, through faiss (extra `search`), finds almost the same, and beyond a
+        million vectors much faster. K-means divides the vectors among lists, and a query looks into
+        the nearest lists only. Scores are exact; what lies in the other lists is missed. Vectors
+        that form no clusters, such as random ones, want exact search. The lists are built by the
+        first approximate search after each change, and kept in the folder.
 
         Args:
             queries: from the model that made the index's vectors; of any length.
             top_k: how many a query; fewer where the index holds fewer.
+            approximate: whether some of the nearest may be missed. Where the lists looked into hold
+                fewer than top_k, none is.
 
         Raises:
             ValueError: the index is empty, top_k is below 1, or queries are of another width, not
                 finite or all zeros.
+            ModuleNotFoundError: faiss is not installed, and `approximate` asks for it.
         """
         asked = unit_vectors(queries, self.width)
-        return self.name_hits(*find_nearest(asked, list(self.shards.values()), top_k))
+        if approximate and len(self) and top_k >= 1:
+            if self._lists is None:
+                self._lists = self._open_lists()
+            scores, rows = self._lists.search(asked.numpy(), min(top_k, len(self)))
+            if (rows >= 0).all():
+                return self._name_hits(torch.from_numpy(scores), torch.from_numpy(rows))
+        return self._name_hits(*find_nearest(asked, list(self.shards.values()), top_k))
 
-    def name_hits(
-        self, scores: Float[Tensor, "query k"], rows: Int[Tensor, "query k"]
-    ) -> tuple[Hits, ...]:
-        """Hits from what was found by row."""
+    def _name_hits(self, scores: Tensor, rows: Tensor) -> tuple[Hits, ...]:
         pairs = zip(rows.tolist(), scores.tolist(), strict=True)
         return tuple(
             Hits(tuple(row), tuple(score), tuple(self.ids[each] for each in row))
             for row, score in pairs
         )
+
+    def _open_lists(self) -> Any:
+        """What faiss searches, an inverted file of what the index holds now; built if need be."""
+        try:
+            import faiss
+        except ImportError as error:
+            raise ModuleNotFoundError(
+                "Expected faiss for approximate search, got none installed; run "
+                "pip install 'dclip-kit[search]', or search exactly."
+            ) from error
+        faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
+        file = self.folder / f"{self.state}.faiss"
+        if not file.exists():
+            shards = list(self.shards.values())
+            lists = max(1, min(round(4 * len(self) ** 0.5), len(self) // _TRAINED_ON))
+            built: Any = faiss.index_factory(
+                shards[0].shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT
+            )
+            built.nprobe = max(8, lists // 16)  # how many of them a query looks into
+            step = max(1, len(self) // (lists * _TRAINED_ON))
+            built.train(torch.cat([shard[::step] for shard in shards]).numpy())
+            for shard in shards:
+                built.add(shard.numpy())
+            for old in self.folder.glob("*.faiss*"):
+                old.unlink()
+            with replacing(file) as temporary:
+                faiss.write_index(built, str(temporary))
+        return faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
 
     def _write_shard(self, ids: Sequence[str], vectors: Tensor, before: list[str]) -> None:
         """Writes a shard, and a list on which it stands behind those before."""
@@ -234,107 +271,7 @@ class SearchIndex:
         tensors = load_tensors(self.folder / name)
         self.ids += json.loads(tensors["ids"].numpy().tobytes())
         self.shards[name] = tensors["vectors"]
-        self.state, self.width = name, tensors["vectors"].shape[1]
-
-
-class ApproximateIndex:
-    """Finds almost what a `SearchIndex` finds, much faster beyond a million vectors.
-
-    Through faiss (extra `search`), in an inverted file: k-means divides the vectors among lists,
-    and a query looks into the nearest lists only. Scores are exact; what lies in the other lists is
-    missed. Vectors that form no clusters, such as random ones, want exact search.
-
-    Attributes:
-        index: that it was built on.
-    """
-
-    def __init__(self, index: SearchIndex) -> None:
-        """Opens what `build` has left in the index's folder.
-
-        Raises:
-            ModuleNotFoundError: faiss is not installed.
-            ValueError: nothing has been built on what the index holds now, or it is damaged.
-        """
-        faiss, self.index, self._state = _import_faiss(), index, index.state
-        try:
-            file = str(index.folder / f"{index.state}.faiss")
-            self._lists = faiss.read_index(file, faiss.IO_FLAG_MMAP)
-        except RuntimeError as error:
-            raise ValueError(
-                f"Expected an approximate index of what {index.folder} holds now, found none that "
-                "is whole; build it with ApproximateIndex.build."
-            ) from error
-
-    @classmethod
-    def build(cls, index: SearchIndex) -> "ApproximateIndex":
-        """Builds one in the index's folder; again whenever the index has changed.
-
-        Raises:
-            ModuleNotFoundError: faiss is not installed.
-            ValueError: the index is empty.
-        """
-        faiss = _import_faiss()
-        if not len(index):
-            raise ValueError(f"Expected vectors in {index.folder}, found none; append some.")
-        lists = max(1, min(round(4 * len(index) ** 0.5), len(index) // _TRAINED_ON))
-        built = faiss.index_factory(index.width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
-        built.nprobe = max(8, lists // 16)  # how many of them a query looks into
-        step = max(1, len(index) // (lists * _TRAINED_ON))
-        built.train(torch.cat([shard[::step] for shard in index.shards.values()]).numpy())
-        for shard in index.shards.values():
-            built.add(shard.numpy())
-        for old in index.folder.glob("*.faiss*"):
-            old.unlink()
-        with replacing(index.folder / f"{index.state}.faiss") as temporary:
-            faiss.write_index(built, str(temporary))
-        return cls(index)
-
-    def search(self, queries: Float[Tensor, "query embed"], top_k: int = 10) -> tuple[Hits, ...]:
-        """Finds most of the nearest vectors; all, if the lists looked into hold fewer than top_k.
-
-        Args:
-            queries: as `SearchIndex.search` takes them.
-            top_k: how many a query.
-
-        Raises:
-            ValueError: as `SearchIndex.search`, or the index has changed since this one was built.
-        """
-        if self.index.state != self._state:
-            raise ValueError(
-                f"Expected {self.index.folder} as it was when the approximate index was built, got "
-                "a changed one; build it again with ApproximateIndex.build."
-            )
-        asked = unit_vectors(queries, self.index.width).numpy()
-        scores, rows = self._lists.search(asked, min(max(top_k, 1), len(self.index)))
-        if top_k < 1 or (rows < 0).any():  # exact search refuses the one and does the other
-            return self.index.search(queries, top_k)
-        return self.index.name_hits(torch.from_numpy(scores), torch.from_numpy(rows))
-
-    def measure_recall(self, queries: Float[Tensor, "query embed"], top_k: int = 10) -> float:
-        """The share of the exact nearest that it finds, 0 to 1.
-
-        Args:
-            queries: such as will be asked: captions lie elsewhere than pictures.
-            top_k: how many a query.
-
-        Raises:
-            ValueError: as `search`.
-        """
-        both = zip(self.index.search(queries, top_k), self.search(queries, top_k), strict=True)
-        shares = [len({*exact.ids} & {*found.ids}) / len(exact.ids) for exact, found in both]
-        return sum(shares) / len(shares)
-
-
-def _import_faiss() -> ModuleType:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "Expected faiss for approximate search, got none installed; run "
-            "pip install 'dclip-kit[search]', or search exactly."
-        ) from error
-    faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
-    return faiss
+        self.state, self.width, self._lists = name, tensors["vectors"].shape[1], None
 
 
 def unit_vectors(

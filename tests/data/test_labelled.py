@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from dclip_kit.data.formats import filling
-from dclip_kit.data.labelled import (
+from dclip_kit.data.formats import (
     LABELLED_READERS,
     read_cifar,
     read_class_folders,
     read_labelled,
 )
+from dclip_kit.runtime.files import filling
 
 
 def write_pictures(root: Path, names: list[str]) -> Path:

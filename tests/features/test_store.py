@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from dclip_kit.config import RegionSettings
 from dclip_kit.features import store as stores
 from dclip_kit.features.store import (
-    FeatureStore,
     FrozenFeatures,
     describe_source,
     differing_entries,
+    fill_store,
     join_files,
+    open_store,
 )
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.regions import pad_rows
@@ -52,31 +53,62 @@ def cut(features: FrozenFeatures, images: range) -> FrozenFeatures:
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> FeatureStore:
+def store(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(stores, "SHARD", 4)
-    return FeatureStore(tmp_path / "store", 11)
+    return tmp_path / "store"
 
 
-def test_a_store_is_filled_shard_by_shard_in_any_order(store, features) -> None:
-    assert store.open(SOURCE) is None and not store.folder.exists()
-    assert store.begin(SOURCE) == [range(0, 4), range(4, 8), range(8, 11)]
-    store.write(range(8, 11), cut(features, range(8, 11)))
-    assert store.begin(SOURCE) == [range(0, 4), range(4, 8)] and store.open(SOURCE) is None
-    with pytest.raises(FileNotFoundError, match=r"file at .*shard-000000000-000000004"):
-        store.finish()
-    for shard in (range(4, 8), range(0, 4)):
-        store.write(shard, cut(features, shard))
-    assert store.begin(SOURCE) == [] and store.open(SOURCE) is None
-    for found in (store.finish(), store.open(SOURCE)):
+class Stopped(Exception):
+    """What ends the work in these tests."""
+
+
+def fill(store: Path, features: FrozenFeatures, asked: list[range], most: int = 99):
+    """Fills a store from features, as far as so many shards; notes which shards it is asked for."""
+
+    def make(parts):
+        asked.extend(parts)
+        for number, part in enumerate(parts):
+            if number == most:
+                raise Stopped
+            yield cut(features, part)
+
+    return fill_store(store, SOURCE, 11, make)
+
+
+def begin(store: Path, features: FrozenFeatures) -> None:
+    with pytest.raises(Stopped):
+        fill(store, features, [], most=0)
+
+
+def test_a_store_is_filled_shard_by_shard(store, features) -> None:
+    asked: list[range] = []
+    assert open_store(store, SOURCE) is None and not store.exists()
+    with pytest.raises(Stopped):
+        fill(store, features, asked, most=1)
+    assert asked == [range(0, 4), range(4, 8), range(8, 11)] and open_store(store, SOURCE) is None
+    asked.clear()
+    with pytest.raises(Stopped):
+        fill(store, features, asked, most=1)
+    assert asked == [range(4, 8), range(8, 11)] and open_store(store, SOURCE) is None
+    (store / "shard-000000000-000000004.safetensors").unlink()  # it comes last now
+    for found in (fill(store, features, []), open_store(store, SOURCE)):
         for field in fields(FrozenFeatures):  # captions in the order of their pictures now
             own = [getattr(cut(features, range(i, min(i + 4, 11))), field.name) for i in (0, 4, 8)]
             assert torch.equal(getattr(found, field.name), torch.cat(own)), field.name
-    assert json.loads((store.folder / "source.json").read_text()) == SOURCE
+    assert json.loads((store / "source.json").read_text()) == SOURCE
+
+
+def test_a_shard_that_another_process_wrote_elsewhere_is_named(
+    store, features, monkeypatch
+) -> None:
+    monkeypatch.setattr(stores, "own_turns", lambda things: things[1:])
+    with pytest.raises(FileNotFoundError, match=r"file at .*shard-000000000-000000004"):
+        fill(store, features, [])
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(store, features) -> None:
-    store.begin(SOURCE)
-    features.save(store.folder / "features.safetensors")
+    begin(store, features)
+    features.save(store / "features.safetensors")
     mine = {"shard.txt", "mine.tmp", "contents.json", "features.safetensors", "source.json"}
     left = {"shard-000000000-000000004.safetensors", "shard-000000004-000000008.safetensors.1f.tmp"}
     for name in (
@@ -86,32 +118,31 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(store, features)
         ".tmp1IQoWf",
         *sorted(mine)[:1],
     ):
-        (store.folder / name).touch()
+        (store / name).touch()
     for name in mine - {"features.safetensors", "source.json"}:
-        (store.folder / name).touch()
-    assert store.open(SOURCE) is not None
-    assert {path.name for path in store.folder.iterdir()} == mine
+        (store / name).touch()
+    assert open_store(store, SOURCE) is not None
+    assert {path.name for path in store.iterdir()} == mine
 
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_store_of_something_else_is_refused(finished, store, features) -> None:
-    store.begin(SOURCE)
+    begin(store, features)
     if finished:
-        features.save(store.folder / "features.safetensors")
+        features.save(store / "features.safetensors")
     other = SOURCE | {"clip": {"weights": "xyz"}, "regions": {"margin": 0.2}}
     says = r"differ: clip\.weights \('abc', now 'xyz'\), regions\.margin \(0\.1, now 0\.2\); give"
     with pytest.raises(ValueError, match=says):
-        store.open(other)
-    store.begin(other)
-    assert json.loads((store.folder / "source.json").read_text()) == SOURCE
-    assert (store.open({"count": 11}) is not None) == finished  # what is asked agrees
+        open_store(store, other)
+    assert json.loads((store / "source.json").read_text()) == SOURCE
+    assert (open_store(store, {"count": 11}) is not None) == finished  # what is asked agrees
 
 
 @pytest.mark.parametrize("name", ["features.safetensors", "shard-000000000-000000004.safetensors"])
 def test_features_of_nobody_knows_what_are_refused(name, store, features) -> None:
-    features.save(store.folder / name)
+    features.save(store / name)
     with pytest.raises(ValueError, match=r"source\.json beside the features .* found none"):
-        store.open(SOURCE)
+        open_store(store, SOURCE)
 
 
 def test_files_are_put_together_as_torch_would(tmp_path) -> None:

@@ -21,7 +21,7 @@ from dclip_kit.config import (
 from dclip_kit.data import CaptionedImages
 from dclip_kit.features import store as stores
 from dclip_kit.features.extract import extract_features
-from dclip_kit.features.store import FeatureStore, FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.detector import Detections, Detector
 from dclip_kit.models.encode import encode_images, encode_texts
@@ -158,19 +158,19 @@ def work(
 
 def fill_store(place: Path, *given) -> FrozenFeatures:
     """Features in a store of as many shards as pictures, and who wrote which of them."""
-    write = FeatureStore.write
+    save = FrozenFeatures.save
 
-    def logging(self: FeatureStore, shard: range, features: FrozenFeatures) -> None:
+    def logging(self: FrozenFeatures, shard: Path) -> None:
         with place.with_suffix(".log").open("a") as log:
-            log.write(f"{os.environ.get('RANK', 0)} {shard.start}\n")
-        write(self, shard, features)
+            log.write(f"{os.environ.get('RANK', 0)} {int(shard.name.split('-')[1])}\n")
+        save(self, shard)
 
     before = stores.SHARD
-    stores.SHARD, FeatureStore.write = 1, logging
+    stores.SHARD, FrozenFeatures.save = 1, logging
     try:
         return extract_features(*given, place)
     finally:
-        stores.SHARD, FeatureStore.write = before, write
+        stores.SHARD, FrozenFeatures.save = before, save
 
 
 def fine_tune(folder: Path) -> None:

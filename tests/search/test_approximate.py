@@ -1,11 +1,11 @@
-"""Approximate search against exact search, and what it was built on."""
+"""Approximate search against exact search, and when its lists are built."""
 
 import builtins
 
 import pytest
 import torch
 
-from dclip_kit.search.index import ApproximateIndex, SearchIndex
+from dclip_kit.search.index import SearchIndex
 
 faiss = pytest.importorskip("faiss")
 
@@ -29,20 +29,28 @@ def index(centres, tmp_path) -> SearchIndex:
     return found
 
 
+def measure_recall(index: SearchIndex, queries: torch.Tensor) -> float:
+    """The share of the exact ten nearest that approximate search finds."""
+    exact, found = (index.search(queries, approximate=each) for each in (False, True))
+    shares = [len(set(a.ids) & set(b.ids)) / len(a.ids) for a, b in zip(exact, found, strict=True)]
+    return sum(shares) / len(shares)
+
+
 def test_it_finds_nearly_all_among_clusters(index, centres) -> None:
-    approximate, queries = ApproximateIndex.build(index), torch.randn(200, 16)
-    assert approximate.measure_recall(around(centres, 5)) > 0.95
-    exact, found = (each.search(queries) for each in (index, approximate))
-    shares = [len(set(a.ids) & set(b.ids)) / 10 for a, b in zip(exact, found, strict=True)]
-    recall = approximate.measure_recall(queries)  # elsewhere than the clusters: some are missed
-    assert 0.8 < recall < 1 and recall == pytest.approx(sum(shares) / len(shares))
-    assert ApproximateIndex(SearchIndex(index.folder)).search(queries) == found
+    queries = torch.randn(200, 16)
+    assert measure_recall(index, around(centres, 5)) > 0.95
+    assert 0.8 < measure_recall(index, queries) < 1  # elsewhere than the clusters
+    (file,) = index.folder.glob("*.faiss")
+    built = file.stat().st_mtime_ns
+    found = index.search(queries, approximate=True)
+    assert SearchIndex(index.folder).search(queries, approximate=True) == found
+    assert file.stat().st_mtime_ns == built
 
 
 def test_scores_are_exact_and_in_order(index, centres) -> None:
     queries = around(centres, 1)
     exact = index.search(queries, 8000)
-    for right, hits in zip(exact, ApproximateIndex.build(index).search(queries, 20), strict=True):
+    for right, hits in zip(exact, index.search(queries, 20, approximate=True), strict=True):
         scores = dict(zip(right.ids, right.scores, strict=True))
         assert list(hits.scores) == sorted(hits.scores)[::-1]
         assert hits.ids == tuple(index.ids[image] for image in hits.images)
@@ -53,38 +61,25 @@ def test_scores_are_exact_and_in_order(index, centres) -> None:
 def test_a_few_vectors_and_more_hits_than_the_lists_hold(tmp_path, index) -> None:
     small = SearchIndex(tmp_path / "small")
     small.append(["a", "b", "c"], torch.eye(3))
-    approximate = ApproximateIndex.build(small)
-    assert approximate.search(torch.tensor([[3.0, 2, 1]]), 99)[0].ids == ("a", "b", "c")
-    assert approximate.measure_recall(torch.eye(3)) == 1
+    hits = small.search(torch.tensor([[3.0, 2, 1]]), 99, approximate=True)
+    assert hits[0].ids == ("a", "b", "c")
+    assert measure_recall(small, torch.eye(3)) == 1
     queries = torch.randn(2, 16)
-    narrow = ApproximateIndex.build(index)
-    assert narrow.search(queries, 4000) == index.search(queries, 4000)
-    assert narrow.search(queries[:0]) == ()
+    assert index.search(queries, 4000, approximate=True) == index.search(queries, 4000)
+    assert index.search(queries[:0], approximate=True) == ()
 
 
-def test_a_changed_index_wants_building_again(index) -> None:
-    approximate = ApproximateIndex.build(index)
-    index.append(["new"], torch.ones(1, 16))
-    with pytest.raises(ValueError, match="got a changed one; build it again"):
-        approximate.search(torch.ones(1, 16))
-    with pytest.raises(ValueError, match="found none that is whole; build"):
-        ApproximateIndex(index)
-    approximate = ApproximateIndex.build(index)
-    assert "new" in approximate.search(torch.ones(1, 16))[0].ids
-    assert len(list(index.folder.glob("*.faiss*"))) == 1
-    index.rewrite(index.ids)
-    with pytest.raises(ValueError, match="found none that is whole; build"):
-        ApproximateIndex(index)
-
-
-def test_none_or_a_damaged_one_wants_building(index) -> None:
-    with pytest.raises(ValueError, match="holds now, found none"):
-        ApproximateIndex(index)
-    ApproximateIndex.build(index)
-    (file,) = index.folder.glob("*.faiss")
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="build it with"):
-        ApproximateIndex(index)
+def test_a_changed_index_is_built_again(index) -> None:
+    asked = torch.ones(1, 16)
+    assert "new" not in index.search(asked, approximate=True)[0].ids
+    (before,) = index.folder.glob("*.faiss*")
+    index.append(["new"], asked)
+    assert "new" in index.search(asked, approximate=True)[0].ids
+    (after,) = index.folder.glob("*.faiss*")
+    index.rewrite(["new", *index.ids[:100]])
+    assert index.search(asked, approximate=True)[0].images[0] == 0
+    (last,) = index.folder.glob("*.faiss*")
+    assert len({before, after, last}) == 3
 
 
 @pytest.mark.parametrize(
@@ -97,12 +92,12 @@ def test_none_or_a_damaged_one_wants_building(index) -> None:
 )
 def test_what_cannot_be_is_said(queries, top_k, says, index) -> None:
     with pytest.raises(ValueError, match=says):
-        ApproximateIndex.build(index).search(queries, top_k)
+        index.search(queries, top_k, approximate=True)
 
 
-def test_an_empty_index_has_nothing_to_build_on(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"vectors in .*new, found none; append"):
-        ApproximateIndex.build(SearchIndex(tmp_path / "new"))
+def test_an_empty_index_has_nothing_to_find(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"something to find, got 0; add vectors"):
+        SearchIndex(tmp_path / "new").search(torch.ones(1, 16), approximate=True)
 
 
 def test_without_faiss_the_line_to_install_it(index, monkeypatch) -> None:
@@ -114,9 +109,9 @@ def test_without_faiss_the_line_to_install_it(index, monkeypatch) -> None:
     imported = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[search\]'"):
-        ApproximateIndex.build(index)
+        index.search(torch.ones(1, 16), approximate=True)
 
 
 def test_faiss_keeps_to_pytorchs_threads(index) -> None:
-    ApproximateIndex.build(index)
+    index.search(torch.ones(1, 16), approximate=True)
     assert faiss.omp_get_max_threads() == torch.get_num_threads()

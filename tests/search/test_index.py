@@ -20,7 +20,6 @@ from dclip_kit.search.index import (
     related_share,
     rescore,
     search_images,
-    shared_things,
     top_k_overlap,
 )
 
@@ -59,10 +58,6 @@ def test_overlap_is_the_share_found_by_both() -> None:
 
 
 THINGS = [frozenset(names) for names in (("dog", "cup"), ("cup",), ("dog",), ("kite",))]
-
-
-def test_shared_things_are_those_of_both_pictures() -> None:
-    assert shared_things([1, 3, 0], THINGS, 0) == [{"cup"}, set(), {"dog", "cup"}]
 
 
 def test_a_picture_does_not_count_as_its_own_neighbour() -> None:

@@ -33,14 +33,13 @@ def write_example(folder: Path, pictures: int = 400) -> Path:
         The folder.
     """
     made = [make_scene("train", index) for index in range(pictures)]
-    names = [f"scene_{index:03d}.jpg" for index in range(pictures)]
     captions = [list(texts) for _, texts in made]
     captions[_SPEECHLESS][0] = " "
-    copies = {"twin.jpg": _TWIN} | {f"small_{index:03d}.jpg": index for index in _SHRUNKEN}
+    scene_of = {f"scene_{index:03d}.jpg": index for index in range(pictures)} | {"twin.jpg": _TWIN}
+    scene_of |= {f"small_{index:03d}.jpg": index for index in _SHRUNKEN}
     rows = [
         ("image", "caption"),
-        *((name, text) for name, texts in zip(names, captions, strict=True) for text in texts),
-        *((name, text) for name, index in copies.items() for text in captions[index]),
+        *((name, text) for name, index in scene_of.items() for text in captions[index]),
         ("lost.jpg", "a picture that somebody moved elsewhere"),
     ]
     table = io.StringIO()
@@ -49,16 +48,13 @@ def write_example(folder: Path, pictures: int = 400) -> Path:
     place = folder / "captions.csv"  # written last: where it is, all is
     if place.is_file() and place.read_bytes() == listed:
         return folder
-    for index, (scene, _) in enumerate(tqdm(made, desc="drawing the example", delay=2)):
-        picture = render_scene(scene)
+    for name, index in tqdm(scene_of.items(), desc="drawing the example", delay=2):
+        picture = render_scene(made[index][0])
+        if name.startswith("small"):
+            picture = ImageOps.scale(picture, 0.5)
         content = _encode(picture, turned=index == _TURNED)
         whole = len(content) // 2 if index == _CUT else len(content)
-        write_atomically(folder / names[index], content[:whole])
-        if index == _TWIN:
-            write_atomically(folder / "twin.jpg", content)
-        if index in _SHRUNKEN:
-            half = _encode(ImageOps.scale(picture, 0.5))
-            write_atomically(folder / f"small_{index:03d}.jpg", half)
+        write_atomically(folder / name, content[:whole])
     write_atomically(place, listed)
     return folder
 
