@@ -268,6 +268,9 @@ def _scale_to_8_bits(picture: Image.Image) -> Image.Image:
     if fitting := [top for top in tops if low >= 0 and high <= top]:
         low, high = 0.0, fitting[0]
     scaled = (values - low) / ((high - low) or 1.0)
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):  # a PNG may name one gray that is transparent
+        scaled[values == clear] = 1.0
     return Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
 
 

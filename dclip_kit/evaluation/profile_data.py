@@ -17,7 +17,8 @@ from dclip_kit.data import (
     read_captioned,
     read_labelled,
 )
-from dclip_kit.data.formats import LABELLED_READERS, recognise_format
+from dclip_kit.data.formats import recognise_format
+from dclip_kit.data.labelled import LABELLED_READERS
 from dclip_kit.data.pictures import SPLITS, require_imagehash
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.scenes import render_scene

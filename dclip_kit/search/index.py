@@ -6,6 +6,7 @@ Axes: query and candidate are what searches and what is found, k the places, emb
 import json
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,21 +241,22 @@ class SearchIndex:
             ) from error
         faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
         file = self.folder / f"{self.state}.faiss"
-        if not file.exists():
-            shards = list(self.shards.values())
-            lists = max(1, min(round(4 * len(self) ** 0.5), len(self) // _TRAINED_ON))
-            built: Any = faiss.index_factory(
-                shards[0].shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT
-            )
-            built.nprobe = max(8, lists // 16)  # how many of them a query looks into
-            step = max(1, len(self) // (lists * _TRAINED_ON))
-            built.train(torch.cat([shard[::step] for shard in shards]).numpy())
-            for shard in shards:
-                built.add(shard.numpy())
-            for old in self.folder.glob("*.faiss*"):
-                old.unlink()
-            with replacing(file) as temporary:
-                faiss.write_index(built, str(temporary))
+        with suppress(RuntimeError):  # not there, or damaged: built anew
+            return faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
+        shards = list(self.shards.values())
+        lists = max(1, min(round(4 * len(self) ** 0.5), len(self) // _TRAINED_ON))
+        built: Any = faiss.index_factory(
+            shards[0].shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT
+        )
+        built.nprobe = max(8, lists // 16)  # how many of them a query looks into
+        step = max(1, len(self) // (lists * _TRAINED_ON))
+        built.train(torch.cat([shard[::step] for shard in shards]).numpy())
+        for shard in shards:
+            built.add(shard.numpy())
+        for old in self.folder.glob("*.faiss*"):
+            old.unlink()
+        with replacing(file) as temporary:
+            faiss.write_index(built, str(temporary))
         return faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
 
     def _write_shard(self, ids: Sequence[str], vectors: Tensor, before: list[str]) -> None:

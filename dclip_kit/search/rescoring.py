@@ -1,4 +1,4 @@
-"""Search scores, corrected by what each candidate gets from queries that have nothing to do with it.
+"""Search scores, corrected by what each candidate gets from queries that are not about it.
 
 Some candidates, hubs, get high scores whatever is asked. All methods take from a candidate's score
 one number, which reference queries decide: captions of the training data to rescore text→image, its

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from dclip_kit.data.formats import (
+from dclip_kit.data.labelled import (
     LABELLED_READERS,
     read_cifar,
     read_class_folders,

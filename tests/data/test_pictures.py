@@ -110,11 +110,14 @@ def test_transparency_lies_over_white(tmp_path) -> None:
     palette.save(tmp_path / "palette.png", transparency=1)
     palette.save(tmp_path / "palette.gif", transparency=1)
     draw("rg").save(tmp_path / "key.png", transparency=(0, 255, 0))
+    deep = Image.fromarray(np.array([[0, 32896]], dtype=np.uint16))
+    deep.save(tmp_path / "deep.png", transparency=32896)
 
     assert pixels(open_picture(tmp_path / "clear.png")) == [[[255, 0, 0], [255] * 3, [127] * 3]]
     assert pixels(open_picture(tmp_path / "la.png")) == [[[0] * 3, [255] * 3]]
     for name in ("palette.png", "palette.gif", "key.png"):
         assert pixels(open_picture(tmp_path / name)) == [[[255, 0, 0], [255] * 3]], name
+    assert pixels(open_picture(tmp_path / "deep.png")) == [[[0] * 3, [255] * 3]]
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])

@@ -82,6 +82,18 @@ def test_a_changed_index_is_built_again(index) -> None:
     assert len({before, after, last}) == 3
 
 
+@pytest.mark.parametrize("damage", [lambda old: old[:1000], lambda old: b"none"])
+def test_damaged_lists_are_built_again(index, damage) -> None:
+    asked = torch.ones(1, 16)
+    before = index.search(asked, approximate=True)
+    (file,) = index.folder.glob("*.faiss*")
+    whole = file.read_bytes()
+    file.unlink()  # `index` goes on with what it has mapped
+    file.write_bytes(damage(whole))
+    assert SearchIndex(index.folder).search(asked, approximate=True) == before
+    assert file.stat().st_size == len(whole)
+
+
 @pytest.mark.parametrize(
     ("queries", "top_k", "says"),
     [
