@@ -91,10 +91,6 @@ class ZeroShotSet:
             return self.class_features
         return encode_classes(bundle, self.class_names, self.templates)
 
-    def every(self, step: int) -> "ZeroShotSet":
-        """Each `step`-th picture only."""
-        return replace(self, pictures=self.pictures[::step], labels=self.labels[::step])
-
 
 @dataclass(frozen=True, eq=False)
 class ZeroShot:
@@ -183,16 +179,7 @@ def nearest_classes(
     class_names: Sequence[str],
     top_k: int = 3,
 ) -> list[list[str]]:
-    """Each image's nearest classes by name, nearest first; all features L2-normalised.
-
-    Raises:
-        ValueError: there is not one name a class.
-    """
-    if len(class_names) != len(class_features):
-        raise ValueError(
-            f"Expected a name for each of {len(class_features)} classes, got {len(class_names)}; "
-            "give the names that the features were encoded from."
-        )
+    """Each image's nearest classes by name, nearest first; all features L2-normalised."""
     best = (image_features @ class_features.T).topk(min(top_k, len(class_names))).indices
     return [[class_names[index] for index in row] for row in best.tolist()]
 
@@ -225,13 +212,7 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
 def prepare_galleries(
     clip: ClipBundle, dataset: CaptionedImages, size: int
 ) -> tuple[RetrievalSet, ...]:
-    """Reads pictures and encodes captions, in groups of `size` pictures; the last may have fewer.
-
-    Raises:
-        ValueError: the size is below 1.
-    """
-    if size < 1:
-        raise ValueError(f"Expected a gallery of 1 picture or more, got {size}; give another size.")
+    """Reads pictures and encodes captions, in groups of one size; the last may have fewer."""
     parts = torch.arange(len(dataset)).split(size)
     return tuple(prepare_retrieval(clip, dataset.select(part.tolist())) for part in parts)
 

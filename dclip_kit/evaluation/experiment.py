@@ -33,7 +33,6 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.profile_data import ProfileData
-from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.features.store import FeatureStore, FrozenFeatures, describe_source, digest_record
 from dclip_kit.metrics import RetrievalMetrics
@@ -42,7 +41,14 @@ from dclip_kit.models.detector import Detector, load_detector, locate_weights
 from dclip_kit.models.encode import Pictures, encode_images, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
 from dclip_kit.models.weights import choose_parameters, clone_clip, interpolate
-from dclip_kit.runtime.files import asset_path, load_tensors, load_weights, save_tensors
+from dclip_kit.runtime.files import (
+    asset_path,
+    load_tensors,
+    load_weights,
+    read_record,
+    save_tensors,
+    write_record,
+)
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
@@ -405,7 +411,9 @@ def train_arm(
     """
     settings = profile.student
     precision = choose_precision(settings.mixed_precision)
-    sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
+    named = shown.zero_shot_val
+    # Every twentieth, for the curves; all of it would double the training.
+    sample = replace(named, pictures=named.pictures[::20], labels=named.labels[::20])
 
     def name_sample(model: ClipBundle) -> float:
         return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionTeacherSettings, StudentSettings, TeacherSettings
-from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures, differing_entries
 from dclip_kit.models.clip import keep_statistics
 from dclip_kit.models.weights import AFTER_BLOCKS
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
@@ -181,9 +181,7 @@ def take_steps(
     done, sums, seconds = 0, torch.zeros(()), 0.0  # steps, figures, time of the epoch begun
     if checkpoint is not None and exists_for_all(checkpoint):
         kept = load_training_state(checkpoint, module, optimizer)
-        old = kept["settings"]
-        if old != settings:
-            differing = sorted(k for k in settings | old if old.get(k) != settings.get(k))
+        if differing := differing_entries(kept["settings"], settings):
             raise ValueError(
                 f"Expected a run with these settings in {checkpoint}, but they differ in "
                 f"{', '.join(differing)}; give another file or delete it."
@@ -309,8 +307,6 @@ def load_training_state(
         FileNotFoundError, ValueError: no file, a damaged one, or one of another architecture.
     """
     tensors = load_tensors(path)
-    if "progress" not in tensors or "random_state" not in tensors:
-        raise ValueError(f"Expected a training state, but {path} holds other tensors.")
     weights = {
         name.removeprefix("module."): value
         for name, value in tensors.items()

@@ -23,7 +23,6 @@ from dclip_kit.models.teacher import (
     build_teacher,
 )
 from dclip_kit.runtime.files import fingerprint
-from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
 from dclip_kit.training.progress import History, plan_epoch, split_decayed, take_steps
 
@@ -90,7 +89,7 @@ def embed_with_teacher(
     """
     teacher.eval()
     batches = torch.arange(len(features.text)).split(batch_size)
-    embeddings = torch.cat(
+    return torch.cat(
         [
             apply_teacher(teacher, features, texts, regions).embedding.cpu()
             for texts in tqdm(
@@ -98,8 +97,6 @@ def embed_with_teacher(
             )
         ]
     )
-    return_memory()
-    return embeddings
 
 
 def train_teacher(
@@ -246,9 +243,8 @@ def _apply_region_teacher(
     mask = real & (settings.regions != "none")
     if kept is not None:
         mask = mask & kept[:, : mask.shape[1]]
-    whole = features.image[images]
-    boxes = features.boxes_of(lenders) * settings.boxes
-    given = whole * settings.whole_picture, region, mask, boxes
+    whole = features.image[images] * settings.whole_picture
+    given = whole, region, mask, features.boxes_of(lenders) * settings.boxes
     return teacher(*(send(each, device) for each in given))[0]
 
 
