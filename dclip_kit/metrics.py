@@ -143,19 +143,10 @@ def k_occurrence(
 def skewness(values: Float[Tensor, "item"]) -> float:
     """The third standardised moment: 0 for a symmetric spread, above 0 for a long tail upwards.
 
-    Of k-occurrences it is the usual measure of hubness.
-
-    Raises:
-        ValueError: there are no two different finite values to compare.
+    Of k-occurrences it is the usual measure of hubness. Without a spread it is NaN.
     """
     centred = values.double() - values.double().mean()
-    variance = centred.square().mean() if len(values) else torch.tensor(0.0)
-    if not variance.isfinite() or variance == 0:
-        raise ValueError(
-            f"Expected finite values that differ, got {len(values)} without spread; give more "
-            "candidates or queries."
-        )
-    return float(centred.pow(3).mean() / variance.pow(1.5))
+    return float(centred.pow(3).mean() / centred.square().mean().pow(1.5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,8 +193,11 @@ class RetrievalMetrics:
 
     def as_dict(self) -> dict[str, object]:
         """The numbers without the tensors, ready for JSON."""
-        both = {k: x.as_dict() for k, x in vars(self).items() if isinstance(x, DirectionMetrics)}
-        return both | {"images_without_captions": self.images_without_captions}
+        return {
+            "text_to_image": self.text_to_image.as_dict(),
+            "image_to_text": self.image_to_text.as_dict(),
+            "images_without_captions": self.images_without_captions,
+        }
 
 
 def retrieval_metrics(

@@ -614,9 +614,7 @@ def test_bad_counts_are_named() -> None:
             k_occurrence(QUERIES, CANDIDATES, k)
     with pytest.raises(ValueError, match="at least one query"):
         k_occurrence(QUERIES[:0], CANDIDATES, 1)
-    for values in (torch.ones(3), torch.tensor([]), torch.tensor([1.0, float("nan")])):
-        with pytest.raises(ValueError, match="values that differ"):
-            skewness(values)
+    assert math.isnan(skewness(torch.ones(3)))
 
 
 # Bad input

@@ -45,14 +45,17 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 def _values(found: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:
     """Per query what each metric is the mean of, by the metric's name."""
-    hits = {f"Recall@{k}": found.hits(k).double() for k in found.recall_at}
-    return hits | {"MAP": found.average_precision.double(), "MRR": 1 / found.ranks.double()}
+    return {
+        **{f"Recall@{k}": found.hits(k).double() for k in found.recall_at},
+        "MAP": found.average_precision.double(),
+        "MRR": 1 / found.ranks.double(),
+    }
 
 
 def _format_mean(values: Tensor, group: Tensor) -> str:
     """The mean of some shares with its 95 % interval, in percent."""
-    nothing = torch.zeros_like(values)  # the mean itself is its difference to nothing
-    return _format_interval(paired_bootstrap(nothing, values, group))
+    # The mean itself is its difference to nothing.
+    return _format_interval(paired_bootstrap(torch.zeros_like(values), values, group))
 
 
 def _format_interval(spread: Interval) -> str:

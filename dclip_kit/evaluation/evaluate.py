@@ -91,6 +91,10 @@ class ZeroShotSet:
             return self.class_features
         return encode_classes(bundle, self.class_names, self.templates)
 
+    def every(self, step: int) -> "ZeroShotSet":
+        """Each `step`-th picture only."""
+        return replace(self, pictures=self.pictures[::step], labels=self.labels[::step])
+
 
 @dataclass(frozen=True, eq=False)
 class ZeroShot:

@@ -411,9 +411,7 @@ def train_arm(
     """
     settings = profile.student
     precision = choose_precision(settings.mixed_precision)
-    named = shown.zero_shot_val
-    # Every twentieth, for the curves; all of it would double the training.
-    sample = replace(named, pictures=named.pictures[::20], labels=named.labels[::20])
+    sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
 
     def name_sample(model: ClipBundle) -> float:
         return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1
@@ -533,15 +531,17 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
 
 def save_arm(arm: Arm, folder: Path) -> None:
     """Writes what of an arm has trained (fp16), its image tower mostly, and how it came about."""
-    weights = _halve(_trained_part(arm.clip, arm.trained_text))
-    save_tensors(weights, folder / f"{arm.name}.safetensors")
-    record = {
-        "trained_text": arm.trained_text,
-        "alpha": arm.alpha,
-        "candidates": [asdict(candidate) for candidate in arm.candidates],
-        "history": arm.history,
-    }
-    write_record(record, folder / f"{arm.name}.json")
+    part = _trained_part(arm.clip, arm.trained_text)
+    save_tensors(_halve(part), folder / f"{arm.name}.safetensors")
+    write_record(
+        {
+            "trained_text": arm.trained_text,
+            "alpha": arm.alpha,
+            "candidates": [asdict(candidate) for candidate in arm.candidates],
+            "history": arm.history,
+        },
+        folder / f"{arm.name}.json",
+    )
 
 
 def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:

@@ -105,9 +105,13 @@ def load_data(profile: Profile) -> ProfileData:
     """
     require_data(profile)
     if profile.zero_shot == "pocket":
-        labelled = pocket.load_labelled("zero_shot_val"), *read_zero_shot("pocket")
+        labelled: tuple[LabelledImages, LabelledImages, LabelledImages | None] = (
+            pocket.load_labelled("zero_shot_val"),
+            pocket.load_labelled("zero_shot"),
+            pocket.load_labelled("zero_shot_held_out"),
+        )
     else:
-        labelled = *halve_labelled(read_labelled(profile.zero_shot), profile.seed), None
+        labelled = (*halve_labelled(read_labelled(profile.zero_shot), profile.seed), None)
     templates = choose_templates(profile.zero_shot, profile.templates)
     if profile.data == "pocket":
         train, val, test = (pocket.load_captioned(split) for split in SPLITS)

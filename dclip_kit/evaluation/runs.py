@@ -332,11 +332,10 @@ def find_run(reference: Path | str) -> Run | None:
 
     def build(record: dict[str, Any]) -> Profile:
         settings = record.get("settings", record)
-        needed = {"clip": settings["clip"], "pretrained": settings["pretrained"]}
-        own = {
-            each: settings[each] for each in MEASURED_BY if each in settings
-        }  # older runs lack some
-        return replace(PROFILES["pocket"], **own | needed)
+        own = {name: settings[name] for name in ("clip", "pretrained")}
+        # Older runs lack some of the others.
+        own |= {name: settings[name] for name in MEASURED_BY if name in settings}
+        return replace(PROFILES["pocket"], **own)
 
     return Run(folder, name, read_record(records[0], build), load_seen(folder))
 

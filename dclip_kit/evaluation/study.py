@@ -305,20 +305,26 @@ def _is_done(study: Study, arm: StudyArm, seed: int) -> bool:
     if not path.exists():
         return False
     now = study.describe(arm, seed)
-
-    def complete(record: dict[str, Any]) -> dict[str, Any]:
-        """Its settings, with what older records lack: newer settings, and what was measured on."""
-        kept = {"measured": now["measured"]} | record["settings"]
-        if kept["profile"]:
-            kept["profile"] = change_settings(Profile("", "", None), kept["profile"]).as_dict()
-        return kept
-
-    if differing := differing_entries(read_record(path, complete), now):
+    known = {"measured": now["measured"]}  # older records lack this, and newer settings
+    if arm.profile:
+        known["profile"] = Profile("", "", None).as_dict()
+    kept = read_record(path, lambda record: _fill(record["settings"], known))
+    if differing := differing_entries(kept, now):
         raise ValueError(
             f"Expected {path} to be of the settings in {study.path}, but they differ in "
             f"{', '.join(differing)}; delete it to train that anew."
         )
     return True
+
+
+def _fill(kept: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with what it lacks."""
+    both = {
+        name: _fill(kept[name], value) if isinstance(value, dict) else kept[name]
+        for name, value in defaults.items()
+        if name in kept
+    }
+    return {**defaults, **kept, **both}
 
 
 def teacher_place(work: Path, arm: StudyArm, seed: int) -> Path:

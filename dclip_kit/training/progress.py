@@ -257,10 +257,8 @@ def take_steps(
             except BaseException:
                 keep()
                 raise
-        means = (sums / sum(map(len, steps))).tolist()
-        row = dict(zip(names, means, strict=False))
-        elapsed = seconds + time.monotonic() - began
-        history.append({"epoch": epoch + 1, **row, "seconds": elapsed})
+        row = dict(zip(names, (sums / sum(map(len, steps))).tolist(), strict=False))
+        history.append({"epoch": epoch + 1, **row, "seconds": seconds + time.monotonic() - began})
         done, sums, seconds, began = 0, torch.zeros(()), 0.0, time.monotonic()
         bar.set_postfix({k: f"{v:.3g}" for k, v in row.items()}, refresh=False)
         module.eval()

@@ -135,7 +135,6 @@ def train_teacher(
         require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
-    words = features.text if settings.caption_free else features.token
 
     def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
         texts = rows[:, 0]
@@ -153,7 +152,11 @@ def train_teacher(
             "kind": "teacher",
             "seed": seed,
             "weighted": regions.weighted,
-            "data": fingerprint(features.region, words, features.image_of_text),
+            "data": fingerprint(
+                features.region,
+                features.text if settings.caption_free else features.token,
+                features.image_of_text,
+            ),
             **asdict(settings),
         },
         partial(plan_epoch, features, settings, seed),
@@ -182,7 +185,6 @@ def train_region_teacher(
     require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
-    seen = features.image, features.region, features.xyxy, features.text, features.image_of_text
     most = int(features.region_count.max())
 
     def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
@@ -206,7 +208,13 @@ def train_region_teacher(
         {
             "kind": "region teacher",
             "seed": seed,
-            "data": fingerprint(*seen),
+            "data": fingerprint(
+                features.image,
+                features.region,
+                features.xyxy,
+                features.text,
+                features.image_of_text,
+            ),
             **asdict(settings),
         },
         partial(plan_epoch, features, settings, seed),
@@ -251,9 +259,7 @@ def _apply_region_teacher(
 def choose_lenders(count: int, seed: int = 0) -> Int[Tensor, "image"]:
     """For each of some pictures another one, by lot, to borrow regions from; each lends once."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    lenders = torch.empty_like(order)
-    lenders[order] = order.roll(1)  # one cycle: nobody keeps its own
-    return lenders
+    return order.roll(1)[order.argsort()]  # each borrows of the one before: nobody keeps its own
 
 
 @torch.no_grad()

@@ -150,8 +150,7 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
     assert [candidate.alpha for candidate in arm.candidates] == [0, 0.5, 1]
     assert torch.equal(weights(arm.clip.model), weights(student.model))
     assert path.exists() and shown == [1, 2] and steps == [*range(len(steps))]
-    last, named = arm.history[-1], sets.zero_shot_val
-    sample = replace(named, pictures=named.pictures[::20], labels=named.labels[::20])
+    last, sample = arm.history[-1], sets.zero_shot_val.every(20)
     assert last["val_recall_at_1"] == arm.candidates[-1].recall_at_1
     assert last["val_zero_shot"] == evaluate_zero_shot(tuned, sample).top1
 

@@ -79,6 +79,14 @@ def test_top5_counts_the_five_nearest(
     assert (result.top1, result.top5) == (top1, top5)
 
 
+def test_every_second_picture_keeps_its_own_label(clip, pixels) -> None:
+    data = ZeroShotSet(pixels[:5], torch.arange(5), torch.eye(5, 32), torch.ones(5).bool())
+    half = data.every(2)
+    assert half.labels.tolist() == [0, 2, 4] and torch.equal(half.pictures, pixels[[0, 2, 4]])
+    expected = evaluate_zero_shot(clip, data).correct[::2]
+    assert torch.equal(evaluate_zero_shot(clip, half).correct, expected)
+
+
 def test_a_class_is_the_mean_of_its_prompts(clip) -> None:
     got = encode_classes(clip, ["ball", "dog"], ("a {}", "{}!", "the {} at sea"))
     for row, name in zip(got, ["ball", "dog"], strict=True):
@@ -173,7 +181,7 @@ def test_a_trained_text_tower_encodes_its_own_texts(clip, captioned) -> None:
     own = encode_texts(other, captioned.texts)
     assert torch.equal(retrieval.features_for(other), own)
     assert not torch.allclose(retrieval.text_features, own, atol=1e-3)
-    assert torch.equal(zero_shot.features_for(other), encode_classes(other, names))
+    assert torch.equal(zero_shot.every(2).features_for(other), encode_classes(other, names))
     images = encode_images(other, captioned.paths)
     expected = retrieval_metrics(images, own, captioned.image_of_text).as_dict()
     assert evaluate_retrieval(other, retrieval).as_dict() == expected
