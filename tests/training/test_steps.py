@@ -20,12 +20,9 @@ from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.models.weights import freeze
 from dclip_kit.runtime.files import load_tensors, save_tensors
 from dclip_kit.training import PictureTargets, distill, embed_with_teacher, train_teacher
-from dclip_kit.training import distillation as student_module
+from dclip_kit.training import distillation as training_module
 from dclip_kit.training import progress as progress_module
-from dclip_kit.training import teacher_training as teacher_module
 from dclip_kit.training.progress import group_parameters
-
-MODULES = {"teacher": teacher_module, "student": student_module}
 
 # Weight decay
 
@@ -41,7 +38,7 @@ def names_of(groups, module, decays: bool) -> set[str]:
 def test_matrices_decay_and_biases_and_norms_do_not(text, clip) -> None:
     freeze(clip, "all")
     if text:
-        student_module._unfreeze_text(clip, ["one"], 1)
+        training_module._unfreeze_text(clip, ["one"], 1)
     module = clip.model if text else clip.model.visual
     groups = group_parameters(module, replace(STUDENT, block_rate=0.5))
     assert [group["peak"] for group in groups] == [5e-4, 5e-4, 1e-3, 1e-3]
@@ -78,19 +75,19 @@ def test_a_checkpoint_from_when_everything_decayed_is_refused(
     kind, clip, pixels, features, targets, tmp_path, monkeypatch
 ) -> None:
     """Its optimizer's numbers stand in another order."""
-    path, run, module = tmp_path / "state.safetensors", RUNS[kind], MODULES[kind]
+    path, run = tmp_path / "state.safetensors", RUNS[kind]
     given = (clip, pixels, features, targets, path)
     with monkeypatch.context() as before:
         before.setattr(progress_module, "DECAYED", "everything")
         if kind == "teacher":
             before.setattr(
-                module,
+                training_module,
                 "split_decayed",
                 lambda named, rate, _: [{"params": [p for _, p in named], "lr": rate}],
             )
         else:
             before.setattr(
-                module,
+                training_module,
                 "group_parameters",
                 lambda tower, _: [{"params": list(tower.parameters()), "peak": 1e-3}],
             )
@@ -206,7 +203,7 @@ def test_reading_ahead_changes_no_batch(
 
     kept = train(read_pixels(clip, captioned.paths), read_pixels(clip, crops))
     assert torch.equal(train(captioned.paths, crops), kept)
-    monkeypatch.setattr(student_module, "read_batches", reading_ahead)
+    monkeypatch.setattr(training_module, "read_batches", reading_ahead)
     assert torch.equal(train(captioned.paths, crops), kept)
     assert {RegionCrops, tuple} == {*ahead}
     monkeypatch.setattr(progress_module, "MINUTES", 0.0)
