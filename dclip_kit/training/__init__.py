@@ -1,22 +1,20 @@
 """The two trainings, in one plain loop on accelerate: the teacher's, and the student's."""
 
-from dclip_kit.training.distillation import (
-    PictureTargets,
-    StudentRun,
-    TeacherRun,
-    apply_teacher,
-    choose_lenders,
-    distill,
-    embed_pictures,
-    embed_with_teacher,
-    train_region_teacher,
-    train_teacher,
-)
+from dclip_kit.training.distillation import PictureTargets, StudentRun, distill
 from dclip_kit.training.progress import (
     History,
     average_histories,
     draw_captions,
     plan_epoch,
+)
+from dclip_kit.training.teacher_training import (
+    TeacherRun,
+    apply_teacher,
+    choose_lenders,
+    embed_pictures,
+    embed_with_teacher,
+    train_region_teacher,
+    train_teacher,
 )
 
 __all__ = [

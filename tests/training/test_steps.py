@@ -20,9 +20,12 @@ from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.models.weights import freeze
 from dclip_kit.runtime.files import load_tensors, save_tensors
 from dclip_kit.training import PictureTargets, distill, embed_with_teacher, train_teacher
-from dclip_kit.training import distillation as training_module
+from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
+from dclip_kit.training import teacher_training as teacher_module
 from dclip_kit.training.progress import group_parameters
+
+MODULES = {"teacher": teacher_module, "student": student_module}
 
 # Weight decay
 
@@ -38,7 +41,7 @@ def names_of(groups, module, decays: bool) -> set[str]:
 def test_matrices_decay_and_biases_and_norms_do_not(text, clip) -> None:
     freeze(clip, "all")
     if text:
-        training_module._unfreeze_text(clip, ["one"], 1)
+        student_module._unfreeze_text(clip, ["one"], 1)
     module = clip.model if text else clip.model.visual
     groups = group_parameters(module, replace(STUDENT, block_rate=0.5))
     assert [group["peak"] for group in groups] == [5e-4, 5e-4, 1e-3, 1e-3]
@@ -75,19 +78,19 @@ def test_a_checkpoint_from_when_everything_decayed_is_refused(
     kind, clip, pixels, features, targets, tmp_path, monkeypatch
 ) -> None:
     """Its optimizer's numbers stand in another order."""
-    path, run = tmp_path / "state.safetensors", RUNS[kind]
+    path, run, module = tmp_path / "state.safetensors", RUNS[kind], MODULES[kind]
     given = (clip, pixels, features, targets, path)
     with monkeypatch.context() as before:
         before.setattr(progress_module, "DECAYED", "everything")
         if kind == "teacher":
             before.setattr(
-                training_module,
+                module,
                 "split_decayed",
                 lambda named, rate, _: [{"params": [p for _, p in named], "lr": rate}],
             )
         else:
             before.setattr(
-                training_module,
+                module,
                 "group_parameters",
                 lambda tower, _: [{"params": list(tower.parameters()), "peak": 1e-3}],
             )
@@ -203,7 +206,7 @@ def test_reading_ahead_changes_no_batch(
 
     kept = train(read_pixels(clip, captioned.paths), read_pixels(clip, crops))
     assert torch.equal(train(captioned.paths, crops), kept)
-    monkeypatch.setattr(training_module, "read_batches", reading_ahead)
+    monkeypatch.setattr(student_module, "read_batches", reading_ahead)
     assert torch.equal(train(captioned.paths, crops), kept)
     assert {RegionCrops, tuple} == {*ahead}
     monkeypatch.setattr(progress_module, "MINUTES", 0.0)

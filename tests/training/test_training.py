@@ -35,7 +35,7 @@ from dclip_kit.training import (
     train_region_teacher,
     train_teacher,
 )
-from dclip_kit.training import distillation as training_module
+from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
@@ -175,7 +175,7 @@ def test_all_arms_see_the_same_batches(clip, pixels, features, targets, monkeypa
         def watched(bundle, pixels, batches, busy):
             return (shown.append(images) or pixels[images] for images in batches)
 
-        monkeypatch.setattr(training_module, "read_batches", watched)
+        monkeypatch.setattr(student_module, "read_batches", watched)
         distill(clip, pixels, features, settings, teacher, seed=seed)
         return [batch.tolist() for batch in shown]
 
@@ -627,7 +627,7 @@ def test_bf16_is_for_training_only_and_auto_asks_the_hardware(
         assert torch.equal(weights(train("auto").model), weights(same.model))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    assert training_module.choose_precision("auto") == "no"
+    assert student_module.choose_precision("auto") == "no"
 
 
 # Continuing

@@ -1,0 +1,287 @@
+"""Training the teacher alone, and applying it."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dclip_kit.config import RegionSettings, RegionTeacherSettings, TeacherSettings
+from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.losses import contrastive_loss, require_directions
+from dclip_kit.models.clip import send
+from dclip_kit.models.regions import pad_rows, region_weights
+from dclip_kit.models.teacher import (
+    MetaTeacher,
+    RegionTeacher,
+    TeacherOutput,
+    build_teacher,
+)
+from dclip_kit.runtime.files import fingerprint
+from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
+from dclip_kit.training.progress import History, plan_epoch, split_decayed, take_steps
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherRun:
+    """A trained teacher (`MetaTeacher` or `RegionTeacher`), and a row of figures an epoch."""
+
+    teacher: Any
+    history: History
+
+
+def apply_teacher(
+    teacher: nn.Module,
+    features: FrozenFeatures,
+    texts: Int[Tensor, "pair"],
+    regions: RegionSettings,
+    images: Int[Tensor, "pair"] | None = None,
+    check_values: bool = True,
+) -> TeacherOutput:
+    """The teacher on captions and regions: their own picture's, or (for the probe) others'.
+
+    Args:
+        teacher: perhaps wrapped for several processes.
+        features: of the pictures.
+        texts: captions, by index; a caption-free teacher is not given them.
+        regions: as it was trained with.
+        images: whose regions it sees; None for the captions' own.
+        check_values: as in `MetaTeacher.forward`.
+    """
+    images = features.image_of_text[texts] if images is None else images
+    device = next(teacher.parameters()).device
+    plain = getattr(teacher, "module", teacher)  # of several processes, each wraps its own
+    region, region_mask = (send(each, device) for each in features.regions_of(images))
+    token = token_mask = weights = None
+    if not getattr(plain, "caption_free", False):
+        token, token_mask = (send(each, device) for each in features.tokens_of(texts))
+        if regions.weighted:
+            weights = region_weights(
+                region,
+                token,
+                send(pad_rows(features.area, features.region_count, images)[0], device),
+                send(pad_rows(features.confidence, features.region_count, images)[0], device),
+                region_mask,
+                token_mask,
+                check_values,
+            )
+    return teacher(region, region_mask, token, token_mask, weights, check_values)
+
+
+@torch.no_grad()
+def embed_with_teacher(
+    teacher: MetaTeacher, features: FrozenFeatures, regions: RegionSettings, batch_size: int = 512
+) -> Float[Tensor, "text embed"]:
+    """The frozen teacher's embedding of every image-caption pair: the students' targets.
+
+    It is cheap beside CLIP, so that each of several processes makes them all.
+
+    Args:
+        teacher: trained.
+        features: of the training pictures.
+        regions: as it was trained with.
+        batch_size: pairs at a time; a teacher that attends to padding sees that of such a batch.
+    """
+    teacher.eval()
+    batches = torch.arange(len(features.text)).split(batch_size)
+    return torch.cat(
+        [
+            apply_teacher(teacher, features, texts, regions).embedding.cpu()
+            for texts in tqdm(
+                batches, desc="teacher embeddings", delay=2, disable=not is_main_process()
+            )
+        ]
+    )
+
+
+def train_teacher(
+    features: FrozenFeatures,
+    settings: TeacherSettings,
+    regions: RegionSettings,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[MetaTeacher, History], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> TeacherRun:
+    """Trains the teacher alone, by symmetric InfoNCE against the caption embedding.
+
+    Under `accelerate launch` each process takes its share of every batch, and all end with the same
+    weights as one process would. Call it in all of them, with the same arguments.
+
+    Args:
+        features: of the training pictures, from the frozen CLIP.
+        settings: sizes and hyperparameters.
+        regions: whether regions are weighted.
+        seed: of weights and order.
+        checkpoint: file to continue from, and to write after each epoch and every ten minutes.
+        on_epoch: called after each epoch, in every process, with the teacher and the history, to
+            whose last row it may add figures.
+        on_step: called after each step, in every process, with its number and its loss. Whatever
+            it raises stops the training; the checkpoint has all steps up to this one.
+
+    Raises:
+        ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
+    """
+    # Once all that the teacher is going to see, so that no step has to look.
+    require_directions(text_features=features.text)
+    require_directions(zeros=True, region_features=features.region)
+    if not settings.caption_free:
+        seen = torch.stack([features.area, features.confidence], dim=1)
+        require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
+    torch.manual_seed(seed)
+    teacher: Any = build_teacher(features.text.shape[1], settings)
+
+    def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
+        texts = rows[:, 0]
+        own = texts[own_share(len(texts))]
+        embedding = apply_teacher(model, features, own, regions, check_values=False).embedding
+        target = send(features.text[own], embedding.device)
+        batch = gather_batch(embedding, target, len(texts), len(texts))
+        return contrastive_loss(*batch, settings.temperature)[None]
+
+    history = take_steps(
+        "teacher",
+        teacher,
+        split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
+        {
+            "kind": "teacher",
+            "seed": seed,
+            "weighted": regions.weighted,
+            "data": fingerprint(
+                features.region,
+                features.text if settings.caption_free else features.token,
+                features.image_of_text,
+            ),
+            **asdict(settings),
+        },
+        partial(plan_epoch, features, settings, seed),
+        compute_loss,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch and partial(on_epoch, teacher),
+        on_step=on_step,
+    )
+    return TeacherRun(teacher, history)
+
+
+def train_region_teacher(
+    features: FrozenFeatures,
+    settings: RegionTeacherSettings,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[RegionTeacher, History], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> TeacherRun:
+    """Trains the caption-free teacher by symmetric InfoNCE, with all captions of a picture.
+
+    Each step leaves out a share of the regions at random. Processes and arguments otherwise as in
+    `train_teacher`; errors too.
+    """
+    require_directions(text_features=features.text, image_features=features.image)
+    require_directions(zeros=True, region_features=features.region)
+    torch.manual_seed(seed)
+    teacher: Any = build_teacher(features.text.shape[1], settings)
+    most = int(features.region_count.max())
+
+    def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
+        captions, owner = rows[rows >= 0], (rows >= 0).nonzero()[:, 0]  # a pair a caption
+        own, texts = own_share(len(rows)), captions[own_share(len(captions))]
+        # Of seed and step alone, so that processes and resumed runs leave out the same regions.
+        generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+        kept = torch.rand(len(rows), most, generator=generator) >= settings.region_dropout
+        images = features.image_of_text[rows[own, 0]]
+        embedding = _apply_region_teacher(model, features, images, settings, kept[own])
+        target = send(features.text[texts], embedding.device)
+        image, text = gather_batch(embedding, target, len(rows), len(captions))
+        owner = send(owner, image.device)
+        same_pair = owner[:, None] == owner
+        return contrastive_loss(image[owner], text, settings.temperature, same_pair)[None]
+
+    history = take_steps(
+        "region teacher",
+        teacher,
+        split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
+        {
+            "kind": "region teacher",
+            "seed": seed,
+            "data": fingerprint(
+                features.image,
+                features.region,
+                features.xyxy,
+                features.text,
+                features.image_of_text,
+            ),
+            **asdict(settings),
+        },
+        partial(plan_epoch, features, settings, seed),
+        compute_loss,
+        warmup=settings.warmup_share or None,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch and partial(on_epoch, teacher),
+        on_step=on_step,
+    )
+    return TeacherRun(teacher, history)
+
+
+def _apply_region_teacher(
+    teacher: nn.Module,
+    features: FrozenFeatures,
+    images: Tensor,
+    settings: RegionTeacherSettings,
+    kept: Tensor | None = None,
+) -> Float[Tensor, "image embed"]:
+    """Embeddings of some pictures, from what the settings let the teacher see of them.
+
+    Args:
+        teacher: perhaps wrapped for several processes.
+        features: of all pictures.
+        images: which of them.
+        settings: what is seen.
+        kept: of each picture's regions, those that are not left out; None for all.
+    """
+    device = next(teacher.parameters()).device
+    lenders = images
+    if settings.regions == "another":
+        lenders = choose_lenders(len(features))[images]
+    region, real = features.regions_of(lenders)
+    mask = real & (settings.regions != "none")
+    if kept is not None:
+        mask = mask & kept[:, : mask.shape[1]]
+    whole = features.image[images] * settings.whole_picture
+    given = whole, region, mask, features.boxes_of(lenders) * settings.boxes
+    return teacher(*(send(each, device) for each in given))[0]
+
+
+def choose_lenders(count: int, seed: int = 0) -> Int[Tensor, "image"]:
+    """For each of some pictures another one, by lot, to borrow regions from; each lends once."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order.roll(1)[order.argsort()]  # each borrows of the one before: nobody keeps its own
+
+
+@torch.no_grad()
+def embed_pictures(
+    teacher: RegionTeacher,
+    features: FrozenFeatures,
+    settings: RegionTeacherSettings,
+    batch_size: int = 512,
+) -> Float[Tensor, "image embed"]:
+    """The region teacher's embedding of every picture; no caption is read.
+
+    Args:
+        teacher: trained.
+        features: of the pictures; they may have no captions.
+        settings: what the teacher sees; as in training, but for a probe.
+        batch_size: pictures at a time.
+    """
+    teacher.eval()
+    batches = torch.arange(len(features)).split(batch_size)
+    return torch.cat(
+        [
+            _apply_region_teacher(teacher, features, images, settings).cpu()
+            for images in tqdm(batches, desc="teacher embeddings", delay=2)
+        ]
+    )
