@@ -59,7 +59,7 @@ def test_only_the_paper_asks_for_its_data() -> None:
 
 
 def test_where_pictures_without_captions_come_from_is_the_datas_to_say() -> None:
-    """`name_uncaptioned` says what auto is."""
+    """`locate_uncaptioned` says what auto is."""
     assert {profile.uncaptioned for profile in PROFILES.values()} == {"auto"}
 
 

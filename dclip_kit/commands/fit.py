@@ -85,7 +85,7 @@ def _run(
     from dclip_kit.evaluation import experiment, profile_data, runs
     from dclip_kit.evaluation.compare import format_report, make_report
     from dclip_kit.evaluation.inspection import region_probe, shortcut_probe
-    from dclip_kit.evaluation.records import write_record
+    from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
     runs.require_settings(settings, out)
@@ -181,7 +181,6 @@ def study(
     """
     for folder in (work, file.parent):
         require_writable(folder, "folder")
-    from dclip_kit.evaluation.records import write_record
     from dclip_kit.evaluation.runs import load_model
     from dclip_kit.evaluation.study import (
         format_repeated,
@@ -190,6 +189,7 @@ def study(
         run_study,
         summarise,
     )
+    from dclip_kit.runtime.files import write_record
 
     plan = read_study(file)
     clip = load_model(plan.profile.clip, plan.profile.pretrained, choose_device(device))

@@ -81,8 +81,9 @@ def evaluate(
     """
     if json:
         require_writable(json)
-    from dclip_kit.evaluation import compare, profile_data, records, runs
+    from dclip_kit.evaluation import compare, profile_data, runs
     from dclip_kit.evaluation import evaluate as measuring
+    from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
     came_from = {name: run for name in model if (run := runs.find_run(name))}
@@ -126,7 +127,7 @@ def evaluate(
         ),
     ]
     if json:
-        records.write_record(
+        write_record(
             {
                 "data": place.data,
                 "test": place.test if split == "test" else "",

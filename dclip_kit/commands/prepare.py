@@ -35,7 +35,7 @@ def inspect(
     if json:
         require_writable(json)
     from dclip_kit.data import inspect_data, summarize
-    from dclip_kit.evaluation.records import write_record
+    from dclip_kit.runtime.files import write_record
 
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
@@ -131,10 +131,9 @@ def detect(
     if drawn:
         require_writable(drawn, "folder")
     from dclip_kit.data import open_picture
-    from dclip_kit.evaluation.records import write_record
     from dclip_kit.models.detector import load_detector
     from dclip_kit.models.regions import draw_boxes
-    from dclip_kit.runtime.files import replacing
+    from dclip_kit.runtime.files import replacing, write_record
     from dclip_kit.search.folder_index import find_pictures
 
     paths = find_pictures(pictures)
@@ -212,9 +211,10 @@ def embed(
     require_writable(out, "folder")
     from dclip_kit.data import read_captioned
     from dclip_kit.data.annotations import list_reasons
-    from dclip_kit.evaluation import records, runs
+    from dclip_kit.evaluation import runs
     from dclip_kit.features.extract import extract_features
     from dclip_kit.models.detector import load_detector
+    from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
     found = read_captioned(data, images, format, split)
@@ -228,7 +228,7 @@ def embed(
     features = extract_features(clip, detector, found.dataset, regions, folder=out)
     if not is_main_process():
         return
-    records.write_record(
+    write_record(
         {
             "model": clip.name,
             "pictures": [str(path) for path in found.dataset.paths],

@@ -45,14 +45,17 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 def _values(found: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:
     """Per query what each metric is the mean of, by the metric's name."""
-    hits = {f"Recall@{k}": found.hits(k).double() for k in found.recall_at}
-    return hits | {"MAP": found.average_precision.double(), "MRR": 1 / found.ranks.double()}
+    return {
+        **{f"Recall@{k}": found.hits(k).double() for k in found.recall_at},
+        "MAP": found.average_precision.double(),
+        "MRR": 1 / found.ranks.double(),
+    }
 
 
 def _format_mean(values: Tensor, group: Tensor) -> str:
     """The mean of some shares with its 95 % interval, in percent."""
-    nothing = torch.zeros_like(values)  # the mean itself is its difference to nothing
-    return _format_interval(paired_bootstrap(nothing, values, group))
+    # The mean itself is its difference to nothing.
+    return _format_interval(paired_bootstrap(torch.zeros_like(values), values, group))
 
 
 def _format_interval(spread: Interval) -> str:
@@ -195,15 +198,15 @@ def describe_gain(
     before: Bool[Tensor, "query"], after: Bool[Tensor, "_query"], image: Int[Tensor, "_query"]
 ) -> dict[str, Any]:
     """From queries' hits: difference and ratio - 1, with bootstraps over the images they are of."""
-    hits = before.float(), after.float()
-    absolute = paired_bootstrap(*hits, image, "difference")
-    relative = paired_bootstrap(*hits, image, "relative")
-    return {
+    absolute = paired_bootstrap(before, after, image, "difference")
+    relative = paired_bootstrap(before, after, image, "relative")
+    gain = {
         "absolute": absolute.estimate,
         "ci95": [absolute.low, absolute.high],
         "relative": relative.estimate,
         "relative_ci95": [relative.low, relative.high],
     }
+    return {"text_to_image_recall_at_1": gain}
 
 
 def describe_arm(
@@ -260,10 +263,10 @@ def make_report(
     """
 
     def gain(before: str, after: str) -> dict[str, Any]:
+        if before == after:  # the control has no gain over itself
+            return {"text_to_image_recall_at_1": None}
         old, new = (results[name].retrieval.text_to_image for name in (before, after))
-        same = before == after  # the control has no gain over itself
-        found = None if same else describe_gain(old.hits(1), new.hits(1), new.image_of_query)
-        return {"text_to_image_recall_at_1": found}
+        return describe_gain(old.hits(1), new.hits(1), new.image_of_query)
 
     return {
         "profile": profile.name,
@@ -302,17 +305,13 @@ def measure_fresh(
         name: measure_galleries(arms[name].clip, galleries)["text_to_image"]
         for name in ("clip", CONTROL, recipe)
     }
-
-    def gain(before: str) -> dict[str, Any]:
-        pair = found[before].hits, found[recipe].hits
-        return {"text_to_image_recall_at_1": describe_gain(*pair, found[recipe].image)}
-
+    own = found[recipe]
     return {
         "pictures": count,
         "gallery": size,
         "recall_at_1": {name: each.figures["recall_at_1"] for name, each in found.items()},
-        "gain": gain("clip"),
-        "gain_over_control": gain(CONTROL),
+        "gain": describe_gain(found["clip"].hits, own.hits, own.image),
+        "gain_over_control": describe_gain(found[CONTROL].hits, own.hits, own.image),
     }
 
 

@@ -225,13 +225,7 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
 def prepare_galleries(
     clip: ClipBundle, dataset: CaptionedImages, size: int
 ) -> tuple[RetrievalSet, ...]:
-    """Reads pictures and encodes captions, in groups of `size` pictures; the last may have fewer.
-
-    Raises:
-        ValueError: the size is below 1.
-    """
-    if size < 1:
-        raise ValueError(f"Expected a gallery of 1 picture or more, got {size}; give another size.")
+    """Reads pictures and encodes captions, in groups of one size; the last may have fewer."""
     parts = torch.arange(len(dataset)).split(size)
     return tuple(prepare_retrieval(clip, dataset.select(part.tolist())) for part in parts)
 

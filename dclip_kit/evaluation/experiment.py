@@ -33,7 +33,6 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.profile_data import ProfileData
-from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.features.store import FrozenFeatures, describe_source, digest_record, open_store
 from dclip_kit.metrics import RetrievalMetrics
@@ -42,7 +41,14 @@ from dclip_kit.models.detector import Detector, load_detector, locate_weights
 from dclip_kit.models.encode import Pictures, encode_images, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
 from dclip_kit.models.weights import choose_parameters, clone_clip, interpolate
-from dclip_kit.runtime.files import asset_path, load_tensors, load_weights, save_tensors
+from dclip_kit.runtime.files import (
+    asset_path,
+    load_tensors,
+    load_weights,
+    read_record,
+    save_tensors,
+    write_record,
+)
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
@@ -525,15 +531,17 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
 
 def save_arm(arm: Arm, folder: Path) -> None:
     """Writes what of an arm has trained (fp16), its image tower mostly, and how it came about."""
-    weights = _halve(_trained_part(arm.clip, arm.trained_text))
-    save_tensors(weights, folder / f"{arm.name}.safetensors")
-    record = {
-        "trained_text": arm.trained_text,
-        "alpha": arm.alpha,
-        "candidates": [asdict(candidate) for candidate in arm.candidates],
-        "history": arm.history,
-    }
-    write_record(record, folder / f"{arm.name}.json")
+    part = _trained_part(arm.clip, arm.trained_text)
+    save_tensors(_halve(part), folder / f"{arm.name}.safetensors")
+    write_record(
+        {
+            "trained_text": arm.trained_text,
+            "alpha": arm.alpha,
+            "candidates": [asdict(candidate) for candidate in arm.candidates],
+            "history": arm.history,
+        },
+        folder / f"{arm.name}.json",
+    )
 
 
 def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:

@@ -4,7 +4,6 @@ Axes: object, a thing of a scene; region, token, embed; pair, an image-caption p
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,15 +132,7 @@ def name_objects(
         regions: what a detector found in each picture.
         class_features: of all nouns, from `encode_classes`.
         settings: how crops are cut; the defaults if left out.
-
-    Raises:
-        ValueError: paths and regions differ in number.
     """
-    if len(paths) != len(regions):
-        raise ValueError(
-            f"Expected the regions of each of {len(paths)} pictures, got {len(regions)}; detect in "
-            "these very pictures."
-        )
     match = match_regions(objects, regions)
     found = match >= 0
     crops = []
@@ -265,16 +256,8 @@ def reweight_regions(
     """Region weights from the same three factors, each raised to a power of its own.
 
     Ours, to see what each factor does: 1 for all gives DCLIP's weights, 0 leaves a factor out, and
-    0 for all weighs every region the same.
-
-    Raises:
-        ValueError: an exponent is negative or not finite.
+    0 for all weighs every region the same. None is negative.
     """
-    exponents = area, confidence, similarity
-    if not all(math.isfinite(power) and power >= 0 for power in exponents):
-        raise ValueError(
-            f"Expected exponents of 0 or more, got {exponents}; 0 leaves a factor out."
-        )
     regions = captioned.regions
     product = regions.area**area * regions.confidence**confidence * captioned.similarity**similarity
     return scale_products(product[None], torch.ones(1, len(regions), dtype=torch.bool))[0]

@@ -87,8 +87,8 @@ def require_data(profile: Profile) -> None:
         raise FileNotFoundError(
             f"Expected a folder of labelled pictures at {labelled}, found none; check the path."
         )
-    place = name_uncaptioned(profile)
-    if place and not count_further(place) and not Path(place).exists():
+    place, scenes = locate_uncaptioned(profile)
+    if place and not scenes and not Path(place).exists():
         raise ValueError(
             f"Expected pictures to learn from at {place}, found nothing; check --uncaptioned."
         )
@@ -104,13 +104,14 @@ def load_data(profile: Profile) -> ProfileData:
         ModuleNotFoundError: a library of the extra "data" is needed and not installed.
     """
     require_data(profile)
-    held_out = None
     if profile.zero_shot == "pocket":
-        chosen, measured = (pocket.load_labelled(name) for name in ("zero_shot_val", "zero_shot"))
-        held_out = pocket.load_labelled("zero_shot_held_out")
+        labelled: tuple[LabelledImages, LabelledImages, LabelledImages | None] = (
+            pocket.load_labelled("zero_shot_val"),
+            pocket.load_labelled("zero_shot"),
+            pocket.load_labelled("zero_shot_held_out"),
+        )
     else:
-        chosen, measured = halve_labelled(read_labelled(profile.zero_shot), profile.seed)
-    labelled = chosen, measured, held_out
+        labelled = (*halve_labelled(read_labelled(profile.zero_shot), profile.seed), None)
     templates = choose_templates(profile.zero_shot, profile.templates)
     if profile.data == "pocket":
         train, val, test = (pocket.load_captioned(split) for split in SPLITS)
@@ -146,26 +147,26 @@ def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, 
     return [(open_picture(path), captions) for path, captions in shown]
 
 
-def name_uncaptioned(profile: Profile) -> str:
-    """Where a profile's pictures without captions are, as in `Profile`, but never "auto"."""
-    if profile.uncaptioned != "auto":
-        return profile.uncaptioned
-    return "pocket:16000" if profile.data == "pocket" else ""
+def locate_uncaptioned(profile: Profile) -> tuple[str, int]:
+    """Where a profile's pictures without captions are.
 
-
-def count_further(uncaptioned: str) -> int:
-    """How many further scenes `Profile.uncaptioned` asks for; 0 where it names other pictures.
+    Returns:
+        The place as in `Profile`, but never "auto"; and how many further scenes of the pocket it
+        asks for, which is 0 where it names other pictures.
 
     Raises:
         ValueError: it asks for further scenes in other words than pocket:COUNT.
     """
-    further = re.fullmatch(r"pocket:([1-9]\d{0,5})", uncaptioned)
-    if not further and uncaptioned.partition(":")[0] == "pocket":
+    place = profile.uncaptioned
+    if place == "auto":
+        place = "pocket:16000" if profile.data == "pocket" else ""
+    further = re.fullmatch(r"pocket:([1-9]\d{0,5})", place)
+    if not further and place.partition(":")[0] == "pocket":
         raise ValueError(
             f"Expected uncaptioned pictures as a folder or as pocket:COUNT, up to 999,999 scenes, "
-            f"got {uncaptioned!r}; say pocket:16000, for example."
+            f"got {place!r}; say pocket:16000, for example."
         )
-    return int(further[1]) if further else 0
+    return place, int(further[1]) if further else 0
 
 
 def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | None:
@@ -182,12 +183,12 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     """
     if not profile.student.distillation_weight or not profile.student.uncaptioned_batch:
         return None
-    place = name_uncaptioned(profile)
+    place, scenes = locate_uncaptioned(profile)
     if not place:
         say("No uncaptioned pictures are given: the student learns from the captioned ones alone.")
         return None
-    if count := count_further(place):
-        return pocket.load_further("uncaptioned", count)
+    if scenes:
+        return pocket.load_further("uncaptioned", scenes)
     pictures, left_out = read_uncaptioned(
         place, (data.val, data.test), profile.leak_guard == "content"
     )

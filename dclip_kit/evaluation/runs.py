@@ -21,9 +21,9 @@ from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evalua
 from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.evaluation.experiment import load_arm
 from dclip_kit.evaluation.profile_data import MEASURED_BY, ProfileData
-from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries
 from dclip_kit.models.clip import ClipBundle, load_clip
+from dclip_kit.runtime.files import read_record, write_record
 from dclip_kit.runtime.printing import printable, say
 from dclip_kit.runtime.processes import is_main_process
 
@@ -332,11 +332,10 @@ def find_run(reference: Path | str) -> Run | None:
 
     def build(record: dict[str, Any]) -> Profile:
         settings = record.get("settings", record)
-        needed = {"clip": settings["clip"], "pretrained": settings["pretrained"]}
-        own = {
-            each: settings[each] for each in MEASURED_BY if each in settings
-        }  # older runs lack some
-        return replace(PROFILES["pocket"], **own | needed)
+        own = {name: settings[name] for name in ("clip", "pretrained")}
+        # Older runs lack some of the others.
+        own |= {name: settings[name] for name in MEASURED_BY if name in settings}
+        return replace(PROFILES["pocket"], **own)
 
     return Run(folder, name, read_record(records[0], build), load_seen(folder))
 

@@ -61,11 +61,11 @@ from dclip_kit.evaluation.profile_data import (
     load_data,
     load_uncaptioned,
 )
-from dclip_kit.evaluation.records import read_record, write_record
 from dclip_kit.features.store import differing_entries, digest_record
 from dclip_kit.metrics import paired_bootstrap
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.weights import interpolate
+from dclip_kit.runtime.files import read_record, write_record
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
 from dclip_kit.training import StudentRun, distill, plan_epoch
@@ -202,25 +202,23 @@ def unpack_counts(text: str) -> Tensor:
     return torch.tensor([ord(each) - 48 for each in text], dtype=torch.double)
 
 
-@dataclass(frozen=True, eq=False)
-class MeasuredOn:
-    """Pictures that models are measured on: galleries, and labelled ones."""
-
-    galleries: tuple[RetrievalSet, ...]
-    zero_shot: ZeroShotSet
-    held_out: ZeroShotSet | None
+MeasuredOn = tuple[tuple[RetrievalSet, ...], ZeroShotSet, ZeroShotSet | None]
 
 
 def prepare_measuring(
     clip: ClipBundle, study: Study, data: ProfileData, part: Literal["val", "test"]
 ) -> MeasuredOn:
-    """Reads pictures, and encodes texts once. The pocket has further scenes for it."""
+    """Reads pictures, and encodes texts once. The pocket has further scenes for it.
+
+    Returns:
+        Galleries, labelled pictures, and labelled ones of the held-out style if any.
+    """
     captioned, labelled, held_out = data.val, data.zero_shot_val, None
     if part == "test":
         captioned, labelled, held_out = data.test, data.zero_shot, data.zero_shot_held_out
     if study.profile.data == "pocket":
         captioned = pocket.load_further(*_OF_POCKET[part])
-    return MeasuredOn(
+    return (
         prepare_galleries(clip, captioned, study.gallery or len(captioned)),
         prepare_zero_shot(clip, labelled, templates=data.templates),
         prepare_zero_shot(clip, held_out, templates=data.templates) if held_out else None,
@@ -246,10 +244,11 @@ def measure(
     clip: ClipBundle, place: MeasuredOn, references: tuple[Tensor, Tensor] | None = None
 ) -> Measurement:
     """Measures a model in all galleries, and on labelled pictures; as `measure_galleries`."""
+    galleries, zero_shot, held_out = place
     return Measurement(
-        measure_galleries(clip, place.galleries, references),
-        evaluate_zero_shot(clip, place.zero_shot, progress=False).correct,
-        evaluate_zero_shot(clip, place.held_out, progress=False).top1 if place.held_out else None,
+        measure_galleries(clip, galleries, references),
+        evaluate_zero_shot(clip, zero_shot, progress=False).correct,
+        evaluate_zero_shot(clip, held_out, progress=False).top1 if held_out else None,
     )
 
 
@@ -294,12 +293,10 @@ def run_study(
     if not rows:
         return
     workshop = _Workshop(study, clip, work, anew=repeat is not None)
+    records = work / "repeated" if repeat else study.path.with_suffix("")
     for arm, seed in rows:
         say(f"{study.path.stem}: {arm.name}, seed {seed}.")
-        place = study.record_of(arm, seed)
-        if repeat:
-            place = work / "repeated" / place.name
-        write_record(workshop.run(arm, seed), place)
+        write_record(workshop.run(arm, seed), records / study.record_of(arm, seed).name)
         return_memory()
 
 

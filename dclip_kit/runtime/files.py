@@ -1,12 +1,14 @@
-"""Files: written whole or not at all, safetensors, the embedded assets, and the cache folder."""
+"""Files: written whole or not at all, JSON, safetensors, the embedded assets, the cache folder."""
 
 import hashlib
+import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+
+Built = TypeVar("Built")
 
 
 @contextmanager
@@ -54,6 +58,33 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file, text as UTF-8, so that it is there whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_record(record: Any, path: Path | str) -> None:
+    """Writes JSON values into a file, atomically."""
+    write_atomically(Path(path), json.dumps(record, indent=1) + "\n")
+
+
+def read_record(path: Path, build: Callable[[Any], Built]) -> Built:
+    """Builds something from the JSON values in a file.
+
+    Args:
+        path: the file.
+        build: from the values; what it raises says that they are of another form.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: it is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a record at {path}, found no file; name another place.")
+    try:
+        return build(json.loads(path.read_text(encoding="utf-8")))
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {path} as it was written, but it is damaged ({type(error).__name__}: "
+            f"{error}); restore it."
+        ) from error
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

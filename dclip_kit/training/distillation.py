@@ -144,7 +144,6 @@ def distill(
     module, captions = student.model.visual, features.text  # as the loss takes them
     if settings.train_text:  # or as the text tower does
         module, captions = student.model, _unfreeze_text(student, texts, len(features.text))
-    seen = [captions, features.image_of_text, targets, *(x.features for x, *_ in beside.values())]
 
     def read(batches: Sequence[Tensor], first: int) -> Iterator[tuple[Any, ...]]:
         """Batches, what is drawn beside each, and this process's pixels of both, in this order."""
@@ -230,7 +229,12 @@ def distill(
         {
             "kind": "student",
             "seed": seed,
-            "data": fingerprint(*seen),
+            "data": fingerprint(
+                captions,
+                features.image_of_text,
+                targets,
+                *(each.features for each, *_ in beside.values()),
+            ),
             **asdict(settings),
             "mixed_precision": precision,
         },

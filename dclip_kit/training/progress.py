@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionTeacherSettings, StudentSettings, TeacherSettings
-from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.features.store import FrozenFeatures, differing_entries
 from dclip_kit.models.clip import keep_statistics
 from dclip_kit.models.weights import AFTER_BLOCKS
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
@@ -181,9 +181,7 @@ def take_steps(
     done, sums, seconds = 0, torch.zeros(()), 0.0  # steps, figures, time of the epoch begun
     if checkpoint is not None and exists_for_all(checkpoint):
         kept = load_training_state(checkpoint, module, optimizer)
-        old = kept["settings"]
-        if old != settings:
-            differing = sorted(k for k in settings | old if old.get(k) != settings.get(k))
+        if differing := differing_entries(kept["settings"], settings):
             raise ValueError(
                 f"Expected a run with these settings in {checkpoint}, but they differ in "
                 f"{', '.join(differing)}; give another file or delete it."
@@ -259,10 +257,8 @@ def take_steps(
             except BaseException:
                 keep()
                 raise
-        means = (sums / sum(map(len, steps))).tolist()
-        row = dict(zip(names, means, strict=False))
-        elapsed = seconds + time.monotonic() - began
-        history.append({"epoch": epoch + 1, **row, "seconds": elapsed})
+        row = dict(zip(names, (sums / sum(map(len, steps))).tolist(), strict=False))
+        history.append({"epoch": epoch + 1, **row, "seconds": seconds + time.monotonic() - began})
         done, sums, seconds, began = 0, torch.zeros(()), 0.0, time.monotonic()
         bar.set_postfix({k: f"{v:.3g}" for k, v in row.items()}, refresh=False)
         module.eval()

@@ -138,7 +138,6 @@ def train_teacher(
         require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
-    words = features.text if settings.caption_free else features.token
 
     def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
         texts = rows[:, 0]
@@ -156,7 +155,11 @@ def train_teacher(
             "kind": "teacher",
             "seed": seed,
             "weighted": regions.weighted,
-            "data": fingerprint(features.region, words, features.image_of_text),
+            "data": fingerprint(
+                features.region,
+                features.text if settings.caption_free else features.token,
+                features.image_of_text,
+            ),
             **asdict(settings),
         },
         partial(plan_epoch, features, settings, seed),
@@ -185,7 +188,6 @@ def train_region_teacher(
     require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
-    seen = features.image, features.region, features.xyxy, features.text, features.image_of_text
     most = int(features.region_count.max())
 
     def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
@@ -209,7 +211,13 @@ def train_region_teacher(
         {
             "kind": "region teacher",
             "seed": seed,
-            "data": fingerprint(*seen),
+            "data": fingerprint(
+                features.image,
+                features.region,
+                features.xyxy,
+                features.text,
+                features.image_of_text,
+            ),
             **asdict(settings),
         },
         partial(plan_epoch, features, settings, seed),
@@ -246,18 +254,15 @@ def _apply_region_teacher(
     mask = real & (settings.regions != "none")
     if kept is not None:
         mask = mask & kept[:, : mask.shape[1]]
-    whole = features.image[images]
-    boxes = features.boxes_of(lenders) * settings.boxes
-    given = whole * settings.whole_picture, region, mask, boxes
+    whole = features.image[images] * settings.whole_picture
+    given = whole, region, mask, features.boxes_of(lenders) * settings.boxes
     return teacher(*(send(each, device) for each in given))[0]
 
 
 def choose_lenders(count: int, seed: int = 0) -> Int[Tensor, "image"]:
     """For each of some pictures another one, by lot, to borrow regions from; each lends once."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    lenders = torch.empty_like(order)
-    lenders[order] = order.roll(1)  # one cycle: nobody keeps its own
-    return lenders
+    return order.roll(1)[order.argsort()]  # each borrows of the one before: nobody keeps its own
 
 
 @torch.no_grad()

@@ -26,8 +26,8 @@ from dclip_kit.evaluation.compare import (
 from dclip_kit.evaluation.evaluate import ZeroShot
 from dclip_kit.evaluation.experiment import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.inspection import ShortcutProbe
-from dclip_kit.evaluation.records import write_record
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics
+from dclip_kit.runtime.files import write_record
 
 OWNER = torch.tensor([0, 0, 1, 2])  # three pictures, four captions
 
@@ -303,14 +303,14 @@ def test_the_report_prints_what_the_recipe_gains_over_clip_and_over_its_control(
 def test_the_interval_resamples_pictures_with_their_captions(results) -> None:
     """Of clip's and the other's hits a picture gains 1, 0, 2 and 0 captions of 2."""
     clip, taught = (results[name].retrieval.text_to_image.hits() for name in ("clip", TAUGHT))
-    gain = describe_gain(clip, taught, OWNERS)
+    gain = describe_gain(clip, taught, OWNERS)["text_to_image_recall_at_1"]
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(4, (20000, 4), generator=generator)
     differences = torch.tensor([0.5, 0.0, 1.0, 0.0])[drawn].mean(1)
     low, high = differences.quantile(torch.tensor([0.025, 0.975])).tolist()
     assert gain["ci95"] == pytest.approx([low, high], abs=0.13)  # steps of an eighth
     assert gain["ci95"][0] <= gain["absolute"] <= gain["ci95"][1]
-    none = describe_gain(taught, taught, OWNERS)
+    none = describe_gain(taught, taught, OWNERS)["text_to_image_recall_at_1"]
     assert (none["absolute"], none["relative"], none["ci95"]) == (0, 0, [0, 0])
 
 

@@ -125,12 +125,6 @@ def test_a_factor_of_zero_counts_unless_it_is_left_out(by_hand) -> None:
     assert reweight_regions(by_hand, similarity=0.0).tolist() == pytest.approx([0.2, 0.8])
 
 
-@pytest.mark.parametrize("power", [-0.5, float("nan"), float("inf")])
-def test_powers_that_are_none_are_refused(by_hand, power) -> None:
-    with pytest.raises(ValueError, match=rf"0 or more, got .*{power}"):
-        reweight_regions(by_hand, confidence=power)
-
-
 # Where the teacher looks
 
 
@@ -397,12 +391,6 @@ def test_crops_of_things_are_cut_as_the_settings_say(clip, paths, colours, monke
     settings = RegionSettings(margin=0.5, square=False)
     name_objects(clip, paths[:1], things, regions, colours, settings)
     assert sizes == [(256, 256), (48, 48), (256, 256), (40, 80)]
-
-
-def test_paths_and_regions_belong_together(clip, paths, colours) -> None:
-    things = objects((0, RED, "small", CORNER))
-    with pytest.raises(ValueError, match="each of 3 pictures, got 1"):
-        name_objects(clip, paths, things, [found((0.0, 0.0, 64.0, 64.0))], colours)
 
 
 # The shortcut probe

@@ -17,10 +17,9 @@ from dclip_kit.evaluation.experiment import prepare_evaluation
 from dclip_kit.evaluation.profile_data import (
     choose_measured,
     choose_templates,
-    count_further,
     load_data,
     load_uncaptioned,
-    name_uncaptioned,
+    locate_uncaptioned,
     preview,
     read_measured,
     read_zero_shot,
@@ -177,17 +176,15 @@ def test_models_are_measured_on_what_their_runs_were_unless_asked_otherwise(own)
     [("", 0), ("pocket:1", 1), ("pocket:16000", 16000), ("pocket:999999", 999_999), ("a/b", 0)],
 )
 def test_further_scenes_are_asked_for_by_their_number(asked, count) -> None:
-    assert count_further(asked) == count
+    profile = replace(PROFILES["pocket"], uncaptioned=asked)
+    assert locate_uncaptioned(profile) == (asked, count)
 
 
 @pytest.mark.parametrize("asked", ["pocket", "pocket:", "pocket:0", "pocket:x", "pocket:1000000"])
 def test_further_scenes_asked_for_in_other_words_are_refused(asked, own) -> None:
-    for refuse in (
-        lambda: count_further(asked),
-        lambda: require_data(replace(own, uncaptioned=asked)),
-    ):
+    for refuse in (locate_uncaptioned, require_data):
         with pytest.raises(ValueError, match=rf"pocket:COUNT, .* got '{asked}'; say pocket:16000"):
-            refuse()
+            refuse(replace(own, uncaptioned=asked))
 
 
 def test_a_path_without_pictures_is_refused_before_any_data_is_read(own) -> None:
@@ -202,11 +199,10 @@ def test_further_scenes_are_the_pockets_default_alone(own, data, monkeypatch, ca
     load_uncaptioned(PROFILES["pocket"], data)
     assert asked == [("uncaptioned", 16000)] and own.uncaptioned == "auto"
     for profile in (own, replace(PROFILES["pocket"], data=own.data)):
-        assert name_uncaptioned(profile) == "" and load_uncaptioned(profile, data) is None
+        assert locate_uncaptioned(profile) == ("", 0)
+        assert load_uncaptioned(profile, data) is None
         assert capsys.readouterr().out.startswith("No uncaptioned pictures are given")
     assert len(asked) == 1
-    for given in ("", "pocket:3", "a/b"):
-        assert name_uncaptioned(replace(PROFILES["pocket"], uncaptioned=given)) == given
 
 
 def test_further_scenes_are_drawn_and_have_no_captions(data, tmp_path, monkeypatch, capsys) -> None:

@@ -18,7 +18,6 @@ from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation import runs
 from dclip_kit.evaluation.experiment import Arm, save_arm, save_teacher
 from dclip_kit.evaluation.profile_data import ProfileData
-from dclip_kit.evaluation.records import write_record
 from dclip_kit.evaluation.runs import (
     PICTURES,
     SETTINGS,
@@ -34,6 +33,7 @@ from dclip_kit.evaluation.runs import (
 )
 from dclip_kit.models.teacher import build_teacher
 from dclip_kit.models.weights import clone_clip
+from dclip_kit.runtime.files import write_record
 from dclip_kit.training import TeacherRun
 
 

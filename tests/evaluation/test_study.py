@@ -15,7 +15,6 @@ from dclip_kit.evaluation import experiment, profile_data
 from dclip_kit.evaluation import study as module
 from dclip_kit.evaluation.evaluate import WAYS, encode_classes, measure_galleries
 from dclip_kit.evaluation.experiment import choose_candidate, load_arm
-from dclip_kit.evaluation.records import write_record
 from dclip_kit.evaluation.study import (
     ALPHAS,
     RETENTION,
@@ -31,6 +30,7 @@ from dclip_kit.evaluation.study import (
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate, same_text_tower
+from dclip_kit.runtime.files import write_record
 
 COMMON = """
 seeds = [0, 1]
@@ -372,8 +372,8 @@ def test_a_record_says_what_each_mixture_finds_and_retains(done, world, _clip) -
     """On test, and on val, by which the weight is chosen."""
     study, _, students = done
     test, val = (prepare_measuring(_clip, study, world, part) for part in ("test", "val"))
-    assert [len(each.pictures) for each in test.galleries] == [4, 4, 1]
-    assert [len(each.pictures) for each in val.galleries] == [4, 2]
+    assert [len(each.pictures) for each in test[0]] == [4, 4, 1]
+    assert [len(each.pictures) for each in val[0]] == [4, 2]
     base, base_on_val = measure(_clip, test), measure(_clip, val)
     assert 0.7 < float(base.correct.float().mean()) < 0.8
     for (name, seed), run in students.items():
@@ -422,7 +422,7 @@ def test_the_untouched_clip_is_rescored_by_training_captions_and_pictures(
     place = prepare_measuring(_clip, study, world, "test")
     features = experiment.load_or_extract_features(study.profile, _clip, world.train, work)
     for name, references in (("clip", None), ("clip_nnn", (features.text, features.image))):
-        found = measure_galleries(_clip, place.galleries, references)
+        found = measure_galleries(_clip, place[0], references)
         (point,) = record(study, name)["frontier"]
         assert {way: point[way] for way in WAYS} == pytest.approx(
             {way: found[way].figures["recall_at_1"] for way in WAYS}

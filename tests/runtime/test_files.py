@@ -1,6 +1,7 @@
 """Files: whole or not at all, refused when damaged; where the embedded assets are found."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,36 @@ from dclip_kit.runtime.files import (
     fingerprint,
     load_tensors,
     load_weights,
+    read_record,
     save_tensors,
     write_atomically,
+    write_record,
 )
 
 
 def damage(path, how: str) -> None:
     content = path.read_bytes()
     path.write_bytes({"cut": content[:-1], "garbage": b"\x80" * 99, "empty": b""}[how])
+
+
+# Records
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path) -> None:
+    path = tmp_path / "deep" / "record.json"
+    write_record({"α": [1, None]}, path)
+    assert read_record(path, dict) == json.loads(path.read_text()) == {"α": [1, None]}
+    with pytest.raises(FileNotFoundError, match=r"Expected a record at .*none\.json"):
+        read_record(tmp_path / "none.json", dict)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"seconds": "x"}', '{"seconds": null}'])
+def test_a_damaged_record_is_named(content, tmp_path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"Expected .*record\.json") as caught:
+        read_record(path, lambda record: float(record["seconds"]))
+    assert "\n" not in str(caught.value)
 
 
 # Tensors
