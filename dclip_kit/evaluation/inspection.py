@@ -132,7 +132,15 @@ def name_objects(
         regions: what a detector found in each picture.
         class_features: of all nouns, from `encode_classes`.
         settings: how crops are cut; the defaults if left out.
+
+    Raises:
+        ValueError: paths and regions differ in number.
     """
+    if len(paths) != len(regions):
+        raise ValueError(
+            f"Expected the regions of each of {len(paths)} pictures, got {len(regions)}; detect in "
+            "these very pictures."
+        )
     match = match_regions(objects, regions)
     found = match >= 0
     crops = []

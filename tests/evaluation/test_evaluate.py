@@ -151,6 +151,11 @@ def test_the_nearest_classes_come_by_name(top_k, expected) -> None:
     assert got == [row[:expected] for row in names]
 
 
+def test_a_class_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="each of 3 classes, got 2"):
+        nearest_classes(torch.eye(3), torch.eye(3), ["a dog", "a ball"])
+
+
 def test_evaluation_embeds_with_the_clip_it_is_given(clip, captioned) -> None:
     texts = encode_texts(clip, captioned.texts)
     data = RetrievalSet(captioned.paths, texts, captioned.image_of_text)

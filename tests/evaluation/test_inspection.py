@@ -393,6 +393,12 @@ def test_crops_of_things_are_cut_as_the_settings_say(clip, paths, colours, monke
     assert sizes == [(256, 256), (48, 48), (256, 256), (40, 80)]
 
 
+def test_paths_and_regions_belong_together(clip, paths, colours) -> None:
+    things = objects((0, RED, "small", CORNER))
+    with pytest.raises(ValueError, match="each of 3 pictures, got 1"):
+        name_objects(clip, paths, things, [found((0.0, 0.0, 64.0, 64.0))], colours)
+
+
 # The shortcut probe
 
 
