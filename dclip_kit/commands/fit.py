@@ -105,9 +105,9 @@ def _run(
     )
     with runs.count_seconds(out, began) as seconds:
         write_record(settings.as_dict(), out / runs.SETTINGS)
-        seen = by_teacher = runs.describe_run(settings, data, None, teacher)
-        if others:
-            seen = runs.describe_run(settings, data, others, teacher)
+        seen, by_teacher = (
+            runs.describe_run(settings, data, each, teacher) for each in (others, None)
+        )
         runs.keep_seen(seen, out, by_teacher)
         captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"

@@ -20,7 +20,7 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_
 from huggingface_hub.errors import HfHubHTTPError
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import Compose
 
 from dclip_kit.runtime.files import asset_path, save_tensors, write_atomically
@@ -29,7 +29,6 @@ CONFIG_FILE = "open_clip_config.json"
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 # As open_clip asks a repository for them.
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-PRECISIONS = ("no", "bf16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,25 +276,19 @@ def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
 # What models compute in
 
 
-def keep_statistics(tower: nn.Module) -> None:
-    """Batch norm goes on normalising by what CLIP saw: a few pictures of one kind would bend it."""
-    for module in tower.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
 def choose_precision(asked: str) -> str:
     """Turns "auto" into bf16 where `accelerate launch` or the hardware says so, else into fp32.
 
+    Args:
+        asked: `StudentSettings.mixed_precision`.
+
     Raises:
-        ValueError: the precision is unknown, or accelerate was launched with another.
+        ValueError: accelerate was launched with another precision than these.
     """
     if asked != "auto":
-        if asked not in PRECISIONS:
-            raise ValueError(f"Expected a precision out of auto, no, bf16, got {asked!r}.")
         return asked
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in PRECISIONS:
+    if launched not in ("no", "bf16"):
         raise ValueError(
             f"Expected accelerate's mixed precision to be no or bf16, got {launched!r}; launch it "
             "with --mixed_precision bf16, or set the student's mixed_precision to no."

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,27 +37,22 @@ MOST_PIXELS = 32_000_000  # of pictures opened at a time, each of 4 bytes in Pil
 # Pictures, as a CLIP takes them: read by threads, and ahead of what computes with them
 
 
-def split_by_pixels(pictures: Sequence[Image.Image | Path | str], size: int) -> Iterator[list[int]]:
+def split_by_pixels(pictures: Sequence[Image.Image | Path | str], size: int) -> Iterator[range]:
     """Groups of pictures that follow each other, by index, each to be opened together.
 
     Args:
         pictures: opened already, or their files.
         size: of a group at most; it has fewer pictures where they have more than `MOST_PIXELS`.
     """
-    group: list[int] = []
-    held = 0
-    for index, picture in enumerate(pictures):
-        if isinstance(picture, Image.Image):
-            pixels = picture.width * picture.height
-        else:
-            pixels = count_pixels(picture)
-        if len(group) == size or (group and held + pixels > MOST_PIXELS):
-            yield group
-            group, held = [], 0
-        group.append(index)
-        held += pixels
-    if group:
-        yield group
+    start = 0
+    while start < len(pictures):
+        pixels = [
+            each.width * each.height if isinstance(each, Image.Image) else count_pixels(each)
+            for each in pictures[start : start + size]
+        ]
+        count = max(1, sum(held <= MOST_PIXELS for held in accumulate(pixels)))
+        yield range(start, start + count)
+        start += count
 
 
 def read_picture(bundle: ClipBundle, path: Path) -> UInt8[Tensor, "3 height width"]:
@@ -234,8 +230,10 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
     In this process alone.
 
     Raises:
-        ValueError: a text has no token, or the text tower has no token features of this kind.
+        ValueError: a text has no token, there is none, or the text tower has no token features of
+            this kind.
     """
+    require_texts(texts)
     text_tower = getattr(bundle.model, "text", bundle.model)
     projection = getattr(text_tower, "text_projection", None)
     pooling = getattr(text_tower, "text_pool_type", getattr(text_tower, "pool_type", None))
@@ -279,25 +277,12 @@ def _require_finite(features: Tensor, kind: str) -> Tensor:
 # Texts as tokens
 
 
-def tokenize(bundle: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text context"]:
-    """Token ids.
-
-    Raises:
-        ValueError: a text is empty, or there is none.
-    """
-    require_texts(texts)
-    return bundle.tokenizer(list(texts))
-
-
 def read_tokens(bundle: ClipBundle, text: str) -> tuple[str, ...]:
     """The text's real tokens as one reads them, in the order of `encode_tokens`' features.
 
     A rare word is several tokens: a vocabulary holds frequent ones whole, others in pieces.
-
-    Raises:
-        ValueError: the text is empty.
     """
-    ids = tokenize(bundle, [text])
+    ids = bundle.tokenizer([text])
     decoder: Any = getattr(
         bundle.tokenizer, "tokenizer", bundle.tokenizer
     )  # transformers', wrapped
@@ -328,15 +313,10 @@ def real_tokens(ids: Int[Tensor, "text context"]) -> Bool[Tensor, "text context"
 def token_batches(
     bundle: ClipBundle, texts: Sequence[str], size: int
 ) -> Iterator[tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen _"]]]:
-    """Batches of texts of like length: which they are, and their ids on the model's device.
-
-    Raises:
-        ValueError: as `require_texts`, before the first batch costs time.
-    """
-    require_texts(texts)
+    """Batches of texts of like length: which they are, and their ids on the model's device."""
     order = torch.tensor([len(text) for text in texts]).argsort(stable=True)
     for chosen in order.split(size):
-        yield chosen, tokenize(bundle, [texts[index] for index in chosen]).to(bundle.device)
+        yield chosen, bundle.tokenizer([texts[index] for index in chosen]).to(bundle.device)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels
@@ -250,12 +251,10 @@ def pad_rows(
     Returns:
         The items, and a mask that is True where they are real.
     """
-    start, count = (counts.cumsum(0) - counts)[chosen], counts[chosen]
-    place = torch.arange(max(count.tolist()))
-    mask = place < count[:, None]  # image item
-    rows = torch.where(mask, start[:, None] + place, start[:, None])
-    padding = ~mask.reshape(*mask.shape, *[1] * (values.ndim - 1))
-    return values[rows].masked_fill(padding, 0.0), mask
+    end, count = counts.cumsum(0)[chosen], counts[chosen]
+    places = zip((end - count).tolist(), end.tolist(), strict=True)
+    padded = pad_sequence([values[start:stop] for start, stop in places], batch_first=True)
+    return padded, torch.arange(padded.shape[1]) < count[:, None]
 
 
 def _require_boxes(

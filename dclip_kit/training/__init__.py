@@ -9,6 +9,7 @@ from dclip_kit.training.progress import (
 )
 from dclip_kit.training.teacher_training import (
     TeacherRun,
+    apply_region_teacher,
     apply_teacher,
     choose_lenders,
     embed_pictures,
@@ -22,6 +23,7 @@ __all__ = [
     "PictureTargets",
     "StudentRun",
     "TeacherRun",
+    "apply_region_teacher",
     "apply_teacher",
     "average_histories",
     "choose_lenders",

@@ -26,7 +26,7 @@ from dclip_kit.models.clip import (
     choose_precision,
     send,
 )
-from dclip_kit.models.encode import Pictures, read_batches, tokenize
+from dclip_kit.models.encode import Pictures, read_batches
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
@@ -305,4 +305,4 @@ def _unfreeze_text(
     for name, parameter in student.model.named_parameters():
         if not name.startswith(("visual.", "logit_")):
             parameter.requires_grad_(True)
-    return tokenize(student, texts)
+    return student.tokenizer(list(texts))

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionTeacherSettings, StudentSettings, TeacherSettings
 from dclip_kit.features.store import FrozenFeatures, differing_entries
-from dclip_kit.models.clip import keep_statistics
 from dclip_kit.models.weights import AFTER_BLOCKS
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.processes import exists_for_all, is_main_process
@@ -217,7 +216,10 @@ def take_steps(
     )
     for epoch in range(len(history), settings["epochs"]):
         wrapped.train()
-        keep_statistics(module)
+        # Batch norm goes on normalising by what CLIP saw: a few pictures of one kind would bend it.
+        for layer in module.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
         began = written = time.monotonic()
         steps = plan(epoch)
         first = epoch * len(steps) + done

@@ -197,7 +197,7 @@ def train_region_teacher(
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
         kept = torch.rand(len(rows), most, generator=generator) >= settings.region_dropout
         images = features.image_of_text[rows[own, 0]]
-        embedding = _apply_region_teacher(model, features, images, settings, kept[own])
+        embedding, _ = apply_region_teacher(model, features, images, settings, kept[own])
         target = send(features.text[texts], embedding.device)
         image, text = gather_batch(embedding, target, len(rows), len(captions))
         owner = send(owner, image.device)
@@ -230,14 +230,14 @@ def train_region_teacher(
     return TeacherRun(teacher, history)
 
 
-def _apply_region_teacher(
+def apply_region_teacher(
     teacher: nn.Module,
     features: FrozenFeatures,
     images: Tensor,
     settings: RegionTeacherSettings,
     kept: Tensor | None = None,
-) -> Float[Tensor, "image embed"]:
-    """Embeddings of some pictures, from what the settings let the teacher see of them.
+) -> tuple[Float[Tensor, "image embed"], Float[Tensor, "image item item"]]:
+    """What `RegionTeacher` makes of some pictures, from what the settings let it see of them.
 
     Args:
         teacher: perhaps wrapped for several processes.
@@ -256,7 +256,7 @@ def _apply_region_teacher(
         mask = mask & kept[:, : mask.shape[1]]
     whole = features.image[images] * settings.whole_picture
     given = whole, region, mask, features.boxes_of(lenders) * settings.boxes
-    return teacher(*(send(each, device) for each in given))[0]
+    return teacher(*(send(each, device) for each in given))
 
 
 def choose_lenders(count: int, seed: int = 0) -> Int[Tensor, "image"]:
@@ -284,7 +284,7 @@ def embed_pictures(
     batches = torch.arange(len(features)).split(batch_size)
     return torch.cat(
         [
-            _apply_region_teacher(teacher, features, images, settings).cpu()
+            apply_region_teacher(teacher, features, images, settings)[0].cpu()
             for images in tqdm(batches, desc="teacher embeddings", delay=2)
         ]
     )

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ipywidgets
@@ -29,8 +29,6 @@ from dclip_kit.widgets.playground import ZeroShotPlayground
 
 SETTINGS = "DCLIP_APP"  # the variable of the environment that says what is shown, as JSON
 NOTEBOOK = Path(__file__).with_name("app.ipynb")
-_SHARES = (0.0, 0.5, 1.0)
-_A_CLASS = 6  # labelled pictures
 
 
 def show_app() -> None:
@@ -77,27 +75,26 @@ def load_pair(model: str, device: str = "cpu") -> tuple[ClipBundle, ClipBundle]:
     return clip, arm.clip
 
 
-class _Page:
+# A tab's title, the lines above its widget, and the widget.
+Tab = tuple[str, list[str], ipywidgets.DOMWidget]
+
+
+def show_tabs(build: Callable[[Background], Iterator[Tab]]) -> ipywidgets.VBox:
     """Tabs that are there already, below how far the work on the others is."""
+    tabs = ipywidgets.Tab(layout={"display": "none"})
 
-    def __init__(self, build: Callable[[Background, "_Page"], None]) -> None:
-        def work(background: Background) -> None:
-            self.tabs.children = []  # of a start that was stopped
-            build(background, self)
-            background.box.layout.display = "none"
+    def work(background: Background) -> None:
+        tabs.children = []  # of a start that was stopped
+        for title, said, widget in build(background):
+            shown = ipywidgets.VBox([*map(ipywidgets.Label, said), widget])
+            tabs.children = [*tabs.children, shown]
+            tabs.set_title(len(tabs.children) - 1, title)
+            tabs.layout.display = None
+        background.box.layout.display = "none"
 
-        self.background = Background(work)
-        self.tabs = ipywidgets.Tab(layout={"display": "none"})
-        self.box = ipywidgets.VBox([self.background.box, self.tabs])
-        self.background.start()
-
-    def add(self, title: str, widget: ipywidgets.DOMWidget, *said: str) -> None:
-        self.tabs.children = [
-            *self.tabs.children,
-            ipywidgets.VBox([*map(ipywidgets.Label, said), widget]),
-        ]
-        self.tabs.set_title(len(self.tabs.children) - 1, title)
-        self.tabs.layout.display = None
+    background = Background(work)
+    background.start()
+    return ipywidgets.VBox([background.box, tabs])
 
 
 def open_folder(
@@ -116,7 +113,7 @@ def open_folder(
         said there.
     """
 
-    def build(background: Background, page: _Page) -> None:
+    def build(background: Background) -> Iterator[Tab]:
         background.tell("Loading the models …")
         pair = load_pair(model, device)
         names, found = ("the untouched CLIP", Path(model).name), []
@@ -138,21 +135,21 @@ def open_folder(
         said = [f"{len(paths):,} pictures of {folder}"]
         if lost := len(found[0].unreadable):
             said.append(f"{lost:,} pictures cannot be read and are left out.")
-        page.add("Search", gallery, *said)
+        yield "Search", said, gallery
 
-    return _Page(build).box
+    return show_tabs(build)
 
 
 def open_pocket() -> ipywidgets.VBox:
     """Gallery, playground and inspector over the pocket's test pictures, one after another."""
-    return _Page(_build_pocket).box
+    return show_tabs(_build_pocket)
 
 
-def _build_pocket(background: Background, page: _Page) -> None:
+def _build_pocket(background: Background) -> Iterator[Tab]:
     background.tell("Loading the models …")
     settings, saved = get_profile("pocket"), asset_path("pocket_arms")
     clip, taught = load_pair("pocket")
-    mixtures = {share: interpolate(clip, taught, share) for share in _SHARES}
+    mixtures = {share: interpolate(clip, taught, share) for share in (0.0, 0.5, 1.0)}
     detector = choose_detector(settings, clip)
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
     sets = prepare_retrieval(clip, data)
@@ -177,8 +174,8 @@ def _build_pocket(background: Background, page: _Page) -> None:
         references=encode_texts(clip, world.load_captioned("train").texts[::10]),
         examples=data.texts[::171],
     )
-    page.add("Search", gallery, "Ask in words or with a picture, before and after fine-tuning.")
-    labelled = world.load_labelled("zero_shot").take_per_class(_A_CLASS)
+    yield "Search", ["Ask in words or with a picture, before and after fine-tuning."], gallery
+    labelled = world.load_labelled("zero_shot").take_per_class(6)
     recalls = {
         share: retrieval_metrics(
             each, sets.text_features, sets.image_of_text
@@ -187,7 +184,7 @@ def _build_pocket(background: Background, page: _Page) -> None:
     }
     named = encode(labelled.paths, "Embedding labelled pictures", 3)
     playground = ZeroShotPlayground(clip, taught, labelled, named, recalls)
-    page.add("Name", playground, "Type class names: what was forgotten, and what learned?")
+    yield "Name", ["Type class names: what was forgotten, and what learned?"], playground
     background.tell("Looking at regions", 6 / 7)
     regions = extract_features(clip, detector, data, settings.regions)
     published, region_teacher = (
@@ -197,4 +194,4 @@ def _build_pocket(background: Background, page: _Page) -> None:
     inspector = RegionInspector(
         clip, data, regions, detector.names, published, region_teacher, picture=7
     )
-    page.add("Regions", inspector, "What the detector finds, and whom the teachers listen to.")
+    yield "Regions", ["What the detector finds, and whom the teachers listen to."], inspector

@@ -18,7 +18,7 @@ from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.metrics import ranks, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
-from dclip_kit.models.encode import encode_texts, tokenize
+from dclip_kit.models.encode import encode_texts
 from dclip_kit.models.regions import label_colors
 from dclip_kit.plots.style import encode_jpeg, tile_pictures
 from dclip_kit.search.index import add_bias, nnn_bias
@@ -272,7 +272,7 @@ class QueryGallery(BeforeAfter):
                 f"The right picture: rank {before:,g} before, rank {after:,g} after, of "
                 f"{len(self._dataset):,}."
             )
-        ids = tokenize(self._clip, [text])[0]
+        ids = self._clip.tokenizer([text])[0]
         if int(ids.argmax()) == len(ids) - 1:  # the end token took the last place
             said += " It fills all that CLIP reads; what lies beyond counts for nothing."
         return {row: self._list_hits(each, right) for row, each in scores.items()}, said

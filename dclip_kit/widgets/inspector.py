@@ -8,9 +8,9 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
+from dclip_kit.config import RegionTeacherSettings
 from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.evaluation.inspection import (
-    CaptionedRegions,
     attend,
     beside_caption,
     reweight_regions,
@@ -22,7 +22,7 @@ from dclip_kit.models.encode import encode_images
 from dclip_kit.models.regions import Regions, draw_boxes, label_colors
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.plots.style import encode_jpeg
-from dclip_kit.training import choose_lenders
+from dclip_kit.training import apply_region_teacher, choose_lenders
 from dclip_kit.widgets.page import PictureWidget, read_page
 
 _SIDE = 320  # pixels of the picture's longer side
@@ -126,7 +126,15 @@ class RegionInspector(PictureWidget):
         captioned = beside_caption(self._clip, caption, *tokens, found, vectors)
         weights = reweight_regions(captioned, self.area, self.confidence, self.similarity)
         output = attend(self._teacher, captioned, weights)
-        free, looks = self._apply_region_teacher(captioned)
+        shown: Any = "none" if self.regions == "blank" else self.regions
+        free, attention = apply_region_teacher(
+            self._region_teacher.eval(),
+            self._features,
+            torch.tensor([image]),
+            RegionTeacherSettings(regions=shown),
+        )
+        # What regions receive; the first item is the whole picture.
+        looks = attention[0, :, 1 : 1 + len(found)].sum(0).cpu()
         candidates = self._candidates.clone()
         candidates[image] = self._features.text[text]
 
@@ -141,7 +149,7 @@ class RegionInspector(PictureWidget):
             "similarity": captioned.similarity,
             "weight": weights,
             "teacher": output.region_pooling[0],
-            "region teacher": looks,
+            "region teacher": looks / looks.sum().clamp(min=1e-9),
         }
         seen = {
             "captions": [self._dataset.texts[each] for each in self._texts[image].tolist()],
@@ -156,24 +164,10 @@ class RegionInspector(PictureWidget):
             "ranks": {
                 "CLIP": rank(self._features.image[image]),
                 "the paper's teacher": rank(output.embedding[0].cpu()),
-                "the region teacher": rank(free),
+                "the region teacher": rank(free[0].cpu()),
             },
         }
         return seen, picture
-
-    def _apply_region_teacher(self, captioned: CaptionedRegions) -> tuple[Tensor, Tensor]:
-        """Its vector of the picture, and each region's share of what regions receive."""
-        device = next(self._region_teacher.parameters()).device
-        found = captioned.regions
-        sides = torch.tensor([*found.image_size, *found.image_size])
-        boxes = torch.cat([found.xyxy / sides, found.confidence[:, None]], dim=1)
-        # Without regions it sees the picture alone.
-        mask = torch.full((1, len(found)), self.regions != "blank")
-        whole = self._features.image[self.picture][None]
-        given = whole, captioned.region_features[None], mask, boxes[None]
-        vector, weights = self._region_teacher.eval()(*(each.to(device) for each in given))
-        received = weights[0, :, 1:].sum(0).cpu()
-        return vector[0].cpu(), received / received.sum().clamp(min=1e-9)
 
     def _draw_still(self) -> tuple[bytes, str]:
         found, _ = stored_regions(self._features, self.picture, self._names)

@@ -26,7 +26,6 @@ from dclip_kit.models.encode import (
     real_tokens,
     shortened,
     token_batches,
-    tokenize,
 )
 
 TEXTS = ["a red ball", "sea!?", "two dogs on a very long road to a far town by the sea", "it"]
@@ -148,7 +147,7 @@ def test_token_features_are_those_of_a_walk_through_the_tower(custom_text, make_
     tokens = encode_tokens(clip, TEXTS, batch_size=3)
     assert tokens.mask.shape == (4, int(tokens.mask.sum(1).max()))
     texts = encode_texts(clip, TEXTS)
-    for number, ids in enumerate(tokenize(clip, TEXTS)):
+    for number, ids in enumerate(clip.tokenizer(TEXTS)):
         end = ids.tolist().index(END)
         x = tower.token_embedding(ids[: end + 1]) + tower.positional_embedding[: end + 1]
         for block in tower.transformer.resblocks:
@@ -230,7 +229,7 @@ def test_real_tokens_stand_between_start_and_end(ids, real) -> None:
 
 
 def test_real_tokens_are_the_captions_own_however_long_it_is(clip) -> None:
-    ids = tokenize(clip, TEXTS)
+    ids = clip.tokenizer(TEXTS)
     for text, row, mask in zip(TEXTS, ids, real_tokens(ids), strict=True):
         own = clip.tokenizer.encode(text)
         assert row[mask].tolist() == own[: ids.shape[1] - 2]
@@ -273,7 +272,7 @@ def test_batches_hold_each_text_once_beside_those_of_its_length(clip) -> None:
     places = torch.cat([chosen for chosen, _ in found])
     assert sorted(places.tolist()) == list(range(11))
     assert [len(ids) for _, ids in found] == [3, 3, 3, 2]
-    assert torch.equal(torch.cat([ids for _, ids in found]), tokenize(clip, texts)[places])
+    assert torch.equal(torch.cat([ids for _, ids in found]), clip.tokenizer(texts)[places])
     lengths = [len(texts[place]) for place in places]
     assert lengths == sorted(lengths)
 
@@ -281,7 +280,7 @@ def test_batches_hold_each_text_once_beside_those_of_its_length(clip) -> None:
 @pytest.mark.parametrize("custom_text", [False, True])
 def test_a_tower_reads_to_the_last_end_token_and_says_the_same(custom_text, make_clip_folder):
     clip = load_clip(make_clip_folder(custom_text=custom_text))
-    ids = tokenize(clip, ["a red ball", "it"])
+    ids = clip.tokenizer(["a red ball", "it"])
     length = 2 + int(real_tokens(ids).sum(1).max())  # start and end
     assert length < ids.shape[1]
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
@@ -301,7 +300,7 @@ def test_a_tower_reads_to_the_last_end_token_and_says_the_same(custom_text, make
 
 def test_a_tower_is_whole_again_after_an_error(clip) -> None:
     positions, mask = clip.model.positional_embedding, clip.model.attn_mask
-    with pytest.raises(RuntimeError), shortened(clip.model, tokenize(clip, ["it"])):
+    with pytest.raises(RuntimeError), shortened(clip.model, clip.tokenizer(["it"])):
         assert len(clip.model.positional_embedding) == 3
         raise RuntimeError
     assert clip.model.positional_embedding is positions and clip.model.attn_mask is mask
@@ -313,7 +312,7 @@ def test_a_tower_is_whole_again_after_an_error(clip) -> None:
 def test_towers_that_look_at_padding_read_all_of_it(text_cfg, make_clip_folder) -> None:
     text_cfg = TINY_TEXT | text_cfg
     clip = load_clip(make_clip_folder(text_cfg=text_cfg, custom_text=True))
-    ids = tokenize(clip, ["it"])
+    ids = clip.tokenizer(["it"])
     with shortened(clip.model, ids) as given:
         assert torch.equal(given, ids)
         assert clip.model.encode_text(given).isfinite().all()

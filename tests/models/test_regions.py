@@ -386,7 +386,6 @@ def test_padding_keeps_the_items_and_marks_the_rest() -> None:
 
 
 def test_what_is_not_a_number_stays_where_it_is() -> None:
-    """Padding repeats an image's first row before it is masked: NaN in it must not come through."""
     values = torch.tensor([[torch.nan], [1.0], [2.0]])
     padded, mask = pad_rows(values, torch.tensor([1, 2]), torch.arange(2))
     assert padded.isnan().tolist() == [[[True], [False]], [[False], [False]]]

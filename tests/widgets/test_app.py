@@ -36,34 +36,33 @@ def run(clip, clip_folder, tmp_path):
     return place
 
 
-def wait(page) -> str:
+def wait(background) -> str:
     """What the page says once its thread has ended."""
-    background = page.background
     background._thread.join(60)
     assert not background._thread.is_alive()
     return background.message.value
 
 
 @pytest.fixture
-def pages(monkeypatch):
-    """The pages behind the boxes that the functions return."""
+def works(monkeypatch):
+    """What goes on behind the boxes that the functions return."""
     made = []
 
-    class Watched(app._Page):
-        def __init__(self, build) -> None:
+    class Watched(app.Background):
+        def __init__(self, work) -> None:
             made.append(self)
-            super().__init__(build)
+            super().__init__(work)
 
-    monkeypatch.setattr(app, "_Page", Watched)
+    monkeypatch.setattr(app, "Background", Watched)
     return made
 
 
 def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(
-    folder, run, clip, pages, tmp_path
+    folder, run, clip, works, tmp_path
 ) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
     box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
-    assert wait(pages[0]) == "Finished."
+    assert wait(works[0]) == "Finished."
     buttons, tabs = box.children
     assert buttons.layout.display == "none" and tabs.layout.display is None
     assert tabs.titles == ("Search",)
@@ -79,7 +78,7 @@ def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(
         torch.testing.assert_close(gallery._features[share], expected)
 
 
-def test_embedding_that_is_stopped_goes_on(folder, run, pages, tmp_path, monkeypatch) -> None:
+def test_embedding_that_is_stopped_goes_on(folder, run, works, tmp_path, monkeypatch) -> None:
     told = []
 
     def tell(self, said, share=None) -> None:
@@ -91,36 +90,36 @@ def test_embedding_that_is_stopped_goes_on(folder, run, pages, tmp_path, monkeyp
     original = app.Background.tell
     monkeypatch.setattr(app.Background, "tell", tell)
     box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
-    assert wait(pages[0]) == "Stopped. region_taught: 0 of 6 new pictures"
+    assert wait(works[0]) == "Stopped. region_taught: 0 of 6 new pictures"
     buttons, tabs = box.children
     assert buttons.layout.display is None and tabs.layout.display == "none"
-    pages[0].background._resume.click()
-    assert wait(pages[0]) == "Finished."
+    works[0]._resume.click()
+    assert wait(works[0]) == "Finished."
     assert told[3:] == ["Loading the models …", "region_taught: 0 of 6 new pictures"]
     assert buttons.layout.display == "none" and tabs.titles == ("Search",)
 
 
-def test_tabs_of_a_start_that_was_stopped_do_not_come_twice(pages) -> None:
-    def build(background, page) -> None:
-        page.add("First", app.ipywidgets.Label(), "said")
+def test_tabs_of_a_start_that_was_stopped_do_not_come_twice(works) -> None:
+    def build(background):
+        yield "First", ["said"], app.ipywidgets.Label()
         if len(starts) == 0:
             starts.append(1)
             background.stop()
         background.tell("on")
-        page.add("Second", app.ipywidgets.Label(), "said")
+        yield "Second", ["said"], app.ipywidgets.Label()
 
     starts: list[int] = []
-    page = app._Page(build)
-    assert wait(page) == "Stopped. on" and page.tabs.titles == ("First",)
-    page.background._resume.click()
-    assert wait(page) == "Finished."
-    assert page.tabs.titles == ("First", "Second") and len(page.tabs.children) == 2
+    _, tabs = app.show_tabs(build).children
+    assert wait(works[0]) == "Stopped. on" and tabs.titles == ("First",)
+    works[0]._resume.click()
+    assert wait(works[0]) == "Finished."
+    assert tabs.titles == ("First", "Second") and len(tabs.children) == 2
 
 
-def test_a_folder_without_pictures_is_said(run, pages, tmp_path) -> None:
+def test_a_folder_without_pictures_is_said(run, works, tmp_path) -> None:
     (tmp_path / "<b>empty").mkdir()
     app.open_folder(tmp_path / "<b>empty", str(run / "region_taught"))
-    assert wait(pages[0]).startswith("Failed: Expected pictures (.avif")
+    assert wait(works[0]).startswith("Failed: Expected pictures (.avif")
 
 
 def test_what_is_no_arm_is_refused(run, clip_folder) -> None:
