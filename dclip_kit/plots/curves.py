@@ -101,6 +101,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
         )
     colors, split = arm_colors(arms), escape_text(split)
     figure = new_figure(380, legend=True)
+    best = max(paths.values(), key=lambda arm: max(point.recall_at_1 for point in arm.candidates))
     for name, arm in paths.items():
         path = sorted(arm.candidates, key=lambda candidate: candidate.alpha)
         chosen = [point.alpha == arm.alpha for point in path]
@@ -118,7 +119,9 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
                 f"α = {point.alpha:g}" if ringed or point is path[-1] else ""
                 for point, ringed in zip(path, chosen, strict=True)
             ],
-            textposition="top right",
+            textposition=[  # away from the paths above
+                "bottom left" if ringed and arm is not best else "top right" for ringed in chosen
+            ],
             hovertext=[f"α = {point.alpha:g}" for point in path],
             textfont_color=colors[name],
             name=escape_text(name),
@@ -141,7 +144,8 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
     """What each arm gains over the untouched CLIP against what it retains, as its weights mix in.
 
     A line runs from the untouched CLIP (at the right, no gain) to the arm's own weights. Where it
-    falls to the retention at which arms are compared, a point has its 95 % interval.
+    falls to the retention at which arms are compared, a point has its 95 % interval; points of
+    several arms stand beside each other.
 
     Args:
         study: as `summarise` made it.
@@ -151,8 +155,9 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
     colors = arm_colors(arms)
     base = arms["clip"]["at_95_5"][way]["recall_at_1"]
     figure = new_figure(400, legend=True)
-    for name, arm in arms.items():
-        points = arm["frontier"]
+    others = [name for name in arms if name != "clip"]  # which gains nothing over itself
+    for number, name in enumerate(others):
+        arm, points = arms[name], arms[name]["frontier"]
         figure.add_scatter(
             x=[point["retention"] for point in points],
             y=[point[way] / base - 1 for point in points],
@@ -161,11 +166,12 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
             line_color=colors[name],
             **legend_entry(figure, name),
         )
-        if name == "clip":  # which gains nothing over itself
-            continue
         gain = _read_gain(arm, way, "clip")
+        # Beside each other, as else intervals would hide each other.
+        aside = RETENTION + 0.002 * (number - (len(others) - 1) / 2)
+        kept = points[-1]["retention"]
         figure.add_scatter(
-            x=[max(RETENTION, points[-1]["retention"])],
+            x=[kept if kept > RETENTION else aside],
             y=[gain.estimate],
             error_y=make_whiskers([gain]) | {"color": colors[name]},
             mode="markers",

@@ -213,7 +213,8 @@ def plot_gains(
                 **legend_entry(figure, name),
             )
     figure.add_vline(0, line=DASHED, row="all", col=1)
-    figure.update_layout(scattermode="group")  # arms beside each other, as bars would be
+    # Arms beside each other, as bars would be, and rows apart.
+    figure.update_layout(scattermode="group", scattergap=0.4)
     figure.update_yaxes(autorange="reversed")
     return figure.update_xaxes(title_text=escape_text(unit), row=len(gains))
 

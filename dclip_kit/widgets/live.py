@@ -139,17 +139,24 @@ class LiveRun:
         results: what each finished training returned.
     """
 
-    def __init__(self, trainings: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(
+        self,
+        trainings: Mapping[str, Callable[..., Any]],
+        untouched: Mapping[str, float] | None = None,
+    ) -> None:
         """Nothing runs before `start`.
 
         Args:
             trainings: by name, one after another; each is called with `on_epoch` and `on_step`, as
                 `train_arm` and `distill` take them, and goes on from its checkpoint if it is called
                 again.
+            untouched: figures of the model that all begin from, such as val_recall_at_1, for the
+                curves' points at epoch 0.
         """
         self.histories: dict[str, History] = {}
         self.results: dict[str, Any] = {}
         self._trainings = dict(trainings)
+        self._begin: History = [{"epoch": 0, **untouched}] if untouched else []
         self._background = Background(self._train)
         self._figure: LiveFigure | None = None
 
@@ -185,7 +192,7 @@ class LiveRun:
                 continue
 
             def follow(_: object, history: History, name: str = name) -> None:
-                self.histories[name] = list(history)
+                self.histories[name] = [*self._begin, *history]
                 self._draw()
 
             def count(step: int, loss: float, name: str = name) -> None:

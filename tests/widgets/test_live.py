@@ -260,3 +260,15 @@ def test_the_figure_says_what_its_weights_are(pictures, captioned, powers, formu
         sliders[factor].value = power
     text = shown[-1][1][PLOTLY]["layout"]["title"]["text"]
     assert formula in text and text.startswith("weight = ")
+
+
+def test_curves_begin_with_the_untouched_model(shown) -> None:
+    def train(on_epoch, on_step) -> str:
+        on_epoch(None, [{"epoch": 1, "loss": 2.0, "val_recall_at_1": 0.3}])
+        return "trained"
+
+    run = LiveRun({"arm": train}, untouched={"val_recall_at_1": 0.2})
+    run.start()
+    assert asyncio.run(run.wait()) == {"arm": "trained"}
+    assert [row["epoch"] for row in run.histories["arm"]] == [0, 1]
+    assert [row["val_recall_at_1"] for row in run.histories["arm"]] == [0.2, 0.3]
