@@ -522,7 +522,8 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
     for evaluate, data in measurements:
         if data:
             data = replace(data, pictures=_read_few(clip, data.pictures))
-        found.append([evaluate(arm.clip, data) if data else None for arm in arms.values()])
+        shown = tqdm(arms.values(), "measuring arms", disable=not data or not is_main_process())
+        found.append([data and evaluate(arm.clip, data, progress=False) for arm in shown])
     return dict(zip(arms, map(ArmResult, arms.values(), *found), strict=True))
 
 
