@@ -220,7 +220,7 @@ def plot_attention(
 ) -> go.Figure:
     """Attention both ways: a row a region, a column a token, the more the darker.
 
-    Above, each region spreads its attention over the tokens, so that rows sum to 100 %; below,
+    Regions are numbered by falling weight, as in `plot_region_weights`. Above, each region spreads its attention over the tokens, so that rows sum to 100 %; below,
     each token spreads its own over the regions, so that columns do.
 
     Args:
@@ -238,7 +238,8 @@ def plot_attention(
             "regions attend to regions alone."
         )
     regions = captioned.regions
-    numbers = [str(number) for number in range(1, len(regions) + 1)]
+    order = captioned.weight.argsort(descending=True, stable=True).tolist()
+    numbers = [str(order.index(region) + 1) for region in range(len(regions))]
     drawn = draw_boxes(picture, regions, numbers, side=400, font_size=18)
     panel = 24 * len(regions)
     height = 220 + 2 * panel + 180
@@ -255,10 +256,10 @@ def plot_attention(
     )
     add_picture(figure, drawn, wrap_text(f"“{captioned.caption}”", 60))
     for row, weights in ((2, seen[0]), (3, heard[0].T)):
-        shares = weights.detach().cpu().tolist()
+        shares = weights.detach().cpu()[order].tolist()
         figure.add_heatmap(
             z=[[round(value, 4) for value in line] for line in shares],
-            y=_number_labels(regions, range(len(regions))),
+            y=_number_labels(regions, order),
             zmin=0,
             zmax=max(0.5, *map(max, shares)),  # paler where attention is spread thin
             colorscale=[[0, "#FFFFFF"], [1, PALETTE[2]]],

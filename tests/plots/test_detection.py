@@ -174,15 +174,16 @@ class TestRegionWeights:
 
 
 class TestAttention:
-    def test_rows_are_regions_and_columns_tokens_in_both_panels(
+    def test_rows_are_regions_by_weight_and_columns_tokens_in_both_panels(
         self, pictures, captioned, output
     ) -> None:
         figure = plots.plot_attention(pictures[0], captioned, output)
         seen, told = (trace for trace in figure.data if trace.type == "heatmap")
-        assert [list(row) for row in seen.z] == [[0.125, 0.25, 0.625], [0.5, 0.25, 0.25]]
-        assert [list(row) for row in told.z] == [[1, 0.5, 0.25], [0, 0.5, 0.75]]
-        assert [list(row) for row in told.text] == [["100", "50", "25"], ["0", "50", "75"]]
-        expected = draw_boxes(pictures[0], captioned.regions, ["1", "2"], side=400, font_size=18)
+        assert [list(row) for row in seen.z] == [[0.5, 0.25, 0.25], [0.125, 0.25, 0.625]]
+        assert [list(row) for row in told.z] == [[0, 0.5, 0.75], [1, 0.5, 0.25]]
+        assert [list(row) for row in told.text] == [["0", "50", "75"], ["100", "50", "25"]]
+        assert seen.y[1].startswith("2 dog")
+        expected = draw_boxes(pictures[0], captioned.regions, ["2", "1"], side=400, font_size=18)
         assert look_alike(decode(figure.data[0].source), expected)
         assert "tokens → regions: each column sums to 100 %" in shown(figure)
         assert_harmless(figure)
