@@ -624,6 +624,12 @@ def read_manifest(
     """
     try:
         entries = load_json(path)["entries"]
+        for entry in entries:
+            # A single text would pass for a list of letters.
+            if not isinstance(entry["captions"], list) or not all(
+                map(is_text, [entry["path"], entry["id"], *entry["captions"]])
+            ):
+                raise TypeError(f"the entry {ascii(entry)[:200]}")
         whole = CaptionedImages(
             tuple(path.parent / entry["path"] for entry in entries),
             tuple(tuple(entry["captions"]) for entry in entries),
@@ -632,7 +638,7 @@ def read_manifest(
             tuple(entry["id"] for entry in entries),
             tuple(entry["split"] for entry in entries),
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected a manifest ({MANIFEST}) at {path}, got another form ({error!r}); write one "
             "with curate."

@@ -354,9 +354,14 @@ def curate(
         What was written: format, recipe, seed, counts, leaks, unusable, not_compared, entries.
 
     Raises:
-        ValueError: nothing was drawn.
+        ValueError: a data set is not of the mixture, or nothing was drawn.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
+    if unknown := sorted(datasets.keys() - mixture.keys()):
+        raise ValueError(
+            f"Expected data sets of the mixture ({', '.join(mixture)}), got {', '.join(unknown)}; "
+            "name them so, or give a mixture that has them."
+        )
     index = index_evaluation(evaluation, by_content)
     record: dict[str, Any] = {
         "format": MANIFEST,

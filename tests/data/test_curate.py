@@ -117,6 +117,8 @@ def test_what_leaks_or_fails_is_named_and_made_up_for(datasets, tmp_path) -> Non
 @pytest.mark.parametrize(
     ("names", "changes", "says"),
     [
+        (["mscoco"], {}, r"mixture \(coco, flickr30k, conceptual_captions\), got mscoco; name"),
+        (["coco", "mscoco"], {}, "got mscoco; name"),
         (["coco"], {"mixture": {"coco": 0}}, "none was usable"),
         ([], {}, "from at least one data set"),
     ],
@@ -172,7 +174,15 @@ def test_a_manifest_is_read_back(file) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"split": "holdout"}, {"captions": [" "]}, {"captions": None}, {"path": None}],
+    [
+        {"split": "holdout"},
+        {"captions": [" "]},
+        {"captions": None},
+        {"captions": "meal"},
+        {"captions": ["\ud83d"]},
+        {"path": None},
+        {"id": 9},
+    ],
 )
 def test_a_broken_entry_is_refused(file, change) -> None:
     entries = [ENTRIES[0], ENTRIES[1] | change]
