@@ -22,7 +22,7 @@ from dclip_kit.config import RegionTeacherSettings, StudentSettings, TeacherSett
 from dclip_kit.features.store import FrozenFeatures, differing_entries
 from dclip_kit.models.weights import AFTER_BLOCKS
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
-from dclip_kit.runtime.processes import exists_for_all, is_main_process
+from dclip_kit.runtime.processes import exists_for_all, gather_rows, is_main_process
 
 History = list[dict[str, int | float]]  # a row of figures an epoch
 MINUTES = 10.0  # between two checkpoints within an epoch
@@ -171,7 +171,8 @@ def take_steps(
         A row of figures an epoch.
 
     Raises:
-        ValueError: the loss is not finite, or the checkpoint is damaged or of another run.
+        ValueError: the loss is not finite, or the checkpoint is damaged, of another run, or not the
+            same for all processes.
     """
     accelerator = Accelerator(mixed_precision="no")  # see `precision.autocast`
     optimizer = torch.optim.AdamW(groups, fused=True)  # one pass: else a seventh of a step
@@ -180,12 +181,21 @@ def take_steps(
     done, sums, seconds = 0, torch.zeros(()), 0.0  # steps, figures, time of the epoch begun
     if checkpoint is not None and exists_for_all(checkpoint):
         kept = load_training_state(checkpoint, module, optimizer)
-        if differing := differing_entries(kept["settings"], settings):
+        # What only the checkpoint has is compared, too: its steps were taken by that.
+        if differing := differing_entries(
+            kept["settings"], dict.fromkeys(kept["settings"]) | settings
+        ):
             raise ValueError(
                 f"Expected a run with these settings in {checkpoint}, but they differ in "
                 f"{', '.join(differing)}; give another file or delete it."
             )
         history, done, seconds = kept["history"], kept["step"], kept["seconds"]
+        places = gather_rows(torch.tensor([[len(history), done]]))
+        if (places != places[0]).any():
+            raise ValueError(
+                "Expected all processes to go on from one place, but of epoch and step "
+                f"{checkpoint} says {places.tolist()}; put it where every machine reads the same."
+            )
         sums = torch.tensor(kept["sums"], dtype=torch.float64)
 
     def keep() -> None:

@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +74,12 @@ def test_a_step_of_the_teacher_and_of_the_student_shrinks_matrices_alone(
             assert torch.equal(value, without[key]) is (value.ndim < 2), f"{name}: {key}"
 
 
+def write_progress(progress: dict, path: Path) -> None:
+    """Changes what a checkpoint says of its run."""
+    told = torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8)
+    save_tensors(load_tensors(path) | {"progress": told}, path)
+
+
 @pytest.mark.parametrize("kind", ["teacher", "student"])
 def test_a_checkpoint_from_when_everything_decayed_is_refused(
     kind, clip, pixels, features, targets, tmp_path, monkeypatch
@@ -99,13 +106,25 @@ def test_a_checkpoint_from_when_everything_decayed_is_refused(
     with pytest.raises(ValueError, match=r"settings in .*differ in decayed; give another file"):
         run(*given)
     assert path.read_bytes() == written
-    kept = load_tensors(path)
-    progress = json.loads(bytes(kept["progress"].tolist()))
+    progress = json.loads(bytes(load_tensors(path)["progress"].tolist()))
     del progress["settings"]["decayed"]  # as it was written then
-    kept["progress"] = torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8)
-    save_tensors(kept, path)
+    write_progress(progress, path)
     with pytest.raises(ValueError, match=r"settings in .*differ in decayed; give another file"):
         run(*given)
+
+
+def test_a_checkpoint_with_a_setting_that_is_no_more_is_refused(
+    clip, pixels, features, targets, tmp_path
+) -> None:
+    """Steps that were taken by another version of the kit."""
+    path = tmp_path / "state.safetensors"
+    given = (clip, pixels, features, targets, path)
+    RUNS["teacher"](*given)
+    progress = json.loads(bytes(load_tensors(path)["progress"].tolist()))
+    progress["settings"]["label_smoothing"] = 0.1
+    write_progress(progress, path)
+    with pytest.raises(ValueError, match=r"settings in .*differ in label_smoothing; give another"):
+        RUNS["teacher"](*given)
 
 
 # Waiting for the device

@@ -781,6 +781,17 @@ def test_processes_of_which_some_see_no_checkpoint_are_refused(
         train_teacher(features, TEACHER, REGIONS, checkpoint=tmp_path / "state.safetensors")
 
 
+def test_processes_that_would_go_on_from_different_places_are_refused(
+    features, tmp_path, monkeypatch
+) -> None:
+    checkpoint = tmp_path / "state.safetensors"
+    train_teacher(features, TEACHER, REGIONS, checkpoint=checkpoint)
+    places = torch.tensor([[2, 1], [0, 0]])
+    monkeypatch.setattr(progress_module, "gather_rows", lambda own: places)
+    with pytest.raises(ValueError, match=r"one place, .*\[\[2, 1\], \[0, 0\]\]; put it where"):
+        train_teacher(features, TEACHER, REGIONS, checkpoint=checkpoint)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "says"),
     [
