@@ -528,8 +528,14 @@ def gain_by_group(
         resamples, seed: As in `paired_bootstrap`, whose errors these are too.
 
     Raises:
-        IndexError: Lengths differ.
+        ValueError: Lengths differ.
     """
+    if not len(before) == len(after) == len(image_of_query) == len(groups):
+        raise ValueError(
+            "Expected before, after, image_of_query and groups with one entry for each query, got "
+            f"{len(before)}, {len(after)}, {len(image_of_query)} and {len(groups)}; pass the same "
+            "queries to all four."
+        )
     gains = []
     for name in dict.fromkeys([*(each for each in order if each in groups), *groups]):
         chosen = torch.tensor([group == name for group in groups])

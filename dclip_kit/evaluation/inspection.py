@@ -257,15 +257,23 @@ def beside_caption(
 
 def reweight_regions(
     captioned: CaptionedRegions,
-    area: float = 1.0,
-    confidence: float = 1.0,
-    similarity: float = 1.0,
+    area: int | float = 1.0,
+    confidence: int | float = 1.0,
+    similarity: int | float = 1.0,
 ) -> Float[Tensor, "region"]:
     """Region weights from the same three factors, each raised to a power of its own.
 
     Ours, to see what each factor does: 1 for all gives DCLIP's weights, 0 leaves a factor out, and
-    0 for all weighs every region the same. None is negative.
+    0 for all weighs every region the same.
+
+    Raises:
+        ValueError: a power is negative or not finite.
     """
+    if not all(0 <= power < float("inf") for power in (area, confidence, similarity)):
+        raise ValueError(
+            f"Expected powers of 0 or more, got area {area}, confidence {confidence} and "
+            f"similarity {similarity}; give 0 to leave a factor out."
+        )
     regions = captioned.regions
     product = regions.area**area * regions.confidence**confidence * captioned.similarity**similarity
     return scale_products(product[None], torch.ones(1, len(regions), dtype=torch.bool))[0]

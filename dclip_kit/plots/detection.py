@@ -229,15 +229,17 @@ def plot_attention(
         output: what it made of it, from `attend`.
 
     Raises:
-        ValueError: the teacher reads no caption, or the picture has another size than the regions'.
+        ValueError: the teacher reads no caption, or was given other regions or tokens, or the
+            picture has another size than the regions'.
     """
-    seen, heard = output.region_to_token, output.token_to_region
-    if seen is None or heard is None:
+    seen, heard, regions = output.region_to_token, output.token_to_region, captioned.regions
+    shape = (1, len(regions), len(captioned.tokens))
+    if seen is None or heard is None or seen.shape != shape:
         raise ValueError(
-            "Expected the output of a teacher that reads captions, got a caption-free one's: its "
-            "regions attend to regions alone."
+            f"Expected attention of shape {shape}, from a teacher that reads captions, got "
+            f"{'none: a caption-free one' if seen is None else tuple(seen.shape)}; attend to "
+            "these very regions and tokens, with `attend`."
         )
-    regions = captioned.regions
     order = captioned.weight.argsort(descending=True, stable=True).tolist()
     numbers = [str(order.index(region) + 1) for region in range(len(regions))]
     drawn = draw_boxes(picture, regions, numbers, side=400, font_size=18)

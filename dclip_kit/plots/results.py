@@ -283,7 +283,16 @@ def plot_occurrences(
     Args:
         occurrences: by the model's name, from `k_occurrence` of the same queries and pictures.
         k: places looked at, for the axis's title.
+
+    Raises:
+        ValueError: there is no model, or numbers of pictures, queries or places differ.
     """
+    totals = {(len(each), round(float(each.sum()))) for each in occurrences.values()}
+    if len(totals) != 1:
+        raise ValueError(
+            "Expected counts of the same queries and pictures for each model, got "
+            f"{len(totals)} different ones; count with one k."
+        )
     first = next(iter(occurrences.values()))
     # A point for each step of the logarithmic axis: a thousand would only make the file larger.
     places = torch.logspace(0, float(torch.tensor(len(first)).log10()), 60).round().int().unique()

@@ -115,6 +115,12 @@ def test_powers_weigh_the_factors(by_hand, powers, expected) -> None:
     assert weights.tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("power", [-0.5, float("nan"), float("inf")])
+def test_powers_that_are_none_are_refused(by_hand, power) -> None:
+    with pytest.raises(ValueError, match=rf"powers of 0 or more, got .*confidence {power} and"):
+        reweight_regions(by_hand, confidence=power)
+
+
 def test_powers_of_one_give_dclips_weights(captioned) -> None:
     assert torch.allclose(reweight_regions(captioned), captioned.weight, atol=1e-6)
 

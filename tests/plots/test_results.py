@@ -194,6 +194,13 @@ class TestOccurrences:
     def test_names_are_plain_text(self) -> None:
         assert_harmless(plots.plot_occurrences(COUNTS))
 
+    def test_counts_of_different_things_are_an_error(self) -> None:
+        for other in (torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 9, 0, 3])):
+            with pytest.raises(ValueError, match="same queries and pictures"):
+                plots.plot_occurrences(COUNTS | {"x": other})
+        with pytest.raises(ValueError, match="got 0 different"):
+            plots.plot_occurrences({})
+
 
 @pytest.fixture
 def objects() -> SceneObjects:
