@@ -131,7 +131,8 @@ def load_clip(
         device: where to put it.
 
     Raises:
-        FileNotFoundError: the folder lacks config or weights.
+        FileNotFoundError: the folder lacks config or weights, or has a pickle that open_clip would
+            read instead.
         ValueError: the name or tag is unknown; or files are damaged, of another architecture, made
             for another activation (QuickGELU), neither on disk nor to be downloaded, or need a
             package that is not installed.
@@ -148,10 +149,12 @@ def load_clip(
             f"{pretrained!r}; leave it out."
         )
     if folder:
-        if not (folder / CONFIG_FILE).is_file() or not any(folder.glob("*.safetensors")):
+        first = Path(open_clip.factory._find_checkpoint_in_dir(folder) or "none")
+        if not (folder / CONFIG_FILE).is_file() or first.suffix != ".safetensors":
             raise FileNotFoundError(
-                f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}; "
-                "export_clip writes such a folder."
+                f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}, of whose "
+                f"files open_clip would take {first.name} for weights; export_clip writes such a "
+                "folder."
             )
     elif not name.startswith("hf-hub:"):
         if name not in open_clip.list_models():
@@ -315,5 +318,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
     Accelerate's would last: the first training's precision would hold for every later one in the
     process, and wrap the tower, so that validation would run in bf16 too.
+
+    Raises:
+        ValueError: the precision is neither "no" nor "bf16".
     """
+    if precision not in ("no", "bf16"):
+        raise ValueError(
+            f"Expected a precision of no or bf16 to compute in, got {precision!r}; give either."
+        )
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -198,7 +198,8 @@ def locate_weights(name_or_path: str | Path) -> Path:
             return cached
         with contained_ultralytics():
             from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
-        if "YOLO_OFFLINE" in os.environ:
+        # As ultralytics reads it.
+        if os.environ.get("YOLO_OFFLINE", "").lower() in ("1", "true", "yes", "on", "y", "t"):
             reason += ", and YOLO_OFFLINE forbids to download it"
         elif path.name in GITHUB_ASSETS_NAMES:
             try:

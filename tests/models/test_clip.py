@@ -345,6 +345,10 @@ def test_a_text_tower_with_python_of_its_own_is_refused(
         load_clip(folder)
 
 
+PICKLES = ["open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"]
+PICKLES += ["pytorch_model.bin", "pytorch_model.pth", "model.pth"]
+
+
 class Poison:
     """Something that, in a pickle, is run when that is read."""
 
@@ -352,20 +356,28 @@ class Poison:
         return Path.touch, (Path("poisoned"),)
 
 
-@pytest.mark.parametrize("good", ["open_clip_model", "model"])
-def test_no_code_in_a_pickle_beside_safetensors_is_run(
-    good, clip_folder, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("good", "refused"),
+    [
+        ("open_clip_model", ()),
+        ("model", ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")),
+        ("zzz", PICKLES),
+    ],
+)
+@pytest.mark.parametrize("poison", [*PICKLES, "a.bin"])
+def test_a_pickle_beside_safetensors_is_never_read(
+    good, refused, poison, clip_folder, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    """Where open_clip prefers it, its weights would be taken for those of the other file."""
     folder = shutil.copytree(clip_folder, tmp_path / "folder")
     (folder / "open_clip_model.safetensors").rename(folder / f"{good}.safetensors")
-    torch.save({"weights": Poison()}, folder / "open_clip_pytorch_model.bin")
-    if good == "open_clip_model":
+    torch.save({"weights": Poison()}, folder / poison)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read a pickle"))
+    if poison not in refused:
         assert load_clip(folder).embed_dim == 32
-    else:  # whose name open_clip prefers less: it reads weights alone
-        with pytest.raises(ValueError, match=r"do not load \(Weights only load failed"):
+    else:
+        with pytest.raises(FileNotFoundError, match=f"open_clip would take {poison} for weights"):
             load_clip(folder)
-    assert not (tmp_path / "poisoned").exists()
 
 
 def test_a_pickle_in_a_repository_is_not_read_either(
@@ -602,6 +614,12 @@ def test_half_precision_is_for_pictures_and_gives_whole_features(name, clip, poc
     assert torch.allclose(half.norm(dim=1), torch.ones(9), atol=1e-6)
     apart = 1 - (full * half).sum(1)
     assert 0 < apart.max() < 1e-3
+
+
+def test_a_precision_that_nothing_computes_in_is_refused(clip) -> None:
+    pixels = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="no or bf16 to compute in, got 'fp16'; give"):
+        encode_images(replace(clip, precision="fp16"), pixels)
 
 
 def test_the_launchers_precision_holds_where_the_settings_leave_it_open(monkeypatch) -> None:
