@@ -220,8 +220,9 @@ def plot_attention(
 ) -> go.Figure:
     """Attention both ways: a row a region, a column a token, the more the darker.
 
-    Regions are numbered by falling weight, as in `plot_region_weights`. Above, each region spreads its attention over the tokens, so that rows sum to 100 %; below,
-    each token spreads its own over the regions, so that columns do.
+    Regions are numbered by falling weight, as in `plot_region_weights`. Above, each region spreads
+    its attention over the tokens, so that rows sum to 100 %; below, each token spreads its own over
+    the regions, so that columns do.
 
     Args:
         picture: with the regions.
