@@ -38,6 +38,15 @@ def ranks(
     Raises:
         ValueError: Shapes differ, a score is NaN, or a query has no positive.
     """
+    return rank_queries(scores, positives, tolerance)[0]
+
+
+def rank_queries(
+    scores: Float[Tensor, "query candidate"],
+    positives: Bool[Tensor, "_query _candidate"],
+    tolerance: float = TIE_TOLERANCE,
+) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
+    """As `ranks`; with each query's average precision, and whether all its candidates tie."""
     if scores.shape != positives.shape or not positives.any(dim=1).all():
         raise ValueError(
             f"Expected positives of {tuple(scores.shape)}, one or more a query, got "
@@ -51,7 +60,7 @@ def ranks(
     higher = row > own + tolerance  # pair candidate
     tied = (row >= own - tolerance) & ~higher  # the positive itself is among them
     counts = [each.sum(dim=1) for each in (higher, tied, higher & right, tied & right)]
-    return _rank_queries(torch.stack(counts).double().cpu(), query.cpu(), *scores.shape)[0]
+    return _rank_queries(torch.stack(counts).double().cpu(), query.cpu(), *scores.shape)
 
 
 def _rank_queries(
@@ -231,27 +240,35 @@ def retrieval_metrics(
     alone = torch.tensor([[0.0], [1.0]]).double().expand(2, texts)  # a caption has one image
     both = _count_beside(score, own)
 
-    def direction(
-        counts: Tensor, query: Tensor, candidates: int, image: Tensor
-    ) -> DirectionMetrics:
-        rank, precision, undecided = _rank_queries(counts, query, len(image), candidates)
-        decided = _decided(rank, undecided, candidates)
-        return DirectionMetrics(
-            recall_at={k: recall_at_k(decided, k) for k in recall_at},
-            mean_average_precision=float(precision.mean()),
-            mean_reciprocal_rank=float((1 / rank).mean()),
-            median_rank=float(rank.quantile(0.5)),
-            candidates=candidates,
-            ranks=rank,
-            average_precision=precision,
-            undecided=undecided,
-            image_of_query=image,
-        )
-
+    of_texts = _rank_queries(torch.cat([forth, alone]), torch.arange(texts), texts, images)
+    of_images = _rank_queries(torch.cat([back, both]), query, len(asked), texts)
     return RetrievalMetrics(
-        text_to_image=direction(torch.cat([forth, alone]), torch.arange(texts), images, own),
-        image_to_text=direction(torch.cat([back, both]), query, texts, asked),
+        text_to_image=summarise_ranks(*of_texts, images, own, recall_at),
+        image_to_text=summarise_ranks(*of_images, texts, asked, recall_at),
         images_without_captions=images - len(asked),
+    )
+
+
+def summarise_ranks(
+    ranks: Float[Tensor, "query"],
+    average_precision: Float[Tensor, "query"],
+    undecided: Bool[Tensor, "query"],
+    candidates: int,
+    image_of_query: Int[Tensor, "query"],
+    recall_at: Sequence[int] = (1, 5, 10),
+) -> DirectionMetrics:
+    """One direction's numbers, from what `rank_queries` gives."""
+    decided = _decided(ranks, undecided, candidates)
+    return DirectionMetrics(
+        recall_at={k: recall_at_k(decided, k) for k in recall_at},
+        mean_average_precision=float(average_precision.mean()),
+        mean_reciprocal_rank=float((1 / ranks).mean()),
+        median_rank=float(ranks.quantile(0.5)),
+        candidates=candidates,
+        ranks=ranks,
+        average_precision=average_precision,
+        undecided=undecided,
+        image_of_query=image_of_query,
     )
 
 

@@ -52,6 +52,7 @@ def evaluate(
     images: Path | None = None,
     split: str = "test",
     seed: int | None = None,
+    rescore: Literal["nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h"] | None = None,
     json: Path | None = None,
     device: str = "auto",
     profile: str = "pocket",
@@ -76,6 +77,8 @@ def evaluate(
         split: "test" is what distill measures on, a tenth where the data has no splits; "all" is
             everything; formats with splits have more (val, test_1k_0, …).
         seed: of drawing splits that data has not; left out, that of the first arm's run, else 0.
+        rescore: measures each model once more, with scores rescored by what the data's training
+            split makes of each candidate; nothing is trained for it.
         json: file for all figures.
         device: auto, cpu, cuda:0, …
     """
@@ -83,8 +86,11 @@ def evaluate(
         require_writable(json)
     from dclip_kit.evaluation import compare, profile_data, runs
     from dclip_kit.evaluation import evaluate as measuring
+    from dclip_kit.metrics import retrieval_metrics
+    from dclip_kit.models.encode import encode_images, encode_texts
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
+    from dclip_kit.search.rescoring import Rescoring
 
     came_from = {name: run for name in model if (run := runs.find_run(name))}
     place = profile_data.choose_measured(
@@ -104,18 +110,25 @@ def evaluate(
     labelled = {each.source: runs.leave_out_chosen(each, digests) for each in every}
     without = {each.source: len(each) - len(labelled[each.source]) for each in every}
     prompts = profile_data.choose_templates(place.zero_shot, place.templates)
+    train = profile_data.read_measured(place, "train") if rescore else captioned
     found = {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = runs.load_model(name, pretrained, choose_device(device))
-        prepared = measuring.prepare_retrieval(clip, captioned, read=False)
-        found[name] = measuring.evaluate_retrieval(clip, prepared)
+        images, texts = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
+        features = images, texts, captioned.image_of_text
+        found[name] = retrieval_metrics(*features)
+        if rescore:
+            references = measuring.prepare_references(clip, train)
+            found[f"{name} by {rescore}"] = measuring.rescored_metrics(
+                *features, references, Rescoring(rescore)
+            )
         for source, each in labelled.items():
             classes = measuring.prepare_zero_shot(clip, each, False, prompts)
             known[source][name] = measuring.evaluate_zero_shot(clip, classes)
     if not is_main_process():
         return
-    gains = {name: compare.compare(found[model[0]], found[name]) for name in model[1:]}
+    gains = {name: compare.compare(found[model[0]], found[name]) for name in [*found][1:]}
     measured = place.test if place.test and split == "test" else place.data
     unknown = [name for name, each in seen.items() if not each.complete]
     notes = [

@@ -15,14 +15,16 @@ from dclip_kit.metrics import (
     DirectionMetrics,
     RetrievalMetrics,
     class_ranks,
+    rank_queries,
     recall_at_k,
     retrieval_metrics,
+    summarise_ranks,
 )
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import same_text_tower
 from dclip_kit.runtime.processes import is_main_process
-from dclip_kit.search.index import add_bias, nnn_bias
+from dclip_kit.search.rescoring import NNN, Rescoring
 
 # The directions, by their names in records.
 WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
@@ -219,6 +221,69 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
     return ZeroShot(correct, correct.float().mean().item(), share(domain), share(~domain), top5)
 
 
+# Rescored by training data
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """Queries that have nothing to do with those that are measured, to rescore candidates by.
+
+    Attributes:
+        captions: features of training captions, for text→image.
+        pictures: features of training pictures, for image→text.
+    """
+
+    captions: Float[Tensor, "text embed"]
+    pictures: Float[Tensor, "image embed"]
+
+
+def prepare_references(bundle: ClipBundle, train: CaptionedImages) -> References:
+    """Encodes captions and pictures of the training data.
+
+    Raises:
+        ValueError: they are of another split: what is measured must not be known before.
+    """
+    if train.split != "train":
+        raise ValueError(
+            f"Expected reference queries of the training data, got those of {train.split!r}; "
+            "measured data would tell what is asked."
+        )
+    return References(encode_texts(bundle, train.texts), encode_images(bundle, train.paths))
+
+
+def rescored_metrics(
+    image_features: Float[Tensor, "image embed"],
+    text_features: Float[Tensor, "text embed"],
+    image_of_text: Int[Tensor, "text"],
+    references: References,
+    rescoring: Rescoring,
+) -> RetrievalMetrics:
+    """As `retrieval_metrics`, by rescored scores; features are of length 1."""
+
+    def search(
+        queries: Tensor, candidates: Tensor, asked: Tensor, owner: Tensor, image: Tensor
+    ) -> DirectionMetrics:
+        """The image of a candidate, `owner`, is that of the queries that it answers."""
+        bias = rescoring.measure_bias(asked, candidates)
+        parts = [
+            rank_queries(
+                rescoring.apply(some @ candidates.T, bias),
+                own[:, None] == owner,
+                tolerance=1e-9,  # a product with a probability may be small
+            )
+            for some, own in zip(queries.split(1000), image.split(1000), strict=True)
+        ]
+        rank, precision, undecided = map(torch.cat, zip(*parts, strict=True))
+        return summarise_ranks(rank, precision, undecided, len(candidates), image)
+
+    every, asked = torch.arange(len(image_features)), image_of_text.unique()
+    return RetrievalMetrics(
+        search(text_features, image_features, references.captions, every, image_of_text),
+        search(image_features[asked], text_features, references.pictures, image_of_text, asked),
+        len(every) - len(asked),
+    )
+
+
 # Galleries: many pictures in groups of one size, so that figures can be compared
 
 
@@ -249,30 +314,28 @@ class GalleryMetrics:
 def measure_galleries(
     clip: ClipBundle,
     galleries: tuple[RetrievalSet, ...],
-    references: tuple[Float[Tensor, "text embed"], Float[Tensor, "image embed"]] | None = None,
+    references: References | None = None,
+    rescoring: Rescoring = NNN,
 ) -> dict[str, GalleryMetrics]:
     """Retrieval both ways: in each gallery its own captions and pictures search for each other.
 
     Args:
         clip: the model.
         galleries: from `prepare_galleries`.
-        references: training captions' and pictures' features, to rescore candidates by
-            (`rescore`); None leaves scores as they are.
+        references: to rescore candidates by; None leaves scores as they are.
+        rescoring: how.
     """
     found: dict[str, list[DirectionMetrics]] = {way: [] for way in WAYS}
     first = 0
     for gallery in galleries:
         image = encode_images(clip, gallery.pictures, progress=False)
         text, own = gallery.features_for(clip), gallery.image_of_text
-        plain = retrieval_metrics(image, text, own)
-        both = [plain.text_to_image, plain.image_to_text]
-        if references:
-            captions, pictures = references
-            queries, candidates = add_bias(text, image, nnn_bias(captions @ image.T))
-            both[0] = retrieval_metrics(candidates, queries, own).text_to_image
-            queries, candidates = add_bias(image, text, nnn_bias(pictures @ text.T))
-            both[1] = retrieval_metrics(queries, candidates, own).image_to_text
-        for way, one in zip(WAYS, both, strict=True):
+        if references is None:
+            both = retrieval_metrics(image, text, own)
+        else:
+            both = rescored_metrics(image, text, own, references, rescoring)
+        for way in WAYS:
+            one: DirectionMetrics = getattr(both, way)
             found[way].append(replace(one, image_of_query=first + one.image_of_query))
         first += len(image)
     return {way: _join(each) for way, each in found.items()}

@@ -15,6 +15,7 @@ from dclip_kit.evaluation.compare import measure_fresh
 from dclip_kit.evaluation.evaluate import (
     TEMPLATE_SETS,
     WAYS,
+    References,
     RetrievalSet,
     ZeroShotSet,
     encode_classes,
@@ -23,6 +24,7 @@ from dclip_kit.evaluation.evaluate import (
     measure_galleries,
     nearest_classes,
     prepare_galleries,
+    prepare_references,
     prepare_retrieval,
     prepare_zero_shot,
 )
@@ -30,7 +32,7 @@ from dclip_kit.evaluation.experiment import Arm
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import clone_clip
-from dclip_kit.search.index import rescore
+from dclip_kit.search.rescoring import METHODS, NNN, Rescoring, rescore
 
 # Zero-shot and retrieval
 
@@ -231,17 +233,16 @@ def rank_slowly(scores: torch.Tensor, right: list[int]) -> int:
     return 1 + min(order.index(each) for each in right)
 
 
-def find_slowly(clip, dataset, size, references=None) -> dict[str, list[tuple[int, int]]]:
-    """Each query's picture and rank, by direction; NNN's scores where there are references."""
+def find_slowly(clip, dataset, size, references=None, how=NNN) -> dict[str, list[tuple[int, int]]]:
+    """Each query's picture and rank, by direction; rescored where there are references."""
     found = {way: [] for way in WAYS}
     for first in range(0, len(dataset), size):
         part = dataset.select(range(first, min(first + size, len(dataset))))
         image, text = encode_images(clip, part.paths), encode_texts(clip, part.texts)
         forth, back = text @ image.T, image @ text.T
         if references:
-            captions, pictures = references
-            forth = rescore(forth, captions @ image.T)
-            back = rescore(back, pictures @ text.T)
+            forth = rescore(forth, references.captions @ image.T, **vars(how))
+            back = rescore(back, references.pictures @ text.T, **vars(how))
         owner = part.image_of_text.tolist()
         for row, own in zip(forth, owner, strict=True):
             found["text_to_image"].append((first + own, rank_slowly(row, [own])))
@@ -251,15 +252,16 @@ def find_slowly(clip, dataset, size, references=None) -> dict[str, list[tuple[in
     return found
 
 
-@pytest.mark.parametrize("nnn", [False, True])
+@pytest.mark.parametrize("method", [None, *METHODS])
 @pytest.mark.parametrize("size", [12, 5])
-def test_each_gallery_is_searched_alone(size, nnn, clip, tuned, many) -> None:
-    """And NNN ranks by the scores that `rescore` gives."""
-    references = None
-    if nnn:
-        references = tuple(F.normalize(torch.randn(count, 32), dim=1) for count in (200, 150))
-    found = measure_galleries(tuned, prepare_galleries(clip, many, size), references)
-    expected = find_slowly(tuned, many, size, references)
+def test_each_gallery_is_searched_alone(size, method, clip, tuned, many) -> None:
+    """And rescored ranks are those of the scores that `rescore` gives."""
+    references, how = None, NNN
+    if method:
+        vectors = (F.normalize(torch.randn(count, 32), dim=1) for count in (200, 150))
+        references, how = References(*vectors), Rescoring(method, k=20, temperature=0.3)
+    found = measure_galleries(tuned, prepare_galleries(clip, many, size), references, how)
+    expected = find_slowly(tuned, many, size, references, how)
     for way in WAYS:
         image, rank = torch.tensor(expected[way]).T
         assert found[way].image.tolist() == image.tolist()
@@ -269,11 +271,22 @@ def test_each_gallery_is_searched_alone(size, nnn, clip, tuned, many) -> None:
             assert found[way].figures[f"recall_at_{k}"] == pytest.approx(share), (way, k)
 
 
+def test_reference_queries_come_from_the_training_data(clip, many) -> None:
+    train = replace(many, split="train")
+    found = prepare_references(clip, train)
+    torch.testing.assert_close(found.captions, encode_texts(clip, many.texts))
+    torch.testing.assert_close(found.pictures, encode_images(clip, many.paths))
+    for split in ("val", "test", "further_test", "uncaptioned"):
+        with pytest.raises(ValueError, match=f"of the training data, got those of '{split}'"):
+            prepare_references(clip, replace(many, split=split))
+
+
 def test_rescoring_changes_who_is_found(clip, many) -> None:
     galleries = prepare_galleries(clip, many, 12)
     image = encode_images(clip, many.paths)
     plain = measure_galleries(clip, galleries)
-    fair = measure_galleries(clip, galleries, (image.repeat(2, 1), galleries[0].text_features))
+    references = References(image.repeat(2, 1), galleries[0].text_features)
+    fair = measure_galleries(clip, galleries, references)
     assert any(not torch.equal(plain[way].hits, fair[way].hits) for way in WAYS)
 
 
