@@ -115,8 +115,8 @@ def evaluate(
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = runs.load_model(name, pretrained, choose_device(device))
-        images, texts = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
-        features = images, texts, captioned.image_of_text
+        vectors, texts = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
+        features = vectors, texts, captioned.image_of_text
         found[name] = retrieval_metrics(*features)
         if rescore:
             references = measuring.prepare_references(clip, train)
