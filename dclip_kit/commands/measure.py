@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,8 @@ from tyro.conf import FlagCreatePairsOff, Positional
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
 from dclip_kit.config import PROFILES
 from dclip_kit.runtime.printing import printable
+
+Method = Literal["nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h"]
 
 
 def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: str = "cpu") -> None:
@@ -52,7 +54,7 @@ def evaluate(
     images: Path | None = None,
     split: str = "test",
     seed: int | None = None,
-    rescore: Literal["nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h"] | None = None,
+    rescore: Method | None = None,
     json: Path | None = None,
     device: str = "auto",
     profile: str = "pocket",
@@ -196,6 +198,8 @@ def search(
     model: str,
     pretrained: str | None,
     top_k: int = 5,
+    rescore: Method | None = None,
+    references: str = "",
     json: FlagCreatePairsOff[bool] = False,
     device: str = "auto",
 ) -> None:
@@ -211,17 +215,31 @@ def search(
             that export wrote, or an arm that distill wrote (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         top_k: how many to find.
+        rescore: takes from each picture's score what it gets from captions of other pictures.
+        references: the data whose training captions these are, as inspect takes it, or "pocket";
+            left out, those that the arm was trained on.
         json: prints JSON, a list of path and score (cosine).
         device: auto, cpu, cuda:0, …
     """
-    from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.evaluation.profile_data import read_measured
+    from dclip_kit.evaluation.runs import find_run, load_model
     from dclip_kit.models.encode import encode_texts
     from dclip_kit.search.folder_index import find_pictures, index_pictures
+    from dclip_kit.search.rescoring import Rescoring
 
     find_pictures(folder)  # an empty folder is told before a model is loaded
     if top_k < 1 or not query.strip():
         raise ValueError(
             f"Expected a query that says something and a --top-k from 1, got {query!r} and {top_k}."
+        )
+    run = find_run(model)
+    place = run.profile if run else PROFILES["pocket"]
+    if references:
+        place = replace(place, data=references, images="", test="")
+    elif rescore and not run and model != "pocket":
+        raise ValueError(
+            f"Expected captions to rescore by, got none with {model}; name their data with "
+            "--references."
         )
     clip = load_model(model, pretrained, choose_device(device))
     index = index_pictures(clip, folder)
@@ -232,7 +250,10 @@ def search(
             + (f" Links out of the folder led to {index.linked:,}." if index.linked else ""),
             file=sys.stderr,
         )
-    (found,) = index.vectors.search(encode_texts(clip, [query]), top_k)
+    asked, captions, how = encode_texts(clip, [query]), None, Rescoring(rescore or "nnn")
+    if rescore:
+        captions = encode_texts(clip, read_measured(place, "train").texts)
+    found = index.search(asked, top_k, captions, how)
     hits = [(index.paths[i], score) for i, score in zip(found.images, found.scores, strict=True)]
     if json:
         print(json_format.dumps([{"path": str(p), "score": score} for p, score in hits], indent=1))
