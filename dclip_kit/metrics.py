@@ -149,6 +149,24 @@ def k_occurrence(
     return counts
 
 
+def composition_scores(
+    similarity: Float[Tensor, "item 2 2"],
+) -> dict[str, Bool[Tensor, "item"]]:
+    """Winoground's three scores (arXiv 2204.03162), for each item whether it is right.
+
+    Two pictures and two captions of an item belong together in order. "text": both pictures are
+    nearer to their own caption than to the other's; "image": both captions to their own picture;
+    "group": both. A tie is wrong. Scores drawn at random reach 1/4, 1/4 and 1/6.
+
+    Args:
+        similarity: of each picture (the second axis) with each caption.
+    """
+    own = similarity.diagonal(dim1=1, dim2=2)
+    text = (own > similarity.flip(2).diagonal(dim1=1, dim2=2)).all(1)
+    image = (own > similarity.flip(1).diagonal(dim1=1, dim2=2)).all(1)
+    return {"text": text, "image": image, "group": text & image}
+
+
 def skewness(values: Float[Tensor, "item"]) -> float:
     """The third standardised moment: 0 for a symmetric spread, above 0 for a long tail upwards.
 

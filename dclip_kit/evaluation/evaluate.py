@@ -11,10 +11,14 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dclip_kit.data import CaptionedImages, LabelledImages
+from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.metrics import (
     DirectionMetrics,
+    Interval,
     RetrievalMetrics,
     class_ranks,
+    composition_scores,
+    paired_bootstrap,
     rank_queries,
     recall_at_k,
     retrieval_metrics,
@@ -219,6 +223,32 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
 
     top5 = recall_at_k(ranks, 5) if len(data.class_features) > 5 else None
     return ZeroShot(correct, correct.float().mean().item(), share(domain), share(~domain), top5)
+
+
+# Compositions: what differs in one respect alone
+
+
+def evaluate_compositions(bundle: ClipBundle, count: int = 1000) -> dict[str, dict[str, Interval]]:
+    """How often a model tells the two captions, and the two pictures, of the pocket's items apart.
+
+    Args:
+        bundle: the CLIP.
+        count: items of each kind.
+
+    Returns:
+        By kind, then "text", "image" and "group" as `composition_scores`, with 95 % intervals.
+    """
+    found = {}
+    for kind in KINDS:
+        items = load_compositions(kind, count)
+        images = encode_images(bundle, items.paths, progress=False).reshape(count, 2, -1)
+        texts = encode_texts(bundle, items.texts).reshape(count, 2, -1)
+        right = composition_scores(images @ texts.mT)
+        nothing, item = torch.zeros(count), torch.arange(count)
+        found[kind] = {
+            score: paired_bootstrap(nothing, each, item) for score, each in right.items()
+        }
+    return found
 
 
 # Rescored by training data
