@@ -52,18 +52,19 @@ def make_composition(kind: str, index: int) -> Composition:
     nouns = load_nouns()
     first, second = rng.permutation([i for i, noun in enumerate(nouns) if noun.domain])[:2].tolist()
     a, b = nouns[first], nouns[second]
+    drawn: list[tuple[SceneObject, ...]]
     if kind in ("order", "relation"):
         word = str(rng.choice(list(_SWAPPED)))
         near, far = _two_places(word, rng)
-        things = _draw(first, "medium", near, rng), _draw(second, "medium", far, rng)
-        drawn = [things, (_move(things[0], far), _move(things[1], near))]
+        one, other = _draw(first, "medium", near, rng), _draw(second, "medium", far, rng)
+        drawn = [(one, other), (_move(one, far), _move(other, near))]
         said = [f"{a.singular} {word} {b.singular}", f"{b.singular} {word} {a.singular}"]
         if kind == "relation":
             said[1] = f"{a.singular} {_SWAPPED[word]} {b.singular}"
     elif kind == "size":
-        place = tuple(rng.uniform(0.3, 0.7, 2))
-        thing = _draw(first, "small", place, rng)
-        drawn = [(thing,), (_resize(thing, "large", place, rng),)]
+        middle = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)
+        thing = _draw(first, "small", middle, rng)
+        drawn = [(thing,), (_resize(thing, "large", middle, rng),)]
         said = [f"a small {a.noun}", f"a large {a.noun}"]
     elif kind == "number":
         corners = [(x, y) for x in (0.25, 0.75) for y in (0.25, 0.75)]
@@ -76,8 +77,8 @@ def make_composition(kind: str, index: int) -> Composition:
         left, right = (0.18, rng.uniform(0.3, 0.7)), (0.65, rng.uniform(0.3, 0.7))
         small, large = _draw(first, "small", left, rng), _draw(second, "large", right, rng)
         left, right = (1 - right[0], right[1]), (1 - left[0], left[1])
-        other = _resize(small, "large", left, rng), _resize(large, "small", right, rng)
-        drawn = [(small, large), other]
+        exchanged = _resize(small, "large", left, rng), _resize(large, "small", right, rng)
+        drawn = [(small, large), exchanged]
         said = [
             f"a small {a.noun} and a large {b.noun}",
             f"a large {a.noun} and a small {b.noun}",
@@ -85,8 +86,9 @@ def make_composition(kind: str, index: int) -> Composition:
     place, seed = str(rng.choice(list(PLACES))), int(rng.integers(2**31))
     opening = OPENINGS[rng.integers(len(OPENINGS))]
     order = [0, 1] if rng.random() < 0.5 else [1, 0]  # neither comes first more often
-    one, other = (Scene(place, seed, drawn[i]) for i in order)
-    return Composition((one, other), (opening + said[order[0]], opening + said[order[1]]))
+    scenes = [Scene(place, seed, drawn[i]) for i in order]
+    captions = [opening + said[i] for i in order]
+    return Composition((scenes[0], scenes[1]), (captions[0], captions[1]))
 
 
 Place = tuple[float, float]  # the middle of a thing, as shares of the picture's sides
