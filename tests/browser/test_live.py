@@ -69,7 +69,7 @@ def test_a_training_is_stopped_and_goes_on(page, shots, lab) -> None:
     expect(resume).to_be_disabled()
     wait_until(lambda: points(page) > shown, 60)
     expect(page.get_by_text("Finished.", exact=True)).to_be_visible(timeout=120_000)
-    assert points(page) == 40
+    wait_until(lambda: points(page) == 40)
     page.get_by_text("losses = [row").last.click()
     page.keyboard.press("Shift+Enter")
     expect(page.get_by_text("40 epochs, loss fell: True")).to_be_visible()
