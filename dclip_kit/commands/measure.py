@@ -112,7 +112,13 @@ def evaluate(
     labelled = {each.source: runs.leave_out_chosen(each, digests) for each in every}
     without = {each.source: len(each) - len(labelled[each.source]) for each in every}
     prompts = profile_data.choose_templates(place.zero_shot, place.templates)
-    train = profile_data.read_measured(place, "train") if rescore else captioned
+    if rescore:
+        train = profile_data.read_measured(place, "train")
+        if both := {*train.paths} & {*captioned.paths}:
+            raise ValueError(
+                f"Expected a split without training pictures to rescore by those, got {split!r} "
+                f"with {len(both):,} of them; measure another with --split."
+            )
     found = {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:

@@ -17,10 +17,14 @@ from test_splits import write_own
 from dclip_kit.commands import COMMANDS, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
+from dclip_kit.data.splits import read_splits
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.metrics import ranks
 from dclip_kit.models import detector as detectors
+from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.runtime.printing import printable
+from dclip_kit.search.rescoring import METHODS, rescore
 
 # inspect
 
@@ -180,6 +184,36 @@ def test_evaluate_may_leave_zero_shot_out_and_take_everything(run, own, clip_fol
     assert code == 0 and said.startswith("20 pictures, 40 captions") and "Zero-shot" not in said
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_evaluate_rescores_by_the_training_data(method, run, clip, clip_folder, tmp_path) -> None:
+    own, figures = write_own(tmp_path / "own", range(60)), tmp_path / "figures.json"
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--json", figures)
+    code, said, err = run("evaluate", *options, "--rescore", method)
+    assert code == 0, err
+    name = f"{clip_folder} by {method}"
+    assert f"{name} beside {clip_folder}" in said
+    record, splits = json.loads(figures.read_text()), read_splits(own)
+    assert list(record["retrieval"]) == [str(clip_folder), name]
+    assert list(record["gains"]) == [name]
+    train, test = splits.train, splits.test
+    image, text = encode_images(clip, test.paths), encode_texts(clip, test.texts)
+    scores = rescore(text @ image.T, encode_texts(clip, train.texts) @ image.T, method)
+    forth = ranks(scores, test.image_of_text[:, None] == torch.arange(len(test)), 1e-9)
+    scores = rescore(image @ text.T, encode_images(clip, train.paths) @ text.T, method)
+    back = ranks(scores, torch.arange(len(test))[:, None] == test.image_of_text, 1e-9)
+    for way, expected in (("text_to_image", forth), ("image_to_text", back)):
+        found = record["retrieval"][name][way]["mean_reciprocal_rank"]
+        assert found == pytest.approx(float((1 / expected).mean()))
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_evaluate_does_not_rescore_by_what_it_measures(split, run, own, clip_folder) -> None:
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--rescore", "nnn")
+    code, out, err = run("evaluate", *options, "--split", split)
+    assert (code, out) == (2, "")
+    assert "Expected a split without training pictures to rescore by those, got" in err
+
+
 # search
 
 
@@ -193,8 +227,6 @@ def searched(tmp_path, monkeypatch, clip_folder) -> list[object]:
 
 
 def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
-    from dclip_kit.models.encode import encode_images, encode_texts
-
     code, out, err = run("search", *searched, "--top-k", "3")
     assert code == 0 and "Embedded 6 pictures now, 0 were known" in err
     paths = sorted(searched[0].iterdir())
@@ -212,6 +244,30 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
     found = json.loads(out)
     assert [hit["path"] for hit in found] == [str(paths[i]) for i in best[:2]]
     assert found[0]["score"] == pytest.approx(float(scores[best[0]]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_search_rescores_by_training_captions(method, run, searched, own, clip) -> None:
+    options = ("--rescore", method, "--references", own, "--top-k", "6", "--json")
+    code, out, err = run("search", *searched, *options)
+    assert code == 0, err
+    paths = sorted(searched[0].iterdir())
+    images = encode_images(clip, paths)
+    captions = encode_texts(clip, read_splits(own).train.texts)
+    asked = encode_texts(clip, ["a red ball"])
+    scores = rescore(asked @ images.T, captions @ images.T, method)[0]
+    best = scores.argsort(descending=True).tolist()
+    found = json.loads(out)
+    assert [hit["path"] for hit in found] == [str(paths[i]) for i in best]
+    assert [hit["score"] for hit in found] == pytest.approx(scores[best].tolist(), abs=1e-5)
+
+
+def test_search_is_told_what_to_rescore_by(run, searched, tmp_path) -> None:
+    code, _, err = run("search", *searched, "--rescore", "nnn")
+    assert code == 2 and "name their data with --references" in err
+    write_coco(tmp_path / "coco", "val2017", "", [1, 2, 3])
+    code, _, err = run("search", *searched, "--rescore", "nnn", "--references", tmp_path / "coco")
+    assert code == 2 and "train" in err and err.count("\n") <= 2, err
 
 
 # app

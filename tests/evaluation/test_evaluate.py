@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dclip_kit.config import CONTROL
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.evaluation import evaluate
 from dclip_kit.evaluation.compare import measure_fresh
 from dclip_kit.evaluation.evaluate import (
@@ -19,6 +20,7 @@ from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
     ZeroShotSet,
     encode_classes,
+    evaluate_compositions,
     evaluate_retrieval,
     evaluate_zero_shot,
     measure_galleries,
@@ -192,6 +194,41 @@ def test_a_trained_text_tower_encodes_its_own_texts(clip, captioned) -> None:
     images = encode_images(other, captioned.paths)
     expected = retrieval_metrics(images, own, captioned.image_of_text).as_dict()
     assert evaluate_retrieval(other, retrieval).as_dict() == expected
+
+
+# Compositions
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
+
+
+def test_compositions_are_told_apart_by_cosines(clip, drawn) -> None:
+    found = evaluate_compositions(clip, 12)
+    assert tuple(found) == KINDS
+    for kind, scores in found.items():
+        items, right = load_compositions(kind, 12), {"text": 0, "image": 0, "group": 0}
+        image, text = encode_images(clip, items.paths), encode_texts(clip, items.texts)
+        for i in range(0, 24, 2):
+            near = [[float(image[i + a] @ text[i + b]) for b in (0, 1)] for a in (0, 1)]
+            by_text = near[0][0] > near[0][1] and near[1][1] > near[1][0]
+            by_image = near[0][0] > near[1][0] and near[1][1] > near[0][1]
+            right["text"] += by_text
+            right["image"] += by_image
+            right["group"] += by_text and by_image
+        for name, count in right.items():
+            assert scores[name].estimate == pytest.approx(count / 12)
+            assert 0 <= scores[name].low <= scores[name].estimate <= scores[name].high <= 1
+
+
+@pytest.mark.parametrize("blind", ["encode_images", "encode_texts"])
+def test_captions_or_pictures_alone_decide_nothing(blind, clip, drawn, monkeypatch) -> None:
+    """The same caption is then preferred for both pictures: never both right, or a tie."""
+    same = F.normalize(torch.ones(16, 32), dim=1)
+    monkeypatch.setattr(evaluate, blind, lambda *_, **__: same)
+    for scores in evaluate_compositions(clip, 8).values():
+        assert [each.estimate for each in scores.values()] == [0, 0, 0]
 
 
 # Galleries
