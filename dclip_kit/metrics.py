@@ -18,6 +18,7 @@ from torch.nn import functional as F
 TIE_TOLERANCE = 1e-6  # above the rounding of a float32 cosine, below any difference that means much
 TILE_SIZE = 2**19  # scores held at once: these and their flags, 4 MB in float32, fit two caches
 _WIDTH = 1024  # candidates in a tile, at most
+COMPOSITION_CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}  # of scores drawn at random
 _DRAWN_AT_ONCE = 1 << 17  # fit a processor's cache: three times as fast as the tiles above
 
 
@@ -156,7 +157,7 @@ def composition_scores(
 
     Two pictures and two captions of an item belong together in order. "text": both pictures are
     nearer to their own caption than to the other's; "image": both captions to their own picture;
-    "group": both. A tie is wrong. Scores drawn at random reach 1/4, 1/4 and 1/6.
+    "group": both. A tie is wrong. What is reached by chance is in `COMPOSITION_CHANCE`.
 
     Args:
         similarity: of each picture (the second axis) with each caption.

@@ -55,6 +55,8 @@ def evaluate(
     split: str = "test",
     seed: int | None = None,
     rescore: Method | None = None,
+    compositional: FlagCreatePairsOff[bool] = False,
+    items: int = 1000,
     json: Path | None = None,
     device: str = "auto",
     profile: str = "pocket",
@@ -81,6 +83,9 @@ def evaluate(
         seed: of drawing splits that data has not; left out, that of the first arm's run, else 0.
         rescore: measures each model once more, with scores rescored by what the data's training
             split makes of each candidate; nothing is trained for it.
+        compositional: asks each model also for pairs of pocket scenes and captions that differ in
+            order, relation, size, number or attribute alone.
+        items: how many such pairs of each kind.
         json: file for all figures.
         device: auto, cpu, cuda:0, …
     """
@@ -88,7 +93,7 @@ def evaluate(
         require_writable(json)
     from dclip_kit.evaluation import compare, profile_data, runs
     from dclip_kit.evaluation import evaluate as measuring
-    from dclip_kit.metrics import retrieval_metrics
+    from dclip_kit.metrics import COMPOSITION_CHANCE, retrieval_metrics
     from dclip_kit.models.encode import encode_images, encode_texts
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
@@ -119,10 +124,12 @@ def evaluate(
                 f"Expected a split without training pictures to rescore by those, got {split!r} "
                 f"with {len(both):,} of them; measure another with --split."
             )
-    found = {}
+    found, composed = {}, {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = runs.load_model(name, pretrained, choose_device(device))
+        if compositional:
+            composed[name] = measuring.evaluate_compositions(clip, items)
         vectors, texts = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
         features = vectors, texts, captioned.image_of_text
         found[name] = retrieval_metrics(*features)
@@ -165,6 +172,18 @@ def evaluate(
                     source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
                     for source, results in known.items()
                 },
+                "compositions": composed
+                and {
+                    "items": items,
+                    "chance": COMPOSITION_CHANCE,
+                    "found": {
+                        name: {
+                            kind: {score: asdict(x) for score, x in scores.items()}
+                            for kind, scores in kinds.items()
+                        }
+                        for name, kinds in composed.items()
+                    },
+                },
                 "left_out": {
                     "trained_on": {
                         name: [
@@ -195,6 +214,9 @@ def evaluate(
         print(f"\nZero-shot top-1, {printable(source)}: {rest:,} pictures{others}")
         table = compare.format_zero_shot({printable(name): x for name, x in results.items()})
         print(*filter(None, [table, warn_of_few(rest, source)]), sep="\n")
+    if composed:
+        print(f"\nCompositions: {items:,} pairs of pocket scenes a kind")
+        print(compare.format_compositions({printable(name): x for name, x in composed.items()}))
 
 
 def search(

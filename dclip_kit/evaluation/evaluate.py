@@ -237,11 +237,16 @@ def evaluate_compositions(bundle: ClipBundle, count: int = 1000) -> dict[str, di
 
     Returns:
         By kind, then "text", "image" and "group" as `composition_scores`, with 95 % intervals.
+
+    Raises:
+        ValueError: there is no item.
     """
+    if count < 1:
+        raise ValueError(f"Expected one item or more of each kind, got {count}; ask for 1000.")
     found = {}
     for kind in KINDS:
         items = load_compositions(kind, count)
-        images = encode_images(bundle, items.paths, progress=False).reshape(count, 2, -1)
+        images = encode_images(bundle, items.paths).reshape(count, 2, -1)
         texts = encode_texts(bundle, items.texts).reshape(count, 2, -1)
         right = composition_scores(images @ texts.mT)
         nothing, item = torch.zeros(count), torch.arange(count)

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,10 @@ from dclip_kit.commands import COMMANDS, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.data.splits import read_splits
+from dclip_kit.evaluation.evaluate import evaluate_compositions
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.features.store import FrozenFeatures
-from dclip_kit.metrics import ranks
+from dclip_kit.metrics import COMPOSITION_CHANCE, ranks
 from dclip_kit.models import detector as detectors
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.runtime.printing import printable
@@ -212,6 +213,25 @@ def test_evaluate_does_not_rescore_by_what_it_measures(split, run, own, clip_fol
     code, out, err = run("evaluate", *options, "--split", split)
     assert (code, out) == (2, "")
     assert "Expected a split without training pictures to rescore by those, got" in err
+
+
+def test_evaluate_asks_for_compositions(run, own, clip, clip_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    figures = tmp_path / "figures.json"
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--json", figures)
+    code, said, err = run("evaluate", *options, "--compositional", "--items", "4")
+    assert code == 0, err
+    assert "Compositions: 4 pairs of pocket scenes a kind" in said
+    assert "text (chance 25.0) | image (chance 25.0) | group (chance 16.7)" in said
+    record = json.loads(figures.read_text())["compositions"]
+    assert record["items"] == 4 and record["chance"] == COMPOSITION_CHANCE
+    expected = evaluate_compositions(clip, 4)
+    assert record["found"][str(clip_folder)] == {
+        kind: {score: asdict(each) for score, each in scores.items()}
+        for kind, scores in expected.items()
+    }
+    code, _, err = run("evaluate", *options, "--compositional", "--items", "0")
+    assert code == 2 and "Expected one item or more of each kind, got 0" in err
 
 
 # search
