@@ -82,7 +82,8 @@ def evaluate(
             everything; formats with splits have more (val, test_1k_0, …).
         seed: of drawing splits that data has not; left out, that of the first arm's run, else 0.
         rescore: measures each model once more, with scores rescored by what the data's training
-            split makes of each candidate; nothing is trained for it.
+            split makes of each candidate; nothing is trained for it. Its settings are those of a
+            few that find most on val.
         compositional: asks each model also for pairs of pocket scenes and captions that differ in
             order, relation, size, number or attribute alone.
         items: how many such pairs of each kind.
@@ -97,7 +98,6 @@ def evaluate(
     from dclip_kit.models.encode import encode_images, encode_texts
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
-    from dclip_kit.search.rescoring import Rescoring
 
     came_from = {name: run for name in model if (run := runs.find_run(name))}
     place = profile_data.choose_measured(
@@ -118,13 +118,13 @@ def evaluate(
     without = {each.source: len(each) - len(labelled[each.source]) for each in every}
     prompts = profile_data.choose_templates(place.zero_shot, place.templates)
     if rescore:
-        train = profile_data.read_measured(place, "train")
-        if both := {*train.paths} & {*captioned.paths}:
+        parts = profile_data.load_splits(place)
+        if both := {*parts.train.paths, *parts.val.paths} & {*captioned.paths}:
             raise ValueError(
-                f"Expected a split without training pictures to rescore by those, got {split!r} "
-                f"with {len(both):,} of them; measure another with --split."
+                "Expected a split without pictures of train and val, which rescoring works with, "
+                f"got {split!r} with {len(both):,} of them; measure another with --split."
             )
-    found, composed = {}, {}
+    found, composed, tried = {}, {}, {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = runs.load_model(name, pretrained, choose_device(device))
@@ -134,10 +134,13 @@ def evaluate(
         features = vectors, texts, captioned.image_of_text
         found[name] = retrieval_metrics(*features)
         if rescore:
-            references = measuring.prepare_references(clip, train)
-            found[f"{name} by {rescore}"] = measuring.rescored_metrics(
-                *features, references, Rescoring(rescore)
+            references = measuring.prepare_references(clip, parts.train)
+            val = encode_images(clip, parts.val.paths), encode_texts(clip, parts.val.texts)
+            tried[name] = measuring.try_rescoring(
+                rescore, *val, parts.val.image_of_text, references
             )
+            best = [next(iter(each)) for each in tried[name].values()]
+            found[f"{name} by {rescore}"] = measuring.rescored_metrics(*features, references, *best)
         for source, each in labelled.items():
             classes = measuring.prepare_zero_shot(clip, each, False, prompts)
             known[source][name] = measuring.evaluate_zero_shot(clip, classes)
@@ -171,6 +174,13 @@ def evaluate(
                 "zero_shot": {
                     source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
                     for source, results in known.items()
+                },
+                "rescoring_on_val": {
+                    name: {
+                        way: [how.settings | {"recall_at_1": x} for how, x in each.items()]
+                        for way, each in ways.items()
+                    }
+                    for name, ways in tried.items()
                 },
                 "compositions": composed
                 and {
@@ -208,6 +218,12 @@ def evaluate(
         print(f"\n{printable(name)} beside {printable(model[0])}")
         for way, (first, *_) in own.items():
             print(f"  {compare.say_gain(first, f'{way} Recall@1')}")
+    for name, ways in tried.items():
+        print(f"\n{printable(name)}: the best of {rescore} on val, by Recall@1")
+        for way, recalls in ways.items():
+            how, recall = next(iter(recalls.items()))
+            chosen = ", ".join(f"{x} {value:g}" for x, value in how.settings.items())
+            print(f"  {measuring.WAYS[way]}: {chosen} ({100 * recall:.1f} %)")
     for source, results in known.items():
         rest, gone = len(labelled[source]), without[source]
         others = f", without the {gone:,} that a weight α was chosen on" if gone else ""

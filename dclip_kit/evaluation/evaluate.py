@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.metrics import (
+    TIE_TOLERANCE,
     DirectionMetrics,
     Interval,
     RetrievalMetrics,
@@ -28,7 +29,7 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import same_text_tower
 from dclip_kit.runtime.processes import is_main_process
-from dclip_kit.search.rescoring import NNN, Rescoring
+from dclip_kit.search.rescoring import NNN, Rescoring, list_settings
 
 # The directions, by their names in records.
 WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
@@ -292,19 +293,33 @@ def rescored_metrics(
     image_of_text: Int[Tensor, "text"],
     references: References,
     rescoring: Rescoring,
+    back: Rescoring | None = None,
 ) -> RetrievalMetrics:
-    """As `retrieval_metrics`, by rescored scores; features are of length 1."""
+    """As `retrieval_metrics`, by rescored scores; features are of length 1.
+
+    Args:
+        image_features, text_features, image_of_text: as there.
+        references: to rescore candidates by.
+        rescoring: how.
+        back: how image→text is rescored, if otherwise.
+    """
 
     def search(
-        queries: Tensor, candidates: Tensor, asked: Tensor, owner: Tensor, image: Tensor
+        queries: Tensor,
+        candidates: Tensor,
+        asked: Tensor,
+        owner: Tensor,
+        image: Tensor,
+        how: Rescoring,
     ) -> DirectionMetrics:
         """The image of a candidate, `owner`, is that of the queries that it answers."""
-        bias = rescoring.measure_bias(asked, candidates)
+        bias = how.measure_bias(asked, candidates)
         parts = [
             rank_queries(
-                rescoring.apply(some @ candidates.T, bias),
+                how.apply(some @ candidates.T, bias),
                 own[:, None] == owner,
-                tolerance=1e-9,  # a product with a probability may be small
+                # Products with probabilities may be small.
+                tolerance=TIE_TOLERANCE if how.is_bias else 0.0,
             )
             for some, own in zip(queries.split(1000), image.split(1000), strict=True)
         ]
@@ -313,10 +328,35 @@ def rescored_metrics(
 
     every, asked = torch.arange(len(image_features)), image_of_text.unique()
     return RetrievalMetrics(
-        search(text_features, image_features, references.captions, every, image_of_text),
-        search(image_features[asked], text_features, references.pictures, image_of_text, asked),
+        search(text_features, image_features, references.captions, every, image_of_text, rescoring),
+        search(
+            *(image_features[asked], text_features, references.pictures, image_of_text, asked),
+            back or rescoring,
+        ),
         len(every) - len(asked),
     )
+
+
+def try_rescoring(
+    method: str,
+    image_features: Float[Tensor, "image embed"],
+    text_features: Float[Tensor, "text embed"],
+    image_of_text: Int[Tensor, "text"],
+    references: References,
+) -> dict[str, dict[Rescoring, float]]:
+    """Settings of a method by direction, the best on val first, with the Recall@1 of each.
+
+    The features are those of val; the rest is as in `rescored_metrics`.
+    """
+    features = image_features, text_features, image_of_text
+    tried = {each: rescored_metrics(*features, references, each) for each in list_settings(method)}
+    recalls = {
+        way: {each: getattr(found, way).recall_at[1] for each, found in tried.items()}
+        for way in WAYS
+    }
+    return {
+        way: dict(sorted(each.items(), key=lambda pair: -pair[1])) for way, each in recalls.items()
+    }
 
 
 # Galleries: many pictures in groups of one size, so that figures can be compared

@@ -6,6 +6,8 @@ pictures to rescore image→text, never the queries that are measured. Nothing i
 """
 
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +16,14 @@ from torch.nn import functional as F
 
 METHODS = ("nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h")
 _SCORES = 2**24  # at once
+_TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
+_GRID: dict[str, dict[str, tuple[Any, ...]]] = {  # what a val set chooses among
+    "nnn": {"k": (32, 128, 512), "alpha": (0.5, 0.75, 1.0)},
+    "inverted_softmax": {"temperature": _TEMPERATURES},
+    "dual_softmax": {"temperature": _TEMPERATURES},
+    "bsap": {"temperature": _TEMPERATURES},
+    "bsap_h": {"alpha": (0.5, 0.9, 0.99), "temperature": _TEMPERATURES},
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,11 @@ class Rescoring:
                 "Expected a k from 1, an alpha from 0 and a temperature above 0, got "
                 f"{self.k}, {self.alpha} and {self.temperature}."
             )
+
+    @property
+    def settings(self) -> dict[str, int | float]:
+        """Those that the method uses, by name."""
+        return {name: getattr(self, name) for name in _GRID[self.method]}
 
     @property
     def is_bias(self) -> bool:
@@ -100,6 +115,15 @@ class Rescoring:
 
 
 NNN = Rescoring()
+
+
+def list_settings(method: str) -> tuple[Rescoring, ...]:
+    """A method's settings to choose among; those that it does not use are not varied."""
+    values = _GRID[Rescoring(method).method]
+    return tuple(
+        Rescoring(method, **dict(zip(values, each, strict=True)))
+        for each in product(*values.values())
+    )
 
 
 def rescore(

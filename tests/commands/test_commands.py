@@ -18,7 +18,7 @@ from dclip_kit.commands import COMMANDS, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.data.splits import read_splits
-from dclip_kit.evaluation.evaluate import evaluate_compositions
+from dclip_kit.evaluation.evaluate import WAYS, evaluate_compositions
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import COMPOSITION_CHANCE, ranks
@@ -197,22 +197,30 @@ def test_evaluate_rescores_by_the_training_data(method, run, clip, clip_folder, 
     assert list(record["retrieval"]) == [str(clip_folder), name]
     assert list(record["gains"]) == [name]
     train, test = splits.train, splits.test
+    tried = record["rescoring_on_val"][str(clip_folder)]
+    forth, back = ({**tried[way][0]} for way in WAYS)
+    recalls = [each["recall_at_1"] for each in tried["text_to_image"]]
+    assert len(recalls) > 3 and recalls == sorted(recalls, reverse=True)
+    assert f"text → image: {'k' if method == 'nnn' else ''}" in said
+    assert f" ({100 * forth.pop('recall_at_1'):.1f} %)\n" in said and back.pop("recall_at_1") <= 1
     image, text = encode_images(clip, test.paths), encode_texts(clip, test.texts)
-    scores = rescore(text @ image.T, encode_texts(clip, train.texts) @ image.T, method)
-    forth = ranks(scores, test.image_of_text[:, None] == torch.arange(len(test)), 1e-9)
-    scores = rescore(image @ text.T, encode_images(clip, train.paths) @ text.T, method)
-    back = ranks(scores, torch.arange(len(test))[:, None] == test.image_of_text, 1e-9)
-    for way, expected in (("text_to_image", forth), ("image_to_text", back)):
+    asked = encode_texts(clip, train.texts) @ image.T, encode_images(clip, train.paths) @ text.T
+    own = test.image_of_text == torch.arange(len(test))[:, None]
+    expected = {
+        "text_to_image": ranks(rescore(text @ image.T, asked[0], method, **forth), own.T, 0.0),
+        "image_to_text": ranks(rescore(image @ text.T, asked[1], method, **back), own, 0.0),
+    }
+    for way, rank in expected.items():
         found = record["retrieval"][name][way]["mean_reciprocal_rank"]
-        assert found == pytest.approx(float((1 / expected).mean()))
+        assert found == pytest.approx(float((1 / rank).mean()))
 
 
-@pytest.mark.parametrize("split", ["train", "all"])
+@pytest.mark.parametrize("split", ["train", "val", "all"])
 def test_evaluate_does_not_rescore_by_what_it_measures(split, run, own, clip_folder) -> None:
     options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--rescore", "nnn")
     code, out, err = run("evaluate", *options, "--split", split)
     assert (code, out) == (2, "")
-    assert "Expected a split without training pictures to rescore by those, got" in err
+    assert "Expected a split without pictures of train and val, which rescoring works with" in err
 
 
 def test_evaluate_asks_for_compositions(run, own, clip, clip_folder, tmp_path, monkeypatch) -> None:

@@ -29,12 +29,14 @@ from dclip_kit.evaluation.evaluate import (
     prepare_references,
     prepare_retrieval,
     prepare_zero_shot,
+    rescored_metrics,
+    try_rescoring,
 )
 from dclip_kit.evaluation.experiment import Arm
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import clone_clip
-from dclip_kit.search.rescoring import METHODS, NNN, Rescoring, rescore
+from dclip_kit.search.rescoring import METHODS, NNN, Rescoring, list_settings, rescore
 
 # Zero-shot and retrieval
 
@@ -316,6 +318,30 @@ def test_reference_queries_come_from_the_training_data(clip, many) -> None:
     for split in ("val", "test", "further_test", "uncaptioned"):
         with pytest.raises(ValueError, match=f"of the training data, got those of '{split}'"):
             prepare_references(clip, replace(many, split=split))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_are_tried_on_val_in_each_direction(method, tuned, many) -> None:
+    image, text = encode_images(tuned, many.paths), encode_texts(tuned, many.texts)
+    references = References(*(F.normalize(torch.randn(n, 32), dim=1) for n in (200, 150)))
+    found = try_rescoring(method, image, text, many.image_of_text, references)
+    assert tuple(found) == tuple(WAYS)
+    for way, recalls in found.items():
+        assert {*recalls} == {*list_settings(method)}
+        assert [*recalls.values()] == sorted(recalls.values(), reverse=True)
+        for how, recall in recalls.items():
+            slow = find_slowly(tuned, many, 12, references, how)[way]
+            assert recall == pytest.approx(sum(rank <= 1 for _, rank in slow) / len(slow))
+
+
+def test_each_direction_may_be_rescored_by_its_own_settings(tuned, many) -> None:
+    features = encode_images(tuned, many.paths), encode_texts(tuned, many.texts)
+    references = References(*(F.normalize(torch.randn(n, 32), dim=1) for n in (200, 150)))
+    one, other = Rescoring(k=20, alpha=1.0), Rescoring("dual_softmax")
+    given = (*features, many.image_of_text, references)
+    both = rescored_metrics(*given, one, other)
+    assert both.text_to_image.as_dict() == rescored_metrics(*given, one).text_to_image.as_dict()
+    assert both.image_to_text.as_dict() == rescored_metrics(*given, other).image_to_text.as_dict()
 
 
 def test_rescoring_changes_who_is_found(clip, many) -> None:

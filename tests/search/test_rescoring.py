@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from dclip_kit.metrics import retrieval_metrics
-from dclip_kit.search.rescoring import METHODS, NNN, Rescoring, add_bias, rescore
+from dclip_kit.search.rescoring import METHODS, NNN, Rescoring, add_bias, list_settings, rescore
 
 
 def unit(count: int, width: int = 6, seed: int = 0) -> torch.Tensor:
@@ -103,6 +103,19 @@ def test_a_bias_can_be_part_of_vectors_that_are_ranked_by_cosine(method) -> None
 
 def test_some_methods_are_no_bias() -> None:
     assert {each for each in METHODS if not Rescoring(each).is_bias} == {"dual_softmax", "bsap_h"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_uses_is_varied(method) -> None:
+    tried = list_settings(method)
+    assert {each.method for each in tried} == {method} and len({*tried}) == len(tried) > 3
+    plain, similarity, reference = Rescoring(method), torch.rand(3, 4), torch.rand(9, 4)
+    found = rescore(similarity, reference, method)
+    for name, other in (("k", 2), ("alpha", 0.2), ("temperature", 0.3)):
+        used = not torch.equal(found, rescore(similarity, reference, method, **{name: other}))
+        assert (name in plain.settings) == used
+        assert len({getattr(each, name) for each in tried}) > used
+    assert tried[-1].settings == {name: getattr(tried[-1], name) for name in plain.settings}
 
 
 def test_without_weight_nothing_changes() -> None:
