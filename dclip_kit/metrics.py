@@ -6,7 +6,7 @@ chance. Recalls and precisions are fractions in [0, 1].
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,6 +117,8 @@ def k_occurrence(
     query_features: Float[Tensor, "query embed"],
     candidate_features: Float[Tensor, "candidate embed"],
     k: int = 10,
+    rescore: Callable[[Tensor], Tensor] | None = None,
+    tolerance: float = TIE_TOLERANCE,
 ) -> Float[Tensor, "candidate"]:
     """How many queries have each candidate among their top k by cosine (Radovanović et al., 2010).
 
@@ -127,6 +129,8 @@ def k_occurrence(
         query_features: What searches; any length of vector.
         candidate_features: What is found.
         k: Places looked at.
+        rescore: Makes scores of cosines [query candidate], to rank by instead.
+        tolerance: As in `ranks`.
 
     Raises:
         ValueError: k is not within 1..candidates, or there is no query.
@@ -142,9 +146,10 @@ def k_occurrence(
     counts = torch.zeros(len(candidates), dtype=torch.double)
     for some in queries.split(1024):  # all scores at once would need gigabytes
         scores = some @ candidates.T  # query candidate
+        scores = rescore(scores) if rescore else scores
         last = scores.topk(k).values[:, -1:]
-        higher = scores > last + TIE_TOLERANCE
-        tied = (scores >= last - TIE_TOLERANCE) & ~higher
+        higher = scores > last + tolerance
+        tied = (scores >= last - tolerance) & ~higher
         left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
         counts += (higher + tied * left).double().sum(0).cpu()
     return counts

@@ -589,6 +589,16 @@ def test_all_places_are_given() -> None:
     assert counts.sum() == pytest.approx(3 * 37)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-8])
+def test_scores_that_were_changed_are_counted(scale) -> None:
+    """The first candidate, a hub, loses half: then 0.4 and 0.3, below the second best of all."""
+
+    def halve(scores: torch.Tensor) -> torch.Tensor:
+        return scale * scores * torch.tensor([0.5, 1, 1, 1])
+
+    assert k_occurrence(QUERIES, CANDIDATES, 1, halve, 1e-9).tolist() == [0, 1, 1, 0]
+
+
 def test_a_hub_skews_the_counts() -> None:
     queries, candidates = torch.randn(200, 16), torch.randn(50, 16)
     fair = skewness(k_occurrence(queries, candidates, 5))

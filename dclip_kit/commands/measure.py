@@ -124,7 +124,7 @@ def evaluate(
                 "Expected a split without pictures of train and val, which rescoring works with, "
                 f"got {split!r} with {len(both):,} of them; measure another with --split."
             )
-    found, composed, tried = {}, {}, {}
+    found, composed, tried, hubness = {}, {}, {}, {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = runs.load_model(name, pretrained, choose_device(device))
@@ -140,6 +140,7 @@ def evaluate(
                 rescore, *val, parts.val.image_of_text, references
             )
             best = [next(iter(each)) for each in tried[name].values()]
+            hubness[name] = measuring.measure_hubness(vectors, texts, references, *best)
             found[f"{name} by {rescore}"] = measuring.rescored_metrics(*features, references, *best)
         for source, each in labelled.items():
             classes = measuring.prepare_zero_shot(clip, each, False, prompts)
@@ -182,6 +183,7 @@ def evaluate(
                     }
                     for name, ways in tried.items()
                 },
+                "skewness_of_k_occurrence": hubness,
                 "compositions": composed
                 and {
                     "items": items,
@@ -223,7 +225,10 @@ def evaluate(
         for way, recalls in ways.items():
             how, recall = next(iter(recalls.items()))
             chosen = ", ".join(f"{x} {value:g}" for x, value in how.settings.items())
-            print(f"  {measuring.WAYS[way]}: {chosen} ({100 * recall:.1f} %)")
+            skew = "skewness of k-occurrence {before:.2f} → {after:.2f}".format(
+                **hubness[name][way]
+            )
+            print(f"  {measuring.WAYS[way]}: {chosen} ({100 * recall:.1f} %); {skew}")
     for source, results in known.items():
         rest, gone = len(labelled[source]), without[source]
         others = f", without the {gone:,} that a weight α was chosen on" if gone else ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import open_clip
 import torch
@@ -13,16 +14,17 @@ from tqdm.auto import tqdm
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.metrics import (
-    TIE_TOLERANCE,
     DirectionMetrics,
     Interval,
     RetrievalMetrics,
     class_ranks,
     composition_scores,
+    k_occurrence,
     paired_bootstrap,
     rank_queries,
     recall_at_k,
     retrieval_metrics,
+    skewness,
     summarise_ranks,
 )
 from dclip_kit.models.clip import ClipBundle
@@ -318,8 +320,7 @@ def rescored_metrics(
             rank_queries(
                 how.apply(some @ candidates.T, bias),
                 own[:, None] == owner,
-                # Products with probabilities may be small.
-                tolerance=TIE_TOLERANCE if how.is_bias else 0.0,
+                how.tolerance,
             )
             for some, own in zip(queries.split(1000), image.split(1000), strict=True)
         ]
@@ -335,6 +336,37 @@ def rescored_metrics(
         ),
         len(every) - len(asked),
     )
+
+
+def measure_hubness(
+    image_features: Float[Tensor, "image embed"],
+    text_features: Float[Tensor, "text embed"],
+    references: References,
+    rescoring: Rescoring,
+    back: Rescoring | None = None,
+) -> dict[str, dict[str, float]]:
+    """The skewness of how often candidates are among the first ten; arguments as above.
+
+    Returns:
+        By direction, "before" and "after" rescoring; 0 where all are found equally often.
+    """
+    found = {}
+    forth = text_features, image_features, references.captions, rescoring
+    other = image_features, text_features, references.pictures, back or rescoring
+    for way, (queries, candidates, asked, how) in zip(WAYS, (forth, other), strict=True):
+        k, score = (
+            min(10, len(candidates)),
+            partial(how.apply, bias=how.measure_bias(asked, candidates)),
+        )
+        counts = {
+            "before": k_occurrence(queries, candidates, k),
+            "after": k_occurrence(queries, candidates, k, score, how.tolerance),
+        }
+        found[way] = {
+            name: skewness(each) if (each != each[0]).any() else 0.0
+            for name, each in counts.items()
+        }
+    return found
 
 
 def try_rescoring(

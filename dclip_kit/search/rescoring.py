@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from dclip_kit.metrics import TIE_TOLERANCE
+
 METHODS = ("nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h")
 _SCORES = 2**24  # at once
 _TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
@@ -69,6 +71,11 @@ class Rescoring:
     def settings(self) -> dict[str, int | float]:
         """Those that the method uses, by name."""
         return {name: getattr(self, name) for name in _GRID[self.method]}
+
+    @property
+    def tolerance(self) -> float:
+        """What still counts as a tie: nothing among products with probabilities, which are tiny."""
+        return TIE_TOLERANCE if self.is_bias else 0.0
 
     @property
     def is_bias(self) -> bool:

@@ -18,14 +18,19 @@ from dclip_kit.commands import COMMANDS, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.data.splits import read_splits
-from dclip_kit.evaluation.evaluate import WAYS, evaluate_compositions
+from dclip_kit.evaluation.evaluate import (
+    WAYS,
+    evaluate_compositions,
+    measure_hubness,
+    prepare_references,
+)
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import COMPOSITION_CHANCE, ranks
 from dclip_kit.models import detector as detectors
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.runtime.printing import printable
-from dclip_kit.search.rescoring import METHODS, rescore
+from dclip_kit.search.rescoring import METHODS, Rescoring, rescore
 
 # inspect
 
@@ -202,8 +207,18 @@ def test_evaluate_rescores_by_the_training_data(method, run, clip, clip_folder, 
     recalls = [each["recall_at_1"] for each in tried["text_to_image"]]
     assert len(recalls) > 3 and recalls == sorted(recalls, reverse=True)
     assert f"text → image: {'k' if method == 'nnn' else ''}" in said
-    assert f" ({100 * forth.pop('recall_at_1'):.1f} %)\n" in said and back.pop("recall_at_1") <= 1
+    assert (
+        f" ({100 * forth.pop('recall_at_1'):.1f} %); skewness" in said
+        and back.pop("recall_at_1") <= 1
+    )
     image, text = encode_images(clip, test.paths), encode_texts(clip, test.texts)
+    references = prepare_references(clip, train)
+    hubs = measure_hubness(
+        image, text, references, *(Rescoring(method, **x) for x in (forth, back))
+    )
+    assert record["skewness_of_k_occurrence"][str(clip_folder)] == hubs
+    skew = "; skewness of k-occurrence {before:.2f} → {after:.2f}\n"
+    assert all(skew.format(**each) in said for each in hubs.values())
     asked = encode_texts(clip, train.texts) @ image.T, encode_images(clip, train.paths) @ text.T
     own = test.image_of_text == torch.arange(len(test))[:, None]
     expected = {

@@ -24,6 +24,7 @@ from dclip_kit.evaluation.evaluate import (
     evaluate_retrieval,
     evaluate_zero_shot,
     measure_galleries,
+    measure_hubness,
     nearest_classes,
     prepare_galleries,
     prepare_references,
@@ -33,7 +34,7 @@ from dclip_kit.evaluation.evaluate import (
     try_rescoring,
 )
 from dclip_kit.evaluation.experiment import Arm
-from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.metrics import retrieval_metrics, skewness
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.search.rescoring import METHODS, NNN, Rescoring, list_settings, rescore
@@ -342,6 +343,37 @@ def test_each_direction_may_be_rescored_by_its_own_settings(tuned, many) -> None
     both = rescored_metrics(*given, one, other)
     assert both.text_to_image.as_dict() == rescored_metrics(*given, one).text_to_image.as_dict()
     assert both.image_to_text.as_dict() == rescored_metrics(*given, other).image_to_text.as_dict()
+
+
+def test_rescoring_takes_a_hub_from_its_throne() -> None:
+    """One picture, and one caption, lies near everything that is asked, references too."""
+    middle = 2 * torch.eye(1, 32)
+    image, text, pictures, captions = (torch.randn(n, 32) / 6 for n in (60, 60, 200, 200))
+    image[3], text[5] = 0.1 * image[3], 0.1 * text[5]
+    vectors = (F.normalize(each + middle, dim=1) for each in (image, text, pictures, captions))
+    image, text, pictures, captions = vectors
+    given = image, text, References(captions, pictures)
+    for method in METHODS:
+        found = measure_hubness(*given, Rescoring(method))
+        for way, queries, candidates, asked in (
+            ("text_to_image", text, image, captions),
+            ("image_to_text", image, text, pictures),
+        ):
+            plain = queries @ candidates.T
+            for name, scores in (
+                ("before", plain),
+                ("after", rescore(plain, asked @ candidates.T, method)),
+            ):
+                counts = scores.topk(10).indices.flatten().bincount(minlength=60)
+                expected = skewness(counts.double())
+                assert found[way][name] == pytest.approx(expected, abs=0.02), (way, name)
+            if Rescoring(method).is_bias:
+                assert found[way]["after"] < found[way]["before"]
+    both = measure_hubness(*given, NNN, Rescoring(alpha=0.0))
+    assert both["text_to_image"] == measure_hubness(*given, NNN)["text_to_image"]
+    assert both["image_to_text"]["after"] == both["image_to_text"]["before"]
+    few = measure_hubness(image[:4], text, References(captions, pictures), NNN)
+    assert few["text_to_image"] == {"before": 0, "after": 0}  # all are among the first ten
 
 
 def test_rescoring_changes_who_is_found(clip, many) -> None:
