@@ -20,7 +20,7 @@ METHODS = ("nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h")
 _SCORES = 2**24  # at once
 _TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
 _GRID: dict[str, dict[str, tuple[Any, ...]]] = {  # what a val set chooses among
-    "nnn": {"k": (32, 128, 512), "alpha": (0.5, 0.75, 1.0)},
+    "nnn": {"k": (32, 128, 512), "alpha": (0.25, 0.5, 0.75, 1.0)},
     "inverted_softmax": {"temperature": _TEMPERATURES},
     "dual_softmax": {"temperature": _TEMPERATURES},
     "bsap": {"temperature": _TEMPERATURES},
