@@ -354,10 +354,8 @@ def measure_hubness(
     forth = text_features, image_features, references.captions, rescoring
     other = image_features, text_features, references.pictures, back or rescoring
     for way, (queries, candidates, asked, how) in zip(WAYS, (forth, other), strict=True):
-        k, score = (
-            min(10, len(candidates)),
-            partial(how.apply, bias=how.measure_bias(asked, candidates)),
-        )
+        k = min(10, len(candidates))
+        score = partial(how.apply, bias=how.measure_bias(asked, candidates))
         counts = {
             "before": k_occurrence(queries, candidates, k),
             "after": k_occurrence(queries, candidates, k, score, how.tolerance),
