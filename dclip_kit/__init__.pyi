@@ -13,7 +13,8 @@ from .models.encode import encode_images, encode_texts, encode_tokens
 from .models.regions import Regions, region_weights
 from .models.teacher import MetaTeacher, RegionTeacher
 from .models.weights import freeze, interpolate
-from .search.index import SearchIndex, rescore
+from .search.index import SearchIndex
+from .search.rescoring import rescore
 from .training import (
     PictureTargets,
     distill,

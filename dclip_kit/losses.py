@@ -31,6 +31,7 @@ def contrastive_loss(
     text_features: Float[Tensor, "_pair _embed"],
     temperature: float = 0.05,
     same_pair: Bool[Tensor, "_pair _pair"] | None = None,
+    hard_negatives: Float[Tensor, "_pair _embed"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE: each image against all texts and each text against all images.
 
@@ -43,6 +44,8 @@ def contrastive_loss(
         same_pair: True at [i, j] where text j also fits image i (one image twice in the batch, or
             equal captions): no negative, so left out of the denominators. With image ids:
             `image_id[:, None] == image_id[None, :]`. The diagonal does not matter.
+        hard_negatives: Captions that are true of no image of the batch, for the images to be held
+            against too, as in NegCLIP (arXiv 2210.01936); rows of zeros count for nothing.
 
     Raises:
         ValueError: Empty features, shapes that differ, or a temperature that is not positive.
@@ -59,8 +62,12 @@ def contrastive_loss(
             )
         itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same_pair & ~itself, -torch.inf)
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    own, texts = torch.arange(len(logits), device=logits.device), logits
+    if hard_negatives is not None:
+        image, harder = _unit_rows(image_features=image, hard_negatives=hard_negatives)
+        more = _scaled_cosines(image, harder, temperature)
+        texts = torch.cat([logits, more.masked_fill(~hard_negatives.any(dim=1), -torch.inf)], dim=1)
+    return (F.cross_entropy(texts, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 def cosine_distillation_loss(

@@ -6,7 +6,7 @@ chance. Recalls and precisions are fractions in [0, 1].
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 TIE_TOLERANCE = 1e-6  # above the rounding of a float32 cosine, below any difference that means much
 TILE_SIZE = 2**19  # scores held at once: these and their flags, 4 MB in float32, fit two caches
 _WIDTH = 1024  # candidates in a tile, at most
+COMPOSITION_CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}  # of scores drawn at random
 _DRAWN_AT_ONCE = 1 << 17  # fit a processor's cache: three times as fast as the tiles above
 
 
@@ -38,6 +39,15 @@ def ranks(
     Raises:
         ValueError: Shapes differ, a score is NaN, or a query has no positive.
     """
+    return rank_queries(scores, positives, tolerance)[0]
+
+
+def rank_queries(
+    scores: Float[Tensor, "query candidate"],
+    positives: Bool[Tensor, "_query _candidate"],
+    tolerance: float = TIE_TOLERANCE,
+) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
+    """As `ranks`; with each query's average precision, and whether all its candidates tie."""
     if scores.shape != positives.shape or not positives.any(dim=1).all():
         raise ValueError(
             f"Expected positives of {tuple(scores.shape)}, one or more a query, got "
@@ -51,7 +61,7 @@ def ranks(
     higher = row > own + tolerance  # pair candidate
     tied = (row >= own - tolerance) & ~higher  # the positive itself is among them
     counts = [each.sum(dim=1) for each in (higher, tied, higher & right, tied & right)]
-    return _rank_queries(torch.stack(counts).double().cpu(), query.cpu(), *scores.shape)[0]
+    return _rank_queries(torch.stack(counts).double().cpu(), query.cpu(), *scores.shape)
 
 
 def _rank_queries(
@@ -107,6 +117,8 @@ def k_occurrence(
     query_features: Float[Tensor, "query embed"],
     candidate_features: Float[Tensor, "candidate embed"],
     k: int = 10,
+    rescore: Callable[[Tensor], Tensor] | None = None,
+    tolerance: float = TIE_TOLERANCE,
 ) -> Float[Tensor, "candidate"]:
     """How many queries have each candidate among their top k by cosine (Radovanović et al., 2010).
 
@@ -117,6 +129,8 @@ def k_occurrence(
         query_features: What searches; any length of vector.
         candidate_features: What is found.
         k: Places looked at.
+        rescore: Makes scores of cosines [query candidate], to rank by instead.
+        tolerance: As in `ranks`.
 
     Raises:
         ValueError: k is not within 1..candidates, or there is no query.
@@ -132,12 +146,31 @@ def k_occurrence(
     counts = torch.zeros(len(candidates), dtype=torch.double)
     for some in queries.split(1024):  # all scores at once would need gigabytes
         scores = some @ candidates.T  # query candidate
+        scores = rescore(scores) if rescore else scores
         last = scores.topk(k).values[:, -1:]
-        higher = scores > last + TIE_TOLERANCE
-        tied = (scores >= last - TIE_TOLERANCE) & ~higher
+        higher = scores > last + tolerance
+        tied = (scores >= last - tolerance) & ~higher
         left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
         counts += (higher + tied * left).double().sum(0).cpu()
     return counts
+
+
+def composition_scores(
+    similarity: Float[Tensor, "item 2 2"],
+) -> dict[str, Bool[Tensor, "item"]]:
+    """Winoground's three scores (arXiv 2204.03162), for each item whether it is right.
+
+    Two pictures and two captions of an item belong together in order. "text": both pictures are
+    nearer to their own caption than to the other's; "image": both captions to their own picture;
+    "group": both. A tie is wrong. What is reached by chance is in `COMPOSITION_CHANCE`.
+
+    Args:
+        similarity: of each picture (the second axis) with each caption.
+    """
+    own = similarity.diagonal(dim1=1, dim2=2)
+    text = (own > similarity.flip(2).diagonal(dim1=1, dim2=2)).all(1)
+    image = (own > similarity.flip(1).diagonal(dim1=1, dim2=2)).all(1)
+    return {"text": text, "image": image, "group": text & image}
 
 
 def skewness(values: Float[Tensor, "item"]) -> float:
@@ -231,27 +264,35 @@ def retrieval_metrics(
     alone = torch.tensor([[0.0], [1.0]]).double().expand(2, texts)  # a caption has one image
     both = _count_beside(score, own)
 
-    def direction(
-        counts: Tensor, query: Tensor, candidates: int, image: Tensor
-    ) -> DirectionMetrics:
-        rank, precision, undecided = _rank_queries(counts, query, len(image), candidates)
-        decided = _decided(rank, undecided, candidates)
-        return DirectionMetrics(
-            recall_at={k: recall_at_k(decided, k) for k in recall_at},
-            mean_average_precision=float(precision.mean()),
-            mean_reciprocal_rank=float((1 / rank).mean()),
-            median_rank=float(rank.quantile(0.5)),
-            candidates=candidates,
-            ranks=rank,
-            average_precision=precision,
-            undecided=undecided,
-            image_of_query=image,
-        )
-
+    of_texts = _rank_queries(torch.cat([forth, alone]), torch.arange(texts), texts, images)
+    of_images = _rank_queries(torch.cat([back, both]), query, len(asked), texts)
     return RetrievalMetrics(
-        text_to_image=direction(torch.cat([forth, alone]), torch.arange(texts), images, own),
-        image_to_text=direction(torch.cat([back, both]), query, texts, asked),
+        text_to_image=summarise_ranks(*of_texts, images, own, recall_at),
+        image_to_text=summarise_ranks(*of_images, texts, asked, recall_at),
         images_without_captions=images - len(asked),
+    )
+
+
+def summarise_ranks(
+    ranks: Float[Tensor, "query"],
+    average_precision: Float[Tensor, "query"],
+    undecided: Bool[Tensor, "query"],
+    candidates: int,
+    image_of_query: Int[Tensor, "query"],
+    recall_at: Sequence[int] = (1, 5, 10),
+) -> DirectionMetrics:
+    """One direction's numbers, from what `rank_queries` gives."""
+    decided = _decided(ranks, undecided, candidates)
+    return DirectionMetrics(
+        recall_at={k: recall_at_k(decided, k) for k in recall_at},
+        mean_average_precision=float(average_precision.mean()),
+        mean_reciprocal_rank=float((1 / ranks).mean()),
+        median_rank=float(ranks.quantile(0.5)),
+        candidates=candidates,
+        ranks=ranks,
+        average_precision=average_precision,
+        undecided=undecided,
+        image_of_query=image_of_query,
     )
 
 

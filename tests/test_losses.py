@@ -33,13 +33,16 @@ def transposed(rows):
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def slow_contrastive(images, texts, temperature, same_pair):
+def slow_contrastive(images, texts, temperature, same_pair, harder=()):
     scores, left_out = slow_cosines(images, texts), same_pair.tolist()
     total = 0.0
     for rows, skip in ((scores, left_out), (transposed(scores), transposed(left_out))):
         for i, row in enumerate(rows):
             kept = [j for j in range(len(row)) if j == i or not skip[i][j]]
             denominator = sum(math.exp(row[j] / temperature) for j in kept)
+            if rows is scores:  # of images alone
+                more = (slow_cosine(images[i].tolist(), each) for each in harder)
+                denominator += sum(math.exp(each / temperature) for each in more)
             total -= math.log(math.exp(row[i] / temperature) / denominator)
     return total / (2 * len(scores))
 
@@ -67,6 +70,20 @@ def test_masked_contrastive_against_a_slow_loop(seed):
     off_diagonal = same_pair & ~torch.eye(6, dtype=torch.bool)
     without_diagonal = contrastive_loss(images, texts, 0.2, off_diagonal)
     assert without_diagonal.item() == pytest.approx(expected, 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hard_negatives_against_a_slow_loop(seed):
+    images, texts, negatives = features(seed=seed)
+    same_pair = torch.tensor([0, 1, 0, 2, 1, 0])[:, None] == torch.tensor([0, 1, 0, 2, 1, 0])
+    negatives[[1, 4]] = 0  # of these captions there is none
+    kept = [row.tolist() for row in negatives if row.any()]
+    expected = slow_contrastive(images, texts, 0.2, same_pair, kept)
+    loss = contrastive_loss(images, texts, 0.2, same_pair, negatives)
+    assert loss.item() == pytest.approx(expected, 1e-5)
+    assert expected > slow_contrastive(images, texts, 0.2, same_pair)
+    nothing = contrastive_loss(images, texts, 0.2, same_pair, torch.zeros_like(negatives))
+    assert nothing.item() == contrastive_loss(images, texts, 0.2, same_pair).item()
 
 
 @pytest.mark.parametrize("seed", range(3))

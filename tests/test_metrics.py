@@ -14,6 +14,7 @@ from dclip_kit.metrics import (
     Gain,
     Interval,
     class_ranks,
+    composition_scores,
     gain_by_group,
     k_occurrence,
     paired_bootstrap,
@@ -589,6 +590,16 @@ def test_all_places_are_given() -> None:
     assert counts.sum() == pytest.approx(3 * 37)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-8])
+def test_scores_that_were_changed_are_counted(scale) -> None:
+    """The first candidate, a hub, loses half: then 0.4 and 0.3, below the second best of all."""
+
+    def halve(scores: torch.Tensor) -> torch.Tensor:
+        return scale * scores * torch.tensor([0.5, 1, 1, 1])
+
+    assert k_occurrence(QUERIES, CANDIDATES, 1, halve, 1e-9).tolist() == [0, 1, 1, 0]
+
+
 def test_a_hub_skews_the_counts() -> None:
     queries, candidates = torch.randn(200, 16), torch.randn(50, 16)
     fair = skewness(k_occurrence(queries, candidates, 5))
@@ -616,6 +627,39 @@ def test_bad_counts_are_named() -> None:
     with pytest.raises(ValueError, match="at least one query"):
         k_occurrence(QUERIES[:0], CANDIDATES, 1)
     assert math.isnan(skewness(torch.ones(3)))
+
+
+# Compositions
+
+
+def score_slowly(one: list[list[float]]) -> list[bool]:
+    """Text, image and group score of an item's two pictures (rows) and two captions."""
+    (a, b), (c, d) = one
+    text, image = a > b and d > c, a > c and d > b
+    return [text, image, text and image]
+
+
+def test_compositions_are_scored_as_by_a_slow_loop() -> None:
+    similarity = torch.randint(4, (500, 2, 2)).float()  # with many ties
+    found = composition_scores(similarity)
+    assert list(found) == ["text", "image", "group"]
+    expected = [score_slowly(one) for one in similarity.tolist()]
+    assert torch.stack([*found.values()], 1).tolist() == expected
+
+
+def test_the_three_scores_by_hand() -> None:
+    """Right in all; the second caption always preferred; the second picture always nearer."""
+    similarity = torch.tensor([[[3.0, 1], [2, 4]], [[1, 2], [0, 4]], [[1, 0], [2, 3]]])
+    found = {name: each.tolist() for name, each in composition_scores(similarity).items()}
+    assert found["text"] == [True, False, True]
+    assert found["image"] == [True, True, False]
+    assert found["group"] == [True, False, False]
+
+
+def test_scores_drawn_at_random_are_at_chance() -> None:
+    found = composition_scores(torch.rand(20_000, 2, 2))
+    for name, chance in (("text", 1 / 4), ("image", 1 / 4), ("group", 1 / 6)):
+        assert found[name].float().mean().item() == pytest.approx(chance, abs=0.01)
 
 
 # Bad input

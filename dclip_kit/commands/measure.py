@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,8 @@ from tyro.conf import FlagCreatePairsOff, Positional
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
 from dclip_kit.config import PROFILES
 from dclip_kit.runtime.printing import printable
+
+Method = Literal["nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h"]
 
 
 def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: str = "cpu") -> None:
@@ -52,6 +54,9 @@ def evaluate(
     images: Path | None = None,
     split: str = "test",
     seed: int | None = None,
+    rescore: Method | None = None,
+    compositional: FlagCreatePairsOff[bool] = False,
+    items: int = 1000,
     json: Path | None = None,
     device: str = "auto",
     profile: str = "pocket",
@@ -76,6 +81,12 @@ def evaluate(
         split: "test" is what distill measures on, a tenth where the data has no splits; "all" is
             everything; formats with splits have more (val, test_1k_0, …).
         seed: of drawing splits that data has not; left out, that of the first arm's run, else 0.
+        rescore: measures each model once more, with scores rescored by what the data's training
+            split makes of each candidate; nothing is trained for it. Its settings are those of a
+            few that find most on val.
+        compositional: asks each model also for pairs of pocket scenes and captions that differ in
+            order, relation, size, number or attribute alone.
+        items: how many such pairs of each kind.
         json: file for all figures.
         device: auto, cpu, cuda:0, …
     """
@@ -83,6 +94,8 @@ def evaluate(
         require_writable(json)
     from dclip_kit.evaluation import compare, profile_data, runs
     from dclip_kit.evaluation import evaluate as measuring
+    from dclip_kit.metrics import COMPOSITION_CHANCE, retrieval_metrics
+    from dclip_kit.models.encode import encode_images, encode_texts
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
@@ -104,18 +117,37 @@ def evaluate(
     labelled = {each.source: runs.leave_out_chosen(each, digests) for each in every}
     without = {each.source: len(each) - len(labelled[each.source]) for each in every}
     prompts = profile_data.choose_templates(place.zero_shot, place.templates)
-    found = {}
+    if rescore:
+        parts = profile_data.load_splits(place)
+        if both := {*parts.train.paths, *parts.val.paths} & {*captioned.paths}:
+            raise ValueError(
+                "Expected a split without pictures of train and val, which rescoring works with, "
+                f"got {split!r} with {len(both):,} of them; measure another with --split."
+            )
+    found, composed, tried, hubness = {}, {}, {}, {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = runs.load_model(name, pretrained, choose_device(device))
-        prepared = measuring.prepare_retrieval(clip, captioned, read=False)
-        found[name] = measuring.evaluate_retrieval(clip, prepared)
+        if compositional:
+            composed[name] = measuring.evaluate_compositions(clip, items)
+        vectors, texts = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
+        features = vectors, texts, captioned.image_of_text
+        found[name] = retrieval_metrics(*features)
+        if rescore:
+            references = measuring.prepare_references(clip, parts.train)
+            val = encode_images(clip, parts.val.paths), encode_texts(clip, parts.val.texts)
+            tried[name] = measuring.try_rescoring(
+                rescore, *val, parts.val.image_of_text, references
+            )
+            best = [next(iter(each)) for each in tried[name].values()]
+            hubness[name] = measuring.measure_hubness(vectors, texts, references, *best)
+            found[f"{name} by {rescore}"] = measuring.rescored_metrics(*features, references, *best)
         for source, each in labelled.items():
             classes = measuring.prepare_zero_shot(clip, each, False, prompts)
             known[source][name] = measuring.evaluate_zero_shot(clip, classes)
     if not is_main_process():
         return
-    gains = {name: compare.compare(found[model[0]], found[name]) for name in model[1:]}
+    gains = {name: compare.compare(found[model[0]], found[name]) for name in [*found][1:]}
     measured = place.test if place.test and split == "test" else place.data
     unknown = [name for name, each in seen.items() if not each.complete]
     notes = [
@@ -144,6 +176,26 @@ def evaluate(
                     source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
                     for source, results in known.items()
                 },
+                "rescoring_on_val": {
+                    name: {
+                        way: [how.settings | {"recall_at_1": x} for how, x in each.items()]
+                        for way, each in ways.items()
+                    }
+                    for name, ways in tried.items()
+                },
+                "skewness_of_k_occurrence": hubness,
+                "compositions": composed
+                and {
+                    "items": items,
+                    "chance": COMPOSITION_CHANCE,
+                    "found": {
+                        name: {
+                            kind: {score: asdict(x) for score, x in scores.items()}
+                            for kind, scores in kinds.items()
+                        }
+                        for name, kinds in composed.items()
+                    },
+                },
                 "left_out": {
                     "trained_on": {
                         name: [
@@ -168,12 +220,24 @@ def evaluate(
         print(f"\n{printable(name)} beside {printable(model[0])}")
         for way, (first, *_) in own.items():
             print(f"  {compare.say_gain(first, f'{way} Recall@1')}")
+    for name, ways in tried.items():
+        print(f"\n{printable(name)}: the best of {rescore} on val, by Recall@1")
+        for way, recalls in ways.items():
+            how, recall = next(iter(recalls.items()))
+            chosen = ", ".join(f"{x} {value:g}" for x, value in how.settings.items())
+            skew = "skewness of k-occurrence {before:.2f} → {after:.2f}".format(
+                **hubness[name][way]
+            )
+            print(f"  {measuring.WAYS[way]}: {chosen} ({100 * recall:.1f} %); {skew}")
     for source, results in known.items():
         rest, gone = len(labelled[source]), without[source]
         others = f", without the {gone:,} that a weight α was chosen on" if gone else ""
         print(f"\nZero-shot top-1, {printable(source)}: {rest:,} pictures{others}")
         table = compare.format_zero_shot({printable(name): x for name, x in results.items()})
         print(*filter(None, [table, warn_of_few(rest, source)]), sep="\n")
+    if composed:
+        print(f"\nCompositions: {items:,} pairs of pocket scenes a kind")
+        print(compare.format_compositions({printable(name): x for name, x in composed.items()}))
 
 
 def search(
@@ -183,6 +247,8 @@ def search(
     model: str,
     pretrained: str | None,
     top_k: int = 5,
+    rescore: Method | None = None,
+    references: str = "",
     json: FlagCreatePairsOff[bool] = False,
     device: str = "auto",
 ) -> None:
@@ -198,17 +264,31 @@ def search(
             that export wrote, or an arm that distill wrote (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         top_k: how many to find.
+        rescore: takes from each picture's score what it gets from captions of other pictures.
+        references: the data whose training captions these are, as inspect takes it, or "pocket";
+            left out, those that the arm was trained on.
         json: prints JSON, a list of path and score (cosine).
         device: auto, cpu, cuda:0, …
     """
-    from dclip_kit.evaluation.runs import load_model
+    from dclip_kit.evaluation.profile_data import read_measured
+    from dclip_kit.evaluation.runs import find_run, load_model
     from dclip_kit.models.encode import encode_texts
     from dclip_kit.search.folder_index import find_pictures, index_pictures
+    from dclip_kit.search.rescoring import Rescoring
 
     find_pictures(folder)  # an empty folder is told before a model is loaded
     if top_k < 1 or not query.strip():
         raise ValueError(
             f"Expected a query that says something and a --top-k from 1, got {query!r} and {top_k}."
+        )
+    run = find_run(model)
+    place = run.profile if run else PROFILES["pocket"]
+    if references:
+        place = replace(place, data=references, images="", test="")
+    elif rescore and not run and model != "pocket":
+        raise ValueError(
+            f"Expected captions to rescore by, got none with {model}; name their data with "
+            "--references."
         )
     clip = load_model(model, pretrained, choose_device(device))
     index = index_pictures(clip, folder)
@@ -219,7 +299,10 @@ def search(
             + (f" Links out of the folder led to {index.linked:,}." if index.linked else ""),
             file=sys.stderr,
         )
-    (found,) = index.vectors.search(encode_texts(clip, [query]), top_k)
+    asked, captions, how = encode_texts(clip, [query]), None, Rescoring(rescore or "nnn")
+    if rescore:
+        captions = encode_texts(clip, read_measured(place, "train").texts)
+    found = index.search(asked, top_k, captions, how)
     hits = [(index.paths[i], score) for i, score in zip(found.images, found.scores, strict=True)]
     if json:
         print(json_format.dumps([{"path": str(p), "score": score} for p, score in hits], indent=1))

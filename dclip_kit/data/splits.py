@@ -119,12 +119,15 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Splits:
-    """Captioned pictures to train on, to choose on and to measure on, and what was left out."""
+    """Captioned pictures to train on, to choose on and to measure on, and what was left out.
+
+    Of the pocket's, which are whole, nothing was: None.
+    """
 
     train: CaptionedImages
     val: CaptionedImages
     test: CaptionedImages
-    left_out: LeftOut
+    left_out: LeftOut | None
 
 
 def read_splits(

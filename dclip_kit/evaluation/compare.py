@@ -22,6 +22,7 @@ from dclip_kit.evaluation.evaluate import (
 from dclip_kit.evaluation.experiment import Arm, ArmResult
 from dclip_kit.evaluation.inspection import ShortcutProbe
 from dclip_kit.metrics import (
+    COMPOSITION_CHANCE,
     DirectionMetrics,
     Gain,
     Interval,
@@ -104,6 +105,21 @@ def format_zero_shot(results: Mapping[str, ZeroShot]) -> str:
             kept = f", {share} % of the first's"
         lines.append(f"{name}: {accuracy} %{kept}")
     return "\n".join(lines)
+
+
+def format_compositions(found: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
+    """A row a kind and model: scores in percent with their 95 % intervals, and chance.
+
+    Args:
+        found: by model, what `evaluate_compositions` gave.
+    """
+    scores = [f"{name} (chance {100 * x:.1f})" for name, x in COMPOSITION_CHANCE.items()]
+    rows = [
+        [kind, name, *map(_format_interval, each[kind].values())]
+        for kind in next(iter(found.values()))
+        for name, each in found.items()
+    ]
+    return format_table([["kind", "model", *scores], *rows])
 
 
 def compare(before: RetrievalMetrics, after: RetrievalMetrics) -> dict[str, tuple[Gain, ...]]:

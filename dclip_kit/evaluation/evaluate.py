@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import open_clip
 import torch
@@ -11,18 +12,26 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from dclip_kit.data import CaptionedImages, LabelledImages
+from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.metrics import (
     DirectionMetrics,
+    Interval,
     RetrievalMetrics,
     class_ranks,
+    composition_scores,
+    k_occurrence,
+    paired_bootstrap,
+    rank_queries,
     recall_at_k,
     retrieval_metrics,
+    skewness,
+    summarise_ranks,
 )
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import same_text_tower
 from dclip_kit.runtime.processes import is_main_process
-from dclip_kit.search.index import add_bias, nnn_bias
+from dclip_kit.search.rescoring import NNN, Rescoring, list_settings
 
 # The directions, by their names in records.
 WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
@@ -219,6 +228,167 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
     return ZeroShot(correct, correct.float().mean().item(), share(domain), share(~domain), top5)
 
 
+# Compositions: what differs in one respect alone
+
+
+def evaluate_compositions(bundle: ClipBundle, count: int = 1000) -> dict[str, dict[str, Interval]]:
+    """How often a model tells the two captions, and the two pictures, of the pocket's items apart.
+
+    Args:
+        bundle: the CLIP.
+        count: items of each kind.
+
+    Returns:
+        By kind, then "text", "image" and "group" as `composition_scores`, with 95 % intervals.
+
+    Raises:
+        ValueError: there is no item.
+    """
+    if count < 1:
+        raise ValueError(f"Expected one item or more of each kind, got {count}; ask for 1000.")
+    found = {}
+    for kind in KINDS:
+        items = load_compositions(kind, count)
+        images = encode_images(bundle, items.paths).reshape(count, 2, -1)
+        texts = encode_texts(bundle, items.texts).reshape(count, 2, -1)
+        right = composition_scores(images @ texts.mT)
+        nothing, item = torch.zeros(count), torch.arange(count)
+        found[kind] = {
+            score: paired_bootstrap(nothing, each, item) for score, each in right.items()
+        }
+    return found
+
+
+# Rescored by training data
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """Queries that have nothing to do with those that are measured, to rescore candidates by.
+
+    Attributes:
+        captions: features of training captions, for text→image.
+        pictures: features of training pictures, for image→text.
+    """
+
+    captions: Float[Tensor, "text embed"]
+    pictures: Float[Tensor, "image embed"]
+
+
+def prepare_references(bundle: ClipBundle, train: CaptionedImages) -> References:
+    """Encodes captions and pictures of the training data.
+
+    Raises:
+        ValueError: they are of another split: what is measured must not be known before.
+    """
+    if train.split != "train":
+        raise ValueError(
+            f"Expected reference queries of the training data, got those of {train.split!r}; "
+            "measured data would tell what is asked."
+        )
+    return References(encode_texts(bundle, train.texts), encode_images(bundle, train.paths))
+
+
+def rescored_metrics(
+    image_features: Float[Tensor, "image embed"],
+    text_features: Float[Tensor, "text embed"],
+    image_of_text: Int[Tensor, "text"],
+    references: References,
+    rescoring: Rescoring,
+    back: Rescoring | None = None,
+) -> RetrievalMetrics:
+    """As `retrieval_metrics`, by rescored scores; features are of length 1.
+
+    Args:
+        image_features, text_features, image_of_text: as there.
+        references: to rescore candidates by.
+        rescoring: how.
+        back: how image→text is rescored, if otherwise.
+    """
+
+    def search(
+        queries: Tensor,
+        candidates: Tensor,
+        asked: Tensor,
+        owner: Tensor,
+        image: Tensor,
+        how: Rescoring,
+    ) -> DirectionMetrics:
+        """The image of a candidate, `owner`, is that of the queries that it answers."""
+        bias = how.measure_bias(asked, candidates)
+        parts = [
+            rank_queries(
+                how.apply(some @ candidates.T, bias),
+                own[:, None] == owner,
+                how.tolerance,
+            )
+            for some, own in zip(queries.split(1000), image.split(1000), strict=True)
+        ]
+        rank, precision, undecided = map(torch.cat, zip(*parts, strict=True))
+        return summarise_ranks(rank, precision, undecided, len(candidates), image)
+
+    every, asked = torch.arange(len(image_features)), image_of_text.unique()
+    return RetrievalMetrics(
+        search(text_features, image_features, references.captions, every, image_of_text, rescoring),
+        search(
+            *(image_features[asked], text_features, references.pictures, image_of_text, asked),
+            back or rescoring,
+        ),
+        len(every) - len(asked),
+    )
+
+
+def measure_hubness(
+    image_features: Float[Tensor, "image embed"],
+    text_features: Float[Tensor, "text embed"],
+    references: References,
+    rescoring: Rescoring,
+    back: Rescoring | None = None,
+) -> dict[str, dict[str, float]]:
+    """The skewness of how often candidates are among the first ten; arguments as above.
+
+    Returns:
+        By direction, "before" and "after" rescoring; 0 where all are found equally often.
+    """
+    found = {}
+    forth = text_features, image_features, references.captions, rescoring
+    other = image_features, text_features, references.pictures, back or rescoring
+    for way, (queries, candidates, asked, how) in zip(WAYS, (forth, other), strict=True):
+        k = min(10, len(candidates))
+        score = partial(how.apply, bias=how.measure_bias(asked, candidates))
+        counts = {
+            "before": k_occurrence(queries, candidates, k),
+            "after": k_occurrence(queries, candidates, k, score, how.tolerance),
+        }
+        found[way] = {
+            name: skewness(each) if (each != each[0]).any() else 0.0
+            for name, each in counts.items()
+        }
+    return found
+
+
+def try_rescoring(
+    method: str,
+    image_features: Float[Tensor, "image embed"],
+    text_features: Float[Tensor, "text embed"],
+    image_of_text: Int[Tensor, "text"],
+    references: References,
+) -> dict[str, dict[Rescoring, float]]:
+    """Settings of a method by direction, the best on val first, with the Recall@1 of each.
+
+    The features are those of val; the rest is as in `rescored_metrics`.
+    """
+    features = image_features, text_features, image_of_text
+    tried = {each: rescored_metrics(*features, references, each) for each in list_settings(method)}
+    recalls = {
+        way: {each: getattr(found, way).recall_at[1] for each, found in tried.items()}
+        for way in WAYS
+    }
+    return {
+        way: dict(sorted(each.items(), key=lambda pair: -pair[1])) for way, each in recalls.items()
+    }
+
+
 # Galleries: many pictures in groups of one size, so that figures can be compared
 
 
@@ -249,30 +419,28 @@ class GalleryMetrics:
 def measure_galleries(
     clip: ClipBundle,
     galleries: tuple[RetrievalSet, ...],
-    references: tuple[Float[Tensor, "text embed"], Float[Tensor, "image embed"]] | None = None,
+    references: References | None = None,
+    rescoring: Rescoring = NNN,
 ) -> dict[str, GalleryMetrics]:
     """Retrieval both ways: in each gallery its own captions and pictures search for each other.
 
     Args:
         clip: the model.
         galleries: from `prepare_galleries`.
-        references: training captions' and pictures' features, to rescore candidates by
-            (`rescore`); None leaves scores as they are.
+        references: to rescore candidates by; None leaves scores as they are.
+        rescoring: how.
     """
     found: dict[str, list[DirectionMetrics]] = {way: [] for way in WAYS}
     first = 0
     for gallery in galleries:
         image = encode_images(clip, gallery.pictures, progress=False)
         text, own = gallery.features_for(clip), gallery.image_of_text
-        plain = retrieval_metrics(image, text, own)
-        both = [plain.text_to_image, plain.image_to_text]
-        if references:
-            captions, pictures = references
-            queries, candidates = add_bias(text, image, nnn_bias(captions @ image.T))
-            both[0] = retrieval_metrics(candidates, queries, own).text_to_image
-            queries, candidates = add_bias(image, text, nnn_bias(pictures @ text.T))
-            both[1] = retrieval_metrics(queries, candidates, own).image_to_text
-        for way, one in zip(WAYS, both, strict=True):
+        if references is None:
+            both = retrieval_metrics(image, text, own)
+        else:
+            both = rescored_metrics(image, text, own, references, rescoring)
+        for way in WAYS:
+            one: DirectionMetrics = getattr(both, way)
             found[way].append(replace(one, image_of_query=first + one.image_of_query))
         first += len(image)
     return {way: _join(each) for way, each in found.items()}

@@ -24,6 +24,7 @@ from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.scenes import render_scene
 from dclip_kit.data.splits import (
     LeftOut,
+    Splits,
     halve_labelled,
     read_splits,
     read_test,
@@ -113,20 +114,27 @@ def load_data(profile: Profile) -> ProfileData:
     else:
         labelled = (*halve_labelled(read_labelled(profile.zero_shot), profile.seed), None)
     templates = choose_templates(profile.zero_shot, profile.templates)
+    read, ceiling = load_splits(profile), None
     if profile.data == "pocket":
-        train, val, test = (pocket.load_captioned(split) for split in SPLITS)
         ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
-        return ProfileData(train, val, test, *labelled, ceiling, None, templates)
-    read = read_splits(
+    if str(read.left_out or ""):
+        say(str(read.left_out))
+    return ProfileData(
+        read.train, read.val, read.test, *labelled, ceiling, read.left_out, templates
+    )
+
+
+def load_splits(profile: Profile) -> Splits:
+    """A profile's captioned pictures; errors as in `load_data`."""
+    if profile.data == "pocket":
+        return Splits(**{each: pocket.load_captioned(each) for each in SPLITS}, left_out=None)
+    return read_splits(
         profile.data,
         profile.images or None,
         profile.test or None,
         profile.seed,
         profile.leak_guard == "content",
     )
-    if str(read.left_out):
-        say(str(read.left_out))
-    return ProfileData(read.train, read.val, read.test, *labelled, None, read.left_out, templates)
 
 
 def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, ...]]]:

@@ -31,11 +31,13 @@ from dclip_kit.evaluation.compare import format_table
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     GalleryMetrics,
+    References,
     RetrievalSet,
     ZeroShotSet,
     evaluate_zero_shot,
     measure_galleries,
     prepare_galleries,
+    prepare_references,
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.experiment import (
@@ -68,6 +70,7 @@ from dclip_kit.models.weights import interpolate
 from dclip_kit.runtime.files import read_record, write_record
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
+from dclip_kit.search.rescoring import NNN, Rescoring
 from dclip_kit.training import StudentRun, distill, plan_epoch
 
 RETENTION = 0.955  # at which arms are compared
@@ -88,26 +91,27 @@ class StudyArm:
         profile: how it trains, its seed aside; None for the untouched CLIP.
         steps: of its training; 0 leaves that to the profile's epochs.
         captions: share of the captioned pictures that it may use.
-        nnn: whether the untouched CLIP's scores are rescored by nearest-neighbour normalisation.
+        rescoring: how scores are rescored by the training data; None leaves them as they are.
     """
 
     name: str
     profile: Profile | None
     steps: int = 0
     captions: float = 1.0
-    nnn: bool = False
+    rescoring: Rescoring | None = None
 
     def describe(self, seed: int) -> dict[str, Any]:
         """Whatever decides how it trains, for JSON."""
         profile = replace(self.profile, seed=seed).as_dict() if self.profile else None
         if profile and self.steps:
             profile["student"]["epochs"] = 0  # which the steps decide
+        more = {} if self.rescoring in (None, NNN) else {"rescoring": asdict(self.rescoring)}
         return {
             "profile": profile,
             "steps": self.steps,
             "captions": self.captions,
-            "nnn": self.nnn,
-        }
+            "nnn": self.rescoring == NNN,
+        } | more
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def read_study(path: Path) -> Study:
 
     It says `seeds` and perhaps `profile`, `gallery` and changes of the profile, and for each of
     `arms` a `recipe` ("none" for the untouched CLIP, which is `clip`), perhaps `steps`, `captions`
-    and `nnn`, and changes of the profile, such as `student = { learning_rate = 1e-3 }`.
+    and `rescoring`, and changes of the profile, such as `student = { learning_rate = 1e-3 }`.
 
     Raises:
         ValueError: it is no TOML, or says something unknown.
@@ -174,8 +178,10 @@ def _read_arm(profile: Profile, name: str, said: Mapping[str, Any]) -> StudyArm:
     rest = dict(said)
     own = {field.name: rest.pop(field.name) for field in fields(StudyArm) if field.name in rest}
     recipe = rest.pop("recipe")
-    odd = {*rest, *own} - {"nnn"} if recipe == "none" else {*own} & {"nnn"}
-    if odd:
+    if "rescoring" in own:
+        own["rescoring"] = Rescoring(**own["rescoring"])
+    odd = {*rest, *own} - {"rescoring"}
+    if recipe == "none" and odd:
         raise ValueError(f"Expected no {', '.join(sorted(odd))} in {name}")
     if not 0 < own.get("captions", 1.0) <= 1:
         raise ValueError(f"Expected captions in {name} to be a share above 0")
@@ -241,12 +247,15 @@ class Measurement:
 
 
 def measure(
-    clip: ClipBundle, place: MeasuredOn, references: tuple[Tensor, Tensor] | None = None
+    clip: ClipBundle,
+    place: MeasuredOn,
+    references: References | None = None,
+    rescoring: Rescoring = NNN,
 ) -> Measurement:
     """Measures a model in all galleries, and on labelled pictures; as `measure_galleries`."""
     galleries, zero_shot, held_out = place
     return Measurement(
-        measure_galleries(clip, galleries, references),
+        measure_galleries(clip, galleries, references, rescoring),
         evaluate_zero_shot(clip, zero_shot, progress=False).correct,
         evaluate_zero_shot(clip, held_out, progress=False).top1 if held_out else None,
     )
@@ -382,18 +391,25 @@ class _Workshop:
         began = time.monotonic()
         settings = self.study.describe(arm, seed)
         first, base = self.untouched
-        points, val = {0.0: base}, [_as_candidate(0.0, first, first)]
+        points: dict[float, Measurement] = {}
         steps, probe, alpha = 0, None, 0.0
-        if arm.nnn:
-            features = self.captioned(self.study.profile.regions, 1.0).features
-            points[0.0] = measure(self.clip, self.measured_on, (features.text, features.image))
+
+        def measure_both(model: ClipBundle) -> tuple[Measurement, Measurement]:
+            """On val and on test, rescored if that is asked."""
+            references = prepare_references(model, self.data.train) if arm.rescoring else None
+            places = self.chosen_on, self.measured_on
+            one, other = (measure(model, each, references, arm.rescoring or NNN) for each in places)
+            return one, other
+
+        seen, points[0.0] = measure_both(self.clip) if arm.rescoring else self.untouched
+        val = [_as_candidate(0.0, seen, first)]
         if arm.profile:
             profile = replace(arm.profile, seed=seed)
             run, steps, probe = self._train(arm, profile)
             for share in ALPHAS:
                 mixed = interpolate(self.clip, run.student, share)
-                points[share] = measure(mixed, self.measured_on)
-                val.append(_as_candidate(share, measure(mixed, self.chosen_on), first))
+                seen, points[share] = measure_both(mixed)
+                val.append(_as_candidate(share, seen, first))
             alpha = choose_candidate(val, RETENTION).alpha
             mixed = interpolate(self.clip, run.student, alpha)
             kept = Arm(arm.name, mixed, alpha, tuple(val), run.history, profile.student.train_text)
@@ -439,7 +455,7 @@ class _Workshop:
                 tested = load_or_extract_features(profile, self.clip, further, self.work)
                 probe = asdict(region_probe(teacher, tested, profile.region_teacher))
             embeddings, others = prepare_lessons(profile, teacher, captioned, uncaptioned)
-        key = digest_record(arm.describe(profile.seed))
+        key = digest_record(replace(arm, rescoring=None).describe(profile.seed))
         run = distill(
             self.clip,
             captioned.pictures,

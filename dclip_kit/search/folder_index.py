@@ -13,6 +13,8 @@ from pathlib import Path
 
 import open_clip
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from dclip_kit.data.formats import PICTURE_SUFFIXES, is_picture, walk_files
@@ -20,7 +22,8 @@ from dclip_kit.data.pictures import count_links, file_state
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, read_picture
 from dclip_kit.runtime.files import cache_path, fingerprint
-from dclip_kit.search.index import SearchIndex
+from dclip_kit.search.index import Hits, SearchIndex
+from dclip_kit.search.rescoring import NNN, Rescoring
 
 _BATCH = 256  # pictures between two looks at what is done, in memory as bytes of CLIP's size
 
@@ -42,6 +45,28 @@ class PictureIndex:
     unreadable: dict[Path, str]
     embedded: int
     linked: int
+
+    def search(
+        self,
+        query: Float[Tensor, "1 embed"],
+        top_k: int,
+        references: Float[Tensor, "reference_query embed"] | None = None,
+        rescoring: Rescoring = NNN,
+    ) -> Hits:
+        """Finds the pictures that are nearest to a query.
+
+        Args:
+            query: of length 1.
+            top_k: how many.
+            references: of length 1, to rescore by; None leaves scores as they are.
+            rescoring: how.
+        """
+        if references is None:
+            return self.vectors.search(query, top_k)[0]
+        vectors = torch.cat(list(self.vectors.shards.values()))
+        bias = rescoring.measure_bias(references, vectors)
+        scores, images = rescoring.apply(query @ vectors.T, bias)[0].topk(min(top_k, len(vectors)))
+        return Hits(tuple(images.tolist()), tuple(scores.tolist()))
 
 
 def find_pictures(place: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dclip_kit.config import StudentSettings
+from dclip_kit.data.negatives import make_hard_negative
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.losses import (
     anchored_kl_loss,
@@ -26,7 +27,7 @@ from dclip_kit.models.clip import (
     choose_precision,
     send,
 )
-from dclip_kit.models.encode import Pictures, read_batches
+from dclip_kit.models.encode import Pictures, encode_texts, read_batches
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
@@ -106,7 +107,8 @@ def distill(
         uncaptioned: pictures without captions and a teacher's embeddings of them, drawn beside each
             batch; only needed with an `uncaptioned_batch`.
         rehearsal: what is repeated in every batch; only needed with a `rehearsal_weight`.
-        texts: the captions of `features`, in its order; only needed with `train_text`.
+        texts: the captions of `features`, in its order; only needed with `train_text` and with
+            `hard_negatives`.
         seed: of the order; arms with one seed see the same batches.
         checkpoint: file to continue from, and to write after each epoch and every ten minutes.
         on_epoch: called after each epoch, in every process, with the student and the history, to
@@ -122,7 +124,7 @@ def distill(
     teaches = bool(settings.distillation_weight and settings.uncaptioned_batch)
     uncaptioned = uncaptioned if teaches else None
     rehearsal = rehearsal if settings.rehearsal_weight else None
-    _check(pictures, features, settings, teacher_embeddings, uncaptioned, rehearsal)
+    _check(pictures, features, settings, teacher_embeddings, uncaptioned, rehearsal, texts)
     targets = features.text if teacher_embeddings is None else teacher_embeddings
     require_directions(text_features=features.text, teacher_features=targets)
     # What comes beside the captioned pictures of each batch, how many, and the seed of their draw.
@@ -143,7 +145,12 @@ def distill(
     trainable = freeze(student, settings.train)
     module, captions = student.model.visual, features.text  # as the loss takes them
     if settings.train_text:  # or as the text tower does
-        module, captions = student.model, _unfreeze_text(student, texts, len(features.text))
+        module, captions = student.model, _unfreeze_text(student, texts or ())
+    negatives = None
+    if settings.hard_negatives:
+        pairs = [(make_hard_negative(text), text) for text in texts or ()]
+        negatives = encode_texts(bundle, [changed or text for changed, text in pairs])
+        negatives[torch.tensor([not changed for changed, _ in pairs])] = 0  # there is none
 
     def read(batches: Sequence[Tensor], first: int) -> Iterator[tuple[Any, ...]]:
         """Batches, what is drawn beside each, and this process's pixels of both, in this order."""
@@ -204,7 +211,8 @@ def distill(
         image, text, pairs = encode(model, rows, drawn, pixels)
         owner = send((rows >= 0).nonzero()[:, 0], device)  # a pair a caption
         same_pair = owner[:, None] == owner
-        contrastive = contrastive_loss(image[owner], text, settings.temperature, same_pair)
+        harder = None if negatives is None else send(negatives[rows[rows >= 0]], device)
+        contrastive = contrastive_loss(image[owner], text, settings.temperature, same_pair, harder)
         own, aim = image[owner], send(targets[rows[rows >= 0]], device)
         if settings.distillation == "anchored_kl":  # each picture once
             own, aim = image, send(targets[rows[:, 0]], device)
@@ -258,11 +266,19 @@ def _check(
     teacher_embeddings: Tensor | None,
     uncaptioned: PictureTargets | None,
     rehearsal: PictureTargets | None,
+    texts: Sequence[str] | None,
 ) -> None:
     if len(pictures) != len(features):
         raise ValueError(
             f"Expected the {len(features)} pictures of the features, got {len(pictures)}; give "
             "both from one data set."
+        )
+    read = settings.train_text or settings.hard_negatives
+    if read and (texts is None or len(texts) != len(features.text)):
+        raise ValueError(
+            f"Expected the {len(features.text)} captions of the features, which train_text and "
+            f"hard_negatives read, got {None if texts is None else len(texts)}; give distill "
+            "`texts`, such as `dataset.texts`, or turn these off."
         )
     if teacher_embeddings is None and settings.distillation_weight:
         raise ValueError(
@@ -286,9 +302,7 @@ def _check(
         )
 
 
-def _unfreeze_text(
-    student: ClipBundle, texts: Sequence[str] | None, count: int
-) -> Int[Tensor, "text context"]:
+def _unfreeze_text(student: ClipBundle, texts: Sequence[str]) -> Int[Tensor, "text context"]:
     """Lets the text tower train, as the published code does (5 in `config.RECIPES`).
 
     Its logit scale and bias stay as they are, since no loss here reads them.
@@ -296,12 +310,6 @@ def _unfreeze_text(
     Returns:
         The captions as the text tower takes them.
     """
-    if texts is None or len(texts) != count:
-        raise ValueError(
-            f"Expected the {count} captions of the features, since the text tower trains, got "
-            f"{None if texts is None else len(texts)}; give distill `texts`, such as "
-            "`dataset.texts`, or set train_text=False."
-        )
     for name, parameter in student.model.named_parameters():
         if not name.startswith(("visual.", "logit_")):
             parameter.requires_grad_(True)

@@ -21,7 +21,7 @@ from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_texts
 from dclip_kit.models.regions import label_colors
 from dclip_kit.plots.style import encode_jpeg, tile_pictures
-from dclip_kit.search.index import add_bias, nnn_bias
+from dclip_kit.search.rescoring import NNN, add_bias
 from dclip_kit.widgets.page import BeforeAfter, read_page, require_known
 
 _SIDE = 160  # pixels of a thumbnail's longer side
@@ -112,7 +112,7 @@ class QueryGallery(BeforeAfter):
         self._dataset, self._detector, self._things = dataset, detector, things or ()
         self._text_features, self._facets = text_features, facets or {}
         self._bias = {
-            share: nnn_bias(references @ each.T)
+            share: NNN.measure_bias(references, each)
             for share, each in self._features.items()
             if references is not None
         }

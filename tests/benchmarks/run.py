@@ -49,6 +49,8 @@ BARS = (
     Bar("training", "student's step / plain open_clip", 1.1),
     Bar("search", "exact / bare product, 1,000 queries", 1.3),
     Bar("search", "exact / bare product, single query", 1.3),
+    Bar("search", "rescored / exact, 1,000 queries", 1.1),
+    Bar("search", "rescored / exact, single query", 1.1),
     Bar("search", "exact / approximate, pictures", 5, at_least=True),
     Bar("search", "recall@10, pictures", 0.95, at_least=True),
     Bar("search", "exact / approximate, captions", 5, at_least=True),

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,20 @@ from test_splits import write_own
 from dclip_kit.commands import COMMANDS, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
+from dclip_kit.data.splits import read_splits
+from dclip_kit.evaluation.evaluate import (
+    WAYS,
+    evaluate_compositions,
+    measure_hubness,
+    prepare_references,
+)
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.metrics import COMPOSITION_CHANCE, ranks
 from dclip_kit.models import detector as detectors
+from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.runtime.printing import printable
+from dclip_kit.search.rescoring import METHODS, Rescoring, rescore
 
 # inspect
 
@@ -180,6 +190,73 @@ def test_evaluate_may_leave_zero_shot_out_and_take_everything(run, own, clip_fol
     assert code == 0 and said.startswith("20 pictures, 40 captions") and "Zero-shot" not in said
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_evaluate_rescores_by_the_training_data(method, run, clip, clip_folder, tmp_path) -> None:
+    own, figures = write_own(tmp_path / "own", range(60)), tmp_path / "figures.json"
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--json", figures)
+    code, said, err = run("evaluate", *options, "--rescore", method)
+    assert code == 0, err
+    name = f"{clip_folder} by {method}"
+    assert f"{name} beside {clip_folder}" in said
+    record, splits = json.loads(figures.read_text()), read_splits(own)
+    assert list(record["retrieval"]) == [str(clip_folder), name]
+    assert list(record["gains"]) == [name]
+    train, test = splits.train, splits.test
+    tried = record["rescoring_on_val"][str(clip_folder)]
+    forth, back = ({**tried[way][0]} for way in WAYS)
+    recalls = [each["recall_at_1"] for each in tried["text_to_image"]]
+    assert len(recalls) > 3 and recalls == sorted(recalls, reverse=True)
+    assert f"text → image: {'k' if method == 'nnn' else ''}" in said
+    assert (
+        f" ({100 * forth.pop('recall_at_1'):.1f} %); skewness" in said
+        and back.pop("recall_at_1") <= 1
+    )
+    image, text = encode_images(clip, test.paths), encode_texts(clip, test.texts)
+    references = prepare_references(clip, train)
+    hubs = measure_hubness(
+        image, text, references, *(Rescoring(method, **x) for x in (forth, back))
+    )
+    assert record["skewness_of_k_occurrence"][str(clip_folder)] == hubs
+    skew = "; skewness of k-occurrence {before:.2f} → {after:.2f}\n"
+    assert all(skew.format(**each) in said for each in hubs.values())
+    asked = encode_texts(clip, train.texts) @ image.T, encode_images(clip, train.paths) @ text.T
+    own = test.image_of_text == torch.arange(len(test))[:, None]
+    expected = {
+        "text_to_image": ranks(rescore(text @ image.T, asked[0], method, **forth), own.T, 0.0),
+        "image_to_text": ranks(rescore(image @ text.T, asked[1], method, **back), own, 0.0),
+    }
+    for way, rank in expected.items():
+        found = record["retrieval"][name][way]["mean_reciprocal_rank"]
+        assert found == pytest.approx(float((1 / rank).mean()))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "all"])
+def test_evaluate_does_not_rescore_by_what_it_measures(split, run, own, clip_folder) -> None:
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--rescore", "nnn")
+    code, out, err = run("evaluate", *options, "--split", split)
+    assert (code, out) == (2, "")
+    assert "Expected a split without pictures of train and val, which rescoring works with" in err
+
+
+def test_evaluate_asks_for_compositions(run, own, clip, clip_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    figures = tmp_path / "figures.json"
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--json", figures)
+    code, said, err = run("evaluate", *options, "--compositional", "--items", "4")
+    assert code == 0, err
+    assert "Compositions: 4 pairs of pocket scenes a kind" in said
+    assert "text (chance 25.0) | image (chance 25.0) | group (chance 16.7)" in said
+    record = json.loads(figures.read_text())["compositions"]
+    assert record["items"] == 4 and record["chance"] == COMPOSITION_CHANCE
+    expected = evaluate_compositions(clip, 4)
+    assert record["found"][str(clip_folder)] == {
+        kind: {score: asdict(each) for score, each in scores.items()}
+        for kind, scores in expected.items()
+    }
+    code, _, err = run("evaluate", *options, "--compositional", "--items", "0")
+    assert code == 2 and "Expected one item or more of each kind, got 0" in err
+
+
 # search
 
 
@@ -193,8 +270,6 @@ def searched(tmp_path, monkeypatch, clip_folder) -> list[object]:
 
 
 def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
-    from dclip_kit.models.encode import encode_images, encode_texts
-
     code, out, err = run("search", *searched, "--top-k", "3")
     assert code == 0 and "Embedded 6 pictures now, 0 were known" in err
     paths = sorted(searched[0].iterdir())
@@ -212,6 +287,30 @@ def test_search_finds_the_nearest_and_remembers(run, searched, clip) -> None:
     found = json.loads(out)
     assert [hit["path"] for hit in found] == [str(paths[i]) for i in best[:2]]
     assert found[0]["score"] == pytest.approx(float(scores[best[0]]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_search_rescores_by_training_captions(method, run, searched, own, clip) -> None:
+    options = ("--rescore", method, "--references", own, "--top-k", "6", "--json")
+    code, out, err = run("search", *searched, *options)
+    assert code == 0, err
+    paths = sorted(searched[0].iterdir())
+    images = encode_images(clip, paths)
+    captions = encode_texts(clip, read_splits(own).train.texts)
+    asked = encode_texts(clip, ["a red ball"])
+    scores = rescore(asked @ images.T, captions @ images.T, method)[0]
+    best = scores.argsort(descending=True).tolist()
+    found = json.loads(out)
+    assert [hit["path"] for hit in found] == [str(paths[i]) for i in best]
+    assert [hit["score"] for hit in found] == pytest.approx(scores[best].tolist(), abs=1e-5)
+
+
+def test_search_is_told_what_to_rescore_by(run, searched, tmp_path) -> None:
+    code, _, err = run("search", *searched, "--rescore", "nnn")
+    assert code == 2 and "name their data with --references" in err
+    write_coco(tmp_path / "coco", "val2017", "", [1, 2, 3])
+    code, _, err = run("search", *searched, "--rescore", "nnn", "--references", tmp_path / "coco")
+    assert code == 2 and "train" in err and err.count("\n") <= 2, err
 
 
 # app

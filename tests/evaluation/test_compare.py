@@ -15,6 +15,7 @@ from dclip_kit.evaluation.compare import (
     describe_arm,
     describe_gain,
     draw_queries,
+    format_compositions,
     format_report,
     format_retrieval,
     format_zero_shot,
@@ -26,7 +27,13 @@ from dclip_kit.evaluation.compare import (
 from dclip_kit.evaluation.evaluate import ZeroShot
 from dclip_kit.evaluation.experiment import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.inspection import ShortcutProbe
-from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics
+from dclip_kit.metrics import (
+    COMPOSITION_CHANCE,
+    Gain,
+    Interval,
+    paired_bootstrap,
+    retrieval_metrics,
+)
 from dclip_kit.runtime.files import write_record
 
 OWNER = torch.tensor([0, 0, 1, 2])  # three pictures, four captions
@@ -72,6 +79,23 @@ def test_the_table_has_every_arm_metric_and_direction(before, after) -> None:
             assert shown == pytest.approx([100 * value for value in expected], abs=0.051)
             assert f"{found.median_rank:g}" in block[-1]
     assert len({len(line) for block in blocks for line in block}) == 1
+
+
+def test_compositions_have_a_row_for_each_kind_and_model() -> None:
+    scores = {name: Interval(0.5, 0.4, 0.6) for name in COMPOSITION_CHANCE}
+    other = scores | {"group": Interval(0.125, 0.1, 0.15)}
+    found = {"clip": {"size": scores, "order": other}, "dclip": {"size": other, "order": scores}}
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in format_compositions(found).splitlines()
+    ]
+    scores_by_chance = ["text (chance 25.0)", "image (chance 25.0)", "group (chance 16.7)"]
+    assert head == ["kind", "model", *scores_by_chance]
+    half = "50.0 [40.0–60.0]"
+    assert [row[:2] for row in rows] == [
+        [kind, name] for kind in ("size", "order") for name in ("clip", "dclip")
+    ]
+    assert rows[0][2:] == [half] * 3 and rows[1][2:] == [half, half, "12.5 [10.0–15.0]"]
 
 
 def test_the_tables_columns_do_not_touch(before, after) -> None:

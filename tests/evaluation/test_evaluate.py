@@ -10,27 +10,34 @@ from torch.nn import functional as F
 from dclip_kit.config import CONTROL
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.evaluation import evaluate
 from dclip_kit.evaluation.compare import measure_fresh
 from dclip_kit.evaluation.evaluate import (
     TEMPLATE_SETS,
     WAYS,
+    References,
     RetrievalSet,
     ZeroShotSet,
     encode_classes,
+    evaluate_compositions,
     evaluate_retrieval,
     evaluate_zero_shot,
     measure_galleries,
+    measure_hubness,
     nearest_classes,
     prepare_galleries,
+    prepare_references,
     prepare_retrieval,
     prepare_zero_shot,
+    rescored_metrics,
+    try_rescoring,
 )
 from dclip_kit.evaluation.experiment import Arm
-from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.metrics import retrieval_metrics, skewness
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import clone_clip
-from dclip_kit.search.index import rescore
+from dclip_kit.search.rescoring import METHODS, NNN, Rescoring, list_settings, rescore
 
 # Zero-shot and retrieval
 
@@ -192,6 +199,41 @@ def test_a_trained_text_tower_encodes_its_own_texts(clip, captioned) -> None:
     assert evaluate_retrieval(other, retrieval).as_dict() == expected
 
 
+# Compositions
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
+
+
+def test_compositions_are_told_apart_by_cosines(clip, drawn) -> None:
+    found = evaluate_compositions(clip, 12)
+    assert tuple(found) == KINDS
+    for kind, scores in found.items():
+        items, right = load_compositions(kind, 12), {"text": 0, "image": 0, "group": 0}
+        image, text = encode_images(clip, items.paths), encode_texts(clip, items.texts)
+        for i in range(0, 24, 2):
+            near = [[float(image[i + a] @ text[i + b]) for b in (0, 1)] for a in (0, 1)]
+            by_text = near[0][0] > near[0][1] and near[1][1] > near[1][0]
+            by_image = near[0][0] > near[1][0] and near[1][1] > near[0][1]
+            right["text"] += by_text
+            right["image"] += by_image
+            right["group"] += by_text and by_image
+        for name, count in right.items():
+            assert scores[name].estimate == pytest.approx(count / 12)
+            assert 0 <= scores[name].low <= scores[name].estimate <= scores[name].high <= 1
+
+
+@pytest.mark.parametrize("blind", ["encode_images", "encode_texts"])
+def test_captions_or_pictures_alone_decide_nothing(blind, clip, drawn, monkeypatch) -> None:
+    """The same caption is then preferred for both pictures: never both right, or a tie."""
+    same = F.normalize(torch.ones(16, 32), dim=1)
+    monkeypatch.setattr(evaluate, blind, lambda *_, **__: same)
+    for scores in evaluate_compositions(clip, 8).values():
+        assert [each.estimate for each in scores.values()] == [0, 0, 0]
+
+
 # Galleries
 
 
@@ -231,17 +273,16 @@ def rank_slowly(scores: torch.Tensor, right: list[int]) -> int:
     return 1 + min(order.index(each) for each in right)
 
 
-def find_slowly(clip, dataset, size, references=None) -> dict[str, list[tuple[int, int]]]:
-    """Each query's picture and rank, by direction; NNN's scores where there are references."""
+def find_slowly(clip, dataset, size, references=None, how=NNN) -> dict[str, list[tuple[int, int]]]:
+    """Each query's picture and rank, by direction; rescored where there are references."""
     found = {way: [] for way in WAYS}
     for first in range(0, len(dataset), size):
         part = dataset.select(range(first, min(first + size, len(dataset))))
         image, text = encode_images(clip, part.paths), encode_texts(clip, part.texts)
         forth, back = text @ image.T, image @ text.T
         if references:
-            captions, pictures = references
-            forth = rescore(forth, captions @ image.T)
-            back = rescore(back, pictures @ text.T)
+            forth = rescore(forth, references.captions @ image.T, **vars(how))
+            back = rescore(back, references.pictures @ text.T, **vars(how))
         owner = part.image_of_text.tolist()
         for row, own in zip(forth, owner, strict=True):
             found["text_to_image"].append((first + own, rank_slowly(row, [own])))
@@ -251,15 +292,16 @@ def find_slowly(clip, dataset, size, references=None) -> dict[str, list[tuple[in
     return found
 
 
-@pytest.mark.parametrize("nnn", [False, True])
+@pytest.mark.parametrize("method", [None, *METHODS])
 @pytest.mark.parametrize("size", [12, 5])
-def test_each_gallery_is_searched_alone(size, nnn, clip, tuned, many) -> None:
-    """And NNN ranks by the scores that `rescore` gives."""
-    references = None
-    if nnn:
-        references = tuple(F.normalize(torch.randn(count, 32), dim=1) for count in (200, 150))
-    found = measure_galleries(tuned, prepare_galleries(clip, many, size), references)
-    expected = find_slowly(tuned, many, size, references)
+def test_each_gallery_is_searched_alone(size, method, clip, tuned, many) -> None:
+    """And rescored ranks are those of the scores that `rescore` gives."""
+    references, how = None, NNN
+    if method:
+        vectors = (F.normalize(torch.randn(count, 32), dim=1) for count in (200, 150))
+        references, how = References(*vectors), Rescoring(method, k=20, temperature=0.3)
+    found = measure_galleries(tuned, prepare_galleries(clip, many, size), references, how)
+    expected = find_slowly(tuned, many, size, references, how)
     for way in WAYS:
         image, rank = torch.tensor(expected[way]).T
         assert found[way].image.tolist() == image.tolist()
@@ -269,11 +311,77 @@ def test_each_gallery_is_searched_alone(size, nnn, clip, tuned, many) -> None:
             assert found[way].figures[f"recall_at_{k}"] == pytest.approx(share), (way, k)
 
 
+def test_reference_queries_come_from_the_training_data(clip, many) -> None:
+    train = replace(many, split="train")
+    found = prepare_references(clip, train)
+    torch.testing.assert_close(found.captions, encode_texts(clip, many.texts))
+    torch.testing.assert_close(found.pictures, encode_images(clip, many.paths))
+    for split in ("val", "test", "further_test", "uncaptioned"):
+        with pytest.raises(ValueError, match=f"of the training data, got those of '{split}'"):
+            prepare_references(clip, replace(many, split=split))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_are_tried_on_val_in_each_direction(method, tuned, many) -> None:
+    image, text = encode_images(tuned, many.paths), encode_texts(tuned, many.texts)
+    references = References(*(F.normalize(torch.randn(n, 32), dim=1) for n in (200, 150)))
+    found = try_rescoring(method, image, text, many.image_of_text, references)
+    assert tuple(found) == tuple(WAYS)
+    for way, recalls in found.items():
+        assert {*recalls} == {*list_settings(method)}
+        assert [*recalls.values()] == sorted(recalls.values(), reverse=True)
+        for how, recall in recalls.items():
+            slow = find_slowly(tuned, many, 12, references, how)[way]
+            assert recall == pytest.approx(sum(rank <= 1 for _, rank in slow) / len(slow))
+
+
+def test_each_direction_may_be_rescored_by_its_own_settings(tuned, many) -> None:
+    features = encode_images(tuned, many.paths), encode_texts(tuned, many.texts)
+    references = References(*(F.normalize(torch.randn(n, 32), dim=1) for n in (200, 150)))
+    one, other = Rescoring(k=20, alpha=1.0), Rescoring("dual_softmax")
+    given = (*features, many.image_of_text, references)
+    both = rescored_metrics(*given, one, other)
+    assert both.text_to_image.as_dict() == rescored_metrics(*given, one).text_to_image.as_dict()
+    assert both.image_to_text.as_dict() == rescored_metrics(*given, other).image_to_text.as_dict()
+
+
+def test_rescoring_takes_a_hub_from_its_throne() -> None:
+    """One picture, and one caption, lies near everything that is asked, references too."""
+    middle = 2 * torch.eye(1, 32)
+    image, text, pictures, captions = (torch.randn(n, 32) / 6 for n in (60, 60, 200, 200))
+    image[3], text[5] = 0.1 * image[3], 0.1 * text[5]
+    vectors = (F.normalize(each + middle, dim=1) for each in (image, text, pictures, captions))
+    image, text, pictures, captions = vectors
+    given = image, text, References(captions, pictures)
+    for method in METHODS:
+        found = measure_hubness(*given, Rescoring(method))
+        for way, queries, candidates, asked in (
+            ("text_to_image", text, image, captions),
+            ("image_to_text", image, text, pictures),
+        ):
+            plain = queries @ candidates.T
+            for name, scores in (
+                ("before", plain),
+                ("after", rescore(plain, asked @ candidates.T, method)),
+            ):
+                counts = scores.topk(10).indices.flatten().bincount(minlength=60)
+                expected = skewness(counts.double())
+                assert found[way][name] == pytest.approx(expected, abs=0.02), (way, name)
+            if Rescoring(method).is_bias:
+                assert found[way]["after"] < found[way]["before"]
+    both = measure_hubness(*given, NNN, Rescoring(alpha=0.0))
+    assert both["text_to_image"] == measure_hubness(*given, NNN)["text_to_image"]
+    assert both["image_to_text"]["after"] == both["image_to_text"]["before"]
+    few = measure_hubness(image[:4], text, References(captions, pictures), NNN)
+    assert few["text_to_image"] == {"before": 0, "after": 0}  # all are among the first ten
+
+
 def test_rescoring_changes_who_is_found(clip, many) -> None:
     galleries = prepare_galleries(clip, many, 12)
     image = encode_images(clip, many.paths)
     plain = measure_galleries(clip, galleries)
-    fair = measure_galleries(clip, galleries, (image.repeat(2, 1), galleries[0].text_features))
+    references = References(image.repeat(2, 1), galleries[0].text_features)
+    fair = measure_galleries(clip, galleries, references)
     assert any(not torch.equal(plain[way].hits, fair[way].hits) for way in WAYS)
 
 

@@ -13,7 +13,12 @@ from test_splits import write_own
 from dclip_kit.config import CONTROL, PROFILES, apply_recipe, change_settings
 from dclip_kit.evaluation import experiment, profile_data
 from dclip_kit.evaluation import study as module
-from dclip_kit.evaluation.evaluate import WAYS, encode_classes, measure_galleries
+from dclip_kit.evaluation.evaluate import (
+    WAYS,
+    encode_classes,
+    measure_galleries,
+    prepare_references,
+)
 from dclip_kit.evaluation.experiment import choose_candidate, load_arm
 from dclip_kit.evaluation.study import (
     ALPHAS,
@@ -31,6 +36,7 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate, same_text_tower
 from dclip_kit.runtime.files import write_record
+from dclip_kit.search.rescoring import NNN
 
 COMMON = """
 seeds = [0, 1]
@@ -42,7 +48,7 @@ teacher = { heads = 4, epochs = 1 }
 ARMS = """
 [arms]
 clip = { recipe = "none" }
-clip_nnn = { recipe = "none", nnn = true }
+clip_nnn = { recipe = "none", rescoring = { method = "nnn" } }
 contrastive_rehearsal = { recipe = "contrastive_rehearsal", steps = 4 }
 region_taught = { recipe = "region_taught", steps = 3, student = { learning_rate = 2e-3 } }
 """
@@ -78,7 +84,7 @@ def test_a_study_says_what_is_compared(tmp_path) -> None:
     taught = change_settings(taught, {"student": {"learning_rate": 2e-3}})
     assert study.arms == (
         StudyArm("clip", None),
-        StudyArm("clip_nnn", None, nnn=True),
+        StudyArm("clip_nnn", None, rescoring=NNN),
         StudyArm(CONTROL, apply_recipe(pocket_profile, CONTROL), 4),
         StudyArm("region_taught", taught, 3),
     )
@@ -115,7 +121,8 @@ CLIP = '[arms]\nclip = { recipe = "none" }\n'
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", step = 3 }', "got 'step'"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 0.0 }', "captions in x to be"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 2 }', "captions in x to be"),
-        ("seeds = [0]", CLIP + 'x = { recipe = "dclip", nnn = true }', "no nnn in x"),
+        ("seeds = [0]", CLIP + 'x = { recipe = "none", steps = 5 }', "no steps in x"),
+        ("seeds = [0]", CLIP + 'x = { recipe = "none", rescoring = { k = 0 } }', "a k from 1"),
         (
             "seeds = [0]\nstudent = { soup = 2 }",
             CLIP + 'x = { recipe = "dclip" }',
@@ -418,10 +425,9 @@ def test_trained_arms_are_kept(done, _clip) -> None:
 def test_the_untouched_clip_is_rescored_by_training_captions_and_pictures(
     done, world, _clip
 ) -> None:
-    study, work, _ = done
+    study, *_ = done
     place = prepare_measuring(_clip, study, world, "test")
-    features = experiment.load_or_extract_features(study.profile, _clip, world.train, work)
-    for name, references in (("clip", None), ("clip_nnn", (features.text, features.image))):
+    for name, references in (("clip", None), ("clip_nnn", prepare_references(_clip, world.train))):
         found = measure_galleries(_clip, place[0], references)
         (point,) = record(study, name)["frontier"]
         assert {way: point[way] for way in WAYS} == pytest.approx(

@@ -4,8 +4,10 @@ import builtins
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from dclip_kit.search.index import SearchIndex
+from dclip_kit.search.rescoring import METHODS, Rescoring, add_bias, rescore
 
 faiss = pytest.importorskip("faiss")
 
@@ -127,3 +129,20 @@ def test_without_faiss_the_line_to_install_it(index, monkeypatch) -> None:
 def test_faiss_keeps_to_pytorchs_threads(index) -> None:
     index.search(torch.ones(1, 16), approximate=True)
     assert faiss.omp_get_max_threads() == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("method", [each for each in METHODS if Rescoring(each).is_bias])
+def test_exact_and_approximate_search_rescore_alike(method, centres, tmp_path) -> None:
+    """All lists of so small an index are looked into, so that nothing is missed."""
+    candidates, queries = normalize(around(centres, 12), dim=1), normalize(centres, dim=1)
+    references = normalize(torch.randn(50, 16) + centres[0], dim=1)
+    bias = Rescoring(method).measure_bias(references, candidates)
+    asked, wider = add_bias(queries, candidates, bias)
+    index = SearchIndex(tmp_path / "index")
+    index.append([f"v{i}" for i in range(len(wider))], wider)
+    scores = rescore(queries @ candidates.T, references @ candidates.T, method)
+    expected = scores.topk(10).indices.tolist()
+    assert expected != (queries @ candidates.T).topk(10).indices.tolist()
+    for approximate in (False, True):
+        found = index.search(asked, 10, approximate)
+        assert [list(hits.images) for hits in found] == expected

@@ -203,6 +203,11 @@ def test_the_text_tower_stays_as_it_is_unless_it_is_to_train(clip, pixels, featu
 def test_a_text_tower_cannot_train_without_the_captions(texts, got, clip, pixels, features) -> None:
     with pytest.raises(ValueError, match=rf"10 captions of the features, .*, got {got}; give"):
         distill(clip, pixels, features, STUDENT, features.text, texts=texts)
+    hard = replace(STUDENT, train_text=False, hard_negatives=True)
+    with pytest.raises(ValueError, match=rf"10 captions of the features, .*, got {got}; give"):
+        distill(clip, pixels, features, hard, features.text, texts=texts)
+    with pytest.raises(ValueError, match=r"frozen text tower with student\.hard_negatives"):
+        replace(hard, train_text=True)
 
 
 def test_every_attention_and_the_projection_train(clip) -> None:

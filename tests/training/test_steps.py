@@ -42,7 +42,7 @@ def names_of(groups, module, decays: bool) -> set[str]:
 def test_matrices_decay_and_biases_and_norms_do_not(text, clip) -> None:
     freeze(clip, "all")
     if text:
-        student_module._unfreeze_text(clip, ["one"], 1)
+        student_module._unfreeze_text(clip, ["one"])
     module = clip.model if text else clip.model.visual
     groups = group_parameters(module, replace(STUDENT, block_rate=0.5))
     assert [group["peak"] for group in groups] == [5e-4, 5e-4, 1e-3, 1e-3]

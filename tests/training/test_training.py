@@ -18,7 +18,7 @@ from dclip_kit.config import (
 from dclip_kit.losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss
 from dclip_kit.models import encode
 from dclip_kit.models.clip import load_clip
-from dclip_kit.models.encode import encode_images, read_pixels
+from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip
@@ -50,6 +50,7 @@ REHEARSED = replace(STUDENT, rehearsal_weight=3.0, rehearsal_batch=5)
 ANCHORED = replace(
     REHEARSED, distillation="anchored_kl", anchors=7, uncaptioned_batch=4, contrastive_weight=0.5
 )
+HARD = replace(CONTROL, hard_negatives=True)
 REGION_TEACHER = RegionTeacherSettings(
     width=24, heads=3, batch_size=3, epochs=4, captions_per_image=2, region_dropout=0.3
 )
@@ -380,6 +381,11 @@ def test_training_leaves_the_frozen_features_alone(features, clip, pixels, targe
 # The student
 
 
+def texts_of(features) -> list[str]:
+    """Captions, some of which have a word with an opposite."""
+    return [f"box {i} {'a box' if i % 3 else 'above'}" for i in range(len(features.text))]
+
+
 def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehearsal):
     """Fine-tuning as one would write it down: AdamW, warm-up, cosine, clipped gradients."""
     student = clone_clip(clip)
@@ -400,6 +406,8 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
         each = settings.gradient_accumulation
         plan += [batches[start : start + each] for start in range(0, 3, each)]
     losses = []
+    negatives = encode_texts(clip, [f"box {i} below" for i in range(len(features.text))])
+    negatives[[i for i, text in enumerate(texts_of(features)) if "above" not in text]] = 0
     for number, batches in enumerate(plan):
         done, warmup = number / len(plan), settings.warmup_share
         share = (done + 1e-3) / (warmup + 1e-3)
@@ -410,8 +418,10 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
             image = tower(student.normalize(pixels[features.image_of_text[texts]]))
             image = F.normalize(image, dim=-1)
             owner = features.image_of_text[texts]
+            harder = negatives[texts] if settings.hard_negatives else None
             loss = contrastive_loss(
-                image, features.text[texts], settings.temperature, owner[:, None] == owner
+                *(image, features.text[texts], settings.temperature, owner[:, None] == owner),
+                harder,
             )
             if settings.distillation == "anchored_kl":
                 first = [i for i in range(len(texts)) if i == 0 or owner[i] != owner[i - 1]]
@@ -447,8 +457,8 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
 @pytest.mark.parametrize(("accumulation", "captions"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 9)])
 @pytest.mark.parametrize(
     "settings",
-    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2), REHEARSED, ANCHORED],
-    ids=["contrastive", "dclip", "slow blocks", "rehearsal", "anchored"],
+    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2), REHEARSED, ANCHORED, HARD],
+    ids=["contrastive", "dclip", "slow blocks", "rehearsal", "anchored", "hard negatives"],
 )
 def test_fine_tuning_is_a_plain_loop(
     settings, accumulation, captions, clip, pixels, features, targets, uncaptioned, rehearsal
@@ -457,7 +467,9 @@ def test_fine_tuning_is_a_plain_loop(
     settings = replace(settings, gradient_accumulation=accumulation, captions_per_image=captions)
     teacher = targets if settings.distillation_weight else None
     beside = {"uncaptioned": uncaptioned, "rehearsal": rehearsal}
-    run = distill(clip, pixels, features, settings, teacher, seed=6, **beside)
+    run = distill(
+        clip, pixels, features, settings, teacher, seed=6, texts=texts_of(features), **beside
+    )
     expected, losses = by_hand(clip, pixels, features, settings, targets, 6, *beside.values())
     for bundle in (run.student, expected, clip):
         for block in bundle.model.visual.transformer.resblocks:

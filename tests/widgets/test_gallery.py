@@ -14,7 +14,8 @@ from PIL import Image
 from dclip_kit.data import open_picture
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.weights import clone_clip, interpolate
-from dclip_kit.search.index import rescore, search_images
+from dclip_kit.search.index import search_images
+from dclip_kit.search.rescoring import rescore
 from dclip_kit.widgets import QueryGallery
 from dclip_kit.widgets.gallery import shrink
 

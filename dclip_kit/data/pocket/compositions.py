@@ -1,0 +1,152 @@
+"""Pairs of scenes and captions that differ in one respect alone: who is where, how large, how many.
+
+After Winoground (arXiv 2204.03162): of each item's two captions the first is true of the first
+scene alone, and the second of the second. Both are asked of both, so what a caption sounds like,
+without a picture, decides nothing.
+"""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from dclip_kit.data import CaptionedImages
+from dclip_kit.data.pocket.backgrounds import PLACES
+from dclip_kit.data.pocket.captions import COUNT_WORDS, OPENINGS
+from dclip_kit.data.pocket.scenes import SIDE, SIZES, Scene, SceneObject, render_scene
+from dclip_kit.data.pocket.sprites import KNOWN_STYLES, choose_sprite, load_nouns, load_sprites
+from dclip_kit.data.pocket.world import SEED, cache_folder
+from dclip_kit.runtime.files import write_atomically
+
+# What the two captions of an item differ in, after ARO and SugarCrepe.
+KINDS = ("order", "relation", "size", "number", "attribute")
+_SWAPPED = {
+    "to the left of": "to the right of",
+    "to the right of": "to the left of",
+    "above": "below",
+    "below": "above",
+}
+_STREAM = 1000  # keeps its random numbers apart from those of the other pocket data
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Two scenes, and for each a caption that is true of it and false of the other."""
+
+    scenes: tuple[Scene, Scene]
+    captions: tuple[str, str]
+
+
+def make_composition(kind: str, index: int) -> Composition:
+    """The item with a number, of one kind.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"Expected a kind out of {', '.join(KINDS)}, got {kind!r}.")
+    rng = np.random.default_rng([SEED, _STREAM + KINDS.index(kind), index])
+    nouns = load_nouns()
+    first, second = rng.permutation([i for i, noun in enumerate(nouns) if noun.domain])[:2].tolist()
+    a, b = nouns[first], nouns[second]
+    drawn: list[tuple[SceneObject, ...]]
+    if kind in ("order", "relation"):
+        word = str(rng.choice(list(_SWAPPED)))
+        near, far = _two_places(word, rng)
+        one, other = _draw(first, "medium", near, rng), _draw(second, "medium", far, rng)
+        drawn = [(one, other), (_move(one, far), _move(other, near))]
+        said = [f"{a.singular} {word} {b.singular}", f"{b.singular} {word} {a.singular}"]
+        if kind == "relation":
+            said[1] = f"{a.singular} {_SWAPPED[word]} {b.singular}"
+    elif kind == "size":
+        middle = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)
+        thing = _draw(first, "small", middle, rng)
+        drawn = [(thing,), (_resize(thing, "large", middle, rng),)]
+        said = [f"a small {a.noun}", f"a large {a.noun}"]
+    elif kind == "number":
+        corners = [(x, y) for x in (0.25, 0.75) for y in (0.25, 0.75)]
+        places = [corners[i] for i in rng.permutation(4)]
+        things = tuple(_draw(first, "medium", place, rng) for place in places)
+        few = int(rng.integers(2, 4))
+        drawn = [things[:few], things[: few + 1]]
+        said = [f"{COUNT_WORDS[count]} {a.plural}" for count in (few, few + 1)]
+    else:
+        left, right = (0.18, rng.uniform(0.3, 0.7)), (0.65, rng.uniform(0.3, 0.7))
+        small, large = _draw(first, "small", left, rng), _draw(second, "large", right, rng)
+        left, right = (1 - right[0], right[1]), (1 - left[0], left[1])
+        exchanged = _resize(small, "large", left, rng), _resize(large, "small", right, rng)
+        drawn = [(small, large), exchanged]
+        said = [
+            f"a small {a.noun} and a large {b.noun}",
+            f"a large {a.noun} and a small {b.noun}",
+        ]
+    place, seed = str(rng.choice(list(PLACES))), int(rng.integers(2**31))
+    opening = OPENINGS[rng.integers(len(OPENINGS))]
+    order = [0, 1] if rng.random() < 0.5 else [1, 0]  # neither comes first more often
+    scenes = [Scene(place, seed, drawn[i]) for i in order]
+    captions = [opening + said[i] for i in order]
+    return Composition((scenes[0], scenes[1]), (captions[0], captions[1]))
+
+
+Place = tuple[float, float]  # the middle of a thing, as shares of the picture's sides
+
+
+def _two_places(relation: str, rng: np.random.Generator) -> tuple[Place, Place]:
+    """Where two things of medium size are, the first in a relation to the second."""
+    near, far = rng.uniform(0.18, 0.31), rng.uniform(0.69, 0.82)
+    across = rng.uniform(0.18, 0.82, 2)
+    if relation in ("to the right of", "below"):
+        near, far = far, near
+    if relation in ("above", "below"):
+        return (across[0], near), (across[1], far)
+    return (near, across[0]), (far, across[1])
+
+
+def _draw(noun: int, size: str, place: Place, rng: np.random.Generator) -> SceneObject:
+    style, picture = choose_sprite(noun, KNOWN_STYLES, rng)
+    thing = SceneObject(noun, size, (0, 0, 0, 0), style, picture, bool(rng.random() < 0.5))
+    return _resize(thing, size, place, rng)
+
+
+def _resize(thing: SceneObject, size: str, place: Place, rng: np.random.Generator) -> SceneObject:
+    shape = load_sprites(thing.style)[thing.noun][thing.picture].size
+    longer = int(rng.integers(SIZES[size][0], SIZES[size][1] + 1))
+    width, height = (max(4, round(side * longer / max(shape))) for side in shape)
+    return _move(replace(thing, size=size, xyxy=(0, 0, width, height)), place)
+
+
+def _move(thing: SceneObject, place: Place) -> SceneObject:
+    width, height = thing.xyxy[2] - thing.xyxy[0], thing.xyxy[3] - thing.xyxy[1]
+    x, y = round(place[0] * SIDE - width / 2), round(place[1] * SIDE - height / 2)
+    return replace(thing, xyxy=(x, y, x + width, y + height))
+
+
+def load_compositions(kind: str, count: int = 1000) -> CaptionedImages:
+    """Items of one kind as pictures, two an item, each with its true caption.
+
+    What is missing is drawn now, into `cache_folder()`.
+
+    Raises:
+        ValueError: the kind is unknown.
+    """
+    items = [make_composition(kind, index) for index in range(count)]
+    place = cache_folder() / "compositions" / kind
+    place.mkdir(parents=True, exist_ok=True)
+    scenes = [scene for item in items for scene in item.scenes]
+    paths = [place / f"{number // 2:05d}-{number % 2}.jpg" for number in range(len(scenes))]
+
+    def draw(number: int) -> None:
+        if not paths[number].exists():
+            encoded = io.BytesIO()
+            render_scene(scenes[number]).save(encoded, format="JPEG", quality=92)
+            write_atomically(paths[number], encoded.getvalue())
+
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(draw, range(len(scenes)))
+        list(tqdm(made, total=len(scenes), desc=f"drawing compositions ({kind})", delay=2))
+    captions: Sequence[str] = [caption for item in items for caption in item.captions]
+    source = f"pocket compositions ({kind})"
+    return CaptionedImages(tuple(paths), tuple((each,) for each in captions), "test", source)
