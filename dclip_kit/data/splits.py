@@ -544,7 +544,7 @@ def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
     yield f"Splits, from {_ORIGINS[splits['from']]}: {counts}"
     if report["linked"]:
         yield f"Links out of the folder were followed to {report['linked']:,} pictures"
-    yield f"Duplicates: {len(report['duplicates']):,} groups of equal pictures"
+    yield f"Groups of equal pictures: {len(report['duplicates']):,}"
     yield from _list_some([" = ".join(group) for group in report["duplicates"]])
     if compared:
         yield f"Leaks: {len(report['leaks']):,} pictures that are evaluation pictures too"

@@ -428,6 +428,14 @@ check_recall = Exercise(
                 (similarity.topk(k, dim=1).indices == owner).any(1).double().mean()
             )
         ),
+        "A caption's own picture is the one that owner says, not the one of its own number.": (
+            lambda similarity, owner, k: (
+                (similarity.topk(k, dim=1).indices == torch.arange(len(owner))[:, None])
+                .any(1)
+                .double()
+                .mean()
+            )
+        ),
         "A caption's pictures stand in its row: topk along dim=1.": (
             lambda similarity, owner, k: (
                 (similarity.topk(k, dim=0).indices == owner[:, None]).any(1).double().mean()
@@ -597,6 +605,11 @@ check_gain = Exercise(
         ),
         "Divide what was found in all, not picture by picture: many were not found before.": (
             lambda before, after, draws: (after[draws] / before[draws]).mean(1) - 1
+        ),
+        "A picture that was drawn twice counts twice: take the draws as they are.": (
+            lambda before, after, draws: torch.stack(
+                [after[each.unique()].sum() / before[each.unique()].sum() - 1 for each in draws]
+            )
         ),
         "The draws are not used: measure both models on the pictures of each.": (
             lambda before, after, draws: after.mean() / before.mean() - 1

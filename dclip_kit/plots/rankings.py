@@ -20,7 +20,7 @@ from dclip_kit.plots.style import (
 )
 from dclip_kit.search.index import rank_answer, search_images
 
-_ROW = 100  # pixels that a row of pictures takes
+_ROW = 120  # pixels that a row of pictures takes
 _SIDE = 120  # pixels of a stored picture, with its margins
 _LINE = 17  # pixels of a line of text
 

@@ -208,10 +208,15 @@ def plot_gains(
                     "size": 9,
                     "line": {"color": colors[name], "width": 2},
                 },
+                name=escape_text(name),
+                showlegend=False,
                 row=row,
                 col=1,
-                **legend_entry(figure, name),
             )
+    for name, color in colors.items():  # full in the legend, whether its first point is or not
+        marker = {"color": color, "size": 9}
+        shown = {"name": escape_text(name), "showlegend": True}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, **shown)
     figure.add_vline(0, line=DASHED, row="all", col=1)
     # Arms beside each other, as bars would be, and rows apart.
     figure.update_layout(scattermode="group", scattergap=0.4)

@@ -30,6 +30,8 @@ ARM_COLORS = {
     "dclip": PALETTE[3],
 }
 
+_OTHER_COLORS = ("#8800CC", "#009E73", "#CC79A7", "#220088", "#888800")  # of further arms
+
 _AXIS = {
     "automargin": True,
     "fixedrange": True,
@@ -89,7 +91,7 @@ def legend_entry(figure: go.Figure, name: str) -> dict[str, object]:
 
 def arm_colors(names: Iterable[str]) -> dict[str, str]:
     """Chooses a colour for each arm: the ones that come with the kit keep theirs."""
-    spare = itertools.cycle(color for color in PALETTE if color not in ARM_COLORS.values())
+    spare = itertools.cycle(_OTHER_COLORS)
     return {name: ARM_COLORS.get(name) or next(spare) for name in dict.fromkeys(names)}
 
 

@@ -46,7 +46,7 @@ def test_inspect_reports_to_a_person_and_in_json(own, run, tmp_path) -> None:
     assert out.splitlines()[:2] == ["Format: csv", "Pictures: 21 usable, 1 unusable"]
     assert "gone.png: Expected a whole picture" in out
     assert "Captions: 41 usable (1 of them longer than CLIP's 77 tokens), 1 empty" in out
-    assert f"Duplicates: 1 groups of equal pictures\n  {own}/1.png = {own}/twin.png" in out
+    assert f"Groups of equal pictures: 1\n  {own}/1.png = {own}/twin.png" in out
     assert "Leaks: 2 pictures that are evaluation pictures too" in out
     found = json.loads(report.read_text())
     keys = {"format", "pictures", "captions", "splits", "linked", "duplicates", "leaks"}

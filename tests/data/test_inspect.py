@@ -225,7 +225,7 @@ def test_a_report_is_summed_up() -> None:
     assert lines[-6:] == [
         "Splits, from folders: train 1,000, val 100, test 100",
         "Links out of the folder were followed to 3 pictures",
-        "Duplicates: 1 groups of equal pictures",
+        "Groups of equal pictures: 1",
         "  a = b\\x1b",
         "Leaks: 1 pictures that are evaluation pictures too",
         "  a is b, path",

@@ -105,7 +105,7 @@ GAINS = {
 
 class TestGains:
     def test_points_and_bars_are_gains_in_hundredths(self) -> None:
-        contrastive, dclip, _, one = plots.plot_gains(GAINS).data
+        contrastive, dclip, _, one = plots.plot_gains(GAINS).data[:4]
         assert list(contrastive.x) == pytest.approx([2, 0.5])
         assert list(dclip.x) == pytest.approx([-3, 4])
         assert list(one.x) == [1] and one.offsetgroup == dclip.offsetgroup == "dclip"
@@ -120,10 +120,13 @@ class TestGains:
 
     def test_rows_have_their_names_and_numbers_of_queries(self) -> None:
         figure = plots.plot_gains(GAINS)
-        names = [list(trace.y) for trace in figure.data]
+        names = [list(trace.y) for trace in figure.data[:4]]
         assert names == [["small (100)", "large (40)"]] * 2 + [["one"]] * 2
         assert [note.text for note in figure.layout.annotations] == ["<b>size</b>", "<b>count</b>"]
-        assert [trace.name for trace in figure.data if trace.showlegend] == [CONTROL, "dclip"]
+        entries = [trace for trace in figure.data if trace.showlegend]
+        assert [entry.name for entry in entries] == [CONTROL, "dclip"]
+        colors = [ARM_COLORS[CONTROL], ARM_COLORS["dclip"]]
+        assert [entry.marker.color for entry in entries] == colors  # never hollow
 
     def test_zero_is_marked_under_each_heading(self) -> None:
         lines = plots.plot_gains(GAINS).layout.shapes
@@ -131,7 +134,7 @@ class TestGains:
 
     def test_an_arm_may_be_missing_under_a_heading(self) -> None:
         some = {"size": GAINS["size"], "count": {"dclip": GAINS["count"]["dclip"]}}
-        names = [trace.name for trace in plots.plot_gains(some).data]
+        names = [trace.name for trace in plots.plot_gains(some).data[:3]]
         assert names == [CONTROL, "dclip", "dclip"]
 
     def test_names_are_plain_text(self) -> None:
