@@ -171,7 +171,8 @@ def _build_pocket(background: Background) -> Iterator[Tab]:
         things=facets.things_in(scenes),
         text_features=sets.text_features,
         facets=facets.query_facets(data.texts, sets.image_of_text, scenes),
-        references=encode_texts(clip, world.load_captioned("train").texts[::10]),
+        # Of all five kinds of captions: every fifth or tenth would be of one.
+        references=encode_texts(clip, world.load_captioned("train").texts[::7]),
         examples=data.texts[::171],
     )
     yield "Search", ["Ask in words or with a picture, before and after fine-tuning."], gallery
