@@ -273,13 +273,6 @@ def _check(
             f"Expected the {len(features)} pictures of the features, got {len(pictures)}; give "
             "both from one data set."
         )
-    read = settings.train_text or settings.hard_negatives
-    if read and (texts is None or len(texts) != len(features.text)):
-        raise ValueError(
-            f"Expected the {len(features.text)} captions of the features, which train_text and "
-            f"hard_negatives read, got {None if texts is None else len(texts)}; give distill "
-            "`texts`, such as `dataset.texts`, or turn these off."
-        )
     if teacher_embeddings is None and settings.distillation_weight:
         raise ValueError(
             "Expected teacher_embeddings to distil from, got None; make them with "
@@ -299,6 +292,13 @@ def _check(
         raise ValueError(
             "Expected no uncaptioned pictures where the text tower trains, got some; they have no "
             "caption to draw to the teacher: set uncaptioned_batch=0."
+        )
+    read = settings.train_text or settings.hard_negatives
+    if read and (texts is None or len(texts) != len(features.text)):
+        raise ValueError(
+            f"Expected the {len(features.text)} captions of the features, which train_text and "
+            f"hard_negatives read, got {None if texts is None else len(texts)}; give distill "
+            "`texts`, such as `dataset.texts`, or turn these off."
         )
 
 

@@ -13,6 +13,7 @@ from test_splits import write_own
 import dclip_kit
 
 ROOT = Path(__file__).parent.parent.parent
+NO_BARS = {"TQDM_DISABLE": "1"}  # a slow machine would draw them on stderr
 
 
 def shell(*arguments: object, **more) -> subprocess.CompletedProcess[str]:
@@ -54,7 +55,9 @@ def test_every_public_name_can_be_had() -> None:
 def test_a_reader_that_has_read_enough_is_no_error(tmp_path) -> None:
     write_own(tmp_path, range(2))
     command = f"{sys.executable} -m dclip_kit inspect {tmp_path} | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, env=os.environ | NO_BARS
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -63,7 +66,8 @@ def test_what_an_encoding_lacks_is_escaped(encoding, tmp_path) -> None:
     """As where Windows redirects; a search is done by then, and its result would be lost."""
     write_own(tmp_path, range(1)).joinpath("0.png").rename(tmp_path / "漢.png")
     (tmp_path / "captions.csv").write_text("image,caption\n漢.png,a\nα.png,b\n", encoding="utf-8")
-    streams = {"env": os.environ | {"PYTHONIOENCODING": encoding}, "encoding": encoding}
+    environment = os.environ | NO_BARS | {"PYTHONIOENCODING": encoding}
+    streams = {"env": environment, "encoding": encoding}
     done = shell("inspect", tmp_path, **streams)
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 usable, 1 unusable" in done.stdout and "\\u03b1.png: Expected" in done.stdout
