@@ -231,32 +231,49 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
 # Compositions: what differs in one respect alone
 
 
-def evaluate_compositions(bundle: ClipBundle, count: int = 1000) -> dict[str, dict[str, Interval]]:
-    """How often a model tells the two captions, and the two pictures, of the pocket's items apart.
+def score_compositions(
+    bundle: ClipBundle, count: int = 1000
+) -> dict[str, Float[Tensor, "item 2 2"]]:
+    """Cosines within each of the pocket's items: of its two pictures with its two captions.
 
     Args:
         bundle: the CLIP.
         count: items of each kind.
 
     Returns:
-        By kind, then "text", "image" and "group" as `composition_scores`, with 95 % intervals.
+        By kind, as `composition_scores` takes them.
 
     Raises:
         ValueError: there is no item.
     """
     if count < 1:
         raise ValueError(f"Expected one item or more of each kind, got {count}; ask for 1000.")
-    found = {}
+    similarity = {}
     for kind in KINDS:
         items = load_compositions(kind, count)
         images = encode_images(bundle, items.paths).reshape(count, 2, -1)
         texts = encode_texts(bundle, items.texts).reshape(count, 2, -1)
-        right = composition_scores(images @ texts.mT)
-        nothing, item = torch.zeros(count), torch.arange(count)
-        found[kind] = {
-            score: paired_bootstrap(nothing, each, item) for score, each in right.items()
+        similarity[kind] = images @ texts.mT
+    return similarity
+
+
+def evaluate_compositions(bundle: ClipBundle, count: int = 1000) -> dict[str, dict[str, Interval]]:
+    """How often a model tells the two captions, and the two pictures, of the pocket's items apart.
+
+    Args and errors as `score_compositions`.
+
+    Returns:
+        By kind, then "text", "image" and "group" as `composition_scores`, with 95 % intervals.
+    """
+    found = score_compositions(bundle, count)
+    nothing, item = torch.zeros(count), torch.arange(count)
+    return {
+        kind: {
+            score: paired_bootstrap(nothing, right, item)
+            for score, right in composition_scores(similarity).items()
         }
-    return found
+        for kind, similarity in found.items()
+    }
 
 
 # Rescored by training data
@@ -322,7 +339,7 @@ def rescored_metrics(
                 own[:, None] == owner,
                 how.tolerance,
             )
-            for some, own in zip(queries.split(1000), image.split(1000), strict=True)
+            for some, own in zip(queries.split(200), image.split(200), strict=True)
         ]
         rank, precision, undecided = map(torch.cat, zip(*parts, strict=True))
         return summarise_ranks(rank, precision, undecided, len(candidates), image)

@@ -14,6 +14,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, normalize
 from torchvision.ops import box_iou
 
+from dclip_kit.metrics import composition_scores
+
 _TRIALS = 20
 _SHOWN = 6  # numbers of an input or a result
 
@@ -613,6 +615,101 @@ check_gain = Exercise(
         ),
         "The draws are not used: measure both models on the pictures of each.": (
             lambda before, after, draws: after.mean() / before.mean() - 1
+        ),
+    },
+)
+
+# 08: two pictures, two captions
+
+
+def _draw_items(rng: Generator) -> tuple[Any, ...]:
+    """Cosines in tenths, so that some tie; those of true pairs are mostly the greater."""
+    return ((torch.randint(5, (30, 2, 2), generator=rng) + 2 * torch.eye(2)) / 10,)
+
+
+def _right(similarity: Tensor, score: str = "group") -> Tensor:
+    return composition_scores(similarity)[score]
+
+
+def _true(similarity: Tensor) -> Tensor:
+    return similarity.diagonal(dim1=1, dim2=2)
+
+
+def _false(similarity: Tensor) -> Tensor:
+    return similarity.flip(2).diagonal(dim1=1, dim2=2)
+
+
+def _compare(similarity: Tensor) -> Tensor:
+    """Each item's four comparisons."""
+    return (_true(similarity)[:, :, None] > _false(similarity)[:, None]).flatten(1)
+
+
+check_group_score = Exercise(
+    _draw_items,
+    lambda similarity: _right(similarity).double().mean(),
+    {
+        "That is the text score: pictures choose captions. Captions must choose pictures, too.": (
+            lambda similarity: _right(similarity, "text").double().mean()
+        ),
+        "That is the image score: captions choose pictures. Pictures must choose captions, too.": (
+            lambda similarity: _right(similarity, "image").double().mean()
+        ),
+        "A tie is wrong: a model that cannot tell the two apart must get nothing for it.": (
+            lambda similarity: (
+                (_true(similarity).amin(1) >= _false(similarity).amax(1)).double().mean()
+            )
+        ),
+        "argmax takes the first of a tie, and a tie is wrong: compare the scores with >.": (
+            lambda similarity: (
+                (
+                    (similarity.argmax(1) == torch.arange(2))
+                    & (similarity.argmax(2) == torch.arange(2))
+                )
+                .all(1)
+                .double()
+                .mean()
+            )
+        ),
+        "That is the mean of the four comparisons; an item is right if all four are.": (
+            lambda similarity: _compare(similarity).double().mean()
+        ),
+        "One right comparison of four is not enough; all must be.": (
+            lambda similarity: _compare(similarity).any(1).double().mean()
+        ),
+        "The true pairs' mean hides a comparison that fails; the lower of them must win, too.": (
+            lambda similarity: (
+                (_true(similarity).sum(1) > _false(similarity).sum(1)).double().mean()
+            )
+        ),
+        "An item needs both text and image right; one of them is not enough.": (
+            lambda similarity: (
+                (_right(similarity, "text") | _right(similarity, "image")).double().mean()
+            )
+        ),
+        "The product of the two scores does not say that the same items are right in both.": (
+            lambda similarity: (
+                _right(similarity, "text").double().mean()
+                * _right(similarity, "image").double().mean()
+            )
+        ),
+        "The second caption is forgotten: the second picture must be nearer to it.": (
+            lambda similarity: (similarity[:, :1, 0] > _false(similarity)).all(1).double().mean()
+        ),
+        "The first caption is forgotten: the first picture must be nearer to it.": (
+            lambda similarity: (similarity[:, 1:, 1] > _false(similarity)).all(1).double().mean()
+        ),
+        "all() without an axis asks whether every item is right; each item has its own answer.": (
+            lambda similarity: _compare(similarity).all().double()
+        ),
+        "That says of each item whether it is right; return their share.": _right,
+        "That counts the right items; divide by how many there are.": (
+            lambda similarity: _right(similarity).sum()
+        ),
+        "True and false have no mean; make numbers of them first, with .double().": (
+            lambda similarity: _right(similarity).mean()
+        ),
+        "That is in percent; return a share from 0 to 1.": (
+            lambda similarity: 100 * _right(similarity).double().mean()
         ),
     },
 )

@@ -17,8 +17,8 @@ MISTAKES = [
 ]
 
 
-def test_there_are_eleven_exercises() -> None:
-    assert len(EVERY) == 11
+def test_there_are_twelve_exercises() -> None:
+    assert len(EVERY) == 12
 
 
 @pytest.mark.parametrize(("name", "exercise"), EVERY)
@@ -115,6 +115,14 @@ def slow_gain(before, after, draws):
     return gains
 
 
+def slow_group_score(similarity):
+    """Right are items whose two highest scores are those of the true pairs."""
+    right = 0
+    for (first, other), (another, second) in similarity.tolist():
+        right += min(first, second) > max(other, another)
+    return right / len(similarity)
+
+
 @pytest.mark.parametrize(
     ("exercise", "answer"),
     [
@@ -123,6 +131,7 @@ def slow_gain(before, after, draws):
         (exercises.check_average_precision, slow_average_precision),
         (exercises.check_rescore, slow_rescore),
         (exercises.check_gain, slow_gain),
+        (exercises.check_group_score, slow_group_score),
     ],
 )
 def test_an_answer_may_be_written_in_another_way(exercise: Exercise, answer, capsys) -> None:
