@@ -16,6 +16,7 @@ from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     ZeroShot,
+    encode_galleries,
     measure_galleries,
     prepare_galleries,
 )
@@ -318,7 +319,7 @@ def measure_fresh(
     scenes = pocket.load_further("further_test", count)
     galleries = prepare_galleries(arms["clip"].clip, scenes, size)
     found = {
-        name: measure_galleries(arms[name].clip, galleries)["text_to_image"]
+        name: measure_galleries(encode_galleries(arms[name].clip, galleries))["text_to_image"]
         for name in ("clip", CONTROL, recipe)
     }
     own = found[recipe]

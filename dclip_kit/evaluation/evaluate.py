@@ -433,33 +433,47 @@ class GalleryMetrics:
     figures: dict[str, float]
 
 
+# Of each gallery its pictures' features, its captions' features, and each caption's picture.
+GalleryFeatures = Sequence[
+    tuple[Float[Tensor, "_image embed"], Float[Tensor, "_text embed"], Int[Tensor, "_text"]]
+]
+
+
+def encode_galleries(clip: ClipBundle, galleries: Sequence[RetrievalSet]) -> GalleryFeatures:
+    """Embeds what `prepare_galleries` has prepared."""
+    return [
+        (
+            encode_images(clip, each.pictures, progress=False),
+            each.features_for(clip),
+            each.image_of_text,
+        )
+        for each in galleries
+    ]
+
+
 def measure_galleries(
-    clip: ClipBundle,
-    galleries: tuple[RetrievalSet, ...],
+    galleries: GalleryFeatures,
     references: References | None = None,
     rescoring: Rescoring = NNN,
 ) -> dict[str, GalleryMetrics]:
     """Retrieval both ways: in each gallery its own captions and pictures search for each other.
 
     Args:
-        clip: the model.
-        galleries: from `prepare_galleries`.
+        galleries: from `encode_galleries`.
         references: to rescore candidates by; None leaves scores as they are.
         rescoring: how.
     """
     found: dict[str, list[DirectionMetrics]] = {way: [] for way in WAYS}
     first = 0
-    for gallery in galleries:
-        image = encode_images(clip, gallery.pictures, progress=False)
-        text, own = gallery.features_for(clip), gallery.image_of_text
+    for features in galleries:
         if references is None:
-            both = retrieval_metrics(image, text, own)
+            both = retrieval_metrics(*features)
         else:
-            both = rescored_metrics(image, text, own, references, rescoring)
+            both = rescored_metrics(*features, references, rescoring)
         for way in WAYS:
             one: DirectionMetrics = getattr(both, way)
             found[way].append(replace(one, image_of_query=first + one.image_of_query))
-        first += len(image)
+        first += len(features[0])
     return {way: _join(each) for way, each in found.items()}
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -26,19 +27,22 @@ from dclip_kit.config import (
     change_settings,
     get_profile,
 )
+from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import world as pocket
-from dclip_kit.evaluation.compare import format_table
+from dclip_kit.evaluation.compare import format_compositions, format_table
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     GalleryMetrics,
-    References,
     RetrievalSet,
     ZeroShotSet,
+    encode_galleries,
     evaluate_zero_shot,
     measure_galleries,
+    measure_hubness,
     prepare_galleries,
     prepare_references,
     prepare_zero_shot,
+    score_compositions,
 )
 from dclip_kit.evaluation.experiment import (
     Arm,
@@ -64,7 +68,7 @@ from dclip_kit.evaluation.profile_data import (
     load_uncaptioned,
 )
 from dclip_kit.features.store import differing_entries, digest_record
-from dclip_kit.metrics import paired_bootstrap
+from dclip_kit.metrics import Interval, composition_scores, paired_bootstrap
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.weights import interpolate
 from dclip_kit.runtime.files import read_record, write_record
@@ -123,6 +127,7 @@ class Study:
         profile: what all arms work with.
         seeds: of each arm's trainings.
         gallery: pictures that are searched at a time; 0 for all.
+        compositions: items of each kind that arms are asked for, too; 0 for none.
         arms: in the order of the table.
     """
 
@@ -130,6 +135,7 @@ class Study:
     profile: Profile
     seeds: tuple[int, ...]
     gallery: int
+    compositions: int
     arms: tuple[StudyArm, ...]
 
     def record_of(self, arm: StudyArm, seed: int) -> Path:
@@ -139,7 +145,10 @@ class Study:
     def describe(self, arm: StudyArm, seed: int) -> dict[str, Any]:
         """Whatever decides a record, for JSON."""
         measured = {name: getattr(self.profile, name) for name in MEASURED_BY}
-        return {**arm.describe(seed), "measured": measured | {"gallery": self.gallery}}
+        measured |= {"gallery": self.gallery}
+        if self.compositions:
+            measured["compositions"] = self.compositions
+        return {**arm.describe(seed), "measured": measured}
 
     def seeds_of(self, arm: StudyArm) -> tuple[int, ...]:
         """The untouched CLIP is the same for every seed."""
@@ -149,9 +158,10 @@ class Study:
 def read_study(path: Path) -> Study:
     """Reads a study's TOML file.
 
-    It says `seeds` and perhaps `profile`, `gallery` and changes of the profile, and for each of
-    `arms` a `recipe` ("none" for the untouched CLIP, which is `clip`), perhaps `steps`, `captions`
-    and `rescoring`, and changes of the profile, such as `student = { learning_rate = 1e-3 }`.
+    It says `seeds` and perhaps `profile`, `gallery`, `compositions` and changes of the profile, and
+    for each of `arms` a `recipe` ("none" for the untouched CLIP, which is `clip`), perhaps `steps`,
+    `captions` and `rescoring`, and changes of the profile, such as `student = { learning_rate =
+    1e-3 }`. Arms that differ in their rescoring alone share a training.
 
     Raises:
         ValueError: it is no TOML, or says something unknown.
@@ -160,13 +170,12 @@ def read_study(path: Path) -> Study:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
         profile = get_profile(said.pop("profile", "pocket"))
         seeds, arms = tuple(said.pop("seeds")), said.pop("arms")
-        gallery = said.pop("gallery", 0)
+        gallery, compositions = said.pop("gallery", 0), said.pop("compositions", 0)
         profile = change_settings(profile, said)
         if arms["clip"] != {"recipe": "none"}:
             raise ValueError("clip is the untouched one")
-        return Study(
-            path, profile, seeds, gallery, tuple(_read_arm(profile, *arm) for arm in arms.items())
-        )
+        read = tuple(_read_arm(profile, *arm) for arm in arms.items())
+        return Study(path, profile, seeds, gallery, compositions, read)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
@@ -239,26 +248,46 @@ class Measurement:
         found: by direction.
         correct: for each labelled picture whether it is named.
         held_out: share of the labelled pictures of the held-out style that are.
+        hubness: of rescored scores, as `measure_hubness`, a mean over galleries.
     """
 
     found: dict[str, GalleryMetrics]
     correct: Bool[Tensor, "image"]
     held_out: float | None
+    hubness: dict[str, dict[str, float]] | None = None
 
 
 def measure(
     clip: ClipBundle,
     place: MeasuredOn,
-    references: References | None = None,
-    rescoring: Rescoring = NNN,
-) -> Measurement:
-    """Measures a model in all galleries, and on labelled pictures; as `measure_galleries`."""
+    train: CaptionedImages,
+    rescorings: Sequence[Rescoring | None] = (None,),
+) -> dict[Rescoring | None, Measurement]:
+    """Measures a model in all galleries, and on labelled pictures.
+
+    Args:
+        clip: the model.
+        place: what is measured.
+        train: whose captions and pictures candidates are rescored by.
+        rescorings: of scores, each measured; None leaves them as they are.
+    """
     galleries, zero_shot, held_out = place
-    return Measurement(
-        measure_galleries(clip, galleries, references, rescoring),
-        evaluate_zero_shot(clip, zero_shot, progress=False).correct,
-        evaluate_zero_shot(clip, held_out, progress=False).top1 if held_out else None,
-    )
+    features = encode_galleries(clip, galleries)
+    known = evaluate_zero_shot(clip, zero_shot, progress=False).correct
+    other = evaluate_zero_shot(clip, held_out, progress=False).top1 if held_out else None
+    references = prepare_references(clip, train) if any(rescorings) else None
+    results = {}
+    for how in rescorings:
+        if how is None or references is None:
+            results[how] = Measurement(measure_galleries(features), known, other)
+            continue
+        hubs = [measure_hubness(*each[:2], references, how) for each in features]
+        hubness = {
+            way: {x: fmean(each[way][x] for each in hubs) for x in hubs[0][way]} for way in WAYS
+        }
+        found = measure_galleries(features, references, how)
+        results[how] = Measurement(found, known, other, hubness)
+    return results
 
 
 def run_study(
@@ -303,9 +332,14 @@ def run_study(
         return
     workshop = _Workshop(study, clip, work, anew=repeat is not None)
     records = work / "repeated" if repeat else study.path.with_suffix("")
+    trainings: dict[tuple[StudyArm, int], list[StudyArm]] = {}
     for arm, seed in rows:
-        say(f"{study.path.stem}: {arm.name}, seed {seed}.")
-        write_record(workshop.run(arm, seed), records / study.record_of(arm, seed).name)
+        alike = replace(arm, name="", rescoring=None)
+        trainings.setdefault((alike, seed), []).append(arm)
+    for (_, seed), arms in trainings.items():
+        say(f"{study.path.stem}: {', '.join(arm.name for arm in arms)}, seed {seed}.")
+        for arm, record in zip(arms, workshop.run(arms, seed), strict=True):
+            write_record(record, records / study.record_of(arm, seed).name)
         return_memory()
 
 
@@ -314,7 +348,8 @@ def _is_done(study: Study, arm: StudyArm, seed: int) -> bool:
     if not path.exists():
         return False
     now = study.describe(arm, seed)
-    known = {"measured": now["measured"]}  # older records lack this, and newer settings
+    # Older records lack this, and newer settings; but what they were not asked, they cannot say.
+    known = {"measured": {k: v for k, v in now["measured"].items() if k != "compositions"}}
     if arm.profile:
         known["profile"] = Profile("", "", None).as_dict()
     kept = read_record(path, lambda record: _fill(record["settings"], known))
@@ -365,13 +400,14 @@ class _Workshop:
     @cached_property
     def untouched(self) -> tuple[Measurement, Measurement]:
         """The untouched CLIP on val and on test."""
-        found = measure(self.clip, self.chosen_on), measure(self.clip, self.measured_on)
-        if not all(each.correct.any() for each in found):
+        places, train = (self.chosen_on, self.measured_on), self.data.train
+        one, other = (measure(self.clip, place, train)[None] for place in places)
+        if not (one.correct.any() and other.correct.any()):
             raise ValueError(
                 "Expected a CLIP that knows some of the classes, got none right; give it classes "
                 "that it can name."
             )
-        return found
+        return one, other
 
     def _captioned(self, regions: RegionSettings, share: float) -> EncodedPictures:
         train = self.data.train
@@ -386,50 +422,70 @@ class _Workshop:
         pictures = load_uncaptioned(apply_recipe(profile, "region_taught"), self.data)
         return encode_pictures(profile, self.clip, pictures, self.work) if pictures else None
 
-    def run(self, arm: StudyArm, seed: int) -> dict[str, Any]:
-        """One row's record: the frontier from the untouched CLIP to a student, and how it came."""
-        began = time.monotonic()
-        settings = self.study.describe(arm, seed)
-        first, base = self.untouched
-        points: dict[float, Measurement] = {}
-        steps, probe, alpha = 0, None, 0.0
+    def run(self, arms: Sequence[StudyArm], seed: int) -> list[dict[str, Any]]:
+        """Records of one training, for arms that differ in their rescoring alone.
 
-        def measure_both(model: ClipBundle) -> tuple[Measurement, Measurement]:
-            """On val and on test, rescored if that is asked."""
-            references = prepare_references(model, self.data.train) if arm.rescoring else None
+        Each has the frontier from the untouched CLIP to the student, and how it came.
+        """
+        began, profile = time.monotonic(), arms[0].profile
+        rescorings = list(dict.fromkeys(arm.rescoring for arm in arms))
+        seen: dict[float, list[dict[Rescoring | None, Measurement]]] = {}
+
+        def look(alpha: float, clip: ClipBundle) -> None:
+            """On val and on test."""
             places = self.chosen_on, self.measured_on
-            one, other = (measure(model, each, references, arm.rescoring or NNN) for each in places)
-            return one, other
+            seen[alpha] = [measure(clip, each, self.data.train, rescorings) for each in places]
 
-        seen, points[0.0] = measure_both(self.clip) if arm.rescoring else self.untouched
-        val = [_as_candidate(0.0, seen, first)]
-        if arm.profile:
-            profile = replace(arm.profile, seed=seed)
-            run, steps, probe = self._train(arm, profile)
+        first, base = self.untouched
+        steps, probe, run, alpha = 0, None, None, 0.0
+        if rescorings == [None]:
+            seen[0.0] = [{None: each} for each in self.untouched]
+        else:
+            look(0.0, self.clip)
+        if profile:
+            run, steps, probe = self._train(arms[0], replace(profile, seed=seed))
             for share in ALPHAS:
-                mixed = interpolate(self.clip, run.student, share)
-                seen, points[share] = measure_both(mixed)
-                val.append(_as_candidate(share, seen, first))
-            alpha = choose_candidate(val, RETENTION).alpha
-            mixed = interpolate(self.clip, run.student, alpha)
-            kept = Arm(arm.name, mixed, alpha, tuple(val), run.history, profile.student.train_text)
-            save_arm(kept, self.place / "arms" / f"seed-{seed}")
+                look(share, interpolate(self.clip, run.student, share))
+        records = []
+        for arm in arms:
+            points = {share: [each[arm.rescoring] for each in two] for share, two in seen.items()}
+            val = [_as_candidate(share, each, first) for share, (each, _) in points.items()]
+            mixed = self.clip
+            if profile and run:
+                alpha = choose_candidate(val, RETENTION).alpha
+                mixed, text = interpolate(self.clip, run.student, alpha), profile.student.train_text
+                kept = Arm(arm.name, mixed, alpha, tuple(val), run.history, text)
+                save_arm(kept, self.place / "arms" / f"seed-{seed}")
+            chosen, settings = points[alpha][1], self.study.describe(arm, seed)
+            records.append(
+                {
+                    "arm": arm.name,
+                    "seed": seed,
+                    "settings_digest": digest_record(settings),
+                    "steps": steps,
+                    "seconds": round(time.monotonic() - began, 1),
+                    "alpha": alpha,
+                    "val": [asdict(each) for each in val],
+                    "frontier": [_describe(x, found, base) for x, (_, found) in points.items()],
+                    "queries": {way: pack_counts(base.found[way].image.bincount()) for way in WAYS},
+                    "chosen": {
+                        **{way: chosen.found[way].figures for way in WAYS},
+                        "correct": pack_counts(chosen.correct),
+                    },
+                    "probe": probe,
+                    "skewness_of_k_occurrence": chosen.hubness,
+                    "compositions": self._ask_compositions(mixed),
+                    "settings": settings,
+                }
+            )
+        return records
+
+    def _ask_compositions(self, clip: ClipBundle) -> dict[str, dict[str, str]] | None:
+        if not self.study.compositions:
+            return None
         return {
-            "arm": arm.name,
-            "seed": seed,
-            "settings_digest": digest_record(settings),
-            "steps": steps,
-            "seconds": round(time.monotonic() - began, 1),
-            "alpha": alpha,
-            "val": [asdict(each) for each in val],
-            "frontier": [_describe(x, found, base) for x, found in points.items()],
-            "queries": {way: pack_counts(base.found[way].image.bincount()) for way in WAYS},
-            "chosen": {
-                **{way: points[alpha].found[way].figures for way in WAYS},
-                "correct": pack_counts(points[alpha].correct),
-            },
-            "probe": probe,
-            "settings": settings,
+            kind: {name: pack_counts(each) for name, each in composition_scores(found).items()}
+            for kind, found in score_compositions(clip, self.study.compositions).items()
         }
 
     def _train(self, arm: StudyArm, profile: Profile) -> tuple[StudentRun, int, Any]:
@@ -456,6 +512,8 @@ class _Workshop:
                 probe = asdict(region_probe(teacher, tested, profile.region_teacher))
             embeddings, others = prepare_lessons(profile, teacher, captioned, uncaptioned)
         key = digest_record(replace(arm, rescoring=None).describe(profile.seed))
+        # Of no arm's name: those that differ in their rescoring go on from one another's.
+        state = self.states and self.states / f"student-{key}.safetensors"
         run = distill(
             self.clip,
             captioned.pictures,
@@ -466,7 +524,7 @@ class _Workshop:
             rehearsal=prepare_rehearsal(profile, self.clip, captioned),
             texts=captioned.dataset.texts,
             seed=profile.seed,
-            checkpoint=self.states and self.states / f"{arm.name}-{key}.safetensors",
+            checkpoint=state,
         )
         return run, student.epochs * steps, probe
 
@@ -535,6 +593,8 @@ def summarise(study: Study) -> dict[str, Any]:
             "chosen": _describe_chosen(_compare(name, chosen, kept), own, kept),
             "val": sum(_on_val(each) for each in own) / len(own),
             "probe": own[0]["probe"],
+            **_average_hubness(own),
+            **_compare_compositions(name, kept),
         }
         for name, own in kept.items()
     }
@@ -617,6 +677,53 @@ def _describe_chosen(
     return {**ways, "retention": {"estimate": share.estimate, "ci95": [share.low, share.high]}}
 
 
+def _average_hubness(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    key = "skewness_of_k_occurrence"
+    if not all(each.get(key) for each in own):  # those that are not rescored
+        return {}
+    return {
+        key: {
+            way: {x: fmean(each[key][way][x] for each in own) for x in ("before", "after")}
+            for way in WAYS
+        }
+    }
+
+
+def _compare_compositions(
+    name: str, kept: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Shares of items that an arm tells apart, and how much more these are than of others."""
+    asked = {
+        arm: [each["compositions"] for each in own]
+        for arm, own in kept.items()
+        if all(each.get("compositions") for each in own)
+    }
+    if name not in asked:
+        return {}
+
+    def describe(kind: str, score: str) -> dict[str, Any]:
+        shares = {
+            arm: torch.stack([unpack_counts(each[kind][score]) for each in own]).mean(0)
+            for arm, own in asked.items()
+        }
+        mine = shares.pop(name)
+        item = torch.arange(len(mine))
+        own = paired_bootstrap(torch.zeros_like(mine), mine, item)
+        gains = {arm: paired_bootstrap(each, mine, item) for arm, each in shares.items()}
+        versus = {
+            arm: {"difference": gain.estimate, "ci95": [gain.low, gain.high]}
+            for arm, gain in gains.items()
+        }
+        return {"estimate": own.estimate, "ci95": [own.low, own.high], "vs": versus}
+
+    return {
+        "compositions": {
+            kind: {score: describe(kind, score) for score in scores}
+            for kind, scores in asked[name][0].items()
+        }
+    }
+
+
 def _average_frontiers(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = ("alpha", *WAYS, "retention", "retention_held_out_style")
     return [
@@ -629,7 +736,10 @@ def _average_frontiers(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def format_study(result: Mapping[str, Any]) -> str:
-    """A study's table: Recall@1 at one retention, in percent, and what each arm gains over two."""
+    """A study's table: Recall@1 at one retention, in percent, and what each arm gains over two.
+
+    Where arms were asked for compositions, a second table says how many they tell apart.
+    """
     arms = result["arms"]
     rivals = [name for name in ("clip", CONTROL) if name in arms]
     over = [f"over {name}" for name in rivals]
@@ -642,7 +752,15 @@ def format_study(result: Mapping[str, Any]) -> str:
             cells += [_say_gain(found["vs"].get(rival)) for rival in rivals]
         cells.append(f"{100 * arm['chosen']['retention']['estimate']:.1f}")
         rows.append(cells)
-    return format_table(rows)
+    asked = {
+        name: {
+            kind: {score: Interval(x["estimate"], *x["ci95"]) for score, x in scores.items()}
+            for kind, scores in arm["compositions"].items()
+        }
+        for name, arm in arms.items()
+        if "compositions" in arm
+    }
+    return "\n\n".join([format_table(rows), *([format_compositions(asked)] if asked else [])])
 
 
 def _say_gain(gain: Mapping[str, Any] | None) -> str:

@@ -20,6 +20,7 @@ from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
     ZeroShotSet,
     encode_classes,
+    encode_galleries,
     evaluate_compositions,
     evaluate_retrieval,
     evaluate_zero_shot,
@@ -300,7 +301,9 @@ def test_each_gallery_is_searched_alone(size, method, clip, tuned, many) -> None
     if method:
         vectors = (F.normalize(torch.randn(count, 32), dim=1) for count in (200, 150))
         references, how = References(*vectors), Rescoring(method, k=20, temperature=0.3)
-    found = measure_galleries(tuned, prepare_galleries(clip, many, size), references, how)
+    found = measure_galleries(
+        encode_galleries(tuned, prepare_galleries(clip, many, size)), references, how
+    )
     expected = find_slowly(tuned, many, size, references, how)
     for way in WAYS:
         image, rank = torch.tensor(expected[way]).T
@@ -379,16 +382,16 @@ def test_rescoring_takes_a_hub_from_its_throne() -> None:
 def test_rescoring_changes_who_is_found(clip, many) -> None:
     galleries = prepare_galleries(clip, many, 12)
     image = encode_images(clip, many.paths)
-    plain = measure_galleries(clip, galleries)
+    plain = measure_galleries(encode_galleries(clip, galleries))
     references = References(image.repeat(2, 1), galleries[0].text_features)
-    fair = measure_galleries(clip, galleries, references)
+    fair = measure_galleries(encode_galleries(clip, galleries), references)
     assert any(not torch.equal(plain[way].hits, fair[way].hits) for way in WAYS)
 
 
 def test_a_caption_finds_its_picture_where_it_is_its_picture(clip, many) -> None:
     """With one caption a picture the mean average precision is that of the one right answer."""
     one = many.select([i for i, own in enumerate(many.captions) if len(own) == 1])
-    found = measure_galleries(clip, prepare_galleries(clip, one, 4))
+    found = measure_galleries(encode_galleries(clip, prepare_galleries(clip, one, 4)))
     ranks = [rank for _, rank in find_slowly(clip, one, 4)["text_to_image"]]
     mean = sum(1 / rank for rank in ranks) / 4
     assert len(one) == 4 and set(ranks) != {1}
@@ -399,7 +402,7 @@ def test_a_text_tower_that_was_trained_reads_the_captions_anew(clip, many) -> No
     galleries, other = prepare_galleries(clip, many, 12), clone_clip(clip)
     other.model.token_embedding.weight.data.normal_()
     expected = find_slowly(other, many, 12)["text_to_image"]
-    found = measure_galleries(other, galleries)["text_to_image"].hits.tolist()
+    found = measure_galleries(encode_galleries(other, galleries))["text_to_image"].hits.tolist()
     assert found == [rank <= 1 for _, rank in expected]
     assert found != [rank <= 1 for _, rank in find_slowly(clip, many, 12)["text_to_image"]]
 

@@ -16,8 +16,11 @@ from dclip_kit.evaluation import study as module
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     encode_classes,
+    encode_galleries,
     measure_galleries,
+    measure_hubness,
     prepare_references,
+    score_compositions,
 )
 from dclip_kit.evaluation.experiment import choose_candidate, load_arm
 from dclip_kit.evaluation.study import (
@@ -32,15 +35,18 @@ from dclip_kit.evaluation.study import (
     run_study,
     summarise,
 )
+from dclip_kit.metrics import composition_scores
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate, same_text_tower
 from dclip_kit.runtime.files import write_record
-from dclip_kit.search.rescoring import NNN
+from dclip_kit.search.rescoring import NNN, Rescoring
 
+SOFTMAX = Rescoring("dual_softmax")
 COMMON = """
 seeds = [0, 1]
 gallery = 4
+compositions = 2
 uncaptioned = "pocket:5"
 region_teacher = { width = 24, heads = 3, epochs = 2 }
 teacher = { heads = 4, epochs = 1 }
@@ -51,6 +57,12 @@ clip = { recipe = "none" }
 clip_nnn = { recipe = "none", rescoring = { method = "nnn" } }
 contrastive_rehearsal = { recipe = "contrastive_rehearsal", steps = 4 }
 region_taught = { recipe = "region_taught", steps = 3, student = { learning_rate = 2e-3 } }
+
+[arms.region_taught_softmax]
+recipe = "region_taught"
+steps = 3
+student = { learning_rate = 2e-3 }
+rescoring = { method = "dual_softmax" }
 """
 
 
@@ -79,7 +91,7 @@ def test_a_study_says_what_is_compared(tmp_path) -> None:
         },
     )
     assert study.profile == pocket_profile
-    assert (study.seeds, study.gallery) == ((0, 1), 4)
+    assert (study.seeds, study.gallery, study.compositions) == ((0, 1), 4, 2)
     taught = apply_recipe(pocket_profile, "region_taught")
     taught = change_settings(taught, {"student": {"learning_rate": 2e-3}})
     assert study.arms == (
@@ -87,15 +99,16 @@ def test_a_study_says_what_is_compared(tmp_path) -> None:
         StudyArm("clip_nnn", None, rescoring=NNN),
         StudyArm(CONTROL, apply_recipe(pocket_profile, CONTROL), 4),
         StudyArm("region_taught", taught, 3),
+        StudyArm("region_taught_softmax", taught, 3, rescoring=SOFTMAX),
     )
-    assert [study.seeds_of(arm) for arm in study.arms] == [(0,), (0,), (0, 1), (0, 1)]
+    assert [study.seeds_of(arm) for arm in study.arms] == [(0,), (0,), (0, 1), (0, 1), (0, 1)]
     assert study.record_of(study.arms[3], 1) == tmp_path / "tiny" / "region_taught-1.json"
 
 
 def test_a_study_needs_seeds_and_arms_alone(tmp_path) -> None:
     arms = '[arms]\nclip = { recipe = "none" }\nfew = { recipe = "dclip", captions = 0.1 }\n'
     study = read_study(write_study(tmp_path, arms, 'profile = "base"\nseeds = [3]\n'))
-    assert study.profile == PROFILES["base"] and study.gallery == 0
+    assert study.profile == PROFILES["base"] and study.gallery == study.compositions == 0
     few = StudyArm("few", apply_recipe(PROFILES["base"], "dclip"), 0, 0.1)
     assert study.arms[1] == few
 
@@ -266,6 +279,36 @@ def test_the_table_says_recall_and_gains_in_percent(written) -> None:
     assert rows[3][4:7] == ["+380.0 % [+230.0, +380.0]", "–", "42.5"]
 
 
+def test_compositions_are_shares_of_items_beside_other_arms(written) -> None:
+    """Worked out by hand: four items, of which two seeds tell different ones apart."""
+    told = {"clip": ["1000"], CONTROL: ["1100", "1110"]}
+    for arm in written.arms:
+        for seed, right in enumerate(told.get(arm.name, [])):
+            place = written.record_of(arm, seed)
+            asked = {"order": {"text": right, "image": "0000", "group": "0000"}}
+            write_record(json.loads(place.read_text()) | {"compositions": asked}, place)
+    result = summarise(written)
+    found = result["arms"][CONTROL]["compositions"]["order"]
+    assert found["text"]["estimate"] == pytest.approx(2.5 / 4)
+    assert found["image"]["estimate"] == 0 and found["image"]["ci95"] == [0, 0]
+    gain = found["text"]["vs"]["clip"]
+    assert gain["difference"] == pytest.approx(1.5 / 4)
+    assert 0 <= gain["ci95"][0] < 1.5 / 4 < gain["ci95"][1] <= 1
+    lines = format_study(result).splitlines()
+    assert any("order" in line and CONTROL in line and "62.5" in line for line in lines)
+
+
+def test_skewness_is_averaged_over_seeds(written) -> None:
+    for seed, after in enumerate((1.0, 2.0)):
+        place = written.record_of(written.arms[2], seed)
+        hubs = {way: {"before": 4.0, "after": after} for way in WAYS}
+        write_record(json.loads(place.read_text()) | {"skewness_of_k_occurrence": hubs}, place)
+    arms = summarise(written)["arms"]
+    both = {way: {"before": 4.0, "after": 1.5} for way in WAYS}
+    assert arms[CONTROL]["skewness_of_k_occurrence"] == both
+    assert "skewness_of_k_occurrence" not in arms["clip"]
+
+
 def test_a_study_without_a_record_is_an_empty_table(tmp_path) -> None:
     result = summarise(read_study(write_study(tmp_path)))
     assert result["arms"] == {} and len(format_study(result).splitlines()) == 2
@@ -281,6 +324,8 @@ ROWS = (
     (CONTROL, 1),
     ("region_taught", 0),
     ("region_taught", 1),
+    ("region_taught_softmax", 0),
+    ("region_taught_softmax", 1),
 )
 
 
@@ -354,12 +399,12 @@ def test_each_training_leaves_a_record(done) -> None:
     for name, seed in ROWS:
         found = record(study, name, seed)
         assert (found["arm"], found["seed"]) == (name, seed)
-        steps = {CONTROL: 4, "region_taught": 3}.get(name, 0)  # eleven pictures are one batch
+        steps = 0 if "clip" in name else 4 if name == CONTROL else 3  # eleven pictures: one batch
         assert found["steps"] == steps
         alphas = [point["alpha"] for point in found["frontier"]]
         assert alphas == ([0.0, *ALPHAS] if steps else [0.0])
         assert found["alpha"] in alphas and found["seconds"] >= 0
-        assert (found["probe"] is not None) == (name == "region_taught")
+        assert (found["probe"] is not None) == name.startswith("region_taught")
         for way in WAYS:
             queries = counts(found["queries"][way])
             assert queries == [5 if way == "text_to_image" else 1] * 9
@@ -381,14 +426,18 @@ def test_a_record_says_what_each_mixture_finds_and_retains(done, world, _clip) -
     test, val = (prepare_measuring(_clip, study, world, part) for part in ("test", "val"))
     assert [len(each.pictures) for each in test[0]] == [4, 4, 1]
     assert [len(each.pictures) for each in val[0]] == [4, 2]
-    base, base_on_val = measure(_clip, test), measure(_clip, val)
+
+    def ask(clip):
+        return [measure(clip, place, world.train)[None] for place in (test, val)]
+
+    base, base_on_val = ask(_clip)
     assert 0.7 < float(base.correct.float().mean()) < 0.8
     for (name, seed), run in students.items():
         found = record(study, name, seed)
         for point, candidate in zip(found["frontier"], found["val"], strict=True):
             alpha = point["alpha"]
             mixed = interpolate(_clip, run.student, alpha)
-            measured, on_val = measure(mixed, test), measure(mixed, val)
+            measured, on_val = ask(mixed)
             for way in WAYS:
                 own = measured.found[way]
                 hits = [int(own.hits[own.image == image].sum()) for image in range(9)]
@@ -403,10 +452,41 @@ def test_a_record_says_what_each_mixture_finds_and_retains(done, world, _clip) -
             assert candidate["retention"] == pytest.approx(float(kept))
         candidates = [module.Candidate(**each) for each in found["val"]]
         assert found["alpha"] == choose_candidate(candidates, RETENTION).alpha
-        chosen = measure(interpolate(_clip, run.student, found["alpha"]), test)
+        mixed = interpolate(_clip, run.student, found["alpha"])
+        chosen, _ = ask(mixed)
         assert counts(found["chosen"]["correct"]) == chosen.correct.int().tolist()
         for way in WAYS:
             assert found["chosen"][way] == pytest.approx(chosen.found[way].figures)
+        for kind, similarity in score_compositions(mixed, 2).items():
+            told = composition_scores(similarity)
+            packed = found["compositions"][kind]
+            assert {name: counts(each) for name, each in packed.items()} == {
+                name: each.int().tolist() for name, each in told.items()
+            }
+
+
+def test_arms_that_differ_in_rescoring_share_a_training(done, world, _clip) -> None:
+    """And each mixture is rescored by its own features of the training data."""
+    study, _, students = done  # four, of six rows that are trained
+    test = prepare_measuring(_clip, study, world, "test")
+    for seed in study.seeds:
+        found = record(study, "region_taught_softmax", seed)
+        for point in found["frontier"]:
+            mixed = interpolate(_clip, students["region_taught", seed].student, point["alpha"])
+            references = prepare_references(mixed, world.train)
+            galleries = encode_galleries(mixed, test[0])
+            expected = measure_galleries(galleries, references, SOFTMAX)
+            for way in WAYS:
+                assert point[way] == pytest.approx(expected[way].figures["recall_at_1"])
+            if point["alpha"] == found["alpha"]:
+                hubs = [measure_hubness(*each[:2], references, SOFTMAX) for each in galleries]
+        for way in WAYS:
+            for name, skew in found["skewness_of_k_occurrence"][way].items():
+                assert skew == pytest.approx(sum(each[way][name] for each in hubs) / 3)
+        assert record(study, "region_taught", seed)["skewness_of_k_occurrence"] is None
+        retained = [point["retention"] for point in found["frontier"]]
+        unscored = record(study, "region_taught", seed)["frontier"]
+        assert retained == [point["retention"] for point in unscored]
 
 
 def test_trained_arms_are_kept(done, _clip) -> None:
@@ -428,7 +508,7 @@ def test_the_untouched_clip_is_rescored_by_training_captions_and_pictures(
     study, *_ = done
     place = prepare_measuring(_clip, study, world, "test")
     for name, references in (("clip", None), ("clip_nnn", prepare_references(_clip, world.train))):
-        found = measure_galleries(_clip, place[0], references)
+        found = measure_galleries(encode_galleries(_clip, place[0]), references)
         (point,) = record(study, name)["frontier"]
         assert {way: point[way] for way in WAYS} == pytest.approx(
             {way: found[way].figures["recall_at_1"] for way in WAYS}
@@ -484,6 +564,7 @@ def test_an_unknown_arm_lists_the_known_ones(copy, _clip, tmp_path) -> None:
         ("steps = 4", "steps = 5", CONTROL + "-0", "steps"),
         ("width = 24", "width = 48", CONTROL + "-0", "profile.region_teacher.width"),
         ("gallery = 4", "gallery = 3", "clip-0", "measured.gallery"),
+        ("compositions = 2", "compositions = 3", "clip-0", "measured.compositions"),
         ("gallery = 4", 'gallery = 4\ntemplates = "paper"', "clip-0", "measured.templates"),
     ],
 )
@@ -519,13 +600,22 @@ def test_older_records_lack_newer_settings_and_are_taken(copy, _clip, tmp_path) 
         for seed in copy.seeds_of(arm):
             place = copy.record_of(arm, seed)
             kept = json.loads(place.read_text())
-            del kept["settings"]["measured"]
+            kept["settings"]["measured"] = {"compositions": 2}
             if arm.profile:
                 del kept["settings"]["profile"]["leak_guard"]
                 del kept["settings"]["profile"]["student"]["clip_norm"]
             write_record(kept, place)
     run_study(copy, _clip, tmp_path / "work")
     assert not (tmp_path / "work").exists()
+
+
+def test_records_that_were_not_asked_for_compositions_are_refused(copy, _clip, tmp_path) -> None:
+    place = copy.record_of(copy.arms[0], 0)
+    kept = json.loads(place.read_text())
+    del kept["settings"]["measured"]["compositions"]
+    write_record(kept, place)
+    with pytest.raises(ValueError, match=r"differ in measured\.compositions; delete it"):
+        run_study(copy, _clip, tmp_path / "work")
 
 
 def test_a_training_is_repeated_from_its_beginning_and_kept_apart(
@@ -616,7 +706,7 @@ def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> 
     run = trained[0][2]
     assert not same_text_tower(run.student, _clip)
     place = prepare_measuring(_clip, study, world, "test")
-    measured = measure(run.student, place).found
+    measured = measure(run.student, place, world.train)[None].found
     last = record(study, "official_code", 1)["frontier"][-1]
     for way in WAYS:
         assert last[way] == pytest.approx(measured[way].figures["recall_at_1"])
@@ -715,7 +805,8 @@ def interpolate_slowly(found: dict, way: str) -> list[float]:
 def test_a_study_that_was_run_is_summed_up_alike(done) -> None:
     study, _, _ = done
     result = summarise(study)
-    assert list(result["arms"]) == ["clip", "clip_nnn", CONTROL, "region_taught"]
+    arms = ["clip", "clip_nnn", CONTROL, "region_taught", "region_taught_softmax"]
+    assert list(result["arms"]) == arms
     assert (result["profile"], result["seeds"]) == ("pocket", [0, 1])
     recalls = {}
     for name, found in result["arms"].items():
