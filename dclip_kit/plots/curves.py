@@ -145,7 +145,8 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
 
     A line runs from the untouched CLIP (at the right, no gain) to the arm's own weights. Where it
     falls to the retention at which arms are compared, a point has its 95 % interval; points of
-    several arms stand beside each other.
+    several arms stand beside each other. An arm without weights of its own, such as CLIP with
+    rescored search, has no line, and its point is a diamond.
 
     Args:
         study: as `summarise` made it.
@@ -156,17 +157,19 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
     base = arms["clip"]["at_95_5"][way]["recall_at_1"]
     figure = new_figure(400, legend=True)
     others = [name for name in arms if name != "clip"]  # which gains nothing over itself
-    for number, name in enumerate(others):
-        arm, points = arms[name], arms[name]["frontier"]
-        figure.add_scatter(
-            x=[point["retention"] for point in points],
-            y=[point[way] / base - 1 for point in points],
-            mode="lines",
-            hovertext=[f"{escape_text(name)}, α = {point['alpha']:g}" for point in points],
-            line_color=colors[name],
-            **legend_entry(figure, name),
-        )
-        gain = _read_gain(arm, way, "clip")
+    for name in others:
+        points = arms[name]["frontier"]
+        if len(points) > 1:
+            figure.add_scatter(
+                x=[point["retention"] for point in points],
+                y=[point[way] / base - 1 for point in points],
+                mode="lines",
+                hovertext=[f"{escape_text(name)}, α = {point['alpha']:g}" for point in points],
+                line_color=colors[name],
+                **legend_entry(figure, name),
+            )
+    for number, name in enumerate(others):  # points over all lines
+        gain, points = _read_gain(arms[name], way, "clip"), arms[name]["frontier"]
         # Beside each other, as else intervals would hide each other.
         aside = RETENTION + 0.002 * (number - (len(others) - 1) / 2)
         kept = points[-1]["retention"]
@@ -175,7 +178,11 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
             y=[gain.estimate],
             error_y=make_whiskers([gain]) | {"color": colors[name]},
             mode="markers",
-            marker={"size": 9, "color": colors[name]},
+            marker={
+                "size": 9 if len(points) > 1 else 12,
+                "symbol": "circle" if len(points) > 1 else "diamond",
+                "color": colors[name],
+            },
             **legend_entry(figure, name),
         )
     figure.add_vline(RETENTION, line=DASHED, layer="below")

@@ -51,6 +51,7 @@ def plot_search(
     image_features: Mapping[str, Float[Tensor, "image embed"]],
     correct: Int[Tensor, "_query"],
     top_k: int = 5,
+    labels: Sequence[str] = (),
 ) -> go.Figure:
     """The pictures that each model finds first for a few queries, the correct one ringed.
 
@@ -64,21 +65,25 @@ def plot_search(
         image_features: by the model's name, of these pictures, as `encode_images` gives them.
         correct: index of each query's picture.
         top_k: pictures shown a row.
+        labels: of each query, such as "won", shown before it as plain text; or none.
 
     Raises:
-        ValueError: numbers of queries or pictures differ or are 0, an index is out of range, or a
-            picture cannot be read.
+        ValueError: numbers of queries, labels or pictures differ or are 0, an index is out of
+            range, or a picture cannot be read.
     """
     _require_pictures(correct.tolist(), pictures, image_features)
     sections = []
-    for query, vector, answer in zip(queries, query_features, correct.tolist(), strict=True):
+    headings = [f"“{query}”" for query in queries]
+    if labels:
+        headings = [f"{a}: {b}" for a, b in zip(labels, headings, strict=True)]
+    for heading, vector, answer in zip(headings, query_features, correct.tolist(), strict=True):
         rows = []
         for name, features in image_features.items():
             found = search_images(vector, features, top_k).images
             rank = rank_answer(vector, features, [answer])
             notes = [f"rank {rank:,g}", f"of {len(pictures):,}"]
             rows.append(PictureRow(name, found, frozenset([answer]), notes))
-        sections.append((f"“{query}”", rows))
+        sections.append((heading, rows))
     return plot_picture_rows(sections, pictures)
 
 
@@ -156,7 +161,7 @@ def plot_picture_rows(
     figure = new_figure(
         height, titles, rows=len(sections), row_heights=heights, vertical_spacing=above / height
     )
-    figure.update_annotations(x=0, xanchor="left")
+    figure.update_annotations(x=0, xanchor="left", align="left")
     columns = max(len(row.images) for row in rows)
     blank = Image.new("RGB", (1, 1), "white")
     for number, (_, group) in enumerate(sections, start=1):

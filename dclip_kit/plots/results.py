@@ -77,15 +77,16 @@ def plot_recall(results: Mapping[str, ArmResult], ceiling: float | None = None) 
 def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     """The shortcut probe of each teacher: does it need the picture's own regions?
 
-    Bars of one length mean that it reads the caption and does not look.
+    Bars of one length mean that it reads the caption and does not look. They are shades of one
+    colour, which no arm has.
 
     Args:
         probes: by the teacher's name.
     """
     kinds = {
-        "its own regions": ("own", PALETTE[2]),
-        "another picture’s": ("shuffled", PALETTE[1]),
-        "no regions": ("blank", PALETTE[0]),
+        "its own regions": ("own", "#8E1538"),
+        "another picture’s": ("shuffled", "#D4738F"),
+        "no regions": ("blank", "#EDC4D0"),
     }
     figure = new_figure(_ROW * 4 * len(probes) + 40, legend=True)
     for name, (kind, color) in kinds.items():

@@ -129,6 +129,14 @@ def test_paths_run_from_no_gain_to_the_arms_own_weights() -> None:
     assert len({trace.line.color for trace in lines.values()}) == 2
 
 
+def test_an_arm_of_one_point_has_no_line_and_stands_in_the_legend() -> None:
+    alone = STUDY["arms"]["<b>odd</b>"] | {"frontier": STUDY["arms"]["clip"]["frontier"][:1]}
+    figure = plots.plot_frontiers({"arms": STUDY["arms"] | {"clip_nnn": alone}})
+    (point,) = (trace for trace in figure.data if trace.name == "clip_nnn")
+    assert (point.mode, point.marker.symbol, point.showlegend) == ("markers", "diamond", True)
+    assert point is figure.data[-1] and point.x == (1.0,)
+
+
 def test_points_at_one_retention_stand_beside_each_other() -> None:
     same = STUDY["arms"]["region_taught"]
     figure = plots.plot_frontiers({"arms": {"clip": STUDY["arms"]["clip"], "a": same, "b": same}})

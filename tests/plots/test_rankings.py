@@ -27,11 +27,13 @@ def left_names(figure) -> list[str]:
 
 
 class TestSearch:
-    def search(self, pictures, correct=(2, 0), queries=("a", HOSTILE), top_k=3, **models):
+    def search(
+        self, pictures, correct=(2, 0), queries=("a", HOSTILE), top_k=3, labels=(), **models
+    ):
         models = models or {"clip": torch.eye(6) + 0.1, "dclip": torch.eye(6).roll(1, 0)}
         query_features = torch.eye(6)[[2, 5]] + torch.arange(6) * 0.01
         return plots.plot_search(
-            queries, query_features, pictures, models, torch.tensor(correct), top_k
+            queries, query_features, pictures, models, torch.tensor(correct), top_k, labels
         )
 
     def test_rows_hold_the_best_and_state_the_rank(self, pictures) -> None:
@@ -65,9 +67,15 @@ class TestSearch:
         assert_harmless(self.search(pictures))
         assert_harmless(self.search(pictures, queries=("a", "b"), **{HOSTILE: torch.eye(6)}))
 
+    def test_labels_stand_before_the_quoted_queries(self, pictures) -> None:
+        figure = self.search(pictures, queries=("a", "b"), labels=("won", HOSTILE))
+        assert "<b>won: “a”</b>" in [note.text for note in figure.layout.annotations]
+        assert_harmless(figure)
+
     @pytest.mark.parametrize(
         ("changes", "says"),
         [
+            ({"labels": ("won",)}, "argument 2 is longer"),
             ({"queries": ("a",)}, "argument 2 is longer"),
             ({"clip": torch.eye(6)[:5]}, r"of each of 6 pictures from every model.*got \[5, 6\]"),
             ({"correct": (0, 6)}, r"got \[6\] and \[0, 6\]; count the pictures from 0"),
