@@ -135,7 +135,7 @@ def plot_picture_rows(
     """Rows of pictures under headings, such as what each model finds for one query.
 
     Args:
-        sections: a heading, shown as plain text, and its rows.
+        sections: a heading, shown as plain text with its line breaks, and its rows.
         pictures: what the rows' indices count; only those shown are read.
 
     Raises:
@@ -149,14 +149,17 @@ def plot_picture_rows(
             f"Expected rows with pictures from 0 to {len(pictures) - 1}, got {len(rows)} rows with "
             f"{sorted(shown)[:5]}; count the pictures from 0."
         )
-    titles = [f"<b>{wrap_text(heading, 60, 2)}</b>" for heading, _ in sections]
+    titles = [
+        "<b>{}</b>".format("<br>".join(wrap_text(line, 60, 2) for line in heading.splitlines()))
+        for heading, _ in sections
+    ]
     above = _LINE * max(title.count("<br>") + 1 for title in titles) + 12
     heights = [_ROW * len(group) for _, group in sections]
     height = sum(heights) + above * (len(sections) - 1)
     figure = new_figure(
         height, titles, rows=len(sections), row_heights=heights, vertical_spacing=above / height
     )
-    figure.update_annotations(x=0, xanchor="left")
+    figure.update_annotations(x=0, xanchor="left", align="left")
     columns = max(len(row.images) for row in rows)
     blank = Image.new("RGB", (1, 1), "white")
     for number, (_, group) in enumerate(sections, start=1):

@@ -550,7 +550,7 @@ def test_some_arms_are_trained_beside_the_untouched_clip(world, _clip, tmp_path)
 
 
 def test_an_unknown_arm_lists_the_known_ones(copy, _clip, tmp_path) -> None:
-    says = f"arms out of clip, clip_nnn, {CONTROL}, region_taught, got 'best'"
+    says = f"arms out of clip, clip_nnn, {CONTROL}, region_taught, .*, got 'best'"
     with pytest.raises(ValueError, match=says):
         run_study(copy, _clip, tmp_path, ["best"])
     with pytest.raises(ValueError, match=says):
