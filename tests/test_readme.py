@@ -9,7 +9,8 @@ from pathlib import Path
 from accelerate.commands.config.config_args import load_config_from_file
 
 from dclip_kit.config import CONTROL
-from dclip_kit.evaluation.study import format_study, read_study, summarise
+from dclip_kit.evaluation.study import read_study
+from dclip_kit.evaluation.study_summary import format_study, summarise
 
 ROOT = Path(__file__).parent.parent
 

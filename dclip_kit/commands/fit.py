@@ -182,13 +182,8 @@ def study(
     for folder in (work, file.parent):
         require_writable(folder, "folder")
     from dclip_kit.evaluation.runs import load_model
-    from dclip_kit.evaluation.study import (
-        format_repeated,
-        format_study,
-        read_study,
-        run_study,
-        summarise,
-    )
+    from dclip_kit.evaluation.study import read_study, run_study
+    from dclip_kit.evaluation.study_summary import format_repeated, format_study, summarise
     from dclip_kit.runtime.files import write_record
 
     plan = read_study(file)

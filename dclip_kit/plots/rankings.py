@@ -140,7 +140,7 @@ def plot_picture_rows(
     """Rows of pictures under headings, such as what each model finds for one query.
 
     Args:
-        sections: a heading, shown as plain text, and its rows.
+        sections: a heading, shown as plain text with its line breaks, and its rows.
         pictures: what the rows' indices count; only those shown are read.
 
     Raises:
@@ -154,7 +154,10 @@ def plot_picture_rows(
             f"Expected rows with pictures from 0 to {len(pictures) - 1}, got {len(rows)} rows with "
             f"{sorted(shown)[:5]}; count the pictures from 0."
         )
-    titles = [f"<b>{wrap_text(heading, 60, 2)}</b>" for heading, _ in sections]
+    titles = [
+        "<b>{}</b>".format("<br>".join(wrap_text(line, 60, 2) for line in heading.splitlines()))
+        for heading, _ in sections
+    ]
     above = _LINE * max(title.count("<br>") + 1 for title in titles) + 12
     heights = [_ROW * len(group) for _, group in sections]
     height = sum(heights) + above * (len(sections) - 1)

@@ -134,7 +134,7 @@ def open_folder(
         gallery = QueryGallery(pair[0], source, features, fine_tuned=pair[1], names=names)
         said = [f"{len(paths):,} pictures of {folder}"]
         if lost := len(found[0].unreadable):
-            said.append(f"{lost:,} pictures cannot be read and are left out.")
+            said.append(f"Left out, since they cannot be read: {lost:,}.")
         yield "Search", said, gallery
 
     return show_tabs(build)

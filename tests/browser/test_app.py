@@ -89,7 +89,7 @@ def test_embedding_shows_how_far_it_is_and_is_cancelled(page, shots) -> None:
     expect(page.get_by_text(re.compile("^Stopped. the untouched CLIP: "))).to_be_visible()
     page.get_by_role("button", name="Resume").click()
     expect(page.locator(".dclip-gallery")).to_be_visible(timeout=180_000)
-    expect(page.get_by_text("1 pictures cannot be read and are left out.")).to_be_visible()
+    expect(page.get_by_text("Left out, since they cannot be read: 1.")).to_be_visible()
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
 
 

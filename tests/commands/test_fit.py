@@ -15,7 +15,7 @@ from dclip_kit.config import CONTROL
 from dclip_kit.data.splits import read_test
 from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.runs import load_seen
-from dclip_kit.evaluation.study import format_study
+from dclip_kit.evaluation.study_summary import format_study
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import load_clip
 

@@ -104,6 +104,11 @@ class TestPictureRows:
         assert [(tag.xref, tag.yref) for tag in tags] == [("x", "y"), ("x2", "y2")]
         assert {"one", "two"} <= set(shown(figure))
 
+    def test_a_heading_keeps_its_lines(self, pictures) -> None:
+        rows = [plots.PictureRow("clip", [2])]
+        figure = plots.plot_picture_rows([("1: a cow\n2: <b>", rows)], pictures)
+        assert "<b>1: a cow<br>2: &lt;b&gt;</b>" in [x.text for x in figure.layout.annotations]
+
     def test_all_text_is_plain(self, pictures) -> None:
         row = plots.PictureRow(HOSTILE, [0], notes=[HOSTILE], tags=[HOSTILE])
         assert_harmless(plots.plot_picture_rows([(HOSTILE, [row])], pictures))

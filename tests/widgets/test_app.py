@@ -68,7 +68,7 @@ def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(
     assert tabs.titles == ("Search",)
     said, note, gallery = tabs.children[0].children
     assert said.value == f"6 pictures of {folder}"
-    assert note.value == "1 pictures cannot be read and are left out."
+    assert note.value == "Left out, since they cannot be read: 1."
     gallery.query = "a red ball"
     files = {hit["file"] for hit in gallery.results["before"]}
     assert files < {"0.png", "1.png", "2.png", "3.png", "deep/4.png", "deep/5.png"}
