@@ -57,6 +57,7 @@ def evaluate(
     rescore: Method | None = None,
     compositional: FlagCreatePairsOff[bool] = False,
     items: int = 1000,
+    teachers: str = "",
     json: Path | None = None,
     device: str = "auto",
     profile: str = "pocket",
@@ -87,18 +88,26 @@ def evaluate(
         compositional: asks each model also for pairs of pocket scenes and captions that differ in
             order, relation, size, number or attribute alone.
         items: how many such pairs of each kind.
+        teachers: asks teachers for these pairs, too, each with its own run's untouched CLIP: the
+            folder of a run that train-teacher or distill left them in, or "pocket".
         json: file for all figures.
         device: auto, cpu, cuda:0, …
     """
+    if teachers and not compositional:
+        raise ValueError(
+            f"Expected --compositional beside --teachers {teachers}, since teachers are asked for "
+            "nothing else, got none; add it, or leave --teachers out."
+        )
     if json:
         require_writable(json)
-    from dclip_kit.evaluation import compare, profile_data, runs
+    from dclip_kit.evaluation import compare, experiment, profile_data, runs
     from dclip_kit.evaluation import evaluate as measuring
     from dclip_kit.metrics import COMPOSITION_CHANCE, retrieval_metrics
     from dclip_kit.models.encode import encode_images, encode_texts
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
+    taught = runs.load_teachers(teachers, choose_device(device)) if teachers else None
     came_from = {name: run for name in model if (run := runs.find_run(name))}
     place = profile_data.choose_measured(
         [run.profile for run in came_from.values()],
@@ -129,7 +138,9 @@ def evaluate(
     for name in model:
         clip = runs.load_model(name, pretrained, choose_device(device))
         if compositional:
-            composed[name] = measuring.evaluate_compositions(clip, items)
+            composed[name] = measuring.evaluate_compositions(
+                measuring.score_compositions(clip, items)
+            )
         vectors, texts = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
         features = vectors, texts, captioned.image_of_text
         found[name] = retrieval_metrics(*features)
@@ -145,6 +156,9 @@ def evaluate(
         for source, each in labelled.items():
             classes = measuring.prepare_zero_shot(clip, each, False, prompts)
             known[source][name] = measuring.evaluate_zero_shot(clip, classes)
+    if taught:
+        for name, cosines in experiment.score_teachers(*taught, items).items():
+            composed[name] = measuring.evaluate_compositions(cosines)
     if not is_main_process():
         return
     gains = {name: compare.compare(found[model[0]], found[name]) for name in [*found][1:]}

@@ -1,6 +1,6 @@
 """Measuring retrieval, in all of a data set or in galleries, and zero-shot accuracy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -246,8 +246,6 @@ def score_compositions(
     Raises:
         ValueError: there is no item.
     """
-    if count < 1:
-        raise ValueError(f"Expected one item or more of each kind, got {count}; ask for 1000.")
     similarity = {}
     for kind in KINDS:
         items = load_compositions(kind, count)
@@ -257,19 +255,20 @@ def score_compositions(
     return similarity
 
 
-def evaluate_compositions(bundle: ClipBundle, count: int = 1000) -> dict[str, dict[str, Interval]]:
-    """How often a model tells the two captions, and the two pictures, of the pocket's items apart.
+def evaluate_compositions(
+    found: Mapping[str, Float[Tensor, "item 2 2"]],
+) -> dict[str, dict[str, Interval]]:
+    """How often the two captions, and the two pictures, of the pocket's items are told apart.
 
-    Args and errors as `score_compositions`.
+    Args:
+        found: from `score_compositions`, or of a teacher from `experiment.score_teachers`.
 
     Returns:
         By kind, then "text", "image" and "group" as `composition_scores`, with 95 % intervals.
     """
-    found = score_compositions(bundle, count)
-    nothing, item = torch.zeros(count), torch.arange(count)
     return {
         kind: {
-            score: paired_bootstrap(nothing, right, item)
+            score: paired_bootstrap(torch.zeros(len(right)), right, torch.arange(len(right)))
             for score, right in composition_scores(similarity).items()
         }
         for kind, similarity in found.items()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from dclip_kit.config import (
     trains_teacher,
 )
 from dclip_kit.data import CaptionedImages, LabelledImages
+from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
     ZeroShot,
@@ -525,6 +527,50 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
         shown = tqdm(arms.values(), "measuring arms", disable=not data or not is_main_process())
         found.append([data and evaluate(arm.clip, data, progress=False) for arm in shown])
     return dict(zip(arms, map(ArmResult, arms.values(), *found), strict=True))
+
+
+def score_teachers(
+    profile: Profile,
+    clip: ClipBundle,
+    teachers: Mapping[str, MetaTeacher | RegionTeacher],
+    count: int = 1000,
+) -> dict[str, dict[str, Float[Tensor, "item 2 2"]]]:
+    """Asks teachers what `score_compositions` asks a CLIP; captions' vectors are the frozen CLIP's.
+
+    A teacher that reads captions embeds each of an item's pictures beside each of its captions, and
+    the cosine is that with the vector of this caption.
+
+    Args:
+        profile: that they were trained by; says how regions are made and what is seen of them.
+        clip: the untouched one.
+        teachers: by name.
+        count: items of each kind.
+
+    Returns:
+        By teacher and kind, as `composition_scores` takes them.
+
+    Raises:
+        ValueError: there is no item.
+    """
+    detector = choose_detector(profile, clip)
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in teachers}
+    item = torch.arange(2 * count).reshape(-1, 2)  # its pictures, by number
+    for kind in KINDS:
+        features = extract_features(clip, detector, load_compositions(kind, count), profile.regions)
+        for name, teacher in teachers.items():
+            if isinstance(teacher, RegionTeacher):
+                embedding = embed_pictures(teacher, features, profile.region_teacher)
+                embedding = embedding.reshape(count, 2, 1, -1)
+            else:
+                beside = [  # all captions beside the first picture of their item, and the second
+                    replace(features, image_of_text=item[:, [place, place]].flatten())
+                    for place in (0, 1)
+                ]
+                pairs = [embed_with_teacher(teacher, each, profile.regions) for each in beside]
+                embedding = torch.stack([each.reshape(count, 2, -1) for each in pairs], dim=1)
+            text = features.text.reshape(count, 1, 2, -1)
+            found[name][kind] = (embedding * text).sum(-1)  # item picture caption
+    return found
 
 
 # Arms and teachers on disk

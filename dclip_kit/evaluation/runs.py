@@ -15,15 +15,16 @@ from typing import Any
 import open_clip
 import torch
 
-from dclip_kit.config import PROFILES, Profile
+from dclip_kit.config import PROFILES, Profile, change_settings
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
 from dclip_kit.data.pictures import scan_pictures
-from dclip_kit.evaluation.experiment import load_arm
+from dclip_kit.evaluation.experiment import load_arm, load_teacher
 from dclip_kit.evaluation.profile_data import MEASURED_BY, ProfileData
 from dclip_kit.features.store import differing_entries
 from dclip_kit.models.clip import ClipBundle, load_clip
-from dclip_kit.runtime.files import read_record, write_record
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
+from dclip_kit.runtime.files import asset_path, read_record, write_record
 from dclip_kit.runtime.printing import printable, say
 from dclip_kit.runtime.processes import is_main_process
 
@@ -31,6 +32,7 @@ SETTINGS = "settings.json"
 REPORT = "report.json"  # which says as much as the settings do
 SECONDS = "seconds.json"
 PICTURES = "pictures.json"
+TEACHERS = ("region_teacher", "teacher")  # their files, and their settings in a profile
 
 
 def require_settings(settings: Profile, folder: Path) -> None:
@@ -368,3 +370,42 @@ def load_model(
         )
     named = reference in open_clip.list_models()
     return load_clip(reference, pretrained if named else None, device)
+
+
+def load_teachers(
+    reference: str, device: torch.device | str = "cpu"
+) -> tuple[Profile, ClipBundle, dict[str, MetaTeacher | RegionTeacher]]:
+    """Loads the teachers of a run, or those that come with the kit.
+
+    Args:
+        reference: the run's folder, or "pocket".
+        device: where to put their CLIP.
+
+    Returns:
+        What `score_teachers` takes: the settings that they were trained with, the untouched CLIP,
+        and the teachers by the names of their files.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no teacher, a file is missing or damaged, or as
+            `load_model`.
+    """
+    profile, folder = PROFILES["pocket"], Path(reference)
+    if reference == profile.name:
+        folder = asset_path("pocket_arms")
+    names = [name for name in TEACHERS if (folder / f"{name}.json").is_file()]
+    if not names:
+        raise FileNotFoundError(
+            f"Expected a trained teacher in {folder}, found none; name the folder of a run that "
+            'train-teacher or distill left one in, or "pocket".'
+        )
+    if reference != profile.name:
+        decisive = ("clip", "pretrained", "regions", *TEACHERS)
+        profile = read_record(
+            folder / SETTINGS,
+            lambda kept: change_settings(PROFILES["pocket"], {x: kept[x] for x in decisive}),
+        )
+    clip = load_model(profile.clip, profile.pretrained, device)
+    teachers = {
+        name: load_teacher(clip.embed_dim, getattr(profile, name), folder).teacher for name in names
+    }
+    return profile, clip, teachers

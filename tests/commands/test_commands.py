@@ -23,14 +23,19 @@ from dclip_kit.evaluation.evaluate import (
     evaluate_compositions,
     measure_hubness,
     prepare_references,
+    score_compositions,
 )
+from dclip_kit.evaluation.experiment import save_teacher, score_teachers
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import COMPOSITION_CHANCE, ranks
 from dclip_kit.models import detector as detectors
 from dclip_kit.models.encode import encode_images, encode_texts
+from dclip_kit.models.teacher import build_teacher
+from dclip_kit.runtime.files import write_record
 from dclip_kit.runtime.printing import printable
 from dclip_kit.search.rescoring import METHODS, Rescoring, rescore
+from dclip_kit.training import TeacherRun
 
 # inspect
 
@@ -248,13 +253,52 @@ def test_evaluate_asks_for_compositions(run, own, clip, clip_folder, tmp_path, m
     assert "text (chance 25.0) | image (chance 25.0) | group (chance 16.7)" in said
     record = json.loads(figures.read_text())["compositions"]
     assert record["items"] == 4 and record["chance"] == COMPOSITION_CHANCE
-    expected = evaluate_compositions(clip, 4)
+    expected = evaluate_compositions(score_compositions(clip, 4))
     assert record["found"][str(clip_folder)] == {
         kind: {score: asdict(each) for score, each in scores.items()}
         for kind, scores in expected.items()
     }
     code, _, err = run("evaluate", *options, "--compositional", "--items", "0")
     assert code == 2 and "Expected one item or more of each kind, got 0" in err
+
+
+def test_evaluate_asks_a_runs_teachers_for_compositions_too(
+    run, own, clip, clip_folder, tmp_path, monkeypatch, fake_detector
+) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    profile, figures = replace(PROFILES["pocket"], clip=str(clip_folder)), tmp_path / "figures.json"
+    made = {"region_teacher": profile.region_teacher, "teacher": profile.teacher}
+    teachers = {name: build_teacher(32, settings) for name, settings in made.items()}
+    for name, settings in made.items():
+        save_teacher(TeacherRun(teachers[name], []), settings, tmp_path / "taught")
+    write_record(profile.as_dict(), tmp_path / "taught/settings.json")
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--json", figures)
+    asked = (*options, "--compositional", "--items", "4")
+    assert run("evaluate", *asked)[0] == 0
+    plain = json.loads(figures.read_text())
+    code, said, err = run("evaluate", *asked, "--teachers", tmp_path / "taught")
+    assert code == 0, err
+    record, composed = json.loads(figures.read_text()), {}
+    for name, cosines in score_teachers(profile, clip, teachers, 4).items():
+        composed[name] = {
+            kind: {score: asdict(each) for score, each in scores.items()}
+            for kind, scores in evaluate_compositions(cosines).items()
+        }
+        assert said.count(f" {name} |") == len(cosines)
+    plain["compositions"]["found"] |= composed
+    assert record == plain and list(composed) == list(teachers)
+
+
+def test_evaluate_has_no_teachers_without_compositions_or_a_folder_of_them(
+    run, own, clip_folder, tmp_path
+) -> None:
+    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--teachers")
+    code, out, err = run("evaluate", *options, "pocket")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "Expected --compositional beside --teachers pocket" in err
+    code, out, err = run("evaluate", *options, tmp_path / "none", "--compositional")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert f"Expected a trained teacher in {tmp_path}/none, found none; name the folder" in err
 
 
 # search

@@ -32,6 +32,7 @@ from dclip_kit.evaluation.evaluate import (
     prepare_retrieval,
     prepare_zero_shot,
     rescored_metrics,
+    score_compositions,
     try_rescoring,
 )
 from dclip_kit.evaluation.experiment import Arm
@@ -209,7 +210,7 @@ def drawn(monkeypatch, tmp_path) -> None:
 
 
 def test_compositions_are_told_apart_by_cosines(clip, drawn) -> None:
-    found = evaluate_compositions(clip, 12)
+    found = evaluate_compositions(score_compositions(clip, 12))
     assert tuple(found) == KINDS
     for kind, scores in found.items():
         items, right = load_compositions(kind, 12), {"text": 0, "image": 0, "group": 0}
@@ -231,7 +232,7 @@ def test_captions_or_pictures_alone_decide_nothing(blind, clip, drawn, monkeypat
     """The same caption is then preferred for both pictures: never both right, or a tie."""
     same = F.normalize(torch.ones(16, 32), dim=1)
     monkeypatch.setattr(evaluate, blind, lambda *_, **__: same)
-    for scores in evaluate_compositions(clip, 8).values():
+    for scores in evaluate_compositions(score_compositions(clip, 8)).values():
         assert [each.estimate for each in scores.values()] == [0, 0, 0]
 
 

@@ -1,10 +1,12 @@
 """The notebooks' shared steps, on pocket splits of a few pictures and a tiny CLIP."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from test_inspection import Looks, Reads
 from test_leaks import dataset as pictures_below
 from test_leaks import scene
 from test_profile_data import write_classes
@@ -23,6 +25,7 @@ from dclip_kit.config import (
 )
 from dclip_kit.data import open_picture
 from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.evaluate import evaluate_retrieval
 from dclip_kit.evaluation.experiment import (
@@ -38,16 +41,20 @@ from dclip_kit.evaluation.experiment import (
     prepare_rehearsal,
     prepare_training,
     require_trainable,
+    score_teachers,
     teacher_settings,
     train_and_save_arms,
     train_and_save_teacher,
 )
+from dclip_kit.evaluation.inspection import attend, read_caption
 from dclip_kit.evaluation.profile_data import load_data, load_uncaptioned
 from dclip_kit.evaluation.runs import describe_run, keep_seen, leave_out_trained, load_seen
-from dclip_kit.metrics import class_ranks
+from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.metrics import class_ranks, composition_scores
 from dclip_kit.models import encode
-from dclip_kit.models.encode import encode_images, read_pixels
-from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
+from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
+from dclip_kit.models.regions import Regions
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
 from dclip_kit.models.weights import clone_clip, same_text_tower
 from dclip_kit.training import embed_pictures, embed_with_teacher
 
@@ -398,6 +405,84 @@ def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:
     sets = replace(sets, zero_shot_held_out=None)
     found = experiment.evaluate_arms({"clip": Arm("clip", clip)}, sets)
     assert found["clip"].held_out is None and len(found["clip"].zero_shot.correct)
+
+
+# Compositions
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch, detector) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: detector)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_teachers_are_asked_as_by_a_slow_loop(weighted, clip, detector, drawn) -> None:
+    profile = change_settings(PROFILE, {"regions": {"weighted": weighted, "whole_image": True}})
+    region_teacher, teacher = (
+        build_teacher(32, settings) for settings in (profile.region_teacher, profile.teacher)
+    )
+    teachers = {"region_teacher": region_teacher.train(), "teacher": teacher.train()}
+    found = score_teachers(profile, clip, teachers, 3)
+    assert [tuple(kinds) for kinds in found.values()] == [KINDS, KINDS]
+    for kind in KINDS:
+        items = load_compositions(kind, 3)
+        for n, i, j in itertools.product(range(3), (0, 1), (0, 1)):
+            picture, caption = open_picture(items.paths[2 * n + i]), items.texts[2 * n + j]
+            (seen,) = detector.detect([picture]).regions
+            seen = Regions(
+                torch.cat([seen.xyxy, torch.tensor([[0.0, 0, 256, 256]])]),
+                torch.cat([seen.confidence, torch.ones(1)]),
+                ("thing", "whole image"),
+                (256, 256),
+            )
+            beside = read_caption(clip, picture, seen, caption)
+            text = encode_texts(clip, [caption])[0]
+            own = attend(teacher, beside, None if weighted else torch.full((2,), 0.5)).embedding
+            assert found["teacher"][kind][n, i, j] == pytest.approx(float(own @ text), abs=1e-3)
+            boxes = torch.cat([seen.xyxy / 256, seen.confidence[:, None]], dim=1)
+            with torch.no_grad():
+                own, _ = region_teacher(
+                    encode_images(clip, [picture]),
+                    beside.region_features[None],
+                    torch.ones(1, 2, dtype=torch.bool),
+                    boxes[None],
+                )
+            cosine = float(own @ text)
+            assert found["region_teacher"][kind][n, i, j] == pytest.approx(cosine, abs=1e-5)
+
+
+@pytest.fixture
+def by_hand() -> FrozenFeatures:
+    """Two items; each picture's region and its caption's token are that caption's vector."""
+    own = torch.eye(4, 32)
+    return FrozenFeatures(
+        image=own,
+        size=torch.full((4, 2), 9),
+        region=own,
+        region_count=torch.ones(4, dtype=torch.long),
+        xyxy=torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(4, 4),
+        area=torch.full((4,), 0.5),
+        confidence=torch.ones(4),
+        label=torch.zeros(4, dtype=torch.long),
+        text=own,
+        token=own.half(),
+        token_count=torch.ones(4, dtype=torch.long),
+        image_of_text=torch.arange(4),
+    )
+
+
+def test_a_teacher_that_copies_the_caption_tells_nothing_apart(
+    clip, by_hand, drawn, monkeypatch
+) -> None:
+    monkeypatch.setattr(experiment, "extract_features", lambda *_: by_hand)
+    profile = change_settings(PROFILE, {"regions": {"weighted": False}})
+    found = score_teachers(profile, clip, {"reads": Reads(32), "looks": Looks(32)}, 2)
+    for kind in KINDS:
+        assert torch.equal(found["reads"][kind], torch.ones(2, 2, 2))  # near whatever it is told
+        assert torch.equal(found["looks"][kind], torch.eye(2).expand(2, 2, 2))
+        assert not any(right.any() for right in composition_scores(found["reads"][kind]).values())
+        assert all(right.all() for right in composition_scores(found["looks"][kind]).values())
 
 
 # What a run sees

@@ -11,7 +11,7 @@ import torch
 from test_leaks import dataset, scene
 from test_profile_data import write_classes
 
-from dclip_kit.config import CONTROL, PROFILES, apply_recipe
+from dclip_kit.config import CONTROL, PROFILES, apply_recipe, change_settings
 from dclip_kit.data import LabelledImages, read_labelled
 from dclip_kit.data.leaks import OWN
 from dclip_kit.data.pocket import world as pocket
@@ -29,9 +29,10 @@ from dclip_kit.evaluation.runs import (
     leave_out_trained,
     load_model,
     load_seen,
+    load_teachers,
     require_settings,
 )
-from dclip_kit.models.teacher import build_teacher
+from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.runtime.files import write_record
 from dclip_kit.training import TeacherRun
@@ -127,6 +128,49 @@ def test_settings_that_no_run_can_have_are_named(odd, run, profile) -> None:
     (run / "settings.json").write_text(json.dumps(profile.as_dict() | odd))
     with pytest.raises(ValueError, match=rf"(?s)settings\.json .* damaged .*{next(iter(odd))}"):
         find_run(run / "dclip")
+
+
+@pytest.mark.parametrize("gone", ["", "teacher", "region_teacher"])
+def test_teachers_are_loaded_with_what_their_run_was_set_to(
+    gone, tmp_path, run, clip, profile
+) -> None:
+    """All but the files' names is the run's: its CLIP, its regions, its teachers' sizes."""
+    changes = {"regions": {"margin": 0.3}, "region_teacher": {"width": 24, "heads": 3}}
+    profile = change_settings(profile, changes | {"teacher": {"heads": 4}})
+    write_record(profile.as_dict(), run / SETTINGS)
+    made = {"region_teacher": profile.region_teacher, "teacher": profile.teacher}
+    kept = {name: build_teacher(32, settings) for name, settings in made.items()}
+    for name, settings in made.items():
+        save_teacher(TeacherRun(kept[name], []), settings, run)
+    if gone:
+        (run / f"{gone}.json").unlink()
+    its, base, teachers = load_teachers(str(run))
+    assert (its.regions, its.region_teacher, its.teacher) == (profile.regions, *made.values())
+    assert base.name == clip.name
+    assert list(teachers) == [name for name in made if name != gone]
+    for name, teacher in teachers.items():
+        state = kept[name].state_dict()
+        assert all(torch.equal(x, state[key]) for key, x in teacher.state_dict().items())
+
+
+def test_the_pockets_teachers_come_with_the_kit() -> None:
+    profile, clip, teachers = load_teachers("pocket")
+    assert profile == PROFILES["pocket"] and clip.name == "pocket"
+    kinds = {name: type(teacher) for name, teacher in teachers.items()}
+    assert kinds == {"region_teacher": RegionTeacher, "teacher": MetaTeacher}
+
+
+def test_a_folder_without_teachers_or_their_settings_is_refused(run) -> None:
+    with pytest.raises(FileNotFoundError, match=r"record at .*settings\.json, found no file"):
+        (run / SETTINGS).rename(run / "kept.json")
+        load_teachers(str(run))
+    (run / "kept.json").rename(run / SETTINGS)
+    for name in runs.TEACHERS:
+        (run / f"{name}.json").unlink()
+    says = r"Expected a trained teacher in .*, found none; name the folder of a run"
+    for place in (run, run / "nothing"):
+        with pytest.raises(FileNotFoundError, match=says):
+            load_teachers(str(place))
 
 
 def test_any_other_clip_is_loaded_as_ever(clip_folder, tmp_path) -> None:

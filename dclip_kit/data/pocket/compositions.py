@@ -130,8 +130,10 @@ def load_compositions(kind: str, count: int = 1000) -> CaptionedImages:
     What is missing is drawn now, into `cache_folder()`.
 
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: the kind is unknown, or there is no item.
     """
+    if count < 1:
+        raise ValueError(f"Expected one item or more of each kind, got {count}; ask for 1000.")
     items = [make_composition(kind, index) for index in range(count)]
     place = cache_folder() / "compositions" / kind
     place.mkdir(parents=True, exist_ok=True)

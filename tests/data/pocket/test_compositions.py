@@ -85,3 +85,9 @@ def test_items_are_drawn_once(monkeypatch, tmp_path) -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="order, relation, size, number, attribute"):
         make_composition("colour", 0)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_items_are_refused(count) -> None:
+    with pytest.raises(ValueError, match=f"one item or more of each kind, got {count}; ask for"):
+        load_compositions("size", count)
