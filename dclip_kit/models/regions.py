@@ -315,6 +315,8 @@ def draw_boxes(
     labels = labels or [f"{label} {confidence:.2f}" for label, confidence in found]
     colors = colors or label_colors(regions.label)
     boxes = (regions.xyxy * (drawn.width / picture.width)).tolist()
+    for left, top, right, bottom in boxes:  # a white rim, so that a box shows on whatever is there
+        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=line + 2)
     for box, color in zip(boxes, colors, strict=True):
         pen.rectangle(box, outline=color, width=line)
     taken = torch.zeros(0, 4)  # by labels

@@ -10,8 +10,9 @@ from dclip_kit.evaluation.experiment import Arm
 from dclip_kit.evaluation.study import RETENTION
 from dclip_kit.metrics import Interval
 from dclip_kit.plots.style import (
+    ARM_COLORS,
     DASHED,
-    INK,
+    HALO,
     PERCENT,
     arm_colors,
     escape_text,
@@ -102,6 +103,8 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
     colors, split = arm_colors(arms), escape_text(split)
     figure = new_figure(380, legend=True)
     best = max(paths.values(), key=lambda arm: max(point.recall_at_1 for point in arm.candidates))
+    kept = [point.retention for arm in paths.values() for point in arm.candidates]
+    room = (max(kept) - min(kept)) / 10  # for a label
     for name, arm in paths.items():
         path = sorted(arm.candidates, key=lambda candidate: candidate.alpha)
         chosen = [point.alpha == arm.alpha for point in path]
@@ -112,26 +115,36 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
             line_color=colors[name],
             marker={
                 "opacity": 1,
-                "size": [13 if ringed else 7 for ringed in chosen],
-                "line": {"color": INK, "width": [3 if ringed else 0 for ringed in chosen]},
+                "symbol": ["circle-open-dot" if ringed else "circle" for ringed in chosen],
+                "size": [15 if ringed else 7 for ringed in chosen],
+                "line_width": [2.5 if ringed else 0 for ringed in chosen],
             },
             text=[
                 f"α = {point.alpha:g}" if ringed or point is path[-1] else ""
                 for point, ringed in zip(path, chosen, strict=True)
             ],
-            textposition=[  # away from the paths above
-                "bottom left" if ringed and arm is not best else "top right" for ringed in chosen
+            textposition=[  # away from the paths above and from the dashed line
+                "top right"
+                if arm is best or not ringed
+                else ("bottom left" if point.retention - least_retention > room else "top center")
+                for point, ringed in zip(path, chosen, strict=True)
             ],
             hovertext=[f"α = {point.alpha:g}" for point in path],
-            textfont_color=colors[name],
+            textfont={"color": colors[name], "shadow": HALO},
             name=escape_text(name),
         )
     start = path[0]
     if start.alpha == 0:  # the untouched CLIP, at which all paths begin
-        figure.add_annotation(
-            text="clip", x=start.retention, y=start.recall_at_1, yshift=-12, showarrow=False
+        figure.add_scatter(
+            x=[start.retention],
+            y=[start.recall_at_1],
+            mode="markers+text",
+            marker={"color": ARM_COLORS["clip"], "size": 9},
+            text="clip",
+            textposition="bottom center",
+            showlegend=False,
         )
-    figure.add_vline(least_retention, line=DASHED)
+    figure.add_vline(least_retention, line=DASHED, layer="below")
     figure.update_layout(margin_r=44)  # where a point on the right is named
     figure.update_yaxes(tickformat=".1~%", title_text=f"text→image Recall@1 on {split}")
     return figure.update_xaxes(

@@ -17,6 +17,8 @@ from dclip_kit.models.regions import Regions, crop_regions, draw_boxes, label_co
 from dclip_kit.models.teacher import TeacherOutput
 from dclip_kit.plots.results import plot_shares
 from dclip_kit.plots.style import (
+    INK,
+    PALE_BLUES,
     PALETTE,
     PERCENT,
     add_picture,
@@ -52,7 +54,7 @@ def plot_regions(
     columns = min(columns, len(pictures))
     rows = ceil(len(pictures) / columns)
     below = 60 if captions else 0
-    shown = 600 // max(columns, 3)  # pixels of a picture's longer side
+    shown = 600 // max(columns, 2)  # pixels of a picture's longer side
     height = rows * (shown + below)
     figure = new_figure(
         height,
@@ -188,7 +190,7 @@ def plot_region_weights(
 
 def _number_labels(regions: Regions, order: Sequence[int]) -> list[str]:
     """The regions' words in this order, numbered."""
-    return [f"{n} {wrap_text(regions.label[i], 12, 1)}" for n, i in enumerate(order, start=1)]
+    return [f"{n} {wrap_text(regions.label[i], 12, 2)}" for n, i in enumerate(order, start=1)]
 
 
 def _add_bars(
@@ -244,7 +246,7 @@ def plot_attention(
     order = captioned.weight.argsort(descending=True, stable=True).tolist()
     numbers = [str(order.index(region) + 1) for region in range(len(regions))]
     drawn = draw_boxes(picture, regions, numbers, side=400, font_size=18)
-    panel = 24 * len(regions)
+    panel = _ROW * len(regions)
     height = 220 + 2 * panel + 180
     figure = new_figure(
         height,
@@ -265,12 +267,13 @@ def plot_attention(
             y=_number_labels(regions, order),
             zmin=0,
             zmax=max(0.5, *map(max, shares)),  # paler where attention is spread thin
-            colorscale=[[0, "#FFFFFF"], [1, PALETTE[2]]],
+            colorscale=PALE_BLUES,
             showscale=False,
             xgap=1,
             ygap=1,
             text=[[f"{100 * value:.0f}" for value in line] for line in shares],
             texttemplate="%{text}",
+            textfont={"size": 13, "color": INK},
             hoverinfo="skip",
             row=row,
             col=1,

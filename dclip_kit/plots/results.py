@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dclip_kit.data.pocket.scenes import SIZES
+from dclip_kit.data.pocket.scenes import SIDE, SIZES
 from dclip_kit.evaluation.compare import WAYS
 from dclip_kit.evaluation.experiment import ArmResult
 from dclip_kit.evaluation.inspection import NamedObjects, SceneObjects, ShortcutProbe
@@ -15,6 +15,7 @@ from dclip_kit.metrics import Gain, Interval, paired_bootstrap, skewness
 from dclip_kit.plots.style import (
     DASHED,
     INK,
+    PALE_BLUES,
     PALETTE,
     PERCENT,
     RING,
@@ -63,13 +64,14 @@ def plot_recall(results: Mapping[str, ArmResult], ceiling: float | None = None) 
             figure.add_trace(bars, row=1, col=column)
     if ceiling is not None:  # across the first group of bars
         label = {
-            "text": f"ceiling {100 * ceiling:.1f} %",
+            "text": f"ceiling of Recall@1: {100 * ceiling:.1f} %",
             "textposition": "end",
             "textangle": 0,
             "xanchor": "right" if ceiling > 0.5 else "left",
         }
         ends = {"x0": ceiling, "x1": ceiling, "y0": -0.5, "y1": 0.5}
         figure.add_shape(type="line", line=DASHED, label=label, row=1, col=1, **ends)
+    figure.update_layout(margin_r=24)  # for a tick's label at the right border
     figure.update_xaxes(**PERCENT)
     return figure.update_yaxes(autorange="reversed")
 
@@ -147,7 +149,8 @@ def plot_naming(named: NamedObjects, objects: SceneObjects) -> go.Figure:
     }
     sizes = [size for size in SIZES if size in objects.size]
     ticks = [
-        f"{size}<br>{SIZES[size][0]}–{SIZES[size][1]} px<br>{objects.size.count(size):,} things"
+        f"{size}<br>{SIZES[size][0]}–{SIZES[size][1]} of {SIDE} px"
+        f"<br>{objects.size.count(size):,} things"
         for size in sizes
     ]
     figure = new_figure(320, legend=True)
@@ -163,6 +166,7 @@ def plot_naming(named: NamedObjects, objects: SceneObjects) -> go.Figure:
             marker_size=8,
             name=name,
         )
+    figure.update_xaxes(range=[-0.4, len(sizes) - 0.6])
     return figure.update_yaxes(range=[0, 1.03], title="share of things", **PERCENT)
 
 
@@ -254,7 +258,7 @@ def plot_scores(
         z=scores.tolist(),
         zmin=0,
         zmax=float(scores.max()) or 1.0,
-        colorscale=[[0, "#FFFFFF"], [1, "#8FC1E8"]],  # light enough for dark numbers
+        colorscale=PALE_BLUES,
         showscale=False,
         texttemplate="%{z:.2f}",
         textfont={"size": 13, "color": INK},

@@ -208,7 +208,7 @@ class LiveRun:
 
 
 def show_weight_sliders(
-    picture: Image.Image, captioned: CaptionedRegions
+    picture: Image.Image, captioned: CaptionedRegions, area: float = 1.0
 ) -> dict[str, ipywidgets.FloatSlider]:
     """Displays a slider for the power of each factor of the region weights, and what they make.
 
@@ -218,13 +218,14 @@ def show_weight_sliders(
     Args:
         picture: with the regions.
         captioned: from `read_caption`.
+        area: the power of the area that the sliders begin with; the others begin with 1.
 
     Returns:
         The sliders by factor: area, confidence and similarity.
     """
     sliders = {
-        factor: ipywidgets.FloatSlider(1.0, min=0.0, max=3.0, step=0.25, description=factor)
-        for factor in ("area", "confidence", "similarity")
+        factor: ipywidgets.FloatSlider(power, min=0.0, max=3.0, step=0.25, description=factor)
+        for factor, power in (("area", area), ("confidence", 1.0), ("similarity", 1.0))
     }
 
     def draw() -> go.Figure:

@@ -59,16 +59,16 @@ class TestTradeoff:
     def test_paths_rule_and_choice_are_those_given(self, clip) -> None:
         arms = {"clip": Arm("clip", clip), "dclip": Arm("dclip", clip, 0.5, self.PATH[::-1])}
         figure = plots.plot_tradeoff(arms, 0.88, split="test")
-        (path,) = figure.data
+        path, start = figure.data
         assert list(path.x) == [1.0, 0.9, 0.8] and list(path.y) == [0.2, 0.25, 0.2 + 0.1]
         assert path.line.color == ARM_COLORS["dclip"] and path.name == "dclip"
         assert list(path.text) == ["", "α = 0.5", "α = 1"]  # the choice, and the end
         small, ring, _ = path.marker.size
-        assert ring > small and [width > 0 for width in path.marker.line.width] == [0, 1, 0]
+        assert ring > small and ["open" in symbol for symbol in path.marker.symbol] == [0, 1, 0]
         (line,) = figure.layout.shapes
         assert line.x0 == line.x1 == 0.88
-        (start,) = figure.layout.annotations
-        assert (start.text, start.x, start.y) == ("clip", 1.0, 0.2)
+        assert (start.text, start.x, start.y) == ("clip", (1.0,), (0.2,))
+        assert start.marker.color == ARM_COLORS["clip"] and not start.showlegend
         title = figure.layout.xaxis.title.text
         assert "on test" in title and "at least 88.0%" in title
         assert figure.layout.yaxis.title.text.endswith("on test")
@@ -76,7 +76,8 @@ class TestTradeoff:
     def test_arms_that_stayed_at_clip_are_drawn(self, clip) -> None:
         same = (Candidate(0.0, 0.2, 1.0),)
         arms = {"a": Arm("a", clip, 0.0, same), "b": Arm("b", clip, 0.0, same)}
-        assert [list(path.text) for path in plots.plot_tradeoff(arms, 1.0).data] == [["α = 0"]] * 2
+        *paths, _ = plots.plot_tradeoff(arms, 1.0).data
+        assert [list(path.text) for path in paths] == [["α = 0"]] * 2
 
     def test_a_path_that_does_not_begin_at_clip_does_not_say_so(self, clip) -> None:
         figure = plots.plot_tradeoff({"x": Arm("x", clip, 0.5, self.PATH[1:])}, 0.9)

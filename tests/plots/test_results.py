@@ -68,7 +68,8 @@ class TestRecall:
         (line,) = plots.plot_recall(results, ceiling).layout.shapes
         assert line.x0 == line.x1 == ceiling and line.line.dash == "dash"
         assert (line.xref, line.y0, line.y1) == ("x", -0.5, 0.5)  # the first group of bars
-        assert line.label.text == f"ceiling {100 * ceiling:.1f} %" and line.label.xanchor == side
+        assert line.label.text == f"ceiling of Recall@1: {100 * ceiling:.1f} %"
+        assert line.label.xanchor == side
 
     def test_names_are_plain_text(self, results) -> None:
         assert_harmless(plots.plot_recall(results))
@@ -234,6 +235,6 @@ class TestNaming:
     def test_sizes_that_occur_are_named_with_their_number(self, named, objects) -> None:
         for line in plots.plot_naming(named, objects).data:
             assert list(line.x) == [
-                "small<br>40–54 px<br>6 things",
-                "large<br>108–136 px<br>6 things",
+                "small<br>40–54 of 256 px<br>6 things",
+                "large<br>108–136 of 256 px<br>6 things",
             ]

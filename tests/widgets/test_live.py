@@ -246,6 +246,12 @@ def test_a_moved_slider_draws_the_figure_anew(pictures, captioned, shown) -> Non
     assert all(slider.min == 0 for slider in sliders.values())
 
 
+def test_sliders_may_begin_without_the_area(pictures, captioned, shown) -> None:
+    sliders = show_weight_sliders(pictures[0], captioned, area=0.0)
+    assert [slider.value for slider in sliders.values()] == [0, 1, 1]
+    assert "weight = confidence × similarity," in shown[-1][1][PLOTLY]["layout"]["title"]["text"]
+
+
 @pytest.mark.parametrize(
     ("powers", "formula"),
     [
