@@ -28,8 +28,8 @@ TEXT_BARS = {"SPYDER_TEXT_BARS": "1"}
 def refresh(path: Path) -> None:
     """Executes a notebook in its own folder and replaces it by the result.
 
-    Timings, which differ at every run, are not kept; of widgets, only their text is. If a cell
-    fails, the notebook stays as it was.
+    What differs at every run, timings and progress bars, is not kept; of widgets, only their text
+    is. If a cell fails, the notebook stays as it was.
 
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
@@ -51,9 +51,9 @@ def refresh(path: Path) -> None:
     drop_widgets(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":  # bars go, and what the browser that draws figures logs
+            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
         for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":  # what the browser that draws figures logs goes
-                output["text"] = output["text"].partition("ERROR:choreographer")[0]
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = shrink_png(output["data"]["image/png"])
     write_atomically(path, nbformat.writes(notebook) + "\n")

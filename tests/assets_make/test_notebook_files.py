@@ -330,7 +330,7 @@ def test_refresh_stores_outputs_and_nothing_volatile(tmp_path: Path) -> None:
     assert [list(texts(cell)) for cell in notebook.cells] == [
         [f"{tmp_path.name}\n"],
         ["plotly_mimetype+png\n"],
-        ["2"],
+        [],
     ]
     assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3]
     assert not any(cell.metadata for cell in notebook.cells)
