@@ -17,7 +17,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a whole number from 1": (
         lambda x: isinstance(x, int) and x >= 1,
         "max_regions heads layers width anchors batch_size epochs captions_per_image "
-        "gradient_accumulation soup",
+        "gradient_accumulation",
     ),
     "a whole number from 0": (
         lambda x: isinstance(x, int) and x >= 0,
@@ -167,7 +167,6 @@ class StudentSettings:
     gradient_accumulation: int = 1
     clip_norm: float = 0.5
     epochs: int = 12
-    soup: int = 1  # runs that differ in the order of data, whose weights are averaged
     warmup_share: float = 0.1  # of all steps
     temperature: float = 0.05
     distillation_weight: float = 1.0  # 0 does without the teacher

@@ -100,7 +100,6 @@ def test_the_selection_rule_tries_shares_of_the_fine_tuned_weights_up_to_all() -
         ("student", "uncaptioned_batch", -1, "a whole number from 0"),
         ("student", "contrastive_weight", -0.5, "a finite number from 0"),
         ("student", "epochs", 0, "a whole number from 1"),
-        ("student", "soup", 0, "a whole number from 1"),
         ("student", "rehearsal_batch", -1, "a whole number from 0"),
         ("student", "rehearsal_weight", -1.0, "a finite number from 0"),
         ("student", "clip_norm", 0.0, "a finite number above 0"),
@@ -179,8 +178,8 @@ def test_a_rehearsal_that_has_a_weight_has_a_batch() -> None:
 
 def test_settings_are_changed_by_name_part_by_part() -> None:
     profile = get_profile("base")
-    changed = change_settings(profile, {"seed": 4, "student": {"epochs": 3, "soup": 2}})
-    student = replace(profile.student, epochs=3, soup=2)
+    changed = change_settings(profile, {"seed": 4, "student": {"epochs": 3, "anchors": 2}})
+    student = replace(profile.student, epochs=3, anchors=2)
     assert changed == replace(profile, seed=4, student=student)
     assert change_settings(profile, {}) == profile
     own = {"regions": RegionSettings(margin=0.3)}  # a part may be given whole
@@ -323,7 +322,7 @@ def test_the_control_trains_as_its_own_recipe_says(recipe, name) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_is_changed_of_a_recipe_is_changed_of_its_control_too(recipe) -> None:
     changes = {"epochs": 3, "learning_rate": 0.5, "train": "projection", "clip_norm": 2.0}
-    changes |= {"soup": 2, "rehearsal_batch": 7}
+    changes |= {"anchors": 2, "rehearsal_batch": 7}
     profile = change_settings(apply_recipe(get_profile("pocket"), recipe), {"student": changes})
     control = control_of(replace(profile, seed=9, selection=SelectionRule((0.7,), 0.5)))
     expected = change_settings(

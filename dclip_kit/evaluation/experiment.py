@@ -58,7 +58,6 @@ from dclip_kit.training import (
     History,
     PictureTargets,
     TeacherRun,
-    average_histories,
     distill,
     embed_pictures,
     embed_with_teacher,
@@ -395,9 +394,8 @@ def train_arm(
 ) -> Arm:
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
 
-    With a `soup` of runs that differ in the order of data, it goes on with the mean of their
-    weights (arXiv 2203.05482). The weights that trained are rounded to the half precision that
-    `save_arm` keeps, so that the arm measures the same once it is loaded.
+    The weights that trained are rounded to the half precision that `save_arm` keeps, so that the
+    arm measures the same once it is loaded.
 
     Args:
         name: of the arm.
@@ -406,8 +404,8 @@ def train_arm(
         features: of the training data.
         profile: settings, rule of selection and seed.
         teacher_embeddings, uncaptioned: what to distil; as in `distill`.
-        checkpoint: to continue from; a soup's later runs have their number behind its name.
-        on_epoch: called after each epoch, with the history of the run that it is of.
+        checkpoint: to continue from.
+        on_epoch: called after each epoch.
         texts: the training captions; only needed where the text tower trains.
         on_step: as in `distill`.
     """
@@ -432,36 +430,31 @@ def train_arm(
         if on_epoch:
             on_epoch(trained, history)
 
-    mean, histories = clip, []
-    for run in range(settings.soup):
-        trained = distill(
-            clip,
-            shown.pictures,
-            features,
-            settings,
-            teacher_embeddings,
-            uncaptioned=uncaptioned,
-            rehearsal=shown.rehearsal,
-            texts=texts,
-            seed=profile.seed + 1_000_003 * run,  # runs of different seeds share no member
-            checkpoint=checkpoint and checkpoint.with_stem(checkpoint.stem + f"-{run}" * (run > 0)),
-            on_epoch=validate,
-            on_step=on_step,
-        )
-        mean = interpolate(mean, trained.student, 1 / (run + 1))
-        histories.append(trained.history)
-        del trained
-        return_memory()
+    run = distill(
+        clip,
+        shown.pictures,
+        features,
+        settings,
+        teacher_embeddings,
+        uncaptioned=uncaptioned,
+        rehearsal=shown.rehearsal,
+        texts=texts,
+        seed=profile.seed,
+        checkpoint=checkpoint,
+        on_epoch=validate,
+        on_step=on_step,
+    )
+    return_memory()
     rule = profile.selection
     candidates = measure_interpolations(
-        clip, mean, shown.val, shown.zero_shot_val, rule.alphas, precision
+        clip, run.student, shown.val, shown.zero_shot_val, rule.alphas, precision
     )
     alpha = choose_candidate(candidates, rule.least_retention).alpha
-    student = interpolate(clip, mean, alpha)
+    student = interpolate(clip, run.student, alpha)
     part = _trained_part(student, settings.train_text)
     part.load_state_dict(_halve(part))  # copied into what is there, so in single precision again
     return_memory()
-    return Arm(name, student, alpha, candidates, average_histories(histories), settings.train_text)
+    return Arm(name, student, alpha, candidates, run.history, settings.train_text)
 
 
 def train_and_save_arms(

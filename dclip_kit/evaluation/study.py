@@ -26,11 +26,11 @@ from dclip_kit.config import (
     change_settings,
     get_profile,
 )
-from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     GalleryMetrics,
+    References,
     RetrievalSet,
     ZeroShotSet,
     encode_galleries,
@@ -195,10 +195,6 @@ def _read_arm(profile: Profile, name: str, said: Mapping[str, Any]) -> StudyArm:
     if recipe == "none":
         return StudyArm(name, None, **own)
     trained = change_settings(apply_recipe(profile, recipe), rest)
-    if trained.student.soup > 1:
-        raise ValueError(
-            f"Expected student.soup in {name} to be 1, since each seed is one training"
-        )
     return StudyArm(name, trained, **own)
 
 
@@ -258,34 +254,37 @@ class Measurement:
 def measure(
     clip: ClipBundle,
     place: MeasuredOn,
-    train: CaptionedImages,
     rescorings: Sequence[Rescoring | None] = (None,),
+    references: References | None = None,
+    hubs: bool = False,
 ) -> dict[Rescoring | None, Measurement]:
     """Measures a model in all galleries, and on labelled pictures.
 
     Args:
         clip: the model.
         place: what is measured.
-        train: whose captions and pictures candidates are rescored by.
         rescorings: of scores, each measured; None leaves them as they are.
+        references: what this model makes of the training data, to rescore candidates by.
+        hubs: whether to measure the hubness of rescored scores, too.
     """
     galleries, zero_shot, held_out = place
     features = encode_galleries(clip, galleries)
     known = evaluate_zero_shot(clip, zero_shot, progress=False).correct
     other = evaluate_zero_shot(clip, held_out, progress=False).top1 if held_out else None
-    references = prepare_references(clip, train) if any(rescorings) else None
-    results = {}
-    for how in rescorings:
-        if how is None or references is None:
-            results[how] = Measurement(measure_galleries(features), known, other)
-            continue
-        hubs = [measure_hubness(*each[:2], references, how) for each in features]
-        hubness = {
-            way: {x: fmean(each[way][x] for each in hubs) for x in hubs[0][way]} for way in WAYS
-        }
-        found = measure_galleries(features, references, how)
-        results[how] = Measurement(found, known, other, hubness)
-    return results
+
+    def look(how: Rescoring | None) -> Measurement:
+        if how is None:
+            return Measurement(measure_galleries(features), known, other)
+        assert references
+        found, hubness = measure_galleries(features, references, how), None
+        if hubs:
+            each = [measure_hubness(*some[:2], references, how) for some in features]
+            hubness = {
+                way: {x: fmean(one[way][x] for one in each) for x in each[0][way]} for way in WAYS
+            }
+        return Measurement(found, known, other, hubness)
+
+    return {how: look(how) for how in rescorings}
 
 
 def run_study(
@@ -398,8 +397,7 @@ class _Workshop:
     @cached_property
     def untouched(self) -> tuple[Measurement, Measurement]:
         """The untouched CLIP on val and on test."""
-        places, train = (self.chosen_on, self.measured_on), self.data.train
-        one, other = (measure(self.clip, place, train)[None] for place in places)
+        one, other = (measure(self.clip, x)[None] for x in (self.chosen_on, self.measured_on))
         if not (one.correct.any() and other.correct.any()):
             raise ValueError(
                 "Expected a CLIP that knows some of the classes, got none right; give it classes "
@@ -431,8 +429,11 @@ class _Workshop:
 
         def look(alpha: float, clip: ClipBundle) -> None:
             """On val and on test."""
-            places = self.chosen_on, self.measured_on
-            seen[alpha] = [measure(clip, each, self.data.train, rescorings) for each in places]
+            references = prepare_references(clip, self.data.train) if any(rescorings) else None
+            seen[alpha] = [
+                measure(clip, self.chosen_on, rescorings, references),
+                measure(clip, self.measured_on, rescorings, references, hubs=True),
+            ]
 
         first, base = self.untouched
         steps, probe, run, alpha = 0, None, None, 0.0

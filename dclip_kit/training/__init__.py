@@ -3,7 +3,6 @@
 from dclip_kit.training.distillation import PictureTargets, StudentRun, distill
 from dclip_kit.training.progress import (
     History,
-    average_histories,
     draw_captions,
     plan_epoch,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "TeacherRun",
     "apply_region_teacher",
     "apply_teacher",
-    "average_histories",
     "choose_lenders",
     "distill",
     "draw_captions",

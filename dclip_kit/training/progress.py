@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from math import cos, isfinite, pi
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,14 +26,6 @@ from dclip_kit.runtime.processes import exists_for_all, gather_rows, is_main_pro
 History = list[dict[str, int | float]]  # a row of figures an epoch
 MINUTES = 10.0  # between two checkpoints within an epoch
 DECAYED = "matrices"  # what weight decay shrinks; kept in checkpoints, beside groups made by it
-
-
-def average_histories(histories: Sequence[History]) -> History:
-    """The mean of each figure over several runs of equally many epochs, a row an epoch."""
-    return [
-        {key: fmean(row[key] for row in rows) for key in rows[0]} | {"epoch": rows[0]["epoch"]}
-        for rows in zip(*histories, strict=True)
-    ]
 
 
 def draw_captions(

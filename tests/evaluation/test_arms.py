@@ -174,29 +174,6 @@ def test_curves_show_how_much_is_remembered(
     assert rows == pytest.approx(kept)
 
 
-def test_a_soup_is_the_mean_of_runs_in_other_orders(clip, pixels, features, sets, tmp_path) -> None:
-    profile = replace(UNTAUGHT, student=replace(UNTAUGHT.student, soup=3))
-    path = tmp_path / "state.safetensors"
-    arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, profile, checkpoint=path)
-    seeds = [3, 3 + 1_000_003, 3 + 2 * 1_000_003]
-    runs = [distill(clip, pixels, features, profile.student, seed=seed) for seed in seeds]
-    assert not torch.equal(weights(runs[0].student.model), weights(runs[1].student.model))
-    tuned = clone_clip(clip)
-    states = [run.student.model.state_dict() for run in runs]
-    tuned.model.load_state_dict({k: sum(s[k] for s in states) / 3 for k in states[0]})
-    student, alpha, _ = choose(clip, tuned, sets, profile.selection)
-    assert arm.alpha == alpha
-    torch.testing.assert_close(
-        weights(arm.clip.model), weights(student.model), atol=1e-4, rtol=2e-3
-    )
-    assert [row["epoch"] for row in arm.history] == [1, 2]
-    for number, row in enumerate(arm.history):
-        losses = [run.history[number]["loss"] for run in runs]
-        assert row["loss"] == pytest.approx(sum(losses) / 3)
-    names = {"state.safetensors", "state-1.safetensors", "state-2.safetensors"}
-    assert names <= {each.name for each in tmp_path.iterdir()}
-
-
 def test_an_arm_that_is_to_be_taught_is_no_control_without_its_lessons(
     clip, pixels, features, sets
 ) -> None:

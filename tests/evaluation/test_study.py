@@ -134,11 +134,6 @@ CLIP = '[arms]\nclip = { recipe = "none" }\n'
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 2 }', "captions in x to be"),
         ("seeds = [0]", CLIP + 'x = { recipe = "none", steps = 5 }', "no steps in x"),
         ("seeds = [0]", CLIP + 'x = { recipe = "none", rescoring = { k = 0 } }', "a k from 1"),
-        (
-            "seeds = [0]\nstudent = { soup = 2 }",
-            CLIP + 'x = { recipe = "dclip" }',
-            "soup in x to be",
-        ),
         ("seeds = [0]", CLIP + 'x = { recipe = "none", steps = 3, seed = 1 }', "no seed, steps in"),
     ],
 )
@@ -267,7 +262,7 @@ def test_a_record_says_what_each_mixture_finds_and_retains(done, world, _clip) -
     assert [len(each.pictures) for each in val[0]] == [4, 2]
 
     def ask(clip):
-        return [measure(clip, place, world.train)[None] for place in (test, val)]
+        return [measure(clip, place)[None] for place in (test, val)]
 
     base, base_on_val = ask(_clip)
     assert 0.7 < float(base.correct.float().mean()) < 0.8
@@ -545,7 +540,7 @@ def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> 
     run = trained[0][2]
     assert not same_text_tower(run.student, _clip)
     place = prepare_measuring(_clip, study, world, "test")
-    measured = measure(run.student, place, world.train)[None].found
+    measured = measure(run.student, place)[None].found
     last = record(study, "official_code", 1)["frontier"][-1]
     for way in WAYS:
         assert last[way] == pytest.approx(measured[way].figures["recall_at_1"])
