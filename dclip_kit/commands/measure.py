@@ -89,7 +89,8 @@ def evaluate(
             order, relation, size, number or attribute alone.
         items: how many such pairs of each kind.
         teachers: asks teachers for these pairs, too, each with its own run's untouched CLIP: the
-            folder of a run that train-teacher or distill left them in, or "pocket".
+            folder of a run that train-teacher or distill left them in, or "pocket". Their rows are
+            called by folder and file.
         json: file for all figures.
         device: auto, cpu, cuda:0, …
     """
@@ -158,7 +159,7 @@ def evaluate(
             known[source][name] = measuring.evaluate_zero_shot(clip, classes)
     if taught:
         for name, cosines in experiment.score_teachers(*taught, items).items():
-            composed[name] = measuring.evaluate_compositions(cosines)
+            composed[f"{teachers}/{name}"] = measuring.evaluate_compositions(cosines)
     if not is_main_process():
         return
     gains = {name: compare.compare(found[model[0]], found[name]) for name in [*found][1:]}

@@ -280,13 +280,13 @@ def test_evaluate_asks_a_runs_teachers_for_compositions_too(
     assert code == 0, err
     record, composed = json.loads(figures.read_text()), {}
     for name, cosines in score_teachers(profile, clip, teachers, 4).items():
-        composed[name] = {
+        composed[f"{tmp_path}/taught/{name}"] = {
             kind: {score: asdict(each) for score, each in scores.items()}
             for kind, scores in evaluate_compositions(cosines).items()
         }
-        assert said.count(f" {name} |") == len(cosines)
+        assert said.count(f"/taught/{name} |") == len(cosines)
     plain["compositions"]["found"] |= composed
-    assert record == plain and list(composed) == list(teachers)
+    assert record == plain and len(composed) == len(teachers)
 
 
 def test_evaluate_has_no_teachers_without_compositions_or_a_folder_of_them(
