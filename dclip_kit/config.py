@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
 from typing import Any, Literal, get_args, get_origin
 
-POLICIES = ("projection", "attention", "last_blocks(n)", "all")  # see `weights.freeze`
+POLICIES = ("projection", "attention", "norms", "last_blocks(n)", "all")  # see `weights.freeze`
 
 # The values that a setting may have, by its name; any of their type for those not listed here.
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -35,10 +35,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a finite number from 0": (
         lambda x: 0 <= x < inf,
         "margin learning_rate block_rate weight_decay distillation_weight contrastive_weight "
-        "rehearsal_weight least_retention",  # above 1: zero-shot accuracy has to rise
+        "rehearsal_weight sds_weight least_retention",  # above 1: zero-shot accuracy has to rise
     ),
-    "a number from 0 to 1": (lambda x: 0 <= x <= 1, "confidence"),
-    "a number from 0 to below 1": (lambda x: 0 <= x < 1, "warmup_share region_dropout"),
+    "a number from 0 to 1": (lambda x: 0 <= x <= 1, "confidence sds_until"),
+    "a number from 0 to below 1": (lambda x: 0 <= x < 1, "warmup_share region_dropout sds_from"),
     "one or more numbers from 0 to 1": (
         lambda x: len(x) > 0 and all(0 <= each <= 1 for each in x),
         "alphas",
@@ -60,7 +60,7 @@ def read_policy(policy: str, name: str = "a policy") -> int:
     Raises:
         ValueError: it is none of POLICIES.
     """
-    found = re.fullmatch(r"projection|attention|all|last_blocks\(0*([1-9]\d*)\)", str(policy))
+    found = re.fullmatch(r"projection|attention|norms|all|last_blocks\(0*([1-9]\d*)\)", str(policy))
     if not found:
         raise ValueError(
             f"Expected {name} out of {', '.join(POLICIES)}, got {policy!r}; take one of these, n "
@@ -180,6 +180,11 @@ class StudentSettings:
     # Not in the paper: crops whose features are to stay those of the untouched CLIP; 0: none.
     rehearsal_weight: float = 0.0
     rehearsal_batch: int = 64  # crops beside each batch of pictures
+    # SDS-CLIP's: how well a frozen denoiser, told the caption, denoises what a linear map makes of
+    # the student's features; 0 does without.
+    sds_weight: float = 0.0
+    sds_from: float = 0.02  # of the denoiser's timesteps, which are drawn between these two shares
+    sds_until: float = 0.98
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 where the hardware has it
 
     def __post_init__(self) -> None:
@@ -189,6 +194,16 @@ class StudentSettings:
             raise ValueError(
                 "Expected a frozen text tower with student.hard_negatives, since they are encoded "
                 "once, got student.train_text; turn one of the two off."
+            )
+        if self.sds_from >= self.sds_until:
+            raise ValueError(
+                f"Expected student.sds_from below student.sds_until, got {self.sds_from} and "
+                f"{self.sds_until}; choose another value of either."
+            )
+        if self.sds_weight and self.train_text:
+            raise ValueError(
+                "Expected a frozen text tower with a student.sds_weight, got student.train_text; "
+                "turn one of the two off."
             )
         if self.rehearsal_weight and not self.rehearsal_batch:
             raise ValueError(
@@ -217,6 +232,7 @@ _UNTAUGHT: dict[str, Any] = {
     "distillation_weight": 0.0,
     "contrastive_weight": 1.0,
     "uncaptioned_batch": 0,
+    "sds_weight": 0.0,
     "train_text": False,
 }
 _TAUGHT = _UNTAUGHT | {
@@ -256,6 +272,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     CONTROL: {"student": _UNTAUGHT | {"rehearsal_weight": 4.0}},
     # No teacher: captions alone.
     "contrastive": {"student": _UNTAUGHT | {"rehearsal_weight": 0.0}},
+    # No teacher, but SDS-CLIP's frozen denoiser (arXiv 2307.09233) and captions; only normalisation
+    # layers train, and the map into the denoiser.
+    "sds": {
+        "student": _UNTAUGHT | {"rehearsal_weight": 0.0, "sds_weight": 0.1, "train": "norms"},
+    },
     # As the paper describes it: the embedding of a teacher that reads the caption; captions.
     "dclip": {
         "teacher_model": "cross_attention",
@@ -316,6 +337,7 @@ _OWN_RATES: dict[str, dict[str, dict[str, Any]]] = {
         "self_taught": {"student": _TAUGHT_RATES},
         CONTROL: {"student": _OTHER_RATES | {"captions_per_image": 5}},
         "contrastive": {"student": _OTHER_RATES | {"captions_per_image": 5}},
+        "sds": {"student": _OTHER_RATES | {"captions_per_image": 5}},
         "dclip": {"student": _OTHER_RATES | {"captions_per_image": 1}},
         "official_code": {"student": _OTHER_RATES | {"captions_per_image": 1}},
     }
@@ -349,6 +371,8 @@ class Profile:
     region_teacher: RegionTeacherSettings = field(default_factory=RegionTeacherSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
+    # Of the recipe sds: "pocket", or a text-to-image pipeline of diffusers by its name or folder.
+    denoiser: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     selection: SelectionRule = field(default_factory=SelectionRule)
     seed: int = 0  # of weights, of the order of pictures, and of splits that have to be drawn
     # True: reports give the reciprocal rank of the best match as the "mean average precision", as
@@ -391,13 +415,13 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
         name: out of RECIPES.
 
     Raises:
-        ValueError: the name is unknown, or the profile is official_code's, which changes regions
-            and what trains beyond what others undo.
+        ValueError: the name is unknown, or the profile is official_code's or sds's, which change
+            regions and what trains beyond what others undo.
     """
-    if profile.recipe == "official_code" != name:
+    if profile.recipe in ("official_code", "sds") and profile.recipe != name:
         raise ValueError(
-            f"Expected a profile of another recipe to apply {name} to, got official_code's; begin "
-            "with one of PROFILES."
+            f"Expected a profile of another recipe to apply {name} to, got {profile.recipe}'s; "
+            "begin with one of PROFILES."
         )
     for changes in (RECIPES.get(name, {}), _OWN_RATES.get(profile.name, {}).get(name, {})):
         profile = change_settings(profile, changes)
@@ -424,21 +448,21 @@ def require_recipe(profile: Profile) -> None:
     """Checks that a profile does what its recipe says, for whoever is about to train by it.
 
     Raises:
-        ValueError: the weight of distillation or of rehearsal contradicts the recipe.
+        ValueError: a weight, of distillation, rehearsal or the denoiser, contradicts the recipe.
     """
 
     def allows(recipe: str, name: str) -> bool:
         return bool(RECIPES[recipe]["student"][name]) == bool(getattr(profile.student, name))
 
-    weights = ("distillation_weight", "rehearsal_weight")
+    weights = ("distillation_weight", "rehearsal_weight", "sds_weight")
     for name in weights:
         if not allows(profile.recipe, name):
             value = getattr(profile.student, name)
             fitting = [each for each in RECIPES if all(allows(each, weight) for weight in weights)]
+            way = f", or take --recipe {' or '.join(fitting)}" if fitting else ""
             raise ValueError(
                 f"Expected student.{name} {'to be 0' if value else 'above 0'} in the recipe "
-                f"{profile.recipe}, got {value}; give another, or take --recipe "
-                f"{' or '.join(fitting)}."
+                f"{profile.recipe}, got {value}; give another{way}."
             )
 
 
@@ -477,6 +501,7 @@ PROFILES: dict[str, Profile] = {
             "pocket",
             None,
             student=StudentSettings(captions_per_image=5),
+            denoiser="pocket",
             selection=SelectionRule(alphas=(0.4, 0.6, 0.8, 1.0)),
         ),
         Profile(

@@ -7,6 +7,7 @@ gives a loss of NaN, and a training calls `require_directions` once before it be
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -125,6 +126,40 @@ def anchored_kl_loss(
         for s, t in ((student, teacher), (student.T, teacher.T))
     )
     return (over_anchors + over_images) / 2
+
+
+def sds_loss(
+    latents: Float[Tensor, "image channel height width"],
+    noise: Float[Tensor, "image channel height width"],
+    kept: Float[Tensor, "_image"],
+    predict_noise: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "image"]:
+    """How far a frozen denoiser misses the noise added to each image, as a mean over its numbers.
+
+    It is small where what is denoised fits what the denoiser is told: a caption, say. Gradients
+    flow through the denoiser into the latents.
+
+    Args:
+        latents: What the denoiser is to see of the images: for SDS-CLIP, a linear map of their
+            features.
+        noise: Of a normal distribution.
+        kept: The share of each image's variance that its timestep leaves (the field's ᾱ).
+        predict_noise: From noisy latents to the noise in them, such as `Denoiser.predict_noise`.
+
+    Raises:
+        ValueError: There is not one share for each image.
+
+    Source: SDS-CLIP (arXiv 2307.09233), whose squared norm is a mean here, so that a weight means
+    the same for denoisers of any size.
+    """
+    if kept.shape != latents.shape[:1]:
+        raise ValueError(
+            f"Expected a share of variance for each of {len(latents)} images, got "
+            f"{tuple(kept.shape)}; take the schedule's at their timesteps."
+        )
+    share = kept.to(latents).view(-1, 1, 1, 1)
+    noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
+    return (predict_noise(noisy) - noise).square().flatten(1).mean(1)
 
 
 def dclip_loss(

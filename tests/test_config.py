@@ -126,7 +126,7 @@ def test_a_value_of_another_type_is_refused_where_nothing_else_looks_at_types() 
         "batch_size='8'": "student.batch_size to be a whole number from 1, got '8';",
         "block_rate='1'": "student.block_rate to be a finite number from 0, got '1';",
         "mixed_precision='fp16'": "student.mixed_precision to be one of auto, no, bf16, got",
-        "train=3": "student.train out of projection, attention, last_blocks(n), all, got 3;",
+        "train=3": "student.train out of projection, attention, norms, last_blocks(n), all, got 3;",
         "distillation='kl'": "student.distillation to be one of cosine, anchored_kl, got 'kl';",
     }
     refused = {f"StudentSettings({given})": says for given, says in refused.items()} | {
@@ -158,7 +158,9 @@ def test_every_number_among_the_settings_has_a_range() -> None:
 
 @pytest.mark.parametrize("policy", ["foo", "last_blocks", "last_blocks(0)", "last_blocks(-1)"])
 def test_a_policy_is_refused_where_it_is_given(policy) -> None:
-    says = r"^Expected student\.train out of projection, attention, last_blocks\(n\), all, got "
+    says = (
+        r"^Expected student\.train out of projection, attention, norms, last_blocks\(n\), all, got "
+    )
     with pytest.raises(ValueError, match=says + re.escape(repr(policy))):
         StudentSettings(train=policy)
 
@@ -204,15 +206,17 @@ def test_a_change_of_what_is_unknown_or_out_of_range_is_refused(changes, says) -
 # Recipes
 
 KNOWN = (
-    "region_taught, whole_picture_taught, self_taught, contrastive_rehearsal, contrastive, dclip, "
-    "official_code"
+    "region_taught, whole_picture_taught, self_taught, contrastive_rehearsal, contrastive, sds, "
+    "dclip, official_code"
 )
-# By the weights of distillation and of rehearsal: which recipes have one, and not the other.
+# By the weights of distillation, of rehearsal and of the denoiser: which recipes have which.
+WEIGHTS = ("distillation_weight", "rehearsal_weight", "sds_weight")
 FITTING = {
-    (True, True): "region_taught or whole_picture_taught or self_taught",
-    (False, True): "contrastive_rehearsal",
-    (False, False): "contrastive",
-    (True, False): "dclip or official_code",
+    (True, True, False): "region_taught or whole_picture_taught or self_taught",
+    (False, True, False): "contrastive_rehearsal",
+    (False, False, False): "contrastive",
+    (False, False, True): "sds",
+    (True, False, False): "dclip or official_code",
 }
 # What the pocket's recipes have of their own.
 RATES = (
@@ -231,7 +235,7 @@ def test_a_profile_says_its_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-@pytest.mark.parametrize("weight", ["distillation_weight", "rehearsal_weight"])
+@pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_and_its_weights_do_not_contradict_each_other(recipe, weight, name) -> None:
     profile = apply_recipe(get_profile(name), recipe)
@@ -239,25 +243,31 @@ def test_a_recipe_and_its_weights_do_not_contradict_each_other(recipe, weight, n
     value = getattr(profile.student, weight)
     require_recipe(change_settings(profile, {"student": {weight: 3 * value}}))
     other = 0.0 if value else 1.0
+    if (recipe, weight) == ("official_code", "sds_weight"):  # its text tower trains
+        with pytest.raises(ValueError, match=r"frozen text tower with a student\.sds_weight"):
+            change_settings(profile, {"student": {weight: other}})
+        return
     changed = change_settings(profile, {"student": {weight: other}})
-    both = changed.student.distillation_weight > 0, changed.student.rehearsal_weight > 0
+    fitting = FITTING.get(tuple(getattr(changed.student, each) > 0 for each in WEIGHTS))
+    way = f", or take --recipe {fitting}" if fitting else ""  # no recipe has a denoiser and more
     says = (
         rf"^Expected student\.{weight} {'above 0' if value else 'to be 0'} in the recipe {recipe}, "
-        rf"got {other}; give another, or take --recipe {FITTING[both]}\.$"
+        rf"got {other}; give another{way}\.$"
     )
     with pytest.raises(ValueError, match=says):
         require_recipe(changed)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_no_recipe_follows_the_official_code(recipe) -> None:
-    """It changes regions and what trains, which the others leave as they are."""
-    published = apply_recipe(get_profile("pocket"), "official_code")
-    if recipe == "official_code":
-        assert apply_recipe(published, recipe) == published
-        return
-    with pytest.raises(ValueError, match=f"another recipe to apply {recipe} to.*begin with one"):
-        apply_recipe(published, recipe)
+def test_no_recipe_follows_the_official_code_or_sds(recipe) -> None:
+    """They change regions or what trains, which the others leave as they are."""
+    for name in ("official_code", "sds"):
+        first = apply_recipe(get_profile("pocket"), name)
+        if recipe == name:
+            assert apply_recipe(first, recipe) == first
+            continue
+        with pytest.raises(ValueError, match=f"apply {recipe} to, got {name}'s; begin with one"):
+            apply_recipe(first, recipe)
 
 
 def test_region_taught_is_the_default_and_differs_from_its_controls_in_the_teacher() -> None:
@@ -336,6 +346,7 @@ def test_a_control_has_no_teacher_and_no_uncaptioned_pictures_whatever_is_asked_
     changes = {"distillation_weight": 3.0, "uncaptioned_batch": 99, "train_text": True}
     changes |= {"contrastive_weight": 0.25, "rehearsal_weight": 7.0}
     for recipe in RECIPES:
+        changes["train_text"] = recipe != "sds"  # which never trains texts
         profile = change_settings(apply_recipe(get_profile("base"), recipe), {"student": changes})
         control = control_of(profile).student
         assert control.distillation_weight == control.uncaptioned_batch == 0, recipe

@@ -9,6 +9,7 @@ from dclip_kit.losses import (
     cosine_distillation_loss,
     dclip_loss,
     require_directions,
+    sds_loss,
 )
 
 
@@ -92,6 +93,30 @@ def test_cosine_distillation_against_a_slow_loop(seed):
     cosines = [slow_cosine(a, b) for a, b in zip(student.tolist(), teacher.tolist(), strict=True)]
     expected = sum(1 - c for c in cosines) / len(cosines)
     assert cosine_distillation_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_sds_against_a_slow_loop():
+    latents, noise = torch.randn(2, 3, 2, 4, 4)
+    kept = torch.tensor([0.9, 0.5, 0.1])
+
+    def predict_noise(noisy):
+        return 0.3 * noisy + 0.1
+
+    found = sds_loss(latents, noise, kept, predict_noise)
+    for place, share in enumerate(kept.tolist()):
+        missed = []
+        rows = latents[place].flatten().tolist(), noise[place].flatten().tolist()
+        for x, e in zip(*rows, strict=True):
+            noisy = math.sqrt(share) * x + math.sqrt(1 - share) * e
+            missed.append((0.3 * noisy + 0.1 - e) ** 2)
+        assert found[place].item() == pytest.approx(sum(missed) / len(missed), rel=1e-5)
+    assert sds_loss(latents, noise, kept, lambda noisy: noise).tolist() == [0, 0, 0]
+
+
+def test_sds_wants_a_share_of_variance_for_each_image():
+    latents = torch.randn(3, 2, 4, 4)
+    with pytest.raises(ValueError, match=r"a share of variance for each of 3 images, got \(2,\)"):
+        sds_loss(latents, latents, torch.tensor([0.5, 0.5]), lambda noisy: noisy)
 
 
 def slow_softmax(row, temperature):

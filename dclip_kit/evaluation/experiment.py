@@ -39,6 +39,7 @@ from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.features.store import FrozenFeatures, describe_source, digest_record, open_store
 from dclip_kit.metrics import RetrievalMetrics
 from dclip_kit.models.clip import ClipBundle, choose_precision
+from dclip_kit.models.denoiser import Denoiser, load_denoiser
 from dclip_kit.models.detector import Detector, load_detector, locate_weights
 from dclip_kit.models.encode import Pictures, encode_images, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
@@ -156,6 +157,11 @@ def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
         max_regions=profile.regions.max_regions,
         device=clip.device,
     )
+
+
+def choose_denoiser(profile: Profile, clip: ClipBundle) -> Denoiser | None:
+    """A profile's denoiser, on the device of its CLIP; None where its student learns from none."""
+    return load_denoiser(profile.denoiser, clip) if profile.student.sds_weight else None
 
 
 def load_or_extract_features(
@@ -406,7 +412,7 @@ def train_arm(
         teacher_embeddings, uncaptioned: what to distil; as in `distill`.
         checkpoint: to continue from.
         on_epoch: called after each epoch.
-        texts: the training captions; only needed where the text tower trains.
+        texts: the training captions; only needed where `distill` needs them.
         on_step: as in `distill`.
     """
     settings = profile.student
@@ -439,6 +445,7 @@ def train_arm(
         uncaptioned=uncaptioned,
         rehearsal=shown.rehearsal,
         texts=texts,
+        denoiser=choose_denoiser(profile, clip),
         seed=profile.seed,
         checkpoint=checkpoint,
         on_epoch=validate,

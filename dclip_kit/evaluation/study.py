@@ -47,6 +47,7 @@ from dclip_kit.evaluation.experiment import (
     Candidate,
     EncodedPictures,
     choose_candidate,
+    choose_denoiser,
     encode_pictures,
     load_or_extract_features,
     prepare_evaluation,
@@ -522,6 +523,7 @@ class _Workshop:
             uncaptioned=others,
             rehearsal=prepare_rehearsal(profile, self.clip, captioned),
             texts=captioned.dataset.texts,
+            denoiser=choose_denoiser(profile, self.clip),
             seed=profile.seed,
             checkpoint=state,
         )

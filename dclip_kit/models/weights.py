@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from dclip_kit.config import read_policy
 from dclip_kit.models.clip import ClipBundle
@@ -16,6 +17,7 @@ _PROJECTION = re.compile(
 )
 _POOLED_PROJECTION = re.compile(r"trunk\.attn_pool\.(proj|norm|mlp)\.")
 _ATTENTION = re.compile(r"(^|\.)(attn(_?pool)?|token_mixer\.(qkv|proj))\.")
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _BLOCK = re.compile(r".*?\b(?:(?:res)?blocks|layer\d+)\.\d+\.")
 AFTER_BLOCKS = re.compile(  # what pools or projects what a tower's blocks have made
     r"proj$|head\.|ln_post\.|attn_?pool\.|"
@@ -48,7 +50,8 @@ def freeze(bundle: ClipBundle, policy: str) -> Trainable:
         bundle: the student.
         policy: "projection" (into the joint space; of a pooling that ends there, as SigLIP's does,
             what follows its attention), "attention" (every attention's weights, and the
-            projection), "last_blocks(n)" (the last n blocks, what follows them) or "all".
+            projection), "norms" (scales and shifts of normalisation layers), "last_blocks(n)" (the
+            last n blocks, what follows them) or "all".
 
     Raises:
         ValueError: the policy is unknown, or matches nothing in this tower.
@@ -80,6 +83,14 @@ def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
         chosen = names
     elif policy == "projection":
         chosen = projection
+    elif policy == "norms":
+        layers = bundle.model.visual.named_modules()
+        chosen = [
+            f"{name}.{own}".removeprefix(".")
+            for name, layer in layers
+            if isinstance(layer, _NORMS)
+            for own, _ in layer.named_parameters(recurse=False)
+        ]
     elif policy == "attention":
         chosen = [name for name in names if _ATTENTION.search(name) or name in projection]
     else:

@@ -20,6 +20,7 @@ from dclip_kit.losses import (
     contrastive_loss,
     cosine_distillation_loss,
     require_directions,
+    sds_loss,
 )
 from dclip_kit.models.clip import (
     ClipBundle,
@@ -27,11 +28,14 @@ from dclip_kit.models.clip import (
     choose_precision,
     send,
 )
+from dclip_kit.models.denoiser import Denoiser, MappedTower
 from dclip_kit.models.encode import Pictures, encode_texts, read_batches
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
 from dclip_kit.training.progress import History, group_parameters, plan_epoch, take_steps
+
+_FIGURES = ("loss", "distillation", "contrastive", "rehearsal", "sds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +89,7 @@ def distill(
     uncaptioned: PictureTargets | None = None,
     rehearsal: PictureTargets | None = None,
     texts: Sequence[str] | None = None,
+    denoiser: Denoiser | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
@@ -107,8 +112,9 @@ def distill(
         uncaptioned: pictures without captions and a teacher's embeddings of them, drawn beside each
             batch; only needed with an `uncaptioned_batch`.
         rehearsal: what is repeated in every batch; only needed with a `rehearsal_weight`.
-        texts: the captions of `features`, in its order; only needed with `train_text` and with
-            `hard_negatives`.
+        texts: the captions of `features`, in its order; only needed with `train_text`, with
+            `hard_negatives` and with an `sds_weight`.
+        denoiser: frozen; only needed with an `sds_weight`.
         seed: of the order; arms with one seed see the same batches.
         checkpoint: file to continue from, and to write after each epoch and every ten minutes.
         on_epoch: called after each epoch, in every process, with the student and the history, to
@@ -118,13 +124,19 @@ def distill(
 
     Raises:
         ValueError: lengths or widths differ, a distilling run has no teacher, a rehearsing one
-            nothing to rehearse, a feature or the loss is not finite, or the checkpoint is damaged
-            or of another run.
+            nothing to rehearse, or one with an `sds_weight` no denoiser; a feature or the loss is
+            not finite; or the checkpoint is damaged or of another run.
     """
     teaches = bool(settings.distillation_weight and settings.uncaptioned_batch)
     uncaptioned = uncaptioned if teaches else None
     rehearsal = rehearsal if settings.rehearsal_weight else None
+    denoiser = denoiser if settings.sds_weight else None
     _check(pictures, features, settings, teacher_embeddings, uncaptioned, rehearsal, texts)
+    if denoiser is None and settings.sds_weight:
+        raise ValueError(
+            "Expected a denoiser for an sds_weight above 0, got None; give one of load_denoiser, "
+            "or set sds_weight=0."
+        )
     targets = features.text if teacher_embeddings is None else teacher_embeddings
     require_directions(text_features=features.text, teacher_features=targets)
     # What comes beside the captioned pictures of each batch, how many, and the seed of their draw.
@@ -146,6 +158,8 @@ def distill(
     module, captions = student.model.visual, features.text  # as the loss takes them
     if settings.train_text:  # or as the text tower does
         module, captions = student.model, _unfreeze_text(student, texts or ())
+    if denoiser:
+        module = MappedTower(module, bundle.embed_dim, denoiser.shape).to(device)
     negatives = None
     if settings.hard_negatives:
         pairs = [(make_hard_negative(text), text) for text in texts or ()]
@@ -171,15 +185,19 @@ def distill(
 
     def encode(
         model: nn.Module, rows: Tensor, drawn: dict[str, Tensor], pixels: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]], Tensor]:
         """Features of a batch, of which each process makes its share.
 
-        Of images and captions; and of what is beside them, each with its targets.
+        Of images and captions; of what is beside them, each with its targets; and what a denoiser
+        is to see of the images.
         """
         chosen = rows[rows >= 0]
         text = send(captions[chosen[own_share(len(chosen))]], device)
+        mapped = text[:0]  # for no denoiser
         with autocast(device, precision):
-            if not settings.train_text:
+            if denoiser:
+                image, mapped = model(student.normalize(pixels))
+            elif not settings.train_text:
                 image = model(student.normalize(pixels))
             else:  # with gradient through both towers, L2-normalised
                 found = model(student.normalize(pixels), text)
@@ -193,7 +211,23 @@ def distill(
             each, count, _ = beside[name]
             target = send(each.features[drawn[name]], device).to(now)
             pairs[name] = gather_batch(now, target, count, count)
-        return *gather_batch(image, text.float(), len(rows), len(chosen)), pairs
+        return *gather_batch(image, text.float(), len(rows), len(chosen)), pairs, mapped[: sizes[0]]
+
+    def denoise(mapped: Tensor, rows: Tensor, number: int) -> Tensor:
+        """The denoiser's loss of a batch, of whose mapped features these are this process's."""
+        assert denoiser and texts
+        own, steps = own_share(len(rows)), len(denoiser.kept)
+        generator = torch.Generator().manual_seed(1_000_003 * (seed + 250_007) + number)
+        ends = round(settings.sds_from * steps), round(settings.sds_until * steps)
+        drawn = torch.randint(*ends, (len(rows),), generator=generator)[own]
+        noise = torch.randn((len(rows), *denoiser.shape), generator=generator)[own]
+        condition = denoiser.describe([texts[index] for index in rows[own, 0].tolist()])
+        predict = partial(
+            denoiser.predict_noise, timesteps=send(drawn, device), condition=condition
+        )
+        with autocast(device, precision):
+            each = sds_loss(mapped.float(), send(noise, device), denoiser.kept[drawn], predict)
+        return gather_batch(each[:, None], each[:, None], len(rows), len(rows))[0].mean()
 
     def distil(image: Tensor, text: Tensor, aim: Tensor, number: int) -> Tensor:
         """The distillation term: ranking anchors as the teacher does, or matching its vectors."""
@@ -206,9 +240,9 @@ def distill(
         return term + cosine_distillation_loss(text, aim) if settings.train_text else term
 
     def compute_losses(model: nn.Module, batch: tuple[Any, ...], number: int) -> Tensor:
-        """A batch's loss, and its parts: distillation, contrastive, rehearsal."""
+        """A batch's loss, and its parts: distillation, contrastive, rehearsal, the denoiser's."""
         rows, drawn, pixels = batch
-        image, text, pairs = encode(model, rows, drawn, pixels)
+        image, text, pairs, mapped = encode(model, rows, drawn, pixels)
         owner = send((rows >= 0).nonzero()[:, 0], device)  # a pair a caption
         same_pair = owner[:, None] == owner
         harder = None if negatives is None else send(negatives[rows[rows >= 0]], device)
@@ -223,12 +257,14 @@ def distill(
         distillation, moved = distil(own, text, aim, number), torch.zeros_like(contrastive)
         if "rehearsal" in pairs:
             moved = cosine_distillation_loss(*pairs["rehearsal"])
+        denoised = denoise(mapped, rows, number) if denoiser else torch.zeros_like(contrastive)
         total = (
             settings.distillation_weight * distillation
             + settings.contrastive_weight * contrastive
             + settings.rehearsal_weight * moved
+            + settings.sds_weight * denoised
         )
-        return torch.stack([total, distillation, contrastive, moved])
+        return torch.stack([total, distillation, contrastive, moved, denoised])
 
     history = take_steps(
         "distilling" if settings.distillation_weight else "fine-tuning",
@@ -249,7 +285,7 @@ def distill(
         partial(plan_epoch, features, settings, seed),
         compute_losses,
         read=read,
-        names=("loss", "distillation", "contrastive", "rehearsal")[: 4 if rehearsal else 3],
+        names=_FIGURES[: 5 if denoiser else 4 if rehearsal else 3],
         warmup=settings.warmup_share,
         checkpoint=checkpoint,
         on_epoch=on_epoch and partial(on_epoch, student),
@@ -293,12 +329,13 @@ def _check(
             "Expected no uncaptioned pictures where the text tower trains, got some; they have no "
             "caption to draw to the teacher: set uncaptioned_batch=0."
         )
-    read = settings.train_text or settings.hard_negatives
+    read = settings.train_text or settings.hard_negatives or settings.sds_weight
     if read and (texts is None or len(texts) != len(features.text)):
+        given = None if texts is None else len(texts)
         raise ValueError(
-            f"Expected the {len(features.text)} captions of the features, which train_text and "
-            f"hard_negatives read, got {None if texts is None else len(texts)}; give distill "
-            "`texts`, such as `dataset.texts`, or turn these off."
+            f"Expected the {len(features.text)} captions of the features, which train_text, "
+            f"hard_negatives and sds_weight read, got {given}; give distill `texts`, such as "
+            "`dataset.texts`, or turn these off."
         )
 
 

@@ -25,6 +25,7 @@ AFTER = ["ln_post.weight", "ln_post.bias", "proj"]
 VIT = {
     "projection": ["proj"],
     "attention": ["proj"] + [name for block in BLOCKS for name in block if ".attn." in name],
+    "norms": [name for name in BEFORE + BLOCKS[0] + BLOCKS[1] + AFTER if "ln_" in name],
     "last_blocks(1)": BLOCKS[1] + AFTER,
     "last_blocks(2)": BLOCKS[0] + BLOCKS[1] + AFTER,
     "all": BEFORE + BLOCKS[0] + BLOCKS[1] + AFTER,
@@ -141,7 +142,7 @@ def test_what_pools_or_projects_follows_the_blocks() -> None:
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
-        ("everything", r"projection, attention, last_blocks\(n\), all, got 'everything'"),
+        ("everything", r"projection, attention, norms, last_blocks\(n\), all, got 'everything'"),
         ("last_blocks", "projection, attention"),
         ("last_blocks(0)", "projection, attention"),
         ("last_blocks(3)", "at most 2 blocks"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, notebook_launcher
+from test_denoiser import make_denoiser
 from torch import Tensor
 
 from dclip_kit.config import (
@@ -55,6 +56,7 @@ STUDENTS = {
         distillation="anchored_kl",
         anchors=9,
     ),
+    "sds": replace(PLAIN, distillation_weight=0.0, sds_weight=0.5, train="norms"),
     "from files": replace(PLAIN, rehearsal_weight=3.0, rehearsal_batch=5),
 }
 TEACHERS = {
@@ -114,7 +116,8 @@ def train(folder: Path, name: str, losses: list[float], **more) -> Tensor:
     run = distill(
         clip, shown, features, STUDENTS[name], data["targets"], on_epoch=validate, texts=texts,
         rehearsal=PictureTargets(again, features.image),
-        uncaptioned=PictureTargets(again, features.image.flip(1)), **given,
+        uncaptioned=PictureTargets(again, features.image.flip(1)),
+        denoiser=make_denoiser(clip) if name == "sds" else None, **given,
     )  # fmt: skip
     figures = torch.tensor([row["val"] for row in run.history])
     return torch.cat([flat(run.student.model), figures])

@@ -53,7 +53,8 @@ def folder(tmp_path_factory, make_clip_folder, make_features, captioned) -> Path
 def launch(folder: Path, job: str, *launcher: str) -> subprocess.CompletedProcess:
     """Runs a job under a launcher's module and options, if any."""
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(WORKER.parent.parent.parent)
+    tests = WORKER.parent.parent
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (tests.parent, tests / "models")))
     return subprocess.run(
         [sys.executable, *launcher, str(WORKER), str(folder), job],
         env=environment, capture_output=True, text=True, timeout=120,

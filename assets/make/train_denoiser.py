@@ -1,0 +1,265 @@
+"""Trains the pocket denoiser: `python -m assets.make.train_denoiser`.
+
+A small UNet of diffusers that draws pocket scenes of 32 pixels from the pocket CLIP's caption
+tokens; it learns from scenes drawn from seeds of their own. Interrupted, the same command
+continues. At the end it measures whether that is a denoiser, and draws a sheet of samples.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.transforms.functional import resize, to_pil_image
+from torchvision.utils import make_grid
+from tqdm.auto import tqdm
+
+from dclip_kit.data.pocket.captions import write_captions
+from dclip_kit.data.pocket.scenes import Scene, render_scene, sample_scene
+from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_nouns
+from dclip_kit.evaluation.evaluate import encode_classes
+from dclip_kit.losses import sds_loss
+from dclip_kit.models.clip import ClipBundle, load_clip
+from dclip_kit.models.denoiser import Denoiser, build_denoiser, describe_by_tokens
+from dclip_kit.models.encode import encode_images
+from dclip_kit.runtime.files import asset_path, write_atomically, write_record
+from dclip_kit.training.progress import load_training_state, save_training_state
+
+SIDE = 32
+MINUTES = 10.0  # between two states on disk
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the pocket denoiser is trained."""
+
+    seed: int = 13
+    scenes: int = 60_000  # drawn once
+    steps: int = 20_000
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    warmup_steps: int = 300
+    weight_decay: float = 0.01
+    ema_decay: float = 0.999  # of the averaged weights that are kept
+    silent_share: float = 0.1  # of captions that are left out, for classifier-free guidance
+    channels: tuple[int, ...] = (32, 64, 128)
+
+
+@dataclass(frozen=True, eq=False)
+class Scenes:
+    """Drawn scenes.
+
+    Attributes:
+        scenes: what they show.
+        pictures: bytes, of shape (scene, 3, SIDE, SIDE).
+        captions: of each.
+    """
+
+    scenes: Sequence[Scene]
+    pictures: Tensor
+    captions: Sequence[tuple[str, ...]]
+
+
+def draw_scene(number: int, seed: int) -> tuple[Scene, np.ndarray, tuple[str, ...]]:
+    """A scene, its small picture [height width channel], and its captions."""
+    rng = np.random.default_rng([seed, number])
+    domain = [i for i, noun in enumerate(load_nouns()) if noun.domain]
+    scene = sample_scene(rng, domain, KNOWN_STYLES)
+    small = np.asarray(resize(render_scene(scene), [SIDE, SIDE]))
+    return scene, small, write_captions(scene, rng)
+
+
+def draw_scenes(count: int, seed: int) -> Scenes:
+    """As many scenes, of a stream of their own."""
+    with ProcessPoolExecutor() as pool:
+        drawn = pool.map(partial(draw_scene, seed=seed), range(count), chunksize=100)
+        scenes, pictures, captions = zip(*tqdm(drawn, "scenes", count), strict=True)
+    return Scenes(scenes, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), captions)
+
+
+def build_unet(recipe: Recipe) -> Any:
+    """The untrained UNet. Where pictures are whole they only look at captions, not at themselves:
+    that would take half of a step.
+    """
+    unet: Any = UNet2DConditionModel(
+        sample_size=SIDE,
+        layers_per_block=1,
+        block_out_channels=recipe.channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        in_channels=3,
+        out_channels=3,
+        only_cross_attention=(False, True, False),
+        cross_attention_dim=256,
+        attention_head_dim=4,  # the number of heads: diffusers calls it so
+        norm_num_groups=16,
+    )
+    return unet.to(memory_format=torch.channels_last)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def draw_batch(step: int, scenes: Scenes, recipe: Recipe) -> tuple[Tensor, list[str], Tensor]:
+    """Pictures from -1 to 1, a caption of each (a tenth of them empty), and timesteps."""
+    rng = np.random.default_rng([recipe.seed, 1, step])
+    chosen = rng.integers(len(scenes.captions), size=recipe.batch_size)
+    captions = [
+        "" if rng.random() < recipe.silent_share else str(rng.choice(scenes.captions[each]))
+        for each in chosen
+    ]
+    timesteps = torch.from_numpy(rng.integers(1000, size=recipe.batch_size))
+    return scenes.pictures[chosen].float() / 127.5 - 1, captions, timesteps
+
+
+def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
+    """Trains, or goes on; keeps its state every ten minutes."""
+    torch.manual_seed(recipe.seed)
+    unet = build_unet(recipe)
+    average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
+    both = torch.nn.ModuleDict({"unet": unet, "average": average})  # so that both are resumed
+    optimizer = torch.optim.AdamW(unet.parameters(), weight_decay=recipe.weight_decay, fused=True)
+    state = folder / "state.safetensors"
+    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": []}
+    if state.exists():
+        progress = load_training_state(state, both, optimizer)
+        print(f"Continuing at step {progress['step']} of {recipe.steps}.")
+    scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2")
+    learning = build_denoiser("", unet, scheduler, *describe_by_tokens(clip), clip=clip)
+    unet.requires_grad_(True).train()
+    scenes = draw_scenes(recipe.scenes, recipe.seed)
+    losses: list[float] = []
+    began = time.monotonic() - progress["seconds"]
+    written = time.monotonic()
+    bar = tqdm(range(progress["step"], recipe.steps), "denoiser", mininterval=10)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        pictures, captions, timesteps = draw_batch(step, scenes, recipe)
+        noise = torch.randn(
+            pictures.shape, generator=torch.Generator().manual_seed(1_000_003 * recipe.seed + step)
+        )
+        condition = learning.describe(captions)
+        # On CPUs the fused attention's backward pass took a quarter of the step.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            loss = sds_loss(
+                pictures.contiguous(memory_format=torch.channels_last),
+                noise,
+                learning.kept[timesteps],
+                partial(learning.predict_noise, timesteps=timesteps, condition=condition),
+            ).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(unet)
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0:
+            progress["loss"].append([step + 1, round(sum(losses) / len(losses), 4)])
+            losses.clear()
+        if time.monotonic() - written >= 60 * MINUTES or step + 1 == recipe.steps:
+            written = time.monotonic()
+            progress |= {"step": step + 1, "seconds": written - began}
+            save_training_state(state, both, optimizer, progress)
+    kept = average.module.eval().requires_grad_(False)
+    log = {
+        "recipe": asdict(recipe),
+        "seconds": round(progress["seconds"]),
+        "threads": torch.get_num_threads(),
+        "loss": progress["loss"],
+    }
+    write_record(log, folder / "training.json")
+    return build_denoiser("pocket", kept, scheduler, *describe_by_tokens(clip), clip=clip)
+
+
+# What it is worth
+
+
+@torch.no_grad()
+def prefers_own_caption(denoiser: Denoiser, scenes: Scenes, draws: int = 8) -> float:
+    """Share of scenes whose noise is predicted better beside their caption than another's.
+
+    Each is held against the next one's, with the same noise at the same timesteps.
+    """
+    captions = [each[0] for each in scenes.captions]
+    own, other = (denoiser.describe(each) for each in (captions, captions[1:] + captions[:1]))
+    pictures = scenes.pictures.float() / 127.5 - 1
+    generator, sums = torch.Generator().manual_seed(0), torch.zeros(2, len(captions))
+    for _ in tqdm(range(draws), "captions"):
+        timesteps = torch.randint(1000, (len(captions),), generator=generator)
+        noise = torch.randn(pictures.shape, generator=generator)
+        for place, condition in enumerate((own, other)):
+            predict = partial(denoiser.predict_noise, timesteps=timesteps, condition=condition)
+            sums[place] += sds_loss(pictures, noise, denoiser.kept[timesteps], predict)
+    return float((sums[0] < sums[1]).double().mean())
+
+
+def name_pictures(clip: ClipBundle, pictures: Tensor, scenes: Sequence[Scene]) -> float:
+    """Share of pictures of which a CLIP's first name is that of a thing that they are to show."""
+    classes = encode_classes(clip, [noun.noun for noun in load_nouns()])
+    large = resize(pictures, [clip.side] * 2).clamp(0, 1)
+    named = (encode_images(clip, large) @ classes.T).argmax(1).tolist()
+    shown = [{thing.noun for thing in scene.objects} for scene in scenes]
+    return sum(name in here for name, here in zip(named, shown, strict=True)) / len(named)
+
+
+def validate(
+    denoiser: Denoiser, clip: ClipBundle, folder: Path, count: int = 512, steps: int = 30
+) -> None:
+    """Writes validation.json, and samples.png: twelve samples above the scenes they describe."""
+    # Scenes of another seed than the training's.
+    scenes = draw_scenes(count, Recipe().seed + 1)
+    captions = [each[0] for each in scenes.captions]
+    parts = [captions[start : start + 64] for start in range(0, count, 64)]
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = [denoiser.sample(x, steps, seed=i) for i, x in enumerate(tqdm(parts, "samples"))]
+    samples = torch.cat(drawn)
+    real = scenes.pictures.float() / 255
+    figures: dict[str, float] = {
+        "scenes": count,
+        "prefers_own_caption": round(prefers_own_caption(denoiser, scenes), 3),
+        "samples_named": round(name_pictures(clip, samples, scenes.scenes), 3),
+        "scenes_named": round(name_pictures(clip, real, scenes.scenes), 3),
+    }
+    print(json.dumps(figures, indent=1))
+    write_record(figures, folder / "validation.json")
+    sheet = make_grid(torch.cat([samples[:12], real[:12]]), nrow=12, pad_value=1.0)
+    shown = resize(to_pil_image(sheet), [sheet.shape[1] * 3], interpolation=0)
+    shown.save(folder / "samples.png")
+    write_atomically(folder / "samples.txt", "\n".join(captions[:12]) + "\n")
+
+
+def main() -> None:
+    """Trains, or continues, and writes assets/pocket_denoiser."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs/denoiser"))
+    arguments = parser.parse_args()
+    clip = load_clip("pocket")
+    denoiser = train(Recipe(), clip, arguments.runs)
+    folder = asset_path("sprites").parent / "pocket_denoiser"
+    denoiser.unet.half().save_pretrained(folder)
+    denoiser.scheduler.save_pretrained(folder)
+    denoiser.unet.float()
+    (arguments.runs / "training.json").replace(folder / "training.json")
+    validate(denoiser, clip, folder)
+
+
+if __name__ == "__main__":
+    main()

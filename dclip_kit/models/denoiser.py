@@ -1,0 +1,238 @@
+"""A frozen text-to-image denoiser of diffusers, from which SDS-CLIP (arXiv 2307.09233) learns.
+
+Axes: picture; channel, height, width of what is denoised: a picture's pixels, or a VAE's latents.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import encode_tokens
+from dclip_kit.runtime.files import asset_path
+
+POCKET = "pocket"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What captions tell a denoiser.
+
+    Attributes:
+        features: of shape (picture, token, width).
+        mask: of shape (picture, token), True where it may look; None: everywhere.
+    """
+
+    features: Float[Tensor, "picture token width"]
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """Predicts the noise in a noisy picture, told a caption of it.
+
+    Attributes:
+        name: what it was loaded as.
+        unet: diffusers' `UNet2DConditionModel`, frozen.
+        scheduler: diffusers' noise schedule.
+        describe: captions to a `Condition`.
+        vae: what turns latents into pictures; None where pixels are denoised, from -1 to 1.
+    """
+
+    name: str
+    unet: Any
+    scheduler: Any
+    describe: Callable[[Sequence[str]], Condition]
+    vae: Any = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is denoised."""
+        side = self.unet.config.sample_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return self.unet.config.in_channels, height, width
+
+    @property
+    def kept(self) -> Float[Tensor, "timestep"]:
+        """How much of the picture's variance is left at each timestep (the field's ᾱ)."""
+        return self.scheduler.alphas_cumprod
+
+    def predict_noise(
+        self,
+        noisy: Float[Tensor, "picture channel height width"],
+        timesteps: Int[Tensor, "picture"],
+        condition: Condition,
+    ) -> Float[Tensor, "picture channel height width"]:
+        """What of it is noise; gradients reach what is noisy, and never the denoiser."""
+        mask = condition.mask
+        found = self.unet(
+            noisy, timesteps, condition.features, encoder_attention_mask=mask, return_dict=False
+        )[0].float()
+        if self.scheduler.config.prediction_type == "epsilon":
+            return found
+        kept = self.kept.to(noisy)[timesteps].view(-1, 1, 1, 1)  # a velocity: noise less picture
+        return kept.sqrt() * found + (1 - kept).sqrt() * noisy
+
+    @torch.no_grad()
+    def sample(
+        self, captions: Sequence[str], steps: int = 30, guidance: float = 3.0, seed: int = 0
+    ) -> Float[Tensor, "picture 3 height width"]:
+        """Draws a picture for each caption (DDIM, with classifier-free guidance), from 0 to 1.
+
+        Args:
+            captions: what to draw.
+            steps: of denoising.
+            guidance: how far each step goes beyond what an empty caption would say; 1: not at all.
+            seed: of the noise.
+        """
+        from diffusers import DDIMScheduler
+
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps)
+        told, silent = self.describe(captions), self.describe([""] * len(captions))
+        device = self.unet.device
+        noise = torch.randn(
+            (len(captions), *self.shape), generator=torch.Generator().manual_seed(seed)
+        )
+        drawn = noise.to(device)
+        for step in scheduler.timesteps:
+            found, plain = (
+                self.unet(drawn, step, x.features, encoder_attention_mask=x.mask).sample
+                for x in (told, silent)
+            )
+            drawn = scheduler.step(plain + guidance * (found - plain), step, drawn).prev_sample
+        if self.vae is not None:
+            drawn = self.vae.decode(drawn / self.vae.config.scaling_factor).sample
+        return (drawn.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+
+class MappedTower(nn.Module):
+    """An image tower, and a linear map from its features into a denoiser's input space (h_w)."""
+
+    def __init__(self, tower: nn.Module, embed_dim: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.visual = tower
+        # By this name it trains at the rate of what follows a tower's blocks.
+        self.head = nn.Linear(embed_dim, prod(shape))
+        self.shape = shape
+
+    def forward(
+        self, pictures: Float[Tensor, "picture 3 _height _width"]
+    ) -> tuple[Float[Tensor, "picture embed"], Float[Tensor, "picture channel height width"]]:
+        """Features, and what the denoiser is to see of them."""
+        features = self.visual(pictures)
+        # Of unit length, as CLIP compares them, but at the scale of numbers that a layer expects.
+        scaled = F.normalize(features, dim=-1) * features.shape[-1] ** 0.5
+        return features, self.head(scaled).unflatten(1, self.shape)
+
+
+def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
+    """Loads a denoiser of diffusers, frozen, onto the device of a CLIP.
+
+    Args:
+        name_or_path: "pocket", which the pocket CLIP's own caption tokens condition; or a pipeline
+            by its name on the hub or its folder, of which unet, scheduler, text_encoder, tokenizer
+            and vae are read.
+        clip: the untouched one.
+
+    Raises:
+        ImportError: diffusers is not installed.
+        ValueError: it does not load, conditions and UNet are of different widths, or the scheduler
+            has no timesteps to draw from.
+    """
+    try:
+        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    except ImportError as error:
+        raise ImportError(
+            "Expected diffusers for a denoiser, but it is not installed; run pip install "
+            "'dclip-kit[sds]'."
+        ) from error
+    name = str(name_or_path)
+    try:
+        if name == POCKET:
+            unet = UNet2DConditionModel.from_pretrained(asset_path("pocket_denoiser"))
+            scheduler = DDPMScheduler.from_pretrained(asset_path("pocket_denoiser"))
+            described = describe_by_tokens(clip)
+            return build_denoiser(name, unet.float(), scheduler, *described, clip=clip)
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet")
+        scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler")
+        encoder: Any = CLIPTextModel.from_pretrained(name, subfolder="text_encoder")
+        tokenizer = CLIPTokenizer.from_pretrained(name, subfolder="tokenizer")
+        vae = AutoencoderKL.from_pretrained(name, subfolder="vae")
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"Expected a diffusers pipeline with a UNet, a scheduler, CLIP's text encoder and a VAE"
+            f" in {name!r}, but it does not load ({reason}); name another, or fetch its files."
+        ) from error
+    encoder = encoder.to(clip.device).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def describe(captions: Sequence[str]) -> Condition:
+        ids = tokenizer(
+            list(captions), padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        return Condition(encoder(ids.to(clip.device))[0])
+
+    width = encoder.config.hidden_size
+    return build_denoiser(name, unet, scheduler, describe, width, vae=vae, clip=clip)
+
+
+def build_denoiser(
+    name: str,
+    unet: Any,
+    scheduler: Any,
+    describe: Callable[[Sequence[str]], Condition],
+    width: int,
+    *,
+    clip: ClipBundle,
+    vae: Any = None,
+) -> Denoiser:
+    """Puts a denoiser's parts together, frozen, on the device of a CLIP.
+
+    Args:
+        name, unet, scheduler, describe, vae: as in `Denoiser`.
+        width: of what `describe` gives.
+        clip: the untouched one.
+
+    Raises:
+        ValueError: as `load_denoiser`.
+    """
+    wanted = unet.config.cross_attention_dim
+    if wanted != width:
+        raise ValueError(
+            f"Expected captions of width {wanted} for the denoiser {name!r}, got {width}; give it "
+            "the text encoder that it was trained with."
+        )
+    if getattr(scheduler, "alphas_cumprod", None) is None or not len(scheduler.alphas_cumprod):
+        raise ValueError(
+            f"Expected a scheduler with timesteps for the denoiser {name!r}, got "
+            f"{type(scheduler).__name__} without any; take a DDPM scheduler."
+        )
+    for module in (unet, vae):
+        if module is not None:
+            module.to(clip.device).requires_grad_(False).eval()
+    return Denoiser(name, unet, scheduler, describe, vae)
+
+
+def describe_by_tokens(clip: ClipBundle) -> tuple[Callable[[Sequence[str]], Condition], int]:
+    """A CLIP's own caption tokens as conditions, and their width."""
+
+    def describe(captions: Sequence[str]) -> Condition:
+        # An empty caption is one token of zeros: what a tenth of the training's captions were.
+        asked = [each if each.strip() else "a" for each in captions]
+        found = encode_tokens(clip, asked)
+        said = torch.tensor([bool(each.strip()) for each in captions])
+        features = found.features * clip.embed_dim**0.5 * said[:, None, None]
+        return Condition(features.to(clip.device), found.mask.to(clip.device))
+
+    return describe, clip.embed_dim

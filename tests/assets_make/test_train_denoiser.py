@@ -1,0 +1,104 @@
+"""The pocket denoiser's training, cut short: resumed exactly, measured, and loaded again."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from assets.make import train_denoiser as made
+from dclip_kit.models.clip import load_clip
+
+TINY = made.Recipe(scenes=12, steps=4, batch_size=3, warmup_steps=1, channels=(16, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("pocket")
+
+
+@pytest.fixture(scope="module")
+def whole(clip, tmp_path_factory):
+    """The folder of an uninterrupted run, and its denoiser."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, made.train(TINY, clip, folder)
+
+
+def test_scenes_are_drawn_by_seed_and_number() -> None:
+    scenes = made.draw_scenes(5, 13)
+    assert scenes.pictures.shape == (5, 3, 32, 32) and scenes.pictures.dtype == torch.uint8
+    again = made.draw_scene(3, 13)
+    assert again[0] == scenes.scenes[3] and again[2] == scenes.captions[3]
+    other = made.draw_scenes(5, 14)
+    assert not {*scenes.captions} & {*other.captions}
+
+
+def test_a_batch_is_of_scenes_with_a_caption_of_theirs_or_none() -> None:
+    scenes = made.draw_scenes(6, 13)
+    recipe = replace(TINY, batch_size=200)
+    pictures, captions, timesteps = made.draw_batch(0, scenes, recipe)
+    assert pictures.shape == (200, 3, 32, 32) and -1 <= pictures.min() < pictures.max() <= 1
+    assert 0 <= timesteps.min() < 100 and 900 < timesteps.max() < 1000
+    assert 5 <= captions.count("") <= 40  # a tenth
+    known = scenes.pictures.float() / 127.5 - 1
+    for picture, caption in zip(pictures, captions, strict=True):
+        (place,) = (known == picture).flatten(1).all(1).nonzero()[:, 0].tolist()
+        assert caption in ("", *scenes.captions[place])
+    assert made.draw_batch(0, scenes, recipe)[1] == captions
+    assert made.draw_batch(1, scenes, recipe)[1] != captions
+
+
+def test_an_interrupted_training_goes_on_exactly(clip, whole, tmp_path, monkeypatch) -> None:
+    calls = []
+
+    def stop(step, recipe):
+        calls.append(step)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(step, recipe)
+
+    plain = made.learning_rate
+    monkeypatch.setattr(made, "MINUTES", 0.0)
+    monkeypatch.setattr(made, "learning_rate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        made.train(TINY, clip, tmp_path)
+    torch.manual_seed(5)
+    resumed = made.train(TINY, clip, tmp_path)
+    assert calls == [0, 1, 2, 2, 3]
+    for name, value in whole[1].unet.state_dict().items():
+        assert torch.equal(resumed.unet.state_dict()[name], value), name
+
+
+def test_the_averaged_weights_are_kept(clip, whole) -> None:
+    folder, denoiser = whole
+    log = json.loads((folder / "training.json").read_text())
+    assert log["recipe"]["steps"] == 4 and log["seconds"] >= 0
+    first = made.train(replace(TINY, steps=1, ema_decay=0.0), clip, folder.parent / "first")
+    moved = (first.unet.conv_in.weight - denoiser.unet.conv_in.weight).abs().max()
+    assert 0 < moved < 0.01 and not denoiser.unet.conv_in.weight.requires_grad
+
+
+def test_a_denoiser_is_measured_and_its_samples_are_drawn(clip, whole, tmp_path) -> None:
+    made.validate(whole[1], clip, tmp_path, count=14, steps=2)
+    figures = json.loads((tmp_path / "validation.json").read_text())
+    assert figures.keys() == {"scenes", "prefers_own_caption", "samples_named", "scenes_named"}
+    assert all(0 <= value <= 1 for name, value in figures.items() if name != "scenes")
+    captions = (tmp_path / "samples.txt").read_text().splitlines()
+    assert captions == [each[0] for each in made.draw_scenes(12, 14).captions]
+    assert (tmp_path / "samples.png").stat().st_size > 1000
+
+
+def test_real_scenes_are_named_by_what_they_show(clip) -> None:
+    """Of what they show, better than of what another shows."""
+    scenes = made.draw_scenes(60, 14)
+    pictures = scenes.pictures.float() / 255
+    named = made.name_pictures(clip, pictures, scenes.scenes)
+    others = made.name_pictures(clip, pictures, scenes.scenes[1:] + scenes.scenes[:1])
+    assert named > 3 * others
+
+
+def test_what_is_kept_fits_ten_megabytes() -> None:
+    unet = made.build_unet(made.Recipe())
+    assert isinstance(unet, UNet2DConditionModel)
+    assert 2 * sum(parameter.numel() for parameter in unet.parameters()) <= 10e6

@@ -1,0 +1,200 @@
+"""Denoisers: built small, saved as a pipeline and loaded, and Stable Diffusion 1.5's own shape."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dclip_kit.models.denoiser import (
+    MappedTower,
+    build_denoiser,
+    describe_by_tokens,
+    load_denoiser,
+)
+from dclip_kit.models.encode import encode_tokens
+
+STEP = Path(__file__).with_name("stable_diffusion_step.py")
+
+
+def make_unet(width=32, channels=3, side=8):
+    """A UNet of two levels, the lower of which looks at captions."""
+    torch.manual_seed(4)
+    return UNet2DConditionModel(
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+
+
+def make_denoiser(clip, **schedule):
+    """It draws pictures of 8 pixels from a CLIP's caption tokens."""
+    scheduler = DDPMScheduler(20, **schedule)
+    return build_denoiser("tiny", make_unet(), scheduler, *describe_by_tokens(clip), clip=clip)
+
+
+@pytest.fixture
+def denoiser(clip):
+    return make_denoiser(clip)
+
+
+def test_captions_condition_by_their_tokens(clip, denoiser) -> None:
+    found = denoiser.describe(["a red ball", "", "boats"])
+    tokens = encode_tokens(clip, ["a red ball", "a", "boats"])
+    assert torch.equal(found.mask, tokens.mask) and found.mask[1].sum() == 1
+    lengths = found.features.norm(dim=2)
+    assert lengths[1].max() == 0  # an empty caption is one token of zeros
+    assert torch.allclose(lengths[[0, 2]], found.mask[[0, 2]] * 32**0.5, atol=1e-5)
+    assert torch.allclose(found.features[[0, 2]] / 32**0.5, tokens.features[[0, 2]], atol=1e-6)
+
+
+def test_padding_of_captions_changes_no_prediction(denoiser) -> None:
+    noisy, timesteps = torch.randn(2, 3, 8, 8), torch.tensor([3, 17])
+    alone = denoiser.predict_noise(noisy[:1], timesteps[:1], denoiser.describe(["boats"]))
+    both = denoiser.predict_noise(noisy, timesteps, denoiser.describe(["boats", "a red ball"]))
+    assert torch.allclose(both[:1], alone, atol=1e-5)
+    other = denoiser.predict_noise(noisy[:1], timesteps[:1], denoiser.describe(["a red ball"]))
+    assert not torch.allclose(other, alone, atol=1e-5)
+
+
+def test_a_denoiser_that_predicts_velocity_says_the_noise(clip) -> None:
+    """For the velocity of which picture and noise are the parts."""
+    denoiser = make_denoiser(clip, prediction_type="v_prediction")
+    picture, noise = torch.randn(2, 4, 3, 8, 8)
+    timesteps = torch.tensor([0, 5, 12, 19])
+    noisy = denoiser.scheduler.add_noise(picture, noise, timesteps)
+    velocity = denoiser.scheduler.get_velocity(picture, noise, timesteps)
+    denoiser.unet.forward = lambda *given, **more: (velocity,)
+    found = denoiser.predict_noise(noisy, timesteps, denoiser.describe(["a"] * 4))
+    assert torch.allclose(found, noise, atol=1e-5)
+
+
+def test_a_denoiser_is_frozen_and_gradients_pass_through_it(clip, denoiser) -> None:
+    noisy = torch.randn(1, 3, 8, 8, requires_grad=True)
+    denoiser.predict_noise(noisy, torch.tensor([4]), denoiser.describe(["a"])).sum().backward()
+    assert noisy.grad.abs().min() > 0
+    assert all(not p.requires_grad and p.grad is None for p in denoiser.unet.parameters())
+    assert not denoiser.unet.training
+    assert all(p.grad is None for p in clip.model.parameters())
+
+
+def test_samples_are_pictures_by_caption_and_seed(denoiser) -> None:
+    drawn = denoiser.sample(["a red ball", "boats"], steps=3)
+    assert drawn.shape == (2, 3, 8, 8) and 0 <= drawn.min() < drawn.max() <= 1
+    assert torch.equal(denoiser.sample(["a red ball", "boats"], steps=3), drawn)
+    assert not torch.allclose(denoiser.sample(["a red ball", "boats"], steps=3, seed=1), drawn)
+    assert not torch.allclose(denoiser.sample(["boats", "boats"], steps=3)[0], drawn[0])
+
+
+def test_without_guidance_a_sample_does_not_look_at_the_empty_caption(denoiser) -> None:
+    """One step of DDIM, written down."""
+    (drawn,) = denoiser.sample(["boats"], steps=1, guidance=1.0)
+    noise = torch.randn((1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    found = denoiser.predict_noise(noise, torch.tensor([0]), denoiser.describe(["boats"]))
+    kept = denoiser.kept[0]
+    picture = ((noise - (1 - kept).sqrt() * found) / kept.sqrt()).clamp(-1, 1)
+    assert torch.allclose(drawn, picture[0] / 2 + 0.5, atol=1e-5)
+
+
+def test_a_mapped_tower_gives_features_and_a_linear_map_of_their_directions(clip) -> None:
+    tower = MappedTower(clip.model.visual, 32, (3, 8, 8))
+    shown = torch.randn(2, 3, 32, 32)
+    features, mapped = tower(shown)
+    assert torch.equal(features, clip.model.visual(shown)) and mapped.shape == (2, 3, 8, 8)
+    direction = F.normalize(features, dim=1) * 32**0.5
+    expected = direction @ tower.head.weight.T + tower.head.bias
+    assert torch.allclose(mapped.flatten(1), expected, atol=1e-5)
+
+
+# Loading
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> Path:
+    """A latent denoiser's folder, as diffusers writes it; its vocabulary is of letters."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    make_unet(width=16, channels=4, side=4).save_pretrained(folder / "unet")
+    DDPMScheduler(20).save_pretrained(folder / "scheduler")
+    AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    letters = [*map(chr, range(33, 127))]
+    words = [*letters, *(f"{each}</w>" for each in letters), "<|startoftext|>", "<|endoftext|>"]
+    config = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=9, bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1,
+    )  # fmt: skip
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    place = folder / "tokenizer"
+    place.mkdir()
+    (place / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    (place / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 9})
+    )
+    return folder
+
+
+def test_a_pipeline_is_loaded_from_its_folder(clip, pipeline) -> None:
+    denoiser = load_denoiser(pipeline, clip)
+    assert denoiser.shape == (4, 4, 4) and len(denoiser.kept) == 20
+    found = denoiser.describe(["sea", "", "a longer caption than fits"])
+    assert found.features.shape == (3, 9, 16) and found.mask is None
+    assert not torch.allclose(found.features[0], found.features[1], atol=1e-4)
+    assert denoiser.sample(["sea"], steps=2).shape == (1, 3, 8, 8)  # the VAE doubles its side
+    modules = (denoiser.unet, denoiser.vae)
+    assert not any(p.requires_grad for module in modules for p in module.parameters())
+
+
+def test_what_is_no_pipeline_is_refused(clip, pipeline, tmp_path) -> None:
+    with pytest.raises(ValueError, match="Expected a diffusers pipeline with a UNet"):
+        load_denoiser(tmp_path, clip)
+    with pytest.raises(ValueError, match="'nobody/nothing', but it does not load"):
+        load_denoiser("nobody/nothing", clip)
+
+
+def test_a_denoiser_of_another_width_is_refused(clip) -> None:
+    described = describe_by_tokens(clip)
+    with pytest.raises(ValueError, match=r"Expected captions of width 16 for .* 'tiny', got 32"):
+        build_denoiser("tiny", make_unet(width=16), DDPMScheduler(20), *described, clip=clip)
+
+
+def test_a_scheduler_without_timesteps_is_refused(clip) -> None:
+    described, scheduler = describe_by_tokens(clip), FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="got FlowMatchEulerDiscreteScheduler without any"):
+        build_denoiser("tiny", make_unet(), scheduler, *described, clip=clip)
+
+
+def test_without_diffusers_the_error_names_the_extra(clip, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ImportError, match=r"pip install 'dclip-kit\[sds\]'"):
+        load_denoiser("pocket", clip)
+
+
+def test_stable_diffusion_steps_in_six_gigabytes() -> None:
+    """Classes and sizes of Stable Diffusion 1.5, without weights, in a process of its own."""
+    done = subprocess.run([sys.executable, STEP], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["parameters"] == pytest.approx(1.07e9, rel=0.01)
+    assert found["loss"] > 0 and found["gradient"] > 0
+    assert found["peak_gb"] <= 6
