@@ -16,7 +16,7 @@ from dclip_kit.models.denoiser import Condition, MappedTower, build_denoiser
 from dclip_kit.runtime.machine import peak_memory_mb
 
 torch.manual_seed(0)
-clip = load_clip("ViT-B-32-quickgelu", "untrained")
+clip = load_clip("pocket")
 unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
 unet.enable_gradient_checkpointing()
 vae = AutoencoderKL(
@@ -42,7 +42,7 @@ def describe(captions):
 denoiser = build_denoiser("sd", unet, scheduler, describe, 768, vae=vae, clip=clip)
 unet.train()  # for gradient checkpointing
 tower = MappedTower(clip.model.visual, clip.embed_dim, denoiser.shape)
-_, mapped = tower(torch.randn(1, 3, 224, 224))
+_, mapped = tower(torch.randn(1, 3, 64, 64))
 timesteps, condition = torch.tensor([400]), denoiser.describe(["a cat left of a dog"])
 loss = sds_loss(
     mapped,
@@ -57,7 +57,7 @@ print(
         {
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
             "loss": loss.item(),
-            "gradient": float(clip.model.visual.ln_post.weight.grad.norm()),
+            "gradient": float(clip.model.visual.conv1.weight.grad.norm()),
             "peak_gb": peak_memory_mb() / 1000,
         }
     )
