@@ -100,6 +100,7 @@ pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teachers
 	$(THREADS) $(BIN)/python -m assets.make.pretrain_clip
 	$(THREADS) $(BIN)/python -m assets.make.train_detector
 	$(THREADS) $(BIN)/python -m assets.make.validate_detector
+	$(THREADS) $(BIN)/python -m assets.make.train_denoiser
 	$(THREADS) $(BIN)/python -m dclip_kit study assets/studies/pocket_table.toml
 	$(THREADS) $(BIN)/python -m assets.make.pocket_arms
 

@@ -144,6 +144,7 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
 
     Raises:
         ImportError: diffusers is not installed.
+        FileNotFoundError: the pocket's has not been made.
         ValueError: it does not load, conditions and UNet are of different widths, or the scheduler
             has no timesteps to draw from.
     """
@@ -155,10 +156,11 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
             "'dclip-kit[sds]'."
         ) from error
     name = str(name_or_path)
+    pocket = asset_path("pocket_denoiser") if name == POCKET else None
     try:
-        if name == POCKET:
-            unet = UNet2DConditionModel.from_pretrained(asset_path("pocket_denoiser"))
-            scheduler = DDPMScheduler.from_pretrained(asset_path("pocket_denoiser"))
+        if pocket:
+            unet = UNet2DConditionModel.from_pretrained(pocket)
+            scheduler = DDPMScheduler.from_pretrained(pocket)
             described = describe_by_tokens(clip)
             return build_denoiser(name, unet.float(), scheduler, *described, clip=clip)
         from transformers import CLIPTextModel, CLIPTokenizer
