@@ -483,7 +483,10 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--student.train", "foo"], "student.train out of projection, attention, norms, last_blocks(n)"),
+        (
+            ["--student.train", "foo"],
+            "student.train out of projection, attention, norms, last_blocks(n)",
+        ),
         (["--regions.confidence", "5"], "regions.confidence to be a number from 0 to 1, got 5.0;"),
         (["--student.epochs", "0"], "student.epochs to be a whole number from 1, got 0;"),
         (["--selection.alphas"], "selection.alphas to be one or more numbers from 0 to 1, got ();"),
