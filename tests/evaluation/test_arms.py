@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_denoiser import make_denoiser
+from test_training import texts_of
 from torch.nn import functional as F
 
 from dclip_kit.config import (
@@ -179,6 +181,25 @@ def test_an_arm_that_is_to_be_taught_is_no_control_without_its_lessons(
 ) -> None:
     with pytest.raises(ValueError, match="Expected teacher_embeddings to distil from, got None"):
         train_arm("dclip", clip, training_set(pixels, sets), features, PROFILE)
+
+
+def test_an_arm_of_sds_learns_from_the_profiles_denoiser(
+    clip, pixels, features, sets, monkeypatch
+) -> None:
+    asked = []
+
+    def load(name, given):
+        asked.append(name)
+        return make_denoiser(given)
+
+    monkeypatch.setattr(experiment, "load_denoiser", load)
+    texts, shown = texts_of(features), training_set(pixels, sets)
+    student = replace(UNTAUGHT.student, sds_weight=0.5, train="norms")
+    profile = replace(UNTAUGHT, student=student, denoiser="mine")
+    arm = train_arm("sds", clip, shown, features, profile, texts=texts)
+    assert asked == ["mine"] and all(row["sds"] > 0 for row in arm.history)
+    train_arm(CONTROL, clip, shown, features, UNTAUGHT)
+    assert asked == ["mine"]
 
 
 # The choice of alpha: the best on val of those that remember
