@@ -160,6 +160,8 @@ def distill(
         module, captions = student.model, _unfreeze_text(student, texts or ())
     if denoiser:
         module = MappedTower(module, bundle.embed_dim, denoiser.shape).to(device)
+    absent = {"rehearsal": rehearsal is None, "sds": denoiser is None}
+    figures = [name for name in _FIGURES if not absent.get(name)]
     negatives = None
     if settings.hard_negatives:
         pairs = [(make_hard_negative(text), text) for text in texts or ()]
@@ -264,7 +266,10 @@ def distill(
             + settings.rehearsal_weight * moved
             + settings.sds_weight * denoised
         )
-        return torch.stack([total, distillation, contrastive, moved, denoised])
+        parts = dict(
+            zip(_FIGURES, (total, distillation, contrastive, moved, denoised), strict=True)
+        )
+        return torch.stack([parts[name] for name in figures])
 
     history = take_steps(
         "distilling" if settings.distillation_weight else "fine-tuning",
@@ -285,7 +290,7 @@ def distill(
         partial(plan_epoch, features, settings, seed),
         compute_losses,
         read=read,
-        names=_FIGURES[: 5 if denoiser else 4 if rehearsal else 3],
+        names=figures,
         warmup=settings.warmup_share,
         checkpoint=checkpoint,
         on_epoch=on_epoch and partial(on_epoch, student),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_denoiser import make_denoiser
 from test_inspection import Looks, Reads
 from test_leaks import dataset as pictures_below
 from test_leaks import scene
@@ -149,7 +150,8 @@ def test_too_many_pictures_for_the_memory_stay_on_disk(
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_crops_are_read_where_they_are_rehearsed(recipe, clip, encoded, sets) -> None:
     found = prepare_training(few(recipe), clip, encoded, sets)
-    assert (found.rehearsal is None) == (recipe in ("contrastive", "dclip", "official_code"))
+    none = ("contrastive", "sds", "dclip", "official_code")
+    assert (found.rehearsal is None) == (recipe in none)
 
 
 def test_the_published_codes_control_rehearses_what_clip_makes_of_crops(
@@ -254,6 +256,7 @@ def test_a_recipe_leads_from_pictures_to_an_arm_beside_its_control(
         return prepare_lessons(settings, own, *more)
 
     monkeypatch.setattr(experiment, "prepare_lessons", watched)
+    monkeypatch.setattr(experiment, "load_denoiser", lambda name, given: make_denoiser(given))
     trained = train_and_save_arms(profile, clip, teacher, captioned, others, sets, tmp_path)
     assert capsys.readouterr().out.strip() == "Trained the arms now."
     names = list(dict.fromkeys([CONTROL, recipe]))
@@ -281,12 +284,14 @@ def test_a_recipe_leads_from_pictures_to_an_arm_beside_its_control(
         first = trained[name].history[0]
         weights = [
             getattr(settings, f"{part}_weight")
-            for part in ("distillation", "contrastive", "rehearsal")
+            for part in ("distillation", "contrastive", "rehearsal", "sds")
         ]
-        parts = [first["distillation"], first["contrastive"], first.get("rehearsal", 0.0)]
+        parts = [first["distillation"], first["contrastive"]]
+        parts += [first.get("rehearsal", 0.0), first.get("sds", 0.0)]
         loss = sum(weight * part for weight, part in zip(weights, parts, strict=True))
         assert first["loss"] == pytest.approx(loss, rel=1e-5)
         assert ("rehearsal" in first) == (settings.rehearsal_weight > 0)
+        assert ("sds" in first) == (settings.sds_weight > 0)
 
 
 def test_uncaptioned_pictures_change_the_student_and_not_its_control(
