@@ -5,9 +5,16 @@ from .evaluation.experiment import evaluate_arms, load_arm, train_arm
 from .evaluation.inspection import shortcut_probe
 from .features.extract import extract_features
 from .features.store import FrozenFeatures
-from .losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss, dclip_loss
+from .losses import (
+    anchored_kl_loss,
+    contrastive_loss,
+    cosine_distillation_loss,
+    dclip_loss,
+    sds_loss,
+)
 from .metrics import paired_bootstrap, retrieval_metrics
 from .models.clip import ClipBundle, export_clip, load_clip
+from .models.denoiser import load_denoiser
 from .models.detector import load_detector
 from .models.encode import encode_images, encode_texts, encode_tokens
 from .models.regions import Regions, region_weights
@@ -53,11 +60,13 @@ __all__ = [
     "interpolate",
     "load_arm",
     "load_clip",
+    "load_denoiser",
     "load_detector",
     "paired_bootstrap",
     "region_weights",
     "rescore",
     "retrieval_metrics",
+    "sds_loss",
     "shortcut_probe",
     "train_arm",
     "train_region_teacher",

@@ -315,11 +315,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 # What the pocket's recipes train by; assets/studies/pocket_choice.toml compares candidates on val.
 _TAUGHT_RATES = {
-    "batch_size": 24,
-    "uncaptioned_batch": 40,
-    "rehearsal_batch": 32,
+    "batch_size": 48,
+    "uncaptioned_batch": 80,
+    "rehearsal_batch": 64,
     "captions_per_image": 5,
-    "epochs": 14,
+    "epochs": 29,
     "learning_rate": 6e-4,
     "block_rate": 1.0,
 }
