@@ -372,7 +372,7 @@ class Profile:
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
     # Of the recipe sds: "pocket", or a text-to-image pipeline of diffusers by its name or folder.
-    denoiser: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    denoiser: str = "pocket"
     selection: SelectionRule = field(default_factory=SelectionRule)
     seed: int = 0  # of weights, of the order of pictures, and of splits that have to be drawn
     # True: reports give the reciprocal rank of the best match as the "mean average precision", as
@@ -488,6 +488,7 @@ def control_of(profile: Profile) -> Profile:
     return change_settings(control, {"student": _UNTAUGHT, "reciprocal_rank_as_map": False})
 
 
+_STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _REFERENCE_TEACHER = TeacherSettings(learning_rate=1e-5, weight_decay=0.0, batch_size=32, epochs=5)
 _REFERENCE_STUDENT = StudentSettings(
     learning_rate=1e-6, batch_size=32, gradient_accumulation=4, epochs=2
@@ -501,7 +502,6 @@ PROFILES: dict[str, Profile] = {
             "pocket",
             None,
             student=StudentSettings(captions_per_image=5),
-            denoiser="pocket",
             selection=SelectionRule(alphas=(0.4, 0.6, 0.8, 1.0)),
         ),
         Profile(
@@ -511,6 +511,7 @@ PROFILES: dict[str, Profile] = {
             regions=RegionSettings(detector="yolov8n.pt"),
             teacher=_REFERENCE_TEACHER,
             student=_REFERENCE_STUDENT,
+            denoiser=_STABLE_DIFFUSION,
         ),
         Profile(
             "paper",
@@ -522,6 +523,7 @@ PROFILES: dict[str, Profile] = {
             regions=RegionSettings(detector="yolov8x.pt"),
             teacher=_REFERENCE_TEACHER,
             student=_REFERENCE_STUDENT,
+            denoiser=_STABLE_DIFFUSION,
         ),
     )
 }

@@ -314,7 +314,7 @@ def run_study(
         raise ValueError(f"Expected arms out of {', '.join(known)}, got {unknown[0]!r}.")
     if repeat:
         rows = [(known[repeat[0]], repeat[1])]
-        if not _is_done(study, *rows[0]):
+        if not has_record(study, *rows[0]):
             raise ValueError(
                 f"Expected a record of {repeat[0]} with the seed {repeat[1]} to repeat, found "
                 "none; run the study first."
@@ -324,7 +324,7 @@ def run_study(
             (arm, seed)
             for seed in study.seeds
             for arm in (known[name] for name in dict.fromkeys(wanted))
-            if seed in study.seeds_of(arm) and not _is_done(study, arm, seed)
+            if seed in study.seeds_of(arm) and not has_record(study, arm, seed)
         ]
     if not rows:
         return
@@ -341,7 +341,12 @@ def run_study(
         return_memory()
 
 
-def _is_done(study: Study, arm: StudyArm, seed: int) -> bool:
+def has_record(study: Study, arm: StudyArm, seed: int) -> bool:
+    """Whether a training has been done, so that it is not run again.
+
+    Raises:
+        ValueError: its record is damaged or of other settings than the file's.
+    """
     path = study.record_of(arm, seed)
     if not path.exists():
         return False
