@@ -1,6 +1,12 @@
 """Functions that return plotly figures: legible at half a page's width, small when stored."""
 
-from dclip_kit.plots.curves import plot_frontiers, plot_history, plot_tradeoff, plot_versus
+from dclip_kit.plots.curves import (
+    plot_frontiers,
+    plot_growth,
+    plot_history,
+    plot_tradeoff,
+    plot_versus,
+)
 from dclip_kit.plots.detection import (
     plot_attention,
     plot_average_precision,
@@ -26,6 +32,7 @@ __all__ = [
     "plot_average_precision",
     "plot_frontiers",
     "plot_gains",
+    "plot_growth",
     "plot_history",
     "plot_masking",
     "plot_naming",

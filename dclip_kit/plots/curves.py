@@ -250,6 +250,39 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
     )
 
 
+def plot_growth(
+    study: Mapping[str, Any],
+    amounts: Mapping[str, Mapping[str, int]],
+    title: str,
+    way: str = "text_to_image",
+) -> go.Figure:
+    """What arms gain over the untouched CLIP, with 95 % intervals, against what they were given.
+
+    Args:
+        study: as `summarise` made it.
+        amounts: of whatever the arms differ in; for each line, the amount of each of its arms.
+        title: of the axis of amounts.
+        way: "text_to_image" or "image_to_text".
+    """
+    colors = arm_colors(amounts)
+    figure = new_figure(320, legend=True)
+    for line, given in amounts.items():
+        gains = [_read_gain(study["arms"][name], way, "clip") for name in given]
+        figure.add_scatter(
+            x=list(given.values()),
+            y=[gain.estimate for gain in gains],
+            error_y=make_whiskers(gains) | {"color": colors[line]},
+            mode="lines+markers",
+            marker_size=9,
+            line_color=colors[line],
+            **legend_entry(figure, line),
+        )
+    figure.update_yaxes(
+        tickformat="+.0%", rangemode="tozero", title_text="gain over clip, Recall@1"
+    )
+    return figure.update_xaxes(title_text=escape_text(title))
+
+
 def _read_gain(arm: Mapping[str, Any], way: str, rival: str) -> Interval:
     """What a study's arm gains over another, as a share of the other's Recall@1."""
     gain = arm["at_95_5"][way]["vs"][rival]

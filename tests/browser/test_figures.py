@@ -63,6 +63,7 @@ def figures(clip, captioned, pictures):
         "plot_scores": plots.plot_scores(torch.rand(1, 1), torch.tensor([0]), [HOSTILE], [HOSTILE]),
         "plot_occurrences": plots.plot_occurrences({HOSTILE: torch.tensor([1.0, 9, 0])}),
         "plot_frontiers": plots.plot_frontiers(study),
+        "plot_growth": plots.plot_growth(study, {HOSTILE: {HOSTILE: 1}}, HOSTILE),
         "plot_versus": plots.plot_versus(study, "clip"),
     }
 

@@ -152,3 +152,15 @@ def test_a_point_whose_interval_includes_zero_is_hollow() -> None:
     assert known.marker.color == known.marker.line.color
     assert unknown.marker.color == "white"
     assert known.error_x.array == pytest.approx((0.1,))
+
+
+def test_gains_stand_over_what_the_arms_were_given() -> None:
+    amounts = {"taught": {"<b>odd</b>": 5, "region_taught": 25}, "<i>": {"region_taught": 100}}
+    figure = plots.plot_growth(STUDY, amounts, "captions <%>")
+    first, second = figure.data
+    assert (first.name, second.name) == ("taught", "&lt;i&gt;")
+    assert first.x == (5, 25) and first.y == (0.0, 0.4) and second.x == (100,)
+    assert first.error_y.array == pytest.approx((0.1, 0.1))
+    assert first.error_y.arrayminus == pytest.approx((0.1, 0.1))
+    assert first.line.color != second.line.color
+    assert figure.layout.xaxis.title.text == "captions &lt;%&gt;"
