@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from assets.make import train_denoiser as made
 from dclip_kit.models.clip import load_clip
 
-TINY = made.Recipe(scenes=12, steps=4, batch_size=3, warmup_steps=1, channels=(16, 16, 16))
+TINY = made.Recipe(scenes=12, steps=4, batch_size=3, warmup_steps=1, channels=(8, 8, 8))
 
 
 @pytest.fixture(scope="module")
