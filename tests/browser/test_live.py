@@ -79,7 +79,8 @@ def test_a_training_is_stopped_and_goes_on(page, shots, lab) -> None:
 
 
 def test_a_reload_keeps_the_figure_and_the_buttons(page, shots) -> None:
-    page.keyboard.press("ControlOrMeta+s")
+    with page.expect_response(lambda answer: answer.request.method == "PUT"):  # it is on disk
+        page.keyboard.press("ControlOrMeta+s")
     page.reload()
     expect(page.get_by_role("button", name="Resume")).to_be_disabled()
     expect(page.get_by_text("Finished.", exact=True)).to_be_visible()
