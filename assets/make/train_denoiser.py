@@ -251,7 +251,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/denoiser"))
     parser.add_argument(
-        "--compile", action="store_true", help="minutes first, then steps in three quarters the time"
+        "--compile",
+        action="store_true",
+        help="minutes first, then steps in three quarters the time",
     )
     arguments = parser.parse_args()
     clip = load_clip("pocket")
