@@ -32,7 +32,12 @@ from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_nouns
 from dclip_kit.evaluation.evaluate import encode_classes
 from dclip_kit.losses import sds_loss
 from dclip_kit.models.clip import ClipBundle, load_clip
-from dclip_kit.models.denoiser import Denoiser, build_denoiser, describe_by_tokens
+from dclip_kit.models.denoiser import (
+    Denoiser,
+    build_denoiser,
+    caption_losses,
+    describe_by_tokens,
+)
 from dclip_kit.models.encode import encode_images
 from dclip_kit.runtime.files import asset_path, write_atomically, write_record
 from dclip_kit.training.progress import load_training_state, save_training_state
@@ -192,23 +197,12 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path, compiled: bool = False
 # What it is worth
 
 
-@torch.no_grad()
-def prefers_own_caption(denoiser: Denoiser, scenes: Scenes, draws: int = 8) -> float:
-    """Share of scenes whose noise is predicted better beside their caption than another's.
-
-    Each is held against the next one's, with the same noise at the same timesteps.
-    """
-    captions = [each[0] for each in scenes.captions]
-    own, other = (denoiser.describe(each) for each in (captions, captions[1:] + captions[:1]))
-    pictures = scenes.pictures.float() / 127.5 - 1
-    generator, sums = torch.Generator().manual_seed(0), torch.zeros(2, len(captions))
-    for _ in tqdm(range(draws), "captions"):
-        timesteps = torch.randint(1000, (len(captions),), generator=generator)
-        noise = torch.randn(pictures.shape, generator=generator)
-        for place, condition in enumerate((own, other)):
-            predict = partial(denoiser.predict_noise, timesteps=timesteps, condition=condition)
-            sums[place] += sds_loss(pictures, noise, denoiser.kept[timesteps], predict)
-    return float((sums[0] < sums[1]).double().mean())
+def prefers_own_caption(denoiser: Denoiser, scenes: Scenes) -> float:
+    """Share of scenes whose noise is predicted better beside their caption than the next one's."""
+    captions, latents = [each[0] for each in scenes.captions], scenes.pictures.float() / 127.5 - 1
+    own = caption_losses(denoiser, latents, captions)
+    other = caption_losses(denoiser, latents, captions[1:] + captions[:1])
+    return float((own < other).double().mean())
 
 
 def name_pictures(clip: ClipBundle, pictures: Tensor, scenes: Sequence[Scene]) -> float:

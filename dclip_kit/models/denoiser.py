@@ -5,6 +5,7 @@ Axes: picture; channel, height, width of what is denoised: a picture's pixels, o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
+from dclip_kit.losses import sds_loss
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_tokens
 from dclip_kit.runtime.files import asset_path
@@ -64,6 +67,21 @@ class Denoiser:
         """How much of the picture's variance is left at each timestep (the field's ᾱ)."""
         return self.scheduler.alphas_cumprod
 
+    @torch.no_grad()
+    def encode(
+        self, pictures: Float[Tensor, "picture 3 _height _width"]
+    ) -> Float[Tensor, "picture channel height width"]:
+        """Turns pictures of any size, from 0 to 1, into what is denoised."""
+        scale = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = [scale * each for each in self.shape[1:]]
+        small = (
+            F.interpolate(pictures.to(self.unet.device), side, mode="bilinear", antialias=True) * 2
+            - 1
+        )
+        if self.vae is None:
+            return small
+        return self.vae.encode(small).latent_dist.mean * self.vae.config.scaling_factor
+
     def predict_noise(
         self,
         noisy: Float[Tensor, "picture channel height width"],
@@ -111,6 +129,53 @@ class Denoiser:
         if self.vae is not None:
             drawn = self.vae.decode(drawn / self.vae.config.scaling_factor).sample
         return (drawn.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def caption_losses(
+    denoiser: Denoiser,
+    latents: Float[Tensor, "picture channel height width"],
+    captions: Sequence[str],
+    draws: int = 8,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Float[Tensor, "picture"]:
+    """How far a denoiser misses the noise added to each picture, told a caption of it.
+
+    Of two captions of a picture, the one with the smaller loss fits better: with one seed, both are
+    asked beside the same noise at the same timesteps.
+
+    Args:
+        denoiser: that is asked.
+        latents: what it sees of the pictures (`Denoiser.encode`).
+        captions: of each.
+        draws: of noise and timestep for each, of which the mean is taken.
+        seed: of both.
+        batch_size: pictures at a time.
+
+    Raises:
+        ValueError: there is not one caption for each picture.
+
+    Source: diffusion classifiers (arXiv 2303.16203).
+    """
+    if len(latents) != len(captions):
+        raise ValueError(
+            f"Expected a caption for each of {len(latents)} pictures, got {len(captions)}; give "
+            "as many."
+        )
+    generator, kept = torch.Generator().manual_seed(seed), denoiser.kept.to(latents)
+    timesteps = torch.randint(len(kept), (draws, len(captions)), generator=generator).to(
+        kept.device
+    )
+    noise = torch.randn((draws, *latents.shape), generator=generator).to(latents)
+    losses = torch.zeros(len(captions))
+    for some in tqdm(torch.arange(len(captions)).split(batch_size), "captions", disable=None):
+        condition = denoiser.describe([captions[place] for place in some])
+        for step, drawn in zip(timesteps[:, some], noise[:, some], strict=True):
+            predict = partial(denoiser.predict_noise, timesteps=step, condition=condition)
+            found = sds_loss(latents[some], drawn, kept[step], predict)
+            losses[some] += found.cpu() / draws
+    return losses
 
 
 class MappedTower(nn.Module):

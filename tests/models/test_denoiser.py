@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from dclip_kit.models.denoiser import (
     MappedTower,
     build_denoiser,
+    caption_losses,
     describe_by_tokens,
     load_denoiser,
 )
@@ -113,6 +114,48 @@ def test_without_guidance_a_sample_does_not_look_at_the_empty_caption(denoiser) 
     assert torch.allclose(drawn, picture[0] / 2 + 0.5, atol=1e-5)
 
 
+def test_pictures_are_encoded_at_the_side_of_the_unet(denoiser) -> None:
+    pictures = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(denoiser.encode(pictures), pictures * 2 - 1, atol=1e-6)
+    halves = torch.arange(2.0).view(1, 1, 1, 2).expand(1, 3, 2, 2)  # black beside white
+    large = halves.repeat_interleave(20, 2).repeat_interleave(20, 3)
+    small = denoiser.encode(large)
+    assert small.shape == (1, 3, 8, 8)
+    expected = torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2).expand(1, 3, 8, 2)
+    assert torch.allclose(small[..., [0, 7]], expected, atol=1e-5)
+
+
+def test_caption_losses_are_those_of_a_slow_loop(denoiser) -> None:
+    latents, captions = torch.randn(3, 3, 8, 8), ["boats", "a red ball", ""]
+    found = caption_losses(denoiser, latents, captions, draws=2, seed=6, batch_size=2)
+    generator = torch.Generator().manual_seed(6)
+    timesteps = torch.randint(20, (2, 3), generator=generator)
+    noise = torch.randn((2, 3, 3, 8, 8), generator=generator)
+    for place, caption in enumerate(captions):
+        expected = 0.0
+        for draw in (0, 1):
+            step, drawn = timesteps[draw, place], noise[draw, place]
+            noisy = denoiser.scheduler.add_noise(latents[place], drawn, step)
+            condition = denoiser.describe([caption])
+            told = denoiser.predict_noise(noisy[None], step[None], condition)[0]
+            expected += float((told - drawn).square().mean()) / 2
+        assert float(found[place]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_captions_of_one_picture_are_asked_beside_the_same_noise(denoiser) -> None:
+    latents = torch.randn(2, 3, 8, 8)
+    one, other = (
+        caption_losses(denoiser, latents, captions, draws=1)
+        for captions in (["boats", "boats"], ["boats", "a red ball"])
+    )
+    assert one[0] == pytest.approx(float(other[0]), rel=1e-5) and one[1] != other[1]
+
+
+def test_a_caption_too_few_is_refused(denoiser) -> None:
+    with pytest.raises(ValueError, match="a caption for each of 2 pictures, got 1"):
+        caption_losses(denoiser, torch.randn(2, 3, 8, 8), ["boats"])
+
+
 def test_a_mapped_tower_gives_features_and_a_linear_map_of_their_directions(clip) -> None:
     tower = MappedTower(clip.model.visual, 32, (3, 8, 8))
     shown = torch.randn(2, 3, 32, 32)
@@ -161,6 +204,9 @@ def test_a_pipeline_is_loaded_from_its_folder(clip, pipeline) -> None:
     assert found.features.shape == (3, 9, 16) and found.mask is None
     assert not torch.allclose(found.features[0], found.features[1], atol=1e-4)
     assert denoiser.sample(["sea"], steps=2).shape == (1, 3, 8, 8)  # the VAE doubles its side
+    latents = denoiser.encode(torch.rand(2, 3, 20, 12))
+    assert latents.shape == (2, 4, 4, 4)
+    assert caption_losses(denoiser, latents, ["sea", "boats"], draws=1).min() > 0
     modules = (denoiser.unet, denoiser.vae)
     assert not any(p.requires_grad for module in modules for p in module.parameters())
 
