@@ -144,7 +144,11 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
     if state.exists():
         progress = load_training_state(state, both, optimizer)
         print(f"Continuing at step {progress['step']} of {recipe.steps}.")
-    scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2")
+    # Of velocities, whose error counts what is to be seen in much noise, too: of noise, nothing was
+    # learned from captions in 1,400 steps.
+    scheduler = DDPMScheduler(
+        1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
+    )
     learning = build_denoiser("", unet, scheduler, *describe_by_tokens(clip), clip=clip)
     unet.requires_grad_(True).train()
     scenes = draw_scenes(recipe.scenes, recipe.seed)
@@ -168,7 +172,8 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
                 noise,
                 learning.kept[timesteps],
                 partial(learning.predict_noise, timesteps=timesteps, condition=condition),
-            ).mean()
+            )
+            loss = (loss / learning.kept[timesteps]).mean()  # of noise, to that of velocities
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
