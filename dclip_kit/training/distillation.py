@@ -236,6 +236,7 @@ def distill(
         if settings.distillation == "anchored_kl":
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
             drawn = torch.randint(len(targets), (settings.anchors,), generator=generator)
+            # As the untouched CLIP has them, even where the text tower trains: so has the teacher.
             anchors = send(features.text[drawn], device)
             return anchored_kl_loss(image, aim, anchors, settings.temperature)
         term = cosine_distillation_loss(image, aim)
@@ -329,10 +330,10 @@ def _check(
             "Expected something to rehearse, got None; give distill crops with the untouched "
             "CLIP's features of them, or set rehearsal_weight=0."
         )
-    if uncaptioned and settings.train_text:
+    if uncaptioned and settings.train_text and settings.distillation == "cosine":
         raise ValueError(
-            "Expected no uncaptioned pictures where the text tower trains, got some; they have no "
-            "caption to draw to the teacher: set uncaptioned_batch=0."
+            "Expected no uncaptioned pictures where captions are drawn to the teacher, too, got "
+            "some; set uncaptioned_batch=0, train_text=False or distillation='anchored_kl'."
         )
     read = settings.train_text or settings.hard_negatives or settings.sds_weight
     if read and (texts is None or len(texts) != len(features.text)):

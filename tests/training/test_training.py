@@ -397,6 +397,15 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
         for share, parameters in ((settings.block_rate, blocks), (1.0, after))
         for group in decayed(parameters, settings.weight_decay)
     ]
+    words = [*student.model.transformer.parameters(), *student.model.ln_final.parameters()]
+    words += [student.model.token_embedding.weight, student.model.positional_embedding]
+    words.append(student.model.text_projection)
+    if settings.train_text:
+        groups += [
+            {**group, "share": 1.0}
+            for group in decayed([p.requires_grad_() for p in words], settings.weight_decay)
+        ]
+    tokens = student.tokenizer(texts_of(features))
     optimizer = torch.optim.AdamW(groups)
     plan = []
     for epoch in range(settings.epochs):
@@ -419,10 +428,11 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
             image = F.normalize(image, dim=-1)
             owner = features.image_of_text[texts]
             harder = negatives[texts] if settings.hard_negatives else None
-            loss = contrastive_loss(
-                *(image, features.text[texts], settings.temperature, owner[:, None] == owner),
-                harder,
-            )
+            text = features.text[texts]
+            if settings.train_text:
+                text = student.model.encode_text(tokens[texts])
+            same = owner[:, None] == owner
+            loss = contrastive_loss(image, text, settings.temperature, same, harder)
             if settings.distillation == "anchored_kl":
                 first = [i for i in range(len(texts)) if i == 0 or owner[i] != owner[i - 1]]
                 other = uncaptioned.draw(4, seed + 500_009, batch)
@@ -447,7 +457,8 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
             total = total + loss / len(batches)
         optimizer.zero_grad()
         total.backward()
-        torch.nn.utils.clip_grad_norm_(tower.parameters(), settings.clip_norm)
+        trained = [*tower.parameters(), *(words if settings.train_text else ())]
+        torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * share * group["share"]
         optimizer.step()
@@ -457,8 +468,16 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
 @pytest.mark.parametrize(("accumulation", "captions"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 9)])
 @pytest.mark.parametrize(
     "settings",
-    [CONTROL, STUDENT, replace(STUDENT, block_rate=0.2), REHEARSED, ANCHORED, HARD],
-    ids=["contrastive", "dclip", "slow blocks", "rehearsal", "anchored", "hard negatives"],
+    [
+        CONTROL,
+        STUDENT,
+        replace(STUDENT, block_rate=0.2),
+        REHEARSED,
+        ANCHORED,
+        replace(ANCHORED, train_text=True),
+        HARD,
+    ],
+    ids=["contrastive", "dclip", "slow blocks", "rehearsal", "anchored", "both towers", "hard"],
 )
 def test_fine_tuning_is_a_plain_loop(
     settings, accumulation, captions, clip, pixels, features, targets, uncaptioned, rehearsal
@@ -472,7 +491,8 @@ def test_fine_tuning_is_a_plain_loop(
     )
     expected, losses = by_hand(clip, pixels, features, settings, targets, 6, *beside.values())
     for bundle in (run.student, expected, clip):
-        for block in bundle.model.visual.transformer.resblocks:
+        blocks = [*bundle.model.visual.transformer.resblocks, *bundle.model.transformer.resblocks]
+        for block in blocks:
             # A key's bias shifts all scores alike: AdamW blows its gradient, rounding alone, up.
             block.attn.in_proj_bias.data[32:64] = 0
     assert torch.allclose(weights(run.student.model), weights(expected.model), atol=1e-6)
@@ -893,7 +913,7 @@ def test_train_teacher_refuses_features_that_are_not_finite(name, features) -> N
                 settings=replace(STUDENT, train_text=True, uncaptioned_batch=2),
                 uncaptioned=PictureTargets(given["pictures"], given["features"].image),
             ),
-            "no uncaptioned pictures where the text tower trains",
+            "no uncaptioned pictures where captions are drawn to the teacher",
         ),
         (lambda given: given["features"].text.fill_(math.nan), "finite"),
         (lambda given: given.update(settings=replace(STUDENT, learning_rate=1e30)), "finite"),
