@@ -74,10 +74,8 @@ class Denoiser:
         """Turns pictures of any size, from 0 to 1, into what is denoised."""
         scale = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
         side = [scale * each for each in self.shape[1:]]
-        small = (
-            F.interpolate(pictures.to(self.unet.device), side, mode="bilinear", antialias=True) * 2
-            - 1
-        )
+        pictures = pictures.to(self.unet.device) * 2 - 1
+        small = F.interpolate(pictures, side, mode="bilinear", antialias=True)
         if self.vae is None:
             return small
         return self.vae.encode(small).latent_dist.mean * self.vae.config.scaling_factor
@@ -163,12 +161,11 @@ def caption_losses(
             f"Expected a caption for each of {len(latents)} pictures, got {len(captions)}; give "
             "as many."
         )
-    generator, kept = torch.Generator().manual_seed(seed), denoiser.kept.to(latents)
-    timesteps = torch.randint(len(kept), (draws, len(captions)), generator=generator).to(
-        kept.device
-    )
+    kept, losses = denoiser.kept.to(latents), torch.zeros(len(captions))
+    generator = torch.Generator().manual_seed(seed)
+    timesteps = torch.randint(len(kept), (draws, len(captions)), generator=generator)
+    timesteps = timesteps.to(latents.device)
     noise = torch.randn((draws, *latents.shape), generator=generator).to(latents)
-    losses = torch.zeros(len(captions))
     for some in tqdm(torch.arange(len(captions)).split(batch_size), "captions", disable=None):
         condition = denoiser.describe([captions[place] for place in some])
         for step, drawn in zip(timesteps[:, some], noise[:, some], strict=True):
