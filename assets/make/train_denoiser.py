@@ -95,7 +95,11 @@ def draw_scenes(count: int, seed: int) -> Scenes:
 
 
 def build_unet(recipe: Recipe) -> Any:
-    """The untrained UNet; at full and half size it has no attention, which would cost most."""
+    """The untrained UNet; at full and half size it has no attention, which would cost most.
+
+    What a caption says as a whole reaches every block beside the timestep: by attention alone,
+    places hardly followed captions after 3,600 steps.
+    """
     plain = len(recipe.channels) - 2  # levels without attention
     unet: Any = UNet2DConditionModel(
         sample_size=SIDE,
@@ -108,6 +112,9 @@ def build_unet(recipe: Recipe) -> Any:
         cross_attention_dim=256,
         attention_head_dim=4,  # the number of heads: diffusers calls it so
         norm_num_groups=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
     )
     return unet.to(memory_format=torch.channels_last)
 

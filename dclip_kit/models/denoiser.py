@@ -290,6 +290,7 @@ def build_denoiser(
 
 def describe_by_tokens(clip: ClipBundle) -> tuple[Callable[[Sequence[str]], Condition], int]:
     """A CLIP's own caption tokens as conditions, and their width."""
+    length = clip.model.context_length
 
     def describe(captions: Sequence[str]) -> Condition:
         # An empty caption is one token of zeros: what a tenth of the training's captions were.
@@ -297,6 +298,9 @@ def describe_by_tokens(clip: ClipBundle) -> tuple[Callable[[Sequence[str]], Cond
         found = encode_tokens(clip, asked)
         said = torch.tensor([bool(each.strip()) for each in captions])
         features = found.features * clip.embed_dim**0.5 * said[:, None, None]
-        return Condition(features.to(clip.device), found.mask.to(clip.device))
+        # All of one length: a UNet that also pools tokens looks past the mask.
+        more = length - features.shape[1]
+        features, mask = F.pad(features, (0, 0, 0, more)), F.pad(found.mask, (0, more))
+        return Condition(features.to(clip.device), mask.to(clip.device))
 
     return describe, clip.embed_dim

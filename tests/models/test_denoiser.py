@@ -28,7 +28,7 @@ from dclip_kit.models.encode import encode_tokens
 STEP = Path(__file__).with_name("stable_diffusion_step.py")
 
 
-def make_unet(width=32, channels=3, side=8):
+def make_unet(width=32, channels=3, side=8, **options):
     """A UNet of two levels, the lower of which looks at captions."""
     torch.manual_seed(4)
     return UNet2DConditionModel(
@@ -42,6 +42,7 @@ def make_unet(width=32, channels=3, side=8):
         cross_attention_dim=width,
         attention_head_dim=2,
         norm_num_groups=4,
+        **options,
     )
 
 
@@ -59,14 +60,23 @@ def denoiser(clip):
 def test_captions_condition_by_their_tokens(clip, denoiser) -> None:
     found = denoiser.describe(["a red ball", "", "boats"])
     tokens = encode_tokens(clip, ["a red ball", "a", "boats"])
-    assert torch.equal(found.mask, tokens.mask) and found.mask[1].sum() == 1
+    longest = tokens.mask.shape[1]
+    assert found.mask.shape[1] == clip.model.context_length
+    assert not found.mask[:, longest:].any()
+    assert torch.equal(found.mask[:, :longest], tokens.mask) and found.mask[1].sum() == 1
     lengths = found.features.norm(dim=2)
     assert lengths[1].max() == 0  # an empty caption is one token of zeros
     assert torch.allclose(lengths[[0, 2]], found.mask[[0, 2]] * 32**0.5, atol=1e-5)
-    assert torch.allclose(found.features[[0, 2]] / 32**0.5, tokens.features[[0, 2]], atol=1e-6)
+    said = found.features[[0, 2], :longest]
+    assert torch.allclose(said / 32**0.5, tokens.features[[0, 2]], atol=1e-6)
 
 
-def test_padding_of_captions_changes_no_prediction(denoiser) -> None:
+@pytest.mark.parametrize(
+    "pooling", [{}, {"addition_embed_type": "text", "addition_embed_type_num_heads": 2}]
+)
+def test_padding_of_captions_changes_no_prediction(clip, pooling) -> None:
+    unet, described = make_unet(**pooling), describe_by_tokens(clip)
+    denoiser = build_denoiser("tiny", unet, DDPMScheduler(20), *described, clip=clip)
     noisy, timesteps = torch.randn(2, 3, 8, 8), torch.tensor([3, 17])
     alone = denoiser.predict_noise(noisy[:1], timesteps[:1], denoiser.describe(["boats"]))
     both = denoiser.predict_noise(noisy, timesteps, denoiser.describe(["boats", "a red ball"]))
