@@ -338,8 +338,9 @@ def shortened(
     length = int(ids.argmax(dim=1).max()) + 1
     positions, mask = tower.positional_embedding, tower.attn_mask
     try:
-        # open_clip adds all positions to whatever it is given.
-        tower.positional_embedding = nn.Parameter(positions[:length], positions.requires_grad)
+        # open_clip adds all positions to whatever it is given. In place of the parameter stands a
+        # part of it, which an assignment would refuse; gradients flow back through it.
+        tower._parameters["positional_embedding"] = positions[:length]
         tower.attn_mask = mask[:length, :length]
         yield ids[:, :length]
     finally:

@@ -29,7 +29,7 @@ from dclip_kit.models.clip import (
     send,
 )
 from dclip_kit.models.denoiser import Denoiser, MappedTower
-from dclip_kit.models.encode import Pictures, encode_texts, read_batches
+from dclip_kit.models.encode import Pictures, encode_texts, read_batches, shortened
 from dclip_kit.models.weights import Trainable, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
@@ -202,7 +202,8 @@ def distill(
             elif not settings.train_text:
                 image = model(student.normalize(pixels))
             else:  # with gradient through both towers, L2-normalised
-                found = model(student.normalize(pixels), text)
+                with shortened(student.model, text) as ids:
+                    found = model(student.normalize(pixels), ids)
                 if isinstance(found, dict):  # CoCa's
                     found = found["image_features"], found["text_features"]
                 image, text = found[:2]

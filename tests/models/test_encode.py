@@ -4,6 +4,7 @@ Reading ahead: all items in order, a batch early, and errors where they belong.
 """
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -296,6 +297,23 @@ def test_a_tower_reads_to_the_last_end_token_and_says_the_same(custom_text, make
     after = clip.model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_a_tower_that_reads_less_learns_the_same(custom_text, make_clip_folder) -> None:
+    clip = load_clip(make_clip_folder(custom_text=custom_text))
+    tower = clip.model.requires_grad_(True)
+    ids = clip.tokenizer(["a red ball", "it"])
+    gradients = []
+    for reading in (nullcontext(ids), shortened(tower, ids)):
+        tower.zero_grad()
+        with reading as given:
+            tower.encode_text(given).square()[:, 0].sum().backward()
+        gradients.append({n: p.grad for n, p in tower.named_parameters() if p.grad is not None})
+    whole, found = gradients
+    assert found.keys() == whole.keys() and any("positional" in name for name in found)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
 
 
 def test_a_tower_is_whole_again_after_an_error(clip) -> None:
