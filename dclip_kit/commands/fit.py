@@ -150,7 +150,7 @@ def _run(
             left_out=data.left_out and data.left_out.as_dict(),
         )
     if is_main_process():
-        write_record(said, out / runs.REPORT)
+        write_record(said, out / "report.json")
         notes = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
         print(format_report(said), *filter(None, notes), sep="\n")
         print(

@@ -29,7 +29,6 @@ from dclip_kit.runtime.printing import printable, say
 from dclip_kit.runtime.processes import is_main_process
 
 SETTINGS = "settings.json"
-REPORT = "report.json"  # which says as much as the settings do
 SECONDS = "seconds.json"
 PICTURES = "pictures.json"
 TEACHERS = ("region_teacher", "teacher")  # their files, and their settings in a profile
@@ -44,8 +43,7 @@ def require_settings(settings: Profile, folder: Path) -> None:
     path = folder / SETTINGS
     if not path.exists():
         return
-    older = {"recipe": "dclip"}  # runs from before there were recipes
-    differing = read_record(path, lambda kept: differing_entries(older | kept, settings.as_dict()))
+    differing = read_record(path, lambda kept: differing_entries(kept, settings.as_dict()))
     if differing:
         raise ValueError(
             f"Expected the settings of the run in {folder}, but they differ in "
@@ -328,18 +326,13 @@ def find_run(reference: Path | str) -> Run | None:
     """
     place = Path(reference)
     folder, name = place.parent, place.name.removesuffix(".safetensors")
-    records = [folder / each for each in (SETTINGS, REPORT) if (folder / each).is_file()]
-    if not records or not (folder / f"{name}.json").is_file():
+    if not (folder / SETTINGS).is_file() or not (folder / f"{name}.json").is_file():
         return None
 
-    def build(record: dict[str, Any]) -> Profile:
-        settings = record.get("settings", record)
-        own = {name: settings[name] for name in ("clip", "pretrained")}
-        # Older runs lack some of the others.
-        own |= {name: settings[name] for name in MEASURED_BY if name in settings}
-        return replace(PROFILES["pocket"], **own)
+    def build(settings: dict[str, Any]) -> Profile:
+        return replace(PROFILES["pocket"], **{name: settings[name] for name in MEASURED_BY})
 
-    return Run(folder, name, read_record(records[0], build), load_seen(folder))
+    return Run(folder, name, read_record(folder / SETTINGS, build), load_seen(folder))
 
 
 def load_model(

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -25,25 +25,12 @@ AFTER_BLOCKS = re.compile(  # what pools or projects what a tower's blocks have 
 )
 
 
-@dataclass(frozen=True)
-class Trainable:
-    """Which parameters of an image tower train.
-
-    Attributes:
-        names: in the tower's order.
-        share: of all the tower's numbers.
-    """
-
-    names: tuple[str, ...]
-    share: float
-
-
 def clone_clip(bundle: ClipBundle) -> ClipBundle:
     """A copy whose training leaves the original as it is."""
     return replace(bundle, model=copy.deepcopy(bundle.model))
 
 
-def freeze(bundle: ClipBundle, policy: str) -> Trainable:
+def freeze(bundle: ClipBundle, policy: str) -> list[str]:
     """Sets `requires_grad`: the text tower and logit scale never, the image tower by policy.
 
     Args:
@@ -53,6 +40,9 @@ def freeze(bundle: ClipBundle, policy: str) -> Trainable:
             projection), "norms" (scales and shifts of normalisation layers), "last_blocks(n)" (the
             last n blocks, what follows them) or "all".
 
+    Returns:
+        The names of the image tower's parameters that train.
+
     Raises:
         ValueError: the policy is unknown, or matches nothing in this tower.
     """
@@ -61,8 +51,7 @@ def freeze(bundle: ClipBundle, policy: str) -> Trainable:
     chosen = choose_parameters(bundle, policy)
     for name in chosen:
         everything[name].requires_grad_(True)
-    total = sum(parameter.numel() for parameter in everything.values())
-    return Trainable(tuple(chosen), sum(everything[name].numel() for name in chosen) / total)
+    return chosen
 
 
 def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:

@@ -30,7 +30,7 @@ from dclip_kit.models.clip import (
 )
 from dclip_kit.models.denoiser import Denoiser, MappedTower
 from dclip_kit.models.encode import Pictures, encode_texts, read_batches, shortened
-from dclip_kit.models.weights import Trainable, clone_clip, freeze
+from dclip_kit.models.weights import clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share
 from dclip_kit.training.progress import History, group_parameters, plan_epoch, take_steps
@@ -75,7 +75,7 @@ class StudentRun:
     """A fine-tuned CLIP, what of it trained, and a row of figures an epoch."""
 
     student: ClipBundle
-    trainable: Trainable
+    trainable: list[str]  # of the image tower
     history: History
 
 

@@ -11,7 +11,7 @@ import torch
 from test_leaks import dataset, scene
 from test_profile_data import write_classes
 
-from dclip_kit.config import CONTROL, PROFILES, apply_recipe, change_settings
+from dclip_kit.config import CONTROL, PROFILES, change_settings
 from dclip_kit.data import LabelledImages, read_labelled
 from dclip_kit.data.leaks import OWN
 from dclip_kit.data.pocket import world as pocket
@@ -68,15 +68,6 @@ def test_settings_may_not_change(tmp_path, profile) -> None:
         require_settings(other, tmp_path)
 
 
-def test_settings_from_before_there_were_recipes_are_those_of_dclip(tmp_path, profile) -> None:
-    profile = apply_recipe(profile, "dclip")
-    older = {name: value for name, value in profile.as_dict().items() if name != "recipe"}
-    (tmp_path / "settings.json").write_text(json.dumps(older))
-    require_settings(profile, tmp_path)
-    with pytest.raises(ValueError, match="they differ in recipe;"):
-        require_settings(replace(profile, recipe="region_taught"), tmp_path)
-
-
 def test_damaged_settings_are_named(tmp_path, profile) -> None:
     for content in ("{", "[]"):
         (tmp_path / "settings.json").write_text(content)
@@ -93,10 +84,6 @@ def test_an_arm_is_loaded_upon_its_runs_own_clip(run, clip, form) -> None:
     # A profile's tag that was left beside a folder is not for it.
     record = json.loads((run / "settings.json").read_text())
     (run / "settings.json").write_text(json.dumps(record | {"pretrained": "openai"}))
-    assert load_model(str(run / form)).name == str(run / form)
-    # A report says as much as the settings do.
-    (run / "settings.json").unlink()
-    (run / "report.json").write_text(json.dumps({"settings": record}))
     assert load_model(str(run / form)).name == str(run / form)
 
 

@@ -156,17 +156,17 @@ def test_a_policy_trains_a_part_of_the_image_tower(policy, tower) -> None:
         training = {name for name, p in tower.model.named_parameters() if p.requires_grad}
     finally:
         tower.model.requires_grad_(True)
-    assert training == {f"visual.{name}" for name in trainable.names}  # no text tower, no scale
+    assert training == {f"visual.{name}" for name in trainable}  # no text tower, no scale
     if policy == "all":
-        assert set(trainable.names) == names and trainable.share == 1
+        assert set(trainable) == names and trainable.share == 1
         return
     assert 0 < trainable.share < 1
     trains, rests = SAMPLES[tower.name][policy]
     last = BLOCKS.get(tower.name, 12) - 1
-    assert trains.format(last) in trainable.names
-    assert rests in names and rests not in trainable.names
+    assert trains.format(last) in trainable
+    assert rests in names and rests not in trainable
     if policy == "last_blocks(1)" and last:
-        assert trains.format(last - 1) in names - set(trainable.names)
+        assert trains.format(last - 1) in names - set(trainable)
 
 
 @pytest.fixture
@@ -198,8 +198,8 @@ def test_a_step_mixing_and_an_export(tower, pixels, features, tmp_path) -> None:
     run = distill(tower, pixels, features, settings, features.text)
     after = run.student.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert changed and changed <= {f"visual.{name}" for name in run.trainable.names}
-    assert len(changed) > 0.8 * len(run.trainable.names)
+    assert changed and changed <= {f"visual.{name}" for name in run.trainable}
+    assert len(changed) > 0.8 * len(run.trainable)
     assert all(torch.equal(v, before[name]) for name, v in tower.model.state_dict().items())
 
     mixed = interpolate(tower, run.student, 0.5)

@@ -91,7 +91,7 @@ def test_gradients_reach_the_map_and_the_norms_and_nothing_else(
         for name, value in run.student.model.state_dict().items()
         if not torch.equal(value, untouched[name])
     }
-    names = {f"visual.{name}" for name in run.trainable.names}
+    names = {f"visual.{name}" for name in run.trainable}
     assert moved == names and len(names) == 2 * 2 * 2 + 2 * 2
     assert all(".ln_" in name for name in names)
     assert torch.equal(weights(denoiser.unet), before)
@@ -104,7 +104,7 @@ def test_the_norms_of_a_resnet_are_its_batch_norms(make_clip_folder) -> None:
     clip = load_clip(make_clip_folder(vision_cfg=vision))
     chosen = freeze(clip, "norms")
     layers = [x for x in clip.model.visual.modules() if isinstance(x, nn.BatchNorm2d)]
-    assert len(chosen.names) == 2 * len(layers) > 20
+    assert len(chosen) == 2 * len(layers) > 20
     assert all(layer.weight.requires_grad and layer.bias.requires_grad for layer in layers)
     assert not clip.model.visual.conv1.weight.requires_grad
 

@@ -592,7 +592,7 @@ def test_gradients_reach_what_trains_and_nothing_else(policy, clip, pixels, feat
         name for name, value in run.student.model.state_dict().items()
         if not torch.equal(value, before[name])
     }  # fmt: skip
-    assert changed == {f"visual.{name}" for name in run.trainable.names}
+    assert changed == {f"visual.{name}" for name in run.trainable}
     assert all(torch.equal(value, before[n]) for n, value in clip.model.state_dict().items())
     for module in (teacher, clip.model):
         assert all(parameter.grad is None for parameter in module.parameters())
