@@ -1,6 +1,6 @@
 """Trainings epoch by epoch; paths between search and memory; what a study's arms gain."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -30,6 +30,7 @@ _PANELS = {  # row's key, heading
     "val_zero_shot": "zero-shot top-1 on val",
     "val_retention": "zero-shot retention on val",
 }
+_VARIANTS = {"text": "dash", "nnn": "dot"}  # by what an arm's name ends in: its line
 
 
 def plot_history(
@@ -153,10 +154,22 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
     )
 
 
+def _variant_colors(names: Iterable[str]) -> dict[str, str]:
+    """Colours of arms, of which variants have that of the arm that they are one of."""
+    like = {}
+    for name in names:
+        kind, _, last = name.rpartition("_")
+        like[name] = kind if last in _VARIANTS else name
+    colors = arm_colors(like.values())
+    return {name: colors[kind] for name, kind in like.items()}
+
+
 def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.Figure:
     """What each arm gains over the untouched CLIP against what it retains, as its weights mix in.
 
-    A line runs from the untouched CLIP (at the right, no gain) to the arm's own weights. Where it
+    A line runs from the untouched CLIP (at the right, no gain) to the arm's own weights; that of an
+    arm whose text tower trains ("_text") is dashed, and that of rescored search ("_nnn") dotted, in
+    the colour of the arm that is like it. Where a line
     falls to the retention at which arms are compared, a point has its 95 % interval; points of
     several arms stand beside each other. An arm without weights of its own, such as CLIP with
     rescored search, has no line, and its point is a diamond.
@@ -166,19 +179,19 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
         way: "text_to_image" or "image_to_text".
     """
     arms = study["arms"]
-    colors = arm_colors(arms)
+    colors = _variant_colors(arms)
     base = arms["clip"]["at_95_5"][way]["recall_at_1"]
     figure = new_figure(400, legend=True)
     others = [name for name in arms if name != "clip"]  # which gains nothing over itself
     for name in others:
-        points = arms[name]["frontier"]
+        points, last = arms[name]["frontier"], name.rpartition("_")[2]
         if len(points) > 1:
             figure.add_scatter(
                 x=[point["retention"] for point in points],
                 y=[point[way] / base - 1 for point in points],
                 mode="lines",
                 hovertext=[f"{escape_text(name)}, α = {point['alpha']:g}" for point in points],
-                line_color=colors[name],
+                line={"color": colors[name], "dash": _VARIANTS.get(last, "solid")},
                 **legend_entry(figure, name),
             )
     for number, name in enumerate(others):  # points over all lines
@@ -216,7 +229,7 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
         rival: the arm that the others are compared with.
     """
     arms = {name: arm for name, arm in study["arms"].items() if name != rival}
-    colors = arm_colors(arms)
+    colors = _variant_colors(arms)
     figure = new_figure(
         26 * len(arms) + 40,
         list(WAYS.values()),

@@ -138,6 +138,17 @@ def test_an_arm_of_one_point_has_no_line_and_stands_in_the_legend() -> None:
     assert point is figure.data[-1] and point.x == (1.0,)
 
 
+def test_variants_of_an_arm_have_its_colour_and_a_line_of_their_own() -> None:
+    taught = STUDY["arms"]["region_taught"]
+    variants = dict.fromkeys(["other", "region_taught_nnn", "region_taught_text"], taught)
+    figure = plots.plot_frontiers({"arms": STUDY["arms"] | variants})
+    lines = {trace.name: trace.line for trace in figure.data if trace.mode == "lines"}
+    dashes = [lines[name].dash for name in ("region_taught", *variants)]
+    assert dashes == ["solid", "solid", "dot", "dash"]
+    colors = [lines[name].color for name in variants]
+    assert colors[1] == colors[2] == ARM_COLORS["region_taught"] != colors[0]
+
+
 def test_points_at_one_retention_stand_beside_each_other() -> None:
     same = STUDY["arms"]["region_taught"]
     figure = plots.plot_frontiers({"arms": {"clip": STUDY["arms"]["clip"], "a": same, "b": same}})
