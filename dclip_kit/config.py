@@ -474,6 +474,8 @@ def trains_teacher(profile: Profile) -> bool:
 def control_of(profile: Profile) -> Profile:
     """The control of a profile's recipe: the same captioned pictures and rehearsal, and no teacher.
 
+    Its text tower trains where the recipe's does: else that would look like the teacher's work.
+
     Where the control has rates of its own, as for the pocket, it trains by these, but for what has
     been changed from those of the recipe: that it has too.
     """
@@ -485,7 +487,8 @@ def control_of(profile: Profile) -> Profile:
         }
         student = replace(others, **changed)
     control = replace(profile, student=student, recipe=CONTROL)
-    return change_settings(control, {"student": _UNTAUGHT, "reciprocal_rank_as_map": False})
+    untaught = _UNTAUGHT | {"train_text": profile.student.train_text}
+    return change_settings(control, {"student": untaught, "reciprocal_rank_as_map": False})
 
 
 _STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"

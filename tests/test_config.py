@@ -315,15 +315,18 @@ def test_the_pockets_recipes_train_at_different_rates() -> None:
 
 # The control
 
+PUBLISHED = "official_code"  # which trains the text tower
+
 
 @pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_control_trains_as_its_own_recipe_says(recipe, name) -> None:
-    """On the recipe's features, which are its regions', and measured as every arm is."""
+    """On the recipe's features, its regions'; both towers where the recipe trains both."""
     profile = apply_recipe(get_profile(name), recipe)
     control = control_of(profile)
     require_recipe(control)
-    assert control.student == apply_recipe(get_profile(name), CONTROL).student
+    own = replace(apply_recipe(get_profile(name), CONTROL).student, train_text=recipe == PUBLISHED)
+    assert control.student == own
     same = {"student": control.student, "recipe": CONTROL, "reciprocal_rank_as_map": False}
     assert control == replace(profile, **same)
     assert control_of(control) == control
@@ -332,7 +335,7 @@ def test_the_control_trains_as_its_own_recipe_says(recipe, name) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_is_changed_of_a_recipe_is_changed_of_its_control_too(recipe) -> None:
     changes = {"epochs": 3, "learning_rate": 0.5, "train": "projection", "clip_norm": 2.0}
-    changes |= {"anchors": 2, "rehearsal_batch": 7}
+    changes |= {"anchors": 2, "rehearsal_batch": 7, "train_text": recipe != "sds"}
     profile = change_settings(apply_recipe(get_profile("pocket"), recipe), {"student": changes})
     control = control_of(replace(profile, seed=9, selection=SelectionRule((0.7,), 0.5)))
     expected = change_settings(
@@ -350,5 +353,5 @@ def test_a_control_has_no_teacher_and_no_uncaptioned_pictures_whatever_is_asked_
         profile = change_settings(apply_recipe(get_profile("base"), recipe), {"student": changes})
         control = control_of(profile).student
         assert control.distillation_weight == control.uncaptioned_batch == 0, recipe
-        assert not control.train_text and control.contrastive_weight == 1
+        assert control.train_text == changes["train_text"] and control.contrastive_weight == 1
         assert control.rehearsal_weight == 7

@@ -279,8 +279,11 @@ def test_a_recipe_leads_from_pictures_to_an_arm_beside_its_control(
             assert getattr(one, field) == getattr(other, field)
         embedded = [encode_images(arm.clip, sets.test.pictures) for arm in (one, other)]
         assert torch.equal(*embedded)
-    assert trained[recipe].trained_text == (recipe == "official_code")
-    assert same_text_tower(trained[CONTROL].clip, clip)
+    both_towers = recipe == "official_code"
+    for name in (CONTROL, recipe):
+        assert (
+            trained[name].trained_text == both_towers != same_text_tower(trained[name].clip, clip)
+        )
 
     # Each by the losses of its own settings.
     for name, settings in ((CONTROL, control_of(profile).student), (recipe, profile.student)):
