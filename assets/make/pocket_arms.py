@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 from dclip_kit.evaluation.study import Study, read_study, teacher_place
-from dclip_kit.runtime.files import asset_path
+from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors
 
 ARMS = ("contrastive_rehearsal", "dclip", "region_taught")
 TAUGHT = ("dclip", "region_taught")  # those whose teachers are kept
 
 
 def copy_arms(study: Study, work: Path, folder: Path, seed: int = 0) -> None:
-    """Copies the arms and their teachers.
+    """Copies the arms and their teachers, all of them in half precision.
 
     Args:
         study: with the arms.
@@ -34,7 +34,14 @@ def copy_arms(study: Study, work: Path, folder: Path, seed: int = 0) -> None:
         files += sorted(teacher_place(work, arms[name], seed).glob("*teacher.*"))
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
-        shutil.copyfile(file, folder / file.name)
+        if file.suffix == ".json":
+            shutil.copyfile(file, folder / file.name)
+        else:
+            halved = {
+                name: value.half() if value.is_floating_point() else value
+                for name, value in load_tensors(file).items()
+            }
+            save_tensors(halved, folder / file.name)
 
 
 def main(work: str = "runs/studies") -> None:

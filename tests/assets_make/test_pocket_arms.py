@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from assets.make.pocket_arms import ARMS, copy_arms
 from dclip_kit.evaluation.study import read_study, teacher_place
+from dclip_kit.runtime.files import load_tensors, save_tensors
 
 STUDY = """
 seeds = [0]
@@ -29,10 +31,21 @@ def test_arms_and_both_teachers_are_copied(tmp_path: Path) -> None:
         places += [taught / f"{stem}.{end}" for end in ends]
     for number, place in enumerate(places):
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(str(number))
+        if place.suffix == ".json":
+            place.write_text(str(number))
+        else:
+            weight, steps = torch.tensor([number + 1e-4]), torch.tensor(number)
+            save_tensors({"weight": weight, "steps": steps}, place)
     copy_arms(study, work, folder)
-    written = {path.name: path.read_text() for path in folder.iterdir()}
-    assert written == {place.name: str(number) for number, place in enumerate(places)}
+    assert len(list(folder.iterdir())) == len(places) == 10
+    for number, place in enumerate(places):
+        copied = folder / place.name
+        if place.suffix == ".json":
+            assert copied.read_text() == str(number)
+        else:
+            steps, weight = (load_tensors(copied)[name] for name in ("steps", "weight"))
+            assert weight.dtype == torch.float16 and steps.dtype == torch.int64
+            assert weight.item() == pytest.approx(number, abs=1e-3) and steps == number
     places[0].unlink()
     with pytest.raises(FileNotFoundError, match=places[0].name):
         copy_arms(study, work, folder)
