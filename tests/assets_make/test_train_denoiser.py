@@ -9,6 +9,8 @@ from diffusers import UNet2DConditionModel
 
 from assets.make import train_denoiser as made
 from dclip_kit.models.clip import load_clip
+from dclip_kit.models.denoiser import load_denoiser
+from dclip_kit.runtime.files import asset_path
 
 TINY = made.Recipe(scenes=12, steps=4, batch_size=3, warmup_steps=1, channels=(8, 8, 8))
 
@@ -96,6 +98,13 @@ def test_real_scenes_are_named_by_what_they_show(clip) -> None:
     named = made.name_pictures(clip, pictures, scenes.scenes)
     others = made.name_pictures(clip, pictures, scenes.scenes[1:] + scenes.scenes[:1])
     assert named > 3 * others
+
+
+def test_the_pocket_denoiser_prefers_a_scenes_own_caption(clip) -> None:
+    """As its record says, but for what 128 of 512 scenes can differ by."""
+    kept = json.loads((asset_path("pocket_denoiser") / "validation.json").read_text())
+    found = made.prefers_own_caption(load_denoiser("pocket", clip), made.draw_scenes(128, 14))
+    assert kept["prefers_own_caption"] >= 0.7 and found >= 0.65
 
 
 def test_what_is_kept_fits_ten_megabytes() -> None:
