@@ -335,7 +335,7 @@ def shortened(
     if pooling != "argmax" or not causal or getattr(tower, "cls_emb", None) is not None:
         yield ids
         return
-    length = int(ids.argmax(dim=1).max()) + 1
+    length = max(ids.argmax(dim=1).tolist()) + 1
     positions, mask = tower.positional_embedding, tower.attn_mask
     try:
         # open_clip adds all positions to whatever it is given. In place of the parameter stands a

@@ -194,19 +194,19 @@ def distill(
         is to see of the images.
         """
         chosen = rows[rows >= 0]
-        text = send(captions[chosen[own_share(len(chosen))]], device)
-        mapped = text[:0]  # for no denoiser
+        own = own_share(len(chosen))
+        mapped = pixels[:0]  # for no denoiser
         with autocast(device, precision):
-            if denoiser:
-                image, mapped = model(student.normalize(pixels))
-            elif not settings.train_text:
-                image = model(student.normalize(pixels))
-            else:  # with gradient through both towers, L2-normalised
-                with shortened(student.model, text) as ids:
-                    found = model(student.normalize(pixels), ids)
+            if settings.train_text:  # with gradient through both towers, L2-normalised
+                # By the whole batch: processes share their buffers, one of which is cut short here.
+                with shortened(student.model, captions[chosen]) as ids:
+                    found = model(student.normalize(pixels), send(ids[own], device))
                 if isinstance(found, dict):  # CoCa's
                     found = found["image_features"], found["text_features"]
                 image, text = found[:2]
+            else:
+                found, text = model(student.normalize(pixels)), send(captions[chosen[own]], device)
+                image, mapped = found if denoiser else (found, mapped)
         sizes = [len(own_share(len(rows))), *map(len, drawn.values())]
         image, *others = F.normalize(image.float(), dim=-1).split(sizes)
         pairs = {}

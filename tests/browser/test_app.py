@@ -1,6 +1,5 @@
 """The app in Voilà: somebody who writes no Python searches a folder of theirs."""
 
-import json
 import os
 import re
 import shutil
@@ -14,8 +13,9 @@ import pytest
 from lab import ROOT, find_port, wait_until
 from playwright.sync_api import expect
 
+from dclip_kit.config import get_profile
 from dclip_kit.data.pocket import world
-from dclip_kit.runtime.files import asset_path
+from dclip_kit.runtime.files import asset_path, write_record
 
 PICTURES = 520  # three batches
 
@@ -35,7 +35,7 @@ def photos(tmp_path_factory):
 def address(photos, tmp_path_factory):
     """Where `python -m dclip_kit app photos --model runs/mine/region_taught` serves."""
     run = tmp_path_factory.mktemp("runs")
-    (run / "settings.json").write_text(json.dumps({"clip": "pocket", "pretrained": None}))
+    write_record(get_profile("pocket").as_dict(), run / "settings.json")
     for ending in ("json", "safetensors"):
         shutil.copy(asset_path("pocket_arms", f"region_taught.{ending}"), run)
     port = find_port()

@@ -1,14 +1,16 @@
 """The page without code: a folder's gallery, and the pocket's three widgets."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from dclip_kit.config import get_profile
 from dclip_kit.evaluation.experiment import Arm, load_arm, save_arm
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import clone_clip
-from dclip_kit.runtime.files import asset_path
+from dclip_kit.runtime.files import asset_path, write_record
 from dclip_kit.widgets import app
 
 
@@ -26,7 +28,8 @@ def run(clip, clip_folder, tmp_path):
     """What `distill` leaves: an arm beside the settings that say which CLIP it comes from."""
     place = tmp_path / "runs/mine"
     place.mkdir(parents=True)
-    (place / "settings.json").write_text(json.dumps({"clip": str(clip_folder), "pretrained": None}))
+    settings = replace(get_profile("pocket"), clip=str(clip_folder))
+    write_record(settings.as_dict(), place / "settings.json")
     tuned = clone_clip(clip)
     with torch.no_grad():
         for parameter in tuned.model.visual.parameters():
