@@ -169,10 +169,10 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
 
     A line runs from the untouched CLIP (at the right, no gain) to the arm's own weights; that of an
     arm whose text tower trains ("_text") is dashed, and that of rescored search ("_nnn") dotted, in
-    the colour of the arm that is like it. Where a line
-    falls to the retention at which arms are compared, a point has its 95 % interval; points of
-    several arms stand beside each other. An arm without weights of its own, such as CLIP with
-    rescored search, has no line, and its point is a diamond.
+    the colour of the arm that is like it. Where a line falls to the retention at which arms are
+    compared, a point has its 95 % interval; points of several arms stand beside each other. An arm
+    without weights of its own, such as CLIP with rescored search, has no line, and its point is a
+    diamond.
 
     Args:
         study: as `summarise` made it.
