@@ -249,7 +249,7 @@ _DCLIP = _UNTAUGHT | {
 }
 
 # What a recipe changes in a profile; sizes and rates stay the profile's. The published code and the
-# paper (arXiv 2505.21549) differ in eight places, numbered below: `official_code` follows the code,
+# paper (arXiv 2505.21549) differ in seven places, numbered below: `official_code` follows the code,
 # `dclip` the paper.
 CONTROL = "contrastive_rehearsal"
 RECIPES: dict[str, dict[str, Any]] = {
@@ -297,8 +297,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "teacher": {
             # 3: zero-padded regions and tokens are attended to.
             "masked": False,
-            # 8: half of the teacher's embedding is the caption that it is contrasted with, so it
-            # can be right without looking at the picture, as `shortcut_probe` shows.
+            # As in the paper: half of the teacher's embedding is the caption that it is contrasted
+            # with, so it can be right without looking at the picture, as `shortcut_probe` shows.
             "caption_free": False,
         },
         "student": _DCLIP

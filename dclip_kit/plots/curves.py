@@ -222,13 +222,20 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
 def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
     """What each arm gains over one of them, both ways, with 95 % intervals.
 
-    A hollow point's interval includes zero: the two are not known to differ.
+    A hollow point's interval includes zero: the two are not known to differ on other pictures. How
+    much trainings differ is shown by ticks, one for each: its gain over the rival's of its seed.
 
     Args:
         study: as `summarise` made it.
         rival: the arm that the others are compared with.
+
+    Raises:
+        ValueError: the study has no such arm.
     """
-    arms = {name: arm for name, arm in study["arms"].items() if name != rival}
+    arms = dict(study["arms"])
+    if rival not in arms:
+        raise ValueError(f"Expected an arm out of {', '.join(arms)}, got {rival!r}; name another.")
+    beaten = {run["seed"]: run for run in arms.pop(rival)["runs"]}
     colors = _variant_colors(arms)
     figure = new_figure(
         26 * len(arms) + 40,
@@ -239,6 +246,20 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
     )
     for column, way in enumerate(WAYS, start=1):
         for name, arm in arms.items():
+            # One training of either, such as clip's none, stands for all seeds.
+            single = len(beaten) == 1 and next(iter(beaten.values()))
+            pairs = [(run, single or beaten.get(run["seed"])) for run in arm["runs"]]
+            ratios = [run[way] / other[way] - 1 for run, other in pairs if other]
+            if len(ratios) > 1:
+                figure.add_scatter(
+                    x=ratios,
+                    y=[escape_text(name)] * len(ratios),
+                    mode="markers",
+                    marker={"symbol": "line-ns-open", "size": 12, "color": colors[name]},
+                    name=f"{escape_text(name)}, each training",
+                    row=1,
+                    col=column,
+                )
             gain = _read_gain(arm, way, rival)
             known = gain.low > 0 or gain.high < 0
             figure.add_scatter(

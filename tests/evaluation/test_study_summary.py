@@ -107,6 +107,12 @@ def test_what_val_chose_is_averaged_over_seeds(written) -> None:
     assert [run["seed"] for run in found["runs"]] == [0, 1]
 
 
+def test_each_training_is_read_at_the_retention_too(written) -> None:
+    one, other = summarise(written)["arms"][CONTROL]["runs"]
+    assert [one[way] for way in WAYS] == pytest.approx([3.6 / 6, 1.7 / 2])  # (2.6, 1), (1, 0.7)
+    assert [other[way] for way in WAYS] == pytest.approx([1.0, 0.0])
+
+
 def test_frontiers_are_averaged_over_seeds(written) -> None:
     frontier = summarise(written)["arms"][CONTROL]["frontier"]
     assert [point["alpha"] for point in frontier] == [0.0, 0.2, 0.4]

@@ -97,6 +97,7 @@ def arm(recall: float, retention: float, gain: tuple[float, float, float] | None
     ways = ("text_to_image", "image_to_text")
     ends = ((0.0, 0.2, 1.0), (1.0, recall, retention))
     return {
+        "runs": [{"seed": 0, **dict.fromkeys(ways, recall)}],
         "frontier": [
             {"alpha": alpha, **dict.fromkeys(ways, found), "retention": kept}
             for alpha, found, kept in ends
@@ -163,6 +164,29 @@ def test_a_point_whose_interval_includes_zero_is_hollow() -> None:
     assert known.marker.color == known.marker.line.color
     assert unknown.marker.color == "white"
     assert known.error_x.array == pytest.approx((0.1,))
+
+
+def test_trainings_are_ticks_beside_the_gain_of_their_seed() -> None:
+    def with_runs(name: str, recalls: dict[int, float]) -> dict:
+        ways = ("text_to_image", "image_to_text")
+        runs = [{"seed": seed, **dict.fromkeys(ways, found)} for seed, found in recalls.items()]
+        return STUDY["arms"][name] | {"runs": runs}
+
+    def ticks(rival: dict) -> list[tuple[float, ...]]:
+        arms = {"clip": rival, "region_taught": with_runs("region_taught", {0: 0.3, 2: 0.2})}
+        traces = plots.plot_versus({"arms": arms}, "clip").data
+        return [trace.x for trace in traces if trace.name == "region_taught, each training"]
+
+    alone = ticks(with_runs("clip", {0: 0.2}))  # its one training is beside all
+    assert len(alone) == 2 and alone[0] == pytest.approx((0.5, 0.0))
+    by_seed = ticks(with_runs("clip", {0: 0.2, 1: 0.1, 2: 0.25}))
+    assert by_seed[0] == pytest.approx((0.5, -0.2))
+    assert ticks(with_runs("clip", {0: 0.2, 1: 0.1})) == []  # a single one is the gain itself
+
+
+def test_a_rival_that_the_study_has_not_is_named() -> None:
+    with pytest.raises(ValueError, match=r"Expected an arm out of clip, .*, got 'dclip'"):
+        plots.plot_versus(STUDY, "dclip")
 
 
 def test_gains_stand_over_what_the_arms_were_given() -> None:
