@@ -423,7 +423,7 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
             f"Expected a profile of another recipe to apply {name} to, got {profile.recipe}'s; "
             "begin with one of PROFILES."
         )
-    for changes in (RECIPES.get(name, {}), _OWN_RATES.get(profile.name, {}).get(name, {})):
+    for changes in (RECIPES.get(name, {}), _OWN_RATES.get(profile.clip, {}).get(name, {})):
         profile = change_settings(profile, changes)
     return replace(profile, recipe=name)  # which refuses an unknown one
 
@@ -439,8 +439,9 @@ def change_settings(settings: Any, changes: Mapping[str, Any]) -> Any:
     for name, value in changes.items():
         if name not in known:
             raise ValueError(f"Expected a setting out of {', '.join(known)}, got {name!r}.")
-        deeper = isinstance(value, Mapping)
-        parts[name] = change_settings(getattr(settings, name), value) if deeper else value
+        if isinstance(value, Mapping):
+            value = change_settings(getattr(settings, name), value)
+        parts[name] = tuple(value) if isinstance(value, list) else value  # as TOML has them
     return replace(settings, **parts)
 
 
@@ -479,7 +480,8 @@ def control_of(profile: Profile) -> Profile:
     Where the control has rates of its own, as for the pocket, it trains by these, but for what has
     been changed from those of the recipe: that it has too.
     """
-    student, base = profile.student, PROFILES.get(profile.name)
+    student, by_clip = profile.student, {each.clip: each for each in PROFILES.values()}
+    base = PROFILES.get(profile.name, by_clip.get(profile.clip))  # a run may be called otherwise
     if base and profile.recipe != CONTROL:
         own, others = (apply_recipe(base, name).student for name in (profile.recipe, CONTROL))
         changed = {
@@ -487,7 +489,8 @@ def control_of(profile: Profile) -> Profile:
         }
         student = replace(others, **changed)
     control = replace(profile, student=student, recipe=CONTROL)
-    untaught = _UNTAUGHT | {"train_text": profile.student.train_text}
+    untaught = RECIPES[CONTROL]["student"] | {"train_text": profile.student.train_text}
+    untaught["rehearsal_weight"] = student.rehearsal_weight or untaught["rehearsal_weight"]
     return change_settings(control, {"student": untaught, "reciprocal_rank_as_map": False})
 
 

@@ -298,14 +298,15 @@ def test_dclip_is_as_the_paper_describes_it() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_the_pocket_has_of_its_own_for_a_recipe_are_rates(recipe) -> None:
-    """A profile of another name keeps its rates."""
+    """A profile of another CLIP keeps its rates."""
     profile = get_profile("pocket")
-    other = apply_recipe(replace(profile, name="mine"), recipe)
+    other = apply_recipe(replace(profile, name="mine", clip="ViT-B-32"), recipe)
     rates = {name: getattr(other.student, name) for name in RATES}
     assert rates == {name: getattr(profile.student, name) for name in RATES}
     own = apply_recipe(profile, recipe)
     rates["uncaptioned_batch"] = RECIPES[recipe]["student"]["uncaptioned_batch"]
-    assert change_settings(own, {"name": "mine", "student": rates}) == other
+    renamed = {"name": "mine", "clip": "ViT-B-32", "student": rates}
+    assert change_settings(own, renamed) == other
 
 
 def test_the_pockets_recipes_train_at_different_rates() -> None:
@@ -343,6 +344,20 @@ def test_what_is_changed_of_a_recipe_is_changed_of_its_control_too(recipe) -> No
     ).student
     assert control.student == expected
     assert (control.seed, control.selection.alphas) == (9, (0.7,))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_runs_name_does_not_change_its_control(recipe) -> None:
+    profile = apply_recipe(get_profile("pocket"), recipe)
+    control = control_of(replace(profile, name="mine"))
+    assert control == replace(control_of(profile), name="mine")
+    require_recipe(control)
+    require_recipe(control_of(replace(profile, name="mine", clip="hf-hub:mine/clip")))
+
+
+def test_lists_are_as_toml_has_them() -> None:
+    profile = change_settings(get_profile("pocket"), {"selection": {"alphas": [0.5, 1.0]}})
+    assert profile.selection.alphas == (0.5, 1.0) and hash(profile)
 
 
 def test_a_control_has_no_teacher_and_no_uncaptioned_pictures_whatever_is_asked_for() -> None:

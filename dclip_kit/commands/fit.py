@@ -93,6 +93,8 @@ def _run(
     clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))
     experiment.require_trainable(settings, clip)
     kind = experiment.teacher_settings(settings)
+    if teacher:
+        runs.require_same_view(settings, teacher)
     run = experiment.load_teacher(clip.embed_dim, kind, teacher) if teacher else None
     data = profile_data.load_data(settings)
     if teacher:
@@ -109,6 +111,7 @@ def _run(
             runs.describe_run(settings, data, each, teacher) for each in (others, None)
         )
         runs.keep_seen(seen, out, by_teacher)
+        data = runs.leave_out_trained_labelled(data, seen)
         captioned = experiment.encode_pictures(settings, clip, data.train, features)
         states = out / "checkpoints"
         if trains_teacher(settings) and not run:

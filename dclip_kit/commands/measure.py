@@ -65,7 +65,8 @@ def evaluate(
     """Measures models: retrieval both ways with 95 % intervals, and zero-shot classification.
 
     Pictures that one of the models has trained on, whatever data set they come from, are left out
-    for all of them, and so are labelled pictures that one was chosen on; both are counted.
+    for all of them, and so are labelled pictures that one was trained or chosen on; both are
+    counted.
 
     Args:
         model: one or more, the first of which the others are compared with: "pocket", an
@@ -122,9 +123,9 @@ def evaluate(
     seen = {name: run.seen for name, run in came_from.items()}
     unseen = runs.leave_out_trained(profile_data.read_measured(place, split), seen)
     captioned = unseen.dataset
-    digests = frozenset[str]().union(*(each.labelled for each in seen.values()))
+    digests = frozenset[str]().union(*(each.files for each in seen.values()))
     every = profile_data.read_zero_shot(place.zero_shot) if place.zero_shot else ()
-    labelled = {each.source: runs.leave_out_chosen(each, digests) for each in every}
+    labelled = {each.source: runs.leave_out_labelled(each, digests) for each in every}
     without = {each.source: len(each) - len(labelled[each.source]) for each in every}
     prompts = profile_data.choose_templates(place.zero_shot, place.templates)
     if rescore:
@@ -246,7 +247,7 @@ def evaluate(
             print(f"  {measuring.WAYS[way]}: {chosen} ({100 * recall:.1f} %); {skew}")
     for source, results in known.items():
         rest, gone = len(labelled[source]), without[source]
-        others = f", without the {gone:,} that a weight α was chosen on" if gone else ""
+        others = f", without the {gone:,} that a model was trained or chosen on" if gone else ""
         print(f"\nZero-shot top-1, {printable(source)}: {rest:,} pictures{others}")
         table = compare.format_zero_shot({printable(name): x for name, x in results.items()})
         print(*filter(None, [table, warn_of_few(rest, source)]), sep="\n")

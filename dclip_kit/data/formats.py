@@ -225,9 +225,10 @@ def _read_csv_rows(
             columns = [column.strip().lower() for column in next(filter(None, rows), [])]
         except csv.Error as error:
             columns = [str(error)]
-        if not {*_PICTURE} & {*columns} or not {*_CAPTION} & {*columns}:
+        counts = [columns.count(each) for each in (*_PICTURE, *_CAPTION)]
+        if not {*_PICTURE} & {*columns} or not {*_CAPTION} & {*columns} or max(counts) > 1:
             raise ValueError(
-                f"Expected the columns image and caption (or file_name and text) in {path}, "
+                f"Expected the columns image and caption (or file_name and text) once in {path}, "
                 f"got {ascii(columns)[:200]}; put a first line that names them, and save the "
                 "file with commas between columns and in UTF-8."
             )

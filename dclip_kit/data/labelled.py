@@ -12,6 +12,7 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 from dclip_kit.data.annotations import read_lines
+from dclip_kit.data.formats import is_picture
 from dclip_kit.data.pictures import LabelledImages
 from dclip_kit.runtime.files import filling
 
@@ -50,7 +51,7 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
     """
     from torchvision.datasets import ImageFolder
 
-    found = ImageFolder(folder)
+    found = ImageFolder(folder, is_valid_file=is_picture)
     called, file = found.classes, folder / "classes.txt"
     numbers = sum(bool(_WORDNET_ID.fullmatch(each)) for each in called)
     names = {each: each.replace("_", " ") for each in called}

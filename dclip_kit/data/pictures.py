@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -173,6 +173,22 @@ class LabelledImages:
         return self.select(sorted(i for _, own in classes for i in islice(own, count)))
 
 
+def as_seen(picture: Image.Image) -> Image.Image:
+    """A loaded picture as a person sees it, as RGB; what `open_picture` says of files."""
+    # After loading, as Pillow turns TIFFs itself while it loads. Metadata that cannot be read turns
+    # no picture: viewers show such a file as it is stored.
+    with suppress(Exception):
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        return _scale_to_8_bits(picture).convert("RGB")
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    # A conversion to the same mode would copy it.
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
 def open_picture(path: Path | str, side: int | None = None) -> Image.Image:
     """Reads a picture whole, as RGB, and as a person sees it.
 
@@ -194,17 +210,7 @@ def open_picture(path: Path | str, side: int | None = None) -> Image.Image:
     try:
         with _begin(path, side) as picture:
             picture.load()
-            # After loading, as Pillow turns TIFFs itself while it loads. Metadata that cannot be
-            # read turns no picture: viewers show such a file as it is stored.
-            with suppress(Exception):
-                ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode == "F" or picture.mode.startswith("I"):
-                return _scale_to_8_bits(picture).convert("RGB")
-            if picture.has_transparency_data:
-                white = Image.new("RGBA", picture.size, "white")
-                return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-            # A conversion to the same mode would copy it.
-            return picture if picture.mode == "RGB" else picture.convert("RGB")
+            return as_seen(picture)
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         link = f" (a link to {os.readlink(path)})" if os.path.islink(path) else ""
         reason = getattr(error, "strerror", None) or error  # which does not repeat the path

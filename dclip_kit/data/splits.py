@@ -288,7 +288,12 @@ def read_uncaptioned(
         found = drop_unusable(whole)
         found = replace(found, linked=count_links(found.dataset.paths, place))
     pictures = replace(
-        found.dataset, captions=((),) * len(found.dataset), split="uncaptioned", splits=()
+        found.dataset,
+        captions=((),) * len(found.dataset),
+        split="uncaptioned",
+        splits=(),
+        # Their names are no data set's numbers, unless the format says so.
+        image_ids=tuple(each or OWN for each in found.dataset.image_ids),
     )
     report = find_leaks(pictures, evaluation, by_content)
     left_out = LeftOut(found.unusable, 0, 0, report.leaks, report.not_compared, found.linked)

@@ -214,14 +214,17 @@ def draw_queries(
 def describe_gain(
     before: Bool[Tensor, "query"], after: Bool[Tensor, "_query"], image: Int[Tensor, "_query"]
 ) -> dict[str, Any]:
-    """From queries' hits: difference and ratio - 1, with bootstraps over the images they are of."""
+    """From queries' hits: difference and ratio - 1, with bootstraps over the images they are of.
+
+    The ratio to nothing found is None.
+    """
     absolute = paired_bootstrap(before, after, image, "difference")
-    relative = paired_bootstrap(before, after, image, "relative")
+    relative = paired_bootstrap(before, after, image, "relative") if before.any() else None
     gain = {
         "absolute": absolute.estimate,
         "ci95": [absolute.low, absolute.high],
-        "relative": relative.estimate,
-        "relative_ci95": [relative.low, relative.high],
+        "relative": relative and relative.estimate,
+        "relative_ci95": relative and [relative.low, relative.high],
     }
     return {"text_to_image_recall_at_1": gain}
 
@@ -237,7 +240,8 @@ def describe_arm(
         reciprocal_rank_as_map: gives the reciprocal rank of the best match under the name of the
             mean average precision, as the published code does (7 in `config.RECIPES`).
     """
-    kept = retention(untouched.zero_shot.correct, result.zero_shot.correct)
+    known = untouched.zero_shot.correct
+    kept = retention(known, result.zero_shot.correct) if known.any() else None
     entry: dict[str, Any] = {
         "text_to_image": result.retrieval.text_to_image.as_dict(),
         "image_to_text": result.retrieval.image_to_text.as_dict(),
@@ -247,8 +251,8 @@ def describe_arm(
             "top1_domain": result.zero_shot.top1_domain,
             "top1_never_fine_tuned": result.zero_shot.top1_other,
             "top1_held_out_style": result.held_out and result.held_out.top1,
-            "retention": kept.estimate,
-            "retention_ci95": [kept.low, kept.high],
+            "retention": kept and kept.estimate,
+            "retention_ci95": kept and [kept.low, kept.high],
         },
         "alpha": result.arm.alpha,
     }
@@ -362,11 +366,12 @@ def format_report(report: Mapping[str, Any]) -> str:
         )
     for key, rival in (("gain", "clip"), ("gain_over_control", CONTROL)):
         if gain := report[key]["text_to_image_recall_at_1"]:
-            low, high = gain["ci95"]
+            (low, high), share = gain["ci95"], gain["relative"]
+            more = "" if share is None else f", {100 * share:+.1f} % relative"
             lines.append(
                 f"{settings.get('recipe', 'dclip')} over {rival}, text→image R@1: "
                 f"{100 * gain['absolute']:+.1f} points (95 % interval {100 * low:+.1f} to "
-                f"{100 * high:+.1f}), {100 * gain['relative']:+.1f} % relative."
+                f"{100 * high:+.1f}){more}."
             )
     if report["teacher_probe"]:
         probe = ", ".join(f"{name} {_percent(r)}" for name, r in report["teacher_probe"].items())

@@ -174,13 +174,17 @@ def prepare_zero_shot(
     read: bool = True,
     templates: Templates = TEMPLATES,
 ) -> ZeroShotSet:
-    """Encodes the classes once, by `encode_classes`; reads the pictures as `prepare_retrieval`."""
+    """Encodes the classes once, by `encode_classes`; reads the pictures as `prepare_retrieval`.
+
+    Classes of equal names, of which ImageNet has two pairs, are one.
+    """
+    place = {name: index for index, name in enumerate(dict.fromkeys(dataset.class_names))}
     return ZeroShotSet(
         read_pixels(bundle, dataset.paths) if read else dataset.paths,
-        torch.tensor(dataset.labels),
-        encode_classes(bundle, dataset.class_names, templates),
-        torch.tensor(dataset.in_domain),
-        dataset.class_names,
+        torch.tensor([place[dataset.class_names[label]] for label in dataset.labels]),
+        encode_classes(bundle, tuple(place), templates),
+        torch.tensor([dataset.in_domain[dataset.class_names.index(name)] for name in place]),
+        tuple(place),
         templates,
         bundle,
     )

@@ -77,6 +77,11 @@ def require_data(profile: Profile) -> None:
             f"and {profile.zero_shot!r}; give as data captioned pictures, or curate's manifest and "
             "Karpathy's dataset_coco.json as test, and as zero_shot labelled pictures or 'pocket'."
         )
+    if profile.data == "pocket" and (profile.test or profile.images):
+        raise ValueError(
+            f"Expected no test and no images for the pocket's data, which has its own, got "
+            f"{profile.test or profile.images!r}; name your data, too."
+        )
     if profile.data != "pocket":
         for path in filter(None, (profile.data, profile.test)):
             recognise_format(path, profile.images or None)
@@ -189,9 +194,11 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     Raises:
         ValueError: as `read_uncaptioned`.
     """
-    if not profile.student.distillation_weight or not profile.student.uncaptioned_batch:
-        return None
     place, scenes = locate_uncaptioned(profile)
+    if not profile.student.distillation_weight or not profile.student.uncaptioned_batch:
+        if place and not scenes:
+            say(f"The recipe {profile.recipe} learns nothing from {place}, which has no captions.")
+        return None
     if not place:
         say("No uncaptioned pictures are given: the student learns from the captioned ones alone.")
         return None

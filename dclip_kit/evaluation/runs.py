@@ -106,6 +106,12 @@ class SeenPictures:
     labelled: frozenset[str] = frozenset()
     complete: bool = True
 
+    @property
+    def files(self) -> frozenset[str]:
+        """Digests of files on which naming is not to be measured: trained, or chosen on."""
+        names = (each.partition("bytes ") for each in self.trained.names)
+        return self.labelled | {digest for before, _, digest in names if digest and not before}
+
 
 def describe_run(
     profile: Profile,
@@ -262,6 +268,21 @@ def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]
     return Unseen(left, trained, chosen)
 
 
+def require_same_view(profile: Profile, folder: Path) -> None:
+    """Checks that a teacher of another run saw regions as a profile makes them, by the same CLIP.
+
+    Raises:
+        ValueError: it did not.
+    """
+    kept = read_record(folder / SETTINGS, dict) if (folder / SETTINGS).is_file() else {}
+    own = {x: profile.as_dict()[x] for x in ("clip", "pretrained", "regions") if x in kept}
+    if differing := differing_entries({x: kept[x] for x in own}, own):
+        raise ValueError(
+            f"Expected a teacher in {folder} of the same CLIP and regions, but they differ in "
+            f"{', '.join(differing)}; take its settings, or train another."
+        )
+
+
 def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
     """Leaves out of val and test what the teacher in another run's folder has trained on.
 
@@ -277,8 +298,8 @@ def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
     return replace(data, val=val.dataset, test=test.dataset)
 
 
-def leave_out_chosen(dataset: LabelledImages, digests: frozenset[str]) -> LabelledImages:
-    """Leaves out the labelled pictures that some model's interpolation was chosen on.
+def leave_out_labelled(dataset: LabelledImages, digests: frozenset[str]) -> LabelledImages:
+    """Leaves out the labelled pictures that some model was trained or chosen on.
 
     Args:
         dataset: to measure on.
@@ -292,10 +313,23 @@ def leave_out_chosen(dataset: LabelledImages, digests: frozenset[str]) -> Labell
     kept = [i for i, own in enumerate(_digest_files(dataset.paths)) if own not in digests]
     if not kept:
         raise ValueError(
-            f"Expected labelled pictures that no model was chosen on, but all {len(dataset)} of "
+            f"Expected labelled pictures that no model has seen, but all {len(dataset)} of "
             f"{dataset.source} are such; name others."
         )
     return dataset.select(kept)
+
+
+def leave_out_trained_labelled(data: ProfileData, seen: SeenPictures) -> ProfileData:
+    """Leaves out of a run's own labelled pictures those that it trains on, and says how many.
+
+    Raises:
+        ValueError: nothing is left to choose or to measure on.
+    """
+    every = {"zero_shot_val": data.zero_shot_val, "zero_shot": data.zero_shot}
+    left = {x: leave_out_labelled(each, seen.files - seen.labelled) for x, each in every.items()}
+    if gone := sum(len(each) - len(left[name]) for name, each in every.items()):
+        say(f"{gone:,} labelled pictures are trained on, and are not measured on.")
+    return replace(data, **left)
 
 
 # The models of a run

@@ -12,7 +12,7 @@ from torch import Tensor
 from dclip_kit.config import CONTROL
 from dclip_kit.evaluation.compare import format_compositions, format_table
 from dclip_kit.evaluation.evaluate import WAYS
-from dclip_kit.evaluation.study import RETENTION, Study, unpack_counts
+from dclip_kit.evaluation.study import RETENTION, Study, has_record, unpack_counts
 from dclip_kit.metrics import Interval, paired_bootstrap
 from dclip_kit.runtime.files import read_record
 
@@ -22,11 +22,14 @@ def summarise(study: Study) -> dict[str, Any]:
 
     Arms are compared at one retention, read off each one's frontier linearly between its weights
     α; values of a picture are averaged over seeds, and intervals are bootstraps over pictures.
+
+    Raises:
+        ValueError: a record is damaged, or of other settings than the study's.
     """
     kept: dict[str, list[dict[str, Any]]] = {}
     for arm in study.arms:
-        places = [study.record_of(arm, seed) for seed in study.seeds_of(arm)]
-        found = [read_record(path, dict) for path in places if path.exists()]
+        seeds = [seed for seed in study.seeds_of(arm) if has_record(study, arm, seed)]
+        found = [read_record(study.record_of(arm, seed), dict) for seed in seeds]
         if found:
             kept[arm.name] = found
     fixed = {name: [_at_retention(each) for each in own] for name, own in kept.items()}

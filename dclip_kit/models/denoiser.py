@@ -282,6 +282,11 @@ def build_denoiser(
             f"Expected a scheduler with timesteps for the denoiser {name!r}, got "
             f"{type(scheduler).__name__} without any; take a DDPM scheduler."
         )
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"Expected the denoiser {name!r} to predict epsilon or v_prediction, got "
+            f"{scheduler.config.prediction_type}; take another."
+        )
     for module in (unet, vae):
         if module is not None:
             module.to(clip.device).requires_grad_(False).eval()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from dclip_kit.data.pictures import count_pixels, open_picture
+from dclip_kit.data.pictures import as_seen, count_pixels, open_picture
 from dclip_kit.models.clip import ClipBundle, autocast
 from dclip_kit.runtime.machine import count_workers
 from dclip_kit.runtime.processes import gather_rows, is_main_process, own_share
@@ -112,7 +112,7 @@ def read_batches(
     def read(index: int) -> Tensor:
         picture = pictures[index]
         if isinstance(picture, Image.Image):
-            return bundle.to_pixels(picture)
+            return bundle.to_pixels(as_seen(picture))
         return read_picture(bundle, picture)
 
     indices = (images.tolist() for images in batches)

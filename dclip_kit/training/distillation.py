@@ -282,10 +282,12 @@ def distill(
             "seed": seed,
             "data": fingerprint(
                 captions,
+                features.image,  # which tells pictures and the tower that training begins with
                 features.image_of_text,
                 targets,
                 *(each.features for each, *_ in beside.values()),
             ),
+            "denoiser": denoiser and denoiser.name,
             **asdict(settings),
             "mixed_precision": precision,
         },

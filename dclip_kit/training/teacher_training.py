@@ -222,7 +222,7 @@ def train_region_teacher(
         },
         partial(plan_epoch, features, settings, seed),
         compute_loss,
-        warmup=settings.warmup_share or None,
+        warmup=settings.warmup_share,
         checkpoint=checkpoint,
         on_epoch=on_epoch and partial(on_epoch, teacher),
         on_step=on_step,

@@ -48,6 +48,15 @@ def test_a_folder_a_class_reads_as_torchvision_reads_it(folder) -> None:
     assert read_labelled(str(folder)) == read_labelled(folder) == found
 
 
+def test_pictures_of_every_format_are_read(folder) -> None:
+    write_pictures(folder, ["dog/d.gif", "dog/e.webp"])
+    assert [path.name for path in read_class_folders(folder).paths][:3] == [
+        "c.jpg",
+        "d.gif",
+        "e.webp",
+    ]
+
+
 def test_classes_may_be_called_otherwise(folder) -> None:
     text = "tabby_cat tabby, a cat\n\ndog hot dog \nx y\n"
     (folder / "classes.txt").write_text(text, encoding="utf-8")

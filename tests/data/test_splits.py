@@ -12,6 +12,7 @@ from test_leaks import scene
 
 from dclip_kit.data import curate, read_captioned
 from dclip_kit.data.annotations import UsableImages
+from dclip_kit.data.leaks import OWN
 from dclip_kit.data.pictures import CaptionedImages, LabelledImages
 from dclip_kit.data.splits import (
     LeftOut,
@@ -416,6 +417,11 @@ def test_pictures_to_choose_and_to_measure_on_are_not_learnt_from(
     assert not found.keys() & {*names(pictures)}
     # What is trained on with captions may come again.
     assert {"2.jpg", "3.jpg"} <= {*names(pictures)}
+
+
+def test_a_numbered_name_is_no_picture_of_a_data_set(plain) -> None:
+    """1.jpg of a folder of one's own is not COCO's first picture."""
+    assert {*read_uncaptioned(plain, ())[0].image_ids} == {OWN}
 
 
 def test_nothing_to_learn_from_is_an_error(plain, tmp_path) -> None:

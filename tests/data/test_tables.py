@@ -71,6 +71,7 @@ def test_a_quote_left_open_swallows_nothing_in_silence(folder) -> None:
         (b"file,text\na.jpg,a cat\n", r"columns image and caption \(or .*, got \['file', 'text'\]"),
         (b"", r"columns image and caption .*, got \[\]; put a first line"),
         (b'image,"caption\n', r"got \['unexpected end of data'\]"),
+        (b"image,caption,caption\na.jpg,a,b\n", "and caption .* once in .*'caption', 'caption'"),
         ("image,caption\na.jpg,a\n".encode("utf-16"), "columns image and caption .*in UTF-8"),
         (b"image;caption\na.jpg;a\n", r"got \['image;caption'\]; .*with commas"),
         (b"\n\n", r"got \[\]; put"),

@@ -338,6 +338,22 @@ def test_the_interval_resamples_pictures_with_their_captions(results) -> None:
     assert (none["absolute"], none["relative"], none["ci95"]) == (0, 0, [0, 0])
 
 
+def test_a_ratio_to_nothing_is_left_out_of_the_report(results) -> None:
+    def lose(result):
+        zero_shot = replace(result.zero_shot, correct=torch.zeros_like(result.zero_shot.correct))
+        return replace(result, zero_shot=zero_shot)
+
+    clip = results["clip"].retrieval.text_to_image.hits()
+    gain = describe_gain(torch.zeros_like(clip), clip, OWNERS)["text_to_image_recall_at_1"]
+    assert gain["relative"] is gain["relative_ci95"] is None and gain["absolute"] > 0
+    lost = {name: lose(each) for name, each in results.items()}
+    report = make_report(get_profile("pocket"), lost, None, None, 1.0, [])
+    report["gain"] = {"text_to_image_recall_at_1": gain}
+    assert {each["zero_shot"]["retention"] for each in report["arms"].values()} == {None}
+    assert "– [–, –]" in format_report(report)
+    assert "% relative" not in format_report(report).split("over clip")[1].splitlines()[0]
+
+
 def test_retention_is_of_the_untouched_clip(results) -> None:
     clip = describe_arm(results["clip"], results["clip"])
     taught = describe_arm(results[TAUGHT], results["clip"])

@@ -152,6 +152,15 @@ def test_data_is_read_and_encoded_once(clip, captioned) -> None:
     assert zero_shot.in_domain.tolist() == [True, False]
 
 
+def test_classes_of_one_name_are_one(clip, captioned) -> None:
+    """As ImageNet has two of sunglasses: of two equal classes none could be the first."""
+    names, owned = ("ball", "dog", "ball", "boat"), (True, False, False, True)
+    labelled = LabelledImages(captioned.paths[:4], (0, 1, 2, 3), names, owned, "drawn")
+    found = prepare_zero_shot(clip, labelled)
+    assert found.labels.tolist() == [0, 1, 0, 2] and found.class_names == ("ball", "dog", "boat")
+    assert found.in_domain.tolist() == [True, False, True] and len(found.class_features) == 3
+
+
 @pytest.mark.parametrize(("top_k", "expected"), [(1, 1), (2, 2), (9, 3)])
 def test_the_nearest_classes_come_by_name(top_k, expected) -> None:
     images = F.normalize(torch.tensor([[3.0, 1, 2], [0, 1, -1]]), dim=1)

@@ -205,6 +205,12 @@ def test_further_scenes_are_the_pockets_default_alone(own, data, monkeypatch, ca
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("given", [{"test": "mine"}, {"images": "mine"}])
+def test_the_pockets_own_test_is_not_exchanged_in_silence(given) -> None:
+    with pytest.raises(ValueError, match=r"Expected no test and no images .* got 'mine'; name"):
+        require_data(replace(PROFILES["pocket"], **given))
+
+
 def test_further_scenes_are_drawn_and_have_no_captions(data, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
     found = load_uncaptioned(replace(PROFILES["pocket"], uncaptioned="pocket:3"), data)
@@ -220,7 +226,9 @@ def test_only_students_of_a_teacher_that_reads_no_caption_are_given_more(
     profile = apply_recipe(replace(own, uncaptioned=own.data), recipe)
     found = load_uncaptioned(profile, data)
     assert (found is not None) == recipe.endswith("_taught")
-    assert capsys.readouterr().out.count("No uncaptioned pictures") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"The recipe {recipe} learns nothing from") != recipe.endswith("_taught")
+    assert "No uncaptioned pictures" not in said
     assert load_uncaptioned(replace(profile, uncaptioned=""), data) is None
     said = capsys.readouterr().out
     assert said.startswith("No uncaptioned pictures are given") == recipe.endswith("_taught")

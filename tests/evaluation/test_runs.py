@@ -25,7 +25,7 @@ from dclip_kit.evaluation.runs import (
     describe_run,
     find_run,
     keep_seen,
-    leave_out_chosen,
+    leave_out_labelled,
     leave_out_trained,
     load_model,
     load_seen,
@@ -307,14 +307,38 @@ def test_nothing_left_is_refused(own, seen) -> None:
 
 def test_labelled_pictures_that_were_chosen_on_are_left_out(seen, tmp_path) -> None:
     classes = read_labelled(tmp_path / "classes")
-    rest = leave_out_chosen(classes, seen.labelled)
+    rest = leave_out_labelled(classes, seen.labelled)
     assert len(classes) == 18 and len(rest) == 9 and len(rest.labels) == 9
     assert not {p.read_bytes() for p in rest.paths} & {
         p.read_bytes() for p in sorted(classes.paths)[::2]
     }
-    assert leave_out_chosen(classes, frozenset()) is classes
+    assert leave_out_labelled(classes, frozenset()) is classes
     with pytest.raises(ValueError, match="all 9 of classes are such"):
-        leave_out_chosen(replace(rest, source="classes"), leave_digests(rest.paths))
+        leave_out_labelled(replace(rest, source="classes"), leave_digests(rest.paths))
+
+
+def test_naming_is_not_measured_on_what_was_trained_on(own, tmp_path, capsys) -> None:
+    """A class folder may hold the very pictures that have captions elsewhere."""
+    classes = read_labelled(write_classes(tmp_path / "classes"))
+    train = replace(own.select(range(4)), paths=(*own.paths[:3], classes.paths[0]))
+    seen = describe_seen(train, own.select([4]), classes.paths[1:3], by_content=False)
+    data = ProfileData(train, own, own, classes, classes, None, None)
+    found = runs.leave_out_trained_labelled(data, seen)
+    for part in (found.zero_shot_val, found.zero_shot):
+        assert part.paths == classes.paths[1:]
+    assert capsys.readouterr().out.startswith("2 labelled pictures are trained on")
+    assert leave_out_labelled(classes, seen.files).paths == classes.paths[3:]
+    alone = describe_seen(own, own, [], by_content=False)
+    assert runs.leave_out_trained_labelled(data, alone).zero_shot.paths == classes.paths
+    assert capsys.readouterr().out == ""
+
+
+def test_a_teacher_of_another_clip_or_of_other_regions_is_not_taken(run, profile, tmp_path) -> None:
+    runs.require_same_view(profile, run)
+    runs.require_same_view(profile, tmp_path / "without")  # as what comes with the kit
+    other = replace(profile, clip="ViT-B-16", regions=replace(profile.regions, margin=0.3))
+    with pytest.raises(ValueError, match=r"they differ in clip, regions\.margin; take"):
+        runs.require_same_view(other, run)
 
 
 def leave_digests(paths) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """What a study's records say together, on records written by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from test_study import counts, write_study
@@ -66,8 +67,15 @@ def written(tmp_path):
     }
     for (name, seed), found in records.items():
         arm = next(arm for arm in study.arms if arm.name == name)
-        write_record(found, study.record_of(arm, seed))
+        write_record(found | {"settings": study.describe(arm, seed)}, study.record_of(arm, seed))
     return study
+
+
+def test_records_of_other_settings_are_not_summed_up(written) -> None:
+    with pytest.raises(
+        ValueError, match=r"of the settings in .*, but they differ in measured\.gallery"
+    ):
+        summarise(replace(written, gallery=77))
 
 
 def test_arms_are_compared_at_one_retention_between_their_mixtures(written) -> None:

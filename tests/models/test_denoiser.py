@@ -240,6 +240,12 @@ def test_a_scheduler_without_timesteps_is_refused(clip) -> None:
         build_denoiser("tiny", make_unet(), scheduler, *described, clip=clip)
 
 
+def test_a_denoiser_that_predicts_something_else_is_refused(clip) -> None:
+    described, scheduler = describe_by_tokens(clip), DDPMScheduler(20, prediction_type="sample")
+    with pytest.raises(ValueError, match="to predict epsilon or v_prediction, got sample"):
+        build_denoiser("tiny", make_unet(), scheduler, *described, clip=clip)
+
+
 def test_without_diffusers_the_error_names_the_extra(clip, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ImportError, match=r"pip install 'dclip-kit\[sds\]'"):

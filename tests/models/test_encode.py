@@ -7,6 +7,7 @@ import threading
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -59,6 +60,20 @@ def test_pictures_may_come_as_paths_pictures_or_bytes(clip, pictures, captioned)
     expected = encode_images(clip, pictures)
     for given in (captioned.paths, list(captioned.paths), pixels):
         assert torch.equal(encode_images(clip, given), expected)
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "transparent", "turned"])
+def test_an_opened_picture_is_seen_as_its_file_is(kind, clip, tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 4), dtype=np.uint8)
+    picture, exif, path = Image.fromarray(noise, "RGBA"), Image.Exif(), tmp_path / "a.png"
+    if kind == "16 bits":
+        picture = Image.fromarray(noise[..., 0].astype(np.uint16) * 256)
+    elif kind == "turned":
+        picture, exif[0x0112] = picture.convert("RGB"), 6
+    picture.save(path, exif=exif)
+    with Image.open(path) as opened:
+        assert torch.equal(encode_images(clip, [opened]), encode_images(clip, [path]))
+        assert opened.size == (60, 40)  # the user's own is left as it was
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])

@@ -880,6 +880,14 @@ def test_a_checkpoint_of_a_region_teacher_that_saw_otherwise_is_refused(
         run_region_teacher(replace(REGION_TEACHER, **change))(*given)
 
 
+def test_a_student_of_another_clip_is_refused(clip, pixels, features, targets, tmp_path) -> None:
+    path = tmp_path / "state.safetensors"
+    distill(clip, pixels, features, STUDENT, targets, checkpoint=path)
+    other = replace(features, image=features.image.flip(0))  # what another image tower sees
+    with pytest.raises(ValueError, match="differ in data;"):
+        distill(clip, pixels, other, STUDENT, targets, checkpoint=path)
+
+
 def test_a_student_of_another_teacher_is_refused(clip, pixels, features, targets, tmp_path) -> None:
     path = tmp_path / "state.safetensors"
     distill(clip, pixels, features, STUDENT, targets, checkpoint=path)

@@ -9,6 +9,8 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -135,7 +137,8 @@ def load_compositions(kind: str, count: int = 1000) -> CaptionedImages:
     if count < 1:
         raise ValueError(f"Expected one item or more of each kind, got {count}; ask for 1000.")
     items = [make_composition(kind, index) for index in range(count)]
-    place = cache_folder() / "compositions" / kind
+    drawn_by = sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    place = cache_folder() / f"compositions-{drawn_by}" / kind
     place.mkdir(parents=True, exist_ok=True)
     scenes = [scene for item in items for scene in item.scenes]
     paths = [place / f"{number // 2:05d}-{number % 2}.jpg" for number in range(len(scenes))]
