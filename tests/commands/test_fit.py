@@ -265,7 +265,7 @@ def test_an_arm_is_measured_on_its_own_runs_test(run, options, drawn, tmp_path) 
     assert "has trained on" not in said and " of drawn are few to measure on" in said
     # Half of the labelled pictures chose α: the accuracy is that of the others, as in the report.
     (source,) = found["zero_shot"]
-    assert f"Zero-shot top-1, {source}: 18 pictures, without the 18 that a weight α was" in said
+    assert f"Zero-shot top-1, {source}: 18 pictures, without the 18 that a model was" in said
     assert found["left_out"]["zero_shot_chosen_on"] == {source: 18}
     assert f"Note: 18 pictures of {source} are few to measure on" in said
     top1 = found["zero_shot"][source][str(out / TAUGHT)]["top1"]
