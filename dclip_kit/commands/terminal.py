@@ -29,6 +29,8 @@ def require_writable(path: Path, kind: str = "file") -> None:
 def choose_device(name: str) -> str:
     """The device by its name; "auto" is a GPU of one's own if there is one, else the CPU.
 
+    Trainings of this process take one that is named, too.
+
     Raises:
         ValueError: there is no such device.
     """
@@ -47,6 +49,8 @@ def choose_device(name: str) -> str:
             f"Expected a device of this machine, such as auto, cpu or cuda:0, got {name!r} "
             f"({why}); name one."
         ) from error
+    if "LOCAL_RANK" not in os.environ:  # several processes have a device each
+        os.environ["ACCELERATE_TORCH_DEVICE"] = name  # else training would choose for itself
     return name
 
 

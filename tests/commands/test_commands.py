@@ -633,7 +633,16 @@ def test_a_missing_package_is_said_in_a_sentence(run, monkeypatch, own) -> None:
     assert code == 2 and "need transformers" in err
 
 
+def test_trainings_take_the_device_that_is_named(monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("cpu") == "cpu" and os.environ["ACCELERATE_TORCH_DEVICE"] == "meta"
+    monkeypatch.delenv("LOCAL_RANK")
+    assert choose_device("cpu") == os.environ["ACCELERATE_TORCH_DEVICE"] == "cpu"
+
+
 def test_the_device_is_chosen(monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")  # is put back afterwards
     assert choose_device("cpu") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == "cpu"
