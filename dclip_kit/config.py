@@ -116,7 +116,6 @@ class TeacherSettings:
     heads: int = 8
     layers: int = 1
     pooling_temperature: float = 2.0
-    caption_free: bool = False  # True: regions attend to regions, and no caption is seen
     masked: bool = True  # False: padding is attended to, as in the published code
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -277,10 +276,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sds": {
         "student": _UNTAUGHT | {"rehearsal_weight": 0.0, "sds_weight": 0.1, "train": "norms"},
     },
-    # As the paper describes it: the embedding of a teacher that reads the caption; captions.
+    # As the paper describes it: the embedding of a teacher that reads the caption; captions. Half
+    # of that embedding is the caption that it is contrasted with, so it can be right without
+    # looking at the picture, as `shortcut_probe` shows.
     "dclip": {
         "teacher_model": "cross_attention",
-        "teacher": {"caption_free": False, "masked": True},
+        "teacher": {"masked": True},
         "student": _DCLIP,
     },
     "official_code": {
@@ -297,9 +298,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "teacher": {
             # 3: zero-padded regions and tokens are attended to.
             "masked": False,
-            # As in the paper: half of the teacher's embedding is the caption that it is contrasted
-            # with, so it can be right without looking at the picture, as `shortcut_probe` shows.
-            "caption_free": False,
         },
         "student": _DCLIP
         | {

@@ -677,10 +677,7 @@ def load_arms(
 
 # By kind of teacher: what its files are called, and what decides what it computes.
 _KINDS = {
-    TeacherSettings: (
-        "teacher",
-        ("heads", "layers", "pooling_temperature", "caption_free", "masked"),
-    ),
+    TeacherSettings: ("teacher", ("heads", "layers", "pooling_temperature", "masked")),
     RegionTeacherSettings: (
         "region_teacher",
         ("heads", "layers", "width", "regions", "boxes", "whole_picture"),

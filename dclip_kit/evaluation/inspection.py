@@ -300,7 +300,7 @@ def attend(
         torch.ones(1, len(regions), dtype=torch.bool, device=device),
         tokens[None].to(device),
         torch.ones(1, len(tokens), dtype=torch.bool, device=device),
-        None if teacher.caption_free else weights[None].to(device),
+        weights[None].to(device),
     )
 
 
@@ -335,19 +335,12 @@ def compare_masking(
         features: of the frozen CLIP.
         texts: captions, by index, each beside its own picture: the batch.
         settings: whether regions are weighted.
-
-    Raises:
-        ValueError: the teacher is caption-free: words attend to nothing in it.
     """
     careless = copy.copy(teacher.eval())  # of the same weights
     careless.masked = False
     masked, unmasked = (
         apply_teacher(each, features, texts, settings) for each in (teacher, careless)
     )
-    if unmasked.token_to_region is None:
-        raise ValueError(
-            "Expected a teacher that reads captions, got a caption-free one; give the other."
-        )
     alone = torch.cat(
         [apply_teacher(teacher, features, text[None], settings).embedding for text in texts]
     )

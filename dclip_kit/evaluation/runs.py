@@ -325,11 +325,11 @@ def leave_out_trained_labelled(data: ProfileData, seen: SeenPictures) -> Profile
     Raises:
         ValueError: nothing is left to choose or to measure on.
     """
-    every = {"zero_shot_val": data.zero_shot_val, "zero_shot": data.zero_shot}
-    left = {x: leave_out_labelled(each, seen.files - seen.labelled) for x, each in every.items()}
-    if gone := sum(len(each) - len(left[name]) for name, each in every.items()):
+    digests, every = seen.files - seen.labelled, (data.zero_shot_val, data.zero_shot)
+    val, test = (leave_out_labelled(each, digests) for each in every)
+    if gone := sum(map(len, every)) - len(val) - len(test):
         say(f"{gone:,} labelled pictures are trained on, and are not measured on.")
-    return replace(data, **left)
+    return replace(data, zero_shot_val=val, zero_shot=test)
 
 
 # The models of a run

@@ -21,14 +21,14 @@ class TeacherOutput:
 
     Attributes:
         embedding: the global embedding, L2-normalised.
-        region_to_token: what each region looked at; None in the caption-free variant.
-        token_to_region: what each token looked at; None in the caption-free variant.
+        region_to_token: what each region looked at.
+        token_to_region: what each token looked at.
         region_pooling: share of each region in the pooled region vector; 0 where padded.
     """
 
     embedding: Float[Tensor, "image embed"]
-    region_to_token: Float[Tensor, "image region token"] | None
-    token_to_region: Float[Tensor, "image token region"] | None
+    region_to_token: Float[Tensor, "image region token"]
+    token_to_region: Float[Tensor, "image token region"]
     region_pooling: Float[Tensor, "image region"]
 
 
@@ -73,11 +73,10 @@ def pool_by_agreement(
 
 
 class MetaTeacher(nn.Module):
-    """Region features (and caption tokens) to one embedding an image.
+    """Region features and caption tokens to one embedding an image.
 
-    Described form: regions and tokens attend to each other, each side is pooled, and the mean of
-    both is the embedding. So half of it is caption: see `shortcut_probe` in evaluate. The
-    caption-free variant (ours) lets regions attend to regions and returns their pooled vector.
+    Regions and tokens attend to each other, each side is pooled, and the mean of both is the
+    embedding. So half of it is caption: see `shortcut_probe` in evaluate.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class MetaTeacher(nn.Module):
         heads: int = 8,
         layers: int = 1,
         pooling_temperature: float = 2.0,
-        caption_free: bool = False,
         masked: bool = True,
     ) -> None:
         """Builds the block.
@@ -96,7 +94,6 @@ class MetaTeacher(nn.Module):
             heads: of each attention.
             layers: blocks in a row.
             pooling_temperature: of both sides' pooling.
-            caption_free: regions attend to regions, and no caption is seen.
             masked: False takes padding for real, as the published code does (3 in
                 `config.RECIPES`). How much there is of it depends on the batch (or a process's
                 share of it), which is padded to its own longest (our reading): so embeddings then
@@ -104,18 +101,16 @@ class MetaTeacher(nn.Module):
         """
         super().__init__()
         self.pooling_temperature = pooling_temperature
-        self.caption_free = caption_free
         self.masked = masked
         self.regions = nn.ModuleList(CrossModalAttention(embed_dim, heads) for _ in range(layers))
-        tokens = 0 if caption_free else layers
-        self.tokens = nn.ModuleList(CrossModalAttention(embed_dim, heads) for _ in range(tokens))
+        self.tokens = nn.ModuleList(CrossModalAttention(embed_dim, heads) for _ in range(layers))
 
     def forward(
         self,
         region_features: Float[Tensor, "image region embed"],
         region_mask: Bool[Tensor, "image region"],
-        token_features: Float[Tensor, "image token embed"] | None,
-        token_mask: Bool[Tensor, "image token"] | None,
+        token_features: Float[Tensor, "image token embed"],
+        token_mask: Bool[Tensor, "image token"],
         region_weights: Float[Tensor, "image region"] | None = None,
         check_values: bool = True,
     ) -> TeacherOutput:
@@ -124,38 +119,23 @@ class MetaTeacher(nn.Module):
         Args:
             region_features: of the frozen CLIP.
             region_mask: True at real regions.
-            token_features: of the frozen CLIP, in the joint space; unused if caption-free, and may
-                be None then.
-            token_mask: True at real tokens; as these.
+            token_features: of the frozen CLIP, in the joint space.
+            token_mask: True at real tokens.
             region_weights: from `regions.region_weights`; None or uniform changes nothing, since
                 they are multiplied by the number of regions (our reading).
             check_values: False trusts features and masks; to look at them waits for the device.
 
         Raises:
-            ValueError: a pair has no real region or no real token, or a feature is not finite; or
-                there are no tokens for a teacher that reads the caption.
+            ValueError: a pair has no real region or no real token, or a feature is not finite.
         """
         if check_values:
             require_real("region", region_features, region_mask)
-        regions = region_features
+            require_real("token", token_features, token_mask)
+        regions, tokens = region_features, token_features
         if region_weights is not None:
             regions = regions * (region_weights * region_mask.sum(1, keepdim=True))[..., None]
         if not self.masked:
-            region_mask = torch.ones_like(region_mask)
-        if self.caption_free:
-            for layer in self.regions:
-                regions, _ = layer(regions, regions, region_mask)
-            pooled, share = pool_by_agreement(regions, region_mask, self.pooling_temperature)
-            return TeacherOutput(F.normalize(pooled, dim=-1), None, None, share)
-        if token_features is None or token_mask is None:
-            raise ValueError(
-                "Expected tokens for a teacher that reads the caption, got None; give them, or "
-                "make it caption-free."
-            )
-        if check_values:
-            require_real("token", token_features, token_mask)
-        tokens, looked, heard = token_features, None, None
-        token_mask = token_mask if self.masked else torch.ones_like(token_mask)
+            region_mask, token_mask = map(torch.ones_like, (region_mask, token_mask))
         for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
             seen, looked = region_layer(regions, tokens, token_mask)
             tokens, heard = token_layer(tokens, regions, region_mask)
@@ -268,6 +248,5 @@ def build_teacher(
         settings.heads,
         settings.layers,
         settings.pooling_temperature,
-        settings.caption_free,
         settings.masked,
     )

@@ -232,16 +232,15 @@ def plot_attention(
         output: what it made of it, from `attend`.
 
     Raises:
-        ValueError: the teacher reads no caption, or was given other regions or tokens, or the
-            picture has another size than the regions'.
+        ValueError: the teacher was given other regions or tokens, or the picture has another size
+            than the regions'.
     """
     seen, heard, regions = output.region_to_token, output.token_to_region, captioned.regions
     shape = (1, len(regions), len(captioned.tokens))
-    if seen is None or heard is None or seen.shape != shape:
+    if seen.shape != shape:
         raise ValueError(
-            f"Expected attention of shape {shape}, from a teacher that reads captions, got "
-            f"{'none: a caption-free one' if seen is None else tuple(seen.shape)}; attend to "
-            "these very regions and tokens, with `attend`."
+            f"Expected attention of shape {shape}, got {tuple(seen.shape)}; attend to these very "
+            "regions and tokens, with `attend`."
         )
     order = captioned.weight.argsort(descending=True, stable=True).tolist()
     numbers = [str(order.index(region) + 1) for region in range(len(regions))]

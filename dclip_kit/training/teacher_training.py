@@ -49,28 +49,26 @@ def apply_teacher(
     Args:
         teacher: perhaps wrapped for several processes.
         features: of the pictures.
-        texts: captions, by index; a caption-free teacher is not given them.
+        texts: captions, by index.
         regions: as it was trained with.
         images: whose regions it sees; None for the captions' own.
         check_values: as in `MetaTeacher.forward`.
     """
     images = features.image_of_text[texts] if images is None else images
     device = next(teacher.parameters()).device
-    plain = getattr(teacher, "module", teacher)  # of several processes, each wraps its own
     region, region_mask = (send(each, device) for each in features.regions_of(images))
-    token = token_mask = weights = None
-    if not getattr(plain, "caption_free", False):
-        token, token_mask = (send(each, device) for each in features.tokens_of(texts))
-        if regions.weighted:
-            weights = region_weights(
-                region,
-                token,
-                send(pad_rows(features.area, features.region_count, images)[0], device),
-                send(pad_rows(features.confidence, features.region_count, images)[0], device),
-                region_mask,
-                token_mask,
-                check_values,
-            )
+    token, token_mask = (send(each, device) for each in features.tokens_of(texts))
+    weights = None
+    if regions.weighted:
+        weights = region_weights(
+            region,
+            token,
+            send(pad_rows(features.area, features.region_count, images)[0], device),
+            send(pad_rows(features.confidence, features.region_count, images)[0], device),
+            region_mask,
+            token_mask,
+            check_values,
+        )
     return teacher(region, region_mask, token, token_mask, weights, check_values)
 
 
@@ -133,9 +131,8 @@ def train_teacher(
     # Once all that the teacher is going to see, so that no step has to look.
     require_directions(text_features=features.text)
     require_directions(zeros=True, region_features=features.region)
-    if not settings.caption_free:
-        seen = torch.stack([features.area, features.confidence], dim=1)
-        require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
+    seen = torch.stack([features.area, features.confidence], dim=1)
+    require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
 
@@ -155,11 +152,7 @@ def train_teacher(
             "kind": "teacher",
             "seed": seed,
             "weighted": regions.weighted,
-            "data": fingerprint(
-                features.region,
-                features.text if settings.caption_free else features.token,
-                features.image_of_text,
-            ),
+            "data": fingerprint(features.region, features.token, features.image_of_text),
             **asdict(settings),
         },
         partial(plan_epoch, features, settings, seed),

@@ -39,7 +39,7 @@ ROUNDS = 3
 PROFILE = get_profile("pocket")
 REGIONS = PROFILE.regions
 # The described teacher, which reads the caption: the published code's sizes.
-TEACHER = replace(PROFILE.teacher, caption_free=False, batch_size=32, epochs=3)
+TEACHER = replace(PROFILE.teacher, batch_size=32, epochs=3)
 # Without rehearsal: a step beside one of as many pictures.
 STUDENT = replace(PROFILE.student, captions_per_image=1, epochs=4, rehearsal_weight=0.0)
 

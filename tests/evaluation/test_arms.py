@@ -376,7 +376,6 @@ def test_the_other_kind_of_teacher_is_not_taken(tmp_path) -> None:
     [
         ("teacher", {"heads": 2}),
         ("teacher", {"layers": 2}),
-        ("teacher", {"caption_free": True}),
         ("teacher", {"pooling_temperature": 1.0}),
         ("teacher", {"masked": False}),
         ("region_teacher", {"width": 48}),

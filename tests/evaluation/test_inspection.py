@@ -166,13 +166,6 @@ def test_other_weights_are_used_and_equal_ones_change_nothing(captioned) -> None
     assert not torch.allclose(own, equal, atol=1e-4)
 
 
-def test_a_caption_free_teacher_is_given_no_weights(captioned) -> None:
-    teacher = MetaTeacher(32, 4, caption_free=True)
-    one = attend(teacher, captioned).embedding
-    other = attend(teacher, captioned, torch.tensor([1.0, 0.0, 0.0])).embedding
-    assert torch.equal(one, other)
-
-
 # What padding does
 
 
@@ -208,13 +201,6 @@ def test_unmasked_is_what_the_padded_zeros_make_of_it(features) -> None:
         together = teacher(region, mask, token, token_mask).embedding
         alone = [apply_teacher(teacher, features, text[None], settings).embedding for text in texts]
     assert torch.allclose(effect.unmasked, (together * torch.cat(alone)).sum(1), atol=1e-5)
-
-
-def test_a_caption_free_teacher_has_no_such_comparison(features) -> None:
-    with pytest.raises(ValueError, match="reads captions"):
-        compare_masking(
-            MetaTeacher(32, 4, caption_free=True), features, torch.arange(2), RegionSettings()
-        )
 
 
 # The things in scenes
@@ -424,7 +410,8 @@ class Looks(MetaTeacher):
         return self.answer((share[..., None] * region_features).sum(1), share)
 
     def answer(self, embedding, share):
-        return TeacherOutput(F.normalize(embedding, dim=-1), None, None, share)
+        looked = share[..., None]  # of one word
+        return TeacherOutput(F.normalize(embedding, dim=-1), looked, looked.mT, share)
 
 
 class Reads(Looks):
@@ -481,7 +468,9 @@ def test_blank_regions_are_one_gray_picture(clip, plain, monkeypatch) -> None:
     monkeypatch.setattr(
         Looks,
         "answer",
-        lambda self, x, share: seen.append(x) or TeacherOutput(x, None, None, share),
+        lambda self, x, share: (
+            seen.append(x) or TeacherOutput(x, share[..., None], share[:, None], share)
+        ),
     )
     shortcut_probe(Looks(32), clip, plain, RegionSettings(weighted=False))
     gray = clip.normalize(torch.full((1, 3, 32, 32), 128, dtype=torch.uint8))
@@ -494,12 +483,6 @@ def test_the_probe_needs_two_pictures(clip, plain) -> None:
     one = replace(plain, image_of_text=torch.full((6,), 2))
     with pytest.raises(ValueError, match="two captioned pictures, got 1"):
         shortcut_probe(Looks(32), clip, one, RegionSettings())
-
-
-def test_a_caption_free_teacher_is_probed_without_tokens(clip, plain, monkeypatch) -> None:
-    monkeypatch.setattr(FrozenFeatures, "tokens_of", lambda *_: pytest.fail("nobody reads them"))
-    found = shortcut_probe(MetaTeacher(32, 4, caption_free=True), clip, plain, RegionSettings())
-    assert found.own > found.blank
 
 
 # The region teacher

@@ -44,7 +44,7 @@ def make_teacher(**settings) -> MetaTeacher:
     return teacher
 
 
-KINDS = [{}, {"layers": 2}, {"caption_free": True}, {"caption_free": True, "layers": 2}]
+KINDS = [{}, {"layers": 2}]
 
 
 # Against a slow loop
@@ -91,19 +91,14 @@ def test_the_teacher_is_what_a_slow_loop_computes(heads, kind, pairs) -> None:
             weights = pairs["region_weights"][i, :r] * r
             regions = pairs["region_features"][i, :r] * weights[:, None]
             tokens = pairs["token_features"][i, :t]
-            if teacher.caption_free:
-                for layer in teacher.regions:
-                    regions, _ = slow_attention(layer, regions, regions)
-                expected, share = slow_pool(regions, 0.7)
-            else:
-                for layers in zip(teacher.regions, teacher.tokens, strict=True):
-                    before = regions, tokens
-                    regions, looked = slow_attention(layers[0], before[0], before[1])
-                    tokens, heard = slow_attention(layers[1], before[1], before[0])
-                assert torch.allclose(output.region_to_token[i, :r, :t], looked, atol=1e-5)
-                assert torch.allclose(output.token_to_region[i, :t, :r], heard, atol=1e-5)
-                (pooled, share), (words, _) = slow_pool(regions, 0.7), slow_pool(tokens, 0.7)
-                expected = (pooled + words) / 2
+            for layers in zip(teacher.regions, teacher.tokens, strict=True):
+                before = regions, tokens
+                regions, looked = slow_attention(layers[0], before[0], before[1])
+                tokens, heard = slow_attention(layers[1], before[1], before[0])
+            assert torch.allclose(output.region_to_token[i, :r, :t], looked, atol=1e-5)
+            assert torch.allclose(output.token_to_region[i, :t, :r], heard, atol=1e-5)
+            (pooled, share), (words, _) = slow_pool(regions, 0.7), slow_pool(tokens, 0.7)
+            expected = (pooled + words) / 2
             assert torch.allclose(output.region_pooling[i, :r], share, atol=1e-5)
             assert torch.allclose(output.embedding[i], expected / expected.norm(), atol=1e-5)
 
@@ -148,18 +143,6 @@ def test_even_weights_change_nothing_and_others_do(kind, pairs) -> None:
     even = teacher(**pairs | {"region_weights": mask / mask.sum(1, keepdim=True)})
     assert torch.allclose(none.embedding, even.embedding, atol=1e-6)
     assert not torch.allclose(none.embedding[0], uneven.embedding[0], atol=1e-3)
-
-
-@pytest.mark.parametrize("caption_free", [False, True])
-def test_only_a_teacher_with_captions_sees_tokens(caption_free, pairs) -> None:
-    teacher = make_teacher(caption_free=caption_free)
-    other = pairs | {"token_features": torch.randn(IMAGE, TOKEN, EMBED)}
-    same = torch.equal(teacher(**pairs).embedding, teacher(**other).embedding)
-    assert same is caption_free
-    if caption_free:
-        blind = pairs | {"token_mask": torch.zeros(IMAGE, TOKEN, dtype=torch.bool)}
-        assert torch.equal(teacher(**pairs).embedding, teacher(**blind).embedding)
-        assert teacher(**pairs).region_to_token is teacher(**pairs).token_to_region is None
 
 
 # What it shows
@@ -220,14 +203,6 @@ def test_pairs_that_make_no_embedding_are_refused(name, index, value, says, pair
     pairs[name][index] = value
     with pytest.raises(ValueError, match=says):
         make_teacher()(**pairs)
-
-
-def test_tokens_may_be_missing_where_no_caption_is_read(pairs) -> None:
-    missing = pairs | {"token_features": None, "token_mask": None}
-    free = make_teacher(caption_free=True)
-    assert torch.equal(free(**missing).embedding, free(**pairs).embedding)
-    with pytest.raises(ValueError, match="reads the caption, got None; give them"):
-        make_teacher()(**missing)
 
 
 @pytest.mark.parametrize(

@@ -195,11 +195,8 @@ class TestAttention:
         assert (seen.zmin, seen.zmax) == (0, 0.5) and (told.zmin, told.zmax) == (0, 1)
 
     def test_bad_input_is_named(self, pictures, captioned, output) -> None:
-        free = replace(output, region_to_token=None, token_to_region=None)
-        with pytest.raises(ValueError, match=r"\(1, 2, 3\), .* got none: a caption-free one"):
-            plots.plot_attention(pictures[0], captioned, free)
         more = {"region_to_token": torch.ones(1, 2, 4), "token_to_region": torch.ones(1, 4, 2)}
-        with pytest.raises(ValueError, match=r"\(1, 2, 3\), .* got \(1, 2, 4\); attend to these"):
+        with pytest.raises(ValueError, match=r"\(1, 2, 3\), got \(1, 2, 4\); attend to these"):
             plots.plot_attention(pictures[0], captioned, replace(output, **more))
         with pytest.raises(ValueError, match=r"\(40, 30\) pixels, got \(30, 40\)"):
             plots.plot_attention(pictures[1], captioned, output)

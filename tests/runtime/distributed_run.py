@@ -61,7 +61,6 @@ STUDENTS = {
 }
 TEACHERS = {
     "described": TeacherSettings(heads=4, batch_size=3, epochs=5),
-    "caption-free": TeacherSettings(heads=4, batch_size=3, epochs=5, caption_free=True),
 }
 REGION_TEACHER = RegionTeacherSettings(width=24, heads=3, batch_size=3, epochs=5)
 TEXTS = ("a red ball", "two dogs", "sea", "a box", "boats", "it", "an apple", "a far town", "sand")

@@ -57,7 +57,7 @@ def test_a_recipe_changes_what_it_names_and_nothing_else(name) -> None:
         assert after == before | flat(changes) | {"recipe": recipe}, recipe
 
 
-def test_the_official_code_differs_from_the_paper_in_eight_places() -> None:
+def test_the_official_code_differs_from_the_paper_in_seven_places() -> None:
     described = flat(asdict(apply_recipe(get_profile("base"), "dclip")))
     official = flat(asdict(apply_recipe(get_profile("base"), "official_code")))
     assert {name for name in described if described[name] != official[name]} == {
@@ -69,8 +69,7 @@ def test_the_official_code_differs_from_the_paper_in_eight_places() -> None:
         "student.train",
         "reciprocal_rank_as_map",
         "recipe",
-    }  # and the eighth is described so too: half of the teacher's embedding is the caption
-    assert described["teacher.caption_free"] is official["teacher.caption_free"] is False
+    }
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
@@ -78,7 +77,7 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
         apply_recipe(get_profile("pocket"), "best")
 
 
-# 1: unweighted; 3: attended padding; 8: half a caption
+# 1: unweighted; 3: attended padding
 
 
 def test_regions_are_not_weighted(features) -> None:
@@ -90,11 +89,10 @@ def test_regions_are_not_weighted(features) -> None:
     assert not torch.allclose(weighted, plain, atol=1e-3)
 
 
-@pytest.mark.parametrize("caption_free", [False, True])
-def test_padding_is_attended_to(caption_free, features) -> None:
+def test_padding_is_attended_to(features) -> None:
     """A pair in a batch is another than alone; it is as if zero vectors were regions and tokens."""
-    teacher = MetaTeacher(32, 4, caption_free=caption_free, masked=False).eval()
-    careful = MetaTeacher(32, 4, caption_free=caption_free).eval()
+    teacher = MetaTeacher(32, 4, masked=False).eval()
+    careful = MetaTeacher(32, 4).eval()
     careful.load_state_dict(teacher.state_dict())
     texts = torch.tensor([0, 4, 7])
     region, region_mask = features.regions_of(features.image_of_text[texts])
@@ -112,7 +110,7 @@ def test_padding_is_attended_to(caption_free, features) -> None:
 def test_the_teacher_is_trained_so(features) -> None:
     settings = replace(OFFICIAL.teacher, heads=4, epochs=1)
     teacher = train_teacher(features, settings, OFFICIAL.regions).teacher
-    assert not teacher.masked and not teacher.caption_free and len(teacher.tokens) == 1
+    assert not teacher.masked and len(teacher.tokens) == 1
     careful = train_teacher(features, replace(settings, masked=True), OFFICIAL.regions).teacher
     assert careful.masked
     assert not torch.equal(teacher.regions[0].norm.weight, careful.regions[0].norm.weight)

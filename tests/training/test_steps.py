@@ -13,14 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.features.extract import RegionCrops, extract_features
-from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.losses import dclip_loss
 from dclip_kit.models.encode import read_batches, read_pixels
 from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.models.weights import freeze
 from dclip_kit.runtime.files import load_tensors, save_tensors
-from dclip_kit.training import PictureTargets, distill, embed_with_teacher, train_teacher
+from dclip_kit.training import PictureTargets, distill, train_teacher
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import progress as progress_module
 from dclip_kit.training import teacher_training as teacher_module
@@ -182,7 +181,7 @@ def test_nothing_is_looked_at_where_values_are_trusted(monkeypatch) -> None:
     masks = [torch.empty(6, count, device="meta", dtype=torch.bool) for count in (4, 5)]
     regions, tokens, scores = empty(6, 4, 8), empty(6, 5, 8), empty(6, 4)
     weights = region_weights(regions, tokens, scores, scores, *masks, check_values=False)
-    for kind in ({}, {"caption_free": True}, {"masked": False}):
+    for kind in ({}, {"masked": False}):
         model = MetaTeacher(8, 2, **kind).to("meta")
         output = model(regions, masks[0], tokens, masks[1], weights, check_values=False)
         assert output.embedding.shape == (6, 8)
@@ -242,18 +241,3 @@ def test_a_picture_that_cannot_be_read_ends_the_training(
     paths = (*captioned.paths[:3], tmp_path / "gone.png", *captioned.paths[4:])
     with pytest.raises(ValueError, match=r"gone\.png"):
         distill(clip, paths, features, CONTROL)
-
-
-# A teacher that reads no caption
-
-
-def test_a_caption_free_teacher_needs_no_token(features, monkeypatch) -> None:
-    def train() -> tuple[torch.Tensor, torch.Tensor]:
-        run = train_teacher(features, replace(TEACHER, caption_free=True), REGIONS)
-        return weights(run.teacher), embed_with_teacher(run.teacher, features, REGIONS)
-
-    expected = train()
-    features.token.fill_(torch.nan)
-    monkeypatch.setattr(FrozenFeatures, "tokens_of", lambda *_: pytest.fail("nobody reads them"))
-    for found, value in zip(train(), expected, strict=True):
-        assert torch.equal(found, value)

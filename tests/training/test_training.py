@@ -200,11 +200,8 @@ def test_an_epoch_is_planned_in_steps_of_several_batches(each, sizes, features) 
 
 
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("caption_free", [True, False])
-def test_the_teacher_is_given_weights_where_they_are_asked_for(
-    weighted, caption_free, features
-) -> None:
-    teacher = MetaTeacher(32, 4, caption_free=caption_free)
+def test_the_teacher_is_given_weights_where_they_are_asked_for(weighted, features) -> None:
+    teacher = MetaTeacher(32, 4)
     texts, images = torch.tensor([4, 0, 4]), torch.tensor([7, 3, 1])
     settings = RegionSettings(weighted=weighted)
     output = apply_teacher(teacher, features, texts, settings, images)
@@ -220,7 +217,7 @@ def test_the_teacher_is_given_weights_where_they_are_asked_for(
         region_mask,
         token,
         token_mask,
-        expected if weighted and not caption_free else None,
+        expected if weighted else None,
     )
     assert torch.equal(output.embedding, by_hand.embedding)
     own = apply_teacher(teacher, features, texts, settings)
@@ -239,11 +236,9 @@ def test_each_caption_is_embedded_once_in_order_whatever_the_batches(features) -
     assert torch.allclose(together[5], alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("caption_free", [True, False])
-def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
-    settings = replace(TEACHER, caption_free=caption_free)
+def test_the_teachers_training_is_a_plain_loop(features) -> None:
     torch.manual_seed(8)
-    teacher = MetaTeacher(32, 4, caption_free=caption_free)
+    teacher = MetaTeacher(32, 4)
     optimizer = torch.optim.AdamW(decayed(teacher.parameters(), 5.0), fused=True, lr=0.01)
     history = []
     for epoch in range(4):
@@ -256,7 +251,7 @@ def test_the_teachers_training_is_a_plain_loop(caption_free, features) -> None:
             optimizer.step()
             losses.append(loss.item())
         history.append(sum(losses) / 2)
-    run = train_teacher(features, settings, REGIONS, seed=8)
+    run = train_teacher(features, TEACHER, REGIONS, seed=8)
     assert torch.equal(weights(run.teacher), weights(teacher))
     assert [row["loss"] for row in run.history] == pytest.approx(history)
     assert [row["epoch"] for row in run.history] == [1, 2, 3, 4]
@@ -362,12 +357,6 @@ def test_each_picture_lends_its_regions_once_and_never_to_itself(count) -> None:
     assert torch.equal(choose_lenders(count), lenders)
     assert count < 11 or not torch.equal(choose_lenders(count, seed=1), lenders)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_caption_free_teacher_never_gathers_tokens(features, monkeypatch) -> None:
-    monkeypatch.setattr(type(features), "tokens_of", lambda *_: pytest.fail("tokens were gathered"))
-    run = train_teacher(features, replace(TEACHER, caption_free=True), REGIONS)
-    assert len(embed_with_teacher(run.teacher, features, REGIONS)) == len(features.text)
 
 
 def test_training_leaves_the_frozen_features_alone(features, clip, pixels, targets) -> None:
@@ -702,7 +691,7 @@ def run_region_teacher(settings=REGION_TEACHER, seed=0):
 RUNS = {
     "region teacher": run_region_teacher(),
     "teacher": run_teacher(),
-    "deep caption-free teacher": run_teacher(replace(TEACHER, caption_free=True, layers=2)),
+    "deep teacher": run_teacher(replace(TEACHER, layers=2)),
     "student": run_student(),
     "student in bf16": run_student(replace(STUDENT, mixed_precision="bf16")),
     "student that accumulates": run_student(replace(STUDENT, gradient_accumulation=2)),
