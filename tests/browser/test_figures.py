@@ -38,6 +38,7 @@ def figures(clip, captioned, pictures):
     vs = {"clip": {"relative": 0.1, "ci95": [0.0, 0.2]}}
     at = {"recall_at_1": 0.2, "vs": vs}
     arm = {
+        "runs": [{"seed": 0} | point, {"seed": 1} | point],
         "frontier": [{"alpha": 0.0} | point, {"alpha": 1.0} | point],
         "at_95_5": {"text_to_image": at, "image_to_text": at},
     }
