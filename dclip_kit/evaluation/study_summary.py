@@ -200,7 +200,7 @@ def format_study(result: Mapping[str, Any]) -> str:
     """
     arms = result["arms"]
     rivals = [name for name in ("clip", CONTROL) if name in arms]
-    over = [f"over {name}" for name in rivals]
+    over = [f"over {name}, %" for name in rivals]
     rows = [["arm", "seeds", "val", "t→i R@1", *over, "i→t R@1", *over, "kept at α"]]
     for name, arm in arms.items():
         cells = [name, str(len(arm["runs"])), f"{100 * arm['val']:.1f}"]
@@ -225,7 +225,8 @@ def _say_gain(gain: Mapping[str, Any] | None) -> str:
     if gain is None:
         return "–"
     low, high = gain["ci95"]
-    return f"{100 * gain['relative']:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]"
+    said = f"{100 * gain['relative']:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return said.replace(" ", "\N{NO-BREAK SPACE}")  # so that narrow pages break no interval
 
 
 def format_repeated(study: Study, work: Path, name: str, seed: int) -> str:

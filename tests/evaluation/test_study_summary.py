@@ -133,7 +133,7 @@ def test_frontiers_are_averaged_over_seeds(written) -> None:
 def test_the_table_says_recall_and_gains_in_percent(written) -> None:
     lines = format_study(summarise(written)).splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    over = ["over clip", f"over {CONTROL}"]
+    over = ["over clip, %", f"over {CONTROL}, %"]
     assert rows[0] == [
         *("arm", "seeds", "val", "t→i R@1"),
         *over,
@@ -144,7 +144,7 @@ def test_the_table_says_recall_and_gains_in_percent(written) -> None:
     assert set("".join(rows[1])) == {"-", ":"} and len({len(line) for line in lines}) == 1
     assert rows[2][:5] == ["clip", "1", "25.0", "16.7", "–"] and rows[2][-1] == "100.0"
     assert rows[3][:4] == [CONTROL, "2", "51.5", "80.0"] and rows[3][-1] == "90.0"
-    assert rows[3][4:7] == ["+380.0 % [+230.0, +380.0]", "–", "42.5"]
+    assert rows[3][4:7] == ["+380.0\N{NO-BREAK SPACE}[230.0,\N{NO-BREAK SPACE}380.0]", "–", "42.5"]
 
 
 def test_compositions_are_shares_of_items_beside_other_arms(written) -> None:
