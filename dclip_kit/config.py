@@ -447,13 +447,19 @@ def require_recipe(profile: Profile) -> None:
     """Checks that a profile does what its recipe says, for whoever is about to train by it.
 
     Raises:
-        ValueError: a weight, of distillation, rehearsal or the denoiser, contradicts the recipe.
+        ValueError: a weight, of distillation, rehearsal or the denoiser, contradicts the recipe; or
+            its teacher would have a text tower of its own, whose captions the student has not.
     """
 
     def allows(recipe: str, name: str) -> bool:
         return bool(RECIPES[recipe]["student"][name]) == bool(getattr(profile.student, name))
 
     weights = ("distillation_weight", "rehearsal_weight", "sds_weight")
+    if profile.student.train_text and profile.teacher_model == "control":
+        raise ValueError(
+            f"Expected a text encoder that stays as it is in the recipe {profile.recipe}, got "
+            "student.train_text; leave it out, or take --recipe region_taught."
+        )
     for name in weights:
         if not allows(profile.recipe, name):
             value = getattr(profile.student, name)

@@ -258,6 +258,13 @@ def test_a_recipe_and_its_weights_do_not_contradict_each_other(recipe, weight, n
         require_recipe(changed)
 
 
+def test_a_teacher_with_a_text_encoder_of_its_own_is_refused() -> None:
+    profile = apply_recipe(get_profile("pocket"), "self_taught")
+    changed = change_settings(profile, {"student": {"train_text": True}})
+    with pytest.raises(ValueError, match="stays as it is in the recipe self_taught"):
+        require_recipe(changed)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_no_recipe_follows_the_official_code_or_sds(recipe) -> None:
     """They change regions or what trains, which the others leave as they are."""

@@ -97,8 +97,8 @@ def _run(
         runs.require_same_view(settings, teacher)
     run = experiment.load_teacher(clip.embed_dim, kind, teacher) if teacher else None
     data = profile_data.load_data(settings)
-    if teacher:
-        data = runs.leave_out_seen_by_teacher(data, teacher)
+    for folder in runs.begun_from(settings, teacher):
+        data = runs.leave_out_seen(data, folder)
     others = None if teacher_alone else profile_data.load_uncaptioned(settings, data)
     more = f" and {len(others):,} without captions" if others else ""
     say(

@@ -299,6 +299,10 @@ def search(
         )
     run = find_run(model)
     place = run.profile if run else PROFILES["pocket"]
+    if references and not rescore:
+        raise ValueError(
+            f"Expected no --references without --rescore, got {references}; give both or neither."
+        )
     if references:
         place = replace(place, data=references, images="", test="")
     elif rescore and not run and model != "pocket":

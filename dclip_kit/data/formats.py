@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import FORMATS
 from dclip_kit.data.annotations import (
+    SPLIT_OF,
     Annotations,
     Checks,
     UsableImages,
@@ -35,7 +36,20 @@ from dclip_kit.data.pictures import CaptionedImages
 from dclip_kit.runtime.files import cache_path, filling, write_atomically
 
 PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+    {
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".ppm",
+        ".pgm",
+    }
 )
 # The files by which a folder's format is known.
 _FILES = {
@@ -53,6 +67,7 @@ _CAPTION = ("captions", "caption", "text")
 _REFUSED = "refused.json"  # what unpacking left out, reported whenever the cache is read
 _COCO_NAME = re.compile(r"captions_(train|val|test)(.*)\.json")
 MANIFEST = "dclip-kit manifest 1"  # how the file says what it is
+_NUMBERED = re.compile(rf"^({'|'.join(SPLIT_OF)})[-_]\d.*", re.IGNORECASE)  # a split's shard
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
 _CSV = re.compile(r"([^|]+)\|[^|]*\|(.*)")  # a comment may have bars
 
@@ -220,13 +235,18 @@ def _read_csv_rows(
     """Yields each row with its place, and notes of others why they are none."""
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         # Strict, as a quote that is never closed would otherwise swallow the rows after it.
-        rows = csv.reader(lines, strict=True)
+        rows = csv.reader(lines, strict=True, skipinitialspace=True)
         try:
             columns = [column.strip().lower() for column in next(filter(None, rows), [])]
         except csv.Error as error:
             columns = [str(error)]
         counts = [columns.count(each) for each in (*_PICTURE, *_CAPTION)]
-        if not {*_PICTURE} & {*columns} or not {*_CAPTION} & {*columns} or max(counts) > 1:
+        # A column captions would be a list in other words: ['a dog', 'a brown dog'].
+        if (
+            not ({*_PICTURE} & {*columns} and {*_CAPTION} & {*columns})
+            or "captions" in columns
+            or max(counts) > 1
+        ):
             raise ValueError(
                 f"Expected the columns image and caption (or file_name and text) once in {path}, "
                 f"got {ascii(columns)[:200]}; put a first line that names them, and save the "
@@ -361,7 +381,8 @@ def read_shards(
 
     Args:
         path: one shard, a folder of them, or a folder whose folders train, val and test have them.
-            Shards train.tar, val.tar and test.tar of one folder are splits as well.
+            Shards of one folder are splits as well if they are called train.tar, val.tar, test.tar
+            or, with a number, train-000000.tar and so on.
         images: unused, as shards hold their pictures.
         split: as in `gather`.
         checks: as in `drop_unusable`.
@@ -373,19 +394,21 @@ def read_shards(
     if not shards:
         raise ValueError(f"Expected .tar shards at {path}, found none; name a shard or a folder.")
     root = path if path.is_dir() else path.parent
-    # The folders that shards lie in are the cache's too, and so part of what it is known by.
+    places = {shard: shard.relative_to(root).with_suffix("") for shard in shards}
+    if path.is_dir():
+        places = {s: p.parent / _NUMBERED.sub(r"\1/\g<0>", p.name) for s, p in places.items()}
+    # Where they are unpacked to is part of what the cache is known by.
     known = [
-        (str(s.resolve()), s.stat().st_size, s.stat().st_mtime_ns, *s.relative_to(root).parts[:-1])
-        for s in shards
+        (str(s.resolve()), s.stat().st_size, s.stat().st_mtime_ns, place.as_posix())
+        for s, place in places.items()
     ]
     folder = cache_path("shards", hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16])
     if not folder.is_dir():
         refused: dict[str, str] = {}
         try:
             with filling(folder) as unpacked:
-                for shard in tqdm(shards, desc="unpacking shards", delay=2):
-                    place = shard.relative_to(root)
-                    _unpack(shard, place.as_posix(), unpacked / place.with_suffix(""), refused)
+                for shard, place in tqdm(places.items(), desc="unpacking shards", delay=2):
+                    _unpack(shard, shard.relative_to(root).as_posix(), unpacked / place, refused)
                 write_atomically(unpacked / _REFUSED, json.dumps(refused, indent=1))
         except OSError as error:
             raise ValueError(
@@ -401,9 +424,16 @@ def walk_files(folder: Path) -> Iterator[str]:
     """Yields the paths of all files below a folder, relative to it, in order of their names.
 
     Links to folders are followed, unless they lead back to where the way to them has been.
+
+    Raises:
+        OSError: a folder cannot be read.
     """
+
+    def refuse(error: OSError) -> None:  # else a folder that cannot be read would be an empty one
+        raise error
+
     above = {str(folder): {os.path.realpath(folder)}}
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         been = above.pop(place)
         real = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
         folders[:] = sorted(name for name in folders if real[name] not in been)

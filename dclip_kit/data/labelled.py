@@ -11,7 +11,7 @@ from typing import Literal
 
 from tqdm.auto import tqdm
 
-from dclip_kit.data.annotations import read_lines
+from dclip_kit.data.annotations import SPLIT_OF, read_lines
 from dclip_kit.data.formats import is_picture
 from dclip_kit.data.pictures import LabelledImages
 from dclip_kit.runtime.files import filling
@@ -47,12 +47,18 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
 
     Raises:
         FileNotFoundError: there is no folder of pictures, or one without.
-        ValueError: a class has no name, or a number for it; or they are not exactly ImageNet's.
+        ValueError: the folders are one, or splits, or not exactly ImageNet's; or a class has no
+            name, or a number for it.
     """
     from torchvision.datasets import ImageFolder
 
     found = ImageFolder(folder, is_valid_file=is_picture)
     called, file = found.classes, folder / "classes.txt"
+    if len(called) < 2 or {each.lower() for each in called} <= SPLIT_OF.keys():
+        raise ValueError(
+            f"Expected folders in {folder} that are called like their classes, at least two, got "
+            f"{', '.join(called)}; name the folder that holds the classes' own."
+        )
     numbers = sum(bool(_WORDNET_ID.fullmatch(each)) for each in called)
     names = {each: each.replace("_", " ") for each in called}
     if imagenet:

@@ -11,10 +11,12 @@ _OPPOSITES = (
 _PAIRS = [pair.split("/") for pair in _OPPOSITES.split(", ")]
 _OTHER = {word: other for a, b in _PAIRS for word, other in ((a, b), (b, a))}
 _WORDS = re.compile(rf"\b({'|'.join(_OTHER)})\b", re.IGNORECASE)
+# "black and white", "a man and a woman": exchanged, it would still be true.
+_JOINED = re.compile("|".join(rf"\b{a} (and|or) (an? |the )?{b}\b" for a, b in _OTHER.items()))
 
 
 def make_hard_negative(caption: str) -> str:
-    """A caption in which a word means the opposite, such as right for left; "" if it has none.
+    """A caption in which a word means the opposite, such as right for left; "" if there is none.
 
     Two opposites of one caption are both exchanged: "a small cat and a large dog" gives "a large
     cat and a small dog". Of other words one is chosen by lot, the same whenever a caption is asked
@@ -24,7 +26,7 @@ def make_hard_negative(caption: str) -> str:
     tagger to know kinds; lists of opposites need none.
     """
     found = {word.lower() for word in _WORDS.findall(caption)}
-    if not found:
+    if not found or _JOINED.search(caption.lower()):
         return ""
     chosen = random.Random(caption).choice(sorted(found))
     return _WORDS.sub(

@@ -266,8 +266,8 @@ def read_uncaptioned(
     """Reads pictures to learn from without captions.
 
     Args:
-        path: a folder of pictures, all of which are taken, or as in `read_captioned`; captions are
-            not kept.
+        path: a folder of pictures, all of which are taken whatever a table says of some, or as in
+            `read_captioned`; captions are not kept.
         evaluation: pictures that are left out: those to choose and to measure on.
         by_content: whether they are looked for by content too, which reads all pictures.
 
@@ -280,9 +280,9 @@ def read_uncaptioned(
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
     place = Path(path)
-    if not place.is_dir() or find_formats(place).keys() - {"files"}:
+    if not place.is_dir() or find_formats(place).keys() - {"files", "csv", "jsonl"}:
         found = read_format(path, None, None, "all", "pictures")
-    else:  # texts beside the pictures are not read
+    else:  # texts and tables beside the pictures are not read: they may not know them all
         paths = tuple(place / name for name in walk_files(place) if is_picture(name))
         whole = CaptionedImages(paths, ((),) * len(paths), "uncaptioned", place.resolve().name)
         found = drop_unusable(whole)

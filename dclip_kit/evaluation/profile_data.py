@@ -195,7 +195,8 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
         ValueError: as `read_uncaptioned`.
     """
     place, scenes = locate_uncaptioned(profile)
-    if not profile.student.distillation_weight or not profile.student.uncaptioned_batch:
+    learner, reads = profile.student, profile.teacher_model == "cross_attention"  # the captions
+    if not learner.distillation_weight or not learner.uncaptioned_batch or reads:
         if place and not scenes:
             say(f"The recipe {profile.recipe} learns nothing from {place}, which has no captions.")
         return None

@@ -119,18 +119,24 @@ def describe_run(
     uncaptioned: CaptionedImages | None = None,
     teacher: Path | None = None,
 ) -> SeenPictures:
-    """What a run on these data sees, and what its teacher from another run's folder has seen."""
+    """What a run on these data sees, and what the runs that it begins from have seen."""
     by_content = profile.leak_guard == "content"
     trained, chosen = (_index_pictures(part, by_content) for part in (data.train, data.val))
     if uncaptioned:
         trained = trained.join(_index_pictures(uncaptioned, by_content))
     # The pocket's pictures to choose on are apart from those to measure on.
     labelled = () if profile.zero_shot == "pocket" else data.zero_shot_val.paths
-    seen = SeenPictures(trained, chosen, frozenset(_digest_files(labelled)) - {""})
-    if teacher is None:
-        return seen
-    its = load_seen(teacher)
-    return replace(seen, trained=trained.join(its.trained), complete=its.complete)
+    before = [load_seen(each) for each in begun_from(profile, teacher)]
+    for each in before:
+        trained = trained.join(each.trained)
+    digests = frozenset(_digest_files(labelled)) - {""}
+    return SeenPictures(trained, chosen, digests, all(each.complete for each in before))
+
+
+def begun_from(profile: Profile, teacher: Path | None = None) -> list[Path]:
+    """The folders of the runs that one begins from: of its teacher, and of its CLIP, if an arm."""
+    first = find_run(profile.clip)
+    return [*([teacher] if teacher else []), *([first.folder] if first else [])]
 
 
 def _index_pictures(pictures: CaptionedImages, by_content: bool) -> EvaluationIndex:
@@ -283,15 +289,19 @@ def require_same_view(profile: Profile, folder: Path) -> None:
         )
 
 
-def leave_out_seen_by_teacher(data: ProfileData, folder: Path) -> ProfileData:
-    """Leaves out of val and test what the teacher in another run's folder has trained on.
+def leave_out_seen(data: ProfileData, folder: Path) -> ProfileData:
+    """Leaves out of val and test what another run has trained on, whose model a run begins from.
+
+    Args:
+        data: of the run that begins.
+        folder: of the other.
 
     Raises:
         ValueError: too little is left to choose or to measure on.
     """
     seen = load_seen(folder)
     if not seen.complete:
-        say(f"What the teacher in {folder} has trained on is not all known: a run left no record.")
+        say(f"What the run in {folder} has trained on is not all known: one left no record.")
     val, test = (leave_out_trained(part, {str(folder): seen}) for part in (data.val, data.test))
     for note in filter(None, (val.describe("val"), test.describe("test"))):
         say(note)
@@ -322,13 +332,16 @@ def leave_out_labelled(dataset: LabelledImages, digests: frozenset[str]) -> Labe
 def leave_out_trained_labelled(data: ProfileData, seen: SeenPictures) -> ProfileData:
     """Leaves out of a run's own labelled pictures those that it trains on, and says how many.
 
+    What is chosen on is not measured on, either: a copy of it may be in the other half.
+
     Raises:
         ValueError: nothing is left to choose or to measure on.
     """
-    digests, every = seen.files - seen.labelled, (data.zero_shot_val, data.zero_shot)
-    val, test = (leave_out_labelled(each, digests) for each in every)
-    if gone := sum(map(len, every)) - len(val) - len(test):
-        say(f"{gone:,} labelled pictures are trained on, and are not measured on.")
+    trained = replace(seen, labelled=frozenset()).files
+    val = leave_out_labelled(data.zero_shot_val, trained)
+    test = leave_out_labelled(data.zero_shot, seen.files)
+    if gone := len(data.zero_shot_val) + len(data.zero_shot) - len(val) - len(test):
+        say(f"{gone:,} labelled pictures are trained or chosen on, and are not measured on.")
     return replace(data, zero_shot_val=val, zero_shot=test)
 
 

@@ -25,7 +25,9 @@ from dclip_kit.config import (
     apply_recipe,
     change_settings,
     get_profile,
+    require_recipe,
 )
+from dclip_kit.data.pictures import CaptionedImages
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation.evaluate import (
     WAYS,
@@ -66,6 +68,7 @@ from dclip_kit.evaluation.profile_data import (
     load_data,
     load_uncaptioned,
 )
+from dclip_kit.evaluation.runs import describe_run, leave_out_trained_labelled
 from dclip_kit.features.store import differing_entries, digest_record
 from dclip_kit.metrics import composition_scores
 from dclip_kit.models.clip import ClipBundle
@@ -160,10 +163,12 @@ def read_study(path: Path) -> Study:
     It says `seeds` and perhaps `profile`, `gallery`, `compositions` and changes of the profile, and
     for each of `arms` a `recipe` ("none" for the untouched CLIP, which is `clip`), perhaps `steps`,
     `captions` and `rescoring`, and changes of the profile, such as `student = { learning_rate =
-    1e-3 }`. Arms that differ in their rescoring alone share a training.
+    1e-3 }`. Arms that differ in their rescoring alone share a training. All work with the same data
+    and the same CLIP.
 
     Raises:
-        ValueError: it is no TOML, or says something unknown.
+        ValueError: it is no TOML, says something unknown or what no training would heed, or
+            contradicts a recipe for all arms.
     """
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -173,7 +178,9 @@ def read_study(path: Path) -> Study:
         profile = change_settings(profile, said)
         if arms["clip"] != {"recipe": "none"}:
             raise ValueError("clip is the untouched one")
-        read = tuple(_read_arm(profile, *arm) for arm in arms.items())
+        if {"seed", "selection"} & said.keys():
+            raise ValueError("seed and selection have no effect; it has seeds")
+        read = tuple(_read_arm(profile, said, *arm) for arm in arms.items())
         return Study(path, profile, seeds, gallery, compositions, read)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -182,7 +189,9 @@ def read_study(path: Path) -> Study:
         ) from error
 
 
-def _read_arm(profile: Profile, name: str, said: Mapping[str, Any]) -> StudyArm:
+def _read_arm(
+    profile: Profile, common: Mapping[str, Any], name: str, said: Mapping[str, Any]
+) -> StudyArm:
     rest = dict(said)
     own = {field.name: rest.pop(field.name) for field in fields(StudyArm) if field.name in rest}
     recipe = rest.pop("recipe")
@@ -193,10 +202,14 @@ def _read_arm(profile: Profile, name: str, said: Mapping[str, Any]) -> StudyArm:
         raise ValueError(f"Expected no {', '.join(sorted(odd))} in {name}")
     if not 0 < own.get("captions", 1.0) <= 1:
         raise ValueError(f"Expected captions in {name} to be a share above 0")
+    if unheeded := rest.keys() & {*MEASURED_BY, "leak_guard", "selection"}:
+        raise ValueError(f"{', '.join(sorted(unheeded))} in {name} must be alike for all arms")
     if recipe == "none":
         return StudyArm(name, None, **own)
-    trained = change_settings(apply_recipe(profile, recipe), rest)
-    return StudyArm(name, trained, **own)
+    # What is said for all arms outdoes their recipes' rates, as options do.
+    trained = change_settings(apply_recipe(profile, recipe), common)
+    require_recipe(trained)
+    return StudyArm(name, change_settings(trained, rest), **own)
 
 
 # Running
@@ -395,7 +408,11 @@ class _Workshop:
         # What is trained anew goes on from no checkpoint, and lies apart.
         self.place = work / "repeated" if anew else work
         self.states = None if anew else work / "checkpoints"
-        self.data = load_data(study.profile)
+        self.data = data = load_data(study.profile)
+        trained = {arm.profile.uncaptioned for arm in study.arms if arm.profile}
+        for named in trained if study.profile.zero_shot != "pocket" else ():
+            seen = describe_run(study.profile, data, self._load_uncaptioned(named))
+            self.data = leave_out_trained_labelled(self.data, seen)
         self.chosen_on = prepare_measuring(clip, study, self.data, "val")
         self.measured_on = prepare_measuring(clip, study, self.data, "test")
         self.captioned, self.uncaptioned = cache(self._captioned), cache(self._uncaptioned)
@@ -411,17 +428,24 @@ class _Workshop:
             )
         return one, other
 
-    def _captioned(self, regions: RegionSettings, share: float) -> EncodedPictures:
+    def _load_uncaptioned(self, named: str) -> CaptionedImages | None:
+        profile = apply_recipe(replace(self.study.profile, uncaptioned=named), "region_taught")
+        return load_uncaptioned(profile, self.data)
+
+    def _select(self, share: float) -> CaptionedImages:
         train = self.data.train
-        if share < 1:
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-            train = train.select(sorted(order[: round(share * len(train))].tolist()))
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+        return train.select(sorted(order[: round(share * len(train))].tolist()))
+
+    def _captioned(self, regions: RegionSettings, share: float) -> EncodedPictures:
         profile = replace(self.study.profile, regions=regions)
-        return encode_pictures(profile, self.clip, train, self.work)
+        return encode_pictures(profile, self.clip, self._select(share), self.work)
 
     def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
-        profile = replace(self.study.profile, regions=regions, uncaptioned=named)
-        pictures = load_uncaptioned(apply_recipe(profile, "region_taught"), self.data)
+        profile, pictures = (
+            replace(self.study.profile, regions=regions),
+            self._load_uncaptioned(named),
+        )
         return encode_pictures(profile, self.clip, pictures, self.work) if pictures else None
 
     def run(self, arms: Sequence[StudyArm], seed: int) -> list[dict[str, Any]]:
@@ -435,7 +459,8 @@ class _Workshop:
 
         def look(alpha: float, clip: ClipBundle) -> None:
             """On val and on test."""
-            references = prepare_references(clip, self.data.train) if any(rescorings) else None
+            known = self._select(arms[0].captions)
+            references = prepare_references(clip, known) if any(rescorings) else None
             seen[alpha] = [
                 measure(clip, self.chosen_on, rescorings, references),
                 measure(clip, self.measured_on, rescorings, references, hubs=True),

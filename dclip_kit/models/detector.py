@@ -163,6 +163,7 @@ def load_detector(
             overrides={
                 "mode": "predict",
                 "conf": confidence,
+                "max_det": max_regions,
                 "imgsz": size,
                 "rect": False,  # with True, a batch of equal pictures is letterboxed otherwise
                 "device": device,

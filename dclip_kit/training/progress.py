@@ -54,7 +54,9 @@ def draw_captions(
     column = torch.arange(captions_per_image)
     places = (starts[:, None] + column).clamp(max=len(shuffled) - 1)
     rows = shuffled[grouped[places]].where(column < counts[:, None], -1)  # image caption
-    return rows[grouped[starts].argsort()]
+    # By the earliest place of a caption. Of several it is earlier, the more so the more they are:
+    # the chance that none would be as early as this puts all pictures on one scale.
+    return rows[(-counts * torch.log1p(-grouped[starts].double() / len(shuffled))).argsort()]
 
 
 def plan_epoch(

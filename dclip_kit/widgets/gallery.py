@@ -111,6 +111,8 @@ class QueryGallery(BeforeAfter):
         super().__init__(clip, fine_tuned, dataset.paths, image_features, names)
         self._dataset, self._detector, self._things = dataset, detector, things or ()
         self._text_features, self._facets = text_features, facets or {}
+        # As queries are: without line breaks and double blanks.
+        self._captions = [{" ".join(each.split()) for each in own} for own in dataset.captions]
         self._bias = {
             share: NNN.measure_bias(references, each)
             for share, each in self._features.items()
@@ -262,7 +264,7 @@ class QueryGallery(BeforeAfter):
         scores = {row: self._features[share] @ vector for row, share in shares.items()}
         if self.rescored:
             scores = {row: each - self._bias[shares[row]] for row, each in scores.items()}
-        right = [image for image, own in enumerate(self._dataset.captions) if text in own]
+        right = [image for image, own in enumerate(self._captions) if text in own]
         said = "Nobody has said which picture is right: judge for yourself."
         if right:
             answers = torch.zeros(2, len(self._dataset), dtype=torch.bool)

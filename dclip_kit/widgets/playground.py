@@ -3,14 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import traitlets
 from jaxtyping import Float
 from PIL import ImageOps
 from torch import Tensor
 
 from dclip_kit.data import LabelledImages
-from dclip_kit.evaluation.evaluate import TEMPLATES, Templates, encode_classes
+from dclip_kit.evaluation.evaluate import (
+    TEMPLATES,
+    Templates,
+    encode_classes,
+    prepare_zero_shot,
+)
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.plots.style import encode_jpeg
 from dclip_kit.widgets.page import BeforeAfter, read_page
@@ -67,11 +71,10 @@ class ZeroShotPlayground(BeforeAfter):
             ValueError: the untouched CLIP or any mixture is missing, or numbers of pictures differ.
         """
         super().__init__(clip, fine_tuned, labelled.paths, image_features, names)
-        self._labelled, self._templates = labelled, templates
-        known = encode_classes(clip, labelled.class_names, templates)
-        labels = torch.tensor(labelled.labels)
+        self._known = known = prepare_zero_shot(clip, labelled, read=False, templates=templates)
         self._correct = {
-            share: (each @ known.T).argmax(1) == labels for share, each in self._features.items()
+            share: (each @ known.class_features.T).argmax(1) == known.labels
+            for share, each in self._features.items()
         }
         accuracy = {share: float(each.float().mean()) for share, each in self._correct.items()}
         curve = [
@@ -83,7 +86,7 @@ class ZeroShotPlayground(BeforeAfter):
             for share in self._features
         ]
         self._told = self._told | {"curve": curve, "pictures": len(labelled.paths)}
-        self.classes = list(classes or labelled.class_names)
+        self.classes = list(classes or known.class_names)
         self.observe(self._ask, ["classes", "picture", "share"])
         self._ask({"name": "picture"})
 
@@ -99,7 +102,7 @@ class ZeroShotPlayground(BeforeAfter):
         if self.picture == -1 and self._own is None:
             self.picture = 0
             return  # which asks again
-        texts = encode_classes(self._clip, self.classes, self._templates)
+        texts = encode_classes(self._clip, self.classes, self._known.templates)
         answers = {}
         for row, share in (("before", 0.0), ("after", self.share)):
             scores = self._clip.model.logit_scale.detach().exp() * (texts @ self._embed(share))
@@ -108,7 +111,7 @@ class ZeroShotPlayground(BeforeAfter):
             answers[row] = [[self.classes[i], round(each, 4)] for i, each in found]
         said = f"Before: {answers['before'][0][0]}. After: {answers['after'][0][0]}."
         if self.picture >= 0:
-            label = self._labelled.class_names[self._labelled.labels[self.picture]]
+            label = self._known.class_names[int(self._known.labels[self.picture])]
             said += f" It is labelled {label}."
         with self.hold_sync():
             if change["name"] == "picture":
@@ -118,9 +121,9 @@ class ZeroShotPlayground(BeforeAfter):
 
     def _compare(self) -> list[dict[str, Any]]:
         before, after = self._correct[0.0], self._correct[self.share]
-        labels, rows = torch.tensor(self._labelled.labels), []
-        for label, name in enumerate(self._labelled.class_names):
-            own = (labels == label).nonzero()[:, 0]
+        rows = []
+        for label, name in enumerate(self._known.class_names):
+            own = (self._known.labels == label).nonzero()[:, 0]
             old, new = (float(each[own].float().mean()) for each in (before, after))
             if len(own) and old != new:
                 moved = own[(before[own] > after[own]) if old > new else (after[own] > before[own])]

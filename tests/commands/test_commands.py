@@ -352,6 +352,8 @@ def test_search_rescores_by_training_captions(method, run, searched, own, clip) 
 def test_search_is_told_what_to_rescore_by(run, searched, tmp_path) -> None:
     code, _, err = run("search", *searched, "--rescore", "nnn")
     assert code == 2 and "name their data with --references" in err
+    code, _, err = run("search", *searched, "--references", "pocket")
+    assert code == 2 and "no --references without --rescore" in err
     write_coco(tmp_path / "coco", "val2017", "", [1, 2, 3])
     code, _, err = run("search", *searched, "--rescore", "nnn", "--references", tmp_path / "coco")
     assert code == 2 and "train" in err and err.count("\n") <= 2, err

@@ -335,7 +335,7 @@ def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp
     (tmp_path / "a/pictures.json").unlink()
     given[-3:] = [own, "--teacher", tmp_path / "a"]
     code, said, _ = run("distill", "--out", tmp_path / "c", *given)
-    assert code == 0 and f"What the teacher in {tmp_path}/a has trained on is not all" in said
+    assert code == 0 and f"What the run in {tmp_path}/a has trained on is not all" in said
     figures = tmp_path / "figures.json"
     arm = tmp_path / "c" / TAUGHT
     code, said, _ = run("evaluate", "--model", arm, *measure, "--json", figures)

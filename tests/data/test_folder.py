@@ -1,6 +1,7 @@
 """Texts beside the pictures, in folders that may be links."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,22 @@ def test_links_to_folders_are_walked_once_on_each_way(tmp_path) -> None:
     ]
     assert not [name for name in found if name.startswith("linked/above/data")]
     assert len(found) < 10
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch) -> None:
+    for name in ("open/a.txt", "shut/b.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    scan = os.scandir
+
+    def refuse(place):
+        if str(place).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # who runs as root may read everything
+    with pytest.raises(PermissionError, match="shut"):
+        list(walk_files(tmp_path))
 
 
 def test_pictures_of_linked_folders_are_read_and_counted(tmp_path) -> None:

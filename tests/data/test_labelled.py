@@ -57,6 +57,13 @@ def test_pictures_of_every_format_are_read(folder) -> None:
     ]
 
 
+@pytest.mark.parametrize("names", [["train", "val"], ["Train", "testing"], ["images"]])
+def test_folders_above_the_classes_are_no_classes(names, tmp_path) -> None:
+    write_pictures(tmp_path, [f"{name}/{kind}/1.png" for name in names for kind in ("cat", "dog")])
+    with pytest.raises(ValueError, match=f"at least two, got {', '.join(sorted(names))}; name the"):
+        read_class_folders(tmp_path)
+
+
 def test_classes_may_be_called_otherwise(folder) -> None:
     text = "tabby_cat tabby, a cat\n\ndog hot dog \nx y\n"
     (folder / "classes.txt").write_text(text, encoding="utf-8")

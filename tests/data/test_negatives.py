@@ -16,6 +16,8 @@ from dclip_kit.data.pocket.world import make_scene
         ("a small cat and a large dog", "a large cat and a small dog"),
         ("Two men in front of a wall", "Two men behind a wall"),
         ("a topping on the lefthand bench", ""),
+        ("A man and a woman on a bench", ""),  # still true the other way round
+        ("a black and white photo of two or three dogs", ""),
         ("", ""),
     ],
 )

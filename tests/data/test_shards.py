@@ -157,6 +157,18 @@ def test_shards_in_the_folders_of_splits_are_one_data_set(tmp_path) -> None:
     assert (alone.captions, alone.splits) == ((("val",),), ("",))
 
 
+@pytest.mark.parametrize("name", ["{}-000000.tar", "{}_00000-of-00002.tar", "{}.tar"])
+def test_shards_that_are_called_like_splits_are_splits(name, tmp_path) -> None:
+    for split in ("train", "validation", "test"):
+        shard = tmp_path / name.format(split)
+        write_shard(shard, {"0.jpg": jpeg("red"), "0.txt": split.encode()})
+    found = read_shards(tmp_path, split="all")
+    assert (found.dataset.splits, found.splits_from) == (("test", "train", "val"), "folders")
+    assert found.dataset.captions == (("test",), ("train",), ("validation",))
+    alone = read_shards(tmp_path / name.format("test")).dataset
+    assert (alone.captions, alone.splits) == ((("test",),), ("",))
+
+
 def test_of_members_that_come_twice_the_last_is_taken(tmp_path) -> None:
     shard = tmp_path / "odd.tar"
     write_shard(shard, {"a.jpg": jpeg("red"), "a.txt": b"a cat"})

@@ -391,13 +391,21 @@ def test_links_to_pictures_elsewhere_are_followed_and_counted(plain, tmp_path) -
     assert len(pictures) == 6 and left_out.linked == 1
 
 
+def test_pictures_that_a_table_does_not_know_are_read_too(tmp_path) -> None:
+    own = write_own(tmp_path / "own", range(4))
+    scene(9).save(own / "new.jfif", format="JPEG")
+    pictures, left_out = read_uncaptioned(own, ())
+    assert len(pictures) == 5 and own / "new.jfif" in pictures.paths and not str(left_out)
+
+
 def test_captions_of_any_format_are_not_kept(tmp_path) -> None:
     own = write_own(tmp_path / "own", range(6), ("gone.png,a",), split=True)
     pictures, left_out = read_uncaptioned(own, ())
     assert names(pictures) == [f"{seed}.png" for seed in range(6)]  # of all splits
     assert pictures.captions == ((),) * 6 and set(pictures.splits) == {""}
-    assert len(left_out.unusable) == 1
-    assert read_uncaptioned(own / "captions.csv", ())[0].paths == pictures.paths
+    assert not left_out.unusable
+    listed, left_out = read_uncaptioned(own / "captions.csv", ())
+    assert listed.paths == pictures.paths and len(left_out.unusable) == 1
 
 
 @pytest.mark.parametrize("by_content", [True, False])

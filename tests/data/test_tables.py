@@ -56,6 +56,11 @@ def test_empty_lines_say_nothing(folder) -> None:
     assert found.dataset.texts == ["a cat"] and not found.unusable
 
 
+def test_quotes_may_follow_a_blank(folder) -> None:
+    (folder / "list.csv").write_text('image, caption\na.jpg, "a cat, asleep"\n')
+    assert read_table(folder / "list.csv").dataset.texts == ["a cat, asleep"]
+
+
 def test_a_quote_left_open_swallows_nothing_in_silence(folder) -> None:
     text = 'image,caption\na.jpg,"a cat\nb.png,"a dog"\na.jpg,a cat again\n'
     (folder / "list.csv").write_text(text)
@@ -71,6 +76,7 @@ def test_a_quote_left_open_swallows_nothing_in_silence(folder) -> None:
         (b"file,text\na.jpg,a cat\n", r"columns image and caption \(or .*, got \['file', 'text'\]"),
         (b"", r"columns image and caption .*, got \[\]; put a first line"),
         (b'image,"caption\n', r"got \['unexpected end of data'\]"),
+        (b"image,captions\na.jpg,['a dog']\n", r"and caption .* once in .*'captions'\]"),
         (b"image,caption,caption\na.jpg,a,b\n", "and caption .* once in .*'caption', 'caption'"),
         ("image,caption\na.jpg,a\n".encode("utf-16"), "columns image and caption .*in UTF-8"),
         (b"image;caption\na.jpg;a\n", r"got \['image;caption'\]; .*with commas"),

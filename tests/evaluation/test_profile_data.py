@@ -8,7 +8,7 @@ import torch
 from test_leaks import scene
 from test_splits import write_own
 
-from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
+from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe, change_settings
 from dclip_kit.data import open_picture
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.sprites import load_nouns
@@ -229,6 +229,9 @@ def test_only_students_of_a_teacher_that_reads_no_caption_are_given_more(
     said = capsys.readouterr().out
     assert said.startswith(f"The recipe {recipe} learns nothing from") != recipe.endswith("_taught")
     assert "No uncaptioned pictures" not in said
+    asked = change_settings(profile, {"student": {"uncaptioned_batch": 8}})
+    assert (load_uncaptioned(asked, data) is not None) == recipe.endswith("_taught")
+    capsys.readouterr()
     assert load_uncaptioned(replace(profile, uncaptioned=""), data) is None
     said = capsys.readouterr().out
     assert said.startswith("No uncaptioned pictures are given") == recipe.endswith("_taught")

@@ -317,16 +317,37 @@ def test_labelled_pictures_that_were_chosen_on_are_left_out(seen, tmp_path) -> N
         leave_out_labelled(replace(rest, source="classes"), leave_digests(rest.paths))
 
 
+def test_a_run_that_begins_from_another_has_seen_what_that_has(run, own, profile, tmp_path) -> None:
+    """An arm is fine-tuned further, on other data."""
+    first = describe_seen(own.select(range(3)), own.select([3]), [], by_content=False)
+    keep_seen(first, run / "a")
+    for name in (SETTINGS, "dclip.json", "dclip.safetensors"):
+        shutil.copy(run / name, run / "a" / name)
+    second = replace(profile, clip=str(run / "a/dclip"), leak_guard="names")
+    named = read_labelled(write_classes(tmp_path / "classes"))
+    data = ProfileData(*(own.select([each]) for each in (4, 5, 6)), named, named, None, None)
+    assert runs.begun_from(second) == [run / "a"] and runs.begun_from(profile) == []
+    assert runs.begun_from(second, run) == [run, run / "a"]
+    seen = describe_run(second, data)
+    assert {f"{seed}.png" for seed in (0, 1, 2, 4)} == {
+        Path(each).name for each in seen.trained.names if "bytes" not in each
+    }
+    assert seen.complete
+    (run / "a/pictures.json").unlink()
+    assert not describe_run(second, data).complete
+
+
 def test_naming_is_not_measured_on_what_was_trained_on(own, tmp_path, capsys) -> None:
     """A class folder may hold the very pictures that have captions elsewhere."""
     classes = read_labelled(write_classes(tmp_path / "classes"))
     train = replace(own.select(range(4)), paths=(*own.paths[:3], classes.paths[0]))
-    seen = describe_seen(train, own.select([4]), classes.paths[1:3], by_content=False)
-    data = ProfileData(train, own, own, classes, classes, None, None)
+    chosen = classes.select([0, 1, 2])  # the first of them is trained on
+    seen = describe_seen(train, own.select([4]), chosen.paths, by_content=False)
+    data = ProfileData(train, own, own, chosen, classes, None, None)
     found = runs.leave_out_trained_labelled(data, seen)
-    for part in (found.zero_shot_val, found.zero_shot):
-        assert part.paths == classes.paths[1:]
-    assert capsys.readouterr().out.startswith("2 labelled pictures are trained on")
+    assert found.zero_shot_val.paths == classes.paths[1:3]
+    assert found.zero_shot.paths == classes.paths[3:]
+    assert capsys.readouterr().out.startswith("4 labelled pictures are trained or chosen on")
     assert leave_out_labelled(classes, seen.files).paths == classes.paths[3:]
     alone = describe_seen(own, own, [], by_content=False)
     assert runs.leave_out_trained_labelled(data, alone).zero_shot.paths == classes.paths

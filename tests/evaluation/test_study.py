@@ -1,6 +1,7 @@
 """Studies: reading them, and running them on a tiny CLIP."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_a_study_needs_seeds_and_arms_alone(tmp_path) -> None:
     assert study.arms[1] == few
 
 
+def test_what_is_said_for_all_arms_outdoes_their_recipes_rates(tmp_path) -> None:
+    common = "seeds = [3]\nstudent = { epochs = 2, batch_size = 16 }\n"
+    arms = CLIP + (
+        'a = { recipe = "region_taught" }\n'
+        'b = { recipe = "contrastive", student = { epochs = 5 } }\n'
+    )
+    _, first, other = read_study(write_study(tmp_path, arms, common)).arms
+    assert (first.profile.student.epochs, first.profile.student.batch_size) == (2, 16)
+    assert (other.profile.student.epochs, other.profile.student.batch_size) == (5, 16)
+
+
 CLIP = '[arms]\nclip = { recipe = "none" }\n'
 
 
@@ -133,6 +145,14 @@ CLIP = '[arms]\nclip = { recipe = "none" }\n'
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 0.0 }', "captions in x to be"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 2 }', "captions in x to be"),
         ("seeds = [0]", CLIP + 'x = { recipe = "none", steps = 5 }', "no steps in x"),
+        ("seeds = [0]", CLIP + 'x = { recipe = "dclip", data = "x" }', "data in x must be alike"),
+        ("seeds = [0]", CLIP + 'x = { recipe = "dclip", seed = 2 }', "seed in x must be alike"),
+        ("seeds = [0]\nseed = 2", CLIP, "seed and selection have no effect"),
+        (
+            "seeds = [0]\nstudent = { rehearsal_weight = 1.0 }",
+            CLIP + 'x = { recipe = "contrastive" }',
+            "rehearsal_weight to be 0 in the recipe contrastive",
+        ),
         ("seeds = [0]", CLIP + 'x = { recipe = "none", rescoring = { k = 0 } }', "a k from 1"),
         ("seeds = [0]", CLIP + 'x = { recipe = "none", steps = 3, seed = 1 }', "no seed, steps in"),
     ],
@@ -596,6 +616,9 @@ def test_data_of_ones_own_is_studied_on_its_own_val_and_test(
     for seed in range(40, 44):
         scene(seed).save(more / f"{seed}.jpg")
     scene(19).save(more / "measured.jpg", quality=70)
+    labelled = sorted(classes.rglob("*.png"))
+    for number, path in enumerate(labelled[:3]):  # without captions they are trained on, too
+        shutil.copy(path, more / f"labelled-{number}.png")
     common = (
         f'seeds = [0]\ndata = "{own}"\nzero_shot = "{classes}"\nuncaptioned = "{more}"\n'
         "region_teacher = { width = 24, heads = 3, epochs = 1 }\n"
@@ -607,7 +630,7 @@ def test_data_of_ones_own_is_studied_on_its_own_val_and_test(
         module, "prepare_lessons", lambda *given: asked.append(given[3]) or prepare(*given)
     )
     run_study(study, _clip, tmp_path / "work")
-    assert len(asked[0].dataset) == 4  # and not the picture that is measured on
+    assert len(asked[0].dataset) == 4 + 3  # and not the picture that is measured on
     found = record(study, "region_taught")
     assert counts(found["queries"]["text_to_image"]) == [2, 2]
     assert found["frontier"][1]["retention_held_out_style"] is None

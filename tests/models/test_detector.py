@@ -201,6 +201,12 @@ def test_boxes_are_in_the_pixels_of_the_picture_itself(detector, factor) -> None
     torch.testing.assert_close(found.regions[1].xyxy, expected, atol=0.02 * factor, rtol=1e-3)
 
 
+def test_more_regions_than_ultralytics_own_limit_are_found(folder) -> None:
+    detector = load_detector(folder, confidence=1e-6, max_regions=1000, image_size=640)
+    found = detector.detect([noise(640, 640, seed=1)], progress=False)
+    assert len(found.regions[0]) > 300
+
+
 def test_regions_are_sorted_limited_and_sure_enough(folder, pictures) -> None:
     every = load_detector(folder, confidence=0.05, max_regions=100).detect(pictures, progress=False)
     few = load_detector(folder, confidence=0.05, max_regions=3).detect(pictures, progress=False)

@@ -106,6 +106,23 @@ def test_an_epoch_shows_each_captioned_picture_once_with_one_of_its_captions(fea
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_pictures_with_many_captions_come_no_earlier(features) -> None:
+    """As when COCO, with five, is joined with data that has one."""
+    owned = torch.cat([torch.arange(400).repeat_interleave(5), torch.arange(400, 800)])
+    mixed = replace(
+        features,
+        image=torch.zeros(800, 32),
+        size=torch.ones(800, 2, dtype=torch.long),
+        region_count=torch.ones(800, dtype=torch.long),
+        text=torch.zeros(len(owned), 32),
+        token_count=torch.ones(len(owned), dtype=torch.long),
+        image_of_text=owned,
+    )
+    for epoch in range(5):
+        first = owned[draw_captions(mixed, 3, epoch)[:400, 0]]
+        assert 150 < (first < 400).sum() < 250  # of 400, half of them; seven deviations
+
+
 @pytest.mark.parametrize("captions", [1, 2, 3, 9])
 def test_an_epoch_draws_several_captions_of_each_picture_where_it_has_them(
     captions, features

@@ -99,6 +99,12 @@ def test_a_caption_of_several_pictures_has_several_answers(clip, captioned, feat
     assert right == {0, 5}
 
 
+def test_a_caption_is_known_whatever_blanks_it_has(clip, captioned, features) -> None:
+    odd = replace(captioned, captions=(("a red \n ball",), *captioned.captions[1:]))
+    gallery = QueryGallery(clip, odd, features, examples=[odd.texts[0]])
+    assert gallery.message.startswith("The right picture: rank")
+
+
 def test_a_picture_asks_with_each_models_own_vector(make, features, captioned) -> None:
     gallery = make()
     gallery.picture = 2

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,25 @@ def make(clip, fine_tuned, labelled, features):
         return ZeroShotPlayground(clip, fine_tuned, labelled, features, **settings)
 
     return build
+
+
+def test_classes_of_one_name_are_one(clip, fine_tuned, labelled, features) -> None:
+    """As ImageNet's two missiles: the second would never be named."""
+    twins = replace(labelled, class_names=("ball", "boat", "ball"))
+    found = ZeroShotPlayground(
+        clip, fine_tuned, twins, features, recalls=RECALLS, templates=TEMPLATES
+    )
+    one = replace(
+        labelled,
+        class_names=("ball", "boat"),
+        labels=tuple(label % 2 for label in labelled.labels),
+        in_domain=(True, True),
+    )
+    merged = ZeroShotPlayground(
+        clip, fine_tuned, one, features, recalls=RECALLS, templates=TEMPLATES
+    )
+    assert found._told["curve"] == merged._told["curve"] and found.changes == merged.changes
+    assert found.classes == ["ball", "boat"] and found.message == merged.message
 
 
 def name_slowly(clip, vector, classes) -> list[tuple[str, float]]:
