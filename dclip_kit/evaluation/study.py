@@ -67,6 +67,7 @@ from dclip_kit.evaluation.profile_data import (
     ProfileData,
     load_data,
     load_uncaptioned,
+    locate_uncaptioned,
 )
 from dclip_kit.evaluation.runs import describe_run, leave_out_trained_labelled
 from dclip_kit.features.store import differing_entries, digest_record
@@ -409,10 +410,12 @@ class _Workshop:
         self.place = work / "repeated" if anew else work
         self.states = None if anew else work / "checkpoints"
         self.data = data = load_data(study.profile)
-        trained = {arm.profile.uncaptioned for arm in study.arms if arm.profile}
-        for named in trained if study.profile.zero_shot != "pocket" else ():
-            seen = describe_run(study.profile, data, self._load_uncaptioned(named))
-            self.data = leave_out_trained_labelled(self.data, seen)
+        if study.profile.zero_shot != "pocket":  # whose pictures are apart
+            trained = {arm.profile.uncaptioned: arm.profile for arm in study.arms if arm.profile}
+            named = [name for name, each in trained.items() if locate_uncaptioned(each)[0]]
+            for more in (None, *map(self._load_uncaptioned, named)):
+                seen = describe_run(study.profile, data, more)
+                self.data = leave_out_trained_labelled(self.data, seen)
         self.chosen_on = prepare_measuring(clip, study, self.data, "val")
         self.measured_on = prepare_measuring(clip, study, self.data, "test")
         self.captioned, self.uncaptioned = cache(self._captioned), cache(self._uncaptioned)
