@@ -410,10 +410,11 @@ class _Workshop:
         self.place = work / "repeated" if anew else work
         self.states = None if anew else work / "checkpoints"
         self.data = data = load_data(study.profile)
+        self.read_uncaptioned = cache(self._read_uncaptioned)
         if study.profile.zero_shot != "pocket":  # whose pictures are apart
             trained = {arm.profile.uncaptioned: arm.profile for arm in study.arms if arm.profile}
             named = [name for name, each in trained.items() if locate_uncaptioned(each)[0]]
-            for more in (None, *map(self._load_uncaptioned, named)):
+            for more in (None, *map(self.read_uncaptioned, named)):
                 seen = describe_run(study.profile, data, more)
                 self.data = leave_out_trained_labelled(self.data, seen)
         self.chosen_on = prepare_measuring(clip, study, self.data, "val")
@@ -431,7 +432,7 @@ class _Workshop:
             )
         return one, other
 
-    def _load_uncaptioned(self, named: str) -> CaptionedImages | None:
+    def _read_uncaptioned(self, named: str) -> CaptionedImages | None:
         profile = apply_recipe(replace(self.study.profile, uncaptioned=named), "region_taught")
         return load_uncaptioned(profile, self.data)
 
@@ -445,10 +446,8 @@ class _Workshop:
         return encode_pictures(profile, self.clip, self._select(share), self.work)
 
     def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
-        profile, pictures = (
-            replace(self.study.profile, regions=regions),
-            self._load_uncaptioned(named),
-        )
+        profile = replace(self.study.profile, regions=regions)
+        pictures = self.read_uncaptioned(named)
         return encode_pictures(profile, self.clip, pictures, self.work) if pictures else None
 
     def run(self, arms: Sequence[StudyArm], seed: int) -> list[dict[str, Any]]:
