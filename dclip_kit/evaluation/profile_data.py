@@ -195,8 +195,8 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
         ValueError: as `read_uncaptioned`.
     """
     place, scenes = locate_uncaptioned(profile)
-    learner, reads = profile.student, profile.teacher_model == "cross_attention"  # the captions
-    if not learner.distillation_weight or not learner.uncaptioned_batch or reads:
+    learns = profile.student.distillation_weight and profile.student.uncaptioned_batch
+    if not learns or profile.teacher_model == "cross_attention":  # which reads captions
         if place and not scenes:
             say(f"The recipe {profile.recipe} learns nothing from {place}, which has no captions.")
         return None
