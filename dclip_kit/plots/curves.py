@@ -103,9 +103,6 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
         )
     colors, split = arm_colors(arms), escape_text(split)
     figure = new_figure(380, legend=True)
-    best = max(paths.values(), key=lambda arm: max(point.recall_at_1 for point in arm.candidates))
-    kept = [point.retention for arm in paths.values() for point in arm.candidates]
-    room = (max(kept) - min(kept)) / 10  # for a label
     for name, arm in paths.items():
         path = sorted(arm.candidates, key=lambda candidate: candidate.alpha)
         chosen = [point.alpha == arm.alpha for point in path]
@@ -124,12 +121,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
                 f"α = {point.alpha:g}" if ringed or point is path[-1] else ""
                 for point, ringed in zip(path, chosen, strict=True)
             ],
-            textposition=[  # away from the paths above and from the dashed line
-                "top right"
-                if arm is best or not ringed
-                else ("bottom left" if point.retention - least_retention > room else "top center")
-                for point, ringed in zip(path, chosen, strict=True)
-            ],
+            textposition="top right",
             hovertext=[f"α = {point.alpha:g}" for point in path],
             textfont={"color": colors[name], "shadow": HALO},
             name=escape_text(name),

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dclip_kit.data import open_picture
+from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.plots.style import (
     INK,
     add_picture,
@@ -18,7 +19,7 @@ from dclip_kit.plots.style import (
     tile_pictures,
     wrap_text,
 )
-from dclip_kit.search.index import rank_answer, search_images
+from dclip_kit.search.index import search_images
 
 _ROW = 120  # pixels that a row of pictures takes
 _SIDE = 120  # pixels of a stored picture, with its margins
@@ -72,16 +73,19 @@ def plot_search(
             range, or a picture cannot be read.
     """
     _require_pictures(correct.tolist(), pictures, image_features)
-    sections = []
-    headings = [f"“{query}”" for query in queries]
+    sections, headings = [], [f"“{query}”" for query in queries]
+    ranks = {
+        name: retrieval_metrics(features, query_features, correct).text_to_image.ranks.tolist()
+        for name, features in image_features.items()
+    }
     if labels:
         headings = [f"{a}: {b}" for a, b in zip(labels, headings, strict=True)]
-    for heading, vector, answer in zip(headings, query_features, correct.tolist(), strict=True):
+    asked = zip(headings, query_features, correct.tolist(), strict=True)
+    for query, (heading, vector, answer) in enumerate(asked):
         rows = []
         for name, features in image_features.items():
             found = search_images(vector, features, top_k).images
-            rank = rank_answer(vector, features, [answer])
-            notes = [f"rank {rank:,g}", f"of {len(pictures):,}"]
+            notes = [f"rank {ranks[name][query]:,g}", f"of {len(pictures):,}"]
             rows.append(PictureRow(name, found, frozenset([answer]), notes))
         sections.append((heading, rows))
     return plot_picture_rows(sections, pictures)

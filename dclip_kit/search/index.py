@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from dclip_kit.metrics import ranks
 from dclip_kit.runtime.files import load_tensors, replacing, save_tensors, write_atomically
 
 _QUERIES = 256  # at once
@@ -61,38 +60,6 @@ def search_images(
     kept = torch.tensor([i for i in range(len(images)) if i not in leave_out], dtype=torch.long)
     scores, places = find_nearest(unit_vectors(query[None]), [images[kept]], top_k)
     return Hits(tuple(kept[places[0]].tolist()), tuple(scores[0].tolist()))
-
-
-def rank_answer(
-    query: Float[Tensor, "embed"],
-    image_features: Float[Tensor, "image _embed"],
-    answers: Sequence[int],
-) -> float:
-    """The rank of the best of several right pictures, from 1; ties count as their mean rank.
-
-    Raises:
-        ValueError: no answer is given, or as `search_images`.
-    """
-    scores = unit_vectors(query[None]) @ unit_vectors(image_features, len(query)).T
-    positives = torch.zeros_like(scores, dtype=torch.bool)
-    positives[0, list(answers)] = True
-    return float(ranks(scores, positives)[0])
-
-
-def top_k_overlap(
-    one: Float[Tensor, "query embed"],
-    other: Float[Tensor, "query embed"],
-    image_features: Float[Tensor, "image embed"],
-    k: int = 10,
-) -> Float[Tensor, "query"]:
-    """The share of k pictures that two wordings of each query both find: 1 if they find the same.
-
-    Raises:
-        ValueError: k is below 1, or as `search_images`.
-    """
-    images = [unit_vectors(image_features)]
-    first, second = (find_nearest(unit_vectors(each), images, k)[1] for each in (one, other))
-    return (first[:, :, None] == second[:, None, :]).any(2).float().mean(1)
 
 
 def related_share(

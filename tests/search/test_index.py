@@ -13,10 +13,8 @@ from dclip_kit.search.index import (
     Hits,
     SearchIndex,
     find_nearest,
-    rank_answer,
     related_share,
     search_images,
-    top_k_overlap,
 )
 
 # In memory
@@ -37,20 +35,6 @@ def test_what_is_left_out_is_not_found() -> None:
     assert search_images(QUERY, IMAGES, 4, [2, 1]).images == (0, 3)
     assert isinstance(search_images(QUERY, IMAGES, 99), Hits)
     assert search_images(QUERY, IMAGES, 99).images == (2, 0, 1, 3)
-
-
-def test_the_best_of_several_answers_has_the_rank() -> None:
-    assert rank_answer(QUERY, IMAGES, [1]) == 3
-    assert rank_answer(QUERY, IMAGES, [3, 0]) == 2
-    assert rank_answer(QUERY, torch.ones(4, 2), [1]) == 2.5  # the mean rank of four that tie
-
-
-def test_overlap_is_the_share_found_by_both() -> None:
-    one, other = torch.tensor([[1.0, 0.5], [0.0, 1]]), torch.tensor([[1.0, 0.5], [-1.0, -0.1]])
-    # The second pair's best two: 1 and 2 for upwards, 3 and 1 for leftwards.
-    assert top_k_overlap(one, other, IMAGES, 2).tolist() == [1.0, 0.5]
-    assert top_k_overlap(one, other, IMAGES, 1).tolist() == [1.0, 0.0]
-    assert top_k_overlap(one, other, IMAGES, 4).tolist() == [1.0, 1.0]
 
 
 THINGS = [frozenset(names) for names in (("dog", "cup"), ("cup",), ("dog",), ("kite",))]
@@ -81,10 +65,6 @@ def test_a_search_that_cannot_be_says_why(change, says) -> None:
 
 
 def test_other_bad_input_is_named() -> None:
-    with pytest.raises(ValueError, match="1 of 1 queries without"):
-        rank_answer(QUERY, IMAGES, [])
-    with pytest.raises(ValueError, match=r"top_k from 1 .*got 0"):
-        top_k_overlap(QUERY[None], QUERY[None], IMAGES, 0)
     with pytest.raises(ValueError, match="got 3 and 1"):
         related_share(IMAGES, THINGS[:3], 1)
     with pytest.raises(ValueError, match="got 4 and 4"):

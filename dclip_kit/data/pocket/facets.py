@@ -28,21 +28,11 @@ FACETS = {
     "smallest object named": tuple(SIZES),
     "words for where things are": ("none", *_WORDS),
 }
-_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
 def relation_words(caption: str) -> str:
     """Which words for where things are a caption has: one of the facet's groups, the first."""
     return next((group for group, words in _WORDS.items() if words.search(caption)), "none")
-
-
-def swap_relation(caption: str) -> str | None:
-    """The caption with left and right, or above and below, exchanged; None without such words."""
-    if relation_words(caption) not in ("left or right", "above or below"):
-        return None
-    pattern = r"\b(" + "|".join(_OPPOSITE) + r")\b"
-    swapped = re.sub(pattern, lambda word: _OPPOSITE[word[0]], caption)
-    return None if swapped == caption else swapped
 
 
 def query_facets(

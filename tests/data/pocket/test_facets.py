@@ -3,17 +3,14 @@
 import pytest
 import torch
 
-from dclip_kit.data.pocket.captions import count_matches
 from dclip_kit.data.pocket.facets import (
     FACETS,
     query_facets,
     relation_words,
-    swap_relation,
     things_in,
 )
 from dclip_kit.data.pocket.scenes import Scene, SceneObject
 from dclip_kit.data.pocket.sprites import load_nouns
-from dclip_kit.data.pocket.world import make_scene
 
 NOUN = {noun.noun: index for index, noun in enumerate(load_nouns())}
 
@@ -29,41 +26,23 @@ SCENES = [
 
 
 @pytest.mark.parametrize(
-    ("caption", "words", "swapped"),
+    ("caption", "words"),
     [
-        ("a dog to the left of a cat", "left or right", "a dog to the right of a cat"),
-        ("a dog on the left and a cat on the right", "left or right", None),
-        ("a dog above a cat at sea", "above or below", "a dog below a cat at sea"),
-        ("a dog below a cat", "above or below", "a dog above a cat"),
-        ("a cup on top of a box", "above or below", None),  # no single word stands against it
-        ("a dog on the left side in the snow", "one thing’s place", None),
-        ("a dog at the bottom", "one thing’s place", None),
-        ("a dog in the middle", "one thing’s place", None),
-        ("a dog and a leftover cake in front of a brick wall", "none", None),
-        ("two dogs", "none", None),
+        ("a dog to the left of a cat", "left or right"),
+        ("a dog on the left and a cat on the right", "left or right"),
+        ("a dog above a cat at sea", "above or below"),
+        ("a dog below a cat", "above or below"),
+        ("a cup on top of a box", "above or below"),
+        ("a dog on the left side in the snow", "one thing’s place"),
+        ("a dog at the bottom", "one thing’s place"),
+        ("a dog in the middle", "one thing’s place"),
+        ("a dog and a leftover cake in front of a brick wall", "none"),
+        ("two dogs", "none"),
     ],
 )
-def test_words_for_where_things_are(caption, words, swapped) -> None:
+def test_words_for_where_things_are(caption, words) -> None:
     assert relation_words(caption) == words
-    if "on the left and" in caption:
-        swapped = "a dog on the right and a cat on the left"
-    assert swap_relation(caption) == swapped
     assert words in FACETS["words for where things are"]
-
-
-def test_swapping_twice_gives_the_caption_back_and_swapping_once_a_false_one() -> None:
-    seen = 0
-    for index in range(30):
-        scene, captions = make_scene("val", index)
-        for caption in captions:
-            if (swapped := swap_relation(caption)) is not None:
-                seen += 1
-                assert swap_relation(swapped) == caption
-                if " on the left and " in caption:
-                    continue  # the reader knows this phrase in one order only
-                matches = count_matches([caption, swapped], [scene]).tolist()
-                assert matches == [1, 0]
-    assert seen > 20
 
 
 def test_facets_are_those_of_the_scene_and_the_caption() -> None:
