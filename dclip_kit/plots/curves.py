@@ -12,7 +12,6 @@ from dclip_kit.metrics import Interval
 from dclip_kit.plots.style import (
     ARM_COLORS,
     DASHED,
-    HALO,
     PERCENT,
     arm_colors,
     escape_text,
@@ -86,7 +85,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
     """What each interpolation of each arm gains in retrieval and keeps of zero-shot.
 
     A path begins at the untouched CLIP and goes on as more of the fine-tuned weights are mixed in;
-    the chosen point is ringed: the highest that is right of the dashed line.
+    the chosen point is ringed: the highest that is right of the dashed line. The legend has its α.
 
     Args:
         arms: by name; those without candidates (the untouched CLIP) are left out.
@@ -109,7 +108,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
         figure.add_scatter(
             x=[point.retention for point in path],
             y=[point.recall_at_1 for point in path],
-            mode="lines+markers+text",
+            mode="lines+markers",
             line_color=colors[name],
             marker={
                 "opacity": 1,
@@ -117,14 +116,8 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
                 "size": [15 if ringed else 7 for ringed in chosen],
                 "line_width": [2.5 if ringed else 0 for ringed in chosen],
             },
-            text=[
-                f"α = {point.alpha:g}" if ringed or point is path[-1] else ""
-                for point, ringed in zip(path, chosen, strict=True)
-            ],
-            textposition="top right",
             hovertext=[f"α = {point.alpha:g}" for point in path],
-            textfont={"color": colors[name], "shadow": HALO},
-            name=escape_text(name),
+            name=escape_text(f"{name}, α = {arm.alpha:g}"),
         )
     start = path[0]
     if start.alpha == 0:  # the untouched CLIP, at which all paths begin
@@ -138,7 +131,6 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
             showlegend=False,
         )
     figure.add_vline(least_retention, line=DASHED, layer="below")
-    figure.update_layout(margin_r=44)  # where a point on the right is named
     figure.update_yaxes(tickformat=".1~%", title_text=f"text→image Recall@1 on {split}")
     return figure.update_xaxes(
         tickformat=".1~%",

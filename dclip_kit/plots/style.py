@@ -21,7 +21,6 @@ RING = "#00A35C"  # around right answers
 SMALL = 12
 PERCENT = {"tickformat": ".0%", "hoverformat": ".1%"}  # an axis of shares
 DASHED = {"color": INK, "width": 1.5, "dash": "dash"}
-HALO = ", ".join(["0 0 3px white"] * 6)  # behind text that stands on lines
 PALE_BLUES = [[0, "#FFFFFF"], [1, "#8FC1E8"]]  # light enough for dark numbers
 
 PALETTE = ("#6E6E6E", *BOX_COLORS)

@@ -61,8 +61,8 @@ class TestTradeoff:
         figure = plots.plot_tradeoff(arms, 0.88, split="test")
         path, start = figure.data
         assert list(path.x) == [1.0, 0.9, 0.8] and list(path.y) == [0.2, 0.25, 0.2 + 0.1]
-        assert path.line.color == ARM_COLORS["dclip"] and path.name == "dclip"
-        assert list(path.text) == ["", "α = 0.5", "α = 1"]  # the choice, and the end
+        assert path.line.color == ARM_COLORS["dclip"] and path.name == "dclip, α = 0.5"
+        assert list(path.hovertext) == ["α = 0", "α = 0.5", "α = 1"]
         small, ring, _ = path.marker.size
         assert ring > small and ["open" in symbol for symbol in path.marker.symbol] == [0, 1, 0]
         (line,) = figure.layout.shapes
@@ -77,7 +77,7 @@ class TestTradeoff:
         same = (Candidate(0.0, 0.2, 1.0),)
         arms = {"a": Arm("a", clip, 0.0, same), "b": Arm("b", clip, 0.0, same)}
         *paths, _ = plots.plot_tradeoff(arms, 1.0).data
-        assert [list(path.text) for path in paths] == [["α = 0"]] * 2
+        assert [path.name for path in paths] == ["a, α = 0", "b, α = 0"]
 
     def test_a_path_that_does_not_begin_at_clip_does_not_say_so(self, clip) -> None:
         figure = plots.plot_tradeoff({"x": Arm("x", clip, 0.5, self.PATH[1:])}, 0.9)
