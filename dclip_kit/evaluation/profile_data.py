@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from dclip_kit.config import Profile
 from dclip_kit.data import (
     CaptionedImages,
     LabelledImages,
+    open_picture,
     read_captioned,
     read_labelled,
 )
@@ -19,6 +21,7 @@ from dclip_kit.data.formats import recognise_format
 from dclip_kit.data.labelled import LABELLED_READERS
 from dclip_kit.data.pictures import SPLITS, require_imagehash
 from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.pocket.scenes import render_scene
 from dclip_kit.data.splits import (
     LeftOut,
     Splits,
@@ -137,6 +140,24 @@ def load_splits(profile: Profile) -> Splits:
         profile.seed,
         profile.leak_guard == "content",
     )
+
+
+def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, ...]]]:
+    """The first test pictures with their captions; of the pocket's, no others are drawn.
+
+    Args:
+        profile: whose data.
+        count: how many; fewer where there are not so many.
+
+    Raises:
+        ValueError: as `read_measured`.
+    """
+    if profile.data == "pocket":
+        scenes = (pocket.make_scene("test", index) for index in range(count))
+        return [(render_scene(scene), captions) for scene, captions in scenes]
+    test = read_measured(profile)
+    shown = zip(test.paths[:count], test.captions, strict=False)
+    return [(open_picture(path), captions) for path, captions in shown]
 
 
 def locate_uncaptioned(profile: Profile) -> tuple[str, int]:

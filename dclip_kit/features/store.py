@@ -35,8 +35,6 @@ from dclip_kit.runtime.files import (
 )
 from dclip_kit.runtime.processes import exists_for_all, is_main_process, own_turns, wait_for_all
 
-Record = dict[str, Any]  # of JSON values
-
 FEATURES = "features.safetensors"  # of a finished store's folder
 WHOLE_PICTURE = -1  # the label of a region that nobody detected
 SOURCE = "source.json"
@@ -136,7 +134,7 @@ class FrozenFeatures:
         return cls(**tensors)
 
 
-def open_store(folder: Path, source: Record) -> FrozenFeatures | None:
+def open_store(folder: Path, source: dict[str, Any]) -> FrozenFeatures | None:
     """The features in a folder, memory-mapped; None as long as any are missing.
 
     Args:
@@ -172,7 +170,7 @@ def open_store(folder: Path, source: Record) -> FrozenFeatures | None:
 
 def fill_store(
     folder: Path,
-    source: Record,
+    source: dict[str, Any],
     count: int,
     make: Callable[[Sequence[range]], Iterable[FrozenFeatures]],
 ) -> FrozenFeatures:
@@ -257,7 +255,7 @@ def describe_source(
     dataset: CaptionedImages,
     settings: RegionSettings,
     detector: Detector | None = None,
-) -> Record:
+) -> dict[str, Any]:
     """Whatever decides features: weights, preprocessing, detector, regions, pictures, captions.
 
     A picture is known by its path, size and time, so that none is read.
@@ -305,7 +303,7 @@ def describe_source(
     }
 
 
-def differing_entries(kept: Record, now: Record) -> dict[str, str]:
+def differing_entries(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """Which entries of a record differ from one that was kept, and from what to what.
 
     Args:
@@ -323,16 +321,19 @@ def differing_entries(kept: Record, now: Record) -> dict[str, str]:
     }
 
 
-def digest_record(record: Record) -> str:
+def digest_record(record: dict[str, Any]) -> str:
     """A short name for what a record says."""
     return _digest([json.dumps(record, sort_keys=True, default=str).encode()])
 
 
-def _flatten(record: Record, prefix: str = "") -> Record:
-    flat: Record = {}
+def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for name, value in record.items():
-        deeper = isinstance(value, dict)
-        flat |= _flatten(value, f"{prefix}{name}.") if deeper else {f"{prefix}{name}": value}
+        flat |= (
+            _flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
     return flat
 
 

@@ -21,8 +21,6 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_tokens
 from dclip_kit.runtime.files import asset_path
 
-POCKET = "pocket"
-
 
 @dataclass(frozen=True)
 class Condition:
@@ -218,7 +216,7 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
             "'dclip-kit[sds]'."
         ) from error
     name = str(name_or_path)
-    pocket = asset_path("pocket_denoiser") if name == POCKET else None
+    pocket = asset_path("pocket_denoiser") if name == "pocket" else None
     try:
         if pocket:
             unet = UNet2DConditionModel.from_pretrained(pocket)

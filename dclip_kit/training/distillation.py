@@ -72,10 +72,9 @@ class PictureTargets:
 
 @dataclass(frozen=True, eq=False)
 class StudentRun:
-    """A fine-tuned CLIP, what of it trained, and a row of figures an epoch."""
+    """A fine-tuned CLIP, and a row of figures an epoch."""
 
     student: ClipBundle
-    trainable: list[str]  # of the image tower
     history: History
 
 
@@ -154,7 +153,7 @@ def distill(
     student = clone_clip(bundle)
     # As the pictures are laid out: else every step would turn the weights of convolutions around.
     student.model.to(device, memory_format=torch.channels_last)
-    trainable = freeze(student, settings.train)
+    freeze(student, settings.train)
     module, captions = student.model.visual, features.text  # as the loss takes them
     if settings.train_text:  # or as the text tower does
         module, captions = student.model, _unfreeze_text(student, texts or ())
@@ -301,7 +300,7 @@ def distill(
         on_step=on_step,
     )
     student.model.requires_grad_(False).eval().to(bundle.device)
-    return StudentRun(student, trainable, history)
+    return StudentRun(student, history)
 
 
 def _check(

@@ -9,6 +9,7 @@ from test_leaks import scene
 from test_splits import write_own
 
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe, change_settings
+from dclip_kit.data import open_picture
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.sprites import load_nouns
 from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, encode_classes
@@ -19,6 +20,7 @@ from dclip_kit.evaluation.profile_data import (
     load_data,
     load_uncaptioned,
     locate_uncaptioned,
+    preview,
     read_measured,
     read_zero_shot,
     require_data,
@@ -42,6 +44,16 @@ def test_a_profile_begins_with_all_six_sets_and_the_ceiling(data) -> None:
     assert data.ceiling == pytest.approx(sum(1 / fit for fit in fits) / 40)
 
 
+def test_a_preview_draws_no_more_than_it_shows(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
+    shown = preview(PROFILES["pocket"], 3)
+    assert [captions for _, captions in shown] == [
+        pocket.make_scene("test", index)[1] for index in range(3)
+    ]
+    assert all(picture.size == (256, 256) for picture, _ in shown)
+    assert not [*tmp_path.iterdir()]
+
+
 # Data of one's own
 
 
@@ -60,6 +72,13 @@ def own(tmp_path) -> Profile:
     data = write_own(tmp_path / "own", range(20), ("gone.png,a",), split=True)
     classes = write_classes(tmp_path / "classes")
     return replace(PROFILES["base"], data=str(data), zero_shot=str(classes))
+
+
+def test_a_preview_of_ones_own_data_is_of_its_test_pictures(own) -> None:
+    test = load_data(own).test
+    shown = preview(own, 9)
+    assert [captions for _, captions in shown] == [*test.captions]
+    assert shown[0][0].tobytes() == open_picture(test.paths[0]).tobytes()
 
 
 def test_a_profile_with_a_path_reads_it(own, capsys, clip) -> None:

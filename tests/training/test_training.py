@@ -21,7 +21,7 @@ from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
-from dclip_kit.models.weights import clone_clip
+from dclip_kit.models.weights import choose_parameters, clone_clip
 from dclip_kit.runtime import processes
 from dclip_kit.training import (
     PictureTargets,
@@ -598,7 +598,7 @@ def test_gradients_reach_what_trains_and_nothing_else(policy, clip, pixels, feat
         name for name, value in run.student.model.state_dict().items()
         if not torch.equal(value, before[name])
     }  # fmt: skip
-    assert changed == {f"visual.{name}" for name in run.trainable}
+    assert changed == {f"visual.{name}" for name in choose_parameters(clip, policy)}
     assert all(torch.equal(value, before[n]) for n, value in clip.model.state_dict().items())
     for module in (teacher, clip.model):
         assert all(parameter.grad is None for parameter in module.parameters())
