@@ -161,7 +161,13 @@ class LabelledImages:
         )
 
     def take_per_class(self, count: int) -> "LabelledImages":
-        """The first `count` pictures of each class, or all where it has fewer."""
+        """The first `count` pictures of each class, or all where it has fewer.
+
+        Raises:
+            ValueError: count is below 1.
+        """
+        if count < 1:
+            raise ValueError(f"Expected at least one picture a class, got {count}.")
         label_of = self.labels.__getitem__
         classes = groupby(sorted(range(len(self)), key=label_of), label_of)
         return self.select(sorted(i for _, own in classes for i in islice(own, count)))

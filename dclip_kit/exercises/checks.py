@@ -118,6 +118,10 @@ def _shared(first: list[float], second: list[float]) -> float:
     return max(wide, 0.0) * max(high, 0.0)
 
 
+def _around(first: list[float], second: list[float]) -> list[float]:
+    return [*map(min, first[:2], second[:2]), *map(max, first[2:], second[2:])]
+
+
 def _from_size(box: list[float]) -> list[float]:
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
 
@@ -149,6 +153,9 @@ check_overlap = Exercise(
         "That is the area that both cover; divide it by what either of them covers.": _shared,
         "That is in percent; return a share from 0 to 1.": (
             lambda a, b: 100 * box_iou(torch.tensor([a]), torch.tensor([b]))[0, 0]
+        ),
+        "Divide by what either box covers, not by the box around both.": (
+            lambda a, b: _shared(a, b) / _area(_around(a, b))
         ),
         "The last two numbers are the right and bottom edge, not width and height.": (
             lambda a, b: box_iou(*(torch.tensor([_from_size(box)]) for box in (a, b)))[0, 0]

@@ -171,17 +171,25 @@ def _encode_captions(
 
 
 class RegionCrops(Sequence[Image.Image]):
-    """The pictures of `features.region`, in its order, each cut when it is asked for.
+    """What `features.region` was encoded from, in its order, each cut when it is asked for.
 
     Args:
         paths: of the pictures of `features`, in its order.
         features: with the regions' boxes.
-        settings: that the regions were cut by.
+        settings: that the features were made by.
+
+    Raises:
+        ValueError: the settings encode some regions otherwise than CLIP encodes pictures.
     """
 
     def __init__(
         self, paths: Sequence[Path], features: FrozenFeatures, settings: RegionSettings
     ) -> None:
+        if settings.undetected_as_zeros or not settings.normalized_crops:
+            raise ValueError(
+                "Expected features of regions that CLIP encoded as it does pictures, got the "
+                "published code's; set normalized_crops=True and undetected_as_zeros=False."
+            )
         self._paths, self._features, self._settings = paths, features, settings
         self._owner = torch.arange(len(features)).repeat_interleave(features.region_count)
         self._open = lru_cache(maxsize=1)(open_picture)  # a picture's regions follow each other

@@ -6,7 +6,7 @@ the joint space. Boxes are `xyxy`: left, top, right, bottom in pixels.
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ class Regions:
         label: the detector's word for each box.
         image_size: the picture's (width, height) in pixels.
         is_whole_image: True where nothing was detected and the whole picture stands in.
+        dropped: how many of a detector's boxes `from_boxes` left out.
 
     Raises:
         ValueError: a box, a confidence, the size or the lengths are not as described.
@@ -43,6 +44,7 @@ class Regions:
     label: tuple[str, ...]
     image_size: tuple[int, int]
     is_whole_image: bool = False
+    dropped: int = 0
 
     def __post_init__(self) -> None:
         _require_boxes(self.xyxy, self.confidence, self.label, self.image_size)
@@ -90,7 +92,7 @@ class Regions:
         """Makes regions from a detector's raw boxes, of which there may be none.
 
         Boxes are clipped to the picture; those that are not finite (box or confidence), lie outside
-        or have no area are dropped. If none is left, the whole image is the one region.
+        or have no area are dropped and counted. If none is left, the whole image is the one region.
 
         Raises:
             ValueError: the lengths differ, or a finite confidence is not from 0 to 1.
@@ -99,10 +101,11 @@ class Regions:
         clipped = xyxy.clamp(min=0).minimum(xyxy.new_tensor(image_size).repeat(2))
         usable = xyxy.isfinite().all(1) & confidence.isfinite() & (_area(clipped, image_size) > 0)
         kept = usable.nonzero()[:, 0].tolist()
+        dropped = len(label) - len(kept)
         if not kept:
-            return cls.whole_image(image_size)
+            return replace(cls.whole_image(image_size), dropped=dropped)
         labels = tuple(label[index] for index in kept)
-        return cls(clipped[kept], confidence[kept], labels, image_size)
+        return cls(clipped[kept], confidence[kept], labels, image_size, dropped=dropped)
 
 
 def crop_regions(

@@ -119,6 +119,13 @@ def test_a_part_of_them_is_cut_like_all(clip, detector, captioned) -> None:
         crops[len(crops)]
 
 
+@pytest.mark.parametrize("published", [{"undetected_as_zeros": True}, {"normalized_crops": False}])
+def test_features_that_clip_would_not_give_are_refused(published, captioned, make_features) -> None:
+    settings = replace(RegionSettings(), **published)
+    with pytest.raises(ValueError, match="normalized_crops=True and undetected_as_zeros=False"):
+        RegionCrops(captioned.paths, make_features(len(captioned)), settings)
+
+
 # In little memory
 
 

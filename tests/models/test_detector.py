@@ -390,6 +390,7 @@ def test_boxes_outside_the_picture_are_counted(detector, monkeypatch) -> None:
 
     fake = Detector(NAMES, SIZE, 0.25, 10, detector.source, predict)
     found = fake.detect([noise(8, 8)] * 3, progress=False)
+    assert sum(regions.dropped for regions in found.regions) == 3
     assert [regions.label for regions in found.regions] == [("vehicle",)] * 3
 
 

@@ -107,6 +107,7 @@ def test_raw_boxes_are_clipped_dropped_and_counted() -> None:
     )
     confidence = torch.tensor([0.9, 0.8, *[0.7] * 6, math.nan, 0.1])
     regions = Regions.from_boxes(raw, confidence, list("abcdefghij"), (100, 50))
+    assert regions.dropped == 7
     assert regions.label == ("a", "b", "j")
     assert regions.confidence.tolist() == pytest.approx([0.9, 0.8, 0.1])
     assert regions.xyxy.tolist() == [[10, 10, 20, 20], [0, 0, 10, 50], [90, 40, 100, 50]]
@@ -119,6 +120,7 @@ def test_no_box_left_is_the_whole_image(boxes) -> None:
         torch.tensor(boxes).reshape(-1, 4), torch.ones(count), ["a"] * count, (10, 10)
     )
     assert regions.is_whole_image
+    assert regions.dropped == count
 
 
 def test_raw_confidences_outside_0_to_1_are_no_confidences() -> None:
