@@ -451,8 +451,11 @@ def test_bootstrap_draws_exactly_what_its_seed_says(monkeypatch):
     result = paired_bootstrap(before, after, group, resamples=50, confidence=0.8, seed=3)
     assert [result.low, result.high] == pytest.approx(np.quantile(changes, [0.1, 0.9]).tolist())
     home = sys.modules[paired_bootstrap.__module__]
+    again = {"resamples": 50, "confidence": 0.8, "seed": 3}
+    assert paired_bootstrap(before, after, group, **again) == result  # from what it kept
+    monkeypatch.setattr(home, "_KEPT_COUNTS", 0)
     monkeypatch.setattr(home, "_DRAWN_AT_ONCE", 30)  # a few resamples at a time
-    assert paired_bootstrap(before, after, group, resamples=50, confidence=0.8, seed=3) == result
+    assert paired_bootstrap(before, after, group, **again) == result
 
 
 def test_captions_of_one_image_are_not_independent():
