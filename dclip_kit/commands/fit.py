@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
-from dclip_kit.config import Profile, require_recipe, trains_teacher
+from dclip_kit.config import PROFILES, Profile, apply_recipe, require_recipe, trains_teacher
 from dclip_kit.runtime.printing import printable, say
 
 Settings = Annotated[Profile, arg(name="")]  # its fields are options of the command itself
@@ -88,6 +88,11 @@ def _run(
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
+    usual = apply_recipe(PROFILES.get(settings.name, settings), settings.recipe)
+    for part, read_by in (("region_teacher", "region"), ("teacher", "cross_attention")):
+        heeded = trains_teacher(settings) and settings.teacher_model == read_by
+        if not heeded and getattr(settings, part) != getattr(usual, part):
+            say(f"The recipe {settings.recipe} does not heed what was set of {part}.")
     runs.require_settings(settings, out)
     profile_data.require_data(settings)
     clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))

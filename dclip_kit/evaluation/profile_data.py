@@ -264,7 +264,7 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
             f"Expected a split of train, val, test or all of {data}, whose format has none of its "
             f"own, got {split!r}; name one of these."
         )
-    return getattr(read_splits(data, images, test or None, profile.seed), split)
+    return getattr(load_splits(profile), split)
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:

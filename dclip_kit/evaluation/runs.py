@@ -377,7 +377,9 @@ def find_run(reference: Path | str) -> Run | None:
         return None
 
     def build(settings: dict[str, Any]) -> Profile:
-        return replace(PROFILES["pocket"], **{name: settings[name] for name in MEASURED_BY})
+        known = {name: settings[name] for name in MEASURED_BY}
+        guard = settings.get("leak_guard", "content")  # which older runs lack
+        return replace(PROFILES["pocket"], **known, leak_guard=guard)
 
     return Run(folder, name, read_record(folder / SETTINGS, build), load_seen(folder))
 

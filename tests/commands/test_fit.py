@@ -87,6 +87,8 @@ def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
     share = ("--teacher", tmp_path / "a", "--features", tmp_path / "a")
     code, said, _ = run("distill", "--out", tmp_path / "b", *share, *options)
     assert code == 0 and "Loaded the saved teacher: 2 epochs." in said
+    assert "region_taught does not heed what was set of teacher." in said
+    assert "what was set of region_teacher" not in said
     assert f"Loaded the features in {tmp_path}/a/features-train" in said
     assert not (tmp_path / "b/region_teacher.safetensors").exists()
 
@@ -125,6 +127,8 @@ def test_a_recipe_without_a_teacher_of_its_own_trains_none(recipe, run, options,
     out = tmp_path / "run"
     code, said, err = run("distill", "--out", out, *options, "--recipe", recipe)
     assert code == 0, err
+    unheeded = f"The recipe {recipe} does not heed what was set of"
+    assert all(f"{unheeded} {part}." in said for part in ("teacher", "region_teacher"))
     arms = {CONTROL, recipe}
     assert {path.stem for path in out.glob("*.safetensors")} == arms
     assert {path.stem for path in (out / "checkpoints").glob("*.safetensors")} == arms

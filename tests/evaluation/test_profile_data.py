@@ -109,7 +109,11 @@ def test_the_leak_guard_may_go_by_names_alone(own, tmp_path) -> None:
     rows = (test / "captions.csv").read_text().splitlines()
     (test / "captions.csv").write_text("\n".join([rows[0], *(f"x{row}" for row in rows[1:])]))
     assert len(load_data(profile).left_out.leaks) == 2
-    assert not load_data(replace(profile, leak_guard="names")).left_out.leaks
+    by_name = replace(profile, leak_guard="names")
+    assert not load_data(by_name).left_out.leaks
+    for each in (profile, by_name):
+        assert read_measured(each, "train").paths == load_data(each).train.paths
+    assert read_measured(by_name, "train").paths != read_measured(profile, "train").paths
 
 
 def test_classes_are_put_into_templates(own, clip) -> None:

@@ -87,6 +87,15 @@ def test_an_arm_is_loaded_upon_its_runs_own_clip(run, clip, form) -> None:
     assert load_model(str(run / form)).name == str(run / form)
 
 
+@pytest.mark.parametrize("guard", ["content", "names", None])
+def test_an_arm_is_measured_by_the_leak_guard_of_its_run(guard, run, profile) -> None:
+    record = profile.as_dict() | {"leak_guard": guard}
+    if guard is None:  # as in older runs
+        del record["leak_guard"]
+    (run / "settings.json").write_text(json.dumps(record))
+    assert find_run(run / "dclip").profile.leak_guard == (guard or "content")
+
+
 def test_an_arm_whose_settings_name_a_clip_with_python_of_its_own_is_refused(run, profile) -> None:
     path = Path(shutil.copytree(profile.clip, run / "planted")) / "open_clip_config.json"
     config = json.loads(path.read_text())
