@@ -24,7 +24,8 @@ def summarise(study: Study) -> dict[str, Any]:
     α; values of a picture are averaged over seeds, and intervals are bootstraps over pictures.
 
     Raises:
-        ValueError: a record is damaged, or of other settings than the study's.
+        ValueError: a record is damaged, or of other settings than the study's, or pictures have
+            come or gone between two.
     """
     kept: dict[str, list[dict[str, Any]]] = {}
     for arm in study.arms:
@@ -32,6 +33,16 @@ def summarise(study: Study) -> dict[str, Any]:
         found = [read_record(study.record_of(arm, seed), dict) for seed in seeds]
         if found:
             kept[arm.name] = found
+    pictures = {  # the same for all arms, else nothing is paired
+        name: {(*each["queries"].values(), len(each["chosen"]["correct"])) for each in own}
+        for name, own in kept.items()
+    }
+    for name, each in pictures.items():
+        if each != pictures["clip"]:
+            raise ValueError(
+                f"Expected records of the same pictures beside {study.path}, but {name} was "
+                "measured on others than clip; delete the older records, and run the study again."
+            )
     fixed = {name: [_at_retention(each) for each in own] for name, own in kept.items()}
     chosen = {name: [_at_alpha(each, each["alpha"]) for each in own] for name, own in kept.items()}
     arms = {

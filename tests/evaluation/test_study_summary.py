@@ -78,6 +78,20 @@ def test_records_of_other_settings_are_not_summed_up(written) -> None:
         summarise(replace(written, gallery=77))
 
 
+@pytest.mark.parametrize("kind", ["captioned", "labelled"])
+def test_records_of_other_pictures_are_not_compared(kind, written) -> None:
+    """As they are when pictures have come to the data since some were trained."""
+    place = written.record_of(written.arms[2], 1)
+    record = json.loads(place.read_text())
+    if kind == "captioned":
+        record["queries"]["text_to_image"] = "421"
+    else:
+        record["chosen"]["correct"] += "1"
+    write_record(record, place)
+    with pytest.raises(ValueError, match=rf"{written.arms[2].name} was measured on others than"):
+        summarise(written)
+
+
 def test_arms_are_compared_at_one_retention_between_their_mixtures(written) -> None:
     """Worked out by hand: seed 0 falls to 95.5 % at 0.3 of the way, seed 1 never does."""
     result = summarise(written)
