@@ -47,7 +47,7 @@ TEMPLATE = go.layout.Template(
         "font": {"family": "system-ui, 'Segoe UI', Roboto, Arial, sans-serif", "color": INK},
         "colorway": PALETTE,
         "xaxis": _AXIS,
-        "yaxis": _AXIS,
+        "yaxis": _AXIS | {"ticklabelstandoff": 5},
         "legend": {"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
         "title": {"font": {"size": SMALL}},
         "hovermode": "closest",
