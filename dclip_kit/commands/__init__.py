@@ -28,7 +28,7 @@ DESCRIPTION = """\
 DCLIP from a shell: look at captioned pictures, fine-tune a CLIP on them, measure it,
 search with it.
 
---profile pocket|base|paper, behind any command, chooses the defaults of its other
+--profile pocket|base|paper, behind a command, chooses the defaults of its other
 options, which its --help then shows: pocket (embedded, tiny, offline: the default),
 base (OpenAI's ViT-B/32, for a laptop), paper (OpenAI's ViT-B/16 and the published
 settings, for GPUs). --recipe changes how it learns: region_taught (the default) also
@@ -51,6 +51,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "search": search,
     "app": app,
 }
+UNPROFILED = ("study", "app")  # whose file, or model, decides all that a profile would
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,10 +103,17 @@ def _parse(given: list[str]) -> Callable[[], int | None]:
         add_help=False,
         allow_abbrev=False,
     )
-    chooser.add_argument("--profile", choices=PROFILES, default="pocket")
-    chooser.add_argument("--recipe", choices=RECIPES, default=Profile.recipe)
+    chooser.add_argument("--profile", choices=PROFILES)
+    chooser.add_argument("--recipe", choices=RECIPES)
     chosen, rest = chooser.parse_known_args(given)
-    profile, said = apply_recipe(PROFILES[chosen.profile], chosen.recipe), io.StringIO()
+    if rest and rest[0] in UNPROFILED and (chosen.profile or chosen.recipe):
+        raise ValueError(
+            f"Expected no --profile and no --recipe for {rest[0]}, got "
+            f"{chosen.profile or chosen.recipe}; its "
+            f"{'file says both' if rest[0] == 'study' else '--model decides'}."
+        )
+    profile = PROFILES[chosen.profile or "pocket"]
+    profile, said = apply_recipe(profile, chosen.recipe or Profile.recipe), io.StringIO()
     try:
         with redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
@@ -140,7 +148,7 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int
         "search": clip,
     }
     return {
-        name: _Deferred(command, defaults.get(name, {}), profile.name)
+        name: _Deferred(command, defaults.get(name, {}), "" if name in UNPROFILED else profile.name)
         for name, command in COMMANDS.items()
     }
 
@@ -152,14 +160,15 @@ class _Deferred:
         self, command: Callable[..., int | None], defaults: dict[str, Any], profile: str
     ) -> None:
         own = signature(partial(command, **defaults))
-        more = Parameter("profile", Parameter.KEYWORD_ONLY, default=profile)
-        parameters = {**own.parameters, "profile": more}
+        more = [Parameter("profile", Parameter.KEYWORD_ONLY, default=profile)] if profile else []
+        known = {each.name: each for each in [*own.parameters.values(), *more]}
         self.command, self.names = command, list(own.parameters)
-        self.__signature__ = own.replace(parameters=list(parameters.values()))
+        self.__signature__ = own.replace(parameters=list(known.values()))
         self.__annotations__ = command.__annotations__ | {"profile": Literal[*PROFILES]}
         # tyro would show the texts of arguments line by line, as they are wrapped in the source.
         texts = re.sub(r"\n {12,}", " ", command.__doc__ or "").rstrip()
-        self.__doc__ = f"{texts}\n        profile: chooses the defaults of the other options.\n"
+        said = "\n        profile: chooses the defaults of the other options.\n" if profile else ""
+        self.__doc__ = texts + said
 
     def __call__(self, **options: Any) -> Callable[[], int | None]:
         return partial(self.command, **{name: options[name] for name in self.names})

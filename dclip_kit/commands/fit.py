@@ -90,7 +90,7 @@ def _run(
 
     usual = apply_recipe(PROFILES.get(settings.name, settings), settings.recipe)
     for part, read_by in (("region_teacher", "region"), ("teacher", "cross_attention")):
-        heeded = trains_teacher(settings) and settings.teacher_model == read_by
+        heeded = trains_teacher(settings) and settings.teacher_model == read_by and not teacher
         if not heeded and getattr(settings, part) != getattr(usual, part):
             say(f"The recipe {settings.recipe} does not heed what was set of {part}.")
     runs.require_settings(settings, out)

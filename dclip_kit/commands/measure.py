@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
@@ -166,12 +167,17 @@ def evaluate(
     gains = {name: compare.compare(found[model[0]], found[name]) for name in [*found][1:]}
     measured = place.test if place.test and split == "test" else place.data
     unknown = [name for name, each in seen.items() if not each.complete]
+    folders = [name for name in model if Path(name.removeprefix("local-dir:")).is_dir()]
     notes = [
         unseen.describe(measured),
         warn_of_few(len(captioned), captioned.source),
         *(
             f"What {x} has trained on is not all known: its run, or its teacher's, left no record."
             for x in unknown
+        ),
+        *(
+            f"What {x} has trained on is not known: if on these pictures, its figures are too good."
+            for x in folders
         ),
     ]
     if json:
@@ -321,7 +327,9 @@ def search(
         )
     asked, captions, how = encode_texts(clip, [query]), None, Rescoring(rescore or "nnn")
     if rescore:
-        captions = encode_texts(clip, read_measured(place, "train").texts)
+        with redirect_stdout(sys.stderr):  # what is left out of the data is no hit
+            train = read_measured(place, "train")
+        captions = encode_texts(clip, train.texts)
     found = index.search(asked, top_k, captions, how)
     hits = [(index.paths[i], score) for i, score in zip(found.images, found.scores, strict=True)]
     if json:

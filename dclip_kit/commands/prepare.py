@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, RegionSettings
-from dclip_kit.runtime.printing import printable
+from dclip_kit.runtime.printing import printable, say
 
 _FORMATS = ", ".join(f"{format} ({needed})" for format, needed in FORMATS.items())
 Format = Annotated[str | None, arg(help=f"{_FORMATS}; else recognised.")]
@@ -218,6 +218,8 @@ def embed(
     from dclip_kit.runtime.processes import is_main_process
 
     found = read_captioned(data, images, format, split)
+    if split != "all" and not found.splits_from:
+        say(f"{found.dataset.source} has no splits of its own: all is encoded, and not {split}.")
     clip = runs.load_model(model, pretrained, choose_device(device))
     detector = load_detector(
         regions.detector,

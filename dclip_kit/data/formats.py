@@ -49,6 +49,11 @@ PICTURE_SUFFIXES = frozenset(
         ".avif",
         ".ppm",
         ".pgm",
+        # Which Pillow may not read: they are counted and reported, and not overlooked.
+        ".heic",
+        ".heif",
+        ".jp2",
+        ".jxl",
     }
 )
 # The files by which a folder's format is known.

@@ -75,11 +75,11 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
     elif file.is_file():
         pairs = (line.strip().partition(" ") for _, line in read_lines(file))
         names = {each: name.strip() for each, _, name in pairs}
-    elif numbers == len(called):
+    elif numbers == len(called) or all(each.isdecimal() for each in called):
         raise ValueError(
-            f"Expected folders in {folder} that are called like their classes, got WordNet's "
-            f"numbers ({called[0]}); say their names in classes.txt, or read all 1000 of ImageNet "
-            "with imagenet:FOLDER."
+            f"Expected folders in {folder} that are called like their classes, got numbers "
+            f"({called[0]}); say their names in classes.txt, or read all 1000 of ImageNet, if they "
+            "are WordNet's, with imagenet:FOLDER."
         )
     if unnamed := [each for each in called if not names.get(each)]:
         raise ValueError(

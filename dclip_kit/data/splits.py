@@ -46,7 +46,7 @@ from dclip_kit.data.pictures import (
     scan_pictures,
 )
 from dclip_kit.runtime.files import write_atomically
-from dclip_kit.runtime.printing import printable
+from dclip_kit.runtime.printing import printable, say
 
 # How many pictures of each data set the paper draws: 75,000, of which a tenth is held out, so that
 # 67,500 train. Our reading: a picture with all its captions counts as one image-caption pair.
@@ -76,6 +76,7 @@ class LeftOut:
             test.
         not_compared: reason by picture, of those compared with other splits by name alone.
         linked: how many of the pictures that are used are links out of the data's folder.
+        copies: how many of them are the same file as another of their split.
     """
 
     unusable: dict[str, str]
@@ -84,6 +85,7 @@ class LeftOut:
     leaks: tuple[Leak, ...]
     not_compared: dict[Path, str]
     linked: int = 0
+    copies: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON beside a result."""
@@ -112,6 +114,9 @@ class LeftOut:
             f"Compared by name alone: {len(self.not_compared):,}." if self.not_compared else "",
             f"Links out of the folder were followed to {self.linked:,} pictures."
             if self.linked
+            else "",
+            f"Copies of pictures in the same split, each of which counts: {self.copies:,}."
+            if self.copies
             else "",
         )
         return printable(" ".join(filter(None, sentences)))
@@ -179,6 +184,7 @@ def read_splits(
         leaks=tuple(leaks),
         not_compared=not_compared,
         linked=sum(each.linked for each in found),
+        copies=sum(map(_count_copies, kept.values())) if by_content else 0,
     )
     if min(map(len, kept.values())) < FEWEST:
         raise ValueError(
@@ -198,18 +204,48 @@ def read_test(
 ) -> CaptionedImages:
     """Reads the test of `read_splits` alone; arguments and errors as there.
 
-    What leaks is left out of the other splits, so that nothing need be compared by content.
+    What leaks is left out of the other splits, so that nothing need be compared by content. What
+    could not be used is printed.
     """
     if test is not None:
-        return _measured_part(read_captioned(test, split="all"))
+        found = read_captioned(test, split="all")
+        return say_left_out(found, _measured_part(found))
     found = read_captioned(path, images, split="all", checks="names")
-    own = drop_unusable(_select(found, assign_splits(found, seed, ("test",)), "test")).dataset
+    # What cannot be read is drawn for no split, and might have been for this one.
+    drawn = [split or "test" for split in assign_splits(found, seed, ("test",))]
+    usable = drop_unusable(_select(found, drawn, "test"))
+    unusable = found.unusable | usable.unusable
+    own = say_left_out(replace(found, unusable=unusable), usable.dataset)
     if len(own) < FEWEST:
         raise ValueError(
             f"Expected at least {FEWEST} pictures to measure on in {path}, got {len(own)} of "
             f"{len(found.dataset)}; give more, or measure on all with split all."
         )
     return own
+
+
+def say_left_out(found: UsableImages, used: CaptionedImages | None = None) -> CaptionedImages:
+    """Prints what could not be used of data.
+
+    Args:
+        found: the data.
+        used: the part of it that is used, none of which lacks a caption; left out, all is.
+
+    Returns:
+        What is used.
+    """
+    without = sum(not group for group in found.dataset.captions) if used is not None else 0
+    used = found.dataset if used is None else used
+    copies = _count_copies(used)
+    left_out = LeftOut(found.unusable, found.empty_captions, without, (), {}, found.linked, copies)
+    if str(left_out):
+        say(f"Of {found.dataset.source}: {left_out}")
+    return used
+
+
+def _count_copies(pictures: CaptionedImages) -> int:
+    digests = [scan.digest for scan in scan_pictures(pictures.paths, decode=False)]
+    return len(digests) - len(set(digests))
 
 
 def read_evaluation(path: Path | str) -> CaptionedImages:

@@ -29,6 +29,7 @@ from dclip_kit.data.splits import (
     read_splits,
     read_test,
     read_uncaptioned,
+    say_left_out,
 )
 from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, TEMPLATES, Templates
 from dclip_kit.metrics import recall_ceiling
@@ -242,7 +243,7 @@ def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> 
 
 
 def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
-    """Captioned pictures to measure on.
+    """Captioned pictures to measure on; what could not be used of the data is printed.
 
     Args:
         profile: with the data.
@@ -258,13 +259,16 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
     if split == "test":
         return read_test(data, images, test or None, profile.seed)
     if split == "all" or recognise_format(data) in ("karpathy", "coco"):
-        return read_captioned(data, images, split=split).dataset
+        return say_left_out(read_captioned(data, images, split=split))
     if split not in SPLITS:
         raise ValueError(
             f"Expected a split of train, val, test or all of {data}, whose format has none of its "
             f"own, got {split!r}; name one of these."
         )
-    return getattr(load_splits(profile), split)
+    splits = load_splits(profile)
+    if str(splits.left_out or ""):
+        say(str(splits.left_out))
+    return getattr(splits, split)
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
@@ -280,6 +284,14 @@ def choose_templates(zero_shot: str, name: str = "auto") -> Templates:
     Args:
         zero_shot: as in `Profile`.
         name: one of `evaluate.TEMPLATE_SETS`, or "auto".
+
+    Raises:
+        ValueError: they do not fit the pocket's classes, whose names have an article.
     """
     fitting = "pocket" if zero_shot == "pocket" else "imagenet"
+    if zero_shot == "pocket" and name not in ("auto", "pocket"):
+        raise ValueError(
+            f"Expected templates for the pocket's classes, which bring their article, got {name}'s;"
+            " give --templates pocket."
+        )
     return TEMPLATE_SETS[fitting if name == "auto" else name]

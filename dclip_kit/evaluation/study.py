@@ -69,7 +69,12 @@ from dclip_kit.evaluation.profile_data import (
     load_uncaptioned,
     locate_uncaptioned,
 )
-from dclip_kit.evaluation.runs import describe_run, leave_out_trained_labelled
+from dclip_kit.evaluation.runs import (
+    begun_from,
+    describe_run,
+    leave_out_seen,
+    leave_out_trained_labelled,
+)
 from dclip_kit.features.store import differing_entries, digest_record
 from dclip_kit.metrics import composition_scores
 from dclip_kit.models.clip import ClipBundle
@@ -242,8 +247,11 @@ def prepare_measuring(
         captioned, labelled, held_out = data.test, data.zero_shot, data.zero_shot_held_out
     if study.profile.data == "pocket":
         captioned = pocket.load_further(*_OF_POCKET[part])
+    size = study.gallery or len(captioned)
+    if rest := len(captioned) % size:
+        say(f"Of galleries of {size:,} the last of {part} has {rest:,}, where more is found.")
     return (
-        prepare_galleries(clip, captioned, study.gallery or len(captioned)),
+        prepare_galleries(clip, captioned, size),
         prepare_zero_shot(clip, labelled, templates=data.templates),
         prepare_zero_shot(clip, held_out, templates=data.templates) if held_out else None,
     )
@@ -409,7 +417,10 @@ class _Workshop:
         # What is trained anew goes on from no checkpoint, and lies apart.
         self.place = work / "repeated" if anew else work
         self.states = None if anew else work / "checkpoints"
-        self.data = data = load_data(study.profile)
+        data = load_data(study.profile)
+        for folder in begun_from(study.profile):
+            data = leave_out_seen(data, folder)
+        self.data = data
         self.read_uncaptioned = cache(self._read_uncaptioned)
         if study.profile.zero_shot != "pocket":  # whose pictures are apart
             trained = {arm.profile.uncaptioned: arm.profile for arm in study.arms if arm.profile}
@@ -526,6 +537,11 @@ class _Workshop:
         steps = len(plan_epoch(captioned.features, student, profile.seed, 0))  # of an epoch
         if arm.steps:
             student = replace(student, epochs=max(1, round(arm.steps / steps)))
+            if abs(student.epochs * steps / arm.steps - 1) > 0.1:
+                say(
+                    f"{arm.name} trains {student.epochs * steps:,} steps for {arm.steps:,}, in "
+                    f"whole epochs of {steps:,}."
+                )
         embeddings = others = uncaptioned = probe = None
         if student.distillation_weight:
             if student.uncaptioned_batch:

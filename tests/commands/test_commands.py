@@ -14,7 +14,7 @@ from test_coco import write_coco
 from test_leaks import scene
 from test_splits import write_own
 
-from dclip_kit.commands import COMMANDS, measure
+from dclip_kit.commands import COMMANDS, UNPROFILED, main, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.data.splits import read_splits
@@ -184,6 +184,10 @@ def test_embed_writes_features_and_whose_they_are(
     assert len(record["pictures"]) == len(features) == 20
     assert len(record["captions"]) == len(features.text) == 40
     assert record["unusable"][0]["path"].endswith("gone.png") and record["empty_captions"] == 1
+    assert "no splits" not in said
+    plain = write_own(tmp_path / "plain", range(3))
+    _, said, _ = run("embed", plain, "--out", tmp_path / "b", "--model", clip_folder)
+    assert "plain has no splits of its own: all is encoded, and not train." in said
 
 
 # evaluate
@@ -192,7 +196,9 @@ def test_embed_writes_features_and_whose_they_are(
 def test_evaluate_may_leave_zero_shot_out_and_take_everything(run, own, clip_folder) -> None:
     options = ("--model", clip_folder, "--data", own, "--zero-shot", "")
     code, said, _ = run("evaluate", *options, "--split", "all")
-    assert code == 0 and said.startswith("20 pictures, 40 captions") and "Zero-shot" not in said
+    assert code == 0 and "\n20 pictures, 40 captions" in said and "Zero-shot" not in said
+    assert said.startswith("Of own: Pictures left out: 1 unusable")
+    assert f"What {clip_folder} has trained on is not known" in said
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -239,7 +245,7 @@ def test_evaluate_rescores_by_the_training_data(method, run, clip, clip_folder, 
 def test_evaluate_does_not_rescore_by_what_it_measures(split, run, own, clip_folder) -> None:
     options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--rescore", "nnn")
     code, out, err = run("evaluate", *options, "--split", split)
-    assert (code, out) == (2, "")
+    assert code == 2 and out.count("\n") == 1 and "Pictures left out: 1 unusable" in out
     assert "Expected a split without pictures of train and val, which rescoring works with" in err
 
 
@@ -587,7 +593,7 @@ def test_help_is_given_and_flows(command, run) -> None:
     code, out, _ = run(*[command] * bool(command), "--help")
     assert code == 0 and "usage: python -m dclip_kit" in out
     assert run()[1].startswith("usage")  # nothing asked is help, too
-    assert out.count("--profile {pocket,base,paper}") == bool(command)
+    assert out.count("--profile {pocket,base,paper}") == (command not in ("", *UNPROFILED))
     assert ("--recipe STR" in out) is (command in ("train-teacher", "distill"))
 
 
@@ -655,3 +661,14 @@ def test_the_device_is_chosen(monkeypatch) -> None:
     assert choose_device("auto") == "cpu"
     with pytest.raises(ValueError, match="got 'gpu'"):
         choose_device("gpu")
+
+
+@pytest.mark.parametrize("command", [["study", "x.toml"], ["app", "."]], ids=" ".join)
+@pytest.mark.parametrize("option", [["--profile", "base"], ["--recipe", "dclip"]], ids=" ".join)
+def test_what_a_command_would_not_heed_is_refused(command, option, capsys) -> None:
+    for given in (command + option, option + command):
+        assert main(given) == 2
+        assert f"no --recipe for {command[0]}, got {option[1]}; its" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([command[0], "--help"])
+    assert "--profile" not in capsys.readouterr().out

@@ -93,10 +93,13 @@ def test_a_folder_without_classes_or_pictures_is_named(missing, folder) -> None:
         read_class_folders(place)
 
 
-def test_numbers_are_no_names(tmp_path) -> None:
-    write_pictures(tmp_path, ["n01440764/a.png", "n01443537/b.png"])
-    with pytest.raises(ValueError, match=r"WordNet's numbers \(n01440764\); say their names in"):
+@pytest.mark.parametrize("numbers", [("n01440764", "n01443537"), ("1", "102")], ids=str)
+def test_numbers_are_no_names(numbers, tmp_path) -> None:
+    write_pictures(tmp_path, [f"{each}/a.png" for each in numbers])
+    with pytest.raises(ValueError, match=rf"got numbers \({numbers[0]}\); say their names in"):
         read_class_folders(tmp_path)
+    write_pictures(tmp_path, [f"{numbers[0]} roses/a.png"])  # not a number alone
+    assert f"{numbers[0]} roses" in read_class_folders(tmp_path).class_names
 
 
 # ImageNet

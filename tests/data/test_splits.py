@@ -179,6 +179,34 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path) -> None:
     assert record["unusable"][0]["path"].endswith("gone.png") and record["not_compared"] == 2
 
 
+def test_what_is_left_out_of_the_test_is_printed(tmp_path, capsys) -> None:
+    """Of drawn splits nobody knows whose the unreadable pictures would have been."""
+    own = write_own(tmp_path, range(60))
+    assert len(read_test(own)) > 1
+    assert capsys.readouterr().out == ""
+    for seed in range(40, 60):
+        (own / f"{seed}.png").unlink()
+    assert read_test(own)
+    assert "Pictures left out: 20 unusable (the first, " in capsys.readouterr().out
+    shown = read_test(tmp_path, test=write_own(tmp_path / "other", range(3), ("gone.png,x",)))
+    assert len(shown) == 3
+    assert capsys.readouterr().out.startswith("Of other: Pictures left out: 1 unusable")
+
+
+def test_copies_within_a_split_are_counted(tmp_path, capsys) -> None:
+    """They tie, so that neither is found first, and are each other's wrong answers in training."""
+    own = write_own(tmp_path, range(10), split=True)
+    shutil.copy(own / "9.png", own / "copy.png")
+    with (own / "captions.csv").open("a") as table:
+        table.write("\ncopy.png,the same,test")
+    says = "Copies of pictures in the same split, each of which counts: 1."
+    left_out = read_splits(own).left_out
+    assert left_out.copies == 1 and str(left_out) == says
+    assert json.loads(json.dumps(left_out.as_dict()))["copies"] == 1
+    assert len(read_test(own)) == 3
+    assert says in capsys.readouterr().out
+
+
 def test_karpathys_splits_serve_as_they_are_called(tmp_path) -> None:
     entries = []
     for number, split in enumerate(["train", "restval", "restval", "val", "val", "test", "test"]):
@@ -381,6 +409,8 @@ def test_all_pictures_of_a_folder_are_read_and_no_text_beside_them(plain) -> Non
     assert (pictures.split, pictures.source, set(pictures.splits)) == ("uncaptioned", "plain", {""})
     assert list(left_out.unusable) == [str(plain / "bad.jpg")]
     assert not left_out.leaks and not left_out.linked
+    (plain / "phone.HEIC").write_bytes(b"what Pillow does not read")
+    assert str(plain / "phone.HEIC") in read_uncaptioned(plain, ())[1].unusable
 
 
 def test_links_to_pictures_elsewhere_are_followed_and_counted(plain, tmp_path) -> None:

@@ -120,9 +120,11 @@ def test_classes_are_put_into_templates(own, clip) -> None:
     for zero_shot, asked, name in [
         ("pocket", "auto", "pocket"),
         ("cifar10:x", "auto", "imagenet"),
-        ("pocket", "paper", "paper"),
+        ("classes", "paper", "paper"),
     ]:
         assert choose_templates(zero_shot, asked) is TEMPLATE_SETS[name]
+    with pytest.raises(ValueError, match="bring their article, got paper's; give --templates pock"):
+        choose_templates("pocket", "paper")
     assert load_data(own).templates is TEMPLATE_SETS["imagenet"]
     data = load_data(replace(own, templates="paper"))
     expected = encode_classes(clip, data.zero_shot.class_names, TEMPLATE_SETS["paper"])

@@ -629,12 +629,31 @@ def test_data_of_ones_own_is_studied_on_its_own_val_and_test(
     monkeypatch.setattr(
         module, "prepare_lessons", lambda *given: asked.append(given[3]) or prepare(*given)
     )
+    monkeypatch.setattr(module, "begun_from", lambda profile: [tmp_path / "run"])
+    monkeypatch.setattr(module, "leave_out_seen", lambda data, folder: asked.append(folder) or data)
     run_study(study, _clip, tmp_path / "work")
+    assert asked.pop(0) == tmp_path / "run"  # of whose pictures none is to be measured on
     assert len(asked[0].dataset) == 4 + 3  # and not the picture that is measured on
     found = record(study, "region_taught")
     assert counts(found["queries"]["text_to_image"]) == [2, 2]
     assert found["frontier"][1]["retention_held_out_style"] is None
     assert summarise(study)["arms"]["region_taught"]["frontier"][0]["retention"] == 1
+
+
+def test_steps_and_galleries_that_do_not_come_out_even_are_told(
+    world, _clip, tmp_path, capsys
+) -> None:
+    arms = CLIP + 'x = { recipe = "contrastive", steps = STEPS, student = { batch_size = 2 } }\n'
+    common = COMMON.replace("[0, 1]", "[0]")
+    study = read_study(write_study(tmp_path, arms.replace("STEPS", "1"), common))
+    run_study(study, _clip, tmp_path / "work")
+    said, steps = capsys.readouterr().out, record(study, "x")["steps"]
+    assert steps > 1 and f"x trains {steps} steps for 1, in whole epochs of {steps}." in said
+    assert "Of galleries of 4 the last of val has 2, where more is found." in said
+    even = common.replace("gallery = 4", "gallery = 3"), arms.replace("STEPS", str(steps))
+    run_study(read_study(write_study(tmp_path / "even", *even[::-1])), _clip, tmp_path / "work")
+    said = capsys.readouterr().out
+    assert "in whole epochs" not in said and "Of galleries" not in said
 
 
 def test_a_clip_that_knows_no_class_has_nothing_to_retain(world, _clip, tmp_path, monkeypatch):
