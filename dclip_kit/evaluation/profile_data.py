@@ -123,24 +123,25 @@ def load_data(profile: Profile) -> ProfileData:
     read, ceiling = load_splits(profile), None
     if profile.data == "pocket":
         ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
-    if str(read.left_out or ""):
-        say(str(read.left_out))
     return ProfileData(
         read.train, read.val, read.test, *labelled, ceiling, read.left_out, templates
     )
 
 
 def load_splits(profile: Profile) -> Splits:
-    """A profile's captioned pictures; errors as in `load_data`."""
+    """A profile's captioned pictures; errors and what is printed as in `load_data`."""
     if profile.data == "pocket":
         return Splits(**{each: pocket.load_captioned(each) for each in SPLITS}, left_out=None)
-    return read_splits(
+    read = read_splits(
         profile.data,
         profile.images or None,
         profile.test or None,
         profile.seed,
         profile.leak_guard == "content",
     )
+    if str(read.left_out):
+        say(str(read.left_out))
+    return read
 
 
 def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, ...]]]:
@@ -265,10 +266,7 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
             f"Expected a split of train, val, test or all of {data}, whose format has none of its "
             f"own, got {split!r}; name one of these."
         )
-    splits = load_splits(profile)
-    if str(splits.left_out or ""):
-        say(str(splits.left_out))
-    return getattr(splits, split)
+    return getattr(load_splits(profile), split)
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
