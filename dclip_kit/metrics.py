@@ -526,8 +526,7 @@ def paired_bootstrap(
     sums = torch.zeros(groups, 3, dtype=torch.double).index_add(0, place, values)
     totals = [sums.sum(dim=0, keepdim=True)]  # of the sample itself, then of the resamples
     draw = _keep_counts if groups * resamples <= _KEPT_COUNTS else _draw_counts
-    for times in draw(groups, resamples, seed):
-        totals.append(times.double() @ sums)
+    totals += [times.double() @ sums for times in draw(groups, resamples, seed)]
 
     old, new, queries = torch.cat(totals).unbind(dim=1)
     if statistic == "difference":

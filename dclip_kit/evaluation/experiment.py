@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
 from dclip_kit.config import (
@@ -26,7 +24,6 @@ from dclip_kit.config import (
     trains_teacher,
 )
 from dclip_kit.data import CaptionedImages, LabelledImages
-from dclip_kit.data.pictures import open_picture
 from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
@@ -42,7 +39,7 @@ from dclip_kit.features.extract import RegionCrops, extract_features
 from dclip_kit.features.store import FrozenFeatures, describe_source, digest_record, open_store
 from dclip_kit.metrics import RetrievalMetrics
 from dclip_kit.models.clip import ClipBundle, choose_precision
-from dclip_kit.models.denoiser import Denoiser, caption_losses, load_denoiser
+from dclip_kit.models.denoiser import Denoiser, load_denoiser
 from dclip_kit.models.detector import Detector, load_detector, locate_weights
 from dclip_kit.models.encode import Pictures, encode_images, read_pixels
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
@@ -573,39 +570,6 @@ def score_teachers(
                 embedding = torch.stack([each.reshape(count, 2, -1) for each in pairs], dim=1)
             text = features.text.reshape(count, 1, 2, -1)
             found[name][kind] = (embedding * text).sum(-1)  # item picture caption
-    return found
-
-
-def score_by_denoiser(
-    denoiser: Denoiser, count: int = 1000, draws: int = 8
-) -> dict[str, Float[Tensor, "item 2 2"]]:
-    """Asks a denoiser what `score_compositions` asks a CLIP.
-
-    What is compared is its loss, with a minus: how well it finds the noise in a picture beside a
-    caption. Captions of one picture can be compared by it, so text scores mean something. Pictures
-    cannot, since some are harder to denoise than others.
-
-    Args:
-        denoiser: that is asked.
-        count: items of each kind.
-        draws: of noise for each picture.
-
-    Returns:
-        By kind, as `composition_scores` takes them.
-
-    Raises:
-        ValueError: there is no item.
-    """
-    found = {}
-    for kind in KINDS:
-        items = load_compositions(kind, count)
-        pictures = (pil_to_tensor(open_picture(path)) / 255 for path in items.paths)
-        latents = torch.cat([denoiser.encode(each[None]) for each in pictures])
-        losses = [  # of both pictures, told the first caption of their item, and the second
-            caption_losses(denoiser, latents, np.repeat(items.texts[place::2], 2).tolist(), draws)
-            for place in (0, 1)
-        ]
-        found[kind] = -torch.stack(losses, 1).reshape(count, 2, 2)
     return found
 
 

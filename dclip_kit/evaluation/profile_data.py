@@ -23,7 +23,6 @@ from dclip_kit.data.pictures import SPLITS, require_imagehash
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.scenes import render_scene
 from dclip_kit.data.splits import (
-    LeftOut,
     Splits,
     halve_labelled,
     read_splits,
@@ -40,27 +39,22 @@ MEASURED_BY = ("clip", "pretrained", "data", "images", "test", "zero_shot", "tem
 
 
 @dataclass(frozen=True, eq=False)
-class ProfileData:
+class ProfileData(Splits):
     """A profile's data.
 
     Attributes:
-        train, val, test: captioned pictures.
+        train, val, test, left_out: as in `Splits`.
         zero_shot_val, zero_shot, zero_shot_held_out: labelled pictures; those of a style that no
             training shows are the pocket's, and None elsewhere.
         ceiling: text→image Recall@1 on test that a perfect model could reach; None where it is not
             known which other pictures a caption fits.
-        left_out: what of the data could not be used; None for the pocket's, which is whole.
         templates: what the labelled pictures' classes are put into.
     """
 
-    train: CaptionedImages
-    val: CaptionedImages
-    test: CaptionedImages
     zero_shot_val: LabelledImages
     zero_shot: LabelledImages
     zero_shot_held_out: LabelledImages | None
     ceiling: float | None
-    left_out: LeftOut | None = None
     templates: Templates = TEMPLATES
 
 
@@ -124,7 +118,7 @@ def load_data(profile: Profile) -> ProfileData:
     if profile.data == "pocket":
         ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
     return ProfileData(
-        read.train, read.val, read.test, *labelled, ceiling, read.left_out, templates
+        read.train, read.val, read.test, read.left_out, *labelled, ceiling, templates
     )
 
 

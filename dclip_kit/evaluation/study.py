@@ -492,7 +492,14 @@ class _Workshop:
         records = []
         for arm in arms:
             points = {share: [each[arm.rescoring] for each in two] for share, two in seen.items()}
-            val = [_as_candidate(share, each, first) for share, (each, _) in points.items()]
+            val = [
+                Candidate(
+                    share,
+                    each.found["text_to_image"].figures["recall_at_1"],
+                    _retention(each, first),
+                )
+                for share, (each, _) in points.items()
+            ]
             mixed = self.clip
             if profile and run:
                 alpha = choose_candidate(val, RETENTION).alpha
@@ -589,11 +596,6 @@ class _Workshop:
         return train_arm(
             CONTROL, self.clip, shown, captioned.features, control, checkpoint=state
         ).clip
-
-
-def _as_candidate(alpha: float, found: Measurement, base: Measurement) -> Candidate:
-    recall = found.found["text_to_image"].figures["recall_at_1"]
-    return Candidate(alpha, recall, _retention(found, base))
 
 
 def _retention(found: Measurement, base: Measurement) -> float:

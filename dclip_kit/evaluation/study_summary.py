@@ -49,7 +49,7 @@ def summarise(study: Study) -> dict[str, Any]:
         name: {
             "runs": [
                 {key: each[key] for key in ("seed", "settings_digest", "steps", "seconds", "alpha")}
-                | {way: _share(each, hits, way) for way in WAYS}
+                | {x: float(hits[x].sum() / unpack_counts(each["queries"][x]).sum()) for x in WAYS}
                 for each, hits in zip(own, fixed[name], strict=True)
             ],
             "frontier": _average_frontiers(own),
@@ -75,11 +75,6 @@ def _at_retention(record: Mapping[str, Any]) -> dict[str, Tensor]:
     before, after, share = _find_retention(record["frontier"])
     old, new = (_at_alpha(record, each["alpha"]) for each in (before, after))
     return {way: torch.lerp(old[way], new[way], share) for way in WAYS}
-
-
-def _share(record: Mapping[str, Any], hits: Mapping[str, Tensor], way: str) -> float:
-    """Recall@1 of one training, of its hits by direction and picture."""
-    return float(hits[way].sum() / unpack_counts(record["queries"][way]).sum())
 
 
 def _on_val(record: Mapping[str, Any]) -> float:

@@ -118,14 +118,6 @@ def _shared(first: list[float], second: list[float]) -> float:
     return max(wide, 0.0) * max(high, 0.0)
 
 
-def _around(first: list[float], second: list[float]) -> list[float]:
-    return [*map(min, first[:2], second[:2]), *map(max, first[2:], second[2:])]
-
-
-def _from_size(box: list[float]) -> list[float]:
-    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-
-
 def _unclamped(first: list[float], second: list[float]) -> float:
     wide, high = _sides(first, second)
     return wide * high / (_area(first) + _area(second) - wide * high)
@@ -155,10 +147,12 @@ check_overlap = Exercise(
             lambda a, b: 100 * box_iou(torch.tensor([a]), torch.tensor([b]))[0, 0]
         ),
         "Divide by what either box covers, not by the box around both.": (
-            lambda a, b: _shared(a, b) / _area(_around(a, b))
+            lambda a, b: _shared(a, b) / _area([*map(min, a[:2], b[:2]), *map(max, a[2:], b[2:])])
         ),
         "The last two numbers are the right and bottom edge, not width and height.": (
-            lambda a, b: box_iou(*(torch.tensor([_from_size(box)]) for box in (a, b)))[0, 0]
+            lambda a, b: box_iou(
+                *(torch.tensor([[x, y, x + width, y + height]]) for x, y, width, height in (a, b))
+            )[0, 0]
         ),
     },
 )
@@ -289,10 +283,6 @@ def _both_ways(logits: Tensor, pairs: Tensor | None = None) -> Tensor:
     return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
 
 
-def _own_chances(logits: Tensor) -> Tensor:
-    return (logits.softmax(0).diagonal().mean() + logits.softmax(1).diagonal().mean()) / 2
-
-
 check_contrastive_loss = Exercise(
     lambda rng: (_draw_vectors(rng, 6), _draw_vectors(rng, 6), 0.2),
     lambda images, texts, temperature: _both_ways(_logits(images, texts, temperature)),
@@ -337,7 +327,10 @@ check_contrastive_loss = Exercise(
             lambda images, texts, temperature: -_both_ways(_logits(images, texts, temperature))
         ),
         "The logarithm is missing: the loss is −log of the probability.": (
-            lambda images, texts, temperature: -_own_chances(_logits(images, texts, temperature))
+            lambda images, texts, temperature: (
+                -sum(_logits(images, texts, temperature).softmax(i).trace() for i in (0, 1))
+                / (2 * len(images))
+            )
         ),
         "Each row has a length of its own: norm(dim=1, keepdim=True), not one for the table.": (
             lambda images, texts, temperature: _both_ways(
@@ -447,18 +440,12 @@ check_recall = Exercise(
 )
 
 
-def _draw_relevant(rng: Generator) -> tuple[Any, ...]:
-    return (
-        torch.tensor([True, True, False, False, False, False])[torch.randperm(6, generator=rng)],
-    )
-
-
 def _precisions(relevant: Tensor) -> Tensor:
     return (relevant.cumsum(0) / torch.arange(1, 7))[relevant]
 
 
 check_average_precision = Exercise(
-    _draw_relevant,
+    lambda rng: (torch.randperm(6, generator=rng) < 2,),
     lambda relevant: _precisions(relevant).mean(),
     {
         "That is the reciprocal rank, which stops at the first right answer; go on to the last.": (
@@ -622,11 +609,6 @@ check_gain = Exercise(
 # 08: two pictures, two captions
 
 
-def _draw_items(rng: Generator) -> tuple[Any, ...]:
-    """Cosines in tenths, so that some tie; those of true pairs are mostly the greater."""
-    return ((torch.randint(5, (30, 2, 2), generator=rng) + 2 * torch.eye(2)) / 10,)
-
-
 def _right(similarity: Tensor, score: str = "group") -> Tensor:
     return composition_scores(similarity)[score]
 
@@ -645,7 +627,8 @@ def _compare(similarity: Tensor) -> Tensor:
 
 
 check_group_score = Exercise(
-    _draw_items,
+    # Cosines in tenths, so that some tie; those of true pairs are mostly the greater.
+    lambda rng: ((torch.randint(5, (30, 2, 2), generator=rng) + 2 * torch.eye(2)) / 10,),
     lambda similarity: _right(similarity).double().mean(),
     {
         "That is the text score: pictures choose captions. Captions must choose pictures, too.": (

@@ -94,38 +94,6 @@ class Denoiser:
         kept = self.kept.to(noisy)[timesteps].view(-1, 1, 1, 1)  # a velocity: noise less picture
         return kept.sqrt() * found + (1 - kept).sqrt() * noisy
 
-    @torch.no_grad()
-    def sample(
-        self, captions: Sequence[str], steps: int = 30, guidance: float = 3.0, seed: int = 0
-    ) -> Float[Tensor, "picture 3 height width"]:
-        """Draws a picture for each caption (DDIM, with classifier-free guidance), from 0 to 1.
-
-        Args:
-            captions: what to draw.
-            steps: of denoising.
-            guidance: how far each step goes beyond what an empty caption would say; 1: not at all.
-            seed: of the noise.
-        """
-        from diffusers import DDIMScheduler
-
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
-        scheduler.set_timesteps(steps)
-        told, silent = self.describe(captions), self.describe([""] * len(captions))
-        device = self.unet.device
-        noise = torch.randn(
-            (len(captions), *self.shape), generator=torch.Generator().manual_seed(seed)
-        )
-        drawn = noise.to(device)
-        for step in scheduler.timesteps:
-            found, plain = (
-                self.unet(drawn, step, x.features, encoder_attention_mask=x.mask).sample
-                for x in (told, silent)
-            )
-            drawn = scheduler.step(plain + guidance * (found - plain), step, drawn).prev_sample
-        if self.vae is not None:
-            drawn = self.vae.decode(drawn / self.vae.config.scaling_factor).sample
-        return (drawn.float().cpu() / 2 + 0.5).clamp(0, 1)
-
 
 @torch.no_grad()
 def caption_losses(

@@ -23,7 +23,6 @@ from dclip_kit.plots.results import (
     plot_probe,
     plot_recall,
     plot_scores,
-    plot_shares,
 )
 
 __all__ = [
@@ -45,7 +44,6 @@ __all__ = [
     "plot_regions",
     "plot_scores",
     "plot_search",
-    "plot_shares",
     "plot_student_view",
     "plot_tradeoff",
     "plot_versus",

@@ -15,7 +15,7 @@ from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.regions import Regions, crop_regions, draw_boxes, label_colors
 from dclip_kit.models.teacher import TeacherOutput
-from dclip_kit.plots.results import plot_shares
+from dclip_kit.plots.results import make_bars
 from dclip_kit.plots.style import (
     INK,
     PALE_BLUES,
@@ -23,6 +23,7 @@ from dclip_kit.plots.style import (
     PERCENT,
     add_picture,
     add_tag,
+    escape_text,
     new_figure,
     tile_pictures,
     wrap_text,
@@ -130,11 +131,14 @@ def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
         validation: as `assets/make/validate_detector.py` saves it: "map50" and "map50_by_category".
     """
     best_first = sorted(validation["map50_by_category"].items(), key=lambda entry: -entry[1])
-    figure = plot_shares(
-        {"mean of all": validation["map50"], **dict(best_first)},
-        "average precision at half overlap (AP50)",
-    )
-    return figure.update_traces(marker_color=[PALETTE[1], *[PALETTE[2]] * len(best_first)])
+    names, shares = zip(("mean of all", validation["map50"]), *best_first, strict=True)
+    figure = new_figure(22 * len(names) + 50)
+    figure.add_trace(make_bars([*map(escape_text, names)], shares, PALETTE[2]))
+    figure.update_traces(marker_color=[PALETTE[1], *[PALETTE[2]] * len(best_first)])
+    figure.update_layout(margin_r=44)  # for the longest bar's number
+    figure.update_yaxes(autorange="reversed")
+    title = "average precision at half overlap (AP50)"
+    return figure.update_xaxes(title_text=title, range=[0, 1], **PERCENT)
 
 
 def plot_region_weights(

@@ -54,7 +54,7 @@ def plot_recall(results: Mapping[str, ArmResult], ceiling: float | None = None) 
     for column, way in enumerate(WAYS, start=1):
         for name, result in results.items():
             found = getattr(result.retrieval, way)
-            bars = _make_bars(labels, [found.recall_at[k] for k in ks], colors[name])
+            bars = make_bars(labels, [found.recall_at[k] for k in ks], colors[name])
             intervals = [_interval(found.hits(k), found.image_of_query) for k in ks]
             bars.update(
                 textposition="auto",  # the numbers leave the bars' ends to the whiskers
@@ -94,27 +94,13 @@ def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     for name, (kind, color) in kinds.items():
         shares = [getattr(probe, kind) for probe in probes.values()]
         teachers = [wrap_text(teacher, 24, 9) for teacher in probes]
-        figure.add_trace(_make_bars(teachers, shares, color).update(name=name))
+        figure.add_trace(make_bars(teachers, shares, color).update(name=name))
     figure.update_layout(margin_r=44)  # for the longest bar's number
     figure.update_yaxes(autorange="reversed")
     return figure.update_xaxes(title_text="Recall@1 of the caption", **PERCENT)
 
 
-def plot_shares(shares: Mapping[str, float], title: str) -> go.Figure:
-    """A bar for each named share, largest possible 1.
-
-    Args:
-        shares: from 0 to 1, by name.
-        title: of the axis, which counts in percent.
-    """
-    figure = new_figure(22 * len(shares) + 50)
-    figure.add_trace(_make_bars([*map(escape_text, shares)], [*shares.values()], PALETTE[2]))
-    figure.update_layout(margin_r=44)  # for the longest bar's number
-    figure.update_yaxes(autorange="reversed")
-    return figure.update_xaxes(title_text=escape_text(title), range=[0, 1], **PERCENT)
-
-
-def _make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.Bar:
+def make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.Bar:
     """Bars from the left, the first on top, each with its percentage on it."""
     return go.Bar(
         x=shares,

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dclip_kit.metrics import TIE_TOLERANCE
 
 METHODS = ("nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h")
+BIASES = ("nnn", "inverted_softmax", "bsap")  # that rank by score − bias, so as `add_bias` does
 _SCORES = 2**24  # at once
 _TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
 _GRID: dict[str, dict[str, tuple[Any, ...]]] = {  # what a val set chooses among
@@ -75,12 +76,7 @@ class Rescoring:
     @property
     def tolerance(self) -> float:
         """What still counts as a tie: nothing among products with probabilities, which are tiny."""
-        return TIE_TOLERANCE if self.is_bias else 0.0
-
-    @property
-    def is_bias(self) -> bool:
-        """Whether `score − bias` ranks as the method does, so that `add_bias` serves any index."""
-        return self.method in ("nnn", "inverted_softmax", "bsap")
+        return TIE_TOLERANCE if self.method in BIASES else 0.0
 
     def measure_bias(
         self,

@@ -2,7 +2,7 @@
 
 from dclip_kit.widgets.gallery import QueryGallery
 from dclip_kit.widgets.inspector import RegionInspector
-from dclip_kit.widgets.live import LiveRun, show_weight_sliders
+from dclip_kit.widgets.live import LiveRun
 from dclip_kit.widgets.playground import ZeroShotPlayground
 
 __all__ = [
@@ -10,5 +10,4 @@ __all__ = [
     "QueryGallery",
     "RegionInspector",
     "ZeroShotPlayground",
-    "show_weight_sliders",
 ]

@@ -142,7 +142,6 @@ class RegionInspector(PictureWidget):
             scores = candidates @ vector
             return 1 + int((scores > scores[image]).sum())
 
-        assert output.region_to_token is not None and output.token_to_region is not None
         columns = {
             "area": found.area,
             "confidence": found.confidence,

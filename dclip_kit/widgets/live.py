@@ -6,12 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets
-import plotly.graph_objects as go
 from IPython.display import display
-from PIL import Image
 
 from dclip_kit import plots
-from dclip_kit.evaluation.inspection import CaptionedRegions, reweight_regions
 from dclip_kit.plots.style import new_figure
 from dclip_kit.training import History
 
@@ -110,24 +107,6 @@ class Background:
         self._stop.disabled, self._resume.disabled = True, self.finished
 
 
-class LiveFigure:
-    """A place on the page for one plain figure, which another can replace.
-
-    Stored in the notebook it is the final picture, and needs no kernel to be seen.
-    """
-
-    def __init__(self, figure: go.Figure) -> None:
-        """Displays the first figure."""
-        # As a bundle: a plotly figure displays itself, and would be a new one every time.
-        self._handle = display(figure._repr_mimebundle_(), raw=True, display_id=True)
-
-    def show(self, figure: go.Figure) -> None:
-        """Displays another figure in the place of the one before."""
-        # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
-        self._handle.update({"text/plain": "…"}, raw=True)
-        self._handle.update(figure._repr_mimebundle_(), raw=True)
-
-
 class LiveRun:
     """Trainings in a thread of their own: curves that grow, a button that stops, one that goes on.
 
@@ -158,14 +137,17 @@ class LiveRun:
         self._trainings = dict(trainings)
         self._begin: History = [{"epoch": 0, **untouched}] if untouched else []
         self._background = Background(self._train)
-        self._figure: LiveFigure | None = None
+        self._figure: Any = None  # where it stands on the page
 
     def start(self) -> None:
         """Trains what is not finished yet; the first time it shows itself, too."""
         if self._figure is None:
             said = "Buttons that stop the training and go on with it: run the notebook to use them."
             display(self._background.box._repr_mimebundle_() | {"text/plain": said}, raw=True)
-            self._figure = LiveFigure(new_figure(230, ["no epoch is done yet"]))
+            # A bundle, as a plotly figure would display itself anew every time. Stored in the
+            # notebook it is the final picture, and needs no kernel to be seen.
+            figure = new_figure(230, ["no epoch is done yet"])
+            self._figure = display(figure._repr_mimebundle_(), raw=True, display_id=True)
         self._background.start()
 
     async def wait(self) -> dict[str, Any]:
@@ -202,43 +184,8 @@ class LiveRun:
 
     def _draw(self) -> None:
         if self.histories and self._figure:
-            self._figure.show(
-                plots.plot_history(self.histories, ("loss", "val_recall_at_1", "val_retention"))
-            )
-
-
-def show_weight_sliders(
-    picture: Image.Image, captioned: CaptionedRegions, area: float = 1.0
-) -> dict[str, ipywidgets.FloatSlider]:
-    """Displays a slider for the power of each factor of the region weights, and what they make.
-
-    A power of 1 is DCLIP's, 0 leaves the factor out. The figure below the sliders is an output like
-    any other, so it is stored with the notebook, and stays where the sliders do not.
-
-    Args:
-        picture: with the regions.
-        captioned: from `read_caption`.
-        area: the power of the area that the sliders begin with; the others begin with 1.
-
-    Returns:
-        The sliders by factor: area, confidence and similarity.
-    """
-    sliders = {
-        factor: ipywidgets.FloatSlider(power, min=0.0, max=3.0, step=0.25, description=factor)
-        for factor, power in (("area", area), ("confidence", 1.0), ("similarity", 1.0))
-    }
-
-    def draw() -> go.Figure:
-        powers = {factor: slider.value for factor, slider in sliders.items()}
-        raised = [f"{factor}^{power:g}" for factor, power in powers.items() if power > 0]
-        formula = " × ".join(term.removesuffix("^1") for term in raised) or "1"
-        weight = reweight_regions(captioned, **powers)
-        return plots.plot_region_weights(picture, captioned, weight, formula)
-
-    said = "Sliders for area, confidence and similarity: run the notebook to move them."
-    box = ipywidgets.VBox([*sliders.values()])
-    display(box._repr_mimebundle_() | {"text/plain": said}, raw=True)
-    figure = LiveFigure(draw())
-    for slider in sliders.values():
-        slider.observe(lambda _: figure.show(draw()), "value")
-    return sliders
+            panels = "loss", "val_recall_at_1", "val_retention"
+            figure = plots.plot_history(self.histories, panels)
+            # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
+            self._figure.update({"text/plain": "…"}, raw=True)
+            self._figure.update(figure._repr_mimebundle_(), raw=True)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -49,6 +50,26 @@ def test_a_batch_is_of_scenes_with_a_caption_of_theirs_or_none() -> None:
         assert caption in ("", *scenes.captions[place])
     assert made.draw_batch(0, scenes, recipe)[1] == captions
     assert made.draw_batch(1, scenes, recipe)[1] != captions
+
+
+def test_samples_are_pictures_by_caption_and_seed(whole) -> None:
+    draw = partial(made.draw_samples, whole[1], steps=3)
+    drawn = draw(["a red ball", "boats"])
+    assert drawn.shape == (2, 3, 32, 32) and 0 <= drawn.min() < drawn.max() <= 1
+    assert torch.equal(draw(["a red ball", "boats"]), drawn)
+    assert not torch.allclose(draw(["a red ball", "boats"], seed=1), drawn)
+    assert not torch.allclose(draw(["boats", "boats"])[0], drawn[0])
+
+
+def test_without_guidance_a_sample_does_not_look_at_the_empty_caption(whole) -> None:
+    """One step of DDIM, written down."""
+    _, denoiser = whole
+    (drawn,) = made.draw_samples(denoiser, ["boats"], steps=1, guidance=1.0)
+    noise = torch.randn((1, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    found = denoiser.predict_noise(noise, torch.tensor([0]), denoiser.describe(["boats"]))
+    kept = denoiser.kept[0]
+    picture = ((noise - (1 - kept).sqrt() * found) / kept.sqrt()).clamp(-1, 1)
+    assert torch.allclose(drawn, picture[0] / 2 + 0.5, atol=1e-5)
 
 
 def test_an_interrupted_training_goes_on_exactly(clip, whole, tmp_path, monkeypatch) -> None:

@@ -60,7 +60,6 @@ def figures(clip, captioned, pictures):
         "plot_picture_rows": plots.plot_picture_rows([(HOSTILE, [row])], pictures[:6]),
         "plot_recall": plots.plot_recall({HOSTILE: result}),
         "plot_probe": plots.plot_probe({HOSTILE: ShortcutProbe(1.0, 0.9, 0.8)}),
-        "plot_shares": plots.plot_shares({HOSTILE: 0.5}, HOSTILE),
         "plot_scores": plots.plot_scores(torch.rand(1, 1), torch.tensor([0]), [HOSTILE], [HOSTILE]),
         "plot_occurrences": plots.plot_occurrences({HOSTILE: torch.tensor([1.0, 9, 0])}),
         "plot_frontiers": plots.plot_frontiers(study),

@@ -12,7 +12,6 @@ from test_leaks import dataset as pictures_below
 from test_leaks import scene
 from test_profile_data import write_classes
 from test_splits import write_own
-from torchvision.transforms.functional import to_tensor
 
 from dclip_kit.config import (
     CONTROL,
@@ -43,7 +42,6 @@ from dclip_kit.evaluation.experiment import (
     prepare_rehearsal,
     prepare_training,
     require_trainable,
-    score_by_denoiser,
     score_teachers,
     teacher_settings,
     train_and_save_arms,
@@ -55,7 +53,6 @@ from dclip_kit.evaluation.runs import describe_run, keep_seen, leave_out_trained
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import class_ranks, composition_scores
 from dclip_kit.models import encode
-from dclip_kit.models.denoiser import caption_losses
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.regions import Regions
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
@@ -492,20 +489,6 @@ def test_a_teacher_that_copies_the_caption_tells_nothing_apart(
         assert torch.equal(found["looks"][kind], torch.eye(2).expand(2, 2, 2))
         assert not any(right.any() for right in composition_scores(found["reads"][kind]).values())
         assert all(right.all() for right in composition_scores(found["looks"][kind]).values())
-
-
-def test_a_denoiser_is_asked_as_by_a_slow_loop(clip, drawn) -> None:
-    denoiser = make_denoiser(clip)
-    found = score_by_denoiser(denoiser, 2, draws=1)
-    assert tuple(found) == KINDS
-    for kind in KINDS:
-        items = load_compositions(kind, 2)
-        shown = [to_tensor(open_picture(path)) for path in items.paths]
-        latents = denoiser.encode(torch.stack(shown))
-        for n, i, j in itertools.product(range(2), (0, 1), (0, 1)):
-            told = [items.texts[2 * n + j]] * 4
-            loss = caption_losses(denoiser, latents, told, draws=1)[2 * n + i]
-            assert float(found[kind][n, i, j]) == pytest.approx(-float(loss), rel=1e-4)
 
 
 # What a run sees

@@ -255,7 +255,7 @@ def describe_seen(train, val, labelled, by_content):
     guard = "content" if by_content else "names"
     profile = replace(PROFILES["pocket"], zero_shot="classes", leak_guard=guard)
     named = LabelledImages(tuple(labelled), (0,) * len(labelled), ("ball",), (True,), "classes")
-    return describe_run(profile, ProfileData(train, val, val, named, named, None, None))
+    return describe_run(profile, ProfileData(train, val, val, None, named, named, None, None))
 
 
 @pytest.fixture
@@ -335,7 +335,7 @@ def test_a_run_that_begins_from_another_has_seen_what_that_has(run, own, profile
         shutil.copy(run / name, run / "a" / name)
     second = replace(profile, clip=str(run / "a/dclip"), leak_guard="names")
     named = read_labelled(write_classes(tmp_path / "classes"))
-    data = ProfileData(*(own.select([each]) for each in (4, 5, 6)), named, named, None, None)
+    data = ProfileData(*(own.select([each]) for each in (4, 5, 6)), None, named, named, None, None)
     assert runs.begun_from(second) == [run / "a"] and runs.begun_from(profile) == []
     assert runs.begun_from(second, run) == [run, run / "a"]
     seen = describe_run(second, data)
@@ -352,7 +352,7 @@ def test_naming_is_not_measured_on_what_was_trained_on(own, tmp_path, capsys) ->
     train = replace(own.select(range(4)), paths=(*own.paths[:3], classes.paths[0]))
     chosen = classes.select([0, 1, 2])  # the first of them is trained on
     seen = describe_seen(train, own.select([4]), chosen.paths, by_content=False)
-    data = ProfileData(train, own, own, chosen, classes, None, None)
+    data = ProfileData(train, own, own, None, chosen, classes, None, None)
     found = runs.leave_out_trained_labelled(data, seen)
     assert found.zero_shot_val.paths == classes.paths[1:3]
     assert found.zero_shot.paths == classes.paths[3:]
@@ -442,7 +442,7 @@ def describe_pocket(uncaptioned: int = 0):
     train, val = pocket.load_captioned("train"), pocket.load_captioned("val")
     named = LabelledImages((), (), (), (), "pocket")
     further = pocket.load_further("uncaptioned", uncaptioned) if uncaptioned else None
-    data = ProfileData(train, val, val, named, named, None, None)
+    data = ProfileData(train, val, val, None, named, named, None, None)
     return describe_run(PROFILES["pocket"], data, further)
 
 

@@ -104,6 +104,8 @@ class TestAveragePrecision:
         figure = plots.plot_average_precision(validation)
         (bars,) = figure.data
         assert list(bars.x) == [0.7, 0.8, 0.7, 0.6]
+        assert list(bars.text) == ["70.0", "80.0", "70.0", "60.0"]
+        assert figure.layout.yaxis.autorange == "reversed"  # the first on top
         assert (bars.y[0], bars.y[1], bars.y[3]) == ("mean of all", "animal", "toy")
         assert bars.marker.color[0] != bars.marker.color[1]
         assert_harmless(figure)

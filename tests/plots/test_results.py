@@ -13,19 +13,6 @@ from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metric
 from dclip_kit.plots.style import ARM_COLORS
 
 
-class TestShares:
-    def test_a_bar_for_each_share(self) -> None:
-        figure = plots.plot_shares({"projection": 0.02, "all": 1.0}, "share that trains, %")
-        (bars,) = figure.data
-        assert list(bars.x) == [0.02, 1.0] and list(bars.y) == ["projection", "all"]
-        assert list(bars.text) == ["2.0", "100.0"]
-        assert figure.layout.xaxis.title.text == "share that trains, %"
-        assert figure.layout.yaxis.autorange == "reversed"  # the first on top
-
-    def test_names_are_plain_text(self) -> None:
-        assert_harmless(plots.plot_shares({HOSTILE: 0.5}, "share"))
-
-
 @pytest.fixture
 def results(clip) -> dict[str, ArmResult]:
     """Three arms' results on seven random pictures with two captions each."""

@@ -139,9 +139,9 @@ def test_the_environment_says_what_is_shown(monkeypatch) -> None:
     shown = []
     monkeypatch.setattr(app, "display", shown.append)
     monkeypatch.setattr(app, "open_folder", lambda *given: given)
-    monkeypatch.setattr(app, "open_pocket", lambda: "pocket")
+    monkeypatch.setattr(app, "show_tabs", lambda build: build)
     app.show_app()
     asked = {"folder": "/photos", "model": "runs/mine/dclip", "device": "cpu"}
     monkeypatch.setenv(app.SETTINGS, json.dumps(asked))
     app.show_app()
-    assert shown == ["pocket", (app.Path("/photos"), "runs/mine/dclip", "cpu")]
+    assert shown == [app.open_pocket, (app.Path("/photos"), "runs/mine/dclip", "cpu")]

@@ -5,11 +5,8 @@ import threading
 
 import plotly.io
 import pytest
-import torch
 
-from dclip_kit.evaluation.inspection import CaptionedRegions
-from dclip_kit.models.regions import Regions
-from dclip_kit.widgets import LiveRun, live, show_weight_sliders
+from dclip_kit.widgets import LiveRun, live
 from dclip_kit.widgets.live import Background
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -211,61 +208,6 @@ def test_what_was_shown_does_not_change_with_the_running_history(shown) -> None:
     live_run.start()
     asyncio.run(live_run.wait())
     assert figures(shown)[0] == [[2.0]]
-
-
-@pytest.fixture
-def captioned(pictures) -> CaptionedRegions:
-    """Two regions of the same area and confidence, with similarities of 0.25 and 0.5."""
-    boxes = torch.tensor([[0.0, 0, 20, 15], [20, 15, 40, 30]])
-    return CaptionedRegions(
-        Regions(boxes, torch.tensor([0.5, 0.5]), ("dog", "cat"), pictures[0].size),
-        "a cat",
-        ("a", "cat"),
-        torch.eye(2, 4),
-        torch.eye(2, 4),
-        torch.tensor([0.25, 0.5]),
-        torch.tensor([1 / 3, 2 / 3]),
-    )
-
-
-def weights(bundle) -> list[float]:
-    """The last column of bars, by falling weight."""
-    return [trace for trace in bundle[PLOTLY]["data"] if trace["type"] == "bar"][-1]["x"]
-
-
-def test_a_moved_slider_draws_the_figure_anew(pictures, captioned, shown) -> None:
-    sliders = show_weight_sliders(pictures[0], captioned)
-    (_, controls), (_, figure) = shown
-    assert controls["text/plain"].startswith("Sliders")  # for a page without a kernel
-    assert "application/vnd.jupyter.widget-view+json" in controls
-    assert weights(figure) == pytest.approx([2 / 3, 1 / 3])
-    sliders["similarity"].value = 2.0
-    sliders["area"].value = 0.0
-    assert [kind for kind, _ in shown[2:]] == ["clear", "update"] * 2
-    assert weights(shown[-1][1]) == pytest.approx([0.8, 0.2])
-    assert all(slider.min == 0 for slider in sliders.values())
-
-
-def test_sliders_may_begin_without_the_area(pictures, captioned, shown) -> None:
-    sliders = show_weight_sliders(pictures[0], captioned, area=0.0)
-    assert [slider.value for slider in sliders.values()] == [0, 1, 1]
-    assert "weight = confidence × similarity," in shown[-1][1][PLOTLY]["layout"]["title"]["text"]
-
-
-@pytest.mark.parametrize(
-    ("powers", "formula"),
-    [
-        ((1.0, 1.0, 1.0), "area × confidence × similarity,"),
-        ((0.0, 2.0, 0.25), "confidence^2 × similarity^0.25,"),
-        ((0.0, 0.0, 0.0), "weight = 1,"),
-    ],
-)
-def test_the_figure_says_what_its_weights_are(pictures, captioned, powers, formula, shown) -> None:
-    sliders = show_weight_sliders(pictures[0], captioned)
-    for factor, power in zip(("area", "confidence", "similarity"), powers, strict=True):
-        sliders[factor].value = power
-    text = shown[-1][1][PLOTLY]["layout"]["title"]["text"]
-    assert formula in text and text.startswith("weight = ")
 
 
 def test_curves_begin_with_the_untouched_model(shown) -> None:
