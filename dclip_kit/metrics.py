@@ -488,7 +488,8 @@ def paired_bootstrap(
 ) -> Interval:
     """How the mean over queries changes between two models, with a percentile interval.
 
-    Groups are resampled whole: the captions of one picture are not independent.
+    Groups are resampled whole: the captions of one picture are not independent. One group alone
+    says nothing about others, so that its interval's ends are NaN.
 
     Args:
         before: A value for each query, such as `DirectionMetrics.hits(1)` of the first model.
@@ -540,6 +541,8 @@ def paired_bootstrap(
         )
     tail = (1 - confidence) / 2
     low, high = defined.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
+    if groups == 1:  # always drawn, it would look sure
+        low = high = torch.nan
     return Interval(float(change[0]), low, high, undefined=resamples - len(defined))
 
 

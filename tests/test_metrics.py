@@ -492,6 +492,16 @@ def test_bootstrap_counts_resamples_without_a_ratio():
     assert paired_bootstrap(before, after, torch.arange(3)).undefined == 0
 
 
+@pytest.mark.parametrize("statistic", CHANGES)
+def test_one_picture_says_nothing_about_others(statistic):
+    before, after = torch.tensor([1.0, 0, 0]), torch.tensor([1.0, 1, 0])
+    alone = paired_bootstrap(before, after, torch.zeros(3, dtype=torch.long), statistic)
+    assert alone.estimate == pytest.approx(CHANGES[statistic](1 / 3, 2 / 3))
+    assert math.isnan(alone.low) and math.isnan(alone.high)
+    (gain,) = gain_by_group(before, after, torch.zeros(3, dtype=torch.long), ["a"] * 3)
+    assert not gain.is_known
+
+
 def test_retention():
     before = torch.arange(400) % 2 == 0
     after = torch.arange(400) % 20 == 0
