@@ -335,7 +335,7 @@ _OWN_RATES: dict[str, dict[str, dict[str, Any]]] = {
         "self_taught": {"student": _TAUGHT_RATES},
         CONTROL: {"student": _OTHER_RATES | {"captions_per_image": 5}},
         "contrastive": {"student": _OTHER_RATES | {"captions_per_image": 5}},
-        "sds": {"student": _OTHER_RATES | {"captions_per_image": 5}},
+        "sds": {"student": _OTHER_RATES | {"captions_per_image": 5, "block_rate": 1.0}},
         "dclip": {"student": _OTHER_RATES | {"captions_per_image": 1}},
         "official_code": {"student": _OTHER_RATES | {"captions_per_image": 1}},
     }
