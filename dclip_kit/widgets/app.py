@@ -40,7 +40,7 @@ def show_app() -> None:
     display(
         open_folder(Path(asked["folder"]), asked["model"], asked["device"])
         if asked.get("folder")
-        else show_tabs(open_pocket)
+        else show_tabs(build_pocket)
     )
 
 
@@ -140,7 +140,7 @@ def open_folder(
     return show_tabs(build)
 
 
-def open_pocket(background: Background) -> Iterator[Tab]:
+def build_pocket(background: Background) -> Iterator[Tab]:
     """Gallery, playground and inspector over the pocket's test pictures, one after another."""
     background.tell("Loading the models …")
     settings, saved = get_profile("pocket"), asset_path("pocket_arms")

@@ -144,4 +144,4 @@ def test_the_environment_says_what_is_shown(monkeypatch) -> None:
     asked = {"folder": "/photos", "model": "runs/mine/dclip", "device": "cpu"}
     monkeypatch.setenv(app.SETTINGS, json.dumps(asked))
     app.show_app()
-    assert shown == [app.open_pocket, (app.Path("/photos"), "runs/mine/dclip", "cpu")]
+    assert shown == [app.build_pocket, (app.Path("/photos"), "runs/mine/dclip", "cpu")]
