@@ -16,9 +16,10 @@ POLICIES = ("projection", "attention", "norms", "last_blocks(n)", "all")  # see 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a whole number from 1": (
         lambda x: isinstance(x, int) and x >= 1,
-        "max_regions heads layers width anchors batch_size epochs captions_per_image "
-        "gradient_accumulation",
+        "max_regions heads layers width anchors epochs captions_per_image gradient_accumulation",
     ),
+    # A picture alone has none to be told from.
+    "a whole number from 2": (lambda x: isinstance(x, int) and x >= 2, "batch_size"),
     "a whole number from 0": (
         lambda x: isinstance(x, int) and x >= 0,
         "rehearsal_batch uncaptioned_batch",
@@ -488,10 +489,10 @@ def control_of(profile: Profile) -> Profile:
     base = PROFILES.get(profile.name, by_clip.get(profile.clip))  # a run may be called otherwise
     if base and profile.recipe != CONTROL:
         own, others = (apply_recipe(base, name).student for name in (profile.recipe, CONTROL))
-        changed = {
-            name: value for name, value in vars(student).items() if value != getattr(own, name)
-        }
-        student = replace(others, **changed)
+        student = replace(
+            others,
+            **{name: value for name, value in vars(student).items() if value != getattr(own, name)},
+        )
     control = replace(profile, student=student, recipe=CONTROL)
     untaught = RECIPES[CONTROL]["student"] | {"train_text": profile.student.train_text}
     untaught["rehearsal_weight"] = student.rehearsal_weight or untaught["rehearsal_weight"]

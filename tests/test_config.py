@@ -123,7 +123,7 @@ def test_a_value_of_another_type_is_refused_where_nothing_else_looks_at_types() 
     """In a process of its own: in this one every call of the kit has its types checked."""
     refused = {
         "epochs=1.5": "student.epochs to be a whole number from 1, got 1.5;",
-        "batch_size='8'": "student.batch_size to be a whole number from 1, got '8';",
+        "batch_size='8'": "student.batch_size to be a whole number from 2, got '8';",
         "block_rate='1'": "student.block_rate to be a finite number from 0, got '1';",
         "mixed_precision='fp16'": "student.mixed_precision to be one of auto, no, bf16, got",
         "train=3": "student.train out of projection, attention, norms, last_blocks(n), all, got 3;",

@@ -83,7 +83,7 @@ def _run(
     for folder in (out, features):
         require_writable(folder, "folder")
     from dclip_kit.evaluation import experiment, profile_data, runs
-    from dclip_kit.evaluation.compare import format_report, make_report
+    from dclip_kit.evaluation.compare import format_report, make_report, warn_of_captions
     from dclip_kit.evaluation.inspection import region_probe, shortcut_probe
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
@@ -160,7 +160,7 @@ def _run(
     if is_main_process():
         write_record(said, out / "report.json")
         notes = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
-        print(format_report(said), *filter(None, notes), sep="\n")
+        print(format_report(said), *filter(None, [*notes, warn_of_captions(data.test)]), sep="\n")
         print(
             f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
             f"{printable(out / settings.recipe)} --out FOLDER"
@@ -195,8 +195,13 @@ def study(
     from dclip_kit.runtime.files import write_record
 
     plan = read_study(file)
-    clip = load_model(plan.profile.clip, plan.profile.pretrained, choose_device(device))
-    run_study(plan, clip, work, arms, repeat)
+    run_study(
+        plan,
+        load_model(plan.profile.clip, plan.profile.pretrained, choose_device(device)),
+        work,
+        arms,
+        repeat,
+    )
     if repeat:
         print(format_repeated(plan, work, *repeat))
         return

@@ -157,8 +157,9 @@ def evaluate(
             hubness[name] = measuring.measure_hubness(vectors, texts, references, *best)
             found[f"{name} by {rescore}"] = measuring.rescored_metrics(*features, references, *best)
         for source, each in labelled.items():
-            classes = measuring.prepare_zero_shot(clip, each, False, prompts)
-            known[source][name] = measuring.evaluate_zero_shot(clip, classes)
+            known[source][name] = measuring.evaluate_zero_shot(
+                clip, measuring.prepare_zero_shot(clip, each, False, prompts)
+            )
     if taught:
         for name, cosines in experiment.score_teachers(*taught, items).items():
             composed[f"{teachers}/{name}"] = measuring.evaluate_compositions(cosines)
@@ -171,6 +172,7 @@ def evaluate(
     notes = [
         unseen.describe(measured),
         warn_of_few(len(captioned), captioned.source),
+        compare.warn_of_captions(captioned),
         *(
             f"What {x} has trained on is not all known: its run, or its teacher's, left no record."
             for x in unknown

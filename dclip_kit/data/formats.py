@@ -123,8 +123,9 @@ def read_format(
     Raises:
         ValueError: as `recognise_format`, or a file lacks what its format demands.
     """
-    reader = READERS[recognise_format(path, images, format)]
-    return reader(Path(path), Path(images) if images else None, split, checks)
+    return READERS[recognise_format(path, images, format)](
+        Path(path), Path(images) if images else None, split, checks
+    )
 
 
 def recognise_format(
@@ -265,7 +266,12 @@ def _read_csv_rows(
             except csv.Error as error:
                 found.unusable[place] = f"expected CSV, got {error} (up to line {rows.line_num})"
                 continue
-            if row and len(row) == len(columns):
+            if any(
+                name in _CAPTION and re.fullmatch(r"\s*\[\s*(['\"]).*\1\s*\]\s*", cell, re.DOTALL)
+                for name, cell in zip(columns, row or (), strict=False)
+            ):
+                found.unusable[place] = "expected a caption, got a list of them; give each a row"
+            elif row and len(row) == len(columns):
                 yield place, dict(zip(columns, row, strict=True))
             elif row:
                 found.unusable[place] = (

@@ -12,7 +12,9 @@ _PAIRS = [pair.split("/") for pair in _OPPOSITES.split(", ")]
 _OTHER = {word: other for a, b in _PAIRS for word, other in ((a, b), (b, a))}
 _WORDS = re.compile(rf"\b({'|'.join(_OTHER)})\b", re.IGNORECASE)
 # "black and white", "a man and a woman": exchanged, it would still be true.
-_JOINED = re.compile("|".join(rf"\b{a} (and|or) (an? |the )?{b}\b" for a, b in _OTHER.items()))
+_JOINED = re.compile(
+    "|".join(rf"\b{a}[ -](and|or)[ -](an? |the )?{b}\b" for a, b in _OTHER.items())
+)
 
 
 def make_hard_negative(caption: str) -> str:

@@ -320,8 +320,9 @@ def read_uncaptioned(
         found = read_format(path, None, None, "all", "pictures")
     else:  # texts and tables beside the pictures are not read: they may not know them all
         paths = tuple(place / name for name in walk_files(place) if is_picture(name))
-        whole = CaptionedImages(paths, ((),) * len(paths), "uncaptioned", place.resolve().name)
-        found = drop_unusable(whole)
+        found = drop_unusable(
+            CaptionedImages(paths, ((),) * len(paths), "uncaptioned", place.resolve().name)
+        )
         found = replace(found, linked=count_links(found.dataset.paths, place))
     pictures = replace(
         found.dataset,
@@ -560,10 +561,13 @@ def count_truncated(captions: Sequence[str]) -> int:
     """How many captions are longer than CLIP's context, by open_clip's default tokenizer."""
     from open_clip import SimpleTokenizer  # takes seconds, and reading data needs none of it
 
-    tokenizer = SimpleTokenizer()
     most = 77 - 2  # the start's and the end's are among CLIP's 77
     # A token has at least one byte: most captions are short enough without asking.
-    return sum(len(c.encode()) > most and len(tokenizer.encode(c)) > most for c in captions)
+    long = [caption for caption in captions if len(caption.encode()) > most]
+    if not long:
+        return 0
+    tokenizer = SimpleTokenizer()
+    return sum(len(tokenizer.encode(caption)) > most for caption in long)
 
 
 def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:

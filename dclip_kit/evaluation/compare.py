@@ -3,6 +3,7 @@
 Intervals are bootstraps over images: the captions of one picture are not independent.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dclip_kit.config import CONTROL, Profile
+from dclip_kit.data.pictures import CaptionedImages
 from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data.splits import count_truncated
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     ZeroShot,
@@ -30,6 +33,7 @@ from dclip_kit.metrics import (
     RetrievalMetrics,
     gain_by_group,
     paired_bootstrap,
+    recall_ceiling,
     retention,
 )
 from dclip_kit.runtime.machine import peak_memory_mb
@@ -43,6 +47,24 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         f"| {' | '.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))} |"
         for row in (rows[0], rule, *rows[1:])
     )
+
+
+def warn_of_captions(captioned: CaptionedImages) -> str:
+    """What no model can find by these captions, in sentences; nothing where there is nothing.
+
+    That is what stands beyond CLIP's context, and which of the pictures with the same caption is
+    meant.
+    """
+    owners = Counter(text for own in captioned.captions for text in {*own})
+    pictures = [owners[text] for text in captioned.texts]
+    cut, shared = count_truncated(captioned.texts), sum(count > 1 for count in pictures)
+    notes = {
+        f"{cut:,} captions are longer than CLIP's 77 tokens, and read no further.": cut,
+        f"{shared:,} captions are those of several pictures, which tie: no text → image Recall@1 "
+        f"is above {recall_ceiling(torch.tensor(pictures)):.1%}, and in image → text they are "
+        "not found first.": shared,
+    }
+    return " ".join(note for note, count in notes.items() if count)
 
 
 def _values(found: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:

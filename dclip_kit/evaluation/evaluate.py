@@ -214,8 +214,11 @@ def evaluate_retrieval(
     bundle: ClipBundle, data: RetrievalSet, progress: bool = True
 ) -> RetrievalMetrics:
     """Embeds the pictures, and the captions if the text tower is another; measures both ways."""
-    image_features = encode_images(bundle, data.pictures, progress=progress)
-    return retrieval_metrics(image_features, data.features_for(bundle), data.image_of_text)
+    return retrieval_metrics(
+        encode_images(bundle, data.pictures, progress=progress),
+        data.features_for(bundle),
+        data.image_of_text,
+    )
 
 
 def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = True) -> ZeroShot:
@@ -254,8 +257,7 @@ def score_compositions(
     for kind in KINDS:
         items = load_compositions(kind, count)
         images = encode_images(bundle, items.paths).reshape(count, 2, -1)
-        texts = encode_texts(bundle, items.texts).reshape(count, 2, -1)
-        similarity[kind] = images @ texts.mT
+        similarity[kind] = images @ encode_texts(bundle, items.texts).reshape(count, 2, -1).mT
     return similarity
 
 

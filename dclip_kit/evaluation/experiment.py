@@ -189,8 +189,9 @@ def load_or_extract_features(
         if features is not None:
             say(f"Loaded the features in {place}.")
             return features
-    detector = choose_detector(profile, clip)
-    return extract_features(clip, detector, dataset, profile.regions, folder=place)
+    return extract_features(
+        clip, choose_detector(profile, clip), dataset, profile.regions, folder=place
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -578,8 +579,9 @@ def score_teachers(
 
 def save_arm(arm: Arm, folder: Path) -> None:
     """Writes what of an arm has trained (fp16), its image tower mostly, and how it came about."""
-    part = _trained_part(arm.clip, arm.trained_text)
-    save_tensors(_halve(part), folder / f"{arm.name}.safetensors")
+    save_tensors(
+        _halve(_trained_part(arm.clip, arm.trained_text)), folder / f"{arm.name}.safetensors"
+    )
     write_record(
         {
             "trained_text": arm.trained_text,

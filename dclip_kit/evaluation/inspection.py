@@ -168,8 +168,8 @@ def _is_named(
     present[objects.image, objects.label] = True
     own = torch.nn.functional.one_hot(objects.label, len(class_features)).bool()
     beside = present[objects.image] & ~own
-    scores = (features @ class_features.T).masked_fill(beside, -2.0)  # below all cosines
-    return ranks(scores, own) <= 1
+    # -2 is below all cosines.
+    return ranks((features @ class_features.T).masked_fill(beside, -2.0), own) <= 1
 
 
 # One picture beside one caption: what its region weights are made of, and where a teacher looks
@@ -434,8 +434,9 @@ def shortcut_probe(
 
     def score(output: TeacherOutput) -> float:
         candidates, own_text = features.text[texts], torch.arange(len(texts))
-        found = retrieval_metrics(output.embedding.cpu(), candidates, own_text)
-        return found.image_to_text.recall_at[1]
+        return retrieval_metrics(
+            output.embedding.cpu(), candidates, own_text
+        ).image_to_text.recall_at[1]
 
     return ShortcutProbe(
         own=score(apply_teacher(teacher, features, texts, regions)),
@@ -457,7 +458,8 @@ def region_probe(
 
     def score(regions: Literal["own", "another", "none"]) -> float:
         embedding = embed_pictures(teacher, features, replace(settings, regions=regions))
-        found = retrieval_metrics(embedding, features.text, features.image_of_text)
-        return found.image_to_text.recall_at[1]
+        return retrieval_metrics(
+            embedding, features.text, features.image_of_text
+        ).image_to_text.recall_at[1]
 
     return ShortcutProbe(own=score("own"), shuffled=score("another"), blank=score("none"))

@@ -152,8 +152,7 @@ def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, 
         scenes = (pocket.make_scene("test", index) for index in range(count))
         return [(render_scene(scene), captions) for scene, captions in scenes]
     test = read_measured(profile)
-    shown = zip(test.paths[:count], test.captions, strict=False)
-    return [(open_picture(path), captions) for path, captions in shown]
+    return [(open_picture(p), c) for p, c in zip(test.paths[:count], test.captions, strict=False)]
 
 
 def locate_uncaptioned(profile: Profile) -> tuple[str, int]:

@@ -20,7 +20,7 @@ import torch  # before ultralytics, which would otherwise hold torch to one thre
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dclip_kit.data.pictures import open_picture
+from dclip_kit.data.pictures import as_seen, open_picture
 from dclip_kit.models.encode import split_by_pixels
 from dclip_kit.models.regions import Regions
 from dclip_kit.runtime.files import asset_path, load_tensors, load_weights
@@ -326,4 +326,4 @@ def _read_picture(image: Image.Image | Path | str) -> np.ndarray:
         raise ValueError(
             f"Expected pictures of 8 bits a channel, got one of mode {picture.mode}; give its path."
         )
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+    return np.ascontiguousarray(np.asarray(as_seen(picture))[:, :, ::-1])

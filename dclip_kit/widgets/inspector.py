@@ -97,9 +97,9 @@ class RegionInspector(PictureWidget):
         self._gray = encode_images(clip, [Image.new("RGB", (64, 64), (128, 128, 128))])
         super().__init__(picture=picture, caption=caption, _told={"pictures": len(dataset)})
         self.observe(self._look, list(_ASKING))
-        self._look({"name": ""})
+        self._look(None)
 
-    def _look(self, change: Any) -> None:
+    def _look(self, _: Any) -> None:
         """Computes what follows, and sends it to the page at once."""
         with self.hold_sync():
             captions = self._texts[self.picture].tolist()
@@ -107,8 +107,7 @@ class RegionInspector(PictureWidget):
                 self.caption = 0
                 return  # which looks again
             self.seen, shown = self._inspect(captions[self.caption])
-            if change["name"] in ("", "picture", "regions"):
-                self._shown = encode_jpeg(shown)
+            self._shown = encode_jpeg(shown)
             ranks = ", ".join(f"{who} {rank:,}" for who, rank in self.seen["ranks"].items())
             self.message = f"Rank of the caption among {len(self._dataset):,}: {ranks}."
 

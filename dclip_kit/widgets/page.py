@@ -16,7 +16,7 @@ from torch import Tensor
 from dclip_kit.data import open_picture
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
-from dclip_kit.models.weights import interpolate
+from dclip_kit.models.weights import interpolate, same_text_tower
 from dclip_kit.search.index import unit_vectors
 
 MOST_BYTES = 20 << 20  # of a picture that somebody gives
@@ -122,8 +122,14 @@ class BeforeAfter(PictureWidget):
             names: of the two models.
 
         Raises:
-            ValueError: the untouched CLIP or any mixture is missing, or numbers of pictures differ.
+            ValueError: the untouched CLIP or any mixture is missing, numbers of pictures differ, or
+                the text tower was trained too, so that one vector of a query cannot serve both.
         """
+        if fine_tuned and not same_text_tower(clip, fine_tuned):
+            raise ValueError(
+                "Expected a fine-tuned CLIP with the text tower of the untouched one, got another "
+                "text tower; take an arm of another recipe."
+            )
         sizes = {len(paths), *(len(each) for each in image_features.values())}
         if len(sizes) > 1 or 0 not in image_features or len(image_features) < 2:
             raise ValueError(

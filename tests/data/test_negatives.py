@@ -18,6 +18,7 @@ from dclip_kit.data.pocket.world import make_scene
         ("a topping on the lefthand bench", ""),
         ("A man and a woman on a bench", ""),  # still true the other way round
         ("a black and white photo of two or three dogs", ""),
+        ("a black-and-white photo of a cat", ""),
         ("", ""),
     ],
 )

@@ -50,6 +50,21 @@ def test_csv_joins_the_rows_of_a_picture_and_names_what_it_cannot_use(folder) ->
     assert found.unusable.keys() == rows.keys() | pictures
 
 
+def test_a_printed_list_is_no_caption(folder) -> None:
+    rows = [
+        "image,caption,things",
+        """a.jpg,"['a cat', 'a tabby']",x""",
+        """b.png,"[""a dog"", ""two""]",x""",
+        "a.jpg,[unclear] a cat,\"['a', 'b']\"",
+    ]
+    (folder / "captions.csv").write_text("\n".join(rows))
+    found = read_table(folder, split="val")
+    assert found.dataset.captions == (("[unclear] a cat",),)
+    expected = "expected a caption, got a list of them; give each a row"
+    for line in (2, 3):
+        assert found.unusable[f"captions.csv:{line}"] == expected
+
+
 def test_empty_lines_say_nothing(folder) -> None:
     (folder / "list.csv").write_text("\n\nimage,caption\n\na.jpg,a cat\n\n")
     found = read_table(folder / "list.csv")

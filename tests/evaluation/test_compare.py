@@ -4,11 +4,13 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from dclip_kit.config import CONTROL, get_profile
+from dclip_kit.data import CaptionedImages
 from dclip_kit.evaluation.compare import (
     WAYS,
     compare,
@@ -22,6 +24,7 @@ from dclip_kit.evaluation.compare import (
     make_report,
     recall_gains,
     say_gain,
+    warn_of_captions,
     won_and_lost,
 )
 from dclip_kit.evaluation.evaluate import ZeroShot
@@ -126,6 +129,18 @@ def test_gains_are_paired_differences_both_ways(before, after) -> None:
         assert gains["MAP"].change == paired_bootstrap(*precision, old.image_of_query)
         assert gains["MRR"].before == pytest.approx(old.mean_reciprocal_rank)
     assert found["text → image"][0].change.estimate == pytest.approx(0.25)
+
+
+def test_captions_that_cannot_be_found_are_told() -> None:
+    def told(*captions: tuple[str, ...]) -> str:
+        paths = tuple(Path(f"{index}.png") for index in range(len(captions)))
+        return warn_of_captions(CaptionedImages(paths, captions, "test", "own"))
+
+    assert told(("a cat", "a cat"), ("a dog",)) == ""  # twice of one picture is no other's
+    shared = told(("a cat", "a tabby"), ("a cat",), ("a dog",))
+    assert shared.startswith("2 captions are those of several pictures, which tie: no text →")
+    assert "Recall@1 is above 75.0%" in shared  # two halves and two certainties
+    assert told(("cat " * 76,), ("a dog",)).startswith("1 captions are longer than CLIP's 77")
 
 
 def test_gains_by_facet_are_of_recall_at_k(before, after) -> None:

@@ -361,6 +361,17 @@ def test_a_path_is_read_as_a_person_sees_it(detector, tmp_path) -> None:
     turned.save(tmp_path / "turned.png", exif=exif)
     found = detector.detect([tmp_path / "turned.png"], progress=False)
     assert_same(found, detector.detect([upright], progress=False))
+    with Image.open(tmp_path / "turned.png") as opened:
+        assert_same(detector.detect([opened], progress=False), found)
+
+
+def test_what_lies_under_transparent_parts_is_not_looked_at(detector, tmp_path) -> None:
+    picture = noise(64, 40)
+    picture.putalpha(Image.new("L", picture.size, 0))
+    picture.save(tmp_path / "clear.png")
+    found = detector.detect([tmp_path / "clear.png", picture], progress=False)
+    white = detector.detect([Image.new("RGB", picture.size, "white")] * 2, progress=False)
+    assert_same(found, white)
 
 
 def test_unreadable_pictures_are_skipped_and_reported_on_request(detector, bad_files) -> None:

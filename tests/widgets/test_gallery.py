@@ -343,6 +343,14 @@ def test_a_thumbnail_is_small_and_keeps_the_shape() -> None:
     assert small.size == (160, 80)
 
 
+def test_an_arm_whose_text_tower_was_trained_is_refused(clip, captioned, features) -> None:
+    tuned = clone_clip(clip)
+    with torch.no_grad():
+        tuned.model.text_projection.add_(0.1)
+    with pytest.raises(ValueError, match="with the text tower of the untouched one, got another"):
+        QueryGallery(clip, captioned, features, fine_tuned=tuned)
+
+
 def test_bad_input_is_named(clip, captioned, features) -> None:
     with pytest.raises(ValueError, match=r"share 0 and another, got shares \[0\.5, 1\.0\]"):
         QueryGallery(clip, captioned, {k: v for k, v in features.items() if k})

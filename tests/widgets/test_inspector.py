@@ -162,6 +162,18 @@ def test_the_picture_is_the_one_whose_regions_are_shown(make, data) -> None:
     assert inspector._shown == own
 
 
+def test_a_caption_that_the_next_picture_lacks_becomes_its_first(make, data) -> None:
+    most = max(range(len(data)), key=lambda i: len(data.captions[i]))
+    least = min(range(len(data)), key=lambda i: len(data.captions[i]))
+    last = len(data.captions[most]) - 1
+    assert last >= len(data.captions[least])
+    inspector = make(picture=most, caption=last)
+    inspector.picture = least
+    assert inspector.caption == 0 and inspector._shown == make(picture=least)._shown
+    opened = make(picture=least, caption=last)
+    assert opened.caption == 0 and opened._shown == inspector._shown
+
+
 def test_a_page_without_a_kernel_has_a_picture_and_a_sentence(make) -> None:
     data, _ = make()._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data and "text/html" not in data
