@@ -65,7 +65,7 @@ function render({ model, el }) {
     makeSlider(model, "show", "top_k", numbers, (value) => `${value}`),
     makeSlider(
       model,
-      "share of fine-tuned weights",
+      "way from before to after",
       "share",
       told.shares,
       (value) => `${Math.round(100 * value)} %`,

@@ -47,7 +47,7 @@ class QueryGallery(BeforeAfter):
         query: the words that are asked with; empty where a picture asks.
         picture: the number of the picture that is asked with; -1 where words ask.
         top_k: how many pictures are shown.
-        share: of fine-tuned weights in the model of the second row.
+        share: how far the second model is mixed, from the untouched CLIP, 0, to the other, 1.
         rescored: whether both rows are rescored by nearest-neighbour normalisation.
         outcome, group: which captions to step through: won, lost or both, and of which kind.
         position: which of these is asked, from 0; -1 for none.
@@ -94,8 +94,7 @@ class QueryGallery(BeforeAfter):
         Args:
             clip: the untouched one; its text tower is that of every mixture.
             dataset: what is searched.
-            image_features: of its pictures, by share of fine-tuned weights; 0 is the untouched
-                CLIP.
+            image_features: of its pictures, by share; 0 is the untouched CLIP.
             fine_tuned: CLIP at the share 1, to ask with pictures that are not in the data set.
             detector: for boxes.
             things: what each picture shows, to tell which pictures resemble one asked with.

@@ -99,7 +99,7 @@ class BeforeAfter(PictureWidget):
 
     Attributes:
         picture: -1 where one is looked at that somebody gave, or none.
-        share: of fine-tuned weights in the second model.
+        share: how far the second model is mixed, from the untouched CLIP, 0, to the other, 1.
     """
 
     share = traitlets.Float(1.0).tag(sync=True)

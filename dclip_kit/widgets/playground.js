@@ -40,7 +40,7 @@ function render({ model, el }) {
       { class: "row" },
       ...makeNumber(model, "picture", told.pictures, (picture) => set(model, { picture })),
       own,
-      makeSlider(model, "share of fine-tuned weights", "share", told.shares, percent),
+      makeSlider(model, "way from before to after", "share", told.shares, percent),
     ),
     make(
       "div",

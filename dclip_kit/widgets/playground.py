@@ -29,7 +29,7 @@ class ZeroShotPlayground(BeforeAfter):
     Attributes:
         classes: to choose among.
         picture: the number of the labelled picture; -1 for one that somebody gave.
-        share: of fine-tuned weights in the second model.
+        share: how far the second model is mixed, from the untouched CLIP, 0, to the other, 1.
         answers: for before and after the most probable classes, each with its probability.
         changes: the labelled classes that are named more or less often after than before, the most
             forgotten first, each with both accuracies and a picture for which the answer changed.
@@ -60,8 +60,7 @@ class ZeroShotPlayground(BeforeAfter):
             clip: the untouched one; its text tower is that of every mixture.
             fine_tuned: CLIP at the share 1.
             labelled: pictures with classes, by which forgetting is measured.
-            image_features: of these pictures, by share of fine-tuned weights; 0 is the untouched
-                CLIP.
+            image_features: of these pictures, by share; 0 is the untouched CLIP.
             recalls: text→image Recall@1 by each share, for what forgetting is paid for.
             classes: to begin with; left out, those of the labelled pictures.
             templates: that classes are put into.

@@ -62,7 +62,7 @@ def page(open_notebook):
 def gallery(page, shots, request):
     """With the first caption asked, and everything as it was in the beginning."""
     gallery = page.locator(".dclip-gallery")
-    gallery.get_by_label("share of fine-tuned weights").fill("2")
+    gallery.get_by_label("way from before to after").fill("2")
     gallery.get_by_label("show").fill("4")
     search(gallery, "anything")
     search(gallery, "a picture of a head of broccoli on a wooden table")
@@ -164,12 +164,10 @@ def test_sliders_say_how_many_and_by_which_mixture(gallery) -> None:
     gallery.get_by_label("show").fill("7")
     expect(row(gallery, "after")).to_have_count(8)
     before = pictures(gallery, "before")
-    gallery.get_by_label("share of fine-tuned weights").fill("0")
+    gallery.get_by_label("way from before to after").fill("0")
     expect(gallery.get_by_role("heading", name=re.compile("^after.*, 0 %$"))).to_be_visible()
     wait_until(lambda: pictures(gallery, "after") == before)
-    assert (
-        gallery.get_by_label("share of fine-tuned weights").get_attribute("aria-valuetext") == "0 %"
-    )
+    assert gallery.get_by_label("way from before to after").get_attribute("aria-valuetext") == "0 %"
 
 
 def test_scores_are_rescored(gallery) -> None:
@@ -228,7 +226,7 @@ def test_the_keyboard_alone_suffices(page, gallery) -> None:
             reached.append(focused)
         if focused and focused.startswith("rank 1"):
             break
-    assert {"Search", "next caption", "show", "share of fine-tuned weights"} <= {*reached}
+    assert {"Search", "next caption", "show", "way from before to after"} <= {*reached}
     assert reached[-1].startswith("rank 1, picture")
     page.keyboard.press("ArrowRight")
     expect(row(gallery, "before").nth(1)).to_be_focused()

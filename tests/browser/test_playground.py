@@ -79,10 +79,10 @@ def test_a_slider_shows_gain_and_memory_together(playground) -> None:
     curve = playground.locator(".curve")
     expect(curve).to_have_attribute("aria-label", re.compile(r"^gain 25 %, kept \d+ %$"))
     expect(curve.locator("circle")).to_have_count(2)
-    playground.get_by_label("share of fine-tuned weights").fill("0")
+    playground.get_by_label("way from before to after").fill("0")
     expect(curve).to_have_attribute("aria-label", "gain 0 %, kept 100 %")
     expect(playground.locator(".changed p").first).to_have_text("most forgotten: none")
-    playground.get_by_label("share of fine-tuned weights").fill("1")
+    playground.get_by_label("way from before to after").fill("1")
     expect(curve).to_have_attribute("aria-label", re.compile("^gain 25 %"))
 
 
@@ -112,7 +112,7 @@ def test_the_keyboard_alone_suffices(page, playground) -> None:
     wait_until(lambda: len(answers(playground, "after")) == 3)
     assert any("<img src=x" in each for each in answers(playground, "after"))
     assert page.locator("img[onerror], img[src=x]").count() == 0
-    slider = playground.get_by_label("share of fine-tuned weights")
+    slider = playground.get_by_label("way from before to after")
     for _ in range(8):
         page.keyboard.press("Tab")
         if slider.evaluate("each => each === document.activeElement"):
