@@ -58,7 +58,7 @@ walk: $(READY) ## run all notebooks, with saved weights, into pages; see runs/wa
 	$(call PAGES,$(WALK))
 	@echo "Figures: $(CURDIR)/$(WALK)/*.html"
 
-study: $(READY) ## run what is missing of the committed studies (about fifteen hours for all on two cores)
+study: $(READY) ## run what is missing of the committed studies (a day or more for all on two cores)
 	$(BIN)/python -m assets.make.random_crops runs/random_crops
 	@set -e; for each in assets/studies/*.toml; do \
 	  $(THREADS) $(BIN)/python -m dclip_kit study $$each; done
