@@ -560,8 +560,9 @@ def retention(
         after: The same of the fine-tuned model, on the same images.
         resamples, confidence, seed: As in `paired_bootstrap`, whose errors these are too.
     """
-    image = torch.arange(len(before))
-    return paired_bootstrap(before, after, image, "ratio", resamples, confidence, seed)
+    return paired_bootstrap(
+        before, after, torch.arange(len(before)), "ratio", resamples, confidence, seed
+    )
 
 
 def gain_by_group(

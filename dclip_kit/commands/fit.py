@@ -159,8 +159,11 @@ def _run(
         )
     if is_main_process():
         write_record(said, out / "report.json")
-        notes = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
-        print(format_report(said), *filter(None, [*notes, warn_of_captions(data.test)]), sep="\n")
+        notes = [
+            *(warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)),
+            warn_of_captions(data.test, clip),
+        ]
+        print(format_report(said), *filter(None, notes), sep="\n")
         print(
             f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
             f"{printable(out / settings.recipe)} --out FOLDER"

@@ -172,7 +172,7 @@ def evaluate(
     notes = [
         unseen.describe(measured),
         warn_of_few(len(captioned), captioned.source),
-        compare.warn_of_captions(captioned),
+        compare.warn_of_captions(captioned, clip),
         *(
             f"What {x} has trained on is not all known: its run, or its teacher's, left no record."
             for x in unknown

@@ -551,7 +551,9 @@ def _read_coco_file(path: Path, images: Path | None, split: str, checks: Checks)
             captions[entry["image_id"]].append(entry["caption"])
         for index, entry in enumerate(record["images"]):
             place, number = f"{path.name}:images[{index}]", entry["id"]
-            found.add(place, entry["file_name"], captions.pop(number, []), f"coco:{number}", own)
+            # In a file of COCO's form that is not COCO's, the number is nobody else's.
+            image_id = f"coco:{number}" if named and named[2].startswith("20") else ""
+            found.add(place, entry["file_name"], captions.pop(number, []), image_id, own)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"Expected COCO's captions in {path}, got another form ({error!r}); name a file such "

@@ -10,6 +10,7 @@ _OPPOSITES = (
 )
 _PAIRS = [pair.split("/") for pair in _OPPOSITES.split(", ")]
 _OTHER = {word: other for a, b in _PAIRS for word, other in ((a, b), (b, a))}
+_PEOPLE = {"man", "woman", "men", "women", "boy", "girl"}
 _WORDS = re.compile(rf"\b({'|'.join(_OTHER)})\b", re.IGNORECASE)
 # "black and white", "a man and a woman": exchanged, it would still be true.
 _JOINED = re.compile(
@@ -28,6 +29,8 @@ def make_hard_negative(caption: str) -> str:
     tagger to know kinds; lists of opposites need none.
     """
     found = {word.lower() for word in _WORDS.findall(caption)}
+    # "A man dances with a woman": exchanged, it may still be true.
+    found -= {word for word in found if word in _PEOPLE and _OTHER[word] in found}
     if not found or _JOINED.search(caption.lower()):
         return ""
     chosen = random.Random(caption).choice(sorted(found))

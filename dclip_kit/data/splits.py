@@ -557,17 +557,18 @@ def inspect_data(
     }
 
 
-def count_truncated(captions: Sequence[str]) -> int:
-    """How many captions are longer than CLIP's context, by open_clip's default tokenizer."""
-    from open_clip import SimpleTokenizer  # takes seconds, and reading data needs none of it
+def count_truncated(captions: Sequence[str], tokenizer: Any = None) -> int:
+    """How many captions say more than a tokenizer reads; left out, it is CLIP's with 77 tokens."""
+    if tokenizer is None:
+        from open_clip import SimpleTokenizer  # takes seconds, and reading data needs none of it
 
-    most = 77 - 2  # the start's and the end's are among CLIP's 77
+        tokenizer = SimpleTokenizer()
+    size = tokenizer(["a"]).shape[1]
     # A token has at least one byte: most captions are short enough without asking.
-    long = [caption for caption in captions if len(caption.encode()) > most]
-    if not long:
-        return 0
-    tokenizer = SimpleTokenizer()
-    return sum(len(tokenizer.encode(caption)) > most for caption in long)
+    long = [each for each in captions if len(each.encode()) > size - 2] or ["a"]
+    # Where a caption that is cut ends, it goes on if there is more room.
+    roomier = tokenizer(long, context_length=size + 1)[:, :size]
+    return int((tokenizer(long) != roomier).any(1).sum())
 
 
 def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:

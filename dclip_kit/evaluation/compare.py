@@ -36,6 +36,7 @@ from dclip_kit.metrics import (
     recall_ceiling,
     retention,
 )
+from dclip_kit.models.clip import ClipBundle
 from dclip_kit.runtime.machine import peak_memory_mb
 
 
@@ -49,17 +50,18 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def warn_of_captions(captioned: CaptionedImages) -> str:
-    """What no model can find by these captions, in sentences; nothing where there is nothing.
+def warn_of_captions(captioned: CaptionedImages, clip: ClipBundle) -> str:
+    """What cannot be found by these captions, in sentences; nothing where there is nothing.
 
-    That is what stands beyond CLIP's context, and which of the pictures with the same caption is
-    meant.
+    That is what stands beyond the CLIP's context, and which of the pictures with the same caption
+    is meant.
     """
     owners = Counter(text for own in captioned.captions for text in {*own})
     pictures = [owners[text] for text in captioned.texts]
-    cut, shared = count_truncated(captioned.texts), sum(count > 1 for count in pictures)
+    cut = count_truncated(captioned.texts, clip.tokenizer)
+    shared = sum(count > 1 for count in pictures)
     notes = {
-        f"{cut:,} captions are longer than CLIP's 77 tokens, and read no further.": cut,
+        f"{cut:,} captions are longer than what {clip.name} reads, which is their beginning.": cut,
         f"{shared:,} captions are those of several pictures, which tie: no text → image Recall@1 "
         f"is above {recall_ceiling(torch.tensor(pictures)):.1%}, and in image → text they are "
         "not found first.": shared,

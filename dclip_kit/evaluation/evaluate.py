@@ -28,7 +28,13 @@ from dclip_kit.metrics import (
     summarise_ranks,
 )
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.encode import Pictures, encode_images, encode_texts, read_pixels
+from dclip_kit.models.encode import (
+    Pictures,
+    encode_images,
+    encode_texts,
+    read_pixels,
+    require_texts,
+)
 from dclip_kit.models.weights import same_text_tower
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.search.rescoring import NNN, Rescoring, list_settings
@@ -135,6 +141,7 @@ def encode_classes(
         class_names: as they stand in a prompt.
         templates: texts with {} for the name, or functions of it, as open_clip's are.
     """
+    require_texts(class_names)
     prompts = [
         template.format(name) if isinstance(template, str) else template(name)
         for name in class_names

@@ -410,8 +410,9 @@ def load_model(
         raise ValueError(
             f"Expected a model, got the folder of a run; name one of its arms: {', '.join(arms)}."
         )
-    named = reference in open_clip.list_models()
-    return load_clip(reference, pretrained if named else None, device)
+    return load_clip(
+        reference, pretrained if reference in open_clip.list_models() else None, device
+    )
 
 
 def load_teachers(

@@ -383,8 +383,7 @@ def _draw_similarity(rng: Generator) -> tuple[Any, ...]:
 
 
 def _ranks(similarity: Tensor, owner: Tensor) -> Tensor:
-    own = similarity.gather(1, owner[:, None])
-    return 1 + (similarity > own).sum(1)
+    return 1 + (similarity > similarity.gather(1, owner[:, None])).sum(1)
 
 
 check_recall = Exercise(

@@ -127,8 +127,9 @@ def _encode_pictures(
         return bundle.to_pixels(picture if box == (0, 0, *picture.size) else picture.crop(box))
 
     def encode(pixels: Tensor, normalized: bool = True) -> Tensor:
-        batches = pixels.split(batch_size)
-        return torch.cat([encode_pixels(bundle, batch, normalized) for batch in batches])
+        return torch.cat(
+            [encode_pixels(bundle, batch, normalized) for batch in pixels.split(batch_size)]
+        )
 
     pixels = torch.stack(next(read_ahead(read, [boxes], bundle.device)))
     made = {

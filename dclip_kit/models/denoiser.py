@@ -189,8 +189,9 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
         if pocket:
             unet = UNet2DConditionModel.from_pretrained(pocket)
             scheduler = DDPMScheduler.from_pretrained(pocket)
-            described = describe_by_tokens(clip)
-            return build_denoiser(name, unet.float(), scheduler, *described, clip=clip)
+            return build_denoiser(
+                name, unet.float(), scheduler, *describe_by_tokens(clip), clip=clip
+            )
         from transformers import CLIPTextModel, CLIPTokenizer
 
         unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet")

@@ -293,8 +293,11 @@ def require_texts(texts: Sequence[str]) -> None:
     """Checks that there are texts and that each says something.
 
     Raises:
+        TypeError: it is one text.
         ValueError: as it says.
     """
+    if isinstance(texts, str):
+        raise TypeError(f"Expected a sequence of texts, got one; give [{texts!r}].")
     if len(texts) == 0:
         raise ValueError("Expected at least one text, got none.")
     empty = [index for index, text in enumerate(texts) if not text.strip()]

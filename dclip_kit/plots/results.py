@@ -114,8 +114,8 @@ def make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.B
 
 def _interval(hits: Bool[Tensor, "query"], image: Int[Tensor, "query"]) -> Interval:
     """The share of hits, with a 95 % interval of a bootstrap over images."""
-    nothing = torch.zeros(len(hits))  # the mean itself is its difference to nothing
-    return paired_bootstrap(nothing, hits.float(), image)
+    # The mean itself is its difference to nothing.
+    return paired_bootstrap(torch.zeros(len(hits)), hits.float(), image)
 
 
 def plot_naming(named: NamedObjects, objects: SceneObjects) -> go.Figure:

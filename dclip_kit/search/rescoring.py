@@ -75,8 +75,8 @@ class Rescoring:
 
     @property
     def tolerance(self) -> float:
-        """What still counts as a tie: nothing among products with probabilities, which are tiny."""
-        return TIE_TOLERANCE if self.method in BIASES else 0.0
+        """What still counts as a tie: nothing among probabilities, near 0 and 1 almost the same."""
+        return TIE_TOLERANCE if self.method in ("nnn", "inverted_softmax") else 0.0
 
     def measure_bias(
         self,

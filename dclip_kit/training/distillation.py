@@ -194,7 +194,6 @@ def distill(
         """
         chosen = rows[rows >= 0]
         own = own_share(len(chosen))
-        mapped = pixels[:0]  # for no denoiser
         with autocast(device, precision):
             if settings.train_text:  # with gradient through both towers, L2-normalised
                 # By the whole batch: processes share their buffers, one of which is cut short here.
@@ -202,10 +201,11 @@ def distill(
                     found = model(student.normalize(pixels), send(ids[own], device))
                 if isinstance(found, dict):  # CoCa's
                     found = found["image_features"], found["text_features"]
-                image, text = found[:2]
+                (image, text), mapped = found[:2], pixels[:0]
             else:
                 found, text = model(student.normalize(pixels)), send(captions[chosen[own]], device)
-                image, mapped = found if denoiser else (found, mapped)
+                # Beside features there is what a denoiser sees, or CoCa's tokens, of no use here.
+                image, mapped = found if isinstance(found, tuple) else (found, pixels[:0])
         sizes = [len(own_share(len(rows))), *map(len, drawn.values())]
         image, *others = F.normalize(image.float(), dim=-1).split(sizes)
         pairs = {}
@@ -219,16 +219,17 @@ def distill(
         """The denoiser's loss of a batch, of whose mapped features these are this process's."""
         assert denoiser and texts
         own, steps = own_share(len(rows)), len(denoiser.kept)
+        place = denoiser.unet.device  # perhaps not the student's
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 250_007) + number)
         ends = round(settings.sds_from * steps), round(settings.sds_until * steps)
         drawn = torch.randint(*ends, (len(rows),), generator=generator)[own]
         noise = torch.randn((len(rows), *denoiser.shape), generator=generator)[own]
         condition = denoiser.describe([texts[index] for index in rows[own, 0].tolist()])
-        predict = partial(
-            denoiser.predict_noise, timesteps=send(drawn, device), condition=condition
-        )
-        with autocast(device, precision):
-            each = sds_loss(mapped.float(), send(noise, device), denoiser.kept[drawn], predict)
+        predict = partial(denoiser.predict_noise, timesteps=send(drawn, place), condition=condition)
+        with autocast(place, precision):
+            each = sds_loss(
+                mapped.float().to(place), send(noise, place), denoiser.kept[drawn], predict
+            ).to(device)
         return gather_batch(each[:, None], each[:, None], len(rows), len(rows))[0].mean()
 
     def distil(image: Tensor, text: Tensor, aim: Tensor, number: int) -> Tensor:

@@ -194,8 +194,9 @@ def train_region_teacher(
         target = send(features.text[texts], embedding.device)
         image, text = gather_batch(embedding, target, len(rows), len(captions))
         owner = send(owner, image.device)
-        same_pair = owner[:, None] == owner
-        return contrastive_loss(image[owner], text, settings.temperature, same_pair)[None]
+        return contrastive_loss(
+            image[owner], text, settings.temperature, same_pair=owner[:, None] == owner
+        )[None]
 
     history = take_steps(
         "region teacher",

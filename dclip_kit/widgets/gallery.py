@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from dclip_kit.data import CaptionedImages, open_picture
+from dclip_kit.data.splits import count_truncated
 from dclip_kit.metrics import ranks, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
@@ -273,9 +274,8 @@ class QueryGallery(BeforeAfter):
                 f"The right picture: rank {before:,g} before, rank {after:,g} after, of "
                 f"{len(self._dataset):,}."
             )
-        ids = self._clip.tokenizer([text])[0]
-        if int(ids.argmax()) == len(ids) - 1:  # the end token took the last place
-            said += " It fills all that CLIP reads; what lies beyond counts for nothing."
+        if count_truncated([text], self._clip.tokenizer):
+            said += " It is longer than what CLIP reads; the rest of it counts for nothing."
         return {row: self._list_hits(each, right) for row, each in scores.items()}, said
 
     def _search_picture(self, shares: Mapping[str, float]) -> tuple[dict[str, Any], str]:

@@ -4,11 +4,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dclip_kit.data import read_captioned, recognise_format
 from dclip_kit.data.formats import read_coco
+from dclip_kit.data.splits import read_splits
 
 
 def write_coco(root: Path, subset: str, prefix: str, numbers: list[int], **changes) -> Path:
@@ -96,6 +98,23 @@ def test_captions_and_pictures_that_cannot_be_used_are_named_and_others_kept(tmp
     places = ("images[2]", "images[3]", "image_id 2")
     rows = {f"captions_val2017.json:{place}" for place in places}
     assert found.unusable.keys() == rows | {"../c.jpg"}
+
+
+def test_numbers_of_data_that_is_not_cocos_are_nobody_elses(tmp_path) -> None:
+    """A shop's export counts from 1 in each of its files."""
+    seeds = iter(range(60))
+    for subset in ("train", "val"):
+        file = write_coco(tmp_path, subset, "", [n for n in range(1, 45) if n % 3])
+        record = json.loads(file.read_text())
+        for entry in record["images"]:
+            entry["file_name"] = name = f"{subset}_{entry['id']}.png"
+            noise = np.random.default_rng(next(seeds)).integers(256, size=(32, 32, 3))
+            Image.fromarray(noise.astype(np.uint8)).save(tmp_path / subset / name)
+        file.write_text(json.dumps(record))
+    assert read_coco(tmp_path, split="all").dataset.image_ids == ("",) * 60
+    splits = read_splits(tmp_path)
+    assert not splits.left_out.leaks
+    assert len(splits.train) + len(splits.val) + len(splits.test) == 60
 
 
 def test_all_of_a_folder_is_train_and_val(tmp_path) -> None:

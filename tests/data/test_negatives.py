@@ -17,6 +17,8 @@ from dclip_kit.data.pocket.world import make_scene
         ("Two men in front of a wall", "Two men behind a wall"),
         ("a topping on the lefthand bench", ""),
         ("A man and a woman on a bench", ""),  # still true the other way round
+        ("A man next to a woman", ""),  # likewise
+        ("A girl to the left of a boy", "A girl to the right of a boy"),
         ("a black and white photo of two or three dogs", ""),
         ("a black-and-white photo of a cat", ""),
         ("", ""),

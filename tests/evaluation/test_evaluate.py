@@ -104,6 +104,11 @@ def test_a_class_is_the_mean_of_its_prompts(clip) -> None:
     assert not torch.allclose(got[0], got[1], atol=1e-2)
 
 
+def test_a_name_alone_is_no_list_of_classes(clip) -> None:
+    with pytest.raises(TypeError, match=r"sequence of texts, got one; give \['cat'\]"):
+        encode_classes(clip, "cat")
+
+
 def test_templates_may_be_functions_as_open_clips_are(clip) -> None:
     texts, functions = ("a {}", "{}!"), (lambda name: f"a {name}", lambda name: f"{name}!")
     names = ["ball", "dog", "boat"]
@@ -346,6 +351,21 @@ def test_settings_are_tried_on_val_in_each_direction(method, tuned, many) -> Non
         for how, recall in recalls.items():
             slow = find_slowly(tuned, many, 12, references, how)[way]
             assert recall == pytest.approx(sum(rank <= 1 for _, rank in slow) / len(slow))
+
+
+def test_methods_that_rank_alike_find_the_same() -> None:
+    """Though beside reference queries like none of these, every candidate is nearly certain."""
+    image = F.normalize(torch.randn(80, 32), dim=1)
+    text = F.normalize(image + 0.15 * torch.randn(80, 32), dim=1)
+    references = References(*(F.normalize(torch.randn(3, 32) - 9, dim=1) for _ in range(2)))
+    found = {
+        method: rescored_metrics(
+            image, text, torch.arange(80), references, Rescoring(method, temperature=0.01)
+        )
+        for method in ("inverted_softmax", "bsap")
+    }
+    assert found["bsap"].as_dict() == found["inverted_softmax"].as_dict()
+    assert found["bsap"].text_to_image.hits(1).double().mean() > 0.5
 
 
 def test_each_direction_may_be_rescored_by_its_own_settings(tuned, many) -> None:

@@ -152,6 +152,12 @@ def test_empty_texts_are_named_before_any_work(encode, texts, says, clip) -> Non
         encode(replace(clip, tokenizer=pytest.fail), texts, batch_size=2)
 
 
+@pytest.mark.parametrize("encode", [encode_texts, encode_tokens])
+def test_a_text_alone_is_not_read_letter_by_letter(encode, clip) -> None:
+    with pytest.raises(TypeError, match=r"sequence of texts, got one; give \['dog'\]"):
+        encode(clip, "dog")
+
+
 # Tokens
 
 

@@ -152,6 +152,14 @@ def test_no_batch_is_of_one_pair_if_there_are_more(images, lengths, make_feature
     assert torch.equal(torch.cat(batches), draw_captions(features, 3, 1))
 
 
+def test_a_tower_that_gives_tokens_too_learns_the_same(clip, pixels, features) -> None:
+    """As CoCa's does."""
+    expected = distill(clip, pixels, features, CONTROL)
+    clip.model.visual.output_tokens = True
+    found = distill(clip, pixels, features, CONTROL)
+    assert torch.equal(weights(found.student.model), weights(expected.student.model))
+
+
 def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
     clip, features, targets, tmp_path, monkeypatch
 ) -> None:
