@@ -28,7 +28,7 @@ from torchvision.utils import make_grid
 from tqdm.auto import tqdm
 
 from dclip_kit.data.pocket.captions import write_captions
-from dclip_kit.data.pocket.scenes import Scene, render_scene, sample_scene
+from dclip_kit.data.pocket.scenes import Scene, render_scene, sample_scene, sample_single
 from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_nouns
 from dclip_kit.evaluation.evaluate import encode_classes
 from dclip_kit.losses import sds_loss
@@ -44,6 +44,7 @@ from dclip_kit.runtime.files import asset_path, write_atomically, write_record
 from dclip_kit.training.progress import load_training_state, save_training_state
 
 SIDE = 32
+SPAN = (0.4, 0.95)  # a single thing's longer side, as a share of the picture's
 MINUTES = 10.0  # between two states on disk
 
 
@@ -53,7 +54,8 @@ class Recipe:
 
     seed: int = 13
     scenes: int = 40_000  # drawn once
-    steps: int = 6_000
+    single_share: float = 0.5  # of scenes with one thing, mostly larger than in others
+    steps: int = 9_000
     batch_size: int = 64
     learning_rate: float = 8e-4
     warmup_steps: int = 300
@@ -78,19 +80,25 @@ class Scenes:
     captions: Sequence[tuple[str, ...]]
 
 
-def draw_scene(number: int, seed: int) -> tuple[Scene, np.ndarray, tuple[str, ...]]:
+def draw_scene(
+    number: int, seed: int, single_share: float = 0.0
+) -> tuple[Scene, np.ndarray, tuple[str, ...]]:
     """A scene, its small picture [height width channel], and its captions."""
     rng = np.random.default_rng([seed, number])
     domain = [i for i, noun in enumerate(load_nouns()) if noun.domain]
-    scene = sample_scene(rng, domain, KNOWN_STYLES)
+    if single_share and rng.random() < single_share:
+        scene = sample_single(rng, int(rng.choice(domain)), KNOWN_STYLES, SPAN)
+    else:
+        scene = sample_scene(rng, domain, KNOWN_STYLES)
     small = np.asarray(resize(render_scene(scene), [SIDE, SIDE]))
     return scene, small, write_captions(scene, rng)
 
 
-def draw_scenes(count: int, seed: int) -> Scenes:
-    """As many scenes, of a stream of their own."""
+def draw_scenes(count: int, seed: int, single_share: float = 0.0) -> Scenes:
+    """As many scenes, of a stream of their own; a share of them with a single, large thing."""
     with ProcessPoolExecutor() as pool:
-        drawn = pool.map(partial(draw_scene, seed=seed), range(count), chunksize=100)
+        draw = partial(draw_scene, seed=seed, single_share=single_share)
+        drawn = pool.map(draw, range(count), chunksize=100)
         scenes, pictures, captions = zip(*tqdm(drawn, "scenes", count), strict=True)
     return Scenes(scenes, torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), captions)
 
@@ -111,6 +119,8 @@ def build_unet(recipe: Recipe) -> Any:
         in_channels=3,
         out_channels=3,
         cross_attention_dim=256,
+        encoder_hid_dim=256,
+        encoder_hid_dim_type="text_proj",  # a linear layer, for `whiten`
         attention_head_dim=4,  # the number of heads: diffusers calls it so
         norm_num_groups=8,
         addition_embed_type="text",
@@ -118,6 +128,24 @@ def build_unet(recipe: Recipe) -> Any:
         resnet_time_scale_shift="scale_shift",
     )
     return unet.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def whiten(unet: Any, tokens: Float[Tensor, "token width"]) -> None:
+    """Lets an untrained UNet hear each direction of caption tokens equally loud.
+
+    Most of what tokens vary in is where they stand and what kind of word they are; which noun it is
+    lies in directions with less than a ten-thousandth of their variance, where a layer that starts
+    at random hardly looks.
+    """
+    values, vectors = torch.linalg.eigh(tokens.double().T @ tokens.double() / len(tokens))
+    loudness = (values + 1e-6 * values.sum()).rsqrt()
+    whitening = (vectors * loudness @ vectors.T).to(tokens)
+    unet.encoder_hid_proj.weight.copy_(whitening)
+    unet.encoder_hid_proj.bias.zero_()
+    pool = unet.add_embedding.pool  # it reads tokens before that layer
+    for layer in (pool.q_proj, pool.k_proj, pool.v_proj):
+        layer.weight.copy_(layer.weight @ whitening)
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -144,6 +172,10 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
     """Trains, or goes on; keeps its state every ten minutes."""
     torch.manual_seed(recipe.seed)
     unet = build_unet(recipe)
+    describe, width = describe_by_tokens(clip)
+    scenes = draw_scenes(recipe.scenes, recipe.seed, recipe.single_share)
+    heard = describe([captions[0] for captions in scenes.captions[:4000]])
+    whiten(unet, heard.features[heard.mask])
     average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
     both = torch.nn.ModuleDict({"unet": unet, "average": average})  # so that both are resumed
     optimizer = torch.optim.AdamW(unet.parameters(), weight_decay=recipe.weight_decay, fused=True)
@@ -157,9 +189,8 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
     scheduler = DDPMScheduler(
         1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
     )
-    learning = build_denoiser("", unet, scheduler, *describe_by_tokens(clip), clip=clip)
+    learning = build_denoiser("", unet, scheduler, describe, width, clip=clip)
     unet.requires_grad_(True).train()
-    scenes = draw_scenes(recipe.scenes, recipe.seed)
     losses: list[float] = []
     began = time.monotonic() - progress["seconds"]
     written = time.monotonic()
@@ -203,7 +234,7 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
         "loss": progress["loss"],
     }
     write_record(log, folder / "training.json")
-    return build_denoiser("pocket", kept, scheduler, *describe_by_tokens(clip), clip=clip)
+    return build_denoiser("pocket", kept, scheduler, describe, width, clip=clip)
 
 
 # What it is worth

@@ -37,6 +37,36 @@ def test_scenes_are_drawn_by_seed_and_number() -> None:
     assert not {*scenes.captions} & {*other.captions}
 
 
+def test_a_share_of_scenes_has_one_larger_thing() -> None:
+    plain, mixed = made.draw_scenes(300, 13), made.draw_scenes(300, 13, 0.5)
+    single = [scene for scene in mixed.scenes if len(scene.objects) == 1]
+    assert 150 < len(single) < 230  # half of all, and of the others those that had one already
+
+    def longer_side(scenes):
+        sides = [max(b[2] - b[0], b[3] - b[1]) for s in scenes for b in [s.objects[0].xyxy]]
+        return sum(sides) / len(sides)
+
+    assert longer_side(single) > 1.5 * longer_side(plain.scenes)
+    assert all(len(scene.objects) == 1 for scene in made.draw_scenes(20, 13, 1.0).scenes)
+
+
+def test_an_untrained_unet_hears_every_direction_of_captions_equally(clip) -> None:
+    """What it is told of a thing varies as much as what it is told of a caption's length."""
+    unet = made.build_unet(TINY)
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.logspace(0, -2, 256)
+    turn, _ = torch.linalg.qr(torch.randn(256, 256, generator=generator))
+    tokens = torch.randn(4000, 256, generator=generator) * scale @ turn
+    before = unet.add_embedding.pool.v_proj.weight.clone()
+    made.whiten(unet, tokens)
+    with torch.no_grad():
+        heard = unet.encoder_hid_proj(tokens)
+        pooled = tokens @ unet.add_embedding.pool.v_proj.weight.T
+    assert torch.allclose(heard.T @ heard / 4000, torch.eye(256), atol=0.05)
+    assert torch.allclose(pooled, heard @ before.T, atol=0.05)
+    assert not unet.encoder_hid_proj(torch.zeros(1, 256)).any()  # silence stays silence
+
+
 def test_a_batch_is_of_scenes_with_a_caption_of_theirs_or_none() -> None:
     scenes = made.draw_scenes(6, 13)
     recipe = replace(TINY, batch_size=200)
