@@ -134,9 +134,9 @@ def build_unet(recipe: Recipe) -> Any:
 def whiten(unet: Any, tokens: Float[Tensor, "token width"]) -> None:
     """Lets an untrained UNet hear each direction of caption tokens equally loud.
 
-    Most of what tokens vary in is where they stand and what kind of word they are; which noun it is
-    lies in directions with less than a ten-thousandth of their variance, where a layer that starts
-    at random hardly looks.
+    Tokens vary in half a dozen directions, and which nouns are meant lies in good part elsewhere:
+    in directions with less than a hundredth of the variance, where a layer that starts at random
+    hardly looks.
     """
     values, vectors = torch.linalg.eigh(tokens.double().T @ tokens.double() / len(tokens))
     loudness = (values + 1e-6 * values.sum()).rsqrt()
