@@ -248,9 +248,9 @@ _DCLIP = _UNTAUGHT | {
     "rehearsal_weight": 0.0,
 }
 
-# What a recipe changes in a profile; sizes and rates stay the profile's. The published code and the
-# paper (arXiv 2505.21549) differ in seven places, numbered below: `official_code` follows the code,
-# `dclip` the paper.
+# What a recipe changes in a profile; sizes and rates stay the profile's, but for the rate of sds.
+# The published code and the paper (arXiv 2505.21549) differ in seven places, numbered below:
+# `official_code` follows the code, `dclip` the paper.
 CONTROL = "contrastive_rehearsal"
 RECIPES: dict[str, dict[str, Any]] = {
     # The region teacher's ranking of captions, on captioned and uncaptioned pictures; captions;
@@ -275,7 +275,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     # No teacher, but SDS-CLIP's frozen denoiser (arXiv 2307.09233) and captions; only normalisation
     # layers train, and the map into the denoiser.
     "sds": {
-        "student": _UNTAUGHT | {"rehearsal_weight": 0.0, "sds_weight": 0.1, "train": "norms"},
+        "student": _UNTAUGHT
+        | {
+            "rehearsal_weight": 0.0,
+            "sds_weight": 0.1,
+            "train": "norms",
+            # At a rate for whole towers, norms and a map that begins at random hardly move.
+            "learning_rate": 5e-5,
+            "gradient_accumulation": 1,
+        },
     },
     # As the paper describes it: the embedding of a teacher that reads the caption; captions. Half
     # of that embedding is the caption that it is contrasted with, so it can be right without

@@ -180,9 +180,12 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
     both = torch.nn.ModuleDict({"unet": unet, "average": average})  # so that both are resumed
     optimizer = torch.optim.AdamW(unet.parameters(), weight_decay=recipe.weight_decay, fused=True)
     state = folder / "state.safetensors"
-    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": []}
+    said = repr(recipe)
+    progress: dict[str, Any] = {"recipe": said, "step": 0, "seconds": 0.0, "loss": []}
     if state.exists():
         progress = load_training_state(state, both, optimizer)
+        if progress.get("recipe") != said:
+            raise SystemExit(f"Expected {state} to be of {said}; delete it to train anew.")
         print(f"Continuing at step {progress['step']} of {recipe.steps}.")
     # Of velocities, whose error counts what is to be seen in much noise, too: of noise, nothing was
     # learned from captions in 1,400 steps.

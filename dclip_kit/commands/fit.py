@@ -89,8 +89,12 @@ def _run(
     from dclip_kit.runtime.processes import is_main_process
 
     usual = apply_recipe(PROFILES.get(settings.name, settings), settings.recipe)
-    for part, read_by in (("region_teacher", "region"), ("teacher", "cross_attention")):
-        heeded = trains_teacher(settings) and settings.teacher_model == read_by and not teacher
+    taught_by = trains_teacher(settings) and not teacher and settings.teacher_model
+    for part, heeded in (
+        ("region_teacher", taught_by == "region"),
+        ("teacher", taught_by == "cross_attention"),
+        ("denoiser", settings.student.sds_weight),
+    ):
         if not heeded and getattr(settings, part) != getattr(usual, part):
             say(f"The recipe {settings.recipe} does not heed what was set of {part}.")
     runs.require_settings(settings, out)

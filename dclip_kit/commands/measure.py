@@ -391,5 +391,6 @@ def app(
             *(str(Path(root, NOTEBOOK.name)), f"--port={port}", "--Voila.ip=127.0.0.1"),
             *("--Voila.port_retries=0", "--VoilaConfiguration.file_allowlist=[]"),
             *("--show_tracebacks=False", *([] if browser else ["--no-browser"])),
+            f"--MappingKernelManager.root_dir={Path.cwd()}",  # to which paths are relative
         ]
         Voila.launch_instance(options)  # until Ctrl-C

@@ -332,7 +332,7 @@ def read_files(
                     f"Expected its caption beside it, but reading that failed ({error})."
                 )
                 continue
-            captions = [line for line in text.splitlines() if line.strip()] or [""]
+            captions = [line for line in text.split("\n") if line.strip()] or [""]
         found.add(name, name, captions, url if isinstance(url, str) and is_text(url) else "")
     beside = {str(Path(name).with_suffix(".txt")) for name in names if is_picture(name)}
     for name in names:

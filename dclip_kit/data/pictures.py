@@ -173,13 +173,19 @@ class LabelledImages:
         return self.select(sorted(i for _, own in classes for i in islice(own, count)))
 
 
-def as_seen(picture: Image.Image) -> Image.Image:
-    """A loaded picture as a person sees it, as RGB; what `open_picture` says of files."""
+def upright(picture: Image.Image) -> Image.Image:
+    """A loaded picture, turned by its EXIF orientation if it has one."""
     # After loading, as Pillow turns TIFFs itself while it loads. Metadata that cannot be read turns
     # no picture: viewers show such a file as it is stored.
     with suppress(Exception):
         if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            picture = ImageOps.exif_transpose(picture)
+            return ImageOps.exif_transpose(picture)
+    return picture
+
+
+def as_seen(picture: Image.Image) -> Image.Image:
+    """A loaded picture as a person sees it, as RGB; what `open_picture` says of files."""
+    picture = upright(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         return _scale_to_8_bits(picture).convert("RGB")
     if picture.has_transparency_data:

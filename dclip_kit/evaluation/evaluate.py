@@ -154,8 +154,8 @@ def encode_classes(
         disable=not is_main_process(),
     )
     parts = [encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE]) for start in starts]
-    by_class = torch.cat(parts).reshape(len(class_names), len(templates), -1)
-    return F.normalize(by_class.mean(1), dim=-1)
+    # Of each class's prompts the mean.
+    return F.normalize(torch.cat(parts).unflatten(0, (-1, len(templates))).mean(1), dim=-1)
 
 
 def prepare_retrieval(
@@ -164,7 +164,8 @@ def prepare_retrieval(
     """Encodes the captions once, since text towers are mostly frozen, and reads the pictures once.
 
     Without `read` the pictures stay paths: read whenever they are measured, for sets that seldom
-    are, they take no memory meanwhile.
+    are, they take no memory meanwhile. What is read fits models with this one's preprocessing: for
+    others leave `read` out.
     """
     return RetrievalSet(
         read_pixels(bundle, dataset.paths) if read else dataset.paths,

@@ -132,16 +132,19 @@ class TrainingSet:
 
 
 def require_trainable(profile: Profile, clip: ClipBundle) -> None:
-    """Checks what a profile asks of its CLIP and of its detector, before anything is computed.
+    """Checks what a profile asks of its CLIP and of other models, before anything is computed.
 
     Raises:
-        ValueError: the policy matches nothing in the image tower, or the teacher does not fit CLIP.
+        ValueError: the policy matches nothing in the image tower, or the teacher does not fit CLIP;
+            or as `load_denoiser`.
         FileNotFoundError: there are no weights for the detector.
+        ImportError: as `load_denoiser`.
     """
     choose_parameters(clip, profile.student.train)
     if trains_teacher(profile):
         build_teacher(clip.embed_dim, teacher_settings(profile))
     locate_weights(profile.regions.detector)
+    choose_denoiser(profile, clip)
 
 
 def teacher_settings(profile: Profile) -> TeacherSettings | RegionTeacherSettings:

@@ -167,9 +167,8 @@ def _is_named(
     present = torch.zeros(int(objects.image.max()) + 1, len(class_features), dtype=torch.bool)
     present[objects.image, objects.label] = True
     own = torch.nn.functional.one_hot(objects.label, len(class_features)).bool()
-    beside = present[objects.image] & ~own
-    # -2 is below all cosines.
-    return ranks((features @ class_features.T).masked_fill(beside, -2.0), own) <= 1
+    cosines = (features @ class_features.T).masked_fill(present[objects.image] & ~own, -2.0)
+    return ranks(cosines, own) <= 1  # -2 is below all
 
 
 # One picture beside one caption: what its region weights are made of, and where a teacher looks

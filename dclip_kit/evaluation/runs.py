@@ -378,8 +378,10 @@ def find_run(reference: Path | str) -> Run | None:
 
     def build(settings: dict[str, Any]) -> Profile:
         known = {name: settings[name] for name in MEASURED_BY}
-        guard = settings.get("leak_guard", "content")  # which older runs lack
-        return replace(PROFILES["pocket"], **known, leak_guard=guard)
+        # Older runs lack the guard.
+        return replace(
+            PROFILES["pocket"], **known, leak_guard=settings.get("leak_guard", "content")
+        )
 
     return Run(folder, name, read_record(folder / SETTINGS, build), load_seen(folder))
 

@@ -231,8 +231,8 @@ def _say_gain(gain: Mapping[str, Any] | None) -> str:
     if gain is None:
         return "–"
     low, high = gain["ci95"]
-    said = f"{100 * gain['relative']:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    return said.replace(" ", "\N{NO-BREAK SPACE}")  # so that narrow pages break no interval
+    # With spaces at which narrow pages break no interval.
+    return f"{100 * gain['relative']:+.1f}\xa0[{100 * low:.1f},\xa0{100 * high:.1f}]"
 
 
 def format_repeated(study: Study, work: Path, name: str, seed: int) -> str:

@@ -99,8 +99,7 @@ def _say(value: Tensor) -> str:
 
 
 def _draw_boxes(rng: Generator) -> tuple[Any, ...]:
-    corners = torch.rand(2, 2, 2, generator=rng).sort(dim=1).values * 100
-    return tuple(corners.flatten(1).tolist())
+    return tuple((torch.rand(2, 2, 2, generator=rng).sort(dim=1).values * 100).flatten(1).tolist())
 
 
 def _sides(first: list[float], second: list[float]) -> tuple[float, float]:
@@ -378,8 +377,11 @@ check_mix = Exercise(
 
 def _draw_similarity(rng: Generator) -> tuple[Any, ...]:
     owner = torch.arange(8).repeat_interleave(2)
-    similarity = torch.rand(16, 8, generator=rng)
-    return similarity, owner, int(torch.randint(1, 5, (1,), generator=rng))
+    return (
+        torch.rand(16, 8, generator=rng),
+        owner,
+        int(torch.randint(1, 5, (1,), generator=rng)),
+    )
 
 
 def _ranks(similarity: Tensor, owner: Tensor) -> Tensor:

@@ -82,8 +82,9 @@ class FrozenFeatures:
     @property
     def without_detections(self) -> int:
         """How many pictures have themselves as their one region."""
-        first = self.region_count.cumsum(0) - self.region_count
-        return int((self.label[first] == WHOLE_PICTURE).sum())
+        return int(
+            (self.label[self.region_count.cumsum(0) - self.region_count] == WHOLE_PICTURE).sum()
+        )
 
     def regions_of(
         self, images: Int[Tensor, "chosen"]

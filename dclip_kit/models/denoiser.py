@@ -155,7 +155,8 @@ class MappedTower(nn.Module):
         self, pictures: Float[Tensor, "picture 3 _height _width"]
     ) -> tuple[Float[Tensor, "picture embed"], Float[Tensor, "picture channel height width"]]:
         """Features, and what the denoiser is to see of them."""
-        features = self.visual(pictures)
+        found = self.visual(pictures)
+        features = found[0] if isinstance(found, tuple) else found  # CoCa has tokens beside them
         # Of unit length, as CLIP compares them, but at the scale of numbers that a layer expects.
         scaled = F.normalize(features, dim=-1) * features.shape[-1] ** 0.5
         return features, self.head(scaled).unflatten(1, self.shape)
@@ -177,35 +178,36 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
             has no timesteps to draw from.
     """
     try:
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+        import diffusers
     except ImportError as error:
         raise ImportError(
             "Expected diffusers for a denoiser, but it is not installed; run pip install "
             "'dclip-kit[sds]'."
         ) from error
-    name = str(name_or_path)
-    pocket = asset_path("pocket_denoiser") if name == "pocket" else None
+    name, network = str(name_or_path), diffusers.UNet2DConditionModel
+    if name == "pocket":
+        place = asset_path("pocket_denoiser")
+        unet = network.from_pretrained(place).float()
+        scheduler: Any = diffusers.DDPMScheduler.from_pretrained(place)
+        return build_denoiser(name, unet, scheduler, *describe_by_tokens(clip), clip=clip)
     try:
-        if pocket:
-            unet = UNet2DConditionModel.from_pretrained(pocket)
-            scheduler = DDPMScheduler.from_pretrained(pocket)
-            return build_denoiser(
-                name, unet.float(), scheduler, *describe_by_tokens(clip), clip=clip
-            )
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet")
-        scheduler = DDPMScheduler.from_pretrained(name, subfolder="scheduler")
+        unet = network.from_pretrained(name, subfolder="unet")
+        unet.enable_gradient_checkpointing()  # else each picture takes more than a gigabyte
+        # Of the pipeline's own kind: read as DDPM's, any other would get timesteps of DDPM's.
+        kind = diffusers.DDPMScheduler.load_config(name, subfolder="scheduler")["_class_name"]
+        scheduler = getattr(diffusers, kind).from_pretrained(name, subfolder="scheduler")
         encoder: Any = CLIPTextModel.from_pretrained(name, subfolder="text_encoder")
         tokenizer = CLIPTokenizer.from_pretrained(name, subfolder="tokenizer")
-        vae = AutoencoderKL.from_pretrained(name, subfolder="vae")
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        vae = diffusers.AutoencoderKL.from_pretrained(name, subfolder="vae")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
             f"Expected a diffusers pipeline with a UNet, a scheduler, CLIP's text encoder and a VAE"
-            f" in {name!r}, but it does not load ({reason}); name another, or fetch its files."
+            f" in {name!r}, but it does not load ({' '.join(str(error).split())[:300]}); name "
+            "another, or fetch its files."
         ) from error
-    encoder = encoder.to(clip.device).requires_grad_(False).eval()
+    encoder = encoder.to(clip.device, torch.float32).requires_grad_(False).eval()
 
     @torch.no_grad()
     def describe(captions: Sequence[str]) -> Condition:
@@ -214,8 +216,9 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
         ).input_ids
         return Condition(encoder(ids.to(clip.device))[0])
 
-    width = encoder.config.hidden_size
-    return build_denoiser(name, unet, scheduler, describe, width, vae=vae, clip=clip)
+    return build_denoiser(
+        name, unet, scheduler, describe, encoder.config.hidden_size, vae=vae, clip=clip
+    )
 
 
 def build_denoiser(
@@ -238,21 +241,28 @@ def build_denoiser(
     Raises:
         ValueError: as `load_denoiser`.
     """
-    wanted = unet.config.cross_attention_dim
-    if wanted != width:
+    config, predicts = unet.config, scheduler.config.get("prediction_type")
+    if config.cross_attention_dim != width:
         raise ValueError(
-            f"Expected captions of width {wanted} for the denoiser {name!r}, got {width}; give it "
-            "the text encoder that it was trained with."
+            f"Expected captions of width {config.cross_attention_dim} for the denoiser {name!r}, "
+            f"got {width}; take the pocket's for the pocket CLIP alone, and of pipelines one with a"
+            " single text encoder, such as Stable Diffusion 1.5."
         )
     if getattr(scheduler, "alphas_cumprod", None) is None or not len(scheduler.alphas_cumprod):
         raise ValueError(
             f"Expected a scheduler with timesteps for the denoiser {name!r}, got "
-            f"{type(scheduler).__name__} without any; take a DDPM scheduler."
+            f"{type(scheduler).__name__} without any; take a pipeline of DDPM's kind."
         )
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+    if (
+        predicts not in ("epsilon", "v_prediction")
+        or config.in_channels != config.out_channels
+        or config.addition_embed_type not in (None, "text")  # which is made of the caption
+    ):
         raise ValueError(
-            f"Expected the denoiser {name!r} to predict epsilon or v_prediction, got "
-            f"{scheduler.config.prediction_type}; take another."
+            f"Expected the denoiser {name!r} of {config.in_channels} channels, told text alone, "
+            f"to predict epsilon or v_prediction, got {predicts} of {config.out_channels} channels,"
+            f" told {config.addition_embed_type or 'text'}; take a text-to-image pipeline such as "
+            "Stable Diffusion 1.5."
         )
     for module in (unet, vae):
         if module is not None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +31,8 @@ Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 heig
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
+
+_SHORTENING = Lock()  # of models that a page's threads share
 
 MOST_PIXELS = 32_000_000  # of pictures opened at a time, each of 4 bytes in Pillow
 
@@ -152,8 +155,10 @@ def encode_images(
     Raises:
         ValueError: there is no picture, one cannot be read, named, or a feature is not finite.
     """
-    if len(pictures) == 0:
-        raise ValueError("Expected at least one picture, got none.")
+    if isinstance(pictures, str | Path | Image.Image) or len(pictures) == 0:
+        raise ValueError(
+            "Expected a sequence of at least one picture, got none or one by itself; give a list."
+        )
     batches = own_share(len(pictures)).split(batch_size)
     bar = tqdm(
         read_batches(bundle, pictures, batches),
@@ -162,8 +167,9 @@ def encode_images(
         delay=2,
         disable=not (progress and is_main_process()),
     )
-    own = torch.cat([encode_pixels(bundle, pixels) for pixels in bar])
-    return gather_rows(own)[: len(pictures)]
+    return gather_rows(torch.cat([encode_pixels(bundle, pixels) for pixels in bar]))[
+        : len(pictures)
+    ]
 
 
 @torch.no_grad()
@@ -339,12 +345,13 @@ def shortened(
         yield ids
         return
     length = max(ids.argmax(dim=1).tolist()) + 1
-    positions, mask = tower.positional_embedding, tower.attn_mask
-    try:
-        # open_clip adds all positions to whatever it is given. In place of the parameter stands a
-        # part of it, which an assignment would refuse; gradients flow back through it.
-        tower._parameters["positional_embedding"] = positions[:length]
-        tower.attn_mask = mask[:length, :length]
-        yield ids[:, :length]
-    finally:
-        tower.positional_embedding, tower.attn_mask = positions, mask
+    with _SHORTENING:
+        positions, mask = tower.positional_embedding, tower.attn_mask
+        try:
+            # open_clip adds all positions to whatever it is given. In place of the parameter stands
+            # a part of it, which an assignment would refuse; gradients flow back through it.
+            tower._parameters["positional_embedding"] = positions[:length]
+            tower.attn_mask = mask[:length, :length]
+            yield ids[:, :length]
+        finally:
+            tower.positional_embedding, tower.attn_mask = positions, mask

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
 
+from dclip_kit.data.pictures import upright
+
 Box = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels
 
 # Each reads as text on white (contrast of at least 4.5), and any two stay apart for people who do
@@ -125,6 +127,7 @@ def crop_regions(
     Raises:
         ValueError: the picture is not of the regions' size.
     """
+    image = upright(image)  # as it was when regions were found in it
     if image.size != regions.image_size:
         raise ValueError(
             f"Expected the regions' picture of {regions.image_size} pixels, got one of "
@@ -270,8 +273,7 @@ def _require_boxes(
 
 def _area(xyxy: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Shares of the picture; 0 for boxes that are the wrong way round."""
-    sides = (xyxy[:, 2:] - xyxy[:, :2]) / xyxy.new_tensor(image_size)
-    return sides.clamp(min=0).prod(1)
+    return ((xyxy[:, 2:] - xyxy[:, :2]) / xyxy.new_tensor(image_size)).clamp(min=0).prod(1)
 
 
 # Drawing
@@ -301,6 +303,7 @@ def draw_boxes(
     Raises:
         ValueError: if the regions are of a picture of another size.
     """
+    picture = upright(picture)  # as it was when regions were found in it
     if picture.size != regions.image_size:
         raise ValueError(
             f"Expected a picture of the regions' {regions.image_size} pixels, got {picture.size}; "

@@ -11,6 +11,7 @@ from plotly.colors import sample_colorscale
 from torch import Tensor
 
 from dclip_kit.config import RegionSettings
+from dclip_kit.data.pictures import upright
 from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.regions import Regions, crop_regions, draw_boxes, label_colors
@@ -97,7 +98,7 @@ def plot_student_view(
     colors = label_colors(regions.label)
     crops = crop_regions(picture, regions, margin)[:_MOST_CROPS]
     # As CLIP's preprocessing makes them, before normalisation.
-    pixels = [clip.to_pixels(each).permute(1, 2, 0).numpy() for each in (picture, *crops)]
+    pixels = [clip.to_pixels(each).permute(1, 2, 0).numpy() for each in (upright(picture), *crops)]
     seen, *parts = map(Image.fromarray, pixels)
     size = f"{seen.width} × {seen.height}"
     share = "" if len(crops) == len(regions) else f" ({len(crops)} of {len(regions)} shown)"

@@ -35,8 +35,7 @@ def count_workers(most: int = 16) -> int:
         most: beyond this many, threads wait for Python's lock instead of decoding.
     """
     siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = int(allowed_cores() or os.cpu_count() or 2)
-    return min(max(2, cores // siblings), most)
+    return min(max(2, int(allowed_cores() or os.cpu_count() or 2) // siblings), most)
 
 
 def choose_threads(environment: MutableMapping[str, str], file: Path = CGROUP) -> None:

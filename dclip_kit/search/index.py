@@ -39,7 +39,7 @@ class Hits:
 
 
 def search_images(
-    query: Float[Tensor, "embed"],
+    query: Float[Tensor, "*_one embed"],
     image_features: Float[Tensor, "image _embed"],
     top_k: int = 5,
     leave_out: Sequence[int] = (),
@@ -56,9 +56,9 @@ def search_images(
         ValueError: widths differ, a vector is not finite or all zeros, top_k is below 1, or no
             picture is left.
     """
-    images = unit_vectors(image_features, len(query))
+    images = unit_vectors(image_features, query.numel())
     kept = torch.tensor([i for i in range(len(images)) if i not in leave_out], dtype=torch.long)
-    scores, places = find_nearest(unit_vectors(query[None]), [images[kept]], top_k)
+    scores, places = find_nearest(unit_vectors(query.reshape(1, -1)), [images[kept]], top_k)
     return Hits(tuple(kept[places[0]].tolist()), tuple(scores[0].tolist()))
 
 
@@ -160,7 +160,7 @@ class SearchIndex:
         self._write_shard(ids, vectors, [])
 
     def search(
-        self, queries: Float[Tensor, "_query _embed"], top_k: int = 10, approximate: bool = False
+        self, queries: Float[Tensor, "*_query _embed"], top_k: int = 10, approximate: bool = False
     ) -> tuple[Hits, ...]:
         """Finds the nearest vectors to each query; of equal ones, what was added earlier.
 
@@ -171,7 +171,7 @@ class SearchIndex:
         first approximate search after each change, and kept in the folder.
 
         Args:
-            queries: from the model that made the index's vectors; of any length.
+            queries: from the model that made the index's vectors, one or several; of any length.
             top_k: how many a query; fewer where the index holds fewer.
             approximate: whether some of the nearest may be missed. Where the lists looked into hold
                 fewer than top_k, none is.
@@ -181,7 +181,7 @@ class SearchIndex:
                 finite or all zeros.
             ModuleNotFoundError: faiss is not installed, and `approximate` asks for it.
         """
-        asked = unit_vectors(queries, self.width)
+        asked = unit_vectors(torch.atleast_2d(queries), self.width)
         if approximate and len(self) and top_k >= 1:
             if self._lists is None:
                 self._lists = self._open_lists()

@@ -221,8 +221,9 @@ def distill(
         own, steps = own_share(len(rows)), len(denoiser.kept)
         place = denoiser.unet.device  # perhaps not the student's
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 250_007) + number)
-        ends = round(settings.sds_from * steps), round(settings.sds_until * steps)
-        drawn = torch.randint(*ends, (len(rows),), generator=generator)[own]
+        first = min(round(settings.sds_from * steps), steps - 1)  # of one timestep at least
+        end = max(round(settings.sds_until * steps), first + 1)
+        drawn = torch.randint(first, end, (len(rows),), generator=generator)[own]
         noise = torch.randn((len(rows), *denoiser.shape), generator=generator)[own]
         condition = denoiser.describe([texts[index] for index in rows[own, 0].tolist()])
         predict = partial(denoiser.predict_noise, timesteps=send(drawn, place), condition=condition)
@@ -238,8 +239,9 @@ def distill(
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
             drawn = torch.randint(len(targets), (settings.anchors,), generator=generator)
             # As the untouched CLIP has them, even where the text tower trains: so has the teacher.
-            anchors = send(features.text[drawn], device)
-            return anchored_kl_loss(image, aim, anchors, settings.temperature)
+            return anchored_kl_loss(
+                image, aim, send(features.text[drawn], device), settings.temperature
+            )
         term = cosine_distillation_loss(image, aim)
         return term + cosine_distillation_loss(text, aim) if settings.train_text else term
 
@@ -287,7 +289,8 @@ def distill(
                 targets,
                 *(each.features for each, *_ in beside.values()),
             ),
-            "denoiser": denoiser and denoiser.name,
+            "denoiser": denoiser
+            and [denoiser.name, fingerprint(denoiser.kept, next(denoiser.unet.parameters()))],
             **asdict(settings),
             "mixed_precision": precision,
         },

@@ -200,8 +200,7 @@ class QueryGallery(BeforeAfter):
         assert queries is not None
         if rescored:
             queries, images = add_bias(queries, images, self._bias[share])
-        found = retrieval_metrics(images, queries, self._dataset.image_of_text)
-        return found.text_to_image.hits(1)
+        return retrieval_metrics(images, queries, self._dataset.image_of_text).text_to_image.hits(1)
 
     def _step(self, _: Any) -> None:
         if self.position >= 0:
@@ -290,8 +289,10 @@ class QueryGallery(BeforeAfter):
         if not self._things:
             return results, "What is nearest to this picture, itself left out."
         before, after = (sum(bool(hit["note"]) for hit in hits) for hits in results.values())
-        said = f"Pictures that share a thing with this one: {before} before, {after} after."
-        return results, said
+        return (
+            results,
+            f"Pictures that share a thing with this one: {before} before, {after} after.",
+        )
 
     def _list_hits(
         self, scores: Float[Tensor, "image"], right: Sequence[int] = ()

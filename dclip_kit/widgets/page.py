@@ -87,8 +87,10 @@ class PictureWidget(anywidget.AnyWidget):
         """The widget; a picture and a sentence for readers who have no kernel."""
         data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
         jpeg, said = self._draw_still()
-        still = {"image/jpeg": base64.b64encode(jpeg).decode("ascii"), "text/plain": said}
-        return data | still, metadata
+        return data | {
+            "image/jpeg": base64.b64encode(jpeg).decode("ascii"),
+            "text/plain": said,
+        }, metadata
 
     def _draw_still(self) -> tuple[bytes, str]:
         raise NotImplementedError

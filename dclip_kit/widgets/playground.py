@@ -104,7 +104,7 @@ class ZeroShotPlayground(BeforeAfter):
         texts = encode_classes(self._clip, self.classes, self._known.templates)
         answers = {}
         for row, share in (("before", 0.0), ("after", self.share)):
-            scores = self._clip.model.logit_scale.detach().exp() * (texts @ self._embed(share))
+            scores = float(self._clip.model.logit_scale.exp()) * (texts @ self._embed(share))
             best = scores.softmax(0).topk(min(_ANSWERS, len(texts)))
             found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             answers[row] = [[self.classes[i], round(each, 4)] for i, each in found]

@@ -396,6 +396,7 @@ def test_the_server_is_for_this_machine_and_sees_nothing_but_the_page(
     assert seen == ["app.ipynb"]
     assert {"--port=8123", "--Voila.ip=127.0.0.1", "--no-browser"} <= {*options}
     assert "--VoilaConfiguration.file_allowlist=[]" in options
+    assert f"--MappingKernelManager.root_dir={tmp_path}" in options  # where it was begun
     model = str(tmp_path / "runs/mine/region_taught")
     assert told == {"folder": str(tmp_path), "model": model, "device": "cpu"}
     assert not Path(options[0]).exists()  # tidied away

@@ -125,10 +125,11 @@ def test_a_recipe_is_run_and_its_arms_are_read_back(run, options, own, tmp_path)
 @pytest.mark.parametrize("recipe", ["self_taught", CONTROL, "contrastive"])
 def test_a_recipe_without_a_teacher_of_its_own_trains_none(recipe, run, options, tmp_path) -> None:
     out = tmp_path / "run"
-    code, said, err = run("distill", "--out", out, *options, "--recipe", recipe)
+    given = (*options, "--recipe", recipe, "--denoiser", "another")
+    code, said, err = run("distill", "--out", out, *given)
     assert code == 0, err
     unheeded = f"The recipe {recipe} does not heed what was set of"
-    assert all(f"{unheeded} {part}." in said for part in ("teacher", "region_teacher"))
+    assert all(f"{unheeded} {part}." in said for part in ("teacher", "region_teacher", "denoiser"))
     arms = {CONTROL, recipe}
     assert {path.stem for path in out.glob("*.safetensors")} == arms
     assert {path.stem for path in (out / "checkpoints").glob("*.safetensors")} == arms

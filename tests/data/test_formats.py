@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from dclip_kit.config import FORMATS
-from dclip_kit.data.formats import READERS, find_formats, read_captioned, recognise_format
+from dclip_kit.data.formats import (
+    READERS,
+    find_formats,
+    read_captioned,
+    read_files,
+    recognise_format,
+)
 
 KARPATHY = {
     "images": [
@@ -52,6 +58,15 @@ def write_folder(folder: Path, *formats: str) -> Path:
         if format == "conceptual":
             (folder / "a.json").write_text('{"url": "http://a/cat.jpg", "status": "success"}')
     return folder
+
+
+def test_only_newlines_part_captions(tmp_path) -> None:
+    """Not what else Unicode takes for the end of a line, as in text pasted from pages."""
+    folder = write_folder(tmp_path, "files")
+    text = "A cat\u2028on a mat.\r\nA\x0bcat.\n\nA\x85pet."
+    (folder / "a.txt").write_bytes(text.encode())
+    found = read_files(folder)
+    assert len(found.dataset.texts) == 3, found.dataset.texts
 
 
 def test_every_reader_is_tried() -> None:

@@ -18,7 +18,7 @@ from dclip_kit.runtime.machine import peak_memory_mb
 torch.manual_seed(0)
 clip = load_clip("pocket")
 unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-unet.enable_gradient_checkpointing()
+unet.enable_gradient_checkpointing()  # as load_denoiser does
 vae = AutoencoderKL(
     down_block_types=("DownEncoderBlock2D",) * 4,
     up_block_types=("UpDecoderBlock2D",) * 4,
@@ -40,7 +40,6 @@ def describe(captions):
 
 
 denoiser = build_denoiser("sd", unet, scheduler, describe, 768, vae=vae, clip=clip)
-unet.train()  # for gradient checkpointing
 tower = MappedTower(clip.model.visual, clip.embed_dim, denoiser.shape)
 _, mapped = tower(torch.randn(1, 3, 64, 64))
 timesteps, condition = torch.tensor([400]), denoiser.describe(["a cat left of a dog"])

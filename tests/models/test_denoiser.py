@@ -1,6 +1,7 @@
 """Denoisers: built small, saved as a pipeline and loaded, and Stable Diffusion 1.5's own shape."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
     UNet2DConditionModel,
 )
 from torch.nn import functional as F
@@ -28,13 +30,13 @@ from dclip_kit.models.encode import encode_tokens
 STEP = Path(__file__).with_name("stable_diffusion_step.py")
 
 
-def make_unet(width=32, channels=3, side=8, **options):
+def make_unet(width=32, channels=3, side=8, out_channels=None, **options):
     """A UNet of two levels, the lower of which looks at captions."""
     torch.manual_seed(4)
     return UNet2DConditionModel(
         sample_size=side,
         in_channels=channels,
-        out_channels=channels,
+        out_channels=out_channels or channels,
         layers_per_block=1,
         block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -156,6 +158,8 @@ def test_a_mapped_tower_gives_features_and_a_linear_map_of_their_directions(clip
     direction = F.normalize(features, dim=1) * 32**0.5
     expected = direction @ tower.head.weight.T + tower.head.bias
     assert torch.allclose(mapped.flatten(1), expected, atol=1e-5)
+    clip.model.visual.output_tokens = True  # as CoCa's tower does
+    assert all(map(torch.equal, tower(shown), (features, mapped)))
 
 
 # Loading
@@ -200,6 +204,33 @@ def test_a_pipeline_is_loaded_from_its_folder(clip, pipeline) -> None:
     assert caption_losses(denoiser, latents, ["sea", "boats"], draws=1).min() > 0
     modules = (denoiser.unet, denoiser.vae)
     assert not any(p.requires_grad for module in modules for p in module.parameters())
+    assert denoiser.unet.is_gradient_checkpointing
+
+
+def test_a_pipeline_kept_in_half_precision_works_in_single(clip, pipeline, tmp_path) -> None:
+    folder = shutil.copytree(pipeline, tmp_path / "half")
+    for part, kind in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
+        kind.from_pretrained(folder / part).half().save_pretrained(folder / part)
+    denoiser = load_denoiser(folder, clip)
+    assert denoiser.describe(["sea"]).features.dtype == torch.float32
+    assert caption_losses(denoiser, torch.rand(1, 4, 4, 4), ["sea"], draws=1).isfinite().all()
+
+
+def test_a_pipeline_keeps_its_own_kind_of_scheduler(clip, pipeline, tmp_path) -> None:
+    """Read as DDPM's, one without its timesteps would pass, with DDPM's defaults."""
+    folder = shutil.copytree(pipeline, tmp_path / "flow")
+    shutil.rmtree(folder / "scheduler")
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
+    with pytest.raises(ValueError, match="got FlowMatchEulerDiscreteScheduler without any"):
+        load_denoiser(folder, clip)
+    PNDMScheduler(30, prediction_type="v_prediction").save_pretrained(folder / "scheduler")
+    found = load_denoiser(folder, clip)
+    assert isinstance(found.scheduler, PNDMScheduler) and len(found.kept) == 30
+
+
+def test_the_pockets_denoiser_is_for_the_pocket_clip(clip) -> None:
+    with pytest.raises(ValueError, match=r"^Expected captions of width .* 'pocket', got 32; take"):
+        load_denoiser("pocket", clip)
 
 
 def test_what_is_no_pipeline_is_refused(clip, pipeline, tmp_path) -> None:
@@ -225,6 +256,20 @@ def test_a_denoiser_that_predicts_something_else_is_refused(clip) -> None:
     described, scheduler = describe_by_tokens(clip), DDPMScheduler(20, prediction_type="sample")
     with pytest.raises(ValueError, match="to predict epsilon or v_prediction, got sample"):
         build_denoiser("tiny", make_unet(), scheduler, *described, clip=clip)
+
+
+def test_a_denoiser_that_is_told_more_than_captions_is_refused(clip) -> None:
+    described = describe_by_tokens(clip)
+    inpainting = make_unet(channels=9, out_channels=4)
+    with pytest.raises(ValueError, match=r"of 9 channels, .* got epsilon of 4 channels"):
+        build_denoiser("tiny", inpainting, DDPMScheduler(20), *described, clip=clip)
+    sized = make_unet(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=56,
+    )
+    with pytest.raises(ValueError, match="told text_time"):
+        build_denoiser("tiny", sized, DDPMScheduler(20), *described, clip=clip)
 
 
 def test_without_diffusers_the_error_names_the_extra(clip, monkeypatch) -> None:

@@ -6,7 +6,9 @@ Reading ahead: all items in order, a batch early, and errors where they belong.
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,13 @@ def test_unreadable_or_missing_pictures_are_named(encode, clip, captioned, tmp_p
 def test_no_picture_at_all_is_refused(clip) -> None:
     with pytest.raises(ValueError, match="at least one picture, got none"):
         encode_images(clip, [])
+
+
+@pytest.mark.parametrize("one", ["a.png", Path("a.png"), Image.new("RGB", (8, 8))])
+def test_a_picture_by_itself_is_no_sequence(one, clip, monkeypatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as people's programs run
+    with pytest.raises(ValueError, match="or one by itself; give a list"):
+        encode_images(clip, one)
 
 
 # Texts
@@ -335,6 +344,19 @@ def test_a_tower_that_reads_less_learns_the_same(custom_text, make_clip_folder) 
     assert found.keys() == whole.keys() and any("positional" in name for name in found)
     for name, gradient in whole.items():
         torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_a_tower_is_shortened_by_one_thread_at_a_time(clip) -> None:
+    """As a page's are, that encodes in the background while somebody searches."""
+    texts, found = ["it is a long story", "so"], []
+    expected = encode_texts(clip, texts)
+    thread = threading.Thread(target=lambda: found.append(encode_texts(clip, texts)))
+    with shortened(clip.model, clip.tokenizer(["it"])):
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and len(clip.model.positional_embedding) == 3
+    thread.join(60)
+    assert torch.equal(found[0], expected)
 
 
 def test_a_tower_is_whole_again_after_an_error(clip) -> None:

@@ -184,6 +184,23 @@ def test_crops_come_in_order_and_keep_the_mode() -> None:
     assert [(crop.size, crop.mode) for crop in crops] == [((10, 10), "L"), ((20, 50), "L")]
 
 
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_a_picture_that_is_stored_turned_is_cut_and_drawn_upright(turn, tmp_path) -> None:
+    """As a detector sees it."""
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
+    back[8] = Image.Transpose.ROTATE_270
+    upright, exif, path = coordinates(60, 60), Image.Exif(), tmp_path / "turned.png"
+    exif[0x0112] = turn
+    stored = upright.transpose(back[turn]) if turn in back else upright
+    stored.save(path, exif=exif)
+    regions = make_regions([10.0, 20.0, 30.0, 50.0], size=(60, 60))
+    with Image.open(path) as opened:
+        (crop,) = crop_regions(opened, regions, square=False)
+        drawn = draw_boxes(opened, regions)
+    assert corners(crop) == (10, 20, 30, 50)
+    assert drawn.tobytes() == draw_boxes(upright, regions).tobytes()
+
+
 def test_crops_of_another_picture_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(100, 50\) pixels, got one of \(50, 100\)"):
         crop_regions(coordinates(50, 100), Regions.whole_image((100, 50)))

@@ -31,6 +31,12 @@ def test_the_nearest_come_first_whatever_their_length() -> None:
     assert search_images(100 * QUERY, IMAGES, 3).images == found.images
 
 
+def test_one_query_may_be_a_vector_or_a_row(index) -> None:
+    expected = search_images(QUERY, IMAGES, 3)
+    assert search_images(QUERY[None], IMAGES, 3) == expected
+    assert index.search(QUERIES[0], 3) == index.search(QUERIES[:1], 3)
+
+
 def test_what_is_left_out_is_not_found() -> None:
     assert search_images(QUERY, IMAGES, 4, [2, 1]).images == (0, 3)
     assert isinstance(search_images(QUERY, IMAGES, 99), Hits)

@@ -79,12 +79,21 @@ def test_learning_from_a_denoiser_is_a_plain_loop(clip, pixels, features, denois
 
 
 def test_gradients_reach_the_map_and_the_norms_and_nothing_else(
-    clip, pixels, features, denoiser
+    clip, pixels, features, denoiser, monkeypatch
 ) -> None:
     """With no contrastive term: what moves is moved by the denoiser alone."""
-    before = weights(denoiser.unet).clone()
-    settings = replace(SDS, contrastive_weight=0.0)
+    before, heads = weights(denoiser.unet).clone(), []
+
+    def make_tower(*parts) -> MappedTower:
+        tower = MappedTower(*parts)
+        heads.append((tower.head, weights(tower.head).clone()))
+        return tower
+
+    monkeypatch.setattr("dclip_kit.training.distillation.MappedTower", make_tower)
+    settings = replace(SDS, contrastive_weight=0.0, weight_decay=0.0)
     run = distill(clip, pixels, features, settings, texts=texts_of(features), denoiser=denoiser)
+    [(head, at_first)] = heads
+    assert ((weights(head) - at_first).abs() > 1e-6).float().mean() > 0.99
     untouched = clip.model.state_dict()
     moved = {
         name
@@ -124,6 +133,23 @@ def test_it_goes_on_exactly_where_it_stopped(clip, pixels, features, denoiser, t
     resumed = distill(clip, pixels, features, SDS, **given, checkpoint=state)
     assert torch.equal(weights(resumed.student.model), weights(whole.student.model))
     assert [row["sds"] for row in resumed.history] == [row["sds"] for row in whole.history]
+
+
+def test_it_goes_on_with_no_other_denoiser(clip, pixels, features, denoiser, tmp_path) -> None:
+    given = {"texts": texts_of(features), "checkpoint": tmp_path / "state.safetensors"}
+    distill(clip, pixels, features, SDS, **given, denoiser=denoiser)
+    with torch.no_grad():
+        for weight in denoiser.unet.parameters():
+            weight += 0.01
+    with pytest.raises(ValueError, match="denoiser"):
+        distill(clip, pixels, features, SDS, **given, denoiser=denoiser)
+
+
+def test_a_narrow_share_of_timesteps_is_one_timestep(clip, pixels, features, denoiser) -> None:
+    for sides in ((0.5, 0.51), (0.99, 1.0)):
+        settings = replace(SDS, epochs=1, sds_from=sides[0], sds_until=sides[1])
+        run = distill(clip, pixels, features, settings, texts=texts_of(features), denoiser=denoiser)
+        assert math.isfinite(run.history[0]["sds"])
 
 
 def test_a_map_learns_what_the_denoiser_knows(clip, pixels, features, denoiser) -> None:
