@@ -174,8 +174,8 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
     Raises:
         ImportError: diffusers is not installed.
         FileNotFoundError: the pocket's has not been made.
-        ValueError: it does not load, conditions and UNet are of different widths, or the scheduler
-            has no timesteps to draw from.
+        ValueError: it does not load, conditions and UNet are of different widths, the scheduler
+            has no timesteps to draw from, or it is told more than captions.
     """
     try:
         import diffusers
