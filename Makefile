@@ -101,8 +101,10 @@ pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teachers
 	$(THREADS) $(BIN)/python -m assets.make.train_detector
 	$(THREADS) $(BIN)/python -m assets.make.validate_detector
 	$(THREADS) $(BIN)/python -m assets.make.train_denoiser
+	test -d runs/studies/arms || rm -f assets/studies/pocket_table/*.json  # else nothing is trained
 	$(THREADS) $(BIN)/python -m dclip_kit study assets/studies/pocket_table.toml
 	$(THREADS) $(BIN)/python -m assets.make.pocket_arms
+	$(THREADS) $(BIN)/python -m assets.make.sds_map
 
 clean: ## delete what the other commands made, .venv too
 	rm -rf $(VENV) runs dist .ruff_cache .mypy_cache .pytest_cache

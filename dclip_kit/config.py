@@ -375,11 +375,15 @@ class Profile:
     regions: RegionSettings = field(default_factory=RegionSettings)
     # Who teaches: the region teacher, the paper's cross-attention block, or a fine-tuned control.
     teacher_model: Literal["region", "cross_attention", "control"] = "region"
+    # The region teacher, which reads no captions.
     region_teacher: RegionTeacherSettings = field(default_factory=RegionTeacherSettings)
+    # The paper's teacher, the cross-attention block.
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    # Fine-tuning: what trains, at which rates, on which losses.
     student: StudentSettings = field(default_factory=StudentSettings)
     # Of the recipe sds: "pocket", or a text-to-image pipeline of diffusers by its name or folder.
     denoiser: str = "pocket"
+    # How much of the new weights is kept, which val decides.
     selection: SelectionRule = field(default_factory=SelectionRule)
     seed: int = 0  # of weights, of the order of pictures, and of splits that have to be drawn
     # True: reports give the reciprocal rank of the best match as the "mean average precision", as
