@@ -26,7 +26,7 @@ from dclip_kit.models.encode import read_pixels
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.runtime.files import asset_path, load_tensors, write_record
 
-SHOWN = 8
+SHOWN = 5
 
 
 def load_tower(study: Study, seed: int, work: Path, clip: ClipBundle) -> MappedTower:
@@ -68,7 +68,7 @@ def describe(
 
 
 def write_map(study: Study, work: Path, folder: Path, count: int = 512) -> None:
-    """Writes mapped.json, of scenes and of each training, and mapped.jpg: scenes above the map's.
+    """Writes mapped.json, of scenes and each training, and mapped.jpg: scenes, then a row for each.
 
     Args:
         study: with an arm sds.
@@ -92,9 +92,9 @@ def write_map(study: Study, work: Path, folder: Path, count: int = 512) -> None:
         rows.append(mapped[:SHOWN])
     print(json.dumps(figures, indent=1))
     write_record(figures, folder / "mapped.json")
-    sheet = make_grid(torch.cat(rows[:2]).clamp(-1, 1) / 2 + 0.5, nrow=SHOWN, pad_value=1.0)
-    shown = resize(to_pil_image(sheet), [sheet.shape[1] * 2], interpolation=0)
-    shown.save(folder / "mapped.jpg", quality=90)
+    sheet = make_grid(torch.cat(rows).clamp(-1, 1) / 2 + 0.5, nrow=SHOWN, pad_value=1.0)
+    shown = resize(to_pil_image(sheet), [sheet.shape[1] * 2])
+    shown.save(folder / "mapped.jpg", quality=60)
 
 
 def main(work: str = "runs/studies") -> None:

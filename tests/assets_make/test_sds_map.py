@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from assets.make.sds_map import describe, load_tower, write_map
+from assets.make.sds_map import SHOWN, describe, load_tower, write_map
 from dclip_kit.evaluation.study import Study, read_study
 from dclip_kit.features.store import digest_record
 from dclip_kit.models.clip import load_clip
@@ -52,8 +52,8 @@ def test_a_map_that_shows_all_alike_is_found_out(study, tower, tmp_path) -> None
     assert found["seeds"]["4"]["alike"] == 1.0 > found["scenes"]["alike"] > 0
     assert 0 < found["scenes"]["own"] < found["seeds"]["4"]["own"]
     with Image.open(tmp_path / "mapped.jpg") as sheet:
-        assert sheet.size == (2 * (8 * 34 + 2), 2 * (2 * 34 + 2))
-        rows = [sheet.crop((0, y, sheet.width, y + 64)).resize((8, 1)) for y in (4, 72)]
+        assert sheet.size == (2 * (SHOWN * 34 + 2), 2 * (2 * 34 + 2))
+        rows = [sheet.crop((0, y, sheet.width, y + 64)).resize((SHOWN, 1)) for y in (4, 72)]
     scenes, shown = (np.asarray(row).std(axis=(0, 1)).max() for row in rows)
     assert shown < 4 < scenes
 
