@@ -136,7 +136,7 @@ def evaluate(
                 "Expected a split without pictures of train and val, which rescoring works with, "
                 f"got {split!r} with {len(both):,} of them; measure another with --split."
             )
-    found, composed, tried, hubness = {}, {}, {}, {}
+    found, composed, tried, hubness, cut = {}, {}, {}, {}, {}
     known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
     for name in model:
         clip = runs.load_model(name, pretrained, choose_device(device))
@@ -146,7 +146,10 @@ def evaluate(
             )
         vectors, texts = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
         features = vectors, texts, captioned.image_of_text
-        found[name] = retrieval_metrics(*features)
+        found[name], cut[name] = (
+            retrieval_metrics(*features),
+            compare.warn_of_captions(captioned, clip),
+        )
         if rescore:
             references = measuring.prepare_references(clip, parts.train)
             val = encode_images(clip, parts.val.paths), encode_texts(clip, parts.val.texts)
@@ -172,7 +175,7 @@ def evaluate(
     notes = [
         unseen.describe(measured),
         warn_of_few(len(captioned), captioned.source),
-        compare.warn_of_captions(captioned, clip),
+        *dict.fromkeys(cut.values()),
         *(
             f"What {x} has trained on is not all known: its run, or its teacher's, left no record."
             for x in unknown

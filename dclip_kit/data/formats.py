@@ -514,14 +514,15 @@ def read_coco(
     Args:
         path: the file, or the folder of the data set, whose annotations/ has one file a split.
         images: the folder with the pictures; left out, train2014/ and so on is looked for.
-        split: "train" or "val", as a file's name says, or "all".
+        split: "train", "val" or "test", as a file's name says (COCO has no captions of its test;
+            others do), or "all".
         checks: as in `drop_unusable`.
 
     Raises:
         ValueError: there is no such file, it is of another split or of another form, or it has
             objects and no captions.
     """
-    wanted = ["train", "val"] if split == "all" and path.is_dir() else [split]
+    wanted = ["train", "val", "test"] if split == "all" and path.is_dir() else [split]
     names = {each: [name.replace("*", f"{each}*") for name in _FILES["coco"]] for each in wanted}
     there = [each for each in wanted if find_files(path, *names[each])]
     files = [find_file(path, *names[each]) for each in there or wanted[:1]]

@@ -231,8 +231,11 @@ def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> 
     if "data" in given:
         given = {"images": "", "test": ""} | given
     chosen = replace([*runs, profile][0], **given)
-    if not chosen.data:
-        raise ValueError("Expected captioned pictures to measure on, got none; give --data.")
+    if not chosen.data or (chosen.data == "pocket" and chosen.images):
+        raise ValueError(
+            "Expected captioned pictures to measure on, got "
+            f"{f'{chosen.images} alone' if chosen.images else 'none'}; give --data."
+        )
     return chosen
 
 

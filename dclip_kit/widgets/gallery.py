@@ -249,7 +249,8 @@ class QueryGallery(BeforeAfter):
             results = {row: [] for row in shares}
             said = "Nothing to look for yet: type some words, then press Enter."
         shown = dict.fromkeys(hit["image"] for row in results.values() for hit in row)
-        thumbnails = {image: make_thumbnail(self._paths[image]) for image in shown}
+        # A picture that has gone since is ranked and not seen.
+        thumbnails = {i: make_thumbnail(self._paths[i]) for i in shown if self._paths[i].is_file()}
         if self._is_pictured():
             thumbnails[-1] = shrink(self._open())
         with self.hold_sync():

@@ -201,6 +201,20 @@ def test_evaluate_may_leave_zero_shot_out_and_take_everything(run, own, clip_fol
     assert f"What {clip_folder} has trained on is not known" in said
 
 
+def test_evaluate_says_which_of_several_models_cuts_captions(
+    run, clip_folder, make_clip_folder, tmp_path
+) -> None:
+    data = write_own(tmp_path / "long", range(8))
+    table = data / "captions.csv"
+    table.write_text(table.read_text().replace(",picture", ",a long tale of which here is no end"))
+    text = {"context_length": 77, "vocab_size": 714, "width": 32, "heads": 2, "layers": 2}
+    longer = make_clip_folder(text_cfg=text)
+    given = ("--data", data, "--zero-shot", "", "--split", "all")
+    code, said, _ = run("evaluate", "--model", clip_folder, longer, *given)
+    assert code == 0 and said.count("captions are longer than what") == 1
+    assert f"longer than what {clip_folder} reads" in said
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_evaluate_rescores_by_the_training_data(method, run, clip, clip_folder, tmp_path) -> None:
     own, figures = write_own(tmp_path / "own", range(60)), tmp_path / "figures.json"

@@ -248,6 +248,21 @@ def test_cocos_val_is_the_test_unless_another_is_given(tmp_path) -> None:
     assert sum(map(len, parts)) == 100 and min(map(len, parts)) > 2
 
 
+def test_a_test_of_its_own_is_the_test_of_data_in_cocos_form(tmp_path) -> None:
+    """COCO has none with captions; others have, in the same files."""
+    for subset, numbers in (("train", [1, 2, 4]), ("val", [5, 7]), ("test", [8, 10])):
+        write_coco(tmp_path, subset, "", numbers)
+    for i, path in enumerate(sorted(tmp_path.glob("*/*.jpg"))):
+        scene(i).save(path, format="BMP")
+    splits = read_splits(tmp_path)
+    found = {name: names(getattr(splits, name)) for name in ("train", "val", "test")}
+    assert found == {
+        name: [f"{number:012d}.jpg" for number in numbers]
+        for name, numbers in (("train", [1, 2, 4]), ("val", [5, 7]), ("test", [8, 10]))
+    }
+    assert read_test(tmp_path).paths == splits.test.paths
+
+
 @pytest.fixture
 def manifest(tmp_path) -> Path:
     own = read_captioned(write_own(tmp_path / "own", range(20))).dataset

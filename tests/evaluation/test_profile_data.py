@@ -172,6 +172,8 @@ def test_models_are_measured_on_what_their_runs_were_unless_asked_otherwise(own)
         choose_measured([run, replace(run, zero_shot="pocket")], own)
     with pytest.raises(ValueError, match="got none; give --data"):
         choose_measured([], PROFILES["paper"])
+    with pytest.raises(ValueError, match="got below alone; give --data"):
+        choose_measured([], PROFILES["pocket"], images="below")  # whose pictures lie elsewhere
 
 
 # Pictures without captions

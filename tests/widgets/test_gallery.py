@@ -81,6 +81,15 @@ def test_each_picture_that_is_shown_is_sent_once(make, captioned) -> None:
         assert found == shrink(open_picture(captioned.paths[image]))
 
 
+def test_a_picture_that_has_gone_is_ranked_and_not_seen(make, captioned, tmp_path) -> None:
+    paths = [*captioned.paths]
+    paths[2] = tmp_path / "gone.png"
+    gallery = make(dataset=replace(captioned, paths=tuple(paths)))
+    gallery.top_k, gallery.query = len(paths), "a blue ball"
+    assert 2 in images(gallery, "before") and thumbnails(gallery).keys() == {*range(6)} - {2}
+    assert "judge for yourself" in gallery.message
+
+
 def test_typed_words_have_no_known_answer(make, clip, features) -> None:
     gallery = make()
     gallery.query = "  a   blue\tball "
