@@ -82,14 +82,15 @@ def write_map(study: Study, work: Path, folder: Path, count: int = 512) -> None:
     owners = scenes.image_of_text.tolist()
     captions = [scenes.texts[owners.index(image)] for image in range(count)]
     real = torch.cat([denoiser.encode(to_tensor(open_picture(x))[None]) for x in scenes.paths])
-    figures = {"pictures": count, "scenes": describe(denoiser, real, captions), "seeds": {}}
+    seeds: dict[str, dict[str, float]] = {}
     rows = [real[:SHOWN]]
     for seed in study.seeds:
         tower = load_tower(study, seed, work, clip)
         pixels = read_pixels(clip, scenes.paths).split(64)
         mapped = torch.cat([tower(clip.normalize(each))[1] for each in pixels])
-        figures["seeds"][str(seed)] = describe(denoiser, mapped, captions)
+        seeds[str(seed)] = describe(denoiser, mapped, captions)
         rows.append(mapped[:SHOWN])
+    figures = {"pictures": count, "scenes": describe(denoiser, real, captions), "seeds": seeds}
     print(json.dumps(figures, indent=1))
     write_record(figures, folder / "mapped.json")
     sheet = make_grid(torch.cat(rows).clamp(-1, 1) / 2 + 0.5, nrow=SHOWN, pad_value=1.0)
