@@ -405,8 +405,8 @@ class Profile:
 
 # What each format of captioned pictures looks like at a path, for --help and errors.
 FORMATS: dict[str, str] = {
-    "csv": "captions.csv or metadata.csv with the columns image or file_name, caption or text, and "
-    "perhaps split",
+    "csv": "captions.csv or metadata.csv (or .tsv) with the columns image or file_name, caption or "
+    "text, and perhaps split",
     "jsonl": "a .jsonl with these as keys; captions may be a list",
     "files": "a .txt beside each picture",
     "karpathy": "dataset_*.json",

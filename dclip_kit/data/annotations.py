@@ -1,9 +1,12 @@
 """From rows of annotation files to captioned pictures: the part that all readers share."""
 
+import html
 import json
 import os
+import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +18,7 @@ from dclip_kit.data.pictures import (
     count_links,
     scan_pictures,
 )
+from dclip_kit.runtime.files import open_file
 from dclip_kit.runtime.printing import printable
 
 # How closely pictures are looked at: read whole, or not at all (as for evaluation data whose names
@@ -29,6 +33,12 @@ SPLIT_OF = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# Columns that usually say each picture's split, whatever stands between the words of their names.
+_SPLIT_COLUMNS = ("split", "splits", "datasplit", "set", "subset", "partition", "fold")
+# Columns that say what is in a picture: COCO has a class called train.
+_LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "tag", "tags")
+_MANY = 20  # different values: more than there are names of splits
+_BOOLEANS = {"true", "false", "yes", "no", "0", "1", "0.0", "1.0"}
 _EXPECTED_SPLIT = f"expected a split ({', '.join(SPLIT_OF)})"
 
 
@@ -43,6 +53,7 @@ class UsableImages:
         splits_from: where `dataset.splits` come from.
         linked: how many pictures of `dataset` lie outside the folder of pictures, which has links
             to them.
+        not_splits: columns that are called as if they said splits, and do not.
     """
 
     dataset: CaptionedImages
@@ -50,6 +61,7 @@ class UsableImages:
     empty_captions: int = 0
     splits_from: SplitsFrom = ""
     linked: int = 0
+    not_splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +91,13 @@ class Annotations:
         rows: the rows that can be understood.
         unusable: as in `UsableImages`, of the others.
         splits_from: as in `UsableImages`, if a row has a split.
+        not_splits: as in `UsableImages`.
     """
 
     rows: list[CaptionRow] = field(default_factory=list)
     unusable: dict[str, str] = field(default_factory=dict)
     splits_from: SplitsFrom = "column"
+    not_splits: tuple[str, ...] = ()
 
     def add(
         self,
@@ -105,10 +119,14 @@ class Annotations:
         elif word not in (None, "", *SPLIT_OF):
             self.unusable[place] = f"{_EXPECTED_SPLIT}, got {reprlib.repr(split)}"
         else:
-            stripped = tuple((text or "").strip() for text in texts)
-            self.rows.append(
-                CaptionRow(place, name, stripped, image_id, SPLIT_OF.get(str(word), ""))
-            )
+            stripped = [(text or "").strip() for text in texts]
+            if silent := [text for text in stripped if text and not says_something(text)]:
+                self.unusable[place] = (
+                    f"expected a caption that says something, got {reprlib.repr(silent[0])}, of "
+                    "which a tokenizer reads nothing"
+                )
+            read = tuple(text for text in stripped if text not in silent)
+            self.rows.append(CaptionRow(place, name, read, image_id, SPLIT_OF.get(str(word), "")))
 
     def find_images(self, file: Path, *below: str) -> Path:
         """The folder that has one of the pictures, else the first that may.
@@ -181,7 +199,73 @@ def gather(
         empty_captions=sum(texts[path].count("") for path in found.dataset.paths),
         splits_from=annotations.splits_from if with_splits else "folders" if any(splits) else "",
         linked=count_links(found.dataset.paths, images),
+        not_splits=annotations.not_splits,
     )
+
+
+def find_split_column(
+    rows: Sequence[tuple[str, Mapping[str, Any]]], file: Path, others: Collection[str] = ()
+) -> tuple[str, tuple[str, ...]]:
+    """Which column of a table says each picture's split.
+
+    That is one with a usual name whose values are splits' names. What else looks as if it said
+    splits is not passed over: it would put pictures into train that the file calls test.
+
+    Args:
+        rows: of the table, each with its place.
+        file: to name in an error.
+        others: columns that say something else.
+
+    Returns:
+        The column's name, "" if there is none; and the columns that are called like one of splits,
+        and have other values.
+
+    Raises:
+        ValueError: a column of another name has splits' names alone, more than one, or is called
+            like a test and says yes or no; or two columns say different splits.
+    """
+    words_of: dict[str, set[str]] = defaultdict(set)
+    for _, row in rows:
+        for column in row.keys() - {*others}:
+            word = _read_word(row[column])
+            if word and (word in SPLIT_OF or len(words_of[column]) < _MANY):
+                words_of[column].add(word)
+    called = {each: re.sub(r"[\W_]+", "", each.lower()) for each in words_of}
+    usual = [c for name in _SPLIT_COLUMNS for c in sorted(words_of) if called[c] == name]
+    splits = {column: words for column, words in words_of.items() if words <= SPLIT_OF.keys()}
+
+    def is_split(column: str) -> bool:
+        held_out = {SPLIT_OF.get(word) for word in words_of[column]} & {"val", "test"}
+        return called[column] == "split" or column in splits or bool(held_out)
+
+    def agree(column: str) -> bool:
+        both = ([SPLIT_OF.get(_read_word(row.get(c))) for c in (column, chosen)] for _, row in rows)
+        return all(one == other for one, other in both)
+
+    chosen = next(filter(is_split, usual), "")
+    for column, words in splits.items():
+        one_class = called[column] in _LABEL_COLUMNS or {SPLIT_OF[w] for w in words} == {"train"}
+        if column == chosen or one_class or len(words) < 2 or agree(column):
+            continue
+        raise ValueError(
+            f"Expected the splits of {file} in a column called split, got {column!r} with "
+            f"{', '.join(sorted(words))}{f', and others in {chosen!r}' if chosen else ''}; call it "
+            "split if it says what to train and to test on, or leave it out."
+        )
+    for column, words in words_of.items():
+        asks = {"test", "testing", "train", "training"} & {*re.split(r"[\W_]+", column.lower())}
+        if words <= _BOOLEANS and asks and not chosen:
+            raise ValueError(
+                f"Expected the splits of {file} in a column called split with train, val and test, "
+                f"got {column!r} with {', '.join(sorted(words))}; write such a column in its "
+                "place, or leave it out if it says something else."
+            )
+    return chosen, tuple(c for c in usual if c != chosen and c not in splits)
+
+
+def _read_word(value: Any) -> str:
+    """A cell as it is compared with splits' names."""
+    return "" if value is None else str(value).strip().lower()
 
 
 def take_split(dataset: CaptionedImages, split: str) -> CaptionedImages:
@@ -247,6 +331,18 @@ def drop_unusable(dataset: CaptionedImages, checks: Checks = "pictures") -> Usab
     return UsableImages(dataset.select(kept), {str(path): why for path, why in problems.items()})
 
 
+def says_something(text: str) -> bool:
+    """Whether CLIP's tokenizer reads anything of a text: it is not blank, nor ended at once."""
+    plain = html.unescape(html.unescape(text)).strip()
+    if plain.lower().startswith("<end_of_text>"):
+        return False
+    if "\x1b" not in plain and any(map(str.isalnum, plain)):
+        return True  # nearly all
+    from open_clip.tokenizer import basic_clean  # takes seconds
+
+    return bool(basic_clean(text).strip())
+
+
 def is_text(text: str) -> bool:
     """Whether a text can be written as UTF-8: no half characters, no bytes of another encoding."""
     return text.encode(errors="ignore").decode() == text
@@ -310,7 +406,7 @@ def read_lines(path: Path, called: str = "") -> Iterator[tuple[str, str]]:
         path: the file.
         called: what places call it; left out, its name.
     """
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with open_file(path, "r", encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield f"{called or path.name}:{number}", line.rstrip("\n")
@@ -323,7 +419,8 @@ def load_json(path: Path) -> Any:
         ValueError: it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        with open_file(path, "r", encoding="utf-8-sig") as file:
+            return json.load(file)
     except (OSError, ValueError, RecursionError) as error:  # brackets, thousands deep
         raise ValueError(
             f"Expected to read {path}, but it failed ({error}); restore the file or name another."

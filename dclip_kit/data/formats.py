@@ -25,6 +25,7 @@ from dclip_kit.data.annotations import (
     drop_unusable,
     find_file,
     find_files,
+    find_split_column,
     gather,
     is_text,
     load_json,
@@ -32,8 +33,8 @@ from dclip_kit.data.annotations import (
     read_lines,
     take_split,
 )
-from dclip_kit.data.pictures import CaptionedImages
-from dclip_kit.runtime.files import cache_path, filling, write_atomically
+from dclip_kit.data.pictures import CaptionedImages, scan_pictures
+from dclip_kit.runtime.files import cache_path, filling, open_file, write_atomically
 
 PICTURE_SUFFIXES = frozenset(
     {
@@ -58,7 +59,7 @@ PICTURE_SUFFIXES = frozenset(
 )
 # The files by which a folder's format is known.
 _FILES = {
-    "csv": ("captions.csv", "metadata.csv"),
+    "csv": ("captions.csv", "captions.tsv", "metadata.tsv", "metadata.csv"),
     "jsonl": ("*.jsonl",),
     "karpathy": ("dataset_*.json",),
     "coco": ("annotations/captions_*.json", "captions_*.json"),
@@ -175,21 +176,31 @@ def recognise_format(
 def find_formats(path: Path) -> dict[str, Path]:
     """The formats that a folder has files of, with the first of their files; or that of a file."""
     if not path.is_dir():
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(1 << 16)  # these run to 100 MB and more, and begin with an entry
         suffix = path.suffix.lower()
         fitting = [kind for ending, mark, kind in _MARKS if suffix == ending and mark in head]
+        if fitting == ["conceptual"] and _is_table(path):
+            fitting = ["csv"]
         return dict.fromkeys(fitting[:1], path)
     files = {
         format: find_files(path, *patterns, in_splits=format in ("csv", "jsonl", "shards"))
         for format, patterns in _FILES.items()
     }
+    files["conceptual"] = [file for file in files["conceptual"] if not _is_table(file)]
     found = {format: each[0] for format, each in files.items() if each}
     if found:  # texts beside pictures may accompany any annotation file, which then has the say
         return found
     names = set(walk_files(path))
     pictures = (Path(name) for name in names if is_picture(name))
     return {"files": path} if any(str(p.with_suffix(".txt")) in names for p in pictures) else {}
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a TSV's first line names columns with pictures and captions, as a table's does."""
+    first = next((line for _, line in read_lines(path)), "")
+    columns = {column.strip().lower() for column in first.split("\t")}
+    return bool(columns & {*_PICTURE} and columns & {*_CAPTION})
 
 
 def read_table(
@@ -199,14 +210,15 @@ def read_table(
     checks: Checks = "pictures",
     format: str = "csv",
 ) -> UsableImages:
-    """Reads a CSV, or a JSONL of an object a line; Hugging Face's metadata files are such tables.
+    """Reads a CSV or TSV, or a JSONL of an object a line; Hugging Face's metadata are such tables.
 
     Columns or keys are image (or file_name), caption (or text) and perhaps split. A picture may
     have several rows; in a JSONL a caption may be a list of several, and be called captions.
 
     Args:
-        path: the file, or the folder with its captions.csv or metadata.csv (its only .jsonl), or
-            the folder whose folders train, val and test have a metadata.csv (a .jsonl) each.
+        path: the file, or the folder with its captions.csv or metadata.csv (or .tsv; its only
+            .jsonl), or the folder whose folders train, val and test have a metadata.csv (a .jsonl)
+            each.
         images: the folder that the names are below; left out, the file's own.
         split: as in `gather`.
         checks: as in `drop_unusable`.
@@ -224,14 +236,17 @@ def read_table(
     for file in files:
         # Names in a table in the folder of a split are below that folder.
         below = "" if file.parent == folder else file.parent.name
-        for place, row in read_rows(found, file, os.path.join(below, file.name)):
+        rows = list(read_rows(found, file, os.path.join(below, file.name)))
+        split_column, not_splits = find_split_column(rows, file, (*_PICTURE, *_CAPTION))
+        found.not_splits = (*found.not_splits, *not_splits)
+        for place, row in rows:
             name, caption = (
                 next((row[key] for key in keys if key in row), None)
                 for keys in (_PICTURE, _CAPTION)
             )
             if isinstance(name, str) and name.strip():
                 name = os.path.join(below, name.strip())
-            found.add(place, name, caption, split=row.get("split"))
+            found.add(place, name, caption, split=row.get(split_column))
     return gather(found, images or folder, split, folder.resolve().name, checks)
 
 
@@ -239,14 +254,16 @@ def _read_csv_rows(
     found: Annotations, path: Path, called: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields each row with its place, and notes of others why they are none."""
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with open_file(path, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         # Strict, as a quote that is never closed would otherwise swallow the rows after it.
-        rows = csv.reader(lines, strict=True, skipinitialspace=True)
+        tabs = path.suffix.lower() == ".tsv"
+        delimiter, called_so = ("\t", "tabs") if tabs else (",", "commas")
+        rows = csv.reader(lines, strict=True, skipinitialspace=True, delimiter=delimiter)
         try:
             columns = [column.strip().lower() for column in next(filter(None, rows), [])]
         except csv.Error as error:
             columns = [str(error)]
-        counts = [columns.count(each) for each in (*_PICTURE, *_CAPTION)]
+        counts = [columns.count(each) for each in (*_PICTURE, *_CAPTION, "split")]
         # A column captions would be a list in other words: ['a dog', 'a brown dog'].
         if (
             not ({*_PICTURE} & {*columns} and {*_CAPTION} & {*columns})
@@ -256,7 +273,7 @@ def _read_csv_rows(
             raise ValueError(
                 f"Expected the columns image and caption (or file_name and text) once in {path}, "
                 f"got {ascii(columns)[:200]}; put a first line that names them, and save the "
-                "file with commas between columns and in UTF-8."
+                f"file with {called_so} between columns and in UTF-8."
             )
         row: list[str] | None = []
         while row is not None:
@@ -275,7 +292,8 @@ def _read_csv_rows(
                 yield place, dict(zip(columns, row, strict=True))
             elif row:
                 found.unusable[place] = (
-                    f"expected {len(columns)} fields, got {len(row)}; quote captions with commas"
+                    f"expected {len(columns)} fields, got {len(row)}; quote captions "
+                    f"with {called_so}"
                 )
 
 
@@ -326,7 +344,9 @@ def read_files(
         captions, url = note.get("caption"), note.get("url")
         if not isinstance(captions, str):
             try:
-                text = (path / name).with_suffix(".txt").read_text(encoding="utf-8-sig")
+                beside = (path / name).with_suffix(".txt")
+                with open_file(beside, "r", encoding="utf-8-sig") as file:
+                    text = file.read()
             except (OSError, ValueError) as error:
                 found.unusable[str(path / name)] = (
                     f"Expected its caption beside it, but reading that failed ({error})."
@@ -334,9 +354,9 @@ def read_files(
                 continue
             captions = [line for line in text.split("\n") if line.strip()] or [""]
         found.add(name, name, captions, url if isinstance(url, str) and is_text(url) else "")
-    beside = {str(Path(name).with_suffix(".txt")) for name in names if is_picture(name)}
+    texts = {str(Path(name).with_suffix(".txt")) for name in names if is_picture(name)}
     for name in names:
-        if name.endswith(".txt") and name not in beside:
+        if name.endswith(".txt") and name not in texts:
             found.unusable[name] = "expected a picture of the same name beside it, found none"
     return gather(found, path, split, source or path.resolve().name, checks)
 
@@ -360,6 +380,11 @@ def read_conceptual(
         ValueError: there is no such file, or there are several.
     """
     path = find_file(path, *_FILES["conceptual"])
+    if _is_table(path):
+        raise ValueError(
+            f"Expected captions and addresses in {path}, got a table of pictures and captions; "
+            "name the file itself, without --format (format= in Python) or with csv."
+        )
     folder = images or path.parent
     found = Annotations()
     pictures: dict[str, list[str]] = {}
@@ -388,7 +413,7 @@ def read_shards(
     """Reads .tar shards of pictures with .txt or .json of the same key, as img2dataset writes them.
 
     They are unpacked below `DCLIP_CACHE` or the user's cache folder. That takes as much disk again,
-    and happens once for as long as their names, sizes and times stay.
+    and happens once for as long as their names and bytes stay.
 
     Args:
         path: one shard, a folder of them, or a folder whose folders train, val and test have them.
@@ -409,9 +434,10 @@ def read_shards(
     if path.is_dir():
         places = {s: p.parent / _NUMBERED.sub(r"\1/\g<0>", p.name) for s, p in places.items()}
     # Where they are unpacked to is part of what the cache is known by.
+    scans = scan_pictures(shards, "comparing shards", decode=False)
     known = [
-        (str(s.resolve()), s.stat().st_size, s.stat().st_mtime_ns, place.as_posix())
-        for s, place in places.items()
+        (str(shard.resolve()), scan.digest or scan.problem, place.as_posix())
+        for (shard, place), scan in zip(places.items(), scans, strict=True)
     ]
     folder = cache_path("shards", hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16])
     if not folder.is_dir():
@@ -441,7 +467,10 @@ def walk_files(folder: Path) -> Iterator[str]:
     """
 
     def refuse(error: OSError) -> None:  # else a folder that cannot be read would be an empty one
-        raise error
+        raise OSError(
+            f"Expected to read all folders below {folder}, but {error.filename} cannot be read "
+            f"({error.strerror}); name a folder that has pictures alone."
+        ) from error
 
     above = {str(folder): {os.path.realpath(folder)}}
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
@@ -467,8 +496,8 @@ def _read_notes(
         note = {}
         try:
             if os.path.lexists(folder / file):
-                note = json.loads((folder / file).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
+                note = load_json(folder / file)
+        except ValueError as error:
             found.unusable[str(file)] = f"expected img2dataset's JSON, but got none ({error})"
         note = note if isinstance(note, dict) else {}
         if note.get("status") in (None, "success"):
@@ -483,7 +512,7 @@ def _unpack(shard: Path, called: str, folder: Path, refused: dict[str, str]) -> 
     """Writes the pictures, texts and notes of a shard; its other members are not needed."""
     folder.mkdir(parents=True)
     try:
-        with shard.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with open_file(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 if Path(member.name).suffix.lower() not in PICTURE_SUFFIXES | {".txt", ".json"}:
                     continue

@@ -52,6 +52,10 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
     """
     from torchvision.datasets import ImageFolder
 
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"Expected a folder of labelled pictures at {folder}, found none; check the path."
+        )
     found = ImageFolder(folder, is_valid_file=is_picture)
     called, file = found.classes, folder / "classes.txt"
     if len(called) < 2 or {each.lower() for each in called} <= SPLIT_OF.keys():

@@ -1,8 +1,8 @@
 """The leak guard: training pictures that are also pictures of an evaluation set.
 
 Two pictures are one if their data sets call them by one name (COCO's and Flickr's numbers, an
-address), or if they look the same (a perceptual hash). A crop, a mirror image or another photograph
-of the same thing is not found.
+address), or if they look the same (a perceptual hash), be it in a mirror. A crop or another
+photograph of the same thing is not found.
 """
 
 import re
@@ -38,7 +38,8 @@ class Leak:
     Attributes:
         picture: the training picture.
         evaluation: the evaluation picture.
-        by: how that is known: "coco 391895", "flickr 36979", "url …", "path" or "content (2 bits)".
+        by: how that is known: "coco 391895", "flickr 36979", "url …", "path", "content (2 bits)"
+            or "mirrored content (2 bits)".
     """
 
     picture: Path
@@ -164,8 +165,10 @@ def find_leaks(
     if index.phash:
         rest = {path: scan for path, scan in scans.items() if path not in leaks}
         not_compared |= _reasons(rest)
-        hashes = {path: scan.phash for path, scan in rest.items() if scan.phash}
-        leaks |= {leak.picture: leak for leak in _find_near(hashes, index.phash)}
+        hashed = {path: scan for path, scan in rest.items() if scan.phash}
+        mirrored = {path: scan.mirrored or "" for path, scan in hashed.items()}
+        leaks |= _find_near(mirrored, index.phash, "mirrored content")
+        leaks |= _find_near({p: scan.phash or "" for p, scan in hashed.items()}, index.phash)
     return LeakReport(tuple(leaks[p] for p in training.paths if p in leaks), not_compared)
 
 
@@ -240,14 +243,18 @@ def _unpack_bits(hashes: Iterable[str]) -> np.ndarray:
     return np.unpackbits(whole).reshape(-1, 64).astype(np.float32) * 2 - 1
 
 
-def _find_near(hashes: Mapping[Path, str], others: Mapping[Path, str]) -> Iterator[Leak]:
+def _find_near(
+    hashes: Mapping[Path, str], others: Mapping[Path, str], called: str = "content"
+) -> dict[Path, Leak]:
     """For each picture that looks like one of the others, the most similar one."""
     bits, other_bits = _unpack_bits(hashes.values()), _unpack_bits(others.values())
     paths, other_paths = list(hashes), list(others)
+    leaks = {}
     for start in range(0, len(bits), 1024):  # 6,000 evaluation pictures make 25 MB a block
         # Of ±1 vectors, the dot product counts equal bits minus unequal ones.
         distance = (64 - bits[start : start + 1024] @ other_bits.T) / 2
         for row, column in enumerate(distance.argmin(axis=1)):
             if distance[row, column] <= MAX_DISTANCE:
-                by = f"content ({int(distance[row, column])} bits)"
-                yield Leak(paths[start + row], other_paths[column], by)
+                by = f"{called} ({int(distance[row, column])} bits)"
+                leaks[paths[start + row]] = Leak(paths[start + row], other_paths[column], by)
+    return leaks

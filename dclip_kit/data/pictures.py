@@ -2,8 +2,8 @@
 
 They are opened here alone: whole, as RGB, and as a person sees them. A look, in threads, tells
 whether a picture is whole, and what tells it from others. What was seen is remembered in the cache
-folder, in a file for each folder of pictures, as long as a picture's size and time stay what they
-were. Pictures with a problem are looked at again.
+folder, in a file for each folder of pictures, as long as a picture's file stays what it was; where
+that is not sure, its bytes decide. Pictures with a problem are looked at again.
 """
 
 import hashlib
@@ -11,13 +11,14 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,13 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dclip_kit.runtime.files import cache_path, write_atomically
+from dclip_kit.runtime.files import (
+    cache_path,
+    file_digest,
+    read_record,
+    require_file,
+    write_atomically,
+)
 from dclip_kit.runtime.machine import count_workers
 
 SPLITS = ("train", "val", "test")
@@ -34,6 +41,7 @@ _ENOUGH = 4  # times the side that is needed: at twice, some features had a cosi
 # all plain ones would count as one picture.
 _MIN_CONTRAST = 8
 _MOST_AT_ONCE = 8  # whole pictures in memory
+_SCANS = "dclip-kit scans 2"  # how a file of what was seen says what it is
 
 
 @dataclass(frozen=True)
@@ -244,8 +252,7 @@ def count_pixels(path: Path | str, side: int | None = None) -> int:
 
 def _begin(path: Path | str, side: int | None) -> Image.Image:
     """Reads a file's header, and sets how much of the picture is to be decoded."""
-    if Path(path).exists() and not Path(path).is_file():
-        raise ValueError("it is no file")  # a named pipe would be waited for, for ever
+    require_file(path)
     picture = Image.open(path)
     # Pillow itself only warns up to twice this size, which is 0.7 GB as RGBA.
     limit = Image.MAX_IMAGE_PIXELS
@@ -296,12 +303,14 @@ class Scan:
             if they were not looked at.
         phash: imagehash's perceptual hash in hexadecimal; "" where the picture is too plain to
             have one, None where nobody looked or imagehash is not installed.
+        mirrored: likewise of the picture with left and right exchanged.
         problem: why the picture cannot be used; "" if it can.
     """
 
     digest: str = ""
     pixels: str = ""
     phash: str | None = None
+    mirrored: str | None = None
     problem: str = ""
 
 
@@ -313,7 +322,7 @@ def scan_pictures(
     Args:
         paths: of files.
         title: of the progress bar.
-        decode: False reads the files and leaves pixels and hash out.
+        decode: False reads the files and leaves pixels and hashes out.
 
     Returns:
         A scan a path, in their order.
@@ -326,25 +335,29 @@ def scan_pictures(
     known = {place: _recall(place) for place in set(places.values())}
     hashes = importlib.util.find_spec("imagehash") is not None
     found: dict[Path, Scan] = {}
+    doubtful: dict[Path, Scan] = {}
     states = {path: file_state(path) for path in paths}
     for path, state in states.items():
-        kept, *values = known[places[path]].get(path.name, [""])
-        scan = Scan(*values)
+        kept, scan = known[places[path]].get(path.name, ("", Scan()))
         whole = scan.pixels and (scan.phash is not None or not hashes)
-        if state and state == kept and (whole or not decode):
-            found[path] = scan
+        if state and kept and (whole or not decode):
+            (found if state == kept else doubtful)[path] = scan
     new = [path for path in states if path not in found]
+
+    def look(path: Path) -> Scan:
+        return _look(path, decode, hashes, doubtful.get(path))
+
     try:
         with ThreadPoolExecutor(count_workers(most=_MOST_AT_ONCE)) as pool:
-            looked = pool.map(lambda path: _look(path, decode, hashes), new)
+            looked = pool.map(look, new)
             for path, scan in zip(new, tqdm(looked, title, len(new), delay=2), strict=True):
                 found[path] = scan
                 if not scan.problem:
-                    known[places[path]][path.name] = [states[path], *astuple(scan)]
+                    known[places[path]][path.name] = states[path], scan
     finally:  # also when it is stopped: the next look goes on from there
         for place in {places[path] for path in new if path in found}:
             try:
-                write_atomically(place, json.dumps(known[place]))
+                _remember(known[place], place)
             except OSError as error:  # looking again is slower, and no reason to stop
                 warnings.warn(
                     f"Pictures are looked at again each time, since {place.parent} cannot be "
@@ -357,25 +370,41 @@ def scan_pictures(
 def file_state(path: Path) -> str:
     """What tells that a file is still the one that was looked at; nothing of one that is gone.
 
-    Whoever looks at it says why.
+    Size and time of writing alone do not: what copies a file may set its time. Whoever looks at the
+    file says why it cannot be read.
     """
     stat = path.stat() if os.path.exists(path) else None
-    return f"{stat.st_size} {stat.st_mtime_ns}" if stat else ""
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {stat.st_ctime_ns}" if stat else ""
 
 
-def _recall(place: Path) -> dict[str, list]:
+def _recall(place: Path) -> dict[str, tuple[str, Scan]]:
+    """What was seen, with its file's state, by the file's name."""
+
+    def build(record: dict[str, Any]) -> dict[str, tuple[str, Scan]]:
+        if record["format"] != _SCANS:
+            raise ValueError("it is of another version")
+        return {name: (state, Scan(*each)) for name, (state, *each) in record["seen"].items()}
+
     try:
-        return json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # there is none, or it is damaged: it is made again
+        return read_record(place, build)
+    except (FileNotFoundError, ValueError):  # it is made again
         return {}
 
 
-def _look(path: Path, decode: bool, hashes: bool) -> Scan:
+def _remember(seen: Mapping[str, tuple[str, Scan]], place: Path) -> None:
+    entries = {name: [state, *astuple(scan)] for name, (state, scan) in seen.items()}
+    write_atomically(place, json.dumps({"format": _SCANS, "seen": entries}))
+
+
+def _look(path: Path, decode: bool, hashes: bool, known: Scan | None) -> Scan:
+    """Looks at a picture; if its file has the bytes that were seen, nothing else has changed."""
     try:
+        if known and file_digest(path) == known.digest:
+            return known
         if not decode:
-            return Scan(hashlib.sha256(path.read_bytes()).hexdigest())
+            return Scan(file_digest(path))
         picture = open_picture(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_digest(path)
     except (OSError, ValueError) as error:
         return Scan(problem=str(error))
     pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
@@ -383,9 +412,13 @@ def _look(path: Path, decode: bool, hashes: bool) -> Scan:
         return Scan(digest, pixels)
     import imagehash
 
+    # imagehash itself begins with this, so that both hashes cost one.
+    small = picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     levels = np.asarray(picture.convert("L").resize((32, 32)))
-    plain = int(levels.max()) - int(levels.min()) < _MIN_CONTRAST
-    return Scan(digest, pixels, "" if plain else str(imagehash.phash(picture)))
+    if int(levels.max()) - int(levels.min()) < _MIN_CONTRAST:
+        return Scan(digest, pixels, "", "")
+    both = (str(imagehash.phash(each)) for each in (small, ImageOps.mirror(small)))
+    return Scan(digest, pixels, *both)
 
 
 def require_imagehash() -> None:

@@ -77,6 +77,7 @@ class LeftOut:
         not_compared: reason by picture, of those compared with other splits by name alone.
         linked: how many of the pictures that are used are links out of the data's folder.
         copies: how many of them are the same file as another of their split.
+        not_splits: columns that are called as if they said splits, and do not.
     """
 
     unusable: dict[str, str]
@@ -86,6 +87,7 @@ class LeftOut:
     not_compared: dict[Path, str]
     linked: int = 0
     copies: int = 0
+    not_splits: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON beside a result."""
@@ -118,6 +120,7 @@ class LeftOut:
             f"Copies of pictures in the same split, each of which counts: {self.copies:,}."
             if self.copies
             else "",
+            f"{say_not_splits(self.not_splits)}." if self.not_splits else "",
         )
         return printable(" ".join(filter(None, sentences)))
 
@@ -185,6 +188,7 @@ def read_splits(
         not_compared=not_compared,
         linked=sum(each.linked for each in found),
         copies=sum(map(_count_copies, kept.values())) if by_content else 0,
+        not_splits=tuple(dict.fromkeys(name for each in found for name in each.not_splits)),
     )
     if min(map(len, kept.values())) < FEWEST:
         raise ValueError(
@@ -237,10 +241,24 @@ def say_left_out(found: UsableImages, used: CaptionedImages | None = None) -> Ca
     without = sum(not group for group in found.dataset.captions) if used is not None else 0
     used = found.dataset if used is None else used
     copies = _count_copies(used)
-    left_out = LeftOut(found.unusable, found.empty_captions, without, (), {}, found.linked, copies)
+    left_out = LeftOut(
+        found.unusable,
+        found.empty_captions,
+        without,
+        (),
+        {},
+        found.linked,
+        copies,
+        found.not_splits,
+    )
     if str(left_out):
         say(f"Of {found.dataset.source}: {left_out}")
     return used
+
+
+def say_not_splits(columns: Sequence[str]) -> str:
+    """What is said of columns that are called as if they said splits."""
+    return f"Not taken for splits, as its values are no names of splits: {', '.join(columns)}"
 
 
 def _count_copies(pictures: CaptionedImages) -> int:
@@ -502,10 +520,12 @@ def inspect_data(
         JSON values: `format`; `pictures` with the count `usable` and the list `unusable` of path
         and reason (rows that name no usable picture among them, by their place in the file);
         `captions` with the counts `usable`, `empty` and, of the usable ones, `truncated`: longer
-        than CLIP's 77 tokens; `splits`, how many usable pictures with captions training would put
-        into train, val and test, and by what ("from": column, folders, file, or digest where the
-        data says nothing); `linked`, how many pictures are links out of the data's folder;
-        `duplicates`, groups of paths with equal pixels; `leaks`, of picture, evaluation and by.
+        than CLIP's 77 tokens, or with its end token inside; `splits`, how many usable pictures with
+        captions training would put into train, val and test, and by what ("from": column, folders,
+        file, or digest where the data says nothing); `not_splits`, the columns that are called as
+        if they said splits and do not; `linked`, how many pictures are links out of the data's
+        folder; `duplicates`, groups of paths with equal pixels; `leaks`, of picture, evaluation and
+        by.
         Pictures that leaks could only be looked for by name are told in a warning, and so are
         splits that have to be drawn from the data's own train.
 
@@ -551,6 +571,7 @@ def inspect_data(
             "truncated": count_truncated(dataset.texts),
         },
         "splits": {"from": found.splits_from or "digest", **counts},
+        "not_splits": list(found.not_splits),
         "linked": found.linked,
         "duplicates": [group for group in groups.values() if len(group) > 1],
         "leaks": [leak.as_dict() for leak in guard.leaks],
@@ -558,17 +579,24 @@ def inspect_data(
 
 
 def count_truncated(captions: Sequence[str], tokenizer: Any = None) -> int:
-    """How many captions say more than a tokenizer reads; left out, it is CLIP's with 77 tokens."""
+    """How many captions say more than a model reads: its context ends, or they hold its end token.
+
+    Args:
+        captions: of any length.
+        tokenizer: the model's; left out, CLIP's with 77 tokens.
+    """
     if tokenizer is None:
         from open_clip import SimpleTokenizer  # takes seconds, and reading data needs none of it
 
         tokenizer = SimpleTokenizer()
     size = tokenizer(["a"]).shape[1]
     # A token has at least one byte: most captions are short enough without asking.
-    long = [each for each in captions if len(each.encode()) > size - 2] or ["a"]
+    asked = [c for c in captions if len(c.encode()) > size - 2 or "end_of_text" in c.lower()]
+    asked = asked or ["a"]
     # Where a caption that is cut ends, it goes on if there is more room.
-    roomier = tokenizer(long, context_length=size + 1)[:, :size]
-    return int((tokenizer(long) != roomier).any(1).sum())
+    ids, roomier = tokenizer(asked), tokenizer(asked, context_length=size + 1)[:, :size]
+    ended = (ids == getattr(tokenizer, "eot_token_id", -1)).sum(1) > 1
+    return int((ended | (ids != roomier).any(1)).sum())
 
 
 def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
@@ -583,11 +611,13 @@ def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
     yield f"Pictures: {pictures['usable']:,} usable, {len(pictures['unusable']):,} unusable"
     yield from _list_some([f"{each['path']}: {each['reason']}" for each in pictures["unusable"]])
     yield (
-        f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them longer than "
-        f"CLIP's 77 tokens), {captions['empty']:,} empty"
+        f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them cut after "
+        f"CLIP's 77 tokens or at its end token), {captions['empty']:,} empty"
     )
     counts = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS)
     yield f"Splits, from {_ORIGINS[splits['from']]}: {counts}"
+    if report["not_splits"]:
+        yield say_not_splits(report["not_splits"])
     if report["linked"]:
         yield f"Links out of the folder were followed to {report['linked']:,} pictures"
     yield f"Groups of equal pictures: {len(report['duplicates']):,}"

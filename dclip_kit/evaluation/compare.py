@@ -53,8 +53,8 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 def warn_of_captions(captioned: CaptionedImages, clip: ClipBundle) -> str:
     """What cannot be found by these captions, in sentences; nothing where there is nothing.
 
-    That is what stands beyond the CLIP's context, and which of the pictures with the same caption
-    is meant.
+    That is what stands beyond the CLIP's context or an end token, and which of the pictures with
+    the same caption is meant.
     """
     owners = Counter(text for own in captioned.captions for text in {*own})
     pictures = [owners[text] for text in captioned.texts]

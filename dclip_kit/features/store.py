@@ -22,6 +22,7 @@ from torch import Tensor
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.annotations import load_json
+from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, locate_weights
 from dclip_kit.models.regions import pad_rows
@@ -259,7 +260,7 @@ def describe_source(
 ) -> dict[str, Any]:
     """Whatever decides features: weights, preprocessing, detector, regions, pictures, captions.
 
-    A picture is known by its path, size and time, so that none is read.
+    A picture is known by its path and bytes, which are read again only where its file has changed.
 
     Args:
         bundle: the CLIP.
@@ -277,7 +278,9 @@ def describe_source(
     own = detector or settings
     weights = detector.source if detector else locate_weights(settings.detector)
     files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
-    states = [path.stat() for path in dataset.paths]
+    scans = scan_pictures(dataset.paths, "comparing pictures", decode=False)
+    if problem := next((scan.problem for scan in scans if scan.problem), ""):
+        raise FileNotFoundError(f"Expected pictures that can be read, but {problem}")
     dtype = str(next(bundle.model.parameters()).dtype).removeprefix("torch.")
     return {
         "format": "dclip_kit features 2",
@@ -298,7 +301,7 @@ def describe_source(
         "pictures": {
             "count": len(dataset),
             "paths": _digest(str(path.absolute()).encode() for path in dataset.paths),
-            "sizes_and_times": _digest(f"{s.st_size} {s.st_mtime_ns}".encode() for s in states),
+            "bytes": _digest(scan.digest.encode() for scan in scans),
         },
         "captions": _digest(json.dumps(group).encode() for group in dataset.captions),
     }

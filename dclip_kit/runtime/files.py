@@ -1,5 +1,6 @@
 """Files: written whole or not at all, JSON, safetensors, the embedded assets, the cache folder."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -52,6 +53,33 @@ def filling(folder: Path) -> Iterator[Path]:
         yield place
         with suppress(OSError):  # then it is there
             place.rename(folder)
+
+
+def require_file(path: Path | str) -> None:
+    """Refuses what is there and no file: a pipe would be waited for, a device read for ever.
+
+    Raises:
+        OSError: as it says; not where nothing is there, which opening it tells.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is no file but a folder, pipe or device", str(path))
+
+
+def open_file(path: Path | str, mode: str = "rb", **options: Any) -> IO[Any]:
+    """Opens a file as `open` does, and nothing else: all files of a data set are opened so.
+
+    Raises:
+        OSError: as `open` and `require_file`.
+    """
+    require_file(path)
+    return open(path, mode, **options)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; errors as `open_file`."""
+    require_file(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -1,27 +1,30 @@
 """A folder's pictures, embedded once and kept: captions are not needed, only a query.
 
 The user's cache folder holds a search index for each folder and model. A picture that was embedded
-is known by path, size and time, so that only new and changed ones are embedded the next time.
+is known by its path and bytes, so that only new and changed ones are embedded the next time.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dclip_kit.data.formats import PICTURE_SUFFIXES, is_picture, walk_files
-from dclip_kit.data.pictures import count_links, file_state
+from dclip_kit.data.pictures import count_links, scan_pictures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, read_picture
 from dclip_kit.runtime.files import cache_path, fingerprint
+from dclip_kit.runtime.printing import say
 from dclip_kit.search.index import Hits, SearchIndex
 from dclip_kit.search.rescoring import NNN, Rescoring
 
@@ -108,18 +111,47 @@ def index_pictures(
     Raises:
         ValueError: there is no picture that can be read.
     """
-    states = {
-        path: f"{path.relative_to(folder)} {file_state(path)}" for path in find_pictures(folder)
-    }
+    paths = find_pictures(folder)
     place = (cache or cache_path("search")) / _key(bundle, folder)
+    with _alone_at(place, folder):
+        return _update(bundle, folder, paths, place, on_batch)
+
+
+@contextmanager
+def _alone_at(place: Path, folder: Path) -> Iterator[None]:
+    """Waits for other processes that index the same folder, which is said."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{place}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"Another process is embedding {folder}: waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _update(
+    bundle: ClipBundle,
+    folder: Path,
+    paths: Sequence[Path],
+    place: Path,
+    on_batch: Callable[[int, int], None] | None,
+) -> PictureIndex:
+    """Brings an index up to date, while nobody else does."""
+    scans = dict(zip(paths, scan_pictures(paths, "looking for changes", decode=False), strict=True))
+    unreadable = {path: scan.problem for path, scan in scans.items() if scan.problem}
+    names = {path: f"{scan.digest} {path.relative_to(folder)}" for path, scan in scans.items()}
     try:
         known = SearchIndex(place)
     except (FileNotFoundError, ValueError):  # damaged: the pictures can be embedded again
         shutil.rmtree(place)
         known = SearchIndex(place)
     before = set(known.ids)
-    new = [path for path, state in states.items() if state not in before]
-    unreadable: dict[Path, str] = {}
+    new = [path for path in paths if names[path] not in before and path not in unreadable]
+    embedded = 0
     for start in tqdm(
         range(0, len(new), _BATCH), "embedding pictures", delay=2, disable=on_batch is not None
     ):
@@ -133,22 +165,19 @@ def index_pictures(
                 unreadable[path] = str(error)
         if pictures:
             features = encode_images(bundle, torch.stack(list(pictures.values())), progress=False)
-            known.append([states[path] for path in pictures], features)
-    paths = [path for path in states if path not in unreadable]
-    if not paths:
+            known.append([names[path] for path in pictures], features)
+            embedded += len(pictures)
+    readable = [path for path in paths if path not in unreadable]
+    if not readable:
         raise ValueError(
             f"Expected pictures that can be read in {folder}, got none; mend them, such as the "
             f"first ({next(iter(unreadable.values()))})."
         )
-    kept = [states[path] for path in paths]
+    kept = [names[path] for path in readable]
     if known.ids != kept or len(known.shards) > 1:  # many small shards take longer to search
         known.rewrite(kept)
     return PictureIndex(
-        tuple(paths),
-        known,
-        unreadable,
-        embedded=len(new) - len(unreadable),
-        linked=count_links(paths, folder),
+        tuple(readable), known, unreadable, embedded, linked=count_links(readable, folder)
     )
 
 

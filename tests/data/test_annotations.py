@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from open_clip import SimpleTokenizer
 from PIL import Image
 
 from dclip_kit.data.annotations import (
@@ -15,10 +16,13 @@ from dclip_kit.data.annotations import (
     load_json,
     path_inside,
     read_lines,
+    says_something,
     split_by_folder,
 )
 from dclip_kit.data.formats import read_captioned, read_format
 from dclip_kit.data.pictures import CaptionedImages
+from dclip_kit.data.splits import count_truncated
+from dclip_kit.models.encode import encode_tokens, real_tokens
 
 
 @pytest.fixture
@@ -354,3 +358,31 @@ def test_pictures_without_any_caption_are_not_usable(tmp_path) -> None:
     (folder / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"none was left \(1 without a caption, .* rows\)\.$"):
         read_captioned(folder)
+
+
+SILENT = ("&nbsp;", "\x07", "&amp;nbsp; ", "\ufeff", "<end_of_text> a dog", "&lt;end_of_text&gt;")
+
+
+@pytest.mark.parametrize("silent", SILENT, ids=ascii)
+def test_a_caption_of_which_a_tokenizer_reads_nothing_is_named(silent, clip, tmp_path) -> None:
+    assert not real_tokens(SimpleTokenizer()([silent])).any()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    found = Annotations()
+    found.add("f:1", "a.png", silent)
+    found.add("f:2", "a.png", ["a dog", silent, "..."])
+    result = gather(found, tmp_path, "val", "mine")
+    assert result.dataset.texts == ["a dog", "..."]
+    assert list(result.unusable) == ["f:1", "f:2"]
+    assert all("tokenizer reads nothing" in why for why in result.unusable.values())
+    encode_tokens(clip, result.dataset.texts)
+
+
+@pytest.mark.parametrize("text", ["&", "...", "\u200b", "a\nb", "&nbsp;x", "\N{DOG}", "<", "1"])
+def test_a_caption_of_which_a_tokenizer_reads_something_is_taken(text) -> None:
+    assert real_tokens(SimpleTokenizer()([text])).any() and says_something(text)
+
+
+def test_an_end_inside_a_caption_cuts_it() -> None:
+    captions = ["a dog <end_of_text> on grass", "A &lt;END_OF_TEXT&gt; b", "the end of text", "x"]
+    assert count_truncated(captions) == 2
+    assert count_truncated([*captions, "cat " * 76]) == 3

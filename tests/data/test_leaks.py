@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from dclip_kit.data.leaks import (
     OWN,
@@ -129,6 +129,19 @@ def test_an_index_serves_many_times_and_reads_evaluation_once(folders) -> None:
     assert find_leaks(dataset(train, ["copy.jpg"]), by_name).leaks == ()
 
 
+def test_mirrored_copies_are_found(folders) -> None:
+    train, test = folders
+    for number in range(5):
+        mirrored = ImageOps.mirror(scene(100 + number))
+        mirrored.resize((96, 72)).save(train / f"mirrored{number}.jpg", quality=60)
+    names = [f"own{i}.jpg" for i in range(5)] + [f"mirrored{i}.jpg" for i in range(5)]
+    report = find_leaks(dataset(train, names), [dataset(test, [f"test{i}.png" for i in range(5)])])
+    assert [(leak.picture.name, leak.evaluation.name) for leak in report.leaks] == [
+        (f"mirrored{i}.jpg", f"test{i}.png") for i in range(5)
+    ]
+    assert all(leak.by.startswith("mirrored content (") for leak in report.leaks)
+
+
 def write_hash(bits: np.ndarray) -> str:
     return np.packbits(bits).tobytes().hex()
 
@@ -141,8 +154,10 @@ def test_the_threshold_is_four_bits(flipped, found) -> None:
     other = bits.copy()
     other[:flipped] ^= True
     others = {Path("far"): write_hash(~bits), Path("near"): write_hash(other)}
-    near = list(leaks._find_near({Path("own"): write_hash(bits)}, others))
-    assert near == ([Leak(Path("own"), Path("near"), "content (4 bits)")] if found else [])
+    near = leaks._find_near({Path("own"): write_hash(bits)}, others)
+    assert list(near.values()) == (
+        [Leak(Path("own"), Path("near"), "content (4 bits)")] if found else []
+    )
 
 
 def test_blocks_of_training_pictures_keep_their_numbers() -> None:
@@ -152,7 +167,8 @@ def test_blocks_of_training_pictures_keep_their_numbers() -> None:
     hashes = {Path(f"{number}"): write_hash(each) for number, each in enumerate(bits)}
     others = {Path(f"other {number}"): write_hash(bits[number]) for number in (2100, 7)}
     assert [
-        (leak.picture.name, leak.evaluation.name) for leak in leaks._find_near(hashes, others)
+        (leak.picture.name, leak.evaluation.name)
+        for leak in leaks._find_near(hashes, others).values()
     ] == [
         ("7", "other 7"),
         ("2100", "other 2100"),

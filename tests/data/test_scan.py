@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -69,6 +70,45 @@ def test_what_has_changed_is_looked_at_again(paths, opened) -> None:
     assert [a for i, a in enumerate(after) if i != 3] == [b for i, b in enumerate(before) if i != 3]
 
 
+def test_a_picture_replaced_in_place_is_looked_at_again(paths, opened, tmp_path) -> None:
+    """As `cp -p`, `rsync -t` and archives with fixed times do."""
+    for path in paths:
+        scene(int(path.stem)).save(path, format="BMP")  # all of one size
+        os.utime(path, ns=(5, 5))
+    before = scan_pictures(paths)
+    opened.clear()
+    shutil.copy2(paths[0], tmp_path / "copy.png")  # over the old one, whose place it takes
+    shutil.copy2(tmp_path / "copy.png", paths[1])
+    os.replace(paths[2], tmp_path / "moved.png")  # in place of the old one
+    os.replace(paths[3], paths[2])
+    os.replace(tmp_path / "moved.png", paths[3])
+    assert {path.stat().st_mtime_ns for path in paths} == {5}
+    for decode in (False, True):
+        after = scan_pictures(paths, decode=decode)
+        assert [each.digest for each in after[:4]] == [before[i].digest for i in (0, 0, 3, 2)]
+    assert after == [before[i] for i in (0, 0, 3, 2, *range(4, len(paths)))]
+    assert sorted(opened) == sorted(paths[1:4])
+
+
+def test_a_file_that_only_looks_new_is_read_and_not_decoded(paths, opened) -> None:
+    before = scan_pictures(paths)
+    opened.clear()
+    for path in paths:
+        path.chmod(0o600)
+        os.utime(path, ns=(7, 7))
+    assert scan_pictures(paths) == before and not opened
+
+
+def test_what_is_no_file_is_told_and_not_read(opened, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    odd = [tmp_path / f"{name}.png" for name in ("pipe", "zero", "folder")]
+    for decode in (False, True):
+        for scan in scan_pictures(odd, decode=decode):
+            assert "it is no file" in scan.problem and not scan.digest
+
+
 def test_a_problem_is_not_remembered(paths, opened) -> None:
     content = paths[2].read_bytes()
     paths[2].write_bytes(content[:-60])
@@ -94,7 +134,15 @@ def test_a_hash_that_could_not_be_made_is_made_later(paths, opened, monkeypatch)
     assert all(each.phash for each in scan_pictures(paths)) and len(opened) == len(paths)
 
 
-@pytest.mark.parametrize("content", ["", "nonsense"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "nonsense", "[]", "5", "null", '"text"', "{}", "[" * 100_000),
+        '{"0.png": ["1 2", "digest", "pixels", "phash", ""], "1.png": 5}',  # an earlier version's
+        '{"format": "dclip-kit scans 2", "seen": {"0.png": ["1 2"], "1.png": {}}}',
+        '{"format": "dclip-kit scans 2", "seen": [1]}',
+    ],
+)
 def test_a_damaged_memory_is_made_again(content, paths, opened, tmp_path) -> None:
     found = scan_pictures(paths)
     for file in (tmp_path / "cache" / "scans").iterdir():
@@ -150,7 +198,7 @@ def test_names_that_are_no_text_are_remembered(opened, tmp_path) -> None:
     before = scan_pictures([path])
     assert scan_pictures([path]) == before and opened == [path]
     (kept,) = (tmp_path / "cache" / "scans").iterdir()
-    assert np.all([name == path.name for name in json.loads(kept.read_text())])
+    assert np.all([name == path.name for name in json.loads(kept.read_text())["seen"]])
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(opened, tmp_path, monkeypatch) -> None:

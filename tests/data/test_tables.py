@@ -96,7 +96,7 @@ def test_a_quote_left_open_swallows_nothing_in_silence(folder) -> None:
         ("image,caption\na.jpg,a\n".encode("utf-16"), "columns image and caption .*in UTF-8"),
         (b"image;caption\na.jpg;a\n", r"got \['image;caption'\]; .*with commas"),
         (b"\n\n", r"got \[\]; put"),
-        (None, r"Expected one file captions\.csv or metadata\.csv in .*, got none"),
+        (None, r"Expected one file captions\.csv or .* in .*, got none; name the file"),
     ],
 )
 def test_csv_without_its_columns_is_refused(folder, content, says) -> None:

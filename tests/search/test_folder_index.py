@@ -2,11 +2,15 @@
 
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
+from PIL import Image
 
 from dclip_kit.models.encode import encode_images
 from dclip_kit.search import folder_index as index
@@ -123,8 +127,47 @@ def test_only_what_is_new_or_changed_is_embedded_again(
     assert names == ["0.png", "1.png", "3.png", "new.png", "4.png", "5.png"]
     torch.testing.assert_close(features(second), encode_images(clip, second.paths))
     assert torch.equal(features(second)[0], features(first)[0])
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(cache.glob("*/index.json"))) == 1
     assert index_pictures(clip, folder, cache).embedded == 0
+
+
+def test_pictures_that_exchange_names_exchange_vectors(tmp_path, clip, cache, encoded) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name, color in (("a.bmp", "red"), ("b.bmp", "blue"), ("c.bmp", "lime")):
+        Image.new("RGB", (32, 32), color).save(folder / name)
+        os.utime(folder / name, ns=(5, 5))
+    index_pictures(clip, folder, cache)
+    for old, new in (("a.bmp", "x"), ("b.bmp", "a.bmp"), ("x", "b.bmp")):
+        (folder / old).rename(folder / new)
+    found = index_pictures(clip, folder, cache)
+    torch.testing.assert_close(features(found), encode_images(clip, found.paths))
+    assert encoded == [3, 2]
+
+
+def test_what_only_looks_new_is_not_embedded_again(folder, clip, cache, encoded) -> None:
+    index_pictures(clip, folder, cache)
+    for path in find_pictures(folder):
+        os.utime(path, ns=(7, 7))
+    assert index_pictures(clip, folder, cache).embedded == 0 and encoded == [6]
+
+
+def test_two_that_index_one_folder_take_turns(folder, clip, cache, encoded, monkeypatch) -> None:
+    """The second begins while the first one embeds, waits, and finds the work done."""
+    began, counting = Event(), index.encode_images
+
+    def slowly(bundle, pictures, **more):
+        began.set()
+        time.sleep(0.5)
+        return counting(bundle, pictures, **more)
+
+    monkeypatch.setattr(index, "encode_images", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(index_pictures, clip, folder, cache)
+        assert began.wait(60)
+        second = pool.submit(index_pictures, clip, folder, cache)
+        assert (first.result().embedded, second.result().embedded) == (6, 0)
+    assert encoded == [6]
 
 
 def test_another_model_has_features_of_its_own(folder, clip, cache, encoded) -> None:
@@ -132,9 +175,9 @@ def test_another_model_has_features_of_its_own(folder, clip, cache, encoded) -> 
     with torch.no_grad():
         clip.model.visual.proj += 0.1
     assert index_pictures(clip, folder, cache).embedded == 6
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("*/index.json"))) == 2
     assert index_pictures(replace(clip, precision="bf16"), folder, cache).embedded == 6
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.glob("*/index.json"))) == 3
 
 
 def test_what_cannot_be_read_is_named_and_found_once_mended(folder, clip, cache) -> None:
