@@ -54,7 +54,8 @@ class Exercise:
             if all(map(_agree, given, _answer_all(mistake, drawn))):
                 return said
         rows = zip(drawn, given, right, strict=True)
-        inputs, got, expected = next(row for row in rows if not _agree(*row[1:]))
+        failed = [row for row in rows if not _agree(*row[1:])]
+        inputs, got, expected = min(failed, key=lambda row: _count_numbers(row[0]))
         if isinstance(got, str) or isinstance(expected, str):
             return str(got)
         if got.shape != expected.shape:
@@ -73,8 +74,11 @@ def _answer_all(answer: Callable[..., Any], drawn: list[tuple[Any, ...]]) -> lis
             result = answer(*copy.deepcopy(inputs))  # it may change them
             if result is None or result is ...:
                 made.append("The function returns nothing so far.")
-            else:
-                made.append(torch.as_tensor(result).double())
+                continue
+            if isinstance(result, list):  # as_tensor takes no list of rows
+                result = torch.stack(list(map(torch.as_tensor, result)))
+            value = torch.as_tensor(result).double()
+            made.append(value[0] if value.shape == (1,) else value)  # as good as a number
         except Exception as error:
             made.append(f"It stops with {type(error).__name__}: {error}")
     return made
@@ -86,6 +90,10 @@ def _agree(one: Tensor | str, other: Tensor | str) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, 1e-3, 1e-5, equal_nan=True)
 
 
+def _count_numbers(inputs: tuple[Any, ...]) -> int:
+    return sum(torch.as_tensor(each).numel() for each in inputs)
+
+
 def _count(value: Tensor) -> str:
     return f"{' × '.join(map(str, value.shape))} numbers" if value.ndim else "one number"
 
@@ -95,11 +103,43 @@ def _say(value: Tensor) -> str:
     return ", ".join(few) + " …" * (value.numel() > _SHOWN)
 
 
+# What the draws share. Sizes and factors differ from input to input, so that no constant will do.
+
+
+def _draw_size(rng: Generator, low: int, high: int) -> int:
+    """A whole number; both ends count."""
+    return int(torch.randint(low, high + 1, (1,), generator=rng))
+
+
+def _draw_share(rng: Generator) -> float:
+    return float(torch.rand(1, generator=rng))
+
+
+def _draw_vectors(rng: Generator, count: int, width: int) -> Tensor:
+    """Vectors of very different lengths."""
+    lengths = 4 * torch.rand(count, 1, generator=rng) + 0.2
+    return normalize(torch.randn(count, width, generator=rng), dim=-1) * lengths
+
+
+def _draw_gallery(rng: Generator) -> tuple[Any, ...]:
+    width = _draw_size(rng, 3, 12)
+    query = torch.randn(width, generator=rng)
+    return query, _draw_vectors(rng, _draw_size(rng, 6, 30), width)
+
+
+def _draw_some(rng: Generator, low: int, high: int) -> Tensor:
+    """True at one place or more of `low` to `high`, and anywhere."""
+    places = _draw_size(rng, low, high)
+    return torch.randperm(places, generator=rng) < _draw_size(rng, 1, places)
+
+
 # 01: boxes, and names
 
 
 def _draw_boxes(rng: Generator) -> tuple[Any, ...]:
-    return tuple((torch.rand(2, 2, 2, generator=rng).sort(dim=1).values * 100).flatten(1).tolist())
+    corners = torch.rand(2, 2, 2, generator=rng).sort(dim=1).values  # box corner xy
+    corners += torch.rand(2, 1, 2, generator=rng)  # so that many are apart both ways
+    return tuple((corners * 1000 ** _draw_share(rng)).flatten(1).tolist())
 
 
 def _sides(first: list[float], second: list[float]) -> tuple[float, float]:
@@ -157,7 +197,7 @@ check_overlap = Exercise(
 )
 
 check_nearest_class = Exercise(
-    lambda rng: (torch.randn(8, generator=rng), _draw_vectors(rng, 12)),
+    _draw_gallery,
     lambda feature, classes: (normalize(classes, dim=-1) @ feature).argmax(),
     {
         "The longest class vector wins too often: bring all to length 1 first.": (
@@ -187,17 +227,10 @@ check_nearest_class = Exercise(
     },
 )
 
-
-def _draw_vectors(rng: Generator, count: int) -> Tensor:
-    """Vectors of very different lengths."""
-    lengths = 4 * torch.rand(count, 1, generator=rng) + 0.2
-    return normalize(torch.randn(count, 8, generator=rng), dim=-1) * lengths
-
-
 # 02: weights, and pooling
 
 check_weigh = Exercise(
-    lambda rng: tuple(torch.rand(3, 5, generator=rng)),
+    lambda rng: tuple(torch.rand(3, _draw_size(rng, 2, 6), generator=rng)),
     lambda area, confidence, similarity: _to_one(area * confidence * similarity),
     {
         "The weights do not sum to 1: divide them by their sum.": (
@@ -243,8 +276,11 @@ def _to_one(weights: Tensor) -> Tensor:
 
 
 def _draw_padded(rng: Generator) -> tuple[Any, ...]:
-    mask = torch.arange(6) < torch.randint(1, 6, (1,), generator=rng)
-    return torch.randn(6, 8, generator=rng) * mask[:, None], mask
+    """The mask alone says what is real: padding need not be zeros, and a real region may be."""
+    mask = _draw_some(rng, 2, 8)
+    regions = torch.randn(len(mask), _draw_size(rng, 2, 10), generator=rng)
+    regions[torch.rand(len(mask), generator=rng) < 0.2] = 0.0
+    return regions, mask
 
 
 check_pool = Exercise(
@@ -253,6 +289,9 @@ check_pool = Exercise(
     {
         "Padding is averaged in: divide by the number of real regions.": (
             lambda regions, mask: regions.mean(0)
+        ),
+        "Padding need not be zeros: leave it out before you sum, too.": (
+            lambda regions, mask: regions.sum(0) / mask.sum()
         ),
         "That is the sum; divide it by the number of real regions.": (
             lambda regions, mask: regions[mask].sum(0)
@@ -282,8 +321,13 @@ def _both_ways(logits: Tensor, pairs: Tensor | None = None) -> Tensor:
     return (cross_entropy(logits, pairs) + cross_entropy(logits.T, pairs)) / 2
 
 
+def _draw_pairs(rng: Generator) -> tuple[Any, ...]:
+    pairs, width = _draw_size(rng, 2, 10), _draw_size(rng, 3, 12)
+    return *_draw_vectors(rng, 2 * pairs, width).chunk(2), 0.05 + _draw_share(rng)
+
+
 check_contrastive_loss = Exercise(
-    lambda rng: (_draw_vectors(rng, 6), _draw_vectors(rng, 6), 0.2),
+    _draw_pairs,
     lambda images, texts, temperature: _both_ways(_logits(images, texts, temperature)),
     {
         "Bring the vectors to length 1 first, so that products are cosines.": (
@@ -345,7 +389,7 @@ check_contrastive_loss = Exercise(
 )
 
 check_mix = Exercise(
-    lambda rng: (*torch.randn(2, 4, generator=rng), float(torch.rand(1, generator=rng))),
+    lambda rng: (*torch.randn(2, _draw_size(rng, 2, 6), generator=rng), _draw_share(rng)),
     lambda before, after, alpha: before + alpha * (after - before),
     {
         "The two are exchanged: at α = 1 only the fine-tuned weights are left.": (
@@ -376,12 +420,15 @@ check_mix = Exercise(
 
 
 def _draw_similarity(rng: Generator) -> tuple[Any, ...]:
-    owner = torch.arange(8).repeat_interleave(2)
-    return (
-        torch.rand(16, 8, generator=rng),
-        owner,
-        int(torch.randint(1, 5, (1,), generator=rng)),
-    )
+    """Scores in tenths, so that some tie; a caption's own picture never does.
+
+    The reader is told nothing of such a tie, and `topk` may break it either way.
+    """
+    texts, images = _draw_size(rng, 7, 20), _draw_size(rng, 5, 12)
+    owner = torch.randint(images, (texts,), generator=rng)
+    similarity = torch.randint(10, (texts, images), generator=rng) / 10
+    similarity[torch.arange(texts), owner] += 0.05
+    return similarity, owner, _draw_size(rng, 1, 4)
 
 
 def _ranks(similarity: Tensor, owner: Tensor) -> Tensor:
@@ -442,11 +489,15 @@ check_recall = Exercise(
 
 
 def _precisions(relevant: Tensor) -> Tensor:
-    return (relevant.cumsum(0) / torch.arange(1, 7))[relevant]
+    return (relevant.cumsum(0) / _places(relevant))[relevant]
+
+
+def _places(relevant: Tensor) -> Tensor:
+    return torch.arange(1, len(relevant) + 1)
 
 
 check_average_precision = Exercise(
-    lambda rng: (torch.randperm(6, generator=rng) < 2,),
+    lambda rng: (_draw_some(rng, 3, 8),),
     lambda relevant: _precisions(relevant).mean(),
     {
         "That is the reciprocal rank, which stops at the first right answer; go on to the last.": (
@@ -459,16 +510,16 @@ check_average_precision = Exercise(
             lambda relevant: _precisions(relevant).sum()
         ),
         "The answer at a place counts too: of the first place's one answer, one may be right.": (
-            lambda relevant: ((relevant.cumsum(0) - 1) / torch.arange(1, 7))[relevant].mean()
+            lambda relevant: ((relevant.cumsum(0) - 1) / _places(relevant))[relevant].mean()
         ),
         "Precision is averaged over the places of right answers alone.": (
-            lambda relevant: (relevant.cumsum(0) / torch.arange(1, 7)).mean()
+            lambda relevant: (relevant.cumsum(0) / _places(relevant)).mean()
         ),
         "At the second right answer two are right: count those before it, too.": (
-            lambda relevant: (1 / torch.arange(1, 7))[relevant].mean()
+            lambda relevant: (1 / _places(relevant))[relevant].mean()
         ),
         "The first rank is 1, not 0: divide by 1, 2, 3, ….": (
-            lambda relevant: (relevant.cumsum(0) / torch.arange(6))[relevant].mean()
+            lambda relevant: (relevant.cumsum(0) / (_places(relevant) - 1))[relevant].mean()
         ),
         "That is the precision at the last right answer; take the mean over all right ones.": (
             lambda relevant: _precisions(relevant)[-1]
@@ -479,7 +530,7 @@ check_average_precision = Exercise(
 # 05: searching, and rescoring
 
 check_search = Exercise(
-    lambda rng: (torch.randn(8, generator=rng), _draw_vectors(rng, 20), 3),
+    lambda rng: (*_draw_gallery(rng), _draw_size(rng, 1, 5)),
     lambda query, features, top_k: (normalize(features, dim=-1) @ query).topk(top_k).indices,
     {
         "Long vectors win: bring all to length 1 first.": (
@@ -519,8 +570,15 @@ def _top_mean(reference: Tensor, k: int, axis: int = 0) -> Tensor:
     return reference.topk(k, dim=axis).values.mean(axis)
 
 
+def _draw_scores(rng: Generator) -> tuple[Any, ...]:
+    k, images = _draw_size(rng, 1, 6), _draw_size(rng, 6, 9)
+    queries, captions = k + _draw_size(rng, 1, 3), _draw_size(rng, 10, 40)
+    scores = torch.randn(queries + captions, images, generator=rng)
+    return *scores.split([queries, captions]), k, _draw_share(rng)
+
+
 check_rescore = Exercise(
-    lambda rng: (torch.rand(4, 6, generator=rng), torch.rand(30, 6, generator=rng), 5, 0.75),
+    _draw_scores,
     lambda similarity, reference, k, alpha: similarity - alpha * _top_mean(reference, k),
     {
         "What a picture gets from everybody is taken off, not added.": (
@@ -564,10 +622,12 @@ check_rescore = Exercise(
 
 
 def _draw_hits(rng: Generator) -> tuple[Any, ...]:
-    before, after = (torch.rand(2, 40, generator=rng) < torch.tensor([[0.4], [0.6]])).double()
-    before[0] = 1.0  # no draw below is without it
-    draws = torch.randint(40, (9, 40), generator=rng)
-    draws[:, 0] = 0
+    images, size = _draw_size(rng, 10, 50), (_draw_size(rng, 2, 9), _draw_size(rng, 10, 50))
+    rates = 0.2 + 0.6 * torch.rand(2, 1, generator=rng)
+    before, after = (torch.rand(2, images, generator=rng) < rates).double()
+    draws = torch.randint(images, size, generator=rng)
+    before[draws[0, 0]] = 1.0
+    draws[:, 0] = draws[0, 0]  # so that each draw has one that was found before
     return before, after, draws
 
 
@@ -627,9 +687,14 @@ def _compare(similarity: Tensor) -> Tensor:
     return (_true(similarity)[:, :, None] > _false(similarity)[:, None]).flatten(1)
 
 
+def _draw_items(rng: Generator) -> tuple[Any, ...]:
+    """Cosines in steps, so that some tie; those of true pairs are mostly the greater."""
+    steps = torch.randint(-3, 2, (_draw_size(rng, 6, 40), 2, 2), generator=rng)
+    return ((steps + 2 * torch.eye(2)) / 10 ** _draw_size(rng, 1, 4),)
+
+
 check_group_score = Exercise(
-    # Cosines in tenths, so that some tie; those of true pairs are mostly the greater.
-    lambda rng: ((torch.randint(5, (30, 2, 2), generator=rng) + 2 * torch.eye(2)) / 10,),
+    _draw_items,
     lambda similarity: _right(similarity).double().mean(),
     {
         "That is the text score: pictures choose captions. Captions must choose pictures, too.": (
