@@ -2,6 +2,7 @@
 
 Features need not be normalised; similarity is the cosine, computed in float32 even under autocast,
 since bfloat16 cosines divided by a small temperature are too coarse. Teachers are detached here.
+NumPy arrays are taken too; what is to learn is a tensor.
 Shapes are checked. Values are not, since that waits for the device: NaN or infinity in a feature
 gives a loss of NaN, and a training calls `require_directions` once before it begins.
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
@@ -10,10 +11,13 @@ Axes with a leading underscore are checked by hand, so that the error can say wh
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+
+Array = Tensor | np.ndarray
 
 _ROWS = 65_536  # looked at in one go, of features that may be all that the memory holds
 
@@ -28,11 +32,11 @@ class DclipLoss:
 
 
 def contrastive_loss(
-    image_features: Float[Tensor, "pair embed"],
-    text_features: Float[Tensor, "_pair _embed"],
+    image_features: Float[Array, "pair embed"],
+    text_features: Float[Array, "_pair _embed"],
     temperature: float = 0.05,
-    same_pair: Bool[Tensor, "_pair _pair"] | None = None,
-    hard_negatives: Float[Tensor, "_pair _embed"] | None = None,
+    same_pair: Bool[Array, "_pair _pair"] | None = None,
+    hard_negatives: Float[Array, "_pair _embed"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE: each image against all texts and each text against all images.
 
@@ -56,10 +60,12 @@ def contrastive_loss(
     image, text = _unit_rows(image_features=image_features, text_features=text_features)
     logits = _scaled_cosines(image, text, temperature)  # image text
     if same_pair is not None:
-        if same_pair.shape != logits.shape:
+        same_pair = torch.as_tensor(same_pair)
+        if same_pair.shape != logits.shape or same_pair.dtype != torch.bool:
             raise ValueError(
-                f"Expected a same_pair of {tuple(logits.shape)}, got {tuple(same_pair.shape)}; "
-                "give one entry for each image and text."
+                f"Expected a boolean same_pair of {tuple(logits.shape)}, got "
+                f"{tuple(same_pair.shape)} in {same_pair.dtype}; give one entry for each image "
+                "and text."
             )
         itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same_pair & ~itself, -torch.inf)
@@ -67,13 +73,13 @@ def contrastive_loss(
     if hard_negatives is not None:
         image, harder = _unit_rows(image_features=image, hard_negatives=hard_negatives)
         more = _scaled_cosines(image, harder, temperature)
-        texts = torch.cat([logits, more.masked_fill(~hard_negatives.any(dim=1), -torch.inf)], dim=1)
+        texts = torch.cat([logits, more.masked_fill(~harder.any(dim=1), -torch.inf)], dim=1)
     return (F.cross_entropy(texts, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 def cosine_distillation_loss(
-    student_features: Float[Tensor, "image embed"],
-    teacher_features: Float[Tensor, "_image _embed"],
+    student_features: Float[Array, "image embed"],
+    teacher_features: Float[Array, "_image _embed"],
 ) -> Float[Tensor, ""]:
     """Mean of 1 - cos(student, teacher), in [0, 2].
 
@@ -87,15 +93,16 @@ def cosine_distillation_loss(
     Source: DCLIP (arXiv 2505.21549).
     """
     student, teacher = _unit_rows(
-        student_features=student_features, teacher_features=teacher_features.detach()
+        student_features=student_features,
+        teacher_features=torch.as_tensor(teacher_features).detach(),
     )
     return (1 - (student * teacher).sum(dim=1)).mean()
 
 
 def anchored_kl_loss(
-    student_features: Float[Tensor, "image embed"],
-    teacher_features: Float[Tensor, "_image _embed"],
-    anchor_features: Float[Tensor, "anchor _embed"],
+    student_features: Float[Array, "image embed"],
+    teacher_features: Float[Array, "_image _embed"],
+    anchor_features: Float[Array, "_anchor _embed"],
     temperature: float = 0.05,
 ) -> Float[Tensor, ""]:
     """KL(teacher ‖ student) between how both rank captions for pictures, and pictures for captions.
@@ -111,15 +118,23 @@ def anchored_kl_loss(
         temperature: Of both sides' softmax.
 
     Raises:
-        ValueError: Empty features, shapes that differ, or a temperature that is not positive.
+        ValueError: Empty features, shapes or widths that differ, or a temperature that is not
+            positive.
 
     Source: our reading of similarity-based distillation, as in CLIP-KD (arXiv 2307.12732), with
     anchors in place of the batch's own captions.
     """
     student, teacher = _unit_rows(
-        student_features=student_features, teacher_features=teacher_features.detach()
+        student_features=student_features,
+        teacher_features=torch.as_tensor(teacher_features).detach(),
     )
-    anchors = F.normalize(anchor_features.detach().to(student.dtype), dim=1)
+    anchors = torch.as_tensor(anchor_features).detach().to(student.dtype)
+    if anchors.shape[1:] != student.shape[1:] or len(anchors) == 0:
+        raise ValueError(
+            f"Expected anchor_features [anchor {student.shape[1]}], not empty, got "
+            f"{tuple(anchors.shape)}; encode them with the student's or its teacher's CLIP."
+        )
+    anchors = F.normalize(anchors, dim=1)
     student, teacher = (_scaled_cosines(x, anchors, temperature) for x in (student, teacher))
     over_anchors, over_images = (
         F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True)
@@ -129,9 +144,9 @@ def anchored_kl_loss(
 
 
 def sds_loss(
-    latents: Float[Tensor, "image channel height width"],
-    noise: Float[Tensor, "image channel height width"],
-    kept: Float[Tensor, "_image"],
+    latents: Float[Array, "image channel height width"],
+    noise: Float[Array, "_image _channel _height _width"],
+    kept: Float[Array, "_image"],
     predict_noise: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "image"]:
     """How far a frozen denoiser misses the noise added to each image, as a mean over its numbers.
@@ -147,15 +162,18 @@ def sds_loss(
         predict_noise: From noisy latents to the noise in them, such as `Denoiser.predict_noise`.
 
     Raises:
-        ValueError: There is not one share for each image.
+        ValueError: There is not one share for each image, or noise of another shape.
 
     Source: SDS-CLIP (arXiv 2307.09233), whose squared norm is a mean here, so that a weight means
     the same for denoisers of any size.
     """
-    if kept.shape != latents.shape[:1]:
+    latents, noise, kept = (torch.as_tensor(each) for each in (latents, noise, kept))
+    if kept.shape != latents.shape[:1] or noise.shape != latents.shape:
         raise ValueError(
-            f"Expected a share of variance for each of {len(latents)} images, got "
-            f"{tuple(kept.shape)}; take the schedule's at their timesteps."
+            f"Expected noise of {tuple(latents.shape)}, as the latents, and a share of variance "
+            f"for each of {len(latents)} images, got {tuple(kept.shape)} and noise of "
+            f"{tuple(noise.shape)}; draw noise for each image, and take the schedule's shares at "
+            "their timesteps."
         )
     share = kept.to(latents).view(-1, 1, 1, 1)
     noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
@@ -163,13 +181,13 @@ def sds_loss(
 
 
 def dclip_loss(
-    student_features: Float[Tensor, "pair embed"],
-    text_features: Float[Tensor, "_pair _embed"],
-    teacher_features: Float[Tensor, "_pair _embed"],
+    student_features: Float[Array, "pair embed"],
+    text_features: Float[Array, "_pair _embed"],
+    teacher_features: Float[Array, "_pair _embed"],
     temperature: float = 0.05,
     distillation_weight: float = 1.0,
     contrastive_weight: float = 1.0,
-    same_pair: Bool[Tensor, "_pair _pair"] | None = None,
+    same_pair: Bool[Array, "_pair _pair"] | None = None,
     distil_text: bool = False,
 ) -> DclipLoss:
     """The student's loss: cosine distillation + symmetric InfoNCE against the captions.
@@ -199,9 +217,9 @@ def dclip_loss(
     return DclipLoss(total, distillation, contrastive)
 
 
-def _unit_rows(**named: Tensor) -> tuple[Tensor, Tensor]:
+def _unit_rows(**named: Array) -> tuple[Tensor, Tensor]:
     """Two matrices of one shape at unit length, in one precision of float32 or better."""
-    (first, a), (second, b) = named.items()
+    (first, a), (second, b) = ((name, torch.as_tensor(x)) for name, x in named.items())
     if a.ndim != 2 or a.numel() == 0 or a.shape != b.shape:
         raise ValueError(
             f"Expected {first} and {second} of one shape [batch, embed], not empty, got "
@@ -220,7 +238,7 @@ def _scaled_cosines(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         return a @ b.T / temperature
 
 
-def require_directions(zeros: bool = False, **named: Tensor) -> None:
+def require_directions(zeros: bool = False, **named: Array) -> None:
     """Checks that all rows of features are finite and not all zeros; waits for the device.
 
     Args:
@@ -231,6 +249,7 @@ def require_directions(zeros: bool = False, **named: Tensor) -> None:
         ValueError: some rows are not; it says how many, and the first.
     """
     for name, x in named.items():
+        x = torch.as_tensor(x)
         peak = torch.cat([part.detach().abs().amax(dim=-1) for part in x.split(_ROWS)])
         bad = ~peak.isfinite() | ((peak == 0) & (not zeros))
         if bad.any():

@@ -2,7 +2,7 @@
 
 A positive's rank is 1 + the number of candidates that score higher, and ties count as the mean rank
 of the tied group, so that a collapsed model, which gives every pair the same score, gets at most
-chance. Recalls and precisions are fractions in [0, 1].
+chance. Recalls and precisions are fractions in [0, 1]. What is measured may come in NumPy arrays.
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
 """
 
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
+
+Array = Tensor | np.ndarray
 
 TIE_TOLERANCE = 1e-6  # above the rounding of a float32 cosine, below any difference that means much
 TILE_SIZE = 2**19  # scores held at once: these and their flags, 4 MB in float32, fit two caches
@@ -24,9 +27,47 @@ _KEPT_COUNTS = 1 << 24  # bytes
 _DRAWN_AT_ONCE = 1 << 17  # fit a processor's cache: three times as fast as the tiles above
 
 
+def take_finite(name: str, values: Shaped[Array, "..."], axes: str) -> Shaped[Tensor, "..."]:
+    """Numbers as a tensor; what is one already, it leaves as it is.
+
+    Args:
+        name: What an error calls them.
+        values: Tensor or NumPy array.
+        axes: Their names; a digit is the size of its axis.
+
+    Raises:
+        ValueError: The axes are others, or a number is not finite.
+    """
+    tensor, names = torch.as_tensor(values), axes.split()
+    bad = ~tensor.isfinite()
+    sizes = zip(names, tensor.shape, strict=False)
+    fits = all(name == str(size) for name, size in sizes if name.isdigit())
+    if tensor.ndim != len(names) or not fits or bad.any():
+        raise ValueError(
+            f"Expected {name} [{axes}] of finite numbers, got {tuple(tensor.shape)} with "
+            f"{int(bad.sum())} not finite, such as {tensor[bad][:1].tolist()} at "
+            f"{bad.nonzero()[:1].tolist()}; check what they were computed from."
+        )
+    return tensor
+
+
+def require_strings(name: str, strings: Sequence[str]) -> None:
+    """Checks that it is a sequence of strings, and not one by itself.
+
+    Raises:
+        ValueError: It is not; by its name.
+    """
+    others = [each for each in strings if not isinstance(each, str)]
+    if others or isinstance(strings, str):
+        raise ValueError(
+            f"Expected {name} as a sequence of strings, got {[*others, strings][0]!r}; give a list "
+            "of strings."
+        )
+
+
 def ranks(
-    scores: Float[Tensor, "query candidate"],
-    positives: Bool[Tensor, "_query _candidate"],
+    scores: Float[Array, "query candidate"],
+    positives: Bool[Array, "_query _candidate"],
     tolerance: float = TIE_TOLERANCE,
 ) -> Float[Tensor, "query"]:
     """Rank of each query's best positive: 1 is the top, a tied group shares its mean rank.
@@ -39,25 +80,31 @@ def ranks(
         tolerance: Largest difference, in units of `scores`, that still counts as a tie.
 
     Raises:
-        ValueError: Shapes differ, a score is NaN, or a query has no positive.
+        ValueError: Shapes differ, a score is NaN, positives are not booleans, or a query has none.
     """
     return rank_queries(scores, positives, tolerance)[0]
 
 
 def rank_queries(
-    scores: Float[Tensor, "query candidate"],
-    positives: Bool[Tensor, "_query _candidate"],
+    scores: Float[Array, "query candidate"],
+    positives: Bool[Array, "_query _candidate"],
     tolerance: float = TIE_TOLERANCE,
 ) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
     """As `ranks`; with each query's average precision, and whether all its candidates tie."""
-    if scores.shape != positives.shape or not positives.any(dim=1).all():
+    scores, positives = torch.as_tensor(scores), torch.as_tensor(positives)
+    lacking = int((positives.any(dim=-1) == 0).sum())
+    fits = scores.ndim == 2 and scores.shape == positives.shape and positives.dtype == torch.bool
+    if not fits or lacking:
         raise ValueError(
-            f"Expected positives of {tuple(scores.shape)}, one or more a query, got "
-            f"{tuple(positives.shape)}, {int((~positives.any(dim=1)).sum())} of {len(positives)} "
-            "queries without; leave those queries out and report how many."
+            f"Expected boolean positives [query candidate] of {tuple(scores.shape)}, one or more a "
+            f"query, got {tuple(positives.shape)} in {positives.dtype}, {lacking} of "
+            f"{len(positives)} queries without; leave those queries out and report how many."
         )
     if scores.isnan().any():
-        raise ValueError("Expected scores, got NaN; check the features they were computed from.")
+        raise ValueError(
+            f"Expected scores, got NaN for {int(scores.isnan().sum())} of {scores.numel()}; check "
+            "the features they were computed from."
+        )
     query, candidate = positives.nonzero(as_tuple=True)  # pair
     row, own, right = scores[query], scores[query, candidate][:, None], positives[query]
     higher = row > own + tolerance  # pair candidate
@@ -97,14 +144,14 @@ def _rank_queries(
     return best, mean_precision, zero.index_add(0, query, undecided) > 0
 
 
-def recall_at_k(ranks: Float[Tensor, "query"], k: int) -> float:
+def recall_at_k(ranks: Float[Array, "query"], k: int) -> float:
     """Share of queries whose best positive ranks k or better, as CLIP papers mean it."""
     if k < 1:
         raise ValueError(f"Expected a k from 1, got {k}; count places from 1.")
-    return float((ranks <= k).double().mean())
+    return float((take_finite("ranks", ranks, "query") <= k).double().mean())
 
 
-def recall_ceiling(matches: Int[Tensor, "text"]) -> float:
+def recall_ceiling(matches: Int[Array, "text"]) -> float:
     """Text→image Recall@1 of a perfect model when a caption may fit several images.
 
     Only one of those is its positive and nothing tells which: the mean of 1 / matches.
@@ -112,12 +159,12 @@ def recall_ceiling(matches: Int[Tensor, "text"]) -> float:
     Args:
         matches: For each caption, how many candidate images it is true of, its own included.
     """
-    return float((1 / matches.double()).mean())
+    return float((1 / torch.as_tensor(matches).double()).mean())
 
 
 def k_occurrence(
-    query_features: Float[Tensor, "query embed"],
-    candidate_features: Float[Tensor, "candidate embed"],
+    query_features: Float[Array, "query _embed"],
+    candidate_features: Float[Array, "candidate _embed"],
     k: int = 10,
     rescore: Callable[[Tensor], Tensor] | None = None,
     tolerance: float = TIE_TOLERANCE,
@@ -135,16 +182,18 @@ def k_occurrence(
         tolerance: As in `ranks`.
 
     Raises:
-        ValueError: k is not within 1..candidates, or there is no query.
+        ValueError: k is not within 1..candidates, there is no query, or features are of two widths
+            or not finite.
     """
     if not 1 <= k <= len(candidate_features) or len(query_features) == 0:
         raise ValueError(
             f"Expected a k in 1..{len(candidate_features)} (the candidates) and at least one "
             f"query, got {k} and {len(query_features)}; ask for fewer places."
         )
-    queries, candidates = (
-        F.normalize(each.float(), dim=-1) for each in (query_features, candidate_features)
-    )
+    queries = take_finite("query_features", query_features, "query embed")
+    axes = f"candidate {queries.shape[1]}"
+    candidates = take_finite("candidate_features", candidate_features, axes)
+    queries, candidates = (F.normalize(each.float(), dim=-1) for each in (queries, candidates))
     counts = torch.zeros(len(candidates), dtype=torch.double)
     for some in queries.split(1024):  # all scores at once would need gigabytes
         scores = some @ candidates.T  # query candidate
@@ -158,7 +207,7 @@ def k_occurrence(
 
 
 def composition_scores(
-    similarity: Float[Tensor, "item 2 2"],
+    similarity: Float[Array, "item _ _"],
 ) -> dict[str, Bool[Tensor, "item"]]:
     """Winoground's three scores (arXiv 2204.03162), for each item whether it is right.
 
@@ -168,19 +217,24 @@ def composition_scores(
 
     Args:
         similarity: of each picture (the second axis) with each caption.
+
+    Raises:
+        ValueError: it is of another shape, or a number is not finite.
     """
+    similarity = take_finite("similarity", similarity, "item 2 2")
     own = similarity.diagonal(dim1=1, dim2=2)
     text = (own > similarity.flip(2).diagonal(dim1=1, dim2=2)).all(1)
     image = (own > similarity.flip(1).diagonal(dim1=1, dim2=2)).all(1)
     return {"text": text, "image": image, "group": text & image}
 
 
-def skewness(values: Float[Tensor, "item"]) -> float:
+def skewness(values: Float[Array, "item"]) -> float:
     """The third standardised moment: 0 for a symmetric spread, above 0 for a long tail upwards.
 
     Of k-occurrences it is the usual measure of hubness. Without a spread it is NaN.
     """
-    centred = values.double() - values.double().mean()
+    values = take_finite("values", values, "item").double()
+    centred = values - values.mean()
     return float(centred.pow(3).mean() / centred.square().mean().pow(1.5))
 
 
@@ -236,9 +290,9 @@ class RetrievalMetrics:
 
 
 def retrieval_metrics(
-    image_features: Float[Tensor, "image embed"],
-    text_features: Float[Tensor, "text _embed"],
-    image_of_text: Int[Tensor, "_text"],
+    image_features: Float[Array, "image embed"],
+    text_features: Float[Array, "text _embed"],
+    image_of_text: Int[Array, "_text"],
     recall_at: Sequence[int] = (1, 5, 10),
     tile_size: int = TILE_SIZE,
 ) -> RetrievalMetrics:
@@ -254,13 +308,14 @@ def retrieval_metrics(
 
     Raises:
         ValueError: Empty, NaN or all-zero features, widths or lengths that differ, an index out of
-            range, or k below 1.
+            range or no whole number, or k or tile_size below 1.
     """
-    own = image_of_text.to(image_features.device).long()
+    if tile_size < 1:
+        raise ValueError(f"Expected a tile_size from 1, got {tile_size}; leave it out.")
     score, forth, back = _count_rivals(
-        text_features, image_features, own, "text", "image", tile_size
+        text_features, image_features, image_of_text, "text", "image", tile_size
     )
-    own = own.cpu()
+    own = torch.as_tensor(image_of_text).cpu().long()
     texts, images = len(text_features), len(image_features)
     asked, query = own.unique(return_inverse=True)
     alone = torch.tensor([[0.0], [1.0]]).double().expand(2, texts)  # a caption has one image
@@ -299,9 +354,9 @@ def summarise_ranks(
 
 
 def class_ranks(
-    image_features: Float[Tensor, "image embed"],
-    class_features: Float[Tensor, "class _embed"],
-    target: Int[Tensor, "_image"],
+    image_features: Float[Array, "image embed"],
+    class_features: Float[Array, "class _embed"],
+    target: Int[Array, "_image"],
 ) -> Float[Tensor, "image"]:
     """Rank of each image's own class among all: `recall_at_k` of these is the top-k accuracy.
 
@@ -309,9 +364,8 @@ def class_ranks(
     gets nothing. Errors as in `retrieval_metrics`, with `target`, a row of `class_features` for
     each image, as the index.
     """
-    own = target.to(image_features.device).long()
     _, (higher, tied), _ = _count_rivals(
-        image_features, class_features, own, "image", "class", TILE_SIZE, both=False
+        image_features, class_features, target, "image", "class", TILE_SIZE, both=False
     )
     return _decided(1 + higher + (tied - 1) / 2, tied == len(class_features), len(class_features))
 
@@ -322,9 +376,9 @@ def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
 
 
 def _count_rivals(
-    queries: Tensor,
-    candidates: Tensor,
-    answer: Tensor,
+    query_features: Array,
+    candidate_features: Array,
+    answer: Array,
     query: str,
     candidate: str,
     tile_size: int,
@@ -337,8 +391,8 @@ def _count_rivals(
     the tile's in the last bits: the tolerance, far above these, makes it tie with itself.
 
     Args:
-        queries: need not be normalised, as the candidates.
-        candidates: as wide.
+        query_features: need not be normalised, as the candidates'.
+        candidate_features: as wide.
         answer: the candidate that is right for each query.
         query: what errors call the queries.
         candidate: what errors call the candidates.
@@ -349,17 +403,22 @@ def _count_rivals(
         The cosine of each query and its answer, how many candidates score higher and tie [2 query],
         and how many queries do with the answer [2 query]; on the CPU, in double precision.
     """
+    queries, candidates = torch.as_tensor(query_features), torch.as_tensor(candidate_features)
     norms = _measure_norms(queries, query), _measure_norms(candidates, candidate)
     if queries.shape[1] != candidates.shape[1]:
         raise ValueError(
             f"Expected {query}_features as wide as {candidate}_features, got {queries.shape[1]} "
             f"and {candidates.shape[1]}; encode both with the same model."
         )
-    if len(answer) != len(queries) or answer.min() < 0 or answer.max() >= len(candidates):
+    index = torch.as_tensor(answer, device=queries.device)
+    answer = index.long()
+    fits = index.shape == queries.shape[:1] and not index.is_floating_point()
+    if not fits or answer.min() < 0 or answer.max() >= len(candidates):
         raise ValueError(
             f"Expected the index of a {candidate} for each {query}, {len(queries)} of them from 0 "
-            f"to {len(candidates) - 1}, got {len(answer)} from {sorted(answer.tolist())[:1]} to "
-            f"{sorted(answer.tolist())[-1:]}; count rows of the features passed, from 0."
+            f"to {len(candidates) - 1}, got {len(index)} from {sorted(index.tolist())[:1]} to "
+            f"{sorted(index.tolist())[-1:]} in {index.dtype}; count rows of the features passed, "
+            "from 0, in whole numbers."
         )
     dtype = torch.promote_types(torch.promote_types(queries.dtype, candidates.dtype), torch.float32)
 
@@ -404,13 +463,15 @@ def _count_rivals(
 
 def _measure_norms(features: Tensor, name: str) -> Tensor:
     """Lengths of rows in double precision, whose squares neither overflow nor vanish, checked."""
-    norms = torch.cat([x.detach().double().norm(dim=1, keepdim=True) for x in features.split(4096)])
+    parts = features.detach().split(4096)
+    norms = torch.cat([part.double().norm(dim=-1, keepdim=True) for part in parts])
     bad = ~norms.isfinite() | (norms == 0)
-    if features.numel() == 0 or bad.any():
+    if features.ndim != 2 or features.numel() == 0 or bad.any():
         raise ValueError(
             f"Expected {name}_features, every row finite and not all zeros, got {len(features)} "
-            f"rows, {int(bad.sum())} of them not so, such as {bad.nonzero()[:1, 0].tolist()}; "
-            "encode those again, or leave them out and count them."
+            f"rows, {int(bad.sum())} of them not so, such as {bad.nonzero()[:1, 0].tolist()}, in "
+            f"a shape of {tuple(features.shape)}; encode those again, or leave them out and count "
+            "them."
         )
     return norms
 
@@ -478,9 +539,9 @@ def _keep_counts(groups: int, resamples: int, seed: int) -> list[UInt8[Tensor, "
 
 
 def paired_bootstrap(
-    before: Shaped[Tensor, "query"],
-    after: Shaped[Tensor, "_query"],
-    group: Int[Tensor, "_query"],
+    before: Shaped[Array, "query"],
+    after: Shaped[Array, "_query"],
+    group: Int[Array, "_query"],
     statistic: Literal["difference", "relative", "ratio"] = "difference",
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -512,18 +573,16 @@ def paired_bootstrap(
         raise ValueError(
             f"Expected a statistic of difference, relative or ratio, got {statistic!r}."
         )
-    if resamples < 1 or not 0 < confidence < 1:
+    if resamples < 1 or resamples % 1 or not 0 < confidence < 1:
         raise ValueError(
-            "Expected resamples of at least 1 and a confidence between 0 and 1, got "
-            f"{resamples} and {confidence}."
+            "Expected a whole number of resamples, at least 1, and a confidence between 0 and 1, "
+            f"got {resamples} and {confidence}; 1000 and 0.95 are usual."
         )
-    values = torch.stack([x.double().cpu() for x in (before, after)], dim=1)  # query 2
-    if not values.isfinite().all():
-        raise ValueError("Expected finite values, got others; look for NaN in what was measured.")
-
-    _, place = group.cpu().unique(return_inverse=True)
+    named = {"before": before, "after": after, "group": group}
+    before, after, group = (take_finite(name, x, "query").cpu() for name, x in named.items())
+    _, place = group.unique(return_inverse=True)
     groups = int(place.max()) + 1
-    values = torch.cat([values, torch.ones(len(values), 1)], dim=1)
+    values = torch.stack([before.double(), after.double(), torch.ones(len(before))], dim=1)
     sums = torch.zeros(groups, 3, dtype=torch.double).index_add(0, place, values)
     totals = [sums.sum(dim=0, keepdim=True)]  # of the sample itself, then of the resamples
     draw = _keep_counts if groups * resamples <= _KEPT_COUNTS else _draw_counts
@@ -547,8 +606,8 @@ def paired_bootstrap(
 
 
 def retention(
-    before: Bool[Tensor, "image"],
-    after: Bool[Tensor, "_image"],
+    before: Bool[Array, "image"],
+    after: Bool[Array, "_image"],
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -566,9 +625,9 @@ def retention(
 
 
 def gain_by_group(
-    before: Shaped[Tensor, "query"],
-    after: Shaped[Tensor, "_query"],
-    image_of_query: Int[Tensor, "_query"],
+    before: Shaped[Array, "query"],
+    after: Shaped[Array, "_query"],
+    image_of_query: Int[Array, "_query"],
     groups: Sequence[str],
     order: Sequence[str] = (),
     resamples: int = 1000,
@@ -586,19 +645,20 @@ def gain_by_group(
         resamples, seed: As in `paired_bootstrap`, whose errors these are too.
 
     Raises:
-        ValueError: Lengths differ.
+        ValueError: Lengths differ, or `groups` is one string.
     """
+    require_strings("groups", groups)
     if not len(before) == len(after) == len(image_of_query) == len(groups):
         raise ValueError(
             "Expected before, after, image_of_query and groups with one entry for each query, got "
             f"{len(before)}, {len(after)}, {len(image_of_query)} and {len(groups)}; pass the same "
             "queries to all four."
         )
+    before, after, images = (torch.as_tensor(x).cpu() for x in (before, after, image_of_query))
     gains = []
     for name in dict.fromkeys([*(each for each in order if each in groups), *groups]):
         chosen = torch.tensor([group == name for group in groups])
-        old, new = before.cpu()[chosen].double(), after.cpu()[chosen].double()
-        own = image_of_query.cpu()[chosen]
+        old, new, own = before[chosen].double(), after[chosen].double(), images[chosen]
         change = paired_bootstrap(old, new, own, resamples=resamples, seed=seed)
         gains.append(Gain(name, len(own), float(old.mean()), float(new.mean()), change))
     return tuple(gains)

@@ -1,5 +1,8 @@
 import math
+import re
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 
@@ -365,6 +368,63 @@ def test_rows_that_are_not_finite_or_all_zeros_are_named(value):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(*features())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s, x, t: anchored_kl_loss(s, t, x[:, :5]), r"\[anchor 8\].*got \(6, 5\)"),
+        (lambda s, x, t: anchored_kl_loss(s, t, x[:0]), r"\[anchor 8\].*got \(0, 8\)"),
+        (lambda s, x, t: anchored_kl_loss(s, t, x[0]), r"\[anchor 8\].*got \(8,\)"),
+        (
+            lambda s, x, t: contrastive_loss(s, x, 0.05, np.eye(6)),
+            r"boolean same_pair of \(6, 6\), got \(6, 6\) in torch\.float64",
+        ),
+        (
+            lambda s, x, t: sds_loss(s[:, :, None, None], x[:1, :, None, None], s[:, 0], abs),
+            r"noise of \(6, 8, 1, 1\).*got .*\(1, 8, 1, 1\)",
+        ),
+    ],
+)
+def test_what_has_no_loss_is_said_in_one_sentence(call, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as people's programs run
+    with pytest.raises(ValueError, match=message) as error:
+        call(*features())
+    assert re.fullmatch(r"Expected .*, got .*; .*\.", str(error.value))
+
+
+# Arrays of numpy
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_arrays_of_numpy_have_the_loss_of_tensors(loss):
+    student, texts, teacher = features()
+    expected = loss(student, texts, teacher)
+    assert torch.equal(loss(*[x.numpy() for x in (student, texts, teacher)]), expected)
+    student.requires_grad_()
+    loss(student, texts.numpy(), teacher.numpy()).backward()
+    found, student.grad = student.grad, None
+    loss(student, texts, teacher).backward()
+    assert torch.equal(found, student.grad)
+
+
+def test_masks_hard_negatives_and_noise_may_be_arrays_of_numpy():
+    student, texts, negatives = features()
+    negatives[1] = 0
+    same_pair = torch.tensor([0, 1, 0, 2, 1, 0])[:, None] == torch.tensor([0, 1, 0, 2, 1, 0])
+    expected = contrastive_loss(student, texts, 0.2, same_pair, negatives)
+    found = contrastive_loss(student, texts, 0.2, same_pair.numpy(), negatives.numpy())
+    assert torch.equal(found, expected)
+    latents, noise = torch.randn(2, 3, 2, 4, 4)
+    kept = torch.tensor([0.9, 0.5, 0.1])
+    expected = sds_loss(latents, noise, kept, torch.sin)
+    assert torch.equal(sds_loss(latents.numpy(), noise.numpy(), kept.numpy(), torch.sin), expected)
+
+
+def test_rows_of_an_array_that_are_not_finite_are_named():
+    require_directions(teacher_features=np.ones((6, 8)))
+    with pytest.raises(ValueError, match=r"teacher_features .* 1 of 6 .* row 4"):
+        require_directions(teacher_features=spoiled(torch.ones(6, 8), 4, math.nan).numpy())
 
 
 def test_captions_may_be_drawn_to_the_teacher_too() -> None:

@@ -1,8 +1,11 @@
 import itertools
 import json
 import math
+import re
 import sys
+from dataclasses import is_dataclass
 
+import jaxtyping
 import numpy as np
 import pytest
 import pytrec_eval
@@ -769,3 +772,105 @@ def test_unknown_statistic_lists_the_known_ones():
     # With the type check on, it is the annotation that lists them.
     with pytest.raises(Exception, match=r"(?s)difference.*relative.*ratio"):
         paired_bootstrap(torch.ones(2), torch.ones(2), torch.arange(2), "quotient")
+
+
+# Arrays of numpy
+
+IMAGES, TEXTS, IMAGE_OF_TEXT = random_features(images=4, texts=6, uncaptioned=1)
+SCORES, RIGHT = torch.rand(3, 4), torch.eye(3, 4).bool()
+TAKES_ARRAYS = {
+    "retrieval_metrics": (retrieval_metrics, IMAGES, TEXTS, IMAGE_OF_TEXT),
+    "class_ranks": (class_ranks, IMAGES, TEXTS, torch.tensor([0, 5, 2, 2])),
+    "ranks": (ranks, SCORES, RIGHT),
+    "recall_at_k": (lambda found: recall_at_k(found, 2), torch.tensor([1, 2.5, 2])),
+    "recall_ceiling": (recall_ceiling, torch.tensor([1, 2, 4])),
+    "k_occurrence": (lambda *both: k_occurrence(*both, 2), QUERIES, CANDIDATES),
+    "composition_scores": (composition_scores, torch.rand(5, 2, 2)),
+    "skewness": (skewness, torch.tensor([0.0, 0, 4])),
+    "paired_bootstrap": (paired_bootstrap, BEFORE, AFTER, IMAGE),
+    "retention": (retention, BEFORE > 0, AFTER > 0),
+    "gain_by_group": (lambda *given: gain_by_group(*given, GROUPS), BEFORE, AFTER, IMAGE),
+}
+
+
+def as_numbers(result):
+    """A result with its tensors as lists, so that two can be compared."""
+    if is_dataclass(result):
+        return {name: as_numbers(value) for name, value in vars(result).items()}
+    if isinstance(result, tuple):
+        return [*map(as_numbers, result)]
+    if isinstance(result, dict):
+        return {name: as_numbers(value) for name, value in result.items()}
+    return result.tolist() if isinstance(result, torch.Tensor) else result
+
+
+@pytest.mark.parametrize("name", TAKES_ARRAYS)
+def test_arrays_of_numpy_are_measured_as_tensors_are(name):
+    measure, *tensors = TAKES_ARRAYS[name]
+    expected = measure(*tensors)
+    assert as_numbers(measure(*[each.numpy() for each in tensors])) == as_numbers(expected)
+    mixed = [tensors[0].numpy(), *tensors[1:]]
+    assert as_numbers(measure(*mixed)) == as_numbers(expected)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without the type checks of the tests, as people's programs run."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def spoil(values, value=math.nan):
+    """With a value that does not belong there, the second."""
+    values = values.clone()
+    values.view(-1)[1] = value
+    return values
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        # Owners that are no indices.
+        (lambda: retrieval_metrics(IMAGES, TEXTS, IMAGE_OF_TEXT + 0.5), r"\[\d\.5\].*float32"),
+        (lambda: retrieval_metrics(IMAGES, TEXTS, IMAGE_OF_TEXT.double()), "float64"),
+        (lambda: retrieval_metrics(IMAGES, TEXTS, IMAGE_OF_TEXT[:, None]), "got 6 from"),
+        (lambda: class_ranks(IMAGES, TEXTS, torch.tensor([0.5, 1, 2, 3])), r"\[0\.5\].*float32"),
+        (lambda: paired_bootstrap(BEFORE, AFTER, IMAGE * math.nan), r"group .*\[nan\]"),
+        # Not numbers.
+        (lambda: ranks(spoil(SCORES), RIGHT), "NaN for 1 of 12"),
+        (lambda: recall_at_k(spoil(torch.ones(3)), 1), r"ranks .*\[nan\] at \[\[1\]\]"),
+        (
+            lambda: k_occurrence(QUERIES, spoil(CANDIDATES), 2),
+            r"candidate_features.*\[nan\] at \[\[0, 1\]\]",
+        ),
+        (
+            lambda: composition_scores(spoil(torch.ones(3, 2, 2), math.inf)),
+            r"similarity .*\[inf\] at \[\[0, 0, 1\]\]",
+        ),
+        (lambda: skewness(spoil(BEFORE)), r"values .*\[nan\] at \[\[1\]\]"),
+        (lambda: paired_bootstrap(BEFORE, spoil(AFTER), IMAGE), r"after.*\[nan\] at \[\[1\]\]"),
+        (lambda: gain_by_group(spoil(BEFORE), AFTER, IMAGE, GROUPS), r"before.*\[nan\]"),
+        # Shapes.
+        (lambda: retrieval_metrics(IMAGES[0], TEXTS, IMAGE_OF_TEXT), r"image_features.*\(16,\)"),
+        (lambda: ranks(SCORES[0], RIGHT[0]), r"positives.*got \(4,\)"),
+        (lambda: ranks(SCORES, RIGHT.float()), r"boolean positives.*float32"),
+        (lambda: composition_scores(torch.ones(3, 3, 2)), r"item 2 2.*\(3, 3, 2\)"),
+        (lambda: k_occurrence(QUERIES[:, :3], CANDIDATES, 2), r"candidate 3\].*got \(4, 4\)"),
+        (lambda: paired_bootstrap(BEFORE[:, None], AFTER[:, None], IMAGE), r"before.*\(6, 1\)"),
+        # Numbers of things, and one text for a list of them.
+        (
+            lambda: retrieval_metrics(IMAGES, TEXTS, IMAGE_OF_TEXT, tile_size=0),
+            "tile_size from 1, got 0",
+        ),
+        (
+            lambda: retrieval_metrics(IMAGES, TEXTS, IMAGE_OF_TEXT, tile_size=-1),
+            "tile_size from 1, got -1",
+        ),
+        (lambda: paired_bootstrap(BEFORE, AFTER, IMAGE, resamples=2.5), "got 2.5"),
+        (lambda: gain_by_group(BEFORE, AFTER, IMAGE, "absent"), "groups.*'absent'"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_one_sentence(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert re.fullmatch(r"Expected .*, got .*; .*\.", str(error.value))

@@ -153,12 +153,14 @@ def encode_images(
     All processes must call it, with the same pictures, and all get all features.
 
     Raises:
-        ValueError: there is no picture, one cannot be read, named, or a feature is not finite.
+        ValueError: there is no picture, one cannot be read, named, batch_size is below 1, or a
+            feature is not finite.
     """
     if isinstance(pictures, str | Path | Image.Image) or len(pictures) == 0:
         raise ValueError(
             "Expected a sequence of at least one picture, got none or one by itself; give a list."
         )
+    _require_size(batch_size)
     batches = own_share(len(pictures)).split(batch_size)
     bar = tqdm(
         read_batches(bundle, pictures, batches),
@@ -203,7 +205,8 @@ def encode_texts(
     """Encodes texts; each of several processes, all of which must call it, encodes its share.
 
     Raises:
-        ValueError: a text is empty, there is none, or a feature is not finite.
+        ValueError: a text is empty, there is none, batch_size is below 1, or a feature is not
+            finite.
     """
     require_texts(texts)
     own = [texts[index] for index in own_share(len(texts)).tolist()]
@@ -236,8 +239,8 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
     In this process alone.
 
     Raises:
-        ValueError: a text has no token, there is none, or the text tower has no token features of
-            this kind.
+        ValueError: a text has no token, there is none, batch_size is below 1, or the text tower has
+            no token features of this kind.
     """
     require_texts(texts)
     text_tower = getattr(bundle.model, "text", bundle.model)
@@ -280,6 +283,11 @@ def _require_finite(features: Tensor, kind: str) -> Tensor:
     return features
 
 
+def _require_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"Expected a batch_size from 1, got {batch_size}; leave it out.")
+
+
 # Texts as tokens
 
 
@@ -306,10 +314,11 @@ def require_texts(texts: Sequence[str]) -> None:
         raise TypeError(f"Expected a sequence of texts, got one; give [{texts!r}].")
     if len(texts) == 0:
         raise ValueError("Expected at least one text, got none.")
-    empty = [index for index, text in enumerate(texts) if not text.strip()]
-    if empty:
+    silent = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    if silent:
         raise ValueError(
-            f"Expected texts that say something, got an empty one at {empty[:5]}; leave it out."
+            f"Expected texts that are not empty, got {texts[silent[0]]!r} at {silent[:5]}; leave "
+            "it out."
         )
 
 
@@ -323,6 +332,7 @@ def token_batches(
     bundle: ClipBundle, texts: Sequence[str], size: int
 ) -> Iterator[tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen _"]]]:
     """Batches of texts of like length: which they are, and their ids on the model's device."""
+    _require_size(size)
     order = torch.tensor([len(text) for text in texts]).argsort(stable=True)
     for chosen in order.split(size):
         yield chosen, bundle.tokenizer([texts[index] for index in chosen]).to(bundle.device)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from dclip_kit.metrics import Array, require_strings
 from dclip_kit.runtime.files import load_tensors, replacing, save_tensors, write_atomically
 
 _QUERIES = 256  # at once
@@ -39,8 +40,8 @@ class Hits:
 
 
 def search_images(
-    query: Float[Tensor, "*_one embed"],
-    image_features: Float[Tensor, "image _embed"],
+    query: Float[Array, "*_one embed"],
+    image_features: Float[Array, "image _embed"],
     top_k: int = 5,
     leave_out: Sequence[int] = (),
 ) -> Hits:
@@ -56,6 +57,7 @@ def search_images(
         ValueError: widths differ, a vector is not finite or all zeros, top_k is below 1, or no
             picture is left.
     """
+    query = torch.as_tensor(query)
     images = unit_vectors(image_features, query.numel())
     kept = torch.tensor([i for i in range(len(images)) if i not in leave_out], dtype=torch.long)
     scores, places = find_nearest(unit_vectors(query.reshape(1, -1)), [images[kept]], top_k)
@@ -63,7 +65,7 @@ def search_images(
 
 
 def related_share(
-    image_features: Float[Tensor, "image embed"], things: Sequence[frozenset[str]], k: int = 5
+    image_features: Float[Array, "image embed"], things: Sequence[frozenset[str]], k: int = 5
 ) -> Float[Tensor, "image"]:
     """Each picture as a query: the share of its k nearest others that show one of its things.
 
@@ -126,7 +128,7 @@ class SearchIndex:
         """The number of vectors."""
         return len(self.ids)
 
-    def append(self, ids: Sequence[str], vectors: Float[Tensor, "_row _embed"]) -> None:
+    def append(self, ids: Sequence[str], vectors: Float[Array, "_row _embed"]) -> None:
         """Adds a shard behind the others.
 
         Args:
@@ -134,33 +136,44 @@ class SearchIndex:
             vectors: of any length; kept in float32, at length 1.
 
         Raises:
-            ValueError: there is no vector or not one for each name, a name is there already, or
-                vectors are of another width than the index's, not finite or all zeros.
+            ValueError: there is no vector or not one for each name, a name is no string or there
+                already, or vectors are of another width than the index's, not finite or all zeros.
         """
-        new = set(ids)
+        require_strings("ids", ids)
+        vectors, new = unit_vectors(vectors, self.width), set(ids)
         if not 0 < len(new) == len(ids) == len(vectors) or not new.isdisjoint(self.ids):
             raise ValueError(
                 f"Expected a new name for each of one vector or more, got {len(vectors)} vectors "
                 f"and {len(ids)} names, {len(new.difference(self.ids))} of them new; name each "
                 "vector once."
             )
-        self._write_shard(ids, unit_vectors(vectors, self.width), list(self.shards))
+        self._write_shard(ids, vectors, list(self.shards))
 
     def rewrite(self, ids: Sequence[str]) -> None:
         """Keeps the vectors of these names alone, in this order and in one shard.
 
         First, files that are on no list are deleted. The shards of before are left to those who
         have just read the list, and the next call deletes them.
+
+        Raises:
+            ValueError: the index does not hold a name, or one stands there twice.
         """
+        require_strings("ids", ids)
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        rows = [row_of.pop(name, -1) for name in ids]
+        if -1 in rows:
+            raise ValueError(
+                f"Expected names that the index holds, each once, got {ids[rows.index(-1)]!r}; "
+                "leave it out, or append its vector first."
+            )
         for file in self.folder.glob("*.safetensors*"):
             if file.name not in self.shards:
                 file.unlink(missing_ok=True)
-        row_of = {name: row for row, name in enumerate(self.ids)}
-        vectors = torch.cat(list(self.shards.values()))[[row_of[name] for name in ids]]
+        vectors = torch.cat(list(self.shards.values()))[rows]
         self._write_shard(ids, vectors, [])
 
     def search(
-        self, queries: Float[Tensor, "*_query _embed"], top_k: int = 10, approximate: bool = False
+        self, queries: Float[Array, "*_query _embed"], top_k: int = 10, approximate: bool = False
     ) -> tuple[Hits, ...]:
         """Finds the nearest vectors to each query; of equal ones, what was added earlier.
 
@@ -181,7 +194,7 @@ class SearchIndex:
                 finite or all zeros.
             ModuleNotFoundError: faiss is not installed, and `approximate` asks for it.
         """
-        asked = unit_vectors(torch.atleast_2d(queries), self.width)
+        asked = unit_vectors(queries, self.width)
         if approximate and len(self) and top_k >= 1:
             if self._lists is None:
                 self._lists = self._open_lists()
@@ -244,21 +257,22 @@ class SearchIndex:
 
 
 def unit_vectors(
-    vectors: Float[Tensor, "row _embed"], width: int | None = None
+    vectors: Float[Array, "*_row _embed"], width: int | None = None
 ) -> Float[Tensor, "row _embed"]:
-    """Vectors at length 1, in float32 on the CPU.
+    """Vectors, or one, at length 1, in float32 on the CPU.
 
     Raises:
         ValueError: their width is another than asked for, or one is not finite or all zeros.
     """
-    bad = int((~(vectors.isfinite().all(1) & vectors.any(1))).sum())
-    if width not in (None, vectors.shape[1]) or bad:
+    rows = torch.atleast_2d(torch.as_tensor(vectors)).detach().cpu().float()
+    bad = int((~(rows.isfinite().all(-1) & rows.any(-1))).sum())
+    if rows.ndim != 2 or width not in (None, rows.shape[1]) or bad:
         raise ValueError(
-            f"Expected finite vectors of {width or vectors.shape[1]} numbers, not all zeros, got "
-            f"{len(vectors)} of {vectors.shape[1]}, {bad} of them not so; encode what searches and "
+            f"Expected finite vectors of {width or rows.shape[-1]} numbers, not all zeros, got "
+            f"{' of '.join(map(str, rows.shape))}, {bad} of them not so; encode what searches and "
             "what is found with one model."
         )
-    return F.normalize(vectors.detach().cpu().float(), dim=1)
+    return F.normalize(rows, dim=1)
 
 
 @torch.no_grad()

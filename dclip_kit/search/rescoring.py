@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dclip_kit.metrics import TIE_TOLERANCE
+from dclip_kit.metrics import TIE_TOLERANCE, Array, take_finite
 
 METHODS = ("nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h")
 BIASES = ("nnn", "inverted_softmax", "bsap")  # that rank by score − bias, so as `add_bias` does
@@ -62,10 +62,10 @@ class Rescoring:
             raise ValueError(
                 f"Expected a method out of {', '.join(METHODS)}, got {self.method!r}; name one."
             )
-        if self.k < 1 or self.alpha < 0 or self.temperature <= 0:
+        if not (self.k >= 1 and self.alpha >= 0 and self.temperature > 0):
             raise ValueError(
                 "Expected a k from 1, an alpha from 0 and a temperature above 0, got "
-                f"{self.k}, {self.alpha} and {self.temperature}."
+                f"{self.k}, {self.alpha} and {self.temperature}; leave out what you do not set."
             )
 
     @property
@@ -130,8 +130,8 @@ def list_settings(method: str) -> tuple[Rescoring, ...]:
 
 
 def rescore(
-    similarity: Float[Tensor, "query candidate"],
-    reference: Float[Tensor, "reference_query _candidate"],
+    similarity: Float[Array, "query candidate"],
+    reference: Float[Array, "reference_query _candidate"],
     method: str = "nnn",
     k: int = 128,
     alpha: float = 0.75,
@@ -150,8 +150,10 @@ def rescore(
 
     Raises:
         ValueError: the method is unknown, a setting is out of range, there is no reference query,
-            or they are of other candidates.
+            they are of other candidates, or a cosine is not finite.
     """
+    similarity = take_finite("similarity", similarity, "query candidate")
+    reference = take_finite("reference", reference, "reference_query candidate")
     if not len(reference) or reference.shape[1] != similarity.shape[1]:
         raise ValueError(
             f"Expected reference scores of the {similarity.shape[1]} candidates, got "

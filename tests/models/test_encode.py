@@ -128,6 +128,17 @@ def test_a_picture_by_itself_is_no_sequence(one, clip, monkeypatch) -> None:
         encode_images(clip, one)
 
 
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_no_picture_or_text_is_refused(size, clip, pictures) -> None:
+    for call in (
+        lambda: encode_images(clip, pictures, batch_size=size),
+        lambda: encode_texts(clip, TEXTS, size),
+        lambda: encode_tokens(clip, TEXTS, size),
+    ):
+        with pytest.raises(ValueError, match=f"Expected a batch_size from 1, got {size}; "):
+            call()
+
+
 # Texts
 
 
@@ -159,6 +170,14 @@ def test_many_texts_come_back_in_their_order(clip) -> None:
 def test_empty_texts_are_named_before_any_work(encode, texts, says, clip) -> None:
     with pytest.raises(ValueError, match=says):
         encode(replace(clip, tokenizer=pytest.fail), texts, batch_size=2)
+
+
+@pytest.mark.parametrize("encode", [encode_texts, encode_tokens])
+@pytest.mark.parametrize("other", [7, float("nan"), None])
+def test_what_is_no_text_is_named(encode, other, clip, monkeypatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as people's programs run
+    with pytest.raises(ValueError, match=rf"Expected texts .*got {other} at \[1\]; "):
+        encode(clip, ["a", other])
 
 
 @pytest.mark.parametrize("encode", [encode_texts, encode_tokens])

@@ -1,8 +1,11 @@
 """Exact search in memory and on disk, against plain sorting and vectors written by hand."""
 
 import json
+import re
 import sys
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -265,6 +268,45 @@ def test_what_cannot_be_is_said_and_changes_nothing(method, arguments, says, ind
     with pytest.raises(ValueError, match=says):
         getattr(index, method)(*arguments)
     assert contents(index) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "says"),
+    [
+        ("append", ("xy", torch.eye(2)), "ids.*'xy'"),
+        ("append", ("x", torch.eye(2)[:1]), "ids.*'x'"),
+        ("append", ([7, "e"], torch.eye(2)), "ids.*got 7;"),
+        ("append", (np.array([7, 8]), torch.eye(2)), r"ids.*got np.int64\(7\);|ids.*got 7;"),
+        ("append", ([None], torch.eye(2)[:1]), "ids.*None"),
+        ("append", (["e", "f"], torch.ones(2)), "1 vectors and 2 names"),
+        ("append", (["e"], torch.ones(1, 1, 2)), "got 1 of 1 of 2"),
+        ("rewrite", ("abd",), "ids.*'abd'"),
+        ("rewrite", ([0],), "ids.*got 0;"),
+        ("rewrite", (["a", "nope"],), "got 'nope'"),
+        ("rewrite", (["a", "b", "a"],), "each once, got 'a'"),
+        ("search", (torch.ones(1, 1, 2),), "got 1 of 1 of 2"),
+    ],
+)
+def test_what_cannot_be_is_said_without_type_checks(method, arguments, says, index, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as people's programs run
+    before, orphan = contents(index), index.folder / "half.safetensors.0a.tmp"
+    orphan.write_bytes(b"ha")
+    with pytest.raises(ValueError, match=says) as error:
+        getattr(index, method)(*arguments)
+    assert re.fullmatch(r"Expected .*, got .*; .*\.", str(error.value))
+    assert contents(index) == before and orphan.exists()
+
+
+def test_arrays_of_numpy_are_searched_as_tensors_are(index, tmp_path) -> None:
+    found = SearchIndex(tmp_path / "arrays")
+    found.append(IDS, IMAGES.double().numpy())
+    assert contents(found) == contents(index)
+    for queries in (QUERIES, QUERIES[0]):
+        assert found.search(queries.numpy(), 3) == index.search(queries, 3)
+    expected = search_images(QUERY, IMAGES, 3, [2])
+    assert search_images(QUERY.numpy(), IMAGES.numpy(), 3, [2]) == expected
+    expected = related_share(IMAGES, THINGS, 1).tolist()
+    assert related_share(IMAGES.numpy(), THINGS, 1).tolist() == expected
 
 
 def test_an_empty_index_says_so(tmp_path) -> None:

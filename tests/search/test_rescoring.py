@@ -1,7 +1,10 @@
 """Rescoring against slow loops, and its ranks in an index that knows cosines alone."""
 
 import math
+import re
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -150,6 +153,34 @@ def test_rescoring_that_cannot_be_is_refused(change, says) -> None:
     given = {"similarity": torch.rand(3, 4), "reference": torch.rand(5, 4)} | change
     with pytest.raises(ValueError, match=says):
         rescore(**given)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"similarity": np.array([[0.1, math.nan]])}, r"similarity .*\[nan\] at \[\[0, 1\]\]"),
+        ({"reference": torch.tensor([[math.inf, 0]])}, r"reference .*\[inf\] at \[\[0, 0\]\]"),
+        ({"similarity": torch.rand(2)}, r"similarity \[query candidate\].*\(2,\)"),
+        ({"reference": np.zeros(2)}, r"reference \[reference_query candidate\].*\(2,\)"),
+        ({"alpha": math.nan}, "an alpha from 0.* nan"),
+        ({"temperature": math.nan}, "a temperature above 0.* nan"),
+    ],
+)
+def test_scores_that_are_none_are_said_in_one_sentence(change, says, monkeypatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as people's programs run
+    given = {"similarity": torch.rand(3, 2), "reference": torch.rand(5, 2)} | change
+    with pytest.raises(ValueError, match=says) as error:
+        rescore(**given)
+    assert re.fullmatch(r"Expected .*, got .*; .*\.", str(error.value))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_arrays_of_numpy_are_rescored_as_tensors_are(method) -> None:
+    similarity, reference = torch.rand(3, 4), torch.rand(9, 4)
+    expected = rescore(similarity, reference, method)
+    assert torch.equal(rescore(similarity.numpy(), reference.numpy(), method), expected)
+    mixed = rescore(similarity.double().numpy(), reference, method)
+    torch.testing.assert_close(mixed, expected.double(), rtol=1e-5, atol=1e-6)
 
 
 def test_no_reference_is_refused() -> None:
