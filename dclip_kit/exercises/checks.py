@@ -420,29 +420,63 @@ check_mix = Exercise(
 
 
 def _draw_similarity(rng: Generator) -> tuple[Any, ...]:
-    """Scores in tenths, so that some tie; a caption's own picture never does.
+    """Scores in steps, so that some tie, a caption's own picture's among them.
 
-    The reader is told nothing of such a tie, and `topk` may break it either way.
+    With K at most half of the pictures, a caption for which all of these tie is never found.
     """
-    texts, images = _draw_size(rng, 7, 20), _draw_size(rng, 5, 12)
+    texts, images = _draw_size(rng, 7, 20), _draw_size(rng, 8, 15)
     owner = torch.randint(images, (texts,), generator=rng)
-    similarity = torch.randint(10, (texts, images), generator=rng) / 10
-    similarity[torch.arange(texts), owner] += 0.05
-    return similarity, owner, _draw_size(rng, 1, 4)
+    steps = torch.randint(-2, 3, (texts, images), generator=rng)
+    steps[torch.arange(texts), owner] += 1  # so that more are found
+    return steps / 10 ** _draw_size(rng, 1, 4), owner, _draw_size(rng, 1, 4)
+
+
+def _own_scores(similarity: Tensor, owner: Tensor) -> Tensor:
+    return similarity.gather(1, owner[:, None])
+
+
+def _tied_places(similarity: Tensor, own: Tensor, axis: int = 1) -> Tensor:
+    """The first and the last place that own pictures may take among those that they tie with."""
+    return torch.stack([1 + (similarity > own).sum(axis), (similarity >= own).sum(axis)]).double()
 
 
 def _ranks(similarity: Tensor, owner: Tensor) -> Tensor:
-    return 1 + (similarity > similarity.gather(1, owner[:, None])).sum(1)
+    """As `metrics.ranks`: tied pictures share the mean of their places."""
+    return _tied_places(similarity, _own_scores(similarity, owner)).mean(0)
 
 
 check_recall = Exercise(
     _draw_similarity,
     lambda similarity, owner, k: (_ranks(similarity, owner) <= k).double().mean(),
     {
+        "Ties get the first of their places; take the mean of the first and the last.": (
+            lambda similarity, owner, k: (
+                (_tied_places(similarity, _own_scores(similarity, owner))[0] <= k).double().mean()
+            )
+        ),
+        "Ties get the last of their places; take the mean of the first and the last.": (
+            lambda similarity, owner, k: (
+                (_tied_places(similarity, _own_scores(similarity, owner))[1] <= k).double().mean()
+            )
+        ),
+        "Ties are put in some order by topk; count those that score higher and those that tie.": (
+            lambda similarity, owner, k: (
+                (similarity.topk(k, dim=1).indices == owner[:, None]).any(1).double().mean()
+            )
+        ),
+        "Ties go to the picture stored first; count those that score higher and those that tie.": (
+            lambda similarity, owner, k: (
+                (similarity.sort(dim=1, descending=True, stable=True).indices[:, :k])
+                .eq(owner[:, None])
+                .any(1)
+                .double()
+                .mean()
+            )
+        ),
         "The first rank is 1, so rank K still counts, and rank K + 1 does not.": (
             lambda similarity, owner, k: (_ranks(similarity, owner) <= k + 1).double().mean()
         ),
-        "Rank K counts too: the first K pictures are those of rank 1 to K.": (
+        "Rank K counts too; and no picture ties with itself: the highest has rank 1.": (
             lambda similarity, owner, k: (_ranks(similarity, owner) < k).double().mean()
         ),
         "Those are the worst K pictures; sort from the most similar down.": (
@@ -466,9 +500,11 @@ check_recall = Exercise(
         "True and false have no mean; make numbers of them first, with .double().": (
             lambda similarity, owner, k: (_ranks(similarity, owner) <= k).mean()
         ),
-        "The owners are a row; owner[:, None] can be compared with each caption's K pictures.": (
+        "The own scores are a row; [:, None] makes a column that goes with the captions' rows.": (
             lambda similarity, owner, k: (
-                (similarity.topk(k, dim=1).indices == owner).any(1).double().mean()
+                (_tied_places(similarity, _own_scores(similarity, owner)[:, 0]).mean(0) <= k)
+                .double()
+                .mean()
             )
         ),
         "A caption's own picture is the one that owner says, not the one of its own number.": (
@@ -479,9 +515,11 @@ check_recall = Exercise(
                 .mean()
             )
         ),
-        "A caption's pictures stand in its row: topk along dim=1.": (
+        "A caption's pictures stand in its row: count along dim=1.": (
             lambda similarity, owner, k: (
-                (similarity.topk(k, dim=0).indices == owner[:, None]).any(1).double().mean()
+                (_tied_places(similarity, _own_scores(similarity, owner), 0).mean(0) <= k)
+                .double()
+                .mean()
             )
         ),
     },

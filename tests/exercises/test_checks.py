@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from dclip_kit import exercises
 from dclip_kit.exercises.checks import Exercise
+from dclip_kit.metrics import ranks, recall_at_k
 
 EVERY = [(name, getattr(exercises, name)) for name in exercises.__all__]
 MISTAKES = [
@@ -115,8 +117,8 @@ def slow_loss(images, texts, temperature):
 def slow_recall(similarity, owner, k):
     hits = 0
     for row, own in zip(similarity.tolist(), owner.tolist(), strict=True):
-        best = sorted(range(len(row)), key=lambda image: -row[image])[:k]
-        hits += own in best
+        ranked = enumerate(sorted(row, reverse=True), 1)
+        hits += np.mean([place for place, score in ranked if score == row[own]]) <= k
     return hits / len(similarity)
 
 
@@ -171,16 +173,26 @@ def slow_pool(regions, mask):
     return [sum(column) / len(real) for column in zip(*real, strict=True)]
 
 
+def metric_recall(similarity, owner, k):
+    """As the kit measures it, which takes differences up to a tolerance for ties."""
+    own = torch.nn.functional.one_hot(owner, similarity.shape[1]).bool()
+    return recall_at_k(ranks(similarity, own), k)
+
+
+def rank_recall(similarity, owner, k, tied_share=0.5):
+    own = similarity.gather(1, owner[:, None])
+    higher, tied = (similarity > own).sum(1), (similarity == own).sum(1) - 1
+    return (1 + higher + tied_share * tied <= k).float().mean().reshape(1)
+
+
 def sort_recall(similarity, owner, k):
-    """By a stable sort, in which the last of a tie comes first."""
-    best = similarity.numpy().argsort(axis=1, kind="stable")[:, ::-1][:, :k]
+    """By a stable sort, in which the first of a tie comes first."""
+    best = (-similarity.numpy()).argsort(axis=1, kind="stable")[:, :k]
     return float((best == owner.numpy()[:, None]).any(axis=1).mean())
 
 
-def rank_recall(similarity, owner, k, tie_counts):
-    own = similarity.gather(1, owner[:, None])
-    above = (similarity >= own).sum(1) - 1 if tie_counts else (similarity > own).sum(1)
-    return (above < k).float().mean().reshape(1)
+def topk_recall(similarity, owner, k):
+    return np.mean([own in row.topk(k)[1] for row, own in zip(similarity, owner, strict=True)])
 
 
 def sort_search(query, features, top_k):
@@ -223,12 +235,7 @@ ANSWERS = {
         lambda *inputs: torch.lerp(*inputs).tolist(),
         lambda *inputs: list(torch.lerp(*inputs)),
     ],
-    "recall": [
-        slow_recall,
-        sort_recall,
-        lambda *inputs: rank_recall(*inputs, tie_counts=True),
-        lambda *inputs: rank_recall(*inputs, tie_counts=False),
-    ],
+    "recall": [slow_recall, metric_recall, rank_recall],
     "average_precision": [
         slow_average_precision,
         lambda relevant: [slow_average_precision(relevant)],
@@ -264,6 +271,19 @@ ANSWERS = {
 def test_an_answer_may_be_written_in_another_way(name: str, answer, capsys) -> None:
     getattr(exercises, f"check_{name}")(answer)
     assert capsys.readouterr().out == "Right, on 20 random inputs.\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(partial(rank_recall, tied_share=0), id="best-place"),
+        pytest.param(partial(rank_recall, tied_share=1), id="worst-place"),
+        topk_recall,
+        sort_recall,
+    ],
+)
+def test_recall_of_another_rule_for_ties_is_told_so(answer) -> None:
+    assert exercises.check_recall.find_fault(answer).startswith("Ties ")
 
 
 def test_overlap_is_what_counting_cells_gives() -> None:

@@ -29,15 +29,32 @@ def contrastive_loss(images, texts, temperature, pairs=None, first_only=False):
     return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
 
 
-def recall(similarity, owner, k):
-    return (similarity.topk(k, dim=1).indices == owner[:, None]).any(1).double()
+def count_places(similarity, owner):
+    """How many pictures of its row score higher than a caption's own, and how many others tie."""
+    own = similarity.gather(1, owner[:, None])
+    return (similarity > own).sum(1), (similarity == own).sum(1) - 1
+
+
+def recall(similarity, owner, k, rank=lambda higher, tied: 1 + higher + tied / 2):
+    return (rank(*count_places(similarity, owner)) <= k).double()
+
+
+def recall_of_first(order, owner, k):
+    return (order[:, :k] == owner[:, None]).any(1).double().mean()
 
 
 def recall_of_distinct_scores(similarity, owner, k):
     """Pictures that tie share one place, so that those behind them move up."""
     own = similarity.gather(1, owner[:, None])
     above = [row[row > score].unique() for row, score in zip(similarity, own, strict=True)]
-    return sum(len(each) < k for each in above) / len(owner)
+    higher = torch.tensor([len(each) for each in above])
+    return (1 + higher + count_places(similarity, owner)[1] / 2 <= k).double().mean()
+
+
+def expected_recall(similarity, owner, k):
+    """Of ties that are broken by lot."""
+    higher, tied = count_places(similarity, owner)
+    return ((k - higher) / (tied + 1)).clamp(0, 1).mean()
 
 
 def precision_at_hits(relevant, places=None):
@@ -136,9 +153,41 @@ WRONG = {
         "two-captions-a-picture": lambda similarity, owner, k: (
             recall(similarity, owner, k).sum() / (2 * similarity.shape[1])
         ),
-        "pictures-8": lambda similarity, owner, k: recall(similarity[:, :8], owner, k).mean(),
+        "pictures-8": lambda similarity, owner, k: recall(
+            similarity.index_fill(1, torch.arange(8, similarity.shape[1]), -1.0), owner, k
+        ).mean(),
         "k-2": lambda similarity, owner, k: recall(similarity, owner, 2).mean(),
         "tied-share-a-place": recall_of_distinct_scores,
+        "ties-cost-nothing": lambda *inputs: recall(*inputs, lambda higher, _: 1 + higher).mean(),
+        "ties-cost-all-places": lambda *inputs: recall(
+            *inputs, lambda higher, tied: 1 + higher + tied
+        ).mean(),
+        "ties-cost-half-a-place": lambda *inputs: recall(
+            *inputs, lambda higher, tied: 1 + higher + (tied > 0) / 2
+        ).mean(),
+        "ties-rounded-down": lambda *inputs: recall(
+            *inputs, lambda higher, tied: 1 + higher + tied // 2
+        ).mean(),
+        "ties-rounded": lambda *inputs: recall(
+            *inputs, lambda higher, tied: (1 + higher + tied / 2).round()
+        ).mean(),
+        "ties-are-misses": lambda similarity, owner, k: (
+            recall(similarity, owner, k) * (count_places(similarity, owner)[1] == 0)
+        ).mean(),
+        "ties-by-lot": expected_recall,
+        "ties-by-topk": lambda similarity, owner, k: recall_of_first(
+            similarity.topk(k, dim=1).indices, owner, k
+        ),
+        "ties-to-the-first": lambda similarity, owner, k: recall_of_first(
+            similarity.argsort(dim=1, descending=True, stable=True), owner, k
+        ),
+        "ties-to-the-last": lambda similarity, owner, k: recall_of_first(
+            similarity.argsort(dim=1, stable=True).flip(1), owner, k
+        ),
+        "two-decimals": lambda similarity, owner, k: recall(
+            similarity.round(decimals=2), owner, k
+        ).mean(),
+        "absolute-cosine": lambda similarity, owner, k: recall(similarity.abs(), owner, k).mean(),
         "mean-over-pictures": lambda similarity, owner, k: torch.stack(
             [recall(similarity, owner, k)[owner == image].mean() for image in owner.unique()]
         ).mean(),
