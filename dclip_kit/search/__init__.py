@@ -1,1 +1,1 @@
-"""Searching pictures: exact and approximate indexes, and a folder of one's own."""
+"""Searching pictures: an index on disk, rescoring, and a folder of one's own."""

@@ -1,15 +1,14 @@
-"""Search by cosine: exact in memory, exact and approximate in an index on disk.
+"""Exact search by cosine, in memory and in an index on disk.
 
 Axes: query and candidate are what searches and what is found, k the places, embed their space.
 """
 
 import json
 import secrets
+import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dclip_kit.metrics import Array, require_strings
-from dclip_kit.runtime.files import load_tensors, replacing, save_tensors, write_atomically
+from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
 
 _QUERIES = 256  # at once
 _SCORES = 2**21  # at once: 8 MB in float32, which a cache may hold
-_TRAINED_ON = 64  # vectors a list that k-means sees: more takes longer and finds no better
+_MANY = 1_000_000  # vectors; more than these take long to search exactly
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,6 @@ class SearchIndex:
         folder: where it lies.
         ids: names by row, in the order of appending.
         shards: vectors of length 1 by file, mapped from disk.
-        state: the last file, another after each change; empty before the first.
         width: numbers in a vector; None before the first.
     """
 
@@ -109,9 +107,9 @@ class SearchIndex:
         Raises:
             FileNotFoundError, ValueError: a file of the index is missing or damaged.
         """
-        self.folder, self.state = Path(folder), ""
+        self.folder = Path(folder)
         self.width: int | None = None
-        self._lists: Any = None  # faiss's, mapped from disk
+        self._warned = False
         self.ids: list[str] = []
         self.shards: dict[str, Float[Tensor, "row embed"]] = {}
         file = self.folder / "index.json"
@@ -172,72 +170,35 @@ class SearchIndex:
         vectors = torch.cat(list(self.shards.values()))[rows]
         self._write_shard(ids, vectors, [])
 
-    def search(
-        self, queries: Float[Array, "*_query _embed"], top_k: int = 10, approximate: bool = False
-    ) -> tuple[Hits, ...]:
-        """Finds the nearest vectors to each query; of equal ones, what was added earlier.
+    def search(self, queries: Float[Array, "*_query _embed"], top_k: int = 10) -> tuple[Hits, ...]:
+        """Finds the nearest vectors to each query, exactly; of equal ones, what was added earlier.
 
-        Approximate search, through faiss (extra `search`), finds almost the same, and beyond a
-        million vectors much faster. K-means divides the vectors among lists, and a query looks into
-        the nearest lists only. Scores are exact; what lies in the other lists is missed. Vectors
-        that form no clusters, such as random ones, want exact search. The lists are built by the
-        first approximate search after each change, and kept in the folder.
+        Beyond a million vectors it warns, once, that faiss may serve better.
 
         Args:
             queries: from the model that made the index's vectors, one or several; of any length.
             top_k: how many a query; fewer where the index holds fewer.
-            approximate: whether some of the nearest may be missed. Where the lists looked into hold
-                fewer than top_k, none is.
 
         Raises:
             ValueError: the index is empty, top_k is below 1, or queries are of another width, not
                 finite or all zeros.
-            ModuleNotFoundError: faiss is not installed, and `approximate` asks for it.
         """
         asked = unit_vectors(queries, self.width)
-        if approximate and len(self) and top_k >= 1:
-            if self._lists is None:
-                self._lists = self._open_lists()
-            scores, rows = self._lists.search(asked.numpy(), min(top_k, len(self)))
-            if (rows >= 0).all():
-                return self._name_hits(torch.from_numpy(scores), torch.from_numpy(rows))
-        return self._name_hits(*find_nearest(asked, list(self.shards.values()), top_k))
-
-    def _name_hits(self, scores: Tensor, rows: Tensor) -> tuple[Hits, ...]:
+        if len(self) > _MANY and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"Exact search of {len(self):,} vectors takes long; faiss searches so many "
+                f"approximately, and can be given those in {self.folder}: index.json lists "
+                "safetensors files, whose `vectors` are float32 and of length 1, and whose `ids` "
+                "are the names as JSON.",
+                stacklevel=2,
+            )
+        scores, rows = find_nearest(asked, list(self.shards.values()), top_k)
         pairs = zip(rows.tolist(), scores.tolist(), strict=True)
         return tuple(
             Hits(tuple(row), tuple(score), tuple(self.ids[each] for each in row))
             for row, score in pairs
         )
-
-    def _open_lists(self) -> Any:
-        """What faiss searches, an inverted file of what the index holds now; built if need be."""
-        try:
-            import faiss
-        except ImportError as error:
-            raise ModuleNotFoundError(
-                "Expected faiss for approximate search, got none installed; run "
-                "pip install 'dclip-kit[search]', or search exactly."
-            ) from error
-        faiss.omp_set_num_threads(torch.get_num_threads())  # it has an OpenMP of its own
-        file = self.folder / f"{self.state}.faiss"
-        with suppress(RuntimeError):  # not there, or damaged: built anew
-            return faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
-        shards = list(self.shards.values())
-        lists = max(1, min(round(4 * len(self) ** 0.5), len(self) // _TRAINED_ON))
-        built: Any = faiss.index_factory(
-            shards[0].shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT
-        )
-        built.nprobe = max(8, lists // 16)  # how many of them a query looks into
-        step = max(1, len(self) // (lists * _TRAINED_ON))
-        built.train(torch.cat([shard[::step] for shard in shards]).numpy())
-        for shard in shards:
-            built.add(shard.numpy())
-        for old in self.folder.glob("*.faiss*"):
-            old.unlink()
-        with replacing(file) as temporary:
-            faiss.write_index(built, str(temporary))
-        return faiss.read_index(str(file), faiss.IO_FLAG_MMAP)
 
     def _write_shard(self, ids: Sequence[str], vectors: Tensor, before: list[str]) -> None:
         """Writes a shard, and a list on which it stands behind those before."""
@@ -253,7 +214,7 @@ class SearchIndex:
         tensors = load_tensors(self.folder / name)
         self.ids += json.loads(tensors["ids"].numpy().tobytes())
         self.shards[name] = tensors["vectors"]
-        self.state, self.width, self._lists = name, tensors["vectors"].shape[1], None
+        self.width = tensors["vectors"].shape[1]
 
 
 def unit_vectors(

@@ -3,11 +3,13 @@
 import json
 import re
 import sys
+import warnings
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 from dclip_kit.runtime.files import load_tensors
@@ -158,7 +160,8 @@ def index(tmp_path) -> SearchIndex:
 def contents(index: SearchIndex) -> dict[str, list[float]]:
     """Its vectors by name, as somebody finds them who opens it anew."""
     again = SearchIndex(index.folder)
-    assert (again.ids, again.state, again.width) == (index.ids, index.state, index.width)
+    assert (again.ids, again.width) == (index.ids, index.width)
+    assert list(again.shards) == list(index.shards)
     vectors = [vector for shard in again.shards.values() for vector in shard.tolist()]
     return dict(zip(again.ids, vectors, strict=True))
 
@@ -172,6 +175,7 @@ def test_the_nearest_are_named_best_first(index) -> None:
     )
     assert second.ids == ("a", "d", "ü\n")  # a and d tie
     assert len(index.search(QUERIES, 99)[0].ids) == len(index) == 4
+    assert index.search(QUERIES[:0]) == ()
     assert SearchIndex(index.folder).search(QUERIES, 3) == (first, second)
 
 
@@ -216,14 +220,6 @@ def test_a_reader_keeps_what_it_opened_and_files_on_no_list_go(index) -> None:
     (index.folder / "half.safetensors.0a.tmp").write_bytes(b"ha")
     index.rewrite(["e"])
     assert len(list(index.folder.glob("*.safetensors*"))) == 2  # this one's and the last one's
-
-
-def test_each_change_makes_another_state(index) -> None:
-    states = {"", index.state}
-    index.append(["e"], torch.ones(1, 2))
-    states.add(index.state)
-    index.rewrite(index.ids)
-    assert len(states | {index.state}) == 4
 
 
 @pytest.mark.parametrize("change", ["append", "rewrite"])
@@ -338,4 +334,35 @@ def test_the_list_names_the_shards_that_count(index) -> None:
     assert isinstance(index.search(QUERIES)[0], Hits)
 
 
-# Rescoring
+def test_files_of_others_in_the_folder_are_passed_over(index) -> None:
+    """Such as those that faiss writes."""
+    before = contents(index)
+    (index.folder / "one.faiss").write_bytes(b"IwFl")
+    assert contents(index) == before
+    index.append(["e"], torch.eye(2)[:1])
+    index.rewrite(["e", "d"])
+    assert contents(index) == {"e": [1, 0], "d": before["d"]}
+
+
+def test_among_too_many_it_searches_exactly_and_says_once_what_faiss_can_read(
+    index, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(search_index, "_MANY", 4)
+    with warnings.catch_warnings(action="error"):
+        expected = index.search(QUERIES, 3)
+    monkeypatch.setattr(search_index, "_MANY", 3)
+    with pytest.warns(UserWarning) as told:
+        assert index.search(QUERIES, 3) == index.search(QUERIES, 3) == expected
+    (message,) = (str(each.message) for each in told)
+    for part in (" 4 vectors", "faiss", str(index.folder), "safetensors", "`vectors`", "`ids`"):
+        assert part in message
+    assert capsys.readouterr().out == ""  # where `search --json` writes
+
+
+def test_plain_safetensors_and_json_read_the_shards(index) -> None:
+    index.append(["e"], torch.tensor([[0.0, -1]]))
+    names = json.loads((index.folder / "index.json").read_text())
+    shards = [load_file(index.folder / name) for name in names]
+    assert [name for each in shards for name in json.loads(bytes(each["ids"]))] == [*IDS, "e"]
+    vectors = torch.cat([each["vectors"] for each in shards])
+    assert torch.equal(vectors, normalize(torch.cat([IMAGES, torch.tensor([[0.0, -1]])])))

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.search.index import SearchIndex
 from dclip_kit.search.rescoring import (
     BIASES,
     METHODS,
@@ -110,6 +111,19 @@ def test_a_bias_can_be_part_of_vectors_that_are_ranked_by_cosine(method) -> None
     ranks = retrieval_metrics(wider, wide, owner).text_to_image.ranks
     own = scores[torch.arange(40), owner, None]
     assert torch.equal(ranks, 1 + (scores > own).sum(1).double())
+
+
+@pytest.mark.parametrize("method", [each for each in METHODS if each in BIASES])
+def test_an_index_with_the_bias_in_it_finds_what_rescoring_finds(method, tmp_path) -> None:
+    queries, candidates, references = unit(40), unit(48), unit(50)
+    bias = Rescoring(method).measure_bias(references, candidates)
+    wide, wider = add_bias(queries, candidates, bias)
+    index = SearchIndex(tmp_path)
+    index.append([f"v{i}" for i in range(len(wider))], wider)
+    scores = rescore(queries @ candidates.T, references @ candidates.T, method)
+    expected = scores.topk(10).indices.tolist()
+    assert expected != (queries @ candidates.T).topk(10).indices.tolist()
+    assert [list(hits.images) for hits in index.search(wide, 10)] == expected
 
 
 def test_some_methods_are_no_bias() -> None:
