@@ -9,7 +9,6 @@ from .losses import (
     anchored_kl_loss,
     contrastive_loss,
     cosine_distillation_loss,
-    dclip_loss,
     sds_loss,
 )
 from .metrics import paired_bootstrap, retrieval_metrics
@@ -44,7 +43,6 @@ __all__ = [
     "anchored_kl_loss",
     "contrastive_loss",
     "cosine_distillation_loss",
-    "dclip_loss",
     "distill",
     "embed_pictures",
     "encode_images",

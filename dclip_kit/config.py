@@ -175,8 +175,6 @@ class StudentSettings:
     anchors: int = 2048  # captions drawn anew for each batch
     uncaptioned_batch: int = 0  # pictures without captions beside each batch
     contrastive_weight: float = 1.0
-    # Holds pictures against captions with a word exchanged, too (see `make_hard_negative`).
-    hard_negatives: bool = False
     # Not in the paper: crops whose features are to stay those of the untouched CLIP; 0: none.
     rehearsal_weight: float = 0.0
     rehearsal_batch: int = 64  # crops beside each batch of pictures
@@ -190,11 +188,6 @@ class StudentSettings:
     def __post_init__(self) -> None:
         _check(self, "student.")
         read_policy(self.train, "student.train")
-        if self.hard_negatives and self.train_text:
-            raise ValueError(
-                "Expected a frozen text tower with student.hard_negatives, since they are encoded "
-                "once, got student.train_text; turn one of the two off."
-            )
         if self.sds_from >= self.sds_until:
             raise ValueError(
                 f"Expected student.sds_from below student.sds_until, got {self.sds_from} and "

@@ -9,7 +9,6 @@ Axes with a leading underscore are checked by hand, so that the error can say wh
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,21 +21,11 @@ Array = Tensor | np.ndarray
 _ROWS = 65_536  # looked at in one go, of features that may be all that the memory holds
 
 
-@dataclass(frozen=True, eq=False)
-class DclipLoss:
-    """The weighted sum to minimise, and its two parts before weighting."""
-
-    total: Float[Tensor, ""]
-    distillation: Float[Tensor, ""]
-    contrastive: Float[Tensor, ""]
-
-
 def contrastive_loss(
     image_features: Float[Array, "pair embed"],
     text_features: Float[Array, "_pair _embed"],
     temperature: float = 0.05,
     same_pair: Bool[Array, "_pair _pair"] | None = None,
-    hard_negatives: Float[Array, "_pair _embed"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE: each image against all texts and each text against all images.
 
@@ -49,8 +38,6 @@ def contrastive_loss(
         same_pair: True at [i, j] where text j also fits image i (one image twice in the batch, or
             equal captions): no negative, so left out of the denominators. With image ids:
             `image_id[:, None] == image_id[None, :]`. The diagonal does not matter.
-        hard_negatives: Captions that are true of no image of the batch, for the images to be held
-            against too, as in NegCLIP (arXiv 2210.01936); rows of zeros count for nothing.
 
     Raises:
         ValueError: Empty features, shapes that differ, or a temperature that is not positive.
@@ -69,12 +56,8 @@ def contrastive_loss(
             )
         itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same_pair & ~itself, -torch.inf)
-    own, texts = torch.arange(len(logits), device=logits.device), logits
-    if hard_negatives is not None:
-        image, harder = _unit_rows(image_features=image, hard_negatives=hard_negatives)
-        more = _scaled_cosines(image, harder, temperature)
-        texts = torch.cat([logits, more.masked_fill(~harder.any(dim=1), -torch.inf)], dim=1)
-    return (F.cross_entropy(texts, own) + F.cross_entropy(logits.T, own)) / 2
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 def cosine_distillation_loss(
@@ -178,43 +161,6 @@ def sds_loss(
     share = kept.to(latents).view(-1, 1, 1, 1)
     noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
     return (predict_noise(noisy) - noise).square().flatten(1).mean(1)
-
-
-def dclip_loss(
-    student_features: Float[Array, "pair embed"],
-    text_features: Float[Array, "_pair _embed"],
-    teacher_features: Float[Array, "_pair _embed"],
-    temperature: float = 0.05,
-    distillation_weight: float = 1.0,
-    contrastive_weight: float = 1.0,
-    same_pair: Bool[Array, "_pair _pair"] | None = None,
-    distil_text: bool = False,
-) -> DclipLoss:
-    """The student's loss: cosine distillation + symmetric InfoNCE against the captions.
-
-    Args:
-        student_features: The student's image features.
-        text_features: Caption features; no gradient unless they ask for one (an unfrozen tower).
-        teacher_features: The teacher's embeddings of the same images; get no gradient.
-        temperature: Of the InfoNCE.
-        distillation_weight: Multiplies `cosine_distillation_loss`.
-        contrastive_weight: Multiplies `contrastive_loss`.
-        same_pair: As in `contrastive_loss`.
-        distil_text: Draws the captions to the teacher's embeddings too, and adds 1 - cos of them to
-            the distillation: our reading of the published code's text loss.
-
-    Raises:
-        ValueError: As `contrastive_loss` and `cosine_distillation_loss`.
-
-    Source: DCLIP (arXiv 2505.21549), where both weights are 1.
-    """
-    distillation = cosine_distillation_loss(student_features, teacher_features)
-    if distil_text:
-        of_text = cosine_distillation_loss(text_features, teacher_features)
-        distillation = distillation + of_text
-    contrastive = contrastive_loss(student_features, text_features, temperature, same_pair)
-    total = distillation_weight * distillation + contrastive_weight * contrastive
-    return DclipLoss(total, distillation, contrastive)
 
 
 def _unit_rows(**named: Array) -> tuple[Tensor, Tensor]:

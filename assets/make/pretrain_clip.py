@@ -30,7 +30,7 @@ from dclip_kit.runtime.files import (
     save_tensors,
     write_atomically,
 )
-from dclip_kit.training.progress import load_training_state, save_training_state
+from dclip_kit.training.checkpoint import load_training_state, save_training_state
 
 MERGES = 8000  # of CLIP's 48,894: the most frequent ones; rarer words fall into more pieces
 ARCHITECTURE: dict[str, Any] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.functional import resize, to_pil_image, to_tensor
 from torchvision.utils import make_grid
 
@@ -21,7 +21,7 @@ from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation.study import Study, read_study
 from dclip_kit.features.store import digest_record
 from dclip_kit.models.clip import ClipBundle, load_clip
-from dclip_kit.models.denoiser import Denoiser, MappedTower, caption_losses, load_denoiser
+from dclip_kit.models.denoiser import Denoiser, DenoiserHead, caption_losses, load_denoiser
 from dclip_kit.models.encode import read_pixels
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.runtime.files import asset_path, load_tensors, write_record
@@ -29,7 +29,7 @@ from dclip_kit.runtime.files import asset_path, load_tensors, write_record
 SHOWN = 5
 
 
-def load_tower(study: Study, seed: int, work: Path, clip: ClipBundle) -> MappedTower:
+def load_tower(study: Study, seed: int, work: Path, clip: ClipBundle) -> nn.Sequential:
     """The student's tower and its map, as a training of the arm sds has left them.
 
     Raises:
@@ -38,13 +38,13 @@ def load_tower(study: Study, seed: int, work: Path, clip: ClipBundle) -> MappedT
     (arm,) = (arm for arm in study.arms if arm.name == "sds")
     key = digest_record(replace(arm, rescoring=None).describe(seed))
     state = load_tensors(work / "checkpoints" / f"student-{key}.safetensors")
-    shape = load_denoiser("pocket", clip).shape
-    tower = MappedTower(clone_clip(clip).model.visual, clip.embed_dim, shape)
-    prefix = "module."
-    tower.load_state_dict(
-        {name[len(prefix) :]: each for name, each in state.items() if name.startswith(prefix)}
-    )
-    return tower.eval().requires_grad_(False)
+    head = DenoiserHead(clip.embed_dim, load_denoiser("pocket", clip).shape)
+    parts = {"module.tower.": clone_clip(clip).model.visual, "module.heads.sds.": head}
+    for prefix, part in parts.items():
+        part.load_state_dict(
+            {name[len(prefix) :]: each for name, each in state.items() if name.startswith(prefix)}
+        )
+    return nn.Sequential(*parts.values()).eval().requires_grad_(False)
 
 
 def describe(
@@ -87,7 +87,7 @@ def write_map(study: Study, work: Path, folder: Path, count: int = 512) -> None:
     for seed in study.seeds:
         tower = load_tower(study, seed, work, clip)
         pixels = read_pixels(clip, scenes.paths).split(64)
-        mapped = torch.cat([tower(clip.normalize(each))[1] for each in pixels])
+        mapped = torch.cat([tower(clip.normalize(each)) for each in pixels])
         seeds[str(seed)] = describe(denoiser, mapped, captions)
         rows.append(mapped[:SHOWN])
     figures = {"pictures": count, "scenes": describe(denoiser, real, captions), "seeds": seeds}

@@ -41,7 +41,7 @@ from dclip_kit.models.denoiser import (
 )
 from dclip_kit.models.encode import encode_images
 from dclip_kit.runtime.files import asset_path, write_atomically, write_record
-from dclip_kit.training.progress import load_training_state, save_training_state
+from dclip_kit.training.checkpoint import load_training_state, save_training_state
 
 SIDE = 32
 SPAN = (0.4, 0.95)  # a single thing's longer side, as a share of the picture's

@@ -28,7 +28,7 @@ from dclip_kit.runtime.files import (
     save_tensors,
     write_atomically,
 )
-from dclip_kit.training.progress import load_training_state, save_training_state
+from dclip_kit.training.checkpoint import load_training_state, save_training_state
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,13 @@ from dclip_kit.evaluation.evaluate import (
 )
 from dclip_kit.evaluation.profile_data import ProfileData
 from dclip_kit.features.extract import RegionCrops, extract_features
-from dclip_kit.features.store import FrozenFeatures, describe_source, digest_record, open_store
+from dclip_kit.features.store import (
+    EncodedPictures,
+    FrozenFeatures,
+    describe_source,
+    digest_record,
+    open_store,
+)
 from dclip_kit.metrics import RetrievalMetrics
 from dclip_kit.models.clip import ClipBundle, choose_precision
 from dclip_kit.models.denoiser import Denoiser, load_denoiser
@@ -59,6 +65,8 @@ from dclip_kit.training import (
     History,
     PictureTargets,
     TeacherRun,
+    Term,
+    choose_terms,
     distill,
     embed_pictures,
     embed_with_teacher,
@@ -117,12 +125,12 @@ class TrainingSet:
     """What arms train on and are chosen on.
 
     Attributes:
-        pictures: to train on.
+        captioned: to train on.
         rehearsal: what is not to be forgotten; None where a profile rehearses nothing.
         val, zero_shot_val: what decides.
     """
 
-    pictures: Pictures
+    captioned: EncodedPictures
     rehearsal: PictureTargets | None
     val: RetrievalSet
     zero_shot_val: ZeroShotSet
@@ -225,15 +233,6 @@ def prepare_evaluation(clip: ClipBundle, data: ProfileData) -> EvaluationSets:
     return sets
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedPictures:
-    """Pictures, their frozen features, and the pictures again as trainings read them."""
-
-    dataset: CaptionedImages
-    features: FrozenFeatures
-    pictures: Pictures
-
-
 def encode_pictures(
     profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path | None = None
 ) -> EncodedPictures:
@@ -281,7 +280,7 @@ def prepare_training(
         sets.zero_shot_val, pictures=_read_few(clip, sets.zero_shot_val.pictures)
     )
     return_memory()
-    return TrainingSet(captioned.pictures, rehearsal, val, zero_shot_val)
+    return TrainingSet(captioned, rehearsal, val, zero_shot_val)
 
 
 def _read_few(clip: ClipBundle, pictures: Pictures) -> Pictures:
@@ -343,6 +342,37 @@ def prepare_lessons(
     return embed(captioned)[captioned.features.image_of_text], others
 
 
+def prepare_terms(
+    profile: Profile,
+    clip: ClipBundle,
+    captioned: EncodedPictures,
+    rehearsal: PictureTargets | None,
+    teacher: MetaTeacher | RegionTeacher | ClipBundle | None = None,
+    uncaptioned: EncodedPictures | None = None,
+) -> list[Term]:
+    """The terms of a profile's recipe, with all that they learn from.
+
+    Args:
+        profile: whose recipe it is.
+        clip: the untouched one.
+        captioned: the training data.
+        rehearsal: as `prepare_rehearsal` gives it.
+        teacher, uncaptioned: as in `prepare_lessons`; the teacher of a recipe that has one.
+    """
+    targets, others = None, None
+    if teacher is not None:
+        targets, others = prepare_lessons(profile, teacher, captioned, uncaptioned)
+    return choose_terms(
+        profile.student,
+        captioned,
+        targets,
+        uncaptioned=others,
+        rehearsal=rehearsal,
+        denoiser=choose_denoiser(profile, clip),
+        seed=profile.seed,
+    )
+
+
 def measure_interpolations(
     before: ClipBundle,
     after: ClipBundle,
@@ -393,13 +423,10 @@ def train_arm(
     name: str,
     clip: ClipBundle,
     shown: TrainingSet,
-    features: FrozenFeatures,
+    terms: Sequence[Term],
     profile: Profile,
-    teacher_embeddings: Float[Tensor, "text embed"] | None = None,
-    uncaptioned: PictureTargets | None = None,
     checkpoint: Path | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
-    texts: Sequence[str] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Arm:
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
@@ -410,13 +437,11 @@ def train_arm(
     Args:
         name: of the arm.
         clip: the untouched CLIP.
-        shown: the training data's pictures, and val, which decides; test is not looked at.
-        features: of the training data.
+        shown: the training data, and val, which decides; test is not looked at.
+        terms: what is learned; as `prepare_terms` makes them.
         profile: settings, rule of selection and seed.
-        teacher_embeddings, uncaptioned: what to distil; as in `distill`.
         checkpoint: to continue from.
         on_epoch: called after each epoch.
-        texts: the training captions; only needed where `distill` needs them.
         on_step: as in `distill`.
     """
     settings = profile.student
@@ -442,14 +467,9 @@ def train_arm(
 
     run = distill(
         clip,
-        shown.pictures,
-        features,
+        shown.captioned,
+        terms,
         settings,
-        teacher_embeddings,
-        uncaptioned=uncaptioned,
-        rehearsal=shown.rehearsal,
-        texts=texts,
-        denoiser=choose_denoiser(profile, clip),
         seed=profile.seed,
         checkpoint=checkpoint,
         on_epoch=validate,
@@ -498,16 +518,9 @@ def train_and_save_arms(
     arms = {"clip": Arm("clip", clip)}
     for name, settings in {CONTROL: control, profile.recipe: profile}.items():
         own = teacher or arms.get(CONTROL, arms["clip"]).clip
-        arms[name] = train_arm(
-            name,
-            clip,
-            data,
-            captioned.features,
-            settings,
-            *prepare_lessons(settings, own, captioned, uncaptioned),
-            checkpoint=checkpoints and checkpoints / f"{name}.safetensors",
-            texts=captioned.dataset.texts,
-        )
+        terms = prepare_terms(settings, clip, captioned, data.rehearsal, own, uncaptioned)
+        state = checkpoints and checkpoints / f"{name}.safetensors"
+        arms[name] = train_arm(name, clip, data, terms, settings, state)
         if is_main_process():
             save_arm(arms[name], folder)
     say("Trained the arms now.")

@@ -47,14 +47,12 @@ from dclip_kit.evaluation.evaluate import (
 from dclip_kit.evaluation.experiment import (
     Arm,
     Candidate,
-    EncodedPictures,
     choose_candidate,
-    choose_denoiser,
     encode_pictures,
     load_or_extract_features,
     prepare_evaluation,
-    prepare_lessons,
     prepare_rehearsal,
+    prepare_terms,
     prepare_training,
     save_arm,
     teacher_settings,
@@ -75,7 +73,7 @@ from dclip_kit.evaluation.runs import (
     leave_out_seen,
     leave_out_trained_labelled,
 )
-from dclip_kit.features.store import differing_entries, digest_record
+from dclip_kit.features.store import EncodedPictures, differing_entries, digest_record
 from dclip_kit.metrics import composition_scores
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.weights import interpolate
@@ -100,10 +98,11 @@ class StudyArm:
 
     Attributes:
         name: in the table.
-        profile: how it trains, its seed aside; None for the untouched CLIP.
+        profile: how it trains, its seed aside; None for the untouched CLIP and what is recorded.
         steps: of its training; 0 leaves that to the profile's epochs.
         captions: share of the captioned pictures that it may use.
         rescoring: how scores are rescored by the training data; None leaves them as they are.
+        recorded: whether it is what its records say, since it can no longer be trained.
     """
 
     name: str
@@ -111,9 +110,12 @@ class StudyArm:
     steps: int = 0
     captions: float = 1.0
     rescoring: Rescoring | None = None
+    recorded: bool = False
 
     def describe(self, seed: int) -> dict[str, Any]:
-        """Whatever decides how it trains, for JSON."""
+        """Whatever decides how it trains, for JSON; of what is recorded, its records say it."""
+        if self.recorded:
+            return {}
         profile = replace(self.profile, seed=seed).as_dict() if self.profile else None
         if profile and self.steps:
             profile["student"]["epochs"] = 0  # which the steps decide
@@ -160,7 +162,7 @@ class Study:
 
     def seeds_of(self, arm: StudyArm) -> tuple[int, ...]:
         """The untouched CLIP is the same for every seed."""
-        return self.seeds if arm.profile else self.seeds[:1]
+        return self.seeds if arm.profile or arm.recorded else self.seeds[:1]
 
 
 def read_study(path: Path) -> Study:
@@ -170,7 +172,8 @@ def read_study(path: Path) -> Study:
     for each of `arms` a `recipe` ("none" for the untouched CLIP, which is `clip`), perhaps `steps`,
     `captions` and `rescoring`, and changes of the profile, such as `student = { learning_rate =
     1e-3 }`. Arms that differ in their rescoring alone share a training. All work with the same data
-    and the same CLIP.
+    and the same CLIP. An arm that can no longer be trained, since a setting was removed, has the
+    recipe "recorded" and nothing else: its records are shown.
 
     Raises:
         ValueError: it is no TOML, says something unknown or what no training would heed, or
@@ -203,19 +206,21 @@ def _read_arm(
     recipe = rest.pop("recipe")
     if "rescoring" in own:
         own["rescoring"] = Rescoring(**own["rescoring"])
-    odd = {*rest, *own} - {"rescoring"}
-    if recipe == "none" and odd:
+    recorded = recipe == "recorded"
+    odd = {*rest, *own} - (set() if recorded else {"rescoring"})
+    if recipe in ("none", "recorded") and odd:
         raise ValueError(f"Expected no {', '.join(sorted(odd))} in {name}")
     if not 0 < own.get("captions", 1.0) <= 1:
         raise ValueError(f"Expected captions in {name} to be a share above 0")
     if unheeded := rest.keys() & {*MEASURED_BY, "leak_guard", "selection"}:
         raise ValueError(f"{', '.join(sorted(unheeded))} in {name} must be alike for all arms")
-    if recipe == "none":
-        return StudyArm(name, None, **own)
-    # What is said for all arms outdoes their recipes' rates, as options do.
-    trained = change_settings(apply_recipe(profile, recipe), common)
-    require_recipe(trained)
-    return StudyArm(name, change_settings(trained, rest), **own)
+    trained: Profile | None = None
+    if recipe not in ("none", "recorded"):
+        # What is said for all arms outdoes their recipes' rates, as options do.
+        trained = change_settings(apply_recipe(profile, recipe), common)
+        require_recipe(trained)
+        trained = change_settings(trained, rest)
+    return StudyArm(name, trained, recorded=recorded, **own)
 
 
 # Running
@@ -328,13 +333,19 @@ def run_study(
             record in `work`.
 
     Raises:
-        ValueError: an arm is unknown, there is nothing to repeat, or a record is of other settings.
+        ValueError: an arm is unknown, there is nothing to repeat, a record is of other settings, or
+            one of a recorded arm is missing.
     """
     known = {arm.name: arm for arm in study.arms}
     wanted = [repeat[0]] if repeat else ["clip", *names] if names else list(known)
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"Expected arms out of {', '.join(known)}, got {unknown[0]!r}.")
     if repeat:
+        if known[repeat[0]].recorded:
+            raise ValueError(
+                f"Expected an arm that can be trained, got {repeat[0]}, of which there are only "
+                "records; repeat another."
+            )
         rows = [(known[repeat[0]], repeat[1])]
         if not has_record(study, *rows[0]):
             raise ValueError(
@@ -367,10 +378,16 @@ def has_record(study: Study, arm: StudyArm, seed: int) -> bool:
     """Whether a training has been done, so that it is not run again.
 
     Raises:
-        ValueError: its record is damaged or of other settings than the file's.
+        ValueError: its record is damaged or of other settings than the file's, or it is missing and
+            the arm can no longer be trained.
     """
     path = study.record_of(arm, seed)
     if not path.exists():
+        if arm.recorded:
+            raise ValueError(
+                f"Expected a record at {path}, since {arm.name} can no longer be trained, found "
+                f"none; restore it, or take {arm.name} out of {study.path}."
+            )
         return False
     now = study.describe(arm, seed)
     # Older records lack this, and newer settings; but what they were not asked, they cannot say.
@@ -381,7 +398,8 @@ def has_record(study: Study, arm: StudyArm, seed: int) -> bool:
     if differing := differing_entries(kept, now):
         raise ValueError(
             f"Expected {path} to be of the settings in {study.path}, but they differ in "
-            f"{', '.join(differing)}; delete it to train that anew."
+            f"{', '.join(differing)}; "
+            + (f"take {arm.name} out." if arm.recorded else "delete it to train that anew.")
         )
     return True
 
@@ -549,12 +567,13 @@ class _Workshop:
                     f"{arm.name} trains {student.epochs * steps:,} steps for {arm.steps:,}, in "
                     f"whole epochs of {steps:,}."
                 )
-        embeddings = others = uncaptioned = probe = None
+        teacher: Any = None
+        uncaptioned = probe = None
         if student.distillation_weight:
             if student.uncaptioned_batch:
                 uncaptioned = self.uncaptioned(profile.regions, profile.uncaptioned)
             if profile.teacher_model == "control":
-                teacher: Any = self._train_control(arm, profile)
+                teacher = self._train_control(arm, profile)
             else:
                 place = teacher_place(self.place, arm, profile.seed)
                 state = self.states and self.states / f"teacher-{place.name}.safetensors"
@@ -565,23 +584,12 @@ class _Workshop:
                     further = pocket.load_further(*_OF_POCKET["probe"])
                 tested = load_or_extract_features(profile, self.clip, further, self.work)
                 probe = asdict(region_probe(teacher, tested, profile.region_teacher))
-            embeddings, others = prepare_lessons(profile, teacher, captioned, uncaptioned)
+        rehearsal = prepare_rehearsal(profile, self.clip, captioned)
+        terms = prepare_terms(profile, self.clip, captioned, rehearsal, teacher, uncaptioned)
         key = digest_record(replace(arm, rescoring=None).describe(profile.seed))
         # Of no arm's name: those that differ in their rescoring go on from one another's.
         state = self.states and self.states / f"student-{key}.safetensors"
-        run = distill(
-            self.clip,
-            captioned.pictures,
-            captioned.features,
-            student,
-            embeddings,
-            uncaptioned=others,
-            rehearsal=prepare_rehearsal(profile, self.clip, captioned),
-            texts=captioned.dataset.texts,
-            denoiser=choose_denoiser(profile, self.clip),
-            seed=profile.seed,
-            checkpoint=state,
-        )
+        run = distill(self.clip, captioned, terms, student, seed=profile.seed, checkpoint=state)
         return run, student.epochs * steps, probe
 
     def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
@@ -593,9 +601,8 @@ class _Workshop:
         )
         key = digest_record(replace(arm, profile=control, steps=0).describe(profile.seed))
         state = self.states and self.states / f"{CONTROL}-{key}.safetensors"
-        return train_arm(
-            CONTROL, self.clip, shown, captioned.features, control, checkpoint=state
-        ).clip
+        terms = prepare_terms(control, self.clip, captioned, shown.rehearsal)
+        return train_arm(CONTROL, self.clip, shown, terms, control, state).clip
 
 
 def _retention(found: Measurement, base: Measurement) -> float:

@@ -25,6 +25,7 @@ from dclip_kit.data.annotations import load_json
 from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, locate_weights
+from dclip_kit.models.encode import Pictures
 from dclip_kit.models.regions import pad_rows
 from dclip_kit.runtime.files import (
     fingerprint,
@@ -134,6 +135,21 @@ class FrozenFeatures:
                 "extract them again."
             )
         return cls(**tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPictures:
+    """Pictures with their captions, their frozen features, and the pictures as trainings read them.
+
+    Attributes:
+        dataset: the pictures' files, and their captions if they have any.
+        features: of both, from the untouched CLIP.
+        pictures: paths again, or `read_pixels`' bytes.
+    """
+
+    dataset: CaptionedImages
+    features: FrozenFeatures
+    pictures: Pictures
 
 
 def open_store(folder: Path, source: dict[str, Any]) -> FrozenFeatures | None:

@@ -141,25 +141,20 @@ def caption_losses(
     return losses
 
 
-class MappedTower(nn.Module):
-    """An image tower, and a linear map from its features into a denoiser's input space (h_w)."""
+class DenoiserHead(nn.Linear):
+    """A linear map from a CLIP's image features into a denoiser's input space (h_w)."""
 
-    def __init__(self, tower: nn.Module, embed_dim: int, shape: tuple[int, int, int]) -> None:
-        super().__init__()
-        self.visual = tower
-        # By this name it trains at the rate of what follows a tower's blocks.
-        self.head = nn.Linear(embed_dim, prod(shape))
+    def __init__(self, embed_dim: int, shape: tuple[int, int, int]) -> None:
+        super().__init__(embed_dim, prod(shape))
         self.shape = shape
 
     def forward(
-        self, pictures: Float[Tensor, "picture 3 _height _width"]
-    ) -> tuple[Float[Tensor, "picture embed"], Float[Tensor, "picture channel height width"]]:
-        """Features, and what the denoiser is to see of them."""
-        found = self.visual(pictures)
-        features = found[0] if isinstance(found, tuple) else found  # CoCa has tokens beside them
+        self, features: Float[Tensor, "picture embed"]
+    ) -> Float[Tensor, "picture channel height width"]:
+        """What the denoiser is to see of pictures with these features."""
         # Of unit length, as CLIP compares them, but at the scale of numbers that a layer expects.
         scaled = F.normalize(features, dim=-1) * features.shape[-1] ** 0.5
-        return features, self.head(scaled).unflatten(1, self.shape)
+        return super().forward(scaled).unflatten(1, self.shape)
 
 
 def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:

@@ -1,11 +1,8 @@
 """The two trainings, in one plain loop on accelerate: the teacher's, and the student's."""
 
-from dclip_kit.training.distillation import PictureTargets, StudentRun, distill
-from dclip_kit.training.progress import (
-    History,
-    draw_captions,
-    plan_epoch,
-)
+from dclip_kit.training.distillation import StudentRun, choose_terms, distill
+from dclip_kit.training.loop import History
+from dclip_kit.training.order import draw_captions, plan_epoch
 from dclip_kit.training.teacher_training import (
     TeacherRun,
     apply_region_teacher,
@@ -16,15 +13,18 @@ from dclip_kit.training.teacher_training import (
     train_region_teacher,
     train_teacher,
 )
+from dclip_kit.training.terms import PictureTargets, Term
 
 __all__ = [
     "History",
     "PictureTargets",
     "StudentRun",
     "TeacherRun",
+    "Term",
     "apply_region_teacher",
     "apply_teacher",
     "choose_lenders",
+    "choose_terms",
     "distill",
     "draw_captions",
     "embed_pictures",

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionSettings, RegionTeacherSettings, TeacherSettings
 from dclip_kit.features.store import FrozenFeatures
-from dclip_kit.losses import contrastive_loss, require_directions
+from dclip_kit.losses import require_directions
 from dclip_kit.models.clip import send
 from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import (
@@ -25,7 +25,10 @@ from dclip_kit.models.teacher import (
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
-from dclip_kit.training.progress import History, plan_epoch, split_decayed, take_steps
+from dclip_kit.training.loop import History, Schedule, Training, train
+from dclip_kit.training.order import plan_epoch
+from dclip_kit.training.rates import split_decayed
+from dclip_kit.training.terms import Batch, CaptionTerm
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,18 +139,21 @@ def train_teacher(
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings)
 
-    def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
+    def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
         texts = rows[:, 0]
         own = texts[own_share(len(texts))]
         embedding = apply_teacher(model, features, own, regions, check_values=False).embedding
         target = send(features.text[own], embedding.device)
-        batch = gather_batch(embedding, target, len(texts), len(texts))
-        return contrastive_loss(*batch, settings.temperature)[None]
+        return Batch(number, rows, *gather_batch(embedding, target, len(texts), len(texts)))
 
-    history = take_steps(
+    training = Training(
         "teacher",
         teacher,
         split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
+        Schedule(settings.epochs),
+        partial(plan_epoch, features, settings, seed),
+        encode,
+        [CaptionTerm(1.0, settings.temperature)],
         {
             "kind": "teacher",
             "seed": seed,
@@ -155,12 +161,8 @@ def train_teacher(
             "data": fingerprint(features.region, features.token, features.image_of_text),
             **asdict(settings),
         },
-        partial(plan_epoch, features, settings, seed),
-        compute_loss,
-        checkpoint=checkpoint,
-        on_epoch=on_epoch and partial(on_epoch, teacher),
-        on_step=on_step,
     )
+    history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
     return TeacherRun(teacher, history)
 
 
@@ -183,8 +185,8 @@ def train_region_teacher(
     teacher: Any = build_teacher(features.text.shape[1], settings)
     most = int(features.region_count.max())
 
-    def compute_loss(model: nn.Module, rows: Tensor, number: int) -> Tensor:
-        captions, owner = rows[rows >= 0], (rows >= 0).nonzero()[:, 0]  # a pair a caption
+    def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
+        captions = rows[rows >= 0]
         own, texts = own_share(len(rows)), captions[own_share(len(captions))]
         # Of seed and step alone, so that processes and resumed runs leave out the same regions.
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
@@ -192,16 +194,16 @@ def train_region_teacher(
         images = features.image_of_text[rows[own, 0]]
         embedding, _ = apply_region_teacher(model, features, images, settings, kept[own])
         target = send(features.text[texts], embedding.device)
-        image, text = gather_batch(embedding, target, len(rows), len(captions))
-        owner = send(owner, image.device)
-        return contrastive_loss(
-            image[owner], text, settings.temperature, same_pair=owner[:, None] == owner
-        )[None]
+        return Batch(number, rows, *gather_batch(embedding, target, len(rows), len(captions)))
 
-    history = take_steps(
+    training = Training(
         "region teacher",
         teacher,
         split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
+        Schedule(settings.epochs, warmup_share=settings.warmup_share),
+        partial(plan_epoch, features, settings, seed),
+        encode,
+        [CaptionTerm(1.0, settings.temperature)],
         {
             "kind": "region teacher",
             "seed": seed,
@@ -214,13 +216,8 @@ def train_region_teacher(
             ),
             **asdict(settings),
         },
-        partial(plan_epoch, features, settings, seed),
-        compute_loss,
-        warmup=settings.warmup_share,
-        checkpoint=checkpoint,
-        on_epoch=on_epoch and partial(on_epoch, teacher),
-        on_step=on_step,
     )
+    history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
     return TeacherRun(teacher, history)
 
 

@@ -13,7 +13,7 @@ from assets.make.sds_map import SHOWN, describe, load_tower, write_map
 from dclip_kit.evaluation.study import Study, read_study
 from dclip_kit.features.store import digest_record
 from dclip_kit.models.clip import load_clip
-from dclip_kit.models.denoiser import MappedTower, caption_losses, load_denoiser
+from dclip_kit.models.denoiser import DenoiserHead, caption_losses, load_denoiser
 from dclip_kit.runtime.files import save_tensors
 
 STUDY = """
@@ -32,17 +32,18 @@ def study(tmp_path: Path) -> Study:
 
 
 @pytest.fixture
-def tower(study, tmp_path) -> MappedTower:
+def tower(study, tmp_path) -> torch.nn.Sequential:
     """In a checkpoint; its map shows every picture alike."""
     pocket = load_clip("pocket")
-    tower = MappedTower(pocket.model.visual, pocket.embed_dim, (3, 32, 32))
-    torch.nn.init.zeros_(tower.head.weight)
+    tower, head = pocket.model.visual, DenoiserHead(pocket.embed_dim, (3, 32, 32))
+    torch.nn.init.zeros_(head.weight)
     arm = replace(study.arms[1], rescoring=None)
     place = tmp_path / "work/checkpoints" / f"student-{digest_record(arm.describe(4))}.safetensors"
     place.parent.mkdir(parents=True)
-    state = {f"module.{name}": value for name, value in tower.state_dict().items()}
+    state = {f"module.tower.{name}": value for name, value in tower.state_dict().items()}
+    state |= {f"module.heads.sds.{name}": value for name, value in head.state_dict().items()}
     save_tensors({**state, "optimizer.0.step": torch.tensor(3)}, place)
-    return tower
+    return torch.nn.Sequential(tower, head)
 
 
 def test_a_map_that_shows_all_alike_is_found_out(study, tower, tmp_path) -> None:

@@ -25,14 +25,14 @@ from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.data.pocket.world import load_captioned
 from dclip_kit.evaluation.experiment import choose_detector
 from dclip_kit.features.extract import extract_features
-from dclip_kit.features.store import FrozenFeatures
+from dclip_kit.features.store import EncodedPictures, FrozenFeatures
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.models.clip import ClipBundle, autocast, choose_precision, load_clip
 from dclip_kit.models.encode import read_pixels
 from dclip_kit.models.regions import crop_regions
 from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.runtime.files import write_atomically
-from dclip_kit.training import apply_teacher, distill, train_teacher
+from dclip_kit.training import apply_teacher, choose_terms, distill, train_teacher
 
 PICTURES = 512
 ROUNDS = 3
@@ -125,7 +125,9 @@ def kit_student() -> list[float]:
     clip, pictures, features = prepare()
     shown = read_pixels(clip, pictures.paths)
     targets = F.normalize(torch.randn(features.text.shape), dim=1)
-    return time_steps(lambda tick: distill(clip, shown, features, STUDENT, targets, on_step=tick))
+    captioned = EncodedPictures(pictures, features, shown)
+    terms = choose_terms(STUDENT, captioned, targets)
+    return time_steps(lambda tick: distill(clip, captioned, terms, STUDENT, on_step=tick))
 
 
 def plain_student() -> list[float]:

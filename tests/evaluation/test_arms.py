@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fine_tuning import fine_tune, join
 from test_denoiser import make_denoiser
 from test_training import texts_of
 from torch.nn import functional as F
@@ -32,6 +33,7 @@ from dclip_kit.evaluation.experiment import (
     EvaluationSets,
     TrainingSet,
     choose_candidate,
+    choose_denoiser,
     load_arm,
     load_arms,
     load_teacher,
@@ -44,7 +46,7 @@ from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import clone_clip, interpolate, same_text_tower
-from dclip_kit.training import PictureTargets, TeacherRun, distill
+from dclip_kit.training import PictureTargets, TeacherRun, choose_terms
 
 STUDENT = StudentSettings(batch_size=4, epochs=2, learning_rate=1e-3, mixed_precision="no")
 PROFILE = Profile(
@@ -88,8 +90,22 @@ def targets(features) -> torch.Tensor:
     return F.normalize(torch.randn_like(features.text), dim=1)
 
 
-def training_set(pixels, sets) -> TrainingSet:
-    return TrainingSet(pixels, None, sets.val, sets.zero_shot_val)
+def training_set(pixels, features, sets) -> TrainingSet:
+    shown = join(pixels, features, texts_of(features))
+    return TrainingSet(shown, None, sets.val, sets.zero_shot_val)
+
+
+def train_by_terms(name, clip, shown, profile, given=None, uncaptioned=None, **more) -> Arm:
+    """An arm by the terms that its profile weighs."""
+    terms = choose_terms(
+        profile.student,
+        shown.captioned,
+        given,
+        uncaptioned=uncaptioned,
+        denoiser=choose_denoiser(profile, clip),
+        seed=profile.seed,
+    )
+    return train_arm(name, clip, shown, terms, profile, **more)
 
 
 def choose(before, after, sets, rule=PROFILE.selection):
@@ -117,7 +133,7 @@ def test_val_is_encoded_in_the_trainings_precision(
 
     monkeypatch.setattr(experiment, "evaluate_zero_shot", watched)
     profile = replace(UNTAUGHT, student=replace(UNTAUGHT.student, mixed_precision=precision))
-    arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, profile)
+    arm = train_by_terms(CONTROL, clip, training_set(pixels, features, sets), profile)
     assert seen == [precision] * 6  # the untouched one twice, two epochs, two candidates
     assert arm.clip.precision == "no"
 
@@ -134,11 +150,10 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
         profile = replace(PROFILE, student=student)
         beside = {"uncaptioned": PictureTargets(pixels.flip(2), features.image.flip(0))}
     path, shown, steps = tmp_path / "state.safetensors", [], []
-    arm = train_arm(
+    arm = train_by_terms(
         name,
         clip,
-        training_set(pixels, sets),
-        features,
+        training_set(pixels, features, sets),
         profile,
         given,
         **beside,
@@ -146,7 +161,7 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
         on_epoch=lambda student, history: shown.append(len(history)),
         on_step=lambda step, loss: steps.append(step),
     )
-    tuned = distill(clip, pixels, features, profile.student, given, seed=3, **beside).student
+    tuned = fine_tune(clip, pixels, features, profile.student, given, seed=3, **beside).student
     student, alpha, candidates = choose(clip, tuned, sets)
     assert (arm.name, arm.alpha, arm.candidates) == (name, alpha, candidates)
     assert [candidate.alpha for candidate in arm.candidates] == [0, 0.5, 1]
@@ -170,7 +185,7 @@ def test_curves_show_how_much_is_remembered(
         return SimpleNamespace(top1=next(found, 1.0))
 
     monkeypatch.setattr(experiment, "evaluate_zero_shot", named)
-    arm = train_arm(CONTROL, clip, training_set(pixels, sets), features, UNTAUGHT)
+    arm = train_by_terms(CONTROL, clip, training_set(pixels, features, sets), UNTAUGHT)
     assert [row["val_zero_shot"] for row in arm.history] == [*accuracies[1:]]
     rows = [row["val_retention"] for row in arm.history if "val_retention" in row]
     assert rows == pytest.approx(kept)
@@ -179,8 +194,8 @@ def test_curves_show_how_much_is_remembered(
 def test_an_arm_that_is_to_be_taught_is_no_control_without_its_lessons(
     clip, pixels, features, sets
 ) -> None:
-    with pytest.raises(ValueError, match="Expected teacher_embeddings to distil from, got None"):
-        train_arm("dclip", clip, training_set(pixels, sets), features, PROFILE)
+    with pytest.raises(ValueError, match=r"Expected teacher embeddings .*, got None"):
+        train_by_terms("dclip", clip, training_set(pixels, features, sets), PROFILE)
 
 
 def test_an_arm_of_sds_learns_from_the_profiles_denoiser(
@@ -193,12 +208,12 @@ def test_an_arm_of_sds_learns_from_the_profiles_denoiser(
         return make_denoiser(given)
 
     monkeypatch.setattr(experiment, "load_denoiser", load)
-    texts, shown = texts_of(features), training_set(pixels, sets)
+    shown = training_set(pixels, features, sets)
     student = replace(UNTAUGHT.student, sds_weight=0.5, train="norms")
     profile = replace(UNTAUGHT, student=student, denoiser="mine")
-    arm = train_arm("sds", clip, shown, features, profile, texts=texts)
+    arm = train_by_terms("sds", clip, shown, profile)
     assert asked == ["mine"] and all(row["sds"] > 0 for row in arm.history)
-    train_arm(CONTROL, clip, shown, features, UNTAUGHT)
+    train_by_terms(CONTROL, clip, shown, UNTAUGHT)
     assert asked == ["mine"]
 
 
@@ -289,7 +304,7 @@ def test_a_trained_arm_measures_the_same_once_it_is_loaded(
     name, clip, pixels, features, sets, targets, tmp_path
 ) -> None:
     profile, given = (UNTAUGHT, None) if name == CONTROL else (PROFILE, targets)
-    arm = train_arm(name, clip, training_set(pixels, sets), features, profile, given)
+    arm = train_by_terms(name, clip, training_set(pixels, features, sets), profile, given)
     save_arm(arm, tmp_path)
     loaded = load_arm(name, clip, tmp_path)
     assert torch.equal(weights(loaded.clip.model), weights(arm.clip.model))
@@ -304,8 +319,8 @@ def test_an_arm_whose_text_tower_trains_keeps_it(clip, pixels, features, tmp_pat
     named = ZeroShotSet(pixels, nearest, classes, domain, names, encoder=clip)
     student = replace(UNTAUGHT.student, train_text=True, epochs=20, learning_rate=5e-3)
     profile = replace(UNTAUGHT, student=student)
-    shown = TrainingSet(pixels, None, val, named)
-    arm = train_arm("tuned", clip, shown, features, profile, texts=texts)
+    shown = TrainingSet(join(pixels, features, texts), None, val, named)
+    arm = train_by_terms("tuned", clip, shown, profile)
     assert arm.alpha and arm.trained_text and not same_text_tower(arm.clip, clip)
     own = encode_texts(arm.clip, texts)
     assert not torch.allclose(own, val.text_features, atol=1e-4)

@@ -112,6 +112,12 @@ def test_a_study_needs_seeds_and_arms_alone(tmp_path) -> None:
     assert study.arms[1] == few
 
 
+def test_an_arm_may_be_what_its_records_say(tmp_path) -> None:
+    study = read_study(write_study(tmp_path, CLIP + 'old = { recipe = "recorded" }\n'))
+    assert study.arms[1] == StudyArm("old", None, recorded=True)
+    assert study.seeds_of(study.arms[1]) == (0, 1)
+
+
 def test_what_is_said_for_all_arms_outdoes_their_recipes_rates(tmp_path) -> None:
     common = "seeds = [3]\nstudent = { epochs = 2, batch_size = 16 }\n"
     arms = CLIP + (
@@ -145,6 +151,10 @@ CLIP = '[arms]\nclip = { recipe = "none" }\n'
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 0.0 }', "captions in x to be"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", captions = 2 }', "captions in x to be"),
         ("seeds = [0]", CLIP + 'x = { recipe = "none", steps = 5 }', "no steps in x"),
+        ("seeds = [0]", CLIP + 'x = { recipe = "recorded", steps = 5 }', "no steps in x"),
+        ("seeds = [0]", CLIP + 'x = { recipe = "recorded", student = {} }', "no student in x"),
+        ("seeds = [0]", CLIP + 'x = { recipe = "recorded", rescoring = {} }', "no rescoring in x"),
+        ("seeds = [0]", CLIP + 'x = { recipe = "dclip", recorded = true }', "recorded"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", data = "x" }', "data in x must be alike"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", seed = 2 }', "seed in x must be alike"),
         ("seeds = [0]\nseed = 2", CLIP, "seed and selection have no effect"),
@@ -507,6 +517,57 @@ def test_what_has_no_record_is_not_repeated(seed, copy, _clip, tmp_path, monkeyp
         run_study(copy, _clip, tmp_path / "work", repeat=(CONTROL, seed))
 
 
+RECORDED = ARMS.replace(
+    f'{CONTROL} = {{ recipe = "{CONTROL}", steps = 4 }}', f'{CONTROL} = {{ recipe = "recorded" }}'
+)
+
+
+def test_a_recorded_arm_is_shown_like_one_that_is_trained(copy, _clip, tmp_path, monkeypatch):
+    """Although its records are of settings that there are no more."""
+    monkeypatch.setattr(module, "_Workshop", lambda *_, **__: pytest.fail("something was done"))
+    for seed in (0, 1):
+        place = copy.record_of(copy.arms[2], seed)
+        kept = json.loads(place.read_text())
+        kept["settings"]["profile"]["student"]["gone"] = True
+        write_record(kept, place)
+    trained, study = summarise(copy), read_study(write_study(copy.path.parent, RECORDED))
+    run_study(study, _clip, tmp_path / "work")
+    run_study(study, _clip, tmp_path / "work", [CONTROL])
+    assert summarise(study) == trained
+
+
+def test_a_recorded_arm_without_its_record_is_refused_before_others_train(
+    copy, _clip, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "_Workshop", lambda *_, **__: pytest.fail("something was done"))
+    study = read_study(write_study(copy.path.parent, RECORDED))
+    for arm in study.arms[2:4]:
+        study.record_of(arm, 1).unlink()
+    says = rf"Expected a record at .*{CONTROL}-1\.json, .*; restore it, or take {CONTROL} out of"
+    with pytest.raises(ValueError, match=says):
+        run_study(study, _clip, tmp_path / "work")
+    with pytest.raises(ValueError, match=says):
+        summarise(study)
+
+
+def test_a_recorded_arm_is_not_repeated(copy, _clip, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_Workshop", lambda *_, **__: pytest.fail("something was done"))
+    study = read_study(write_study(copy.path.parent, RECORDED))
+    with pytest.raises(ValueError, match=rf"an arm that can be trained, got {CONTROL}, .*; repeat"):
+        run_study(study, _clip, tmp_path / "work", repeat=(CONTROL, 1))
+
+
+def test_a_recorded_arm_was_measured_as_the_others_are(copy, _clip, tmp_path) -> None:
+    place = copy.record_of(copy.arms[2], 0)
+    kept = json.loads(place.read_text())
+    kept["settings"]["measured"]["gallery"] = 3
+    write_record(kept, place)
+    study = read_study(write_study(copy.path.parent, RECORDED))
+    says = rf"{CONTROL}-0\.json .* differ in measured\.gallery; take {CONTROL} out"
+    with pytest.raises(ValueError, match=says):
+        run_study(study, _clip, tmp_path / "work")
+
+
 OTHERS = """
 [arms]
 clip = { recipe = "none" }
@@ -522,7 +583,7 @@ def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> 
     """Each by its own teacher, on its own share of the captioned pictures."""
     study, taught, trained = read_study(write_study(tmp_path, OTHERS, COMMON)), [], []
     study = replace(study, seeds=(1,))
-    prepare, train, asked = module.prepare_lessons, module.distill, []
+    prepare, train, asked = experiment.prepare_lessons, module.distill, []
     load = module.load_uncaptioned
 
     def watch_lessons(profile, teacher, captioned, uncaptioned):
@@ -531,10 +592,10 @@ def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> 
 
     def watch_training(*given, **more):
         run = train(*given, **more)
-        trained.append((len(given[1]), tuple(more["texts"]), run))
+        trained.append((len(given[1].pictures), tuple(given[1].dataset.texts), run))
         return run
 
-    monkeypatch.setattr(module, "prepare_lessons", watch_lessons)
+    monkeypatch.setattr(experiment, "prepare_lessons", watch_lessons)
     monkeypatch.setattr(module, "distill", watch_training)
     monkeypatch.setattr(module, "load_uncaptioned", lambda *a: asked.append(a) or load(*a))
     run_study(study, _clip, tmp_path / "work")
@@ -593,9 +654,9 @@ def test_arms_that_the_control_teaches_share_its_training(
         'c = { recipe = "self_taught", steps = 1, captions = 0.5 }\n'
     )
     study = replace(read_study(write_study(tmp_path, arms)), seeds=(0,))
-    teachers, prepare = [], module.prepare_lessons
+    teachers, prepare = [], experiment.prepare_lessons
     monkeypatch.setattr(
-        module, "prepare_lessons", lambda *given: teachers.append(given[1]) or prepare(*given)
+        experiment, "prepare_lessons", lambda *given: teachers.append(given[1]) or prepare(*given)
     )
     run_study(study, _clip, tmp_path / "work")
     first, second, _ = (each.model.visual.proj for each in teachers)
@@ -625,9 +686,9 @@ def test_data_of_ones_own_is_studied_on_its_own_val_and_test(
     )
     arms = CLIP + 'region_taught = { recipe = "region_taught", steps = 1 }\n'
     study, asked = read_study(write_study(tmp_path, arms, common)), []
-    prepare = module.prepare_lessons
+    prepare = experiment.prepare_lessons
     monkeypatch.setattr(
-        module, "prepare_lessons", lambda *given: asked.append(given[3]) or prepare(*given)
+        experiment, "prepare_lessons", lambda *given: asked.append(given[3]) or prepare(*given)
     )
     monkeypatch.setattr(module, "begun_from", lambda profile: [tmp_path / "run"])
     monkeypatch.setattr(module, "leave_out_seen", lambda data, folder: asked.append(folder) or data)

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from dclip_kit.losses import sds_loss
 from dclip_kit.models.clip import load_clip
-from dclip_kit.models.denoiser import Condition, MappedTower, build_denoiser
+from dclip_kit.models.denoiser import Condition, DenoiserHead, build_denoiser
 from dclip_kit.runtime.machine import peak_memory_mb
 
 torch.manual_seed(0)
@@ -40,8 +40,8 @@ def describe(captions):
 
 
 denoiser = build_denoiser("sd", unet, scheduler, describe, 768, vae=vae, clip=clip)
-tower = MappedTower(clip.model.visual, clip.embed_dim, denoiser.shape)
-_, mapped = tower(torch.randn(1, 3, 64, 64))
+head = DenoiserHead(clip.embed_dim, denoiser.shape)
+mapped = head(clip.model.visual(torch.randn(1, 3, 64, 64)))
 timesteps, condition = torch.tensor([400]), denoiser.describe(["a cat left of a dog"])
 loss = sds_loss(
     mapped,

@@ -8,6 +8,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from fine_tuning import fine_tune
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -16,7 +17,6 @@ from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import ClipBundle, export_clip, load_clip
 from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
 from dclip_kit.models.weights import choose_parameters, freeze, interpolate
-from dclip_kit.training import distill
 
 TEXTS = ["a red ball", "two dogs on a very long road"]
 TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 2}
@@ -195,7 +195,7 @@ def test_a_step_mixing_and_an_export(tower, pixels, features, tmp_path) -> None:
     settings = StudentSettings(
         train="last_blocks(1)", learning_rate=1e-3, batch_size=2, epochs=1, mixed_precision="no"
     )
-    run = distill(tower, pixels, features, settings, features.text)
+    run = fine_tune(tower, pixels, features, settings, features.text)
     after = run.student.model.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     trainable = choose_parameters(tower, settings.train)

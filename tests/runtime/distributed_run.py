@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, notebook_launcher
+from fine_tuning import fine_tune
 from test_denoiser import make_denoiser
 from torch import Tensor
 
@@ -31,8 +32,7 @@ from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
 from dclip_kit.training import (
     PictureTargets,
-    distill,
-    progress,
+    loop,
     train_region_teacher,
     train_teacher,
 )
@@ -112,7 +112,7 @@ def train(folder: Path, name: str, losses: list[float], **more) -> Tensor:
     if name == "from files":
         shown = sorted((folder / "pictures").iterdir())
         again = shown[::-1]
-    run = distill(
+    run = fine_tune(
         clip, shown, features, STUDENTS[name], data["targets"], on_epoch=validate, texts=texts,
         rehearsal=PictureTargets(again, features.image),
         uncaptioned=PictureTargets(again, features.image.flip(1)),
@@ -175,7 +175,7 @@ def fill_store(place: Path, *given) -> FrozenFeatures:
         stores.SHARD, FrozenFeatures.save = before, save
 
 
-def fine_tune(folder: Path) -> None:
+def train_in_notebook(folder: Path) -> None:
     """What a notebook has several processes do."""
     found = train(folder, "dclip", [])
     if is_main_process():
@@ -191,7 +191,7 @@ def main(folder: Path, job: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        notebook_launcher(fine_tune, (folder,), num_processes=2, use_port=port)
+        notebook_launcher(train_in_notebook, (folder,), num_processes=2, use_port=port)
     elif job == "work":
         paths = json.loads((folder / "paths.json").read_text())
         save_tensors(work(folder, [Path(p) for p in paths]), folder / f"found{rank}.safetensors")
@@ -204,7 +204,7 @@ def main(folder: Path, job: str) -> None:
                 if rank == "1" and len(self) == 7:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        progress.MINUTES = 0.0
+        loop.MINUTES = 0.0
         train(folder, "dclip", Dying(), checkpoint=folder / "state.safetensors")
 
 

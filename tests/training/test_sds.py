@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fine_tuning import fine_tune
 from test_denoiser import make_denoiser
 from test_training import STUDENT, decayed, texts_of, weights
 from torch import nn
@@ -12,9 +13,9 @@ from torch.nn import functional as F
 
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.models.clip import load_clip
-from dclip_kit.models.denoiser import MappedTower
+from dclip_kit.models.denoiser import DenoiserHead
 from dclip_kit.models.weights import choose_parameters, clone_clip
-from dclip_kit.training import distill, draw_captions
+from dclip_kit.training import draw_captions
 
 SDS = replace(STUDENT, distillation_weight=0.0, sds_weight=0.5, train="norms")
 
@@ -24,16 +25,17 @@ def by_hand(clip, pixels, features, settings, texts, denoiser, seed):
     student = clone_clip(clip)
     student.model.requires_grad_(False)
     torch.manual_seed(seed)
-    tower = MappedTower(student.model.visual, 32, (3, 8, 8))
+    tower, head = student.model.visual, DenoiserHead(32, (3, 8, 8))
     norms = [layer for layer in tower.modules() if isinstance(layer, nn.LayerNorm)]
     training = [p.requires_grad_(True) for layer in norms for p in layer.parameters()]
-    training += [tower.head.weight, tower.head.bias]
+    training += [head.weight, head.bias]
     optimizer = torch.optim.AdamW(decayed(training, settings.weight_decay), fused=True)
     losses, number = [], 0
     for epoch in range(3):
         order = draw_captions(features, seed, epoch)[:, 0]
         for own in (order[:2], order[2:4], order[4:]):
-            image, mapped = tower(student.normalize(pixels[features.image_of_text[own]]))
+            image = tower(student.normalize(pixels[features.image_of_text[own]]))
+            mapped = head(image)
             owner = features.image_of_text[own]
             loss = contrastive_loss(image, features.text[own], 0.05, owner[:, None] == owner)
             generator = torch.Generator().manual_seed(1_000_003 * (seed + 250_007) + number)
@@ -70,7 +72,7 @@ def denoiser(clip):
 def test_learning_from_a_denoiser_is_a_plain_loop(clip, pixels, features, denoiser) -> None:
     settings = replace(SDS, sds_from=0.25, sds_until=0.75)
     texts = texts_of(features)
-    run = distill(clip, pixels, features, settings, texts=texts, denoiser=denoiser, seed=6)
+    run = fine_tune(clip, pixels, features, settings, texts=texts, denoiser=denoiser, seed=6)
     expected, losses = by_hand(clip, pixels, features, settings, texts, denoiser, 6)
     assert torch.allclose(weights(run.student.model), weights(expected.model), atol=1e-5)
     means = torch.tensor(losses).reshape(3, 3).mean(1).tolist()
@@ -84,14 +86,14 @@ def test_gradients_reach_the_map_and_the_norms_and_nothing_else(
     """With no contrastive term: what moves is moved by the denoiser alone."""
     before, heads = weights(denoiser.unet).clone(), []
 
-    def make_tower(*parts) -> MappedTower:
-        tower = MappedTower(*parts)
-        heads.append((tower.head, weights(tower.head).clone()))
-        return tower
+    def make_head(*parts) -> DenoiserHead:
+        head = DenoiserHead(*parts)
+        heads.append((head, weights(head).clone()))
+        return head
 
-    monkeypatch.setattr("dclip_kit.training.distillation.MappedTower", make_tower)
+    monkeypatch.setattr("dclip_kit.training.denoising.DenoiserHead", make_head)
     settings = replace(SDS, contrastive_weight=0.0, weight_decay=0.0)
-    run = distill(clip, pixels, features, settings, texts=texts_of(features), denoiser=denoiser)
+    run = fine_tune(clip, pixels, features, settings, texts=texts_of(features), denoiser=denoiser)
     [(head, at_first)] = heads
     assert ((weights(head) - at_first).abs() > 1e-6).float().mean() > 0.99
     untouched = clip.model.state_dict()
@@ -120,7 +122,7 @@ def test_the_norms_of_a_resnet_are_its_batch_norms(make_clip_folder) -> None:
 
 def test_it_goes_on_exactly_where_it_stopped(clip, pixels, features, denoiser, tmp_path) -> None:
     given = {"texts": texts_of(features), "denoiser": denoiser, "seed": 3}
-    whole = distill(clip, pixels, features, SDS, **given)
+    whole = fine_tune(clip, pixels, features, SDS, **given)
 
     def stop(step: int, loss: float) -> None:
         if step == 4:
@@ -128,59 +130,61 @@ def test_it_goes_on_exactly_where_it_stopped(clip, pixels, features, denoiser, t
 
     state = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        distill(clip, pixels, features, SDS, **given, checkpoint=state, on_step=stop)
+        fine_tune(clip, pixels, features, SDS, **given, checkpoint=state, on_step=stop)
     torch.manual_seed(99)
-    resumed = distill(clip, pixels, features, SDS, **given, checkpoint=state)
+    resumed = fine_tune(clip, pixels, features, SDS, **given, checkpoint=state)
     assert torch.equal(weights(resumed.student.model), weights(whole.student.model))
     assert [row["sds"] for row in resumed.history] == [row["sds"] for row in whole.history]
 
 
 def test_it_goes_on_with_no_other_denoiser(clip, pixels, features, denoiser, tmp_path) -> None:
     given = {"texts": texts_of(features), "checkpoint": tmp_path / "state.safetensors"}
-    distill(clip, pixels, features, SDS, **given, denoiser=denoiser)
+    fine_tune(clip, pixels, features, SDS, **given, denoiser=denoiser)
     with torch.no_grad():
         for weight in denoiser.unet.parameters():
             weight += 0.01
-    with pytest.raises(ValueError, match="denoiser"):
-        distill(clip, pixels, features, SDS, **given, denoiser=denoiser)
+    with pytest.raises(ValueError, match=r"differ in terms\.sds;"):
+        fine_tune(clip, pixels, features, SDS, **given, denoiser=denoiser)
 
 
 def test_a_narrow_share_of_timesteps_is_one_timestep(clip, pixels, features, denoiser) -> None:
     for sides in ((0.5, 0.51), (0.99, 1.0)):
         settings = replace(SDS, epochs=1, sds_from=sides[0], sds_until=sides[1])
-        run = distill(clip, pixels, features, settings, texts=texts_of(features), denoiser=denoiser)
+        run = fine_tune(
+            clip, pixels, features, settings, texts=texts_of(features), denoiser=denoiser
+        )
         assert math.isfinite(run.history[0]["sds"])
 
 
 def test_a_map_learns_what_the_denoiser_knows(clip, pixels, features, denoiser) -> None:
     """Through the denoiser, the map finds pictures in which noise is easier to see."""
     settings = replace(SDS, epochs=40, learning_rate=1e-2, weight_decay=0.0)
-    run = distill(clip, pixels, features, settings, texts=texts_of(features), denoiser=denoiser)
+    run = fine_tune(clip, pixels, features, settings, texts=texts_of(features), denoiser=denoiser)
     first, last = (sum(row["sds"] for row in part) for part in (run.history[:5], run.history[-5:]))
     assert last < 0.97 * first
 
 
 def test_without_a_weight_no_denoiser_is_asked(clip, pixels, features, denoiser) -> None:
     settings = replace(SDS, sds_weight=0.0)
-    plain = distill(clip, pixels, features, settings)
-    other = distill(clip, pixels, features, settings, denoiser=denoiser)
+    plain = fine_tune(clip, pixels, features, settings)
+    other = fine_tune(clip, pixels, features, settings, denoiser=denoiser)
     assert torch.equal(weights(plain.student.model), weights(other.student.model))
     assert "sds" not in other.history[0]
 
 
 def test_a_weight_without_denoiser_or_texts_is_refused(clip, pixels, features, denoiser) -> None:
     with pytest.raises(ValueError, match="Expected a denoiser for an sds_weight above 0, got None"):
-        distill(clip, pixels, features, SDS, texts=texts_of(features))
-    with pytest.raises(ValueError, match="hard_negatives and sds_weight read, got None"):
-        distill(clip, pixels, features, SDS, denoiser=denoiser)
+        fine_tune(clip, pixels, features, SDS, texts=texts_of(features))
+    with pytest.raises(ValueError, match="train_text and sds_weight read, got 0; give"):
+        fine_tune(clip, pixels, features, SDS, denoiser=denoiser)
 
 
 def test_features_that_are_mapped_are_of_unit_length(clip, denoiser) -> None:
     """The map sees directions, as CLIP compares them."""
-    tower = MappedTower(clip.model.visual, 32, denoiser.shape)
+    head = DenoiserHead(32, denoiser.shape)
     with torch.no_grad():
-        tower.head.weight.copy_(torch.eye(32).repeat(6, 1))
-        tower.head.bias.zero_()
-    _, mapped = tower(torch.randn(2, 3, 32, 32))
+        head.weight.copy_(torch.eye(32).repeat(6, 1))
+        head.bias.zero_()
+    mapped = head(clip.model.visual(torch.randn(2, 3, 32, 32)))
     assert torch.allclose(mapped.flatten(1)[:, :32].norm(dim=1), torch.full((2,), 32**0.5))
     assert F.cosine_similarity(*mapped.flatten(1), dim=0) < 1

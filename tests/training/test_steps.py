@@ -7,23 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from fine_tuning import fine_tune
 from test_training import CONTROL, REGIONS, REHEARSED, RUNS, STUDENT, TEACHER, Stop, weights
 from test_training import targets as targets  # a fixture
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.features.extract import RegionCrops, extract_features
-from dclip_kit.losses import dclip_loss
+from dclip_kit.losses import contrastive_loss, cosine_distillation_loss
 from dclip_kit.models.encode import read_batches, read_pixels
 from dclip_kit.models.regions import region_weights
 from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.models.weights import freeze
 from dclip_kit.runtime.files import load_tensors, save_tensors
-from dclip_kit.training import PictureTargets, distill, train_teacher
+from dclip_kit.training import PictureTargets, train_teacher
+from dclip_kit.training import checkpoint as checkpoint_module
 from dclip_kit.training import distillation as student_module
-from dclip_kit.training import progress as progress_module
+from dclip_kit.training import loop as loop_module
 from dclip_kit.training import teacher_training as teacher_module
-from dclip_kit.training.progress import group_parameters
+from dclip_kit.training.rates import group_parameters
 
 MODULES = {"teacher": teacher_module, "student": student_module}
 
@@ -62,7 +64,7 @@ def test_a_step_of_the_teacher_and_of_the_student_shrinks_matrices_alone(
         "teacher": lambda decay: train_teacher(
             features, replace(TEACHER, weight_decay=decay, **step), REGIONS
         ).teacher,
-        "student": lambda decay: distill(
+        "student": lambda decay: fine_tune(
             clip, pixels, features,
             replace(CONTROL, weight_decay=decay, warmup_share=0.0, **step),
         ).student.model.visual,
@@ -87,7 +89,7 @@ def test_a_checkpoint_from_when_everything_decayed_is_refused(
     path, run, module = tmp_path / "state.safetensors", RUNS[kind], MODULES[kind]
     given = (clip, pixels, features, targets, path)
     with monkeypatch.context() as before:
-        before.setattr(progress_module, "DECAYED", "everything")
+        before.setattr(checkpoint_module, "DECAYED", "everything")
         if kind == "teacher":
             before.setattr(
                 module,
@@ -174,10 +176,13 @@ def test_nothing_is_looked_at_where_values_are_trusted(monkeypatch) -> None:
 
     image, text, teacher = (empty(6, 8).requires_grad_() for _ in range(3))
     same = torch.empty(6, 6, device="meta", dtype=torch.bool)
-    loss = dclip_loss(image, text, teacher, same_pair=same, distil_text=True)
-    assert loss.total.shape == () and loss.total.is_meta
+    for loss in (
+        contrastive_loss(image, text, same_pair=same),
+        cosine_distillation_loss(image, teacher),
+    ):
+        assert loss.shape == () and loss.is_meta
     with pytest.raises(ValueError, match="of one shape"):
-        dclip_loss(image, text[:5], teacher)
+        contrastive_loss(image, text[:5])
     masks = [torch.empty(6, count, device="meta", dtype=torch.bool) for count in (4, 5)]
     regions, tokens, scores = empty(6, 4, 8), empty(6, 5, 8), empty(6, 4)
     weights = region_weights(regions, tokens, scores, scores, *masks, check_values=False)
@@ -215,7 +220,7 @@ def test_reading_ahead_changes_no_batch(
 
     def train(pictures, regions, **more):
         rehearsal = PictureTargets(regions, found.region)
-        run = distill(clip, pictures, found, settings, rehearsal=rehearsal, **more)
+        run = fine_tune(clip, pictures, found, settings, rehearsal=rehearsal, **more)
         return weights(run.student.model)
 
     def stop(step, loss) -> None:
@@ -227,7 +232,7 @@ def test_reading_ahead_changes_no_batch(
     monkeypatch.setattr(student_module, "read_batches", reading_ahead)
     assert torch.equal(train(captioned.paths, crops), kept)
     assert {RegionCrops, tuple} == {*ahead}
-    monkeypatch.setattr(progress_module, "MINUTES", 0.0)
+    monkeypatch.setattr(loop_module, "MINUTES", 0.0)
     more = {"checkpoint": tmp_path / "state.safetensors"}
     with pytest.raises(Stop):
         train(captioned.paths, crops, on_step=stop, **more)
@@ -240,4 +245,4 @@ def test_a_picture_that_cannot_be_read_ends_the_training(
     features = replace(make_features(6), image_of_text=captioned.image_of_text[:6])
     paths = (*captioned.paths[:3], tmp_path / "gone.png", *captioned.paths[4:])
     with pytest.raises(ValueError, match=r"gone\.png"):
-        distill(clip, paths, features, CONTROL)
+        fine_tune(clip, paths, features, CONTROL)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fine_tuning import fine_tune
 from PIL import Image
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from dclip_kit.config import (
 from dclip_kit.losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss
 from dclip_kit.models import encode
 from dclip_kit.models.clip import load_clip
-from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
+from dclip_kit.models.encode import encode_images, read_pixels
 from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import choose_parameters, clone_clip
@@ -27,7 +28,6 @@ from dclip_kit.training import (
     PictureTargets,
     apply_teacher,
     choose_lenders,
-    distill,
     draw_captions,
     embed_pictures,
     embed_with_teacher,
@@ -35,8 +35,10 @@ from dclip_kit.training import (
     train_region_teacher,
     train_teacher,
 )
+from dclip_kit.training import checkpoint as checkpoint_module
 from dclip_kit.training import distillation as student_module
-from dclip_kit.training import progress as progress_module
+from dclip_kit.training import loop as loop_module
+from dclip_kit.training.terms import Beside
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()
@@ -50,7 +52,6 @@ REHEARSED = replace(STUDENT, rehearsal_weight=3.0, rehearsal_batch=5)
 ANCHORED = replace(
     REHEARSED, distillation="anchored_kl", anchors=7, uncaptioned_batch=4, contrastive_weight=0.5
 )
-HARD = replace(CONTROL, hard_negatives=True)
 REGION_TEACHER = RegionTeacherSettings(
     width=24, heads=3, batch_size=3, epochs=4, captions_per_image=2, region_dropout=0.3
 )
@@ -154,9 +155,9 @@ def test_no_batch_is_of_one_pair_if_there_are_more(images, lengths, make_feature
 
 def test_a_tower_that_gives_tokens_too_learns_the_same(clip, pixels, features) -> None:
     """As CoCa's does."""
-    expected = distill(clip, pixels, features, CONTROL)
+    expected = fine_tune(clip, pixels, features, CONTROL)
     clip.model.visual.output_tokens = True
-    found = distill(clip, pixels, features, CONTROL)
+    found = fine_tune(clip, pixels, features, CONTROL)
     assert torch.equal(weights(found.student.model), weights(expected.student.model))
 
 
@@ -171,7 +172,7 @@ def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
     shown, again = paths[:11], paths[11:]
     pixels = read_pixels(clip, shown), read_pixels(clip, again)
     repeated = F.normalize(torch.randn(7, 32), dim=1)
-    expected = distill(
+    expected = fine_tune(
         clip, pixels[0], features, REHEARSED, targets, rehearsal=PictureTargets(pixels[1], repeated)
     )
     opened: list[Path] = []
@@ -180,7 +181,7 @@ def test_pictures_on_disk_are_read_a_batch_at_a_time_and_train_alike(
         encode, "open_picture", lambda path, side: opened.append(path) or plain(path, side)
     )
     read: list[int] = []
-    found = distill(
+    found = fine_tune(
         clip,
         shown,
         features,
@@ -202,7 +203,7 @@ def test_all_arms_see_the_same_batches(clip, pixels, features, targets, monkeypa
             return (shown.append(images) or pixels[images] for images in batches)
 
         monkeypatch.setattr(student_module, "read_batches", watched)
-        distill(clip, pixels, features, settings, teacher, seed=seed)
+        fine_tune(clip, pixels, features, settings, teacher, seed=seed)
         return [batch.tolist() for batch in shown]
 
     control, dclip = seen(CONTROL, None), seen(STUDENT, targets)
@@ -388,7 +389,7 @@ def test_training_leaves_the_frozen_features_alone(features, clip, pixels, targe
     given = {**vars(features), "targets": targets, "pixels": pixels}
     before = {name: tensor.clone() for name, tensor in given.items()}
     train_teacher(features, TEACHER, REGIONS)
-    distill(clip, pixels, features, STUDENT, targets)
+    fine_tune(clip, pixels, features, STUDENT, targets)
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.items())
 
 
@@ -429,8 +430,6 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
         each = settings.gradient_accumulation
         plan += [batches[start : start + each] for start in range(0, 3, each)]
     losses = []
-    negatives = encode_texts(clip, [f"box {i} below" for i in range(len(features.text))])
-    negatives[[i for i, text in enumerate(texts_of(features)) if "above" not in text]] = 0
     for number, batches in enumerate(plan):
         done, warmup = number / len(plan), settings.warmup_share
         share = (done + 1e-3) / (warmup + 1e-3)
@@ -441,15 +440,14 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
             image = tower(student.normalize(pixels[features.image_of_text[texts]]))
             image = F.normalize(image, dim=-1)
             owner = features.image_of_text[texts]
-            harder = negatives[texts] if settings.hard_negatives else None
             text = features.text[texts]
             if settings.train_text:
                 text = student.model.encode_text(tokens[texts])
             same = owner[:, None] == owner
-            loss = contrastive_loss(image, text, settings.temperature, same, harder)
+            loss = contrastive_loss(image, text, settings.temperature, same)
             if settings.distillation == "anchored_kl":
                 first = [i for i in range(len(texts)) if i == 0 or owner[i] != owner[i - 1]]
-                other = uncaptioned.draw(4, seed + 500_009, batch)
+                other = Beside(uncaptioned, 4, seed + 500_009).draw(batch)
                 more = F.normalize(tower(student.normalize(uncaptioned.pictures[other])), dim=-1)
                 generator = torch.Generator().manual_seed(1_000_003 * seed + batch)
                 anchors = torch.randint(len(features.text), (7,), generator=generator)
@@ -463,7 +461,7 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
                 distance = cosine_distillation_loss(image, targets[texts])
                 loss = loss + settings.distillation_weight * distance
             if settings.rehearsal_weight:
-                again = rehearsal.draw(5, seed, batch)
+                again = Beside(rehearsal, 5, seed).draw(batch)
                 now = F.normalize(tower(student.normalize(rehearsal.pictures[again])), dim=-1)
                 moved = 1 - (now * rehearsal.features[again]).sum(1)
                 loss = loss + settings.rehearsal_weight * moved.mean()
@@ -489,9 +487,8 @@ def by_hand(clip, pixels, features, settings, targets, seed, uncaptioned, rehear
         REHEARSED,
         ANCHORED,
         replace(ANCHORED, train_text=True),
-        HARD,
     ],
-    ids=["contrastive", "dclip", "slow blocks", "rehearsal", "anchored", "both towers", "hard"],
+    ids=["contrastive", "dclip", "slow blocks", "rehearsal", "anchored", "both towers"],
 )
 def test_fine_tuning_is_a_plain_loop(
     settings, accumulation, captions, clip, pixels, features, targets, uncaptioned, rehearsal
@@ -500,7 +497,7 @@ def test_fine_tuning_is_a_plain_loop(
     settings = replace(settings, gradient_accumulation=accumulation, captions_per_image=captions)
     teacher = targets if settings.distillation_weight else None
     beside = {"uncaptioned": uncaptioned, "rehearsal": rehearsal}
-    run = distill(
+    run = fine_tune(
         clip, pixels, features, settings, teacher, seed=6, texts=texts_of(features), **beside
     )
     expected, losses = by_hand(clip, pixels, features, settings, targets, 6, *beside.values())
@@ -522,7 +519,7 @@ def test_rehearsed_features_stay_near_the_untouched_clips(clip, pixels, features
     settings = replace(STUDENT, rehearsal_batch=16, epochs=6)
     moved = {}
     for weight in (0.0, 2.0, 50.0):
-        run = distill(
+        run = fine_tune(
             clip,
             pixels,
             features,
@@ -537,15 +534,19 @@ def test_rehearsed_features_stay_near_the_untouched_clips(clip, pixels, features
 
 def test_a_batch_rehearses_by_seed_and_place_alone(rehearsal) -> None:
     state = torch.get_rng_state()
-    drawn = {(seed, batch): rehearsal.draw(40, seed, batch) for seed in (0, 1) for batch in (0, 1)}
-    assert all(torch.equal(rehearsal.draw(40, *place), found) for place, found in drawn.items())
+
+    def draw(seed: int, batch: int) -> torch.Tensor:
+        return Beside(rehearsal, 40, seed).draw(batch)
+
+    drawn = {(seed, batch): draw(seed, batch) for seed in (0, 1) for batch in (0, 1)}
+    assert all(torch.equal(draw(*place), found) for place, found in drawn.items())
     assert len({tuple(found.tolist()) for found in drawn.values()}) == 4
     assert torch.cat(list(drawn.values())).unique().tolist() == list(range(7))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_blocks_at_rate_0_stay_as_they_are(clip, pixels, features, targets) -> None:
-    run = distill(clip, pixels, features, replace(STUDENT, block_rate=0.0), targets)
+    run = fine_tune(clip, pixels, features, replace(STUDENT, block_rate=0.0), targets)
     before = dict(clip.model.visual.named_parameters())
     moved = {
         name
@@ -558,7 +559,7 @@ def test_blocks_at_rate_0_stay_as_they_are(clip, pixels, features, targets) -> N
 def test_accumulated_batches_step_by_the_mean_of_their_losses(clip, pixels, features) -> None:
     """One step of plain gradient descent would show it; AdamW's first one shows its direction."""
     settings = replace(CONTROL, epochs=1, batch_size=4, gradient_accumulation=2, warmup_share=0.0)
-    run = distill(clip, pixels, features, settings)
+    run = fine_tune(clip, pixels, features, settings)
     order = draw_captions(features, 0, 0)[:, 0]
     tower = clip.model.visual
     image = [tower(clip.normalize(pixels[features.image_of_text[o]])) for o in order.split(4)]
@@ -576,7 +577,7 @@ def test_accumulated_batches_step_by_the_mean_of_their_losses(clip, pixels, feat
 @pytest.mark.parametrize("settings", [CONTROL, STUDENT], ids=["contrastive", "dclip"])
 def test_one_step_lowers_the_loss(settings, clip, pixels, features, targets) -> None:
     settings = replace(settings, epochs=1, batch_size=99, warmup_share=0.0)
-    run = distill(clip, pixels, features, settings, targets)
+    run = fine_tune(clip, pixels, features, settings, targets)
     texts = draw_captions(features, 0, 0)[:, 0]
 
     def loss(bundle) -> float:
@@ -590,7 +591,7 @@ def test_one_step_lowers_the_loss(settings, clip, pixels, features, targets) -> 
 
 
 def test_without_distillation_the_teacher_does_not_matter(clip, pixels, features, targets) -> None:
-    students = [distill(clip, pixels, features, CONTROL, t).student for t in (None, targets)]
+    students = [fine_tune(clip, pixels, features, CONTROL, t).student for t in (None, targets)]
     assert torch.equal(weights(students[0].model), weights(students[1].model))
 
 
@@ -601,7 +602,7 @@ def test_gradients_reach_what_trains_and_nothing_else(policy, clip, pixels, feat
     live = apply_teacher(teacher, features, every, REGIONS).embedding  # its graph still hangs on it
     assert live.requires_grad
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
-    run = distill(clip, pixels, features, replace(STUDENT, train=policy), live)
+    run = fine_tune(clip, pixels, features, replace(STUDENT, train=policy), live)
     changed = {
         name for name, value in run.student.model.state_dict().items()
         if not torch.equal(value, before[name])
@@ -617,7 +618,7 @@ def test_gradients_reach_what_trains_and_nothing_else(policy, clip, pixels, feat
 def test_batch_norm_keeps_clips_statistics(make_clip_folder, pixels, features, targets) -> None:
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
     resnet = load_clip(make_clip_folder(vision_cfg=vision))
-    tuned = distill(resnet, pixels, features, STUDENT, targets).student
+    tuned = fine_tune(resnet, pixels, features, STUDENT, targets).student
     before, after = (bundle.model.visual.state_dict() for bundle in (resnet, tuned))
     statistics = [name for name in before if "running" in name or "num_batches" in name]
     assert len(statistics) > 30
@@ -629,7 +630,7 @@ def test_batch_norm_keeps_clips_statistics(make_clip_folder, pixels, features, t
 def test_pictures_may_come_as_paths(clip, captioned, make_features) -> None:
     features = replace(make_features(6), image_of_text=captioned.image_of_text[:6])
     students = [
-        distill(clip, pictures, features, CONTROL).student
+        fine_tune(clip, pictures, features, CONTROL).student
         for pictures in (captioned.paths, read_pixels(clip, captioned.paths))
     ]
     assert torch.equal(weights(students[0].model), weights(students[1].model))
@@ -644,7 +645,7 @@ def test_each_epoch_can_add_figures_to_its_row(clip, pixels, features, targets) 
         shown.append((history[-1]["val"], len(history)))
 
     settings = replace(STUDENT, distillation_weight=0.5, contrastive_weight=2.0)
-    run = distill(clip, pixels, features, settings, targets, on_epoch=on_epoch)
+    run = fine_tune(clip, pixels, features, settings, targets, on_epoch=on_epoch)
     assert shown == [(row["val"], row["epoch"]) for row in run.history]
     for row in run.history:
         parts = 0.5 * row["distillation"] + 2 * row["contrastive"]
@@ -658,7 +659,7 @@ def test_bf16_is_for_training_only_and_auto_asks_the_hardware(
 
     def train(precision):
         settings = replace(CONTROL, mixed_precision=precision)
-        return distill(clip, pixels, features, settings).student
+        return fine_tune(clip, pixels, features, settings).student
 
     full, half = train("no"), train("bf16")
     assert not torch.equal(weights(full.model), weights(half.model))
@@ -689,7 +690,7 @@ def run_student(settings=STUDENT, seed=0):
         more |= {"texts": [f"picture {index}" for index in range(len(features.text))]}
         more |= {"rehearsal": PictureTargets(pixels.flip(3), features.image)}
         more |= {"uncaptioned": PictureTargets(pixels.flip(2), features.image.flip(0))}
-        done = distill(clip, pixels, features, settings, targets, **more)
+        done = fine_tune(clip, pixels, features, settings, targets, **more)
         return done.student.model, done.history
 
     return run
@@ -757,7 +758,7 @@ def test_a_run_stopped_within_an_epoch_continues_exactly(
     name, stop_after, clip, pixels, features, targets, tmp_path, monkeypatch
 ) -> None:
     """Two or three steps make an epoch; the checkpoint is written when it is time."""
-    monkeypatch.setattr(progress_module, "MINUTES", 0.0)
+    monkeypatch.setattr(loop_module, "MINUTES", 0.0)
     given, run = (clip, pixels, features, targets), RUNS[name]
     path, expected, losses = tmp_path / "state.safetensors", [], []
 
@@ -801,7 +802,7 @@ def test_stopping_keeps_every_step(
 
 def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch) -> None:
     clock, path, written = [1000.0], tmp_path / "state.safetensors", []
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop_module.time, "monotonic", lambda: clock[0])
 
     def on_step(step, loss) -> None:
         written.append(path.exists())
@@ -813,7 +814,7 @@ def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch
     assert written == [False] * 3
     settings = replace(settings, epochs=3)
     path.unlink()
-    monkeypatch.setattr(progress_module, "MINUTES", 1.5)
+    monkeypatch.setattr(loop_module, "MINUTES", 1.5)
     train_teacher(features, settings, REGIONS, checkpoint=path, on_step=on_step)
     assert written[3:] == [False, False, True, True, False, True, True, False, True]
     assert path.exists()
@@ -833,7 +834,7 @@ def test_processes_that_would_go_on_from_different_places_are_refused(
     checkpoint = tmp_path / "state.safetensors"
     train_teacher(features, TEACHER, REGIONS, checkpoint=checkpoint)
     places = torch.tensor([[2, 1], [0, 0]])
-    monkeypatch.setattr(progress_module, "gather_rows", lambda own: places)
+    monkeypatch.setattr(checkpoint_module, "gather_rows", lambda own: places)
     with pytest.raises(ValueError, match=r"one place, .*\[\[2, 1\], \[0, 0\]\]; put it where"):
         train_teacher(features, TEACHER, REGIONS, checkpoint=checkpoint)
 
@@ -849,7 +850,11 @@ def test_processes_that_would_go_on_from_different_places_are_refused(
         (run_teacher(), run_student(), "another architecture"),
         (run_student(), run_student(CONTROL), "differ in distillation_weight;"),
         (run_student(), run_student(seed=1), "differ in seed;"),
-        (run_student(), run_student(REHEARSED), "differ in data, rehearsal_batch, rehearsal_w"),
+        (
+            run_student(),
+            run_student(REHEARSED),
+            "differ in rehearsal_batch, rehearsal_weight, terms.reh",
+        ),
         (
             run_student(),
             run_student(replace(STUDENT, train="projection", learning_rate=1.0)),
@@ -896,17 +901,17 @@ def test_a_checkpoint_of_a_region_teacher_that_saw_otherwise_is_refused(
 
 def test_a_student_of_another_clip_is_refused(clip, pixels, features, targets, tmp_path) -> None:
     path = tmp_path / "state.safetensors"
-    distill(clip, pixels, features, STUDENT, targets, checkpoint=path)
+    fine_tune(clip, pixels, features, STUDENT, targets, checkpoint=path)
     other = replace(features, image=features.image.flip(0))  # what another image tower sees
     with pytest.raises(ValueError, match="differ in data;"):
-        distill(clip, pixels, other, STUDENT, targets, checkpoint=path)
+        fine_tune(clip, pixels, other, STUDENT, targets, checkpoint=path)
 
 
 def test_a_student_of_another_teacher_is_refused(clip, pixels, features, targets, tmp_path) -> None:
     path = tmp_path / "state.safetensors"
-    distill(clip, pixels, features, STUDENT, targets, checkpoint=path)
-    with pytest.raises(ValueError, match="differ in data;"):
-        distill(clip, pixels, features, STUDENT, targets.flip(0), checkpoint=path)
+    fine_tune(clip, pixels, features, STUDENT, targets, checkpoint=path)
+    with pytest.raises(ValueError, match=r"differ in terms\.distillation;"):
+        fine_tune(clip, pixels, features, STUDENT, targets.flip(0), checkpoint=path)
 
 
 # Bad input
@@ -923,10 +928,13 @@ def test_train_teacher_refuses_features_that_are_not_finite(name, features) -> N
     ("change", "says"),
     [
         (lambda given: given.update(pictures=given["pictures"][:9]), "11 pictures.*got 9"),
-        (lambda given: given.update(teacher_embeddings=None), "teacher_embeddings to distil from"),
+        (
+            lambda given: given.update(teacher_embeddings=None),
+            r"teacher embeddings of shape \(10, 32\), .*, got None",
+        ),
         (
             lambda given: given.update(teacher_embeddings=given["teacher_embeddings"][:5]),
-            r"shape \(10, 32\), got \(5, 32\)",
+            r"shape \(10, 32\), .*, got \(5, 32\)",
         ),
         (lambda given: given["teacher_embeddings"].fill_(math.nan), "finite"),
         (lambda given: given.update(settings=REHEARSED), "something to rehearse, got None; give"),
@@ -946,7 +954,7 @@ def test_distill_refuses_bad_input(change, says, clip, pixels, features, targets
     given["teacher_embeddings"] = targets
     change(given)
     with pytest.raises(ValueError, match=says):
-        distill(clip, **given)
+        fine_tune(clip, **given)
 
 
 @pytest.mark.parametrize("pictures", [0, 6])
@@ -958,5 +966,5 @@ def test_rehearsal_needs_one_feature_for_each_picture(pictures, rehearsal) -> No
 
 def test_features_of_another_width_are_refused(clip, pixels, make_features) -> None:
     wide = make_features(embed=16)
-    with pytest.raises(ValueError, match="of one shape"):
-        distill(clip, pixels, wide, CONTROL)
+    with pytest.raises(ValueError, match=r"features of 32 numbers, .*, got 16; give"):
+        fine_tune(clip, pixels, wide, CONTROL)

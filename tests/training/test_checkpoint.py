@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dclip_kit.runtime.files import save_tensors
-from dclip_kit.training.progress import load_training_state, save_training_state
+from dclip_kit.training.checkpoint import load_training_state, save_training_state
 
 
 def start() -> tuple[nn.Module, torch.optim.Optimizer]:

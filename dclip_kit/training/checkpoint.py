@@ -1,0 +1,155 @@
+"""Where a training is, in one file: weights, optimizer, random state and place, of one moment."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dclip_kit.features.store import differing_entries
+from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
+from dclip_kit.runtime.processes import exists_for_all, gather_rows, is_main_process
+
+DECAYED = "matrices"  # what weight decay shrinks; kept, beside groups of parameters made by it
+
+
+@dataclass
+class Place:
+    """How far a training has come.
+
+    Attributes:
+        settings: what it is made with.
+        history: a row of figures for each epoch that is done.
+        step: steps of the epoch begun that are done.
+        sums: their figures, added up over batches; and how many these are.
+        seconds: that they took before `since`, by the clock.
+    """
+
+    settings: dict[str, Any]
+    history: list[dict[str, int | float]] = field(default_factory=list)
+    step: int = 0
+    sums: list[float] = field(default_factory=list)
+    batches: int = 0
+    seconds: float = 0.0
+    since: float = 0.0
+
+    def add(self, figures: Sequence[Sequence[float]]) -> None:
+        """Counts a step, of the figures of its batches."""
+        self.step += 1
+        for values in figures:
+            before = self.sums or [0.0] * len(values)
+            self.sums = [one + other for one, other in zip(before, values, strict=True)]
+            self.batches += 1
+
+    def close_epoch(self, names: Sequence[str]) -> dict[str, float]:
+        """Adds a row to the history, of the means by these names, which it returns."""
+        row = {n: each / self.batches for n, each in zip(names, self.sums, strict=True)}
+        seconds = self.seconds + time.monotonic() - self.since
+        self.history.append({"epoch": len(self.history) + 1, **row, "seconds": seconds})
+        self.step, self.sums, self.batches, self.seconds = 0, [], 0, 0.0
+        self.since = time.monotonic()
+        return row
+
+
+def restore_place(
+    path: Path | None,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> Place:
+    """Where a training goes on: where its checkpoint was written, or at its beginning.
+
+    Raises:
+        ValueError: the checkpoint is damaged, of another run, or not the same for all processes.
+    """
+    settings = {"decayed": DECAYED, **identity}
+    if path is None or not exists_for_all(path):
+        return Place(settings)
+    kept = load_training_state(path, module, optimizer)
+    # What only the checkpoint has is compared, too: its steps were taken by that.
+    differing = differing_entries(kept["settings"], dict.fromkeys(kept["settings"]) | settings)
+    if differing:
+        raise ValueError(
+            f"Expected a run with these settings in {path}, but they differ in "
+            f"{', '.join(differing)}; give another file or delete it."
+        )
+    place = Place(settings, **{name: kept[name] for name in kept if name != "settings"})
+    places = gather_rows(torch.tensor([[len(place.history), place.step]]))
+    if (places != places[0]).any():
+        raise ValueError(
+            f"Expected all processes to go on from one place, but of epoch and step {path} says "
+            f"{places.tolist()}; put it where every machine reads the same."
+        )
+    return place
+
+
+def keep_place(
+    path: Path | None, module: nn.Module, optimizer: torch.optim.Optimizer, place: Place
+) -> None:
+    """Writes the checkpoint, if there is to be one."""
+    if path is not None and is_main_process():
+        seconds = place.seconds + time.monotonic() - place.since
+        kept = {n: v for n, v in vars(place).items() if n != "since"} | {"seconds": seconds}
+        save_training_state(path, module, optimizer, kept)
+
+
+def save_training_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+) -> None:
+    """Writes all that exact continuation needs into one safetensors file.
+
+    Args:
+        path: the file.
+        module: the trained module.
+        optimizer: its per-parameter tensors are kept; its hyperparameters are the caller's.
+        progress: JSON values: step, history, …; in the file they are a tensor of UTF-8 bytes, so
+            that weights and progress can never be of different moments.
+    """
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+    tensors["random_state"] = torch.get_rng_state()
+    tensors["progress"] = torch.frombuffer(
+        bytearray(json.dumps(dict(progress)).encode()), dtype=torch.uint8
+    )
+    save_tensors(tensors, path)
+
+
+def load_training_state(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restores what `save_training_state` wrote and returns its progress.
+
+    Raises:
+        FileNotFoundError, ValueError: no file, a damaged one, or one of another architecture.
+    """
+    tensors = load_tensors(path)
+    if "progress" not in tensors or "random_state" not in tensors:
+        raise ValueError(f"Expected a training state, but {path} holds other tensors.")
+    weights = {
+        name.removeprefix("module."): value
+        for name, value in tensors.items()
+        if name.startswith("module.")
+    }
+    load_weights(module, weights, str(path))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    for parameter, own in optimizer.state.items():
+        for key, value in own.items():
+            # Fused optimizers read both in one order of memory. Of another run's state, some may
+            # belong to no parameter here.
+            if isinstance(parameter, Tensor) and value.shape == parameter.shape:
+                own[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    torch.set_rng_state(tensors["random_state"])
+    return json.loads(bytes(tensors["progress"].tolist()).decode())

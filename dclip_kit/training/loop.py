@@ -1,0 +1,193 @@
+"""One plain loop on accelerate, for both trainings: read a batch, encode it, add the terms, step.
+
+Exact continuation comes from order: what a batch holds depends on seed and epoch alone, and
+learning rates on the step. So beside weights, optimizer and random state, a run needs its place.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dclip_kit.runtime.processes import is_main_process
+from dclip_kit.training.checkpoint import keep_place, restore_place
+from dclip_kit.training.rates import schedule_rate
+from dclip_kit.training.terms import Batch, Term
+
+History = list[dict[str, int | float]]  # a row of figures an epoch
+MINUTES = 10.0  # between two checkpoints within an epoch
+Plan = list[list[Tensor]]  # an epoch's steps, each of so many batches as are accumulated
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a training takes, and how its rates go.
+
+    Attributes:
+        epochs: in all.
+        gradient_accumulation: batches a step; the last of an epoch may have fewer.
+        clip_norm: most that all gradients together may measure; None lets them be.
+        warmup_share: of all steps, in which rates rise before they fall; None keeps them constant.
+    """
+
+    epochs: int
+    gradient_accumulation: int = 1
+    clip_norm: float | None = None
+    warmup_share: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What one of the two trainings brings to the loop.
+
+    Attributes:
+        name: of the progress bar.
+        module: what trains, on the device.
+        groups: of its parameters, as `split_decayed` makes them.
+        schedule: how long.
+        plan: an epoch's steps.
+        encode: of the module (perhaps wrapped for several processes), what was read of a batch, and
+            the batch's number: what the terms take.
+        terms: whose weighted sum is the loss.
+        identity: what a checkpoint must have been made with; JSON values.
+        read: makes what `encode` takes from batches, the first of which has this number.
+    """
+
+    name: str
+    module: nn.Module
+    groups: list[dict[str, Any]]
+    schedule: Schedule
+    plan: Callable[[int], Plan]
+    encode: Callable[[nn.Module, Any, int], Batch]
+    terms: Sequence[Term]
+    identity: Mapping[str, Any]
+    read: Callable[[Sequence[Tensor], int], Iterable[Any]] = lambda batches, number: batches
+
+
+def train(
+    training: Training,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[History], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> History:
+    """Trains a module, and goes on from its checkpoint as if it had never stopped.
+
+    The main process writes the checkpoint for all processes; each of them reads.
+
+    Args:
+        training: what is trained, and how.
+        checkpoint: the file; None keeps nothing.
+        on_epoch, on_step: as in `distill`, but for what has been trained.
+
+    Returns:
+        A row of figures an epoch.
+
+    Raises:
+        ValueError: the loss is not finite, or the checkpoint is damaged, of another run, or not the
+            same for all processes.
+    """
+    accelerator = Accelerator(mixed_precision="no")  # see `autocast`
+    optimizer = torch.optim.AdamW(training.groups, fused=True)  # one pass: else a seventh of a step
+    place = restore_place(checkpoint, training.module, optimizer, training.identity)
+    # The wrapped module itself is called: a method of the unwrapped one would skip the gradient
+    # synchronisation of several processes.
+    wrapped, prepared = accelerator.prepare(training.module, optimizer)
+    schedule, each = training.schedule, len(training.plan(0))
+    with tqdm(
+        total=schedule.epochs * each,
+        desc=training.name,
+        unit="step",
+        initial=each * len(place.history) + place.step,
+        delay=2,
+        disable=not is_main_process(),
+    ) as bar:
+        for epoch in range(len(place.history), schedule.epochs):
+            _set_to_train(wrapped)
+            place.since = written = time.monotonic()
+            for number, inputs in _read_epoch(training, epoch, place.step):
+                _set_rates(prepared, number / (schedule.epochs * each), schedule.warmup_share)
+                figures = _accumulate(accelerator, wrapped, training, inputs, number)
+                place.add(figures)
+                if schedule.clip_norm is not None:
+                    accelerator.clip_grad_norm_(training.module.parameters(), schedule.clip_norm)
+                prepared.step()
+                prepared.zero_grad()
+                bar.update()
+                if time.monotonic() - written >= 60 * MINUTES:
+                    keep_place(checkpoint, training.module, optimizer, place)
+                    written = time.monotonic()
+                try:
+                    if on_step:
+                        on_step(number, sum(values[0] for values in figures) / len(figures))
+                except BaseException:
+                    keep_place(checkpoint, training.module, optimizer, place)
+                    raise
+            row = place.close_epoch(["loss", *(term.name for term in training.terms)])
+            bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
+            training.module.eval()
+            try:
+                if on_epoch:
+                    on_epoch(place.history)
+            finally:
+                keep_place(checkpoint, training.module, optimizer, place)
+    accelerator.wait_for_everyone()  # until the main process has written the checkpoint
+    training.module.eval()
+    return place.history
+
+
+def _read_epoch(training: Training, epoch: int, done: int) -> Iterator[tuple[int, list[Any]]]:
+    """Yields the rest of an epoch's steps: each one's number, and what was read of its batches."""
+    steps = training.plan(epoch)
+    number = epoch * len(steps) + done
+    batches = [batch for step in steps[done:] for batch in step]
+    accumulated = training.schedule.gradient_accumulation
+    inputs = iter(training.read(batches, number * accumulated))
+    for step in steps[done:]:
+        yield number, [next(inputs) for _ in step]
+        number += 1
+
+
+def _accumulate(
+    accelerator: Accelerator, wrapped: nn.Module, training: Training, inputs: list[Any], number: int
+) -> list[list[float]]:
+    """Adds up the gradients of a step's batches; their figures: the loss, and each term's."""
+    found = []
+    for place, given in enumerate(inputs):
+        last = place == len(inputs) - 1  # gradients are put together after it
+        with nullcontext() if last else accelerator.no_sync(wrapped):
+            accumulated = training.schedule.gradient_accumulation
+            batch = training.encode(wrapped, given, number * accumulated + place)
+            losses = torch.stack([term(batch) for term in training.terms])
+            weights = [term.weight for term in training.terms]
+            total = (losses * losses.new_tensor(weights)).sum()
+            accelerator.backward(total / len(inputs))
+        found.append(torch.cat([total[None], losses]).detach())
+    figures = torch.stack(found).tolist()  # the only time that a step waits for the device
+    for loss, *_ in figures:
+        if not isfinite(loss):  # before it moves any weight
+            raise ValueError(
+                f"Expected a finite loss, got {loss} in step {number + 1}; lower the learning rate."
+            )
+    return figures
+
+
+def _set_to_train(wrapped: nn.Module) -> None:
+    """Batch norm goes on normalising by what CLIP saw: a few pictures of one kind would bend it."""
+    wrapped.train()
+    for layer in wrapped.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval()
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, done: float, warmup: float | None) -> None:
+    if warmup is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * schedule_rate(done, warmup)
