@@ -1,19 +1,27 @@
 """Commands on models: measuring them, handing them on, searching with them."""
 
+import asyncio
 import importlib.util
 import json as json_format
 import os
 import shutil
 import sys
 import tempfile
+import threading
+import webbrowser
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
+from dclip_kit.commands.terminal import (
+    choose_device,
+    require_own_folder,
+    require_writable,
+    warn_of_few,
+)
 from dclip_kit.config import PROFILES
 from dclip_kit.runtime.printing import printable
 
@@ -29,7 +37,7 @@ def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: s
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         device: auto, cpu, cuda:0, …
     """
-    require_writable(out, "folder")
+    require_own_folder(out, "open_clip_config.json")
     from dclip_kit.evaluation.runs import load_model
     from dclip_kit.models.clip import MERGES_FILE, export_clip
 
@@ -294,7 +302,8 @@ def search(
         rescore: takes from each picture's score what it gets from captions of other pictures.
         references: the data whose training captions these are, as inspect takes it, or "pocket";
             left out, those that the arm was trained on.
-        json: prints JSON, a list of path and score (cosine).
+        json: prints JSON, a list of path and score, which is a cosine; with --rescore it is what
+            the method makes of one, and the cosine stands beside it.
         device: auto, cpu, cuda:0, …
     """
     from dclip_kit.evaluation.profile_data import read_measured
@@ -336,12 +345,19 @@ def search(
             train = read_measured(place, "train")
         captions = encode_texts(clip, train.texts)
     found = index.search(asked, top_k, captions, how)
-    hits = [(index.paths[i], score) for i, score in zip(found.images, found.scores, strict=True)]
+    hits: list[dict[str, Any]] = [
+        {"path": str(index.paths[i]), "score": score}
+        for i, score in zip(found.images, found.scores, strict=True)
+    ]
+    if rescore:
+        cosines = index.search(asked, len(index.paths))
+        cosine_of = dict(zip(cosines.images, cosines.scores, strict=True))
+        hits = [hit | {"cosine": cosine_of[i]} for hit, i in zip(hits, found.images, strict=True)]
     if json:
-        print(json_format.dumps([{"path": str(p), "score": score} for p, score in hits], indent=1))
+        print(json_format.dumps(hits, indent=1))
     else:
-        for path, score in hits:
-            print(f"{score:.3f}  {printable(path)}")
+        for hit in hits:
+            print(f"{hit['score']:.3f}  {printable(hit['path'])}")
 
 
 def app(
@@ -354,18 +370,27 @@ def app(
 ) -> None:
     """Opens a page that searches a folder's pictures, before and after fine-tuning; no code needed.
 
-    The page is served to this machine alone, at 127.0.0.1. It gives out pictures that were made
-    smaller, and never the folder. Vectors of pictures are kept, as search keeps them.
+    The page is served to this machine alone, at 127.0.0.1, and only to whoever has the whole
+    address that is printed: it ends with a token, a new one each time. The page gives out pictures
+    that were made smaller, and never the folder. Vectors of pictures are kept, as search keeps
+    them.
+
+    What remains open: each tab takes about 600 MB of memory, and nothing limits how many are
+    opened; it is freed when the tab is closed, or five minutes after its connection is lost. And
+    the browser tells every other server at 127.0.0.1 that it visits what lets it in here: visit
+    none that you do not trust while the app runs.
 
     Args:
         folder: of pictures, which need no captions; folders in it count too. Left out, the pocket's
             pictures, with all that can be seen of them.
         model: an arm that distill wrote (runs/x/region_taught), searched with beside the CLIP that
             it comes from; "pocket" is the arm that comes with the kit.
-        port: where to serve.
+        port: where to serve, from 1 to 65535.
         browser: whether to open a browser, too.
         device: auto, cpu, cuda:0, …
     """
+    if not 1 <= port <= 65535:
+        raise ValueError(f"Expected a --port from 1 to 65535, got {port}; name another.")
     if importlib.util.find_spec("voila") is None:
         raise ImportError(
             "Expected Voilà, which serves the page, got none; run pip install 'dclip-kit[app]'."
@@ -386,6 +411,8 @@ def app(
         SETTINGS: json_format.dumps(asked),
         "TQDM_DISABLE": "1",
     }  # which the kernel inherits
+    for name in ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE"):
+        os.environ.pop(name, None)  # else the token would be another server's
     from voila.app import Voila
 
     with tempfile.TemporaryDirectory() as root:  # all that the server can see
@@ -393,7 +420,30 @@ def app(
         options = [
             *(str(Path(root, NOTEBOOK.name)), f"--port={port}", "--Voila.ip=127.0.0.1"),
             *("--Voila.port_retries=0", "--VoilaConfiguration.file_allowlist=[]"),
-            *("--show_tracebacks=False", *([] if browser else ["--no-browser"])),
+            *("--show_tracebacks=False", "--no-browser", "--Voila.auto_token=True"),
+            # Empty is False: no Host but localhost and loopback addresses.
+            "--Voila.tornado_settings=allow_remote_access=",
+            # A tab that is closed asks for the end of its kernel without the token against forged
+            # requests. Other sites cannot forge one: they have no cookie, and another origin.
+            "--Voila.tornado_settings=disable_check_xsrf=1",
+            "--IdentityProvider.cookie_options=samesite=Strict",
+            # Kernels without a connection end; a page that is only looked at has one.
+            "--MappingKernelManager.cull_idle_timeout=300",
+            "--MappingKernelManager.cull_interval=60",
             f"--MappingKernelManager.root_dir={Path.cwd()}",  # to which paths are relative
         ]
-        Voila.launch_instance(options)  # until Ctrl-C
+        voila = Voila.instance()
+        voila.initialize(options)
+
+        def open_page() -> None:
+            # Voilà would leave out the token. By way of a file that only this account can read:
+            # others can see what programs are called with.
+            page = Path(root, "open.html")
+            page.write_text(f'<meta http-equiv="refresh" content="0; url={voila.display_url}">')
+            threading.Thread(target=webbrowser.open, args=(page.as_uri(),)).start()
+
+        if browser:
+            loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)  # runs once the server listens
+            loop.call_soon(open_page)
+        voila.start()  # until Ctrl-C

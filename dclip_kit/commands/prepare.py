@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.commands.terminal import choose_device, require_own_folder, require_writable
 from dclip_kit.config import FORMATS, RegionSettings
 from dclip_kit.runtime.printing import printable, say
 
@@ -208,7 +208,7 @@ def embed(
         split: of data with splits of their own: train, val, test, all, …
         device: auto, cpu, cuda:0, …
     """
-    require_writable(out, "folder")
+    require_own_folder(out, "source.json")
     from dclip_kit.data import read_captioned
     from dclip_kit.data.annotations import list_reasons
     from dclip_kit.evaluation import runs

@@ -26,6 +26,27 @@ def require_writable(path: Path, kind: str = "file") -> None:
         )
 
 
+def require_own_folder(path: Path, *marks: str) -> None:
+    """Checks that a folder is empty or the command's own, so that nothing is strewn among others.
+
+    Args:
+        path: of the folder, which may not be there yet.
+        marks: patterns of files, of which the command's own folders have one.
+
+    Raises:
+        ValueError: it has other things.
+    """
+    require_writable(path, "folder")
+    there = [] if not path.is_dir() else [each.name for each in path.iterdir()]
+    # A hidden file says nothing, nor does one that a stop left half written.
+    others = sorted(each for each in there if not each.startswith(".") and each[-4:] != ".tmp")
+    if others and not any(any(path.glob(mark)) for mark in marks):
+        raise ValueError(
+            f"Expected a folder at {printable(path)} that is empty or that this command began, got "
+            f"one with {printable(', '.join(others[:3]))}; name another."
+        )
+
+
 def choose_device(name: str) -> str:
     """The device by its name; "auto" is a GPU of one's own if there is one, else the CPU.
 
@@ -36,19 +57,14 @@ def choose_device(name: str) -> str:
     """
     import torch
 
+    from dclip_kit.models.clip import require_device
+
     if name == "auto":
         on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         if on_cpu or not torch.cuda.is_available():
             return "cpu"
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        torch.empty(1, device=name).cpu()  # as nothing on "meta" can be
-    except (RuntimeError, AssertionError, ImportError) as error:
-        why = str(error).splitlines()[0].split(". ")[0]
-        raise ValueError(
-            f"Expected a device of this machine, such as auto, cpu or cuda:0, got {name!r} "
-            f"({why}); name one."
-        ) from error
+    require_device(name)
     if "LOCAL_RANK" not in os.environ:  # several processes have a device each
         os.environ["ACCELERATE_TORCH_DEVICE"] = name  # else training would choose for itself
     return name

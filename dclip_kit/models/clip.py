@@ -133,10 +133,11 @@ def load_clip(
     Raises:
         FileNotFoundError: the folder lacks config or weights, or has a pickle that open_clip would
             read instead.
-        ValueError: the name or tag is unknown; or files are damaged, of another architecture, made
-            for another activation (QuickGELU), neither on disk nor to be downloaded, or need a
-            package that is not installed.
+        ValueError: there is no such device; the name or tag is unknown; or files are damaged, of
+            another architecture, made for another activation (QuickGELU), neither on disk nor to be
+            downloaded, or need a package that is not installed.
     """
+    require_device(device)
     name = str(name_or_path)
     folder = None
     if name == "pocket":
@@ -301,6 +302,22 @@ def choose_precision(asked: str) -> str:
     else:
         able = torch.cpu._is_avx512_bf16_supported()
     return "bf16" if able or launched == "bf16" else "no"
+
+
+def require_device(device: str | torch.device) -> None:
+    """Checks that this machine has a device that can compute.
+
+    Raises:
+        ValueError: it has none of this name.
+    """
+    try:
+        torch.empty(1, device=device).cpu()  # as nothing on "meta" can be
+    except (RuntimeError, AssertionError, ImportError) as error:
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(
+            f"Expected a device of this machine, such as cpu or cuda:0, got {str(device)!r} "
+            f"({why}); name one."
+        ) from error
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:

@@ -1,5 +1,7 @@
 """The app in Voilà: somebody who writes no Python searches a folder of theirs."""
 
+import http.client
+import json
 import os
 import re
 import shutil
@@ -8,7 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from lab import ROOT, find_port, wait_until
 from playwright.sync_api import expect
@@ -18,6 +24,10 @@ from dclip_kit.data.pocket import world
 from dclip_kit.runtime.files import asset_path, write_record
 
 PICTURES = 520  # three batches
+WEBSOCKET = {  # what asks for one; the answer is 101
+    **{"Connection": "Upgrade", "Upgrade": "websocket"},
+    **{"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,47 +41,90 @@ def photos(tmp_path_factory):
     return folder
 
 
+@dataclass
+class Served:
+    """An app that serves.
+
+    Attributes:
+        address: as it is printed, with the token.
+        opened: the file with what the person's browser was told to open.
+        process: the server; its children are the kernels.
+    """
+
+    address: str
+    opened: Path
+    process: psutil.Process
+
+    @property
+    def token(self) -> str:
+        return urlsplit(self.address).query.removeprefix("token=")
+
+    @property
+    def kernels(self) -> int:
+        return len(self.process.children())
+
+    def ask(self, path: str, **headers: str) -> int:
+        """The status of the answer; redirections are not followed."""
+        connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
+        connection.request("GET", path, headers=headers)
+        with connection.getresponse() as answer:
+            answer.read()
+            return answer.status
+
+
 @pytest.fixture(scope="module")
-def address(photos, tmp_path_factory):
-    """Where `python -m dclip_kit app photos --model runs/mine/region_taught` serves."""
+def served(photos, tmp_path_factory):
+    """`python -m dclip_kit app photos --model runs/mine/region_taught`."""
     run = tmp_path_factory.mktemp("runs")
     write_record(get_profile("pocket").as_dict(), run / "settings.json")
     for ending in ("json", "safetensors"):
         shutil.copy(asset_path("pocket_arms", f"region_taught.{ending}"), run)
-    port = find_port()
+    opener = run / "browser"
+    opener.write_text(f'#!/bin/sh\necho "$1" > {run}/opened.new; mv {run}/opened.new {run}/opened')
+    opener.chmod(0o755)
     environment = os.environ | {
+        "BROWSER": str(opener),
+        "JUPYTER_TOKEN": "another server's",
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "DCLIP_CACHE": str(tmp_path_factory.mktemp("cache")),
     }
     command = [
-        *(sys.executable, "-m", "dclip_kit", "app", str(photos), "--no-browser"),
-        *("--model", str(run / "region_taught"), "--port", str(port)),
+        *(sys.executable, "-m", "dclip_kit", "app", str(photos)),
+        *("--model", str(run / "region_taught"), "--port", str(find_port())),
     ]
     with (run / "voila.log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=run)
         try:
             end = time.monotonic() + 120
-            while "is running at" not in (run / "voila.log").read_text():
-                assert server.poll() is None and time.monotonic() < end, (
-                    run / "voila.log"
-                ).read_text()
+            while not (
+                printed := re.search(
+                    r"is running at:\s+(http\S+)\n", said := (run / "voila.log").read_text()
+                )
+            ):
+                assert server.poll() is None and time.monotonic() < end, said
                 time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
+            yield Served(printed[1], run / "opened", psutil.Process(server.pid))
         finally:
             server.terminate()
             server.wait(30)
 
 
 @pytest.fixture(scope="module")
-def page(browser, address):
+def page(browser, served):
     page, errors = browser.new_page(viewport={"width": 1440, "height": 900}), []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address, timeout=180_000)
+    page.goto(served.address, timeout=180_000)
     yield page
     page.close()
     # Voilà itself looks for widgets that a notebook was saved with, and is astonished to find none.
     assert set(errors) <= {"Cannot read properties of null (reading 'widgets')"}
+
+
+def kernel_of(page) -> str:
+    """Where the server answers for the page's kernel."""
+    settings = json.loads(page.locator("#jupyter-config-data").text_content())
+    return f"/api/kernels/{settings['kernelId']}"
 
 
 def row(page, name: str):
@@ -147,7 +200,53 @@ def test_hits_are_saved_as_a_table(page, photos) -> None:
     assert all((photos / line.rpartition(",")[2]).is_file() for line in lines[1:])
 
 
-def test_the_folder_is_never_given_out(address, photos, page) -> None:
+def test_without_the_token_nothing_is_given_out(served, page) -> None:
+    kernel, before = kernel_of(page), served.kernels
+    channels = f"{kernel}/channels?session_id=1"
+    for path in ("/", "/?token=", "/?token=1234", "/?token=another%20server's", "/voila/render/"):
+        assert served.ask(path) == 302, path  # to where a token may be given
+    assert served.ask(kernel) == 403
+    for headers in ({}, {"Origin": served.address.partition("/?")[0]}):
+        assert served.ask(channels, **WEBSOCKET, **headers) == 403
+    assert served.kernels == before
+    known = {"Authorization": f"token {served.token}"}
+    assert served.ask(kernel, **known) == 200
+    assert served.ask(channels, **WEBSOCKET, **known) == 101
+
+
+def test_other_sites_are_not_let_in_by_the_persons_browser(served, page) -> None:
+    """Neither by a name that leads to this machine, nor from a page of their own."""
+    kernel, before = kernel_of(page), served.kernels
+    channels = f"{kernel}/channels?session_id=1"
+    (cookie,) = page.context.cookies()
+    assert cookie["sameSite"] == "Strict" and cookie["httpOnly"]
+    known = {"Cookie": f"{cookie['name']}={cookie['value']}"}
+    assert served.ask(kernel, **known) == 200
+    assert served.ask(channels, **WEBSOCKET, **known) == 101
+    for path in ("/", urlsplit(served.address)._replace(scheme="", netloc="").geturl(), kernel):
+        assert served.ask(path, Host="evil.example", **known) == 403, path
+    assert served.ask(kernel, Origin="http://evil.example", **known) == 404
+    for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert served.ask(channels, **WEBSOCKET, **foreign, **known) == 403
+    assert served.kernels == before
+
+
+def test_the_browser_that_is_opened_is_let_in_and_its_kernel_ends_with_the_tab(
+    served, browser, page
+) -> None:
+    before = served.kernels
+    tab = browser.new_page()
+    tab.goto(served.opened.read_text().strip())
+    tab.wait_for_url(served.address, timeout=180_000)
+    expect(tab.locator(".dclip-gallery")).to_be_visible(timeout=180_000)
+    assert served.kernels == before + 1
+    tab.goto("about:blank")
+    wait_until(lambda: served.kernels == before)
+    tab.close()
+
+
+def test_the_folder_is_never_given_out(served, photos, page) -> None:
+    base = served.address.partition("/?")[0]
     asked = [
         "voila/files/00000.jpg",
         "files/00000.jpg",
@@ -158,7 +257,9 @@ def test_the_folder_is_never_given_out(address, photos, page) -> None:
         "api/contents",
     ]
     for place in asked:
+        request = urllib.request.Request(f"{base}/{place}")
+        request.add_header("Authorization", f"token {served.token}")
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{address}/{place}", timeout=10)
+            urllib.request.urlopen(request, timeout=10)
         assert refused.value.code in (403, 404), place
     assert page.locator("img[onerror], img[src=x]").count() == 0

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,12 +51,15 @@ def test_inspect_reports_to_a_person_and_in_json(own, run, tmp_path) -> None:
     assert code == 0
     assert out.splitlines()[:2] == ["Format: csv", "Pictures: 21 usable, 1 unusable"]
     assert "gone.png: Expected a whole picture" in out
-    assert "Captions: 41 usable (1 of them longer than CLIP's 77 tokens), 1 empty" in out
+    assert (
+        "Captions: 41 usable (1 of them cut after CLIP's 77 tokens or at its end token), 1 empty"
+        in out
+    )
     assert f"Groups of equal pictures: 1\n  {own}/1.png = {own}/twin.png" in out
     assert "Leaks: 2 pictures that are evaluation pictures too" in out
     found = json.loads(report.read_text())
-    keys = {"format", "pictures", "captions", "splits", "linked", "duplicates", "leaks"}
-    assert found.keys() == keys
+    keys = {"format", "pictures", "captions", "splits", "not_splits", "linked", "duplicates"}
+    assert found.keys() == keys | {"leaks"}
     assert found["splits"] == {"from": "column", "train": 17, "val": 2, "test": 2}
     assert "Splits, from a column: train 17, val 2, test 2" in out
     assert found["pictures"]["usable"] == 21 and len(found["leaks"]) == 2
@@ -388,13 +392,16 @@ def served(monkeypatch) -> list[tuple[list[str], dict[str, str], list[str]]]:
     """Each server's options, what the page is told, and what is in the folder that it can see."""
     from voila.app import Voila
 
-    found = []
+    found, loop = [], SimpleNamespace(call_soon=lambda call: None)
 
-    def launch(options) -> None:
+    def initialize(voila, options) -> None:
         seen = [each.name for each in Path(options[0]).parent.iterdir()]
         found.append((options, json.loads(os.environ["DCLIP_APP"]), seen))
 
-    monkeypatch.setattr(Voila, "launch_instance", launch)
+    monkeypatch.setattr(Voila, "initialize", initialize)
+    monkeypatch.setattr(Voila, "start", lambda voila: None)
+    monkeypatch.setattr(measure.asyncio, "new_event_loop", lambda: loop)
+    monkeypatch.setattr(measure.asyncio, "set_event_loop", lambda loop: None)
     monkeypatch.setattr(measure.os, "environ", dict(os.environ))
     return found
 
@@ -419,7 +426,7 @@ def test_the_server_is_for_this_machine_and_sees_nothing_but_the_page(
 def test_without_a_folder_it_is_the_pockets(run, served) -> None:
     assert run("app")[0] == 0
     ((options, told, _),) = served
-    assert "--no-browser" not in options and told["folder"] == ""
+    assert "--Voila.auto_token=True" in options and told["folder"] == ""
 
 
 @pytest.mark.parametrize(
@@ -427,6 +434,9 @@ def test_without_a_folder_it_is_the_pockets(run, served) -> None:
     [
         (["--model", "runs/mine/dclip"], "Expected a folder to search with runs/mine/dclip"),
         (["nowhere"], "Expected pictures ("),
+        (["--port", "99999"], "Expected a --port from 1 to 65535, got 99999"),
+        (["--port", "0"], "Expected a --port from 1 to 65535, got 0"),
+        (["--port", "-1"], "Expected a --port from 1 to 65535, got -1"),
     ],
 )
 def test_what_cannot_be_served_is_refused(

@@ -17,6 +17,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from dclip_kit.config import get_profile
+from dclip_kit.evaluation.experiment import Arm, save_arm
+from dclip_kit.evaluation.runs import SETTINGS, load_model
 from dclip_kit.models import clip as clips
 from dclip_kit.models.clip import (
     choose_precision,
@@ -25,7 +28,8 @@ from dclip_kit.models.clip import (
     require_weights,
 )
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.runtime.files import asset_path
+from dclip_kit.runtime.files import asset_path, write_record
+from dclip_kit.search.folder_index import index_pictures
 
 TEXTS = ["a red ball", "two dogs, seven boats & an apple on a long table by the sea!", "ünder"]
 
@@ -81,6 +85,23 @@ def test_plain_open_clip_computes_what_was_exported(clip, captioned, tmp_path) -
     assert torch.equal(plain["image"], encode_images(clip, captioned.paths))
     assert torch.equal(plain["ids"], clip.tokenizer(TEXTS))
     check_texts(clip, plain["text"])
+
+
+def test_plain_open_clip_computes_what_an_arm_with_both_towers_trained_does(
+    clip, clip_folder, captioned, tmp_path
+) -> None:
+    before, run = encode_texts(clip, TEXTS), tmp_path / "run"
+    with torch.no_grad():
+        for parameter in clip.model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    save_arm(Arm("tuned", clip, 0.5, trained_text=True), run)
+    write_record(replace(get_profile("pocket"), clip=str(clip_folder)).as_dict(), run / SETTINGS)
+    arm = load_model(str(run / "tuned"))
+    assert not torch.allclose(encode_texts(arm, TEXTS), before, atol=1e-2)
+    export_clip(arm, tmp_path / "exported")
+    plain = plain_features(tmp_path / "exported", captioned.paths, tmp_path)
+    assert torch.equal(plain["image"], encode_images(arm, captioned.paths))
+    check_texts(arm, plain["text"])
 
 
 def test_plain_open_clip_loads_the_pocket_clip(captioned, tmp_path) -> None:
@@ -196,6 +217,18 @@ def test_a_loaded_clip_is_ready_to_evaluate(clip_folder) -> None:
     assert not clip.model.training
     assert {p.dtype for p in clip.model.parameters()} == {torch.float32}
     assert clip.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "device", ["nonsense", "", "meta", "cuda:99", torch.device("cuda:99"), "cuda", "mps"], ids=str
+)
+def test_a_device_that_the_machine_lacks_is_named_and_not_the_files(device, clip_folder) -> None:
+    if device in ("cuda", "mps") and getattr(torch, device).is_available():
+        pytest.skip(f"this machine has {device}")
+    for name in (clip_folder, "pocket"):
+        with pytest.raises(ValueError, match=f"a device of this machine.*{device}.*name") as error:
+            load_clip(name, device=device)
+        assert "fetch" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_folder_may_be_given_as_open_clip_names_it(clip, clip_folder) -> None:
@@ -494,6 +527,35 @@ def test_an_architecture_takes_weights_from_a_file_or_none(tiny_name, full_text_
     for name, value in load_file(weights).items():
         assert torch.equal(loaded.model.state_dict()[name], value), name
     assert not torch.equal(untrained["visual.proj"], loaded.model.visual.proj)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("place", ["a folder", "a file", "a pickle"])
+def test_weights_in_half_precision_are_computed_with_in_single(
+    place, dtype, full_text_folder, tiny_name, captioned, tmp_path
+) -> None:
+    def load(folder: Path):
+        name = {"a file": "open_clip_model.safetensors", "a pickle": "weights.pt"}.get(place)
+        return load_clip(tiny_name, str(folder / name)) if name else load_clip(folder)
+
+    for folder, kind in ((tmp_path / "whole", torch.float32), (tmp_path / "half", dtype)):
+        shutil.copytree(full_text_folder, folder, ignore=shutil.ignore_patterns("merges*"))
+        weights = load_file(folder / "open_clip_model.safetensors")
+        weights = {name: value.to(kind) for name, value in weights.items()}
+        save_file(weights, folder / "open_clip_model.safetensors")
+        if place == "a pickle":
+            torch.save(weights, folder / "weights.pt")
+    clip, whole = load(tmp_path / "half"), load(tmp_path / "whole")
+    assert {p.dtype for p in clip.model.parameters()} == {torch.float32}
+    for features, expected in (
+        (encode_images(clip, captioned.paths), encode_images(whole, captioned.paths)),
+        (encode_texts(clip, TEXTS), encode_texts(whole, TEXTS)),
+    ):
+        assert features.dtype == torch.float32
+        torch.testing.assert_close(features, expected, atol=1e-2, rtol=0)
+        assert not torch.equal(features, expected)
+    found = index_pictures(clip, captioned.paths[0].parent, tmp_path / "cache")
+    assert len(found.search(encode_texts(clip, TEXTS[:1]), top_k=3).images) == 3
 
 
 def test_an_architecture_without_a_vocabulary_to_fit_is_refused(
