@@ -6,7 +6,12 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from dclip_kit.commands.terminal import choose_device, require_writable, warn_of_few
+from dclip_kit.commands.terminal import (
+    choose_device,
+    require_own_folder,
+    require_writable,
+    warn_of_few,
+)
 from dclip_kit.config import PROFILES, Profile, apply_recipe, require_recipe, trains_teacher
 from dclip_kit.runtime.printing import printable, say
 
@@ -80,8 +85,8 @@ def _run(
     teacher_alone: bool,
 ) -> None:
     began = time.monotonic()
-    for folder in (out, features):
-        require_writable(folder, "folder")
+    require_own_folder(out, "settings.json", "seconds.json")
+    require_own_folder(features, "settings.json", "features-*")
     from dclip_kit.evaluation import experiment, profile_data, runs
     from dclip_kit.evaluation.compare import format_report, make_report, warn_of_captions
     from dclip_kit.evaluation.inspection import region_probe, shortcut_probe
@@ -196,6 +201,7 @@ def study(
     """
     for folder in (work, file.parent):
         require_writable(folder, "folder")
+    from dclip_kit.evaluation.compare import say_luck
     from dclip_kit.evaluation.runs import load_model
     from dclip_kit.evaluation.study import read_study, run_study
     from dclip_kit.evaluation.study_summary import format_repeated, format_study, summarise
@@ -214,4 +220,5 @@ def study(
         return
     result = summarise(plan)
     write_record(result, file.with_suffix(".json"))
-    print(format_study(result))
+    trained = {arm.profile.student.train_text for arm in plan.arms if arm.profile}
+    print(format_study(result), *map(say_luck, sorted(trained)), sep="\n")

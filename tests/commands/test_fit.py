@@ -14,6 +14,7 @@ from test_splits import write_own
 from dclip_kit.config import CONTROL
 from dclip_kit.data.splits import read_test
 from dclip_kit.evaluation import experiment
+from dclip_kit.evaluation.compare import say_luck
 from dclip_kit.evaluation.runs import load_seen
 from dclip_kit.evaluation.study_summary import format_study
 from dclip_kit.features.store import FrozenFeatures
@@ -441,9 +442,9 @@ def test_a_study_prints_its_table_and_keeps_its_records(run, file, tmp_path) -> 
     assert code == 0 and said.count("mine: ") == 2  # the others have their records
     result = json.loads(file.with_suffix(".json").read_text())
     assert list(result["arms"]) == ["clip", "contrastive", "contrastive_rehearsal"]
-    assert said.endswith(f"{format_study(result)}\n")
+    assert said.endswith(f"{format_study(result)}\n{say_luck(False)}\n")
     code, said, _ = run("study", file, *work)
-    assert (code, said) == (0, f"{format_study(result)}\n")
+    assert (code, said) == (0, f"{format_study(result)}\n{say_luck(False)}\n")
     assert json.loads(file.with_suffix(".json").read_text()) == result
 
 

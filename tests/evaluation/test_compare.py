@@ -24,6 +24,7 @@ from dclip_kit.evaluation.compare import (
     make_report,
     recall_gains,
     say_gain,
+    say_luck,
     warn_of_captions,
     won_and_lost,
 )
@@ -341,6 +342,16 @@ def test_the_report_prints_what_the_recipe_gains_over_clip_and_over_its_control(
     lines = format_report(report).splitlines()
     gains = [line.split(",")[0] for line in lines if " over " in line]
     assert gains == [f"{TAUGHT} over clip", f"{TAUGHT} over {CONTROL}"]
+
+
+def test_the_report_says_in_numbers_what_its_intervals_do_not_cover(report) -> None:
+    said = format_report(report)
+    assert say_luck(False) in said and say_luck(True) not in said
+    settings = report["settings"] | {
+        "student": report["settings"]["student"] | {"train_text": True}
+    }
+    assert say_luck(True) in format_report(report | {"settings": settings})
+    assert "seed" in said and "1 % of itself" in said and "3 to 4 %" in say_luck(True)
 
 
 def test_the_interval_resamples_pictures_with_their_captions(results) -> None:
