@@ -85,7 +85,7 @@ def _run(
     teacher_alone: bool,
 ) -> None:
     began = time.monotonic()
-    require_own_folder(out, "settings.json", "seconds.json")
+    require_own_folder(out, "settings.json")
     require_own_folder(features, "settings.json", "features-*")
     from dclip_kit.evaluation import experiment, profile_data, runs
     from dclip_kit.evaluation.compare import format_report, make_report, warn_of_captions
@@ -119,53 +119,48 @@ def _run(
         f"{len(data.train):,} pictures with captions{more} to train on, {len(data.val):,} to "
         f"choose on, {len(data.test):,} to measure on."
     )
-    with runs.count_seconds(out, began) as seconds:
-        write_record(settings.as_dict(), out / runs.SETTINGS)
-        seen, by_teacher = (
-            runs.describe_run(settings, data, each, teacher) for each in (others, None)
+    write_record(settings.as_dict(), out / runs.SETTINGS)
+    seen, by_teacher = (runs.describe_run(settings, data, each, teacher) for each in (others, None))
+    runs.keep_seen(seen, out, by_teacher)
+    data = runs.leave_out_trained_labelled(data, seen)
+    captioned = experiment.encode_pictures(settings, clip, data.train, features)
+    states = out / "checkpoints"
+    if trains_teacher(settings) and not run:
+        run = experiment.train_and_save_teacher(
+            settings, captioned.features, out, states / "teacher.safetensors"
         )
-        runs.keep_seen(seen, out, by_teacher)
-        data = runs.leave_out_trained_labelled(data, seen)
-        captioned = experiment.encode_pictures(settings, clip, data.train, features)
-        states = out / "checkpoints"
-        if trains_teacher(settings) and not run:
-            run = experiment.train_and_save_teacher(
-                settings, captioned.features, out, states / "teacher.safetensors"
-            )
-        if teacher_alone:
-            return
-        uncaptioned = (
-            experiment.encode_pictures(settings, clip, others, features) if others else None
+    if teacher_alone:
+        return
+    uncaptioned = experiment.encode_pictures(settings, clip, others, features) if others else None
+    sets = experiment.prepare_evaluation(clip, data)
+    arms = experiment.train_and_save_arms(
+        settings,
+        clip,
+        run.teacher if run else None,
+        captioned,
+        uncaptioned,
+        sets,
+        out,
+        states,
+    )
+    results = experiment.evaluate_arms(arms, sets)
+    probed = None
+    if run:
+        tested = experiment.load_or_extract_features(settings, clip, data.test, features)
+        probed = (
+            region_probe(run.teacher, tested, settings.region_teacher)
+            if settings.teacher_model == "region"
+            else shortcut_probe(run.teacher, clip, tested, settings.regions)
         )
-        sets = experiment.prepare_evaluation(clip, data)
-        arms = experiment.train_and_save_arms(
-            settings,
-            clip,
-            run.teacher if run else None,
-            captioned,
-            uncaptioned,
-            sets,
-            out,
-            states,
-        )
-        results = experiment.evaluate_arms(arms, sets)
-        probed = None
-        if run:
-            tested = experiment.load_or_extract_features(settings, clip, data.test, features)
-            probed = (
-                region_probe(run.teacher, tested, settings.region_teacher)
-                if settings.teacher_model == "region"
-                else shortcut_probe(run.teacher, clip, tested, settings.regions)
-            )
-        said = make_report(
-            settings,
-            results,
-            probed,
-            data.ceiling,
-            seconds(),
-            [name for name in arms if name != "clip"],
-            left_out=data.left_out and data.left_out.as_dict(),
-        )
+    said = make_report(
+        settings,
+        results,
+        probed,
+        data.ceiling,
+        time.monotonic() - began,
+        [name for name in arms if name != "clip"],
+        left_out=data.left_out and data.left_out.as_dict(),
+    )
     if is_main_process():
         write_record(said, out / "report.json")
         notes = [

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 import webbrowser
-from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -306,7 +305,7 @@ def search(
             the method makes of one, and the cosine stands beside it.
         device: auto, cpu, cuda:0, …
     """
-    from dclip_kit.evaluation.profile_data import read_measured
+    from dclip_kit.evaluation.profile_data import read_references
     from dclip_kit.evaluation.runs import find_run, load_model
     from dclip_kit.models.encode import encode_texts
     from dclip_kit.search.folder_index import find_pictures, index_pictures
@@ -341,9 +340,7 @@ def search(
         )
     asked, captions, how = encode_texts(clip, [query]), None, Rescoring(rescore or "nnn")
     if rescore:
-        with redirect_stdout(sys.stderr):  # what is left out of the data is no hit
-            train = read_measured(place, "train")
-        captions = encode_texts(clip, train.texts)
+        captions = encode_texts(clip, read_references(place))
     found = index.search(asked, top_k, captions, how)
     hits: list[dict[str, Any]] = [
         {"path": str(index.paths[i]), "score": score}

@@ -228,6 +228,22 @@ def read_test(
     return own
 
 
+def read_training_captions(
+    path: Path | str,
+    images: Path | str | None = None,
+    test: Path | str | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """Reads the captions of the train of `read_splits`, by their annotations' word.
+
+    What leaks is left in, and so is what cannot be read: nothing is trained or measured on it.
+    Arguments and errors as there.
+    """
+    found = read_captioned(path, images, split="all", checks="names")
+    splits = assign_splits(found, seed, ("val", "test") if test is None else ("val",))
+    return _select(found, splits, "train").texts
+
+
 def say_left_out(found: UsableImages, used: CaptionedImages | None = None) -> CaptionedImages:
     """Prints what could not be used of data.
 

@@ -302,7 +302,7 @@ def make_report(
         results: by arm: "clip", the control and the recipe's, and perhaps more.
         probe: of the teacher; None where the recipe has none.
         ceiling: text→image Recall@1 that a perfect model could reach, where that is known.
-        seconds: the run took.
+        seconds: since the run was last started.
         trained: the arms that were trained in this run; the others were loaded.
         more: further entries.
     """

@@ -27,6 +27,7 @@ from dclip_kit.data.splits import (
     halve_labelled,
     read_splits,
     read_test,
+    read_training_captions,
     read_uncaptioned,
     say_left_out,
 )
@@ -263,6 +264,25 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
             f"own, got {split!r}; name one of these."
         )
     return getattr(load_splits(profile), split)
+
+
+def read_references(profile: Profile) -> list[str]:
+    """A profile's training captions, to rescore by.
+
+    Raises:
+        ValueError: as `read_captioned`, or there is none.
+    """
+    if profile.data == "pocket":
+        return pocket.load_captioned("train").texts
+    captions = read_training_captions(
+        profile.data, profile.images or None, profile.test or None, profile.seed
+    )
+    if not captions:
+        raise ValueError(
+            f"Expected captions to rescore by in the train of {profile.data}, got none; name other "
+            "data with --references."
+        )
+    return captions
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:

@@ -1,14 +1,11 @@
-"""A run's folder: its settings, its seconds, the pictures that it has seen, and its models.
+"""A run's folder: its settings, the pictures that it has seen, and its models.
 
 Pictures are known by their names in public data sets, by their files' bytes and by what they show,
 as the leak guard knows them, so that it does not matter where they lie or what data set has them.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +23,8 @@ from dclip_kit.models.clip import ClipBundle, load_clip
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.runtime.files import asset_path, read_record, write_record
 from dclip_kit.runtime.printing import printable, say
-from dclip_kit.runtime.processes import is_main_process
 
 SETTINGS = "settings.json"
-SECONDS = "seconds.json"
 PICTURES = "pictures.json"
 TEACHERS = ("region_teacher", "teacher")  # their files, and their settings in a profile
 
@@ -49,42 +44,6 @@ def require_settings(settings: Profile, folder: Path) -> None:
             f"Expected the settings of the run in {folder}, but they differ in "
             f"{', '.join(differing)}; give the same ones to continue it, or another --out."
         )
-
-
-@contextmanager
-def count_seconds(folder: Path, began: float) -> Iterator[Callable[[], float]]:
-    """Counts the seconds of a run over all its legs, however each of them ended.
-
-    A leg that was killed counts up to the last file that it wrote into the run's folder, so that
-    the next leg must write nothing before.
-
-    Args:
-        folder: of the run.
-        began: what `time.monotonic` said when this leg began.
-
-    Yields:
-        A function that says how many there are so far.
-    """
-    path, before = folder / SECONDS, 0.0
-    if path.is_file():
-        before, since = read_record(
-            path, lambda kept: (float(kept["seconds"]), float(kept["running_since"] or inf))
-        )
-        last = max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file())
-        before += max(0.0, last - since)
-
-    def count() -> float:
-        return before + time.monotonic() - began
-
-    def keep(seconds: float, running_since: float | None) -> None:
-        if is_main_process():
-            write_record({"seconds": round(seconds, 1), "running_since": running_since}, path)
-
-    keep(before, time.time() - (time.monotonic() - began))
-    try:
-        yield count
-    finally:
-        keep(count(), None)
 
 
 # What a run has seen

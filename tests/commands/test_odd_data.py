@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,18 @@ def test_a_shard_replaced_in_place_is_unpacked_again(run, own, tmp_path) -> None
     for text in ("a dog", "a cat"):
         pack(text)
         assert read_captioned(tmp_path / "data.tar").dataset.texts == [text]
+
+
+def test_captions_to_rescore_by_need_no_look_at_pictures(
+    run, own, clip_folder, tmp_path, monkeypatch
+) -> None:
+    """They are read by the table's word: neither leaks nor broken pictures matter to them."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    shutil.copy(own / "1.png", pictures)
+    for file in own.glob("*.png"):
+        file.write_bytes(b"no picture")
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    given = ("--model", clip_folder, "--rescore", "nnn", "--references", own)
+    code, said, err = run("search", pictures, "a dog", *given)
+    assert code == 0 and "1.png" in said, err

@@ -1,7 +1,6 @@
 """A run's folder: settings that may not change under it, and models found by their names."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from dclip_kit.evaluation.profile_data import ProfileData
 from dclip_kit.evaluation.runs import (
     PICTURES,
     SETTINGS,
-    count_seconds,
     describe_run,
     find_run,
     keep_seen,
@@ -180,63 +178,6 @@ def test_any_other_clip_is_loaded_as_ever(clip_folder, tmp_path) -> None:
 
 
 # The seconds of a run
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Clocks that a test sets: one for the wall, one that only runs on."""
-
-    class Clock:
-        now = 1000.0
-
-        def time(self) -> float:
-            return self.now
-
-        monotonic = time
-
-    clock = Clock()
-    monkeypatch.setattr(runs, "time", clock)
-    return clock
-
-
-def leg(folder, clock, seconds: float, error: type[BaseException] | None = None) -> float:
-    """A run's leg of so many seconds; tells how many the run has had at its end."""
-    began = clock.now
-    with count_seconds(folder, began) as so_far:
-        clock.now += seconds
-        if error:
-            raise error
-        return so_far()
-
-
-def test_a_run_counts_the_seconds_of_all_its_legs(tmp_path, clock) -> None:
-    assert leg(tmp_path, clock, 5) == 5
-    clock.now += 3600  # nobody was at it
-    for error in (KeyboardInterrupt, ValueError):
-        with pytest.raises(error):
-            leg(tmp_path, clock, 20, error)
-    assert leg(tmp_path, clock, 7) == 5 + 20 + 20 + 7
-
-
-def test_a_leg_that_was_killed_counts_up_to_its_last_file(tmp_path, clock) -> None:
-    assert leg(tmp_path, clock, 5) == 5
-    killed = count_seconds(tmp_path, clock.now)
-    killed.__enter__()  # and never left
-    checkpoint = tmp_path / "checkpoints" / "dclip.safetensors"
-    checkpoint.parent.mkdir()
-    checkpoint.touch()
-    for file in tmp_path.rglob("*"):
-        os.utime(file, (clock.now, clock.now))
-    os.utime(checkpoint, (clock.now + 40, clock.now + 40))
-    clock.now += 9999
-    assert leg(tmp_path, clock, 1) == 5 + 40 + 1
-
-
-@pytest.mark.parametrize("content", ["{}", '{"seconds": "x", "running_since": null}', "[]"])
-def test_damaged_seconds_are_named(content, tmp_path, clock) -> None:
-    (tmp_path / "seconds.json").write_text(content)
-    with pytest.raises(ValueError, match=r"Expected .*seconds\.json as it was written"):
-        leg(tmp_path, clock, 1)
 
 
 # What a run has seen
