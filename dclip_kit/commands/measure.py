@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import webbrowser
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -330,7 +331,8 @@ def search(
             "--references."
         )
     clip = load_model(model, pretrained, choose_device(device))
-    index = index_pictures(clip, folder)
+    with redirect_stdout(sys.stderr):  # that another process is waited for is no hit
+        index = index_pictures(clip, folder)
     if index.embedded or index.unreadable:
         print(
             f"Embedded {index.embedded:,} pictures now, {len(index.paths) - index.embedded:,} were "

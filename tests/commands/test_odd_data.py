@@ -5,9 +5,11 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
+from filelock import FileLock
 from test_splits import write_own
 
 from dclip_kit.models.encode import encode_images, encode_texts
@@ -176,3 +178,15 @@ def test_captions_to_rescore_by_need_no_look_at_pictures(
     given = ("--model", clip_folder, "--rescore", "nnn", "--references", own)
     code, said, err = run("search", pictures, "a dog", *given)
     assert code == 0 and "1.png" in said, err
+
+
+def test_waiting_for_another_search_is_no_hit(run, own, clip_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    asked = ("search", own, "a dog", "--model", clip_folder, "--json")
+    expected = json.loads(run(*asked)[1])
+    (lock,) = (tmp_path / "cache/search").glob("*.lock")
+    held, other = FileLock(lock, thread_local=False), Timer(0.5, lambda: held.release())
+    held.acquire()
+    other.start()
+    code, said, err = run(*asked)
+    assert code == 0 and json.loads(said) == expected and "waiting for it" in err
