@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -185,8 +186,14 @@ def test_waiting_for_another_search_is_no_hit(run, own, clip_folder, tmp_path, m
     asked = ("search", own, "a dog", "--model", clip_folder, "--json")
     expected = json.loads(run(*asked)[1])
     (lock,) = (tmp_path / "cache/search").glob("*.lock")
-    held, other = FileLock(lock, thread_local=False), Timer(0.5, lambda: held.release())
-    held.acquire()
-    other.start()
+    taken = Event()
+
+    def hold() -> None:
+        with FileLock(lock):
+            taken.set()
+            time.sleep(1)
+
+    Thread(target=hold).start()
+    assert taken.wait(60)
     code, said, err = run(*asked)
     assert code == 0 and json.loads(said) == expected and "waiting for it" in err
