@@ -467,7 +467,7 @@ def walk_files(folder: Path) -> Iterator[str]:
     """
 
     def refuse(error: OSError) -> None:  # else a folder that cannot be read would be an empty one
-        raise OSError(
+        raise type(error)(
             f"Expected to read all folders below {folder}, but {error.filename} cannot be read "
             f"({error.strerror}); name a folder that has pictures alone."
         ) from error
