@@ -4,7 +4,7 @@ from .evaluation.evaluate import evaluate_retrieval, evaluate_zero_shot
 from .evaluation.experiment import evaluate_arms, load_arm, train_arm
 from .evaluation.inspection import shortcut_probe
 from .features.extract import extract_features
-from .features.store import FrozenFeatures
+from .features.store import EncodedPictures, FrozenFeatures
 from .losses import (
     anchored_kl_loss,
     contrastive_loss,
@@ -23,6 +23,7 @@ from .search.index import SearchIndex
 from .search.rescoring import rescore
 from .training import (
     PictureTargets,
+    choose_terms,
     distill,
     embed_pictures,
     train_region_teacher,
@@ -32,6 +33,7 @@ from .training import (
 __all__ = [
     "CaptionedImages",
     "ClipBundle",
+    "EncodedPictures",
     "FrozenFeatures",
     "LabelledImages",
     "MetaTeacher",
@@ -41,6 +43,7 @@ __all__ = [
     "Regions",
     "SearchIndex",
     "anchored_kl_loss",
+    "choose_terms",
     "contrastive_loss",
     "cosine_distillation_loss",
     "distill",

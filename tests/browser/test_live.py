@@ -24,7 +24,8 @@ data = world.load_captioned("test").select(range(24))
 detector = kit.load_detector("pocket")
 features = kit.extract_features(clip, detector, data, settings.regions)
 student = StudentSettings(distillation_weight=0.0, batch_size=8, epochs=40)
-given = clip, data.paths, features, student
+captioned = kit.EncodedPictures(data, features, data.paths)
+given = clip, captioned, kit.choose_terms(student, captioned), student
 name = "<img src=x onerror=alert(1)>"
 """
 START = """
