@@ -4,6 +4,7 @@ A term says which pictures it wants beside the captioned ones of a batch, and tu
 both into a number. No term knows another.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -102,7 +103,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
+class Term(ABC):
     """One of the things that a student learns from.
 
     Attributes:
@@ -115,9 +116,9 @@ class Term:
     weight: float
     beside: Beside | None = field(default=None, kw_only=True)
 
+    @abstractmethod
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
         """The loss of a batch."""
-        raise NotImplementedError
 
     def build_head(self, embed_dim: int) -> nn.Module | None:
         """A layer on the image features that trains with the student, where the term has one."""
