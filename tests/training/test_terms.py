@@ -137,3 +137,13 @@ def test_no_weight_at_all_is_refused(features, pixels) -> None:
     settings = StudentSettings(distillation_weight=0.0, contrastive_weight=0.0)
     with pytest.raises(ValueError, match="weight above 0 for one term at least, got none"):
         choose_terms(settings, join(pixels, features))
+
+
+def test_the_recipe_dclip_adds_up_what_the_paper_does(features, pixels, batch) -> None:
+    """Cosine distance to the teacher and InfoNCE at 0.05, with equal weights."""
+    settings = change_settings(StudentSettings(), RECIPES["dclip"]["student"])
+    terms = choose_terms(settings, join(pixels, features), features.text)
+    assert [(type(term), term.weight) for term in terms] == [(CaptionTerm, 1.0), (CosineTerm, 1.0)]
+    same = torch.tensor(OWNER)[:, None] == torch.tensor(OWNER)
+    expected = contrastive_loss(batch.image[OWNER], batch.text, 0.05, same)
+    assert torch.equal(terms[0](batch), expected)
