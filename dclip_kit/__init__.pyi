@@ -1,7 +1,7 @@
 from .config import Profile, get_profile
 from .data import CaptionedImages, LabelledImages
+from .evaluation.arms import evaluate_arms, load_arm, train_arm
 from .evaluation.evaluate import evaluate_retrieval, evaluate_zero_shot
-from .evaluation.experiment import evaluate_arms, load_arm, train_arm
 from .evaluation.inspection import shortcut_probe
 from .features.extract import extract_features
 from .features.store import EncodedPictures, FrozenFeatures
@@ -12,7 +12,7 @@ from .losses import (
     sds_loss,
 )
 from .metrics import paired_bootstrap, retrieval_metrics
-from .models.clip import ClipBundle, export_clip, load_clip
+from .models.clip import ClipBundle, load_clip, save_clip
 from .models.denoiser import load_denoiser
 from .models.detector import load_detector
 from .models.encode import encode_images, encode_texts, encode_tokens
@@ -54,7 +54,6 @@ __all__ = [
     "evaluate_arms",
     "evaluate_retrieval",
     "evaluate_zero_shot",
-    "export_clip",
     "extract_features",
     "freeze",
     "get_profile",
@@ -67,6 +66,7 @@ __all__ = [
     "region_weights",
     "rescore",
     "retrieval_metrics",
+    "save_clip",
     "sds_loss",
     "shortcut_probe",
     "train_arm",

@@ -199,7 +199,7 @@ def main() -> None:
         "threads": arguments.threads,
         "loss": progress["loss"],
     }
-    write_atomically(folder / "training.json", json.dumps(log) + "\n")
+    write_atomically(folder / "pretraining.json", json.dumps(log) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,15 +34,17 @@ from dclip_kit.evaluation.evaluate import (
     measure_galleries,
     prepare_galleries,
 )
-from dclip_kit.evaluation.experiment import encode_pictures, prepare_rehearsal, prepare_terms
+from dclip_kit.evaluation.experiment import prepare_terms
 from dclip_kit.evaluation.study import has_record, pack_counts, read_study, unpack_counts
 from dclip_kit.evaluation.study_summary import _at_alpha, _at_retention
+from dclip_kit.features.extract import encode_pictures
 from dclip_kit.metrics import Interval, paired_bootstrap
 from dclip_kit.models.clip import ClipBundle, load_clip
 from dclip_kit.models.weights import interpolate
 from dclip_kit.runtime.files import asset_path, read_record, write_record
 from dclip_kit.runtime.printing import say
 from dclip_kit.training import distill
+from dclip_kit.training.lessons import prepare_rehearsal
 
 SEEDS = 20
 ALPHAS = (0.6, 1.0)  # weights of the students; val chooses 0.6 for the control in pocket_table
@@ -268,8 +270,8 @@ def train(work: Path) -> None:
     """Trains and measures what has no record in a folder yet, on one thread."""
     torch.set_num_threads(1)
     clip, profile = load_clip("pocket"), shorten(0)
-    captioned = encode_pictures(profile, clip, pocket.load_captioned("train"), work)
-    rehearsal = prepare_rehearsal(profile, clip, captioned)
+    captioned = encode_pictures(clip, pocket.load_captioned("train"), profile.regions, work)
+    rehearsal = prepare_rehearsal(clip, captioned, profile.regions)
     sets = {
         "test": prepare_galleries(clip, pocket.load_captioned("test"), 1000),
         "further": prepare_galleries(clip, pocket.load_further("further_test", 2000), 1000),
@@ -280,7 +282,7 @@ def train(work: Path) -> None:
         if path.exists():
             continue
         began, profile = time.monotonic(), shorten(seed)
-        terms = prepare_terms(profile, clip, captioned, rehearsal)
+        terms = prepare_terms(profile, clip, captioned, rehearsal=rehearsal)
         run = distill(clip, captioned, terms, profile.student, seed=seed)
         seconds = round(time.monotonic() - began, 1)
         hits = {

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import tyro
 
 from dclip_kit.commands.fit import distill, study, train_teacher
-from dclip_kit.commands.measure import app, evaluate, export, search
+from dclip_kit.commands.measure import app, evaluate, probe, search
 from dclip_kit.commands.prepare import curate, detect, embed, inspect
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
 from dclip_kit.runtime.printing import printable
@@ -46,8 +46,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "train-teacher": train_teacher,
     "distill": distill,
     "evaluate": evaluate,
+    "probe": probe,
     "study": study,
-    "export": export,
     "search": search,
     "app": app,
 }
@@ -144,7 +144,7 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int
         "train-teacher": {"settings": profile},
         "distill": {"settings": profile},
         "evaluate": {**clip, "model": (profile.clip,), "profile": profile.name},
-        "export": {"pretrained": profile.pretrained},
+        "probe": {"pretrained": profile.pretrained},
         "search": clip,
     }
     return {

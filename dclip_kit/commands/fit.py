@@ -1,6 +1,5 @@
 """Commands that train: the teacher alone, and everything from data to a report."""
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,6 @@ from dclip_kit.commands.terminal import (
     choose_device,
     require_own_folder,
     require_writable,
-    warn_of_few,
 )
 from dclip_kit.config import PROFILES, Profile, apply_recipe, require_recipe, trains_teacher
 from dclip_kit.runtime.printing import printable, say
@@ -39,7 +37,10 @@ def train_teacher(
             f"Expected a recipe with a teacher of its own, got {settings.recipe}; take --recipe "
             "region_taught or dclip."
         )
-    _run(out, settings, None, features or out, device, teacher_alone=True)
+    _require_room(settings, out, features or out, None)
+    from dclip_kit.evaluation.experiment import run_teacher
+
+    run_teacher(settings, out, features=features, device=choose_device(device))
 
 
 def distill(
@@ -53,16 +54,18 @@ def distill(
     """Fine-tunes a CLIP by a recipe and by its control, and measures both.
 
     It learns from captioned pictures (--data) and, by default, from pictures without captions
-    (--uncaptioned), which a region teacher labels. Writes into OUT the teacher if the recipe has
-    one, the arms contrastive_rehearsal (the control) and the recipe's, each mixed with the
-    untouched CLIP at the weight that is best on val, and report.json, whose table it prints. Run
-    again with the same options, it continues where it was stopped. --profile and --recipe choose
+    (--uncaptioned), which a region teacher labels. Writes into OUT a folder for each model, the
+    teacher if the recipe has one and the arms contrastive_rehearsal (the control) and the recipe's,
+    each mixed with the untouched CLIP at the weight that is best on val; and report.json, whose
+    table it prints. An arm's folder is one of open_clip's. Run again with the same options, it
+    continues where it was stopped. --profile and --recipe choose
     what the options below are unless given.
 
     Args:
         out: the folder of the run, such as runs/mine.
         settings: of the run.
-        teacher: the folder of a trained teacher, to be used instead of training one.
+        teacher: the folder of a trained teacher (runs/x/region_teacher), to be used instead of
+            training one.
         features: the folder that keeps encoded pictures, for several runs to share if they encode
             the same ones alike; else OUT.
         device: auto, cpu, cuda:0, …
@@ -73,26 +76,30 @@ def distill(
             f"Expected no --teacher for the recipe {settings.recipe}, which has none of its own, "
             f"got {teacher}; leave it out, or take --recipe region_taught."
         )
-    _run(out, settings, teacher, features or out, device, teacher_alone=False)
-
-
-def _run(
-    out: Path,
-    settings: Profile,
-    teacher: Path | None,
-    features: Path,
-    device: str,
-    teacher_alone: bool,
-) -> None:
-    began = time.monotonic()
-    require_own_folder(out, "settings.json")
-    require_own_folder(features, "settings.json", "features-*")
-    from dclip_kit.evaluation import experiment, profile_data, runs
-    from dclip_kit.evaluation.compare import format_report, make_report, warn_of_captions
-    from dclip_kit.evaluation.inspection import region_probe, shortcut_probe
-    from dclip_kit.runtime.files import write_record
+    _require_room(settings, out, features or out, teacher)
+    from dclip_kit.evaluation import experiment
+    from dclip_kit.evaluation.compare import format_report
     from dclip_kit.runtime.processes import is_main_process
 
+    device = choose_device(device)
+    report = experiment.run(settings, out, teacher=teacher, features=features, device=device)
+    if is_main_process():
+        arm = printable(out / settings.recipe)
+        print(
+            format_report(report),
+            *report["notes"],
+            f"Written to {printable(out)}. Plain open_clip loads {arm}, as its README.md shows. To "
+            "publish it without seen.json, which tells whose pictures it was trained on to whoever "
+            "has them:",
+            f"  hf upload YOU/NAME {arm} . --exclude seen.json",
+            sep="\n",
+        )
+
+
+def _require_room(settings: Profile, out: Path, features: Path, teacher: Path | None) -> None:
+    """Checks both folders, and says what a recipe does not heed of its settings."""
+    require_own_folder(out, "settings.json")
+    require_own_folder(features, "settings.json", "features-*")
     usual = apply_recipe(PROFILES.get(settings.name, settings), settings.recipe)
     taught_by = trains_teacher(settings) and not teacher and settings.teacher_model
     for part, heeded in (
@@ -102,76 +109,6 @@ def _run(
     ):
         if not heeded and getattr(settings, part) != getattr(usual, part):
             say(f"The recipe {settings.recipe} does not heed what was set of {part}.")
-    runs.require_settings(settings, out)
-    profile_data.require_data(settings)
-    clip = runs.load_model(settings.clip, settings.pretrained, choose_device(device))
-    experiment.require_trainable(settings, clip)
-    kind = experiment.teacher_settings(settings)
-    if teacher:
-        runs.require_same_view(settings, teacher)
-    run = experiment.load_teacher(clip.embed_dim, kind, teacher) if teacher else None
-    data = profile_data.load_data(settings)
-    for folder in runs.begun_from(settings, teacher):
-        data = runs.leave_out_seen(data, folder)
-    others = None if teacher_alone else profile_data.load_uncaptioned(settings, data)
-    more = f" and {len(others):,} without captions" if others else ""
-    say(
-        f"{len(data.train):,} pictures with captions{more} to train on, {len(data.val):,} to "
-        f"choose on, {len(data.test):,} to measure on."
-    )
-    write_record(settings.as_dict(), out / runs.SETTINGS)
-    seen, by_teacher = (runs.describe_run(settings, data, each, teacher) for each in (others, None))
-    runs.keep_seen(seen, out, by_teacher)
-    data = runs.leave_out_trained_labelled(data, seen)
-    captioned = experiment.encode_pictures(settings, clip, data.train, features)
-    states = out / "checkpoints"
-    if trains_teacher(settings) and not run:
-        run = experiment.train_and_save_teacher(
-            settings, captioned.features, out, states / "teacher.safetensors"
-        )
-    if teacher_alone:
-        return
-    uncaptioned = experiment.encode_pictures(settings, clip, others, features) if others else None
-    sets = experiment.prepare_evaluation(clip, data)
-    arms = experiment.train_and_save_arms(
-        settings,
-        clip,
-        run.teacher if run else None,
-        captioned,
-        uncaptioned,
-        sets,
-        out,
-        states,
-    )
-    results = experiment.evaluate_arms(arms, sets)
-    probed = None
-    if run:
-        tested = experiment.load_or_extract_features(settings, clip, data.test, features)
-        probed = (
-            region_probe(run.teacher, tested, settings.region_teacher)
-            if settings.teacher_model == "region"
-            else shortcut_probe(run.teacher, clip, tested, settings.regions)
-        )
-    said = make_report(
-        settings,
-        results,
-        probed,
-        data.ceiling,
-        time.monotonic() - began,
-        [name for name in arms if name != "clip"],
-        left_out=data.left_out and data.left_out.as_dict(),
-    )
-    if is_main_process():
-        write_record(said, out / "report.json")
-        notes = [
-            *(warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)),
-            warn_of_captions(data.test, clip),
-        ]
-        print(format_report(said), *filter(None, notes), sep="\n")
-        print(
-            f"Written to {printable(out)}. A folder for plain open_clip comes from: export "
-            f"{printable(out / settings.recipe)} --out FOLDER"
-        )
 
 
 def study(
@@ -197,19 +134,15 @@ def study(
     for folder in (work, file.parent):
         require_writable(folder, "folder")
     from dclip_kit.evaluation.compare import say_luck
-    from dclip_kit.evaluation.runs import load_model
     from dclip_kit.evaluation.study import read_study, run_study
     from dclip_kit.evaluation.study_summary import format_repeated, format_study, summarise
+    from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
 
     plan = read_study(file)
-    run_study(
-        plan,
-        load_model(plan.profile.clip, plan.profile.pretrained, choose_device(device)),
-        work,
-        arms,
-        repeat,
-    )
+    name, tag = plan.profile.clip, plan.profile.pretrained
+    clip = load_clip(name, tag_for(name, tag), choose_device(device))
+    run_study(plan, clip, work, arms, repeat)
     if repeat:
         print(format_repeated(plan, work, *repeat))
         return

@@ -10,47 +10,17 @@ import tempfile
 import threading
 import webbrowser
 from contextlib import redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from dclip_kit.commands.terminal import (
-    choose_device,
-    require_own_folder,
-    require_writable,
-    warn_of_few,
-)
-from dclip_kit.config import PROFILES
+from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.config import PROFILES, Profile
 from dclip_kit.runtime.printing import printable
 
 Method = Literal["nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h"]
-
-
-def export(arm: Positional[str], *, out: Path, pretrained: str | None, device: str = "cpu") -> None:
-    """Writes a model as a folder that plain open_clip loads, without this kit.
-
-    Args:
-        arm: what distill wrote (runs/x/dclip), or any other model that evaluate takes.
-        out: the folder to write.
-        pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
-        device: auto, cpu, cuda:0, …
-    """
-    require_own_folder(out, "open_clip_config.json")
-    from dclip_kit.evaluation.runs import load_model
-    from dclip_kit.models.clip import MERGES_FILE, export_clip
-
-    clip = load_model(arm, pretrained, choose_device(device))
-    export_clip(clip, out)
-    place = printable(out)
-    more = f', bpe_path="{place}/{MERGES_FILE}"' if clip.merges else ""
-    print(
-        f"Written to {place}. Load it without this kit:",
-        f'  open_clip.create_model_and_transforms("local-dir:{place}")',
-        f'  open_clip.get_tokenizer("local-dir:{place}"{more})',
-        sep="\n",
-    )
 
 
 def evaluate(
@@ -64,9 +34,6 @@ def evaluate(
     split: str = "test",
     seed: int | None = None,
     rescore: Method | None = None,
-    compositional: FlagCreatePairsOff[bool] = False,
-    items: int = 1000,
-    teachers: str = "",
     json: Path | None = None,
     device: str = "auto",
     profile: str = "pocket",
@@ -75,11 +42,11 @@ def evaluate(
 
     Pictures that one of the models has trained on, whatever data set they come from, are left out
     for all of them, and so are labelled pictures that one was trained or chosen on; both are
-    counted.
+    counted. Each model's folder says what it has seen, wherever it was copied to.
 
     Args:
         model: one or more, the first of which the others are compared with: "pocket", an
-            architecture of open_clip, a folder that export wrote, or an arm that distill wrote
+            architecture of open_clip, or a folder that open_clip loads, such as an arm of distill
             (runs/x/dclip).
         pretrained: for architectures: a tag of open_clip, such as openai, or a file.
         data: captioned pictures, as inspect takes them, or "pocket"; left out, those of the first
@@ -95,184 +62,78 @@ def evaluate(
         rescore: measures each model once more, with scores rescored by what the data's training
             split makes of each candidate; nothing is trained for it. Its settings are those of a
             few that find most on val.
-        compositional: asks each model also for pairs of pocket scenes and captions that differ in
-            order, relation, size, number or attribute alone.
-        items: how many such pairs of each kind.
-        teachers: asks teachers for these pairs, too, each with its own run's untouched CLIP: the
-            folder of a run that train-teacher or distill left them in, or "pocket". Their rows are
-            called by folder and file.
         json: file for all figures.
         device: auto, cpu, cuda:0, …
     """
-    if teachers and not compositional:
-        raise ValueError(
-            f"Expected --compositional beside --teachers {teachers}, since teachers are asked for "
-            "nothing else, got none; add it, or leave --teachers out."
-        )
     if json:
         require_writable(json)
-    from dclip_kit.evaluation import compare, experiment, profile_data, runs
-    from dclip_kit.evaluation import evaluate as measuring
-    from dclip_kit.metrics import COMPOSITION_CHANCE, retrieval_metrics
-    from dclip_kit.models.encode import encode_images, encode_texts
+    from dclip_kit.evaluation import measuring
+    from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
-    taught = runs.load_teachers(teachers, choose_device(device)) if teachers else None
-    came_from = {name: run for name in model if (run := runs.find_run(name))}
-    place = profile_data.choose_measured(
-        [run.profile for run in came_from.values()],
-        PROFILES[profile],
-        data=data,
-        images=images and str(images),
-        zero_shot=zero_shot,
-        templates=templates,
-        seed=seed,
-    )
-    seen = {name: run.seen for name, run in came_from.items()}
-    unseen = runs.leave_out_trained(profile_data.read_measured(place, split), seen)
-    captioned = unseen.dataset
-    digests = frozenset[str]().union(*(each.files for each in seen.values()))
-    every = profile_data.read_zero_shot(place.zero_shot) if place.zero_shot else ()
-    labelled = {each.source: runs.leave_out_labelled(each, digests) for each in every}
-    without = {each.source: len(each) - len(labelled[each.source]) for each in every}
-    prompts = profile_data.choose_templates(place.zero_shot, place.templates)
-    if rescore:
-        parts = profile_data.load_splits(place)
-        if both := {*parts.train.paths, *parts.val.paths} & {*captioned.paths}:
-            raise ValueError(
-                "Expected a split without pictures of train and val, which rescoring works with, "
-                f"got {split!r} with {len(both):,} of them; measure another with --split."
-            )
-    found, composed, tried, hubness, cut = {}, {}, {}, {}, {}
-    known: dict[str, dict[str, measuring.ZeroShot]] = {source: {} for source in labelled}
+    asked: dict[str, Any] = {"data": data, "images": images and str(images), "zero_shot": zero_shot}
+    asked |= {"templates": templates, "seed": seed}
+    on = measuring.choose_measured_on(model, PROFILES[profile], split, **asked)
+    parts = measuring.load_rescoring_parts(on) if rescore else None
+    results = {}
     for name in model:
-        clip = runs.load_model(name, pretrained, choose_device(device))
-        if compositional:
-            composed[name] = measuring.evaluate_compositions(
-                measuring.score_compositions(clip, items)
-            )
-        vectors, texts = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
-        features = vectors, texts, captioned.image_of_text
-        found[name], cut[name] = (
-            retrieval_metrics(*features),
-            compare.warn_of_captions(captioned, clip),
-        )
-        if rescore:
-            references = measuring.prepare_references(clip, parts.train)
-            val = encode_images(clip, parts.val.paths), encode_texts(clip, parts.val.texts)
-            tried[name] = measuring.try_rescoring(
-                rescore, *val, parts.val.image_of_text, references
-            )
-            best = [next(iter(each)) for each in tried[name].values()]
-            hubness[name] = measuring.measure_hubness(vectors, texts, references, *best)
-            found[f"{name} by {rescore}"] = measuring.rescored_metrics(*features, references, *best)
-        for source, each in labelled.items():
-            known[source][name] = measuring.evaluate_zero_shot(
-                clip, measuring.prepare_zero_shot(clip, each, False, prompts)
-            )
-    if taught:
-        for name, cosines in experiment.score_teachers(*taught, items).items():
-            composed[f"{teachers}/{name}"] = measuring.evaluate_compositions(cosines)
-    if not is_main_process():
-        return
-    gains = {name: compare.compare(found[model[0]], found[name]) for name in [*found][1:]}
-    measured = place.test if place.test and split == "test" else place.data
-    unknown = [name for name, each in seen.items() if not each.complete]
-    folders = [name for name in model if Path(name.removeprefix("local-dir:")).is_dir()]
-    notes = [
-        unseen.describe(measured),
-        warn_of_few(len(captioned), captioned.source),
-        *dict.fromkeys(cut.values()),
-        *(
-            f"What {x} has trained on is not all known: its run, or its teacher's, left no record."
-            for x in unknown
-        ),
-        *(
-            f"What {x} has trained on is not known: if on these pictures, its figures are too good."
-            for x in folders
-        ),
-    ]
+        clip = load_clip(name, tag_for(name, pretrained), choose_device(device))
+        results[name] = measuring.measure_model(clip, on, rescore, parts)
+    if is_main_process():
+        if json:
+            write_record(measuring.describe_results(results, on, rescore), json)
+        print(measuring.format_results(results, on, rescore))
+
+
+def probe(
+    *,
+    model: tuple[str, ...] = (),
+    teacher: tuple[str, ...] = (),
+    pretrained: str | None,
+    items: int = 1000,
+    json: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Asks models what they know of order and relations, and teachers whether they look.
+
+    Models and teachers are asked for pairs of pocket scenes and captions that differ in order,
+    relation, size, number or attribute alone. Teachers are also given another picture's regions,
+    and none: one that finds as much by these does not use its own.
+
+    Args:
+        model: as in evaluate.
+        teacher: the folder of a teacher (runs/x/region_teacher), of a run with one, or "pocket" for
+            both that come with the kit. It is asked with the CLIP that its features came from, on
+            the test pictures of its run that it has not trained on.
+        pretrained: for architectures: a tag of open_clip, such as openai, or a file.
+        items: how many pairs of each kind.
+        json: file for all figures.
+        device: auto, cpu, cuda:0, …
+    """
     if json:
-        write_record(
-            {
-                "data": place.data,
-                "test": place.test if split == "test" else "",
-                "split": split,
-                "seed": place.seed,
-                "pictures": len(captioned),
-                "captions": len(captioned.texts),
-                "retrieval": {name: each.as_dict() for name, each in found.items()},
-                "gains": {
-                    name: {way: [asdict(gain) for gain in each] for way, each in own.items()}
-                    for name, own in gains.items()
-                },
-                "zero_shot": {
-                    source: {name: {"top1": x.top1, "top5": x.top5} for name, x in results.items()}
-                    for source, results in known.items()
-                },
-                "rescoring_on_val": {
-                    name: {
-                        way: [how.settings | {"recall_at_1": x} for how, x in each.items()]
-                        for way, each in ways.items()
-                    }
-                    for name, ways in tried.items()
-                },
-                "skewness_of_k_occurrence": hubness,
-                "compositions": composed
-                and {
-                    "items": items,
-                    "chance": COMPOSITION_CHANCE,
-                    "found": {
-                        name: {
-                            kind: {score: asdict(x) for score, x in scores.items()}
-                            for kind, scores in kinds.items()
-                        }
-                        for name, kinds in composed.items()
-                    },
-                },
-                "left_out": {
-                    "trained_on": {
-                        name: [
-                            {"picture": str(x.picture), "trained": str(x.evaluation), "by": x.by}
-                            for x in leaks
-                        ]
-                        for name, leaks in unseen.trained.items()
-                    },
-                    "zero_shot_chosen_on": without,
-                },
-                "chosen_on": unseen.chosen,
-                "no_record": unknown,
-            },
-            json,
+        require_writable(json)
+    if not model and not teacher:
+        raise ValueError(
+            "Expected models or teachers to ask, got none; name some with --model and --teacher."
         )
-    counts = f"{len(captioned):,} pictures, {len(captioned.texts):,} captions"
-    print(f"{counts}: {printable(measured)} ({printable(split)})")
-    for note in filter(None, notes):
-        print(printable(note))
-    print("\n" + compare.format_retrieval({printable(name): each for name, each in found.items()}))
-    for name, own in gains.items():
-        print(f"\n{printable(name)} beside {printable(model[0])}")
-        for way, (first, *_) in own.items():
-            print(f"  {compare.say_gain(first, f'{way} Recall@1')}")
-    for name, ways in tried.items():
-        print(f"\n{printable(name)}: the best of {rescore} on val, by Recall@1")
-        for way, recalls in ways.items():
-            how, recall = next(iter(recalls.items()))
-            chosen = ", ".join(f"{x} {value:g}" for x, value in how.settings.items())
-            skew = "skewness of k-occurrence {before:.2f} → {after:.2f}".format(
-                **hubness[name][way]
-            )
-            print(f"  {measuring.WAYS[way]}: {chosen} ({100 * recall:.1f} %); {skew}")
-    for source, results in known.items():
-        rest, gone = len(labelled[source]), without[source]
-        others = f", without the {gone:,} that a model was trained or chosen on" if gone else ""
-        print(f"\nZero-shot top-1, {printable(source)}: {rest:,} pictures{others}")
-        table = compare.format_zero_shot({printable(name): x for name, x in results.items()})
-        print(*filter(None, [table, warn_of_few(rest, source)]), sep="\n")
-    if composed:
-        print(f"\nCompositions: {items:,} pairs of pocket scenes a kind")
-        print(compare.format_compositions({printable(name): x for name, x in composed.items()}))
+    from dclip_kit.evaluation import probing
+    from dclip_kit.models.clip import load_clip, tag_for
+    from dclip_kit.runtime.files import write_record
+    from dclip_kit.runtime.processes import is_main_process
+
+    where = choose_device(device)
+    folders = {name: each for x in teacher for name, each in probing.find_teachers(x).items()}
+    results = {}
+    for name in model:
+        clip = load_clip(name, tag_for(name, pretrained), where)
+        results[name] = probing.probe_model(clip, items)
+    for name, folder in folders.items():
+        results[name] = probing.probe_saved_teacher(folder, items, where)
+    if is_main_process():
+        if json:
+            write_record(probing.describe_probes(results, items), json)
+        print(probing.format_probes(results, items))
 
 
 def search(
@@ -295,8 +156,8 @@ def search(
     Args:
         folder: of pictures; folders in it count too.
         query: what to look for, such as "a dog on a beach".
-        model: "pocket" (which knows a hundred drawn things), an architecture of open_clip, a folder
-            that export wrote, or an arm that distill wrote (runs/x/dclip).
+        model: "pocket" (which knows a hundred drawn things), an architecture of open_clip, or a
+            folder that open_clip loads, such as an arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         top_k: how many to find.
         rescore: takes from each picture's score what it gets from captions of other pictures.
@@ -307,7 +168,7 @@ def search(
         device: auto, cpu, cuda:0, …
     """
     from dclip_kit.evaluation.profile_data import read_references
-    from dclip_kit.evaluation.runs import find_run, load_model
+    from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.models.encode import encode_texts
     from dclip_kit.search.folder_index import find_pictures, index_pictures
     from dclip_kit.search.rescoring import Rescoring
@@ -317,20 +178,12 @@ def search(
         raise ValueError(
             f"Expected a query that says something and a --top-k from 1, got {query!r} and {top_k}."
         )
-    run = find_run(model)
-    place = run.profile if run else PROFILES["pocket"]
     if references and not rescore:
         raise ValueError(
             f"Expected no --references without --rescore, got {references}; give both or neither."
         )
-    if references:
-        place = replace(place, data=references, images="", test="")
-    elif rescore and not run and model != "pocket":
-        raise ValueError(
-            f"Expected captions to rescore by, got none with {model}; name their data with "
-            "--references."
-        )
-    clip = load_model(model, pretrained, choose_device(device))
+    captions_of = _choose_references(model, references) if rescore else None
+    clip = load_clip(model, tag_for(model, pretrained), choose_device(device))
     with redirect_stdout(sys.stderr):  # that another process is waited for is no hit
         index = index_pictures(clip, folder)
     if index.embedded or index.unreadable:
@@ -341,8 +194,8 @@ def search(
             file=sys.stderr,
         )
     asked, captions, how = encode_texts(clip, [query]), None, Rescoring(rescore or "nnn")
-    if rescore:
-        captions = encode_texts(clip, read_references(place))
+    if captions_of:
+        captions = encode_texts(clip, read_references(captions_of))
     found = index.search(asked, top_k, captions, how)
     hits: list[dict[str, Any]] = [
         {"path": str(index.paths[i]), "score": score}
@@ -359,10 +212,27 @@ def search(
             print(f"{hit['score']:.3f}  {printable(hit['path'])}")
 
 
+def _choose_references(model: str, references: str) -> Profile:
+    """Where captions to rescore by are: as named, else those that the model was trained on."""
+    from dclip_kit.evaluation.arms import read_origin
+
+    origin = read_origin(model)
+    place = origin.profile if origin else PROFILES["pocket"]
+    if references:
+        return replace(place, data=references, images="", test="")
+    if not origin and model != "pocket":
+        raise ValueError(
+            f"Expected captions to rescore by, got none with {model}; name their data with "
+            "--references."
+        )
+    return place
+
+
 def app(
     folder: Positional[str] = "",
     *,
     model: str = "pocket",
+    before: str = "",
     port: int = 8866,
     browser: bool = True,
     device: str = "auto",
@@ -384,6 +254,7 @@ def app(
             pictures, with all that can be seen of them.
         model: an arm that distill wrote (runs/x/region_taught), searched with beside the CLIP that
             it comes from; "pocket" is the arm that comes with the kit.
+        before: that CLIP, where the arm does not say it or it has moved.
         port: where to serve, from 1 to 65535.
         browser: whether to open a browser, too.
         device: auto, cpu, cuda:0, …
@@ -404,6 +275,7 @@ def app(
     asked = {
         "folder": folder and str(Path(folder).absolute()),
         "model": model if model == "pocket" else str(Path(model).absolute()),
+        "before": str(Path(before).absolute()) if Path(before or "none").is_dir() else before,
         "device": choose_device(device),
     }
     os.environ |= {

@@ -200,8 +200,8 @@ def embed(
     Args:
         data: captioned pictures, as inspect takes them.
         out: the folder to fill.
-        model: "pocket", an architecture of open_clip, a folder that export wrote, or an arm that
-            distill wrote (runs/x/dclip).
+        model: "pocket", an architecture of open_clip, or a folder that open_clip loads, such as an
+            arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         regions: of the pictures.
         images: the folder that the pictures' names are below; else it is looked for.
@@ -211,22 +211,16 @@ def embed(
     require_own_folder(out, "source.json")
     from dclip_kit.data import read_captioned
     from dclip_kit.data.annotations import list_reasons
-    from dclip_kit.evaluation import runs
-    from dclip_kit.features.extract import extract_features
-    from dclip_kit.models.detector import load_detector
+    from dclip_kit.features.extract import choose_detector, extract_features
+    from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
     found = read_captioned(data, images, format, split)
     if split != "all" and not found.splits_from:
         say(f"{found.dataset.source} has no splits of its own: all is encoded, and not {split}.")
-    clip = runs.load_model(model, pretrained, choose_device(device))
-    detector = load_detector(
-        regions.detector,
-        confidence=regions.confidence,
-        max_regions=regions.max_regions,
-        device=clip.device,
-    )
+    clip = load_clip(model, tag_for(model, pretrained), choose_device(device))
+    detector = choose_detector(regions, clip)
     features = extract_features(clip, detector, found.dataset, regions, folder=out)
     if not is_main_process():
         return

@@ -50,8 +50,6 @@ def require_own_folder(path: Path, *marks: str) -> None:
 def choose_device(name: str) -> str:
     """The device by its name; "auto" is a GPU of one's own if there is one, else the CPU.
 
-    Trainings of this process take one that is named, too.
-
     Raises:
         ValueError: there is no such device.
     """
@@ -65,16 +63,4 @@ def choose_device(name: str) -> str:
             return "cpu"
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     require_device(name)
-    if "LOCAL_RANK" not in os.environ:  # several processes have a device each
-        os.environ["ACCELERATE_TORCH_DEVICE"] = name  # else training would choose for itself
     return name
-
-
-def warn_of_few(pictures: int, source: str) -> str:
-    """A sentence where a test is too small for its figures to say much; else nothing."""
-    note = (
-        f"Note: {pictures} pictures of {source} are few to measure on: one more or less moves "
-        f"these figures by {100 / max(pictures, 1):.0f} points or more, and intervals of so few "
-        "are too narrow."
-    )
-    return printable(note) if pictures < 100 else ""

@@ -5,6 +5,7 @@ address), or if they look the same (a perceptual hash), be it in a mirror. A cro
 photograph of the same thing is not found.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,18 +38,18 @@ class Leak:
 
     Attributes:
         picture: the training picture.
-        evaluation: the evaluation picture.
+        evaluation: the evaluation picture; None where a record names none.
         by: how that is known: "coco 391895", "flickr 36979", "url …", "path", "content (2 bits)"
             or "mirrored content (2 bits)".
     """
 
     picture: Path
-    evaluation: Path
+    evaluation: Path | None
     by: str
 
     def as_dict(self) -> dict[str, str]:
         """JSON values."""
-        return {name: printable(value) for name, value in vars(self).items()}
+        return {name: printable(value) for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,18 @@ class LeakReport:
 
 @dataclass(frozen=True, eq=False)
 class EvaluationIndex:
-    """Pictures to compare with: those of evaluation sets, or those that a run has trained on.
+    """Pictures to compare with: those of evaluation sets, or those that a model has trained on.
 
     Attributes:
-        names: a picture by each of its names; its file's digest is one of them ("bytes …").
-        phash: perceptual hashes in hexadecimal, by picture; None if pictures are not compared by
+        names: a picture by each of its names, hashed; its file's digest is one of them
+            ("bytes …"). None for a picture of a record, which has no paths.
+        phash: the same by perceptual hash, in hexadecimal; None if pictures are not compared by
             content.
         not_compared: reason by path, of the pictures without a hash.
     """
 
-    names: dict[str, Path]
-    phash: dict[Path, str] | None
+    names: dict[str, Path | None]
+    phash: dict[str, Path | None] | None
     not_compared: dict[Path, str]
 
     def join(self, other: "EvaluationIndex") -> "EvaluationIndex":
@@ -90,10 +92,9 @@ class EvaluationIndex:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values for `from_dict`. Places are no names in it: another picture may lie there."""
-        names = {n: str(path) for n, path in self.names.items() if not n.startswith("path ")}
-        hashes = None if self.phash is None else {str(p): h for p, h in self.phash.items()}
-        return {"names": names, "phash": hashes}
+        """JSON values for `from_dict`, without paths: another picture may lie there."""
+        names = sorted(name for name in self.names if not name.startswith("path "))
+        return {"names": names, "phash": None if self.phash is None else sorted(self.phash)}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "EvaluationIndex":
@@ -102,11 +103,12 @@ class EvaluationIndex:
         Raises:
             KeyError, TypeError, ValueError: it is of another form.
         """
-        names = {name: Path(path) for name, path in dict(record["names"]).items()}
-        kept = record["phash"]
-        hashes = None if kept is None else {Path(p): str(phash) for p, phash in dict(kept).items()}
-        _unpack_bits((hashes or {}).values())  # which fails with hashes that are none
-        return cls(names, hashes, {})
+        names, phash = record["names"], record["phash"]
+        for each in (names, phash or []):
+            if not isinstance(each, list) or not all(isinstance(name, str) for name in each):
+                raise TypeError("expected lists of names and of hashes")
+        _unpack_bits(phash or [])  # which fails with hashes that are none
+        return cls(dict.fromkeys(names), None if phash is None else dict.fromkeys(phash), {})
 
 
 def index_evaluation(
@@ -123,13 +125,13 @@ def index_evaluation(
     """
     paths = list(dict.fromkeys(path for dataset in evaluation for path in dataset.paths))
     scans = _scan(paths) if by_content else {}
-    names = {
-        name: path
+    names: dict[str, Path | None] = {
+        hash_name(name): path
         for dataset in evaluation
         for path, own in _name_pictures(dataset, scans)
         for name in own
     }
-    hashes = {path: scan.phash for path, scan in scans.items() if scan.phash}
+    hashes: dict[str, Path | None] = {s.phash: path for path, s in scans.items() if s.phash}
     return EvaluationIndex(names, hashes if by_content else None, _reasons(scans))
 
 
@@ -158,9 +160,9 @@ def find_leaks(
     scans = _scan(training.paths, bool(index.phash)) if looked else {}
     leaks: dict[Path, Leak] = {}
     for path, names in _name_pictures(training, scans):
-        if shared := next((name for name in names if name in index.names), ""):
+        if shared := next((name for name in names if hash_name(name) in index.names), ""):
             by = {"path": "path", "bytes": "content (0 bits)"}.get(shared.split()[0], shared)
-            leaks[path] = Leak(path, index.names[shared], by)
+            leaks[path] = Leak(path, index.names[hash_name(shared)], by)
     not_compared = dict(index.not_compared)
     if index.phash:
         rest = {path: scan for path, scan in scans.items() if path not in leaks}
@@ -170,6 +172,14 @@ def find_leaks(
         leaks |= _find_near(mirrored, index.phash, "mirrored content")
         leaks |= _find_near({p: scan.phash or "" for p, scan in hashed.items()}, index.phash)
     return LeakReport(tuple(leaks[p] for p in training.paths if p in leaks), not_compared)
+
+
+def hash_name(name: str) -> str:
+    """One of `picture_names` in a form that tells whether two are equal, and not what they say."""
+    kind, _, rest = name.partition(" ")
+    if kind == "bytes":  # which is a digest already
+        return name
+    return f"{kind} {hashlib.sha256(rest.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
 
 def remove_leaks(dataset: CaptionedImages, leaks: Iterable[Leak]) -> CaptionedImages:
@@ -244,11 +254,11 @@ def _unpack_bits(hashes: Iterable[str]) -> np.ndarray:
 
 
 def _find_near(
-    hashes: Mapping[Path, str], others: Mapping[Path, str], called: str = "content"
+    hashes: Mapping[Path, str], others: Mapping[str, Path | None], called: str = "content"
 ) -> dict[Path, Leak]:
     """For each picture that looks like one of the others, the most similar one."""
-    bits, other_bits = _unpack_bits(hashes.values()), _unpack_bits(others.values())
-    paths, other_paths = list(hashes), list(others)
+    bits, other_bits = _unpack_bits(hashes.values()), _unpack_bits(others)
+    paths, other_paths = list(hashes), list(others.values())
     leaks = {}
     for start in range(0, len(bits), 1024):  # 6,000 evaluation pictures make 25 MB a block
         # Of ±1 vectors, the dot product counts equal bits minus unequal ones.

@@ -16,6 +16,7 @@ from dclip_kit.config import CONTROL, Profile
 from dclip_kit.data.pictures import CaptionedImages
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.splits import count_truncated
+from dclip_kit.evaluation.arms import Arm, ArmResult
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     ZeroShot,
@@ -23,7 +24,6 @@ from dclip_kit.evaluation.evaluate import (
     measure_galleries,
     prepare_galleries,
 )
-from dclip_kit.evaluation.experiment import Arm, ArmResult
 from dclip_kit.evaluation.inspection import ShortcutProbe
 from dclip_kit.metrics import (
     COMPOSITION_CHANCE,
@@ -38,6 +38,7 @@ from dclip_kit.metrics import (
 )
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.runtime.machine import peak_memory_mb
+from dclip_kit.runtime.printing import printable
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
@@ -67,6 +68,16 @@ def warn_of_captions(captioned: CaptionedImages, clip: ClipBundle) -> str:
         "not found first.": shared,
     }
     return " ".join(note for note, count in notes.items() if count)
+
+
+def warn_of_few(pictures: int, source: str) -> str:
+    """A sentence where a test is too small for its figures to say much; else nothing."""
+    note = (
+        f"Note: {pictures} pictures of {source} are few to measure on: one more or less moves "
+        f"these figures by {100 / max(pictures, 1):.0f} points or more, and intervals of so few "
+        "are too narrow."
+    )
+    return printable(note) if pictures < 100 else ""
 
 
 def _values(found: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:
@@ -384,7 +395,6 @@ def format_report(report: Mapping[str, Any]) -> str:
     Args:
         report: as `make_report` makes it, or as JSON says it; older ones have fewer settings.
     """
-    settings = report.get("settings", {})
     rows = [
         [
             *("arm", "t→i R@1", "R@5", "R@10", "MAP", "i→t R@1", "R@5", "R@10", "MAP"),
@@ -400,7 +410,12 @@ def format_report(report: Mapping[str, Any]) -> str:
         kept = f"{_percent(zero_shot['retention'])} [{_percent(low)}, {_percent(high)}]"
         alpha = "–" if arm["alpha"] is None else f"{arm['alpha']:.2f}"
         rows.append([name, *map(_percent, shares), kept, alpha])
-    lines = [format_table(rows), ""]
+    return "\n".join([format_table(rows), "", *say_report(report)])
+
+
+def say_report(report: Mapping[str, Any]) -> list[str]:
+    """What a report says beside its table, a sentence each."""
+    settings, lines = report.get("settings", {}), []
     if settings.get("reciprocal_rank_as_map"):
         lines.append(
             "MAP here is what the published code calls so: the mean reciprocal rank (MRR) of the "
@@ -417,11 +432,16 @@ def format_report(report: Mapping[str, Any]) -> str:
             )
     lines.append(say_luck(settings.get("student", {}).get("train_text", False)))
     if report["teacher_probe"]:
-        probe = ", ".join(f"{name} {_percent(r)}" for name, r in report["teacher_probe"].items())
-        lines.append(f"Teacher's R@1 with its own, another picture's and blank regions: {probe}.")
+        lines.append(format_probe(report["teacher_probe"]))
     made = "trained in this run" if report["trained_in_this_run"] else "loaded, not trained"
     cost = f"{report['seconds']:.0f} s, {report['peak_memory_mb']:.0f} MB at most"
-    return "\n".join([*lines, f"Profile {report['profile']}, {made}: {cost}."])
+    return [*lines, f"Profile {report['profile']}, {made}: {cost}."]
+
+
+def format_probe(probe: Mapping[str, float]) -> str:
+    """A `ShortcutProbe`'s shares as a sentence."""
+    shares = ", ".join(f"{name} {_percent(share)}" for name, share in probe.items())
+    return f"Teacher's R@1 with its own, another picture's and blank regions: {shares}."
 
 
 def _percent(share: float | None) -> str:

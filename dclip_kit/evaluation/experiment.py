@@ -1,142 +1,230 @@
-"""From a profile and its data to features, a teacher, and arms: trained, measured and saved.
+"""A run: from a profile to a teacher, arms and a report, all of it in one folder.
 
-Arms are the ways to treat CLIP that are compared, the untouched one among them; all are chosen by
-one rule.
+`run` reads like the method. Each of its steps is public: notebooks and studies call the same ones.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from dclip_kit.config import (
-    CONTROL,
-    Profile,
-    RegionTeacherSettings,
-    TeacherSettings,
-    control_of,
-    trains_teacher,
+from dclip_kit.config import CONTROL, Profile, control_of, trains_teacher
+from dclip_kit.data import CaptionedImages
+from dclip_kit.evaluation.arms import (
+    Arm,
+    EvaluationSets,
+    describe_origin,
+    evaluate_arms,
+    prepare_evaluation,
+    prepare_training,
+    read_origin,
+    save_arm,
+    train_arm,
+    write_card,
 )
-from dclip_kit.data import CaptionedImages, LabelledImages
-from dclip_kit.data.pocket.compositions import KINDS, load_compositions
-from dclip_kit.evaluation.evaluate import (
-    RetrievalSet,
-    ZeroShot,
-    ZeroShotSet,
-    evaluate_retrieval,
-    evaluate_zero_shot,
-    prepare_retrieval,
-    prepare_zero_shot,
+from dclip_kit.evaluation.compare import (
+    format_report,
+    make_report,
+    say_report,
+    warn_of_captions,
+    warn_of_few,
 )
-from dclip_kit.evaluation.profile_data import ProfileData
-from dclip_kit.features.extract import RegionCrops, extract_features
-from dclip_kit.features.store import (
-    EncodedPictures,
-    FrozenFeatures,
-    describe_source,
-    digest_record,
-    open_store,
+from dclip_kit.evaluation.inspection import probe_teacher
+from dclip_kit.evaluation.profile_data import (
+    ProfileData,
+    load_data,
+    load_uncaptioned,
+    require_data,
 )
-from dclip_kit.metrics import RetrievalMetrics
-from dclip_kit.models.clip import ClipBundle, choose_precision
+from dclip_kit.evaluation.seen import (
+    TRAINING,
+    SeenPictures,
+    add_trained,
+    describe_seen,
+    leave_out_seen,
+    load_seen,
+)
+from dclip_kit.features.extract import encode_pictures, load_or_extract_features
+from dclip_kit.features.store import EncodedPictures, FrozenFeatures, differing_entries
+from dclip_kit.models.clip import ClipBundle, load_clip, tag_for
 from dclip_kit.models.denoiser import Denoiser, load_denoiser
-from dclip_kit.models.detector import Detector, load_detector, locate_weights
-from dclip_kit.models.encode import Pictures, encode_images, read_pixels
-from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
-from dclip_kit.models.weights import choose_parameters, clone_clip, interpolate
-from dclip_kit.runtime.files import (
-    asset_path,
-    load_tensors,
-    load_weights,
-    read_record,
-    save_tensors,
-    write_record,
+from dclip_kit.models.detector import locate_weights
+from dclip_kit.models.teacher import (
+    MetaTeacher,
+    RegionTeacher,
+    build_teacher,
+    kind_of,
+    load_teacher,
+    require_teacher,
+    save_teacher,
 )
-from dclip_kit.runtime.machine import return_memory
+from dclip_kit.models.weights import choose_parameters
+from dclip_kit.runtime.files import read_record, write_record
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.training import (
-    History,
     PictureTargets,
     TeacherRun,
     Term,
     choose_terms,
-    distill,
-    embed_pictures,
-    embed_with_teacher,
     train_region_teacher,
     train_teacher,
 )
+from dclip_kit.training.lessons import prepare_lessons, prepare_rehearsal
 
-KEPT_BYTES = 1 << 30  # of a set's pictures in memory
-
-
-# What there is to train and to compare
+SETTINGS, REPORT = "settings.json", "report.json"  # of a run's folder, beside its models' folders
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An interpolation: its text→image Recall@1 and its zero-shot retention."""
+def run(
+    profile: Profile,
+    out: Path,
+    *,
+    teacher: Path | None = None,
+    features: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Fine-tunes a CLIP by a profile's recipe and by its control, and measures both.
 
-    alpha: float
-    recall_at_1: float
-    retention: float
+    Called again with the same arguments, it goes on where it was stopped.
+
+    Args:
+        profile: all settings.
+        out: the folder of the run: its settings, a folder for each model, checkpoints, the report.
+        teacher: the folder of a trained teacher, to be used instead of training one.
+        features: the folder that keeps frozen features; left out, `out`.
+        device: where to compute.
+
+    Returns:
+        The report, as `make_report` makes it.
+
+    Raises:
+        ValueError: the folder has a run of other settings; data cannot be read or is too little; or
+            the CLIP, the teacher or the policy do not fit each other.
+        FileNotFoundError: a file that the profile names is not there.
+    """
+    began = time.monotonic()
+    begun = begin(profile, out, teacher, device)
+    clip, data, regions, features = begun.clip, begun.data, profile.regions, features or out
+    others = load_uncaptioned(profile, data)
+    say_counts(data, others)
+
+    captioned = encode_pictures(clip, data.train, regions, features)
+    taught_by = obtain_teacher(begun, captioned.features, teacher)
+    uncaptioned = encode_pictures(clip, others, regions, features) if others else None
+    sets = prepare_evaluation(clip, data)
+    arms = train_arms(begun, captioned, sets, taught_by, uncaptioned)
+
+    results = evaluate_arms(arms, sets)
+    probe = None
+    if taught_by:
+        tested = load_or_extract_features(clip, data.test, regions, features)
+        probe = probe_teacher(taught_by, clip, tested, regions)
+    report = make_report(
+        profile,
+        results,
+        probe,
+        data.ceiling,
+        time.monotonic() - began,
+        [name for name in arms if name != "clip"],
+        left_out=data.left_out and data.left_out.as_dict(),
+        notes=list_notes(data, clip),
+    )
+    save_report(report, out)
+    return report
+
+
+def run_teacher(
+    profile: Profile, out: Path, *, features: Path | None = None, device: str = "cpu"
+) -> TeacherRun | None:
+    """The beginning of `run`, up to the teacher; `run` goes on there."""
+    begun = begin(profile, out, device=device)
+    say_counts(begun.data, None)
+    captioned = encode_pictures(begun.clip, begun.data.train, profile.regions, features or out)
+    return obtain_teacher(begun, captioned.features)
+
+
+# What a run begins with
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
-    """One way to treat CLIP.
+class Begun:
+    """What a run works with.
 
     Attributes:
-        name: "clip", "contrastive_rehearsal", "region_taught", …
-        clip: the result, after interpolation.
-        alpha: its weight; None for the untouched CLIP.
-        candidates: what the selection on val saw.
-        history: a row of figures an epoch.
-        trained_text: whether the text tower is another than CLIP's, too.
+        profile: its settings.
+        out: its folder.
+        clip: the untouched CLIP.
+        data: without what its CLIP or its teacher has trained on.
+        seen: by that CLIP and that teacher, and by whatever trains on the captioned pictures.
     """
 
-    name: str
+    profile: Profile
+    out: Path
     clip: ClipBundle
-    alpha: float | None = None
-    candidates: tuple[Candidate, ...] = ()
-    history: History | None = None
-    trained_text: bool = False
+    data: ProfileData
+    seen: SeenPictures
 
 
-@dataclass(frozen=True, eq=False)
-class ArmResult:
-    """An arm on test."""
+def begin(profile: Profile, out: Path, teacher: Path | None = None, device: str = "cpu") -> Begun:
+    """Loads CLIP and data once all is checked that can be, and writes the settings down.
 
-    arm: Arm
-    retrieval: RetrievalMetrics
-    zero_shot: ZeroShot
-    held_out: ZeroShot | None
+    Args:
+        profile, out, teacher, device: as in `run`.
 
-
-@dataclass(frozen=True, eq=False)
-class TrainingSet:
-    """What arms train on and are chosen on.
-
-    Attributes:
-        captioned: to train on.
-        rehearsal: what is not to be forgotten; None where a profile rehearses nothing.
-        val, zero_shot_val: what decides.
+    Raises:
+        FileNotFoundError, ValueError: as `run`.
     """
+    require_settings(profile, out)
+    require_data(profile)
+    clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
+    require_trainable(profile, clip)
+    if teacher:
+        require_same_view(profile, clip, teacher)
+    data = load_data(profile)
+    models = {str(each): load_seen(each) for each in (teacher, profile.clip) if each}
+    before = {name: seen for name, seen in models.items() if seen}
+    for name, seen in before.items():
+        data = leave_out_seen(data, seen, name)
+    if is_main_process():
+        write_record(profile.as_dict(), out / SETTINGS)
+    # The pocket's labelled pictures to choose on are apart from those to measure on.
+    labelled = () if profile.zero_shot == "pocket" else data.zero_shot_val.paths
+    by_content = profile.leak_guard == "content"
+    seen = describe_seen(data.train, data.val, labelled, by_content, list(before.values()))
+    return Begun(profile, out, clip, data, seen)
 
-    captioned: EncodedPictures
-    rehearsal: PictureTargets | None
-    val: RetrievalSet
-    zero_shot_val: ZeroShotSet
+
+def say_counts(data: ProfileData, uncaptioned: CaptionedImages | None) -> None:
+    """Prints how many pictures there are, of each kind."""
+    more = f" and {len(uncaptioned):,} without captions" if uncaptioned else ""
+    say(
+        f"{len(data.train):,} pictures with captions{more} to train on, {len(data.val):,} to "
+        f"choose on, {len(data.test):,} to measure on."
+    )
 
 
-# Preparing
+def require_settings(settings: Profile, folder: Path) -> None:
+    """Checks that a run's folder has no settings yet, or these.
+
+    Raises:
+        ValueError: it has others, or a run of an earlier version.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        return
+    if (folder / "pictures.json").is_file():
+        raise ValueError(
+            f"Expected a run of this version in {folder}, got one whose models are no folders of "
+            "their own; name another --out."
+        )
+    differing = read_record(path, lambda kept: differing_entries(kept, settings.as_dict()))
+    if differing:
+        raise ValueError(
+            f"Expected the settings of the run in {folder}, but they differ in "
+            f"{', '.join(differing)}; give the same ones to continue it, or another --out."
+        )
 
 
 def require_trainable(profile: Profile, clip: ClipBundle) -> None:
@@ -155,200 +243,114 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
     choose_denoiser(profile, clip)
 
 
-def teacher_settings(profile: Profile) -> TeacherSettings | RegionTeacherSettings:
+def require_same_view(profile: Profile, clip: ClipBundle, teacher: Path) -> None:
+    """Checks that a teacher is of a profile's kind, and saw regions as it makes them, by its CLIP.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or does not.
+    """
+    _, settings = load_teacher(teacher)
+    require_teacher(settings, teacher_settings(profile), str(teacher))
+    origin = read_origin(teacher)
+    if origin is None:
+        raise FileNotFoundError(
+            f"Expected {TRAINING} beside the teacher in {teacher}, which says what it has seen, "
+            "found none; train another."
+        )
+    kept = {"clip": origin.digest, "regions": origin.profile.as_dict()["regions"]}
+    own = {"clip": clip.digest, "regions": profile.as_dict()["regions"]}
+    if differing := differing_entries(kept, own):
+        raise ValueError(
+            f"Expected a teacher in {teacher} of the same CLIP and regions, but they differ in "
+            f"{', '.join(differing)}; take its settings, or train another."
+        )
+
+
+# Teachers
+
+
+def teacher_settings(profile: Profile) -> Any:
     """The settings of the kind of teacher that a profile trains."""
     return profile.region_teacher if profile.teacher_model == "region" else profile.teacher
 
 
-def choose_detector(profile: Profile, clip: ClipBundle) -> Detector:
-    """A profile's detector, on the device of its CLIP."""
-    return load_detector(
-        profile.regions.detector,
-        confidence=profile.regions.confidence,
-        max_regions=profile.regions.max_regions,
-        device=clip.device,
-    )
-
-
-def choose_denoiser(profile: Profile, clip: ClipBundle) -> Denoiser | None:
-    """A profile's denoiser, on the device of its CLIP; None where its student learns from none."""
-    return load_denoiser(profile.denoiser, clip) if profile.student.sds_weight else None
-
-
-def load_or_extract_features(
-    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path | None
-) -> FrozenFeatures:
-    """Opens a data set's features in a folder, or extracts them into it.
-
-    They lie in a store that is called by the split and by what they are made from: where data or
-    settings have changed, another is made beside it. It is opened without loading the detector.
+def obtain_teacher(
+    begun: Begun, features: FrozenFeatures, trained: Path | None = None
+) -> TeacherRun | None:
+    """A run's teacher: trained now, and saved; None where its recipe has none of its own.
 
     Args:
-        profile: says how regions are made.
-        clip: the untouched one.
-        dataset: with captions or without.
-        folder: None keeps the features in memory only.
-
-    Raises:
-        ValueError: as `extract_features`, or the store that is there is damaged.
+        begun: the run.
+        features: of the training data.
+        trained: the folder of a teacher that is there, to be loaded instead.
     """
-    place = None
-    if folder:
-        source = describe_source(clip, dataset, profile.regions)
-        place = folder / f"features-{dataset.split}-{digest_record(source)}"
-        features = open_store(place, source)
-        if features is not None:
-            say(f"Loaded the features in {place}.")
-            return features
-    return extract_features(
-        clip, choose_detector(profile, clip), dataset, profile.regions, folder=place
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationSets:
-    """What arms are chosen on (val) and measured on (test), ready to embed."""
-
-    val: RetrievalSet
-    test: RetrievalSet
-    zero_shot_val: ZeroShotSet
-    zero_shot: ZeroShotSet
-    zero_shot_held_out: ZeroShotSet | None
-
-
-def prepare_evaluation(clip: ClipBundle, data: ProfileData) -> EvaluationSets:
-    """Encodes all texts once; pictures are read when they are looked at."""
-
-    def prepare(labelled: LabelledImages) -> ZeroShotSet:
-        return prepare_zero_shot(clip, labelled, False, data.templates)
-
-    sets = EvaluationSets(
-        prepare_retrieval(clip, data.val, read=False),
-        prepare_retrieval(clip, data.test, read=False),
-        prepare(data.zero_shot_val),
-        prepare(data.zero_shot),
-        prepare(data.zero_shot_held_out) if data.zero_shot_held_out else None,
-    )
-    return_memory()
-    return sets
-
-
-def encode_pictures(
-    profile: Profile, clip: ClipBundle, dataset: CaptionedImages, folder: Path | None = None
-) -> EncodedPictures:
-    """Features of pictures, as `load_or_extract_features`, and the pictures for trainings to read.
-
-    Raises:
-        ValueError: as `load_or_extract_features` and `read_pixels`.
-    """
-    features = load_or_extract_features(profile, clip, dataset, folder)
-    return EncodedPictures(dataset, features, _read_few(clip, dataset.paths))
-
-
-def prepare_rehearsal(
-    profile: Profile, clip: ClipBundle, captioned: EncodedPictures
-) -> PictureTargets | None:
-    """The crops that a profile's student rehearses, if any, read once.
-
-    Where the features of regions are not what CLIP makes of pictures, as the published code's are
-    not, crops are encoded anew.
-
-    Raises:
-        ValueError: as `read_pixels`.
-    """
-    if not profile.student.rehearsal_weight:
+    profile, out = begun.profile, begun.out
+    if not trains_teacher(profile):
         return None
-    regions = replace(profile.regions, normalized_crops=True, undetected_as_zeros=False)
-    crops = RegionCrops(captioned.dataset.paths, captioned.features, regions)
-    pictures, features = _read_few(clip, crops), captioned.features.region
-    if regions != profile.regions:
-        features = encode_images(clip, pictures)
-    return PictureTargets(pictures, features)
-
-
-def prepare_training(
-    profile: Profile, clip: ClipBundle, captioned: EncodedPictures, sets: EvaluationSets
-) -> TrainingSet:
-    """Reads what trainings look at beside the training data: crops to rehearse, and val.
-
-    Raises:
-        ValueError: as `prepare_rehearsal`.
-    """
-    rehearsal = prepare_rehearsal(profile, clip, captioned)
-    val = replace(sets.val, pictures=_read_few(clip, sets.val.pictures))
-    zero_shot_val = replace(
-        sets.zero_shot_val, pictures=_read_few(clip, sets.zero_shot_val.pictures)
-    )
-    return_memory()
-    return TrainingSet(captioned, rehearsal, val, zero_shot_val)
-
-
-def _read_few(clip: ClipBundle, pictures: Pictures) -> Pictures:
-    """Reads pictures into memory; too many stay as they are, read whenever they are looked at."""
-    each = clip.to_pixels(Image.new("RGB", (1, 1))).numel()
-    return read_pixels(clip, pictures) if len(pictures) * each <= KEPT_BYTES else pictures
-
-
-# Training
-
-
-def train_and_save_teacher(
-    profile: Profile, features: FrozenFeatures, folder: Path, checkpoint: Path | None = None
-) -> TeacherRun:
-    """Trains a profile's teacher on features of the training data, and saves it.
-
-    With a checkpoint, training goes on from where it was left, if it was, and keeps it.
-    """
-    settings = teacher_settings(profile)
-    if isinstance(settings, RegionTeacherSettings):
-        run = train_region_teacher(features, settings, profile.seed, checkpoint)
-    else:
-        run = train_teacher(features, settings, profile.regions, profile.seed, checkpoint)
+    if trained:
+        return load_saved_teacher(trained)
+    state = out / "checkpoints" / "teacher.safetensors"
+    run = train_teacher_of(profile, features, state, begun.clip.device)
     if is_main_process():
-        save_teacher(run, settings, folder)
+        save_teacher_run(run, out / kind_of(run.settings), profile, begun.clip, begun.seen)
+    return run
+
+
+def train_teacher_of(
+    profile: Profile,
+    features: FrozenFeatures,
+    checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> TeacherRun:
+    """Trains the kind of teacher that a profile has, and says so; otherwise as `train_teacher`."""
+    settings, seed = teacher_settings(profile), profile.seed
+    if profile.teacher_model == "region":
+        run = train_region_teacher(features, settings, seed, checkpoint, device=device)
+    else:
+        run = train_teacher(features, settings, profile.regions, seed, checkpoint, device=device)
     say(f"Trained the teacher now: {len(run.history)} epochs.")
     return run
 
 
-def prepare_lessons(
-    profile: Profile,
-    teacher: MetaTeacher | RegionTeacher | ClipBundle,
-    captioned: EncodedPictures,
-    uncaptioned: EncodedPictures | None,
-) -> tuple[Float[Tensor, "text embed"] | None, PictureTargets | None]:
-    """Embeds what a profile's student learns from with its teacher, once.
+def save_teacher_run(
+    run: TeacherRun, folder: Path, profile: Profile, clip: ClipBundle, seen: SeenPictures
+) -> None:
+    """Writes a teacher as a folder, and beside its weights how it came about.
 
     Args:
-        profile: whose `teacher_model` says what kind the teacher is.
-        teacher: trained; of the kind "control" a fine-tuned CLIP.
-        captioned: the training data.
-        uncaptioned: pictures without captions, if any.
-
-    Returns:
-        The teacher's embeddings of the captioned pictures, one for each caption, and the pictures
-        without captions with theirs; None where the student has no teacher, or there are none.
+        run: of its training.
+        folder: to write to.
+        profile: by which it was trained.
+        clip: the untouched one, whose features it reads.
+        seen: the pictures that it has trained on.
     """
-    if not profile.student.distillation_weight:
-        return None, None
-    if isinstance(teacher, MetaTeacher):  # which may read captions, so uncaptioned are not its own
-        return embed_with_teacher(teacher, captioned.features, profile.regions), None
+    seen.save(folder)  # before there are weights whose pictures would not be known
+    write_record({**describe_origin(profile, clip), "history": run.history}, folder / TRAINING)
+    save_teacher(run.teacher, run.settings, folder)
 
-    def embed(encoded: EncodedPictures) -> Tensor:
-        if isinstance(teacher, ClipBundle):
-            return encode_images(teacher, encoded.pictures)
-        return embed_pictures(teacher, encoded.features, profile.region_teacher)
 
-    others = PictureTargets(uncaptioned.pictures, embed(uncaptioned)) if uncaptioned else None
-    return embed(captioned)[captioned.features.image_of_text], others
+def load_saved_teacher(folder: Path) -> TeacherRun:
+    """Reads what `save_teacher_run` wrote, and says so.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_teacher`, or its record is damaged or not there.
+    """
+    teacher, settings = load_teacher(folder)
+    history = read_record(folder / TRAINING, lambda record: list(record["history"]))
+    say(f"Loaded the saved teacher: {len(history)} epochs.")
+    return TeacherRun(teacher, settings, history)
+
+
+# Students
 
 
 def prepare_terms(
     profile: Profile,
     clip: ClipBundle,
     captioned: EncodedPictures,
-    rehearsal: PictureTargets | None,
     teacher: MetaTeacher | RegionTeacher | ClipBundle | None = None,
     uncaptioned: EncodedPictures | None = None,
+    rehearsal: PictureTargets | None = None,
 ) -> list[Term]:
     """The terms of a profile's recipe, with all that they learn from.
 
@@ -356,14 +358,18 @@ def prepare_terms(
         profile: whose recipe it is.
         clip: the untouched one.
         captioned: the training data.
-        rehearsal: as `prepare_rehearsal` gives it.
         teacher, uncaptioned: as in `prepare_lessons`; the teacher of a recipe that has one.
+        rehearsal: as `prepare_rehearsal` gives it; left out, it is made where it is needed.
     """
+    student = profile.student
+    if rehearsal is None and student.rehearsal_weight:
+        rehearsal = prepare_rehearsal(clip, captioned, profile.regions)
     targets, others = None, None
-    if teacher is not None:
-        targets, others = prepare_lessons(profile, teacher, captioned, uncaptioned)
+    if teacher is not None and student.distillation_weight:
+        settings = profile.regions, profile.region_teacher
+        targets, others = prepare_lessons(teacher, captioned, uncaptioned, *settings)
     return choose_terms(
-        profile.student,
+        student,
         captioned,
         targets,
         uncaptioned=others,
@@ -373,357 +379,61 @@ def prepare_terms(
     )
 
 
-def measure_interpolations(
-    before: ClipBundle,
-    after: ClipBundle,
-    retrieval: RetrievalSet,
-    zero_shot: ZeroShotSet,
-    alphas: Sequence[float],
-    precision: str = "no",
-) -> tuple[Candidate, ...]:
-    """Measures what each interpolation between two CLIPs finds, and how much it remembers.
-
-    Args:
-        before, after: the ends.
-        retrieval, zero_shot: what is measured on.
-        alphas: weights of `after`; 0, which is `before`, always comes first.
-        precision: what pictures are encoded in, alike for all: "no" (float32) or "bf16".
-
-    Raises:
-        ValueError: `before` classifies nothing, so that there is nothing to retain.
-    """
-    before, found = replace(before, precision=precision), []
-    for alpha in tqdm(
-        sorted({0.0, *alphas}), desc="interpolations", delay=2, disable=not is_main_process()
-    ):
-        mixed = interpolate(before, after, alpha)
-        recall = evaluate_retrieval(mixed, retrieval, progress=False).text_to_image.recall_at[1]
-        top1 = evaluate_zero_shot(mixed, zero_shot, progress=False).top1
-        found.append((alpha, recall, top1))
-        base = found[0][2]
-        if base == 0:
-            raise ValueError(
-                "Expected a CLIP that knows some of the classes, got none right; give it classes "
-                "that it can name."
-            )
-    return tuple(Candidate(alpha, recall, top1 / base) for alpha, recall, top1 in found)
+def choose_denoiser(profile: Profile, clip: ClipBundle) -> Denoiser | None:
+    """A profile's denoiser, on the device of its CLIP; None where its student learns from none."""
+    return load_denoiser(profile.denoiser, clip) if profile.student.sds_weight else None
 
 
-def choose_candidate(candidates: Sequence[Candidate], least_retention: float) -> Candidate:
-    """Chooses between interpolations measured on val, by one rule for every arm.
-
-    Of those that retain enough of the zero-shot accuracy, the one with the best text→image
-    Recall@1; the first, the untouched CLIP, if none does.
-    """
-    able = [each for each in candidates if each.retention >= least_retention]
-    return max(able or candidates[:1], key=lambda candidate: candidate.recall_at_1)
-
-
-def train_arm(
-    name: str,
-    clip: ClipBundle,
-    shown: TrainingSet,
-    terms: Sequence[Term],
-    profile: Profile,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[ClipBundle, History], None] | None = None,
-    on_step: Callable[[int, float], None] | None = None,
-) -> Arm:
-    """Fine-tunes a copy of CLIP and chooses its interpolation on val.
-
-    The weights that trained are rounded to the half precision that `save_arm` keeps, so that the
-    arm measures the same once it is loaded.
-
-    Args:
-        name: of the arm.
-        clip: the untouched CLIP.
-        shown: the training data, and val, which decides; test is not looked at.
-        terms: what is learned; as `prepare_terms` makes them.
-        profile: settings, rule of selection and seed.
-        checkpoint: to continue from.
-        on_epoch: called after each epoch.
-        on_step: as in `distill`.
-    """
-    settings = profile.student
-    precision = choose_precision(settings.mixed_precision)
-    sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
-
-    def name_sample(model: ClipBundle) -> float:
-        return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1
-
-    untouched = name_sample(clip)
-
-    def validate(trained: ClipBundle, history: History) -> None:
-        student = replace(trained, precision=precision)
-        found, named = evaluate_retrieval(student, shown.val, progress=False), name_sample(trained)
-        history[-1] |= {
-            "val_recall_at_1": found.text_to_image.recall_at[1],
-            "val_zero_shot": named,
-        }
-        if untouched:
-            history[-1]["val_retention"] = named / untouched
-        if on_epoch:
-            on_epoch(trained, history)
-
-    run = distill(
-        clip,
-        shown.captioned,
-        terms,
-        settings,
-        seed=profile.seed,
-        checkpoint=checkpoint,
-        on_epoch=validate,
-        on_step=on_step,
-    )
-    return_memory()
-    rule = profile.selection
-    candidates = measure_interpolations(
-        clip, run.student, shown.val, shown.zero_shot_val, rule.alphas, precision
-    )
-    alpha = choose_candidate(candidates, rule.least_retention).alpha
-    student = interpolate(clip, run.student, alpha)
-    part = _trained_part(student, settings.train_text)
-    part.load_state_dict(_halve(part))  # copied into what is there, so in single precision again
-    return_memory()
-    return Arm(name, student, alpha, candidates, run.history, settings.train_text)
-
-
-def train_and_save_arms(
-    profile: Profile,
-    clip: ClipBundle,
-    teacher: MetaTeacher | RegionTeacher | None,
+def train_arms(
+    begun: Begun,
     captioned: EncodedPictures,
-    uncaptioned: EncodedPictures | None,
     sets: EvaluationSets,
-    folder: Path,
-    checkpoints: Path | None = None,
+    teacher: TeacherRun | None = None,
+    uncaptioned: EncodedPictures | None = None,
 ) -> dict[str, Arm]:
-    """Trains a profile's recipe and its control, and saves both.
+    """Trains a run's recipe and its control, and saves both in folders of their names.
 
     Args:
-        profile: whose recipe names its arm.
-        clip: the untouched one.
-        teacher: None for a recipe that has none, or whose teacher is the control.
+        begun: the run.
         captioned: the training data.
-        uncaptioned: pictures to learn from without captions.
         sets: what the arms are chosen on.
-        folder: to save the arms in.
-        checkpoints: the folder of what training goes on from, if it was stopped.
+        teacher: left out for a recipe that has none, or whose teacher is the control.
+        uncaptioned: pictures to learn from without captions.
 
     Returns:
         clip (untouched), contrastive_rehearsal and the recipe's arm, by name.
     """
+    profile, clip, seen = begun.profile, begun.clip, begun.seen
     control = control_of(profile)
-    data = prepare_training(control, clip, captioned, sets)
-    arms = {"clip": Arm("clip", clip)}
+    rehearsal = prepare_rehearsal(clip, captioned, control.regions)
+    shown = prepare_training(clip, captioned, sets, profile.selection)
+    arms = {"clip": Arm(clip)}
     for name, settings in {CONTROL: control, profile.recipe: profile}.items():
-        own = teacher or arms.get(CONTROL, arms["clip"]).clip
-        terms = prepare_terms(settings, clip, captioned, data.rehearsal, own, uncaptioned)
-        state = checkpoints and checkpoints / f"{name}.safetensors"
-        arms[name] = train_arm(name, clip, data, terms, settings, state)
+        teaches = teacher.teacher if teacher else arms.get(CONTROL, arms["clip"]).clip
+        terms = prepare_terms(settings, clip, captioned, teaches, uncaptioned, rehearsal)
+        state = begun.out / "checkpoints" / f"{name}.safetensors"
+        arms[name] = train_arm(
+            clip, shown, terms, settings.student, seed=profile.seed, checkpoint=state
+        )
+        if uncaptioned and settings.student.uncaptioned_batch:
+            seen = add_trained(seen, uncaptioned.dataset, profile.leak_guard == "content")
         if is_main_process():
-            save_arm(arms[name], folder)
+            save_arm(arms[name], begun.out / name, describe_origin(settings, clip), seen)
     say("Trained the arms now.")
     return arms
 
 
-def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, ArmResult]:
-    """Measures arms on test: retrieval, zero-shot, zero-shot in a held-out style if any.
-
-    A set at a time, whose pictures are read once for all arms if they fit into memory.
-    """
-    clip, found = next(iter(arms.values())).clip, []
-    measurements: list[tuple[Callable[..., Any], Any]] = [
-        (evaluate_retrieval, sets.test),
-        (evaluate_zero_shot, sets.zero_shot),
-        (evaluate_zero_shot, sets.zero_shot_held_out),
-    ]
-    for evaluate, data in measurements:
-        if data:
-            data = replace(data, pictures=_read_few(clip, data.pictures))
-        shown = tqdm(arms.values(), "measuring arms", disable=not data or not is_main_process())
-        found.append([data and evaluate(arm.clip, data, progress=False) for arm in shown])
-    return dict(zip(arms, map(ArmResult, arms.values(), *found), strict=True))
+def list_notes(data: ProfileData, clip: ClipBundle) -> list[str]:
+    """What is to be known of figures that were measured on data, in sentences."""
+    few = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
+    return [*filter(None, (*few, warn_of_captions(data.test, clip)))]
 
 
-def score_teachers(
-    profile: Profile,
-    clip: ClipBundle,
-    teachers: Mapping[str, MetaTeacher | RegionTeacher],
-    count: int = 1000,
-) -> dict[str, dict[str, Float[Tensor, "item 2 2"]]]:
-    """Asks teachers what `score_compositions` asks a CLIP; captions' vectors are the frozen CLIP's.
-
-    A teacher that reads captions embeds each of an item's pictures beside each of its captions, and
-    the cosine is that with the vector of this caption.
-
-    Args:
-        profile: that they were trained by; says how regions are made and what is seen of them.
-        clip: the untouched one.
-        teachers: by name.
-        count: items of each kind.
-
-    Returns:
-        By teacher and kind, as `composition_scores` takes them.
-
-    Raises:
-        ValueError: there is no item.
-    """
-    detector = choose_detector(profile, clip)
-    found: dict[str, dict[str, Tensor]] = {name: {} for name in teachers}
-    item = torch.arange(2 * count).reshape(-1, 2)  # its pictures, by number
-    for kind in KINDS:
-        features = extract_features(clip, detector, load_compositions(kind, count), profile.regions)
-        for name, teacher in teachers.items():
-            if isinstance(teacher, RegionTeacher):
-                embedding = embed_pictures(teacher, features, profile.region_teacher)
-                embedding = embedding.reshape(count, 2, 1, -1)
-            else:
-                beside = [  # all captions beside the first picture of their item, and the second
-                    replace(features, image_of_text=item[:, [place, place]].flatten())
-                    for place in (0, 1)
-                ]
-                pairs = [embed_with_teacher(teacher, each, profile.regions) for each in beside]
-                embedding = torch.stack([each.reshape(count, 2, -1) for each in pairs], dim=1)
-            text = features.text.reshape(count, 1, 2, -1)
-            found[name][kind] = (embedding * text).sum(-1)  # item picture caption
-    return found
-
-
-# Arms and teachers on disk
-
-
-def save_arm(arm: Arm, folder: Path) -> None:
-    """Writes what of an arm has trained (fp16), its image tower mostly, and how it came about."""
-    save_tensors(
-        _halve(_trained_part(arm.clip, arm.trained_text)), folder / f"{arm.name}.safetensors"
-    )
-    write_record(
-        {
-            "trained_text": arm.trained_text,
-            "alpha": arm.alpha,
-            "candidates": [asdict(candidate) for candidate in arm.candidates],
-            "history": arm.history,
-        },
-        folder / f"{arm.name}.json",
-    )
-
-
-def load_arm(name: str, clip: ClipBundle, folder: Path) -> Arm:
-    """Reads what `save_arm` wrote.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not there, damaged, or of another architecture.
-    """
-    loaded, path = clone_clip(clip), folder / f"{name}.safetensors"
-
-    def build(record: dict[str, Any]) -> Arm:
-        return Arm(
-            name,
-            loaded,
-            record["alpha"],
-            tuple(Candidate(**each) for each in record["candidates"]),
-            record["history"],
-            record.get("trained_text", False),
-        )
-
-    arm = read_record(path.with_suffix(".json"), build)
-    load_weights(_trained_part(loaded, arm.trained_text), load_tensors(path), str(path))
-    return arm
-
-
-def _trained_part(clip: ClipBundle, trained_text: bool) -> nn.Module:
-    return clip.model if trained_text else clip.model.visual
-
-
-def _halve(part: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in part.state_dict().items()
-    }
-
-
-def load_arms(
-    clip: ClipBundle, folder: Path, names: Sequence[str] = (CONTROL, "region_taught")
-) -> dict[str, Arm]:
-    """Reads some arms, beside the untouched CLIP, and says so.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_arm`.
-    """
-    trained = {name: load_arm(name, clip, folder) for name in names}
-    mixed = ", ".join(f"{name} (α = {arm.alpha:g})" for name, arm in trained.items())
-    say(f"Loaded the saved arms, trained earlier: {mixed}.")
-    return {"clip": Arm("clip", clip)} | trained
-
-
-# By kind of teacher: what its files are called, and what decides what it computes.
-_KINDS = {
-    TeacherSettings: ("teacher", ("heads", "layers", "pooling_temperature", "masked")),
-    RegionTeacherSettings: (
-        "region_teacher",
-        ("heads", "layers", "width", "regions", "boxes", "whole_picture"),
-    ),
-}
-
-
-def save_teacher(
-    run: TeacherRun, settings: TeacherSettings | RegionTeacherSettings, folder: Path
-) -> None:
-    """Writes a teacher's weights and how it came about."""
-    name, _ = _KINDS[type(settings)]
-    save_tensors(run.teacher.state_dict(), folder / f"{name}.safetensors")
-    write_record({"settings": asdict(settings), "history": run.history}, folder / f"{name}.json")
-
-
-def load_teacher(
-    embed_dim: int, settings: TeacherSettings | RegionTeacherSettings, folder: Path
-) -> TeacherRun:
-    """Reads what `save_teacher` wrote, and says so.
-
-    Args:
-        embed_dim: CLIP's joint space.
-        settings: of the kind of teacher that is looked for.
-        folder: of the run.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not there, damaged, or computes otherwise than one of
-            these settings would.
-    """
-    kind, decisive = _KINDS[type(settings)]
-    path = folder / f"{kind}.safetensors"
-    kept, history = read_record(
-        path.with_suffix(".json"),
-        lambda record: (type(settings)(**record["settings"]), list(record["history"])),
-    )
-    for name in decisive:
-        if getattr(kept, name) != getattr(settings, name):
-            raise ValueError(
-                f"Expected a teacher with {name}={getattr(settings, name)!r} in {folder}, got "
-                f"{getattr(kept, name)!r}; change the profile or train another."
-            )
-    teacher = build_teacher(embed_dim, settings)
-    load_weights(teacher, load_tensors(path), str(path))
-    say(f"Loaded the saved teacher: {len(history)} epochs.")
-    return TeacherRun(teacher.eval(), history)
-
-
-def find_saved(profile: Profile, folder: str = "") -> Path:
-    """The folder of a profile's teacher and arms, for a notebook.
-
-    Args:
-        profile: the pocket's come with the kit, another's have to be trained before.
-        folder: where a run of yours left them, instead.
-
-    Raises:
-        FileNotFoundError: they have not been trained.
-    """
-    if not folder and profile.name == profile.data == "pocket":
-        return asset_path("pocket_arms")
-    place = Path(folder or f"../runs/{profile.name}/arms")  # from notebooks/
-    if not (place / f"{profile.recipe}.json").is_file():
-        raise FileNotFoundError(
-            f"Expected a teacher and arms of the profile {profile.name} in {place}, found none; "
-            f"run: python -m dclip_kit distill --profile {profile.name} --out {place}"
-        )
-    return place
+def save_report(report: dict[str, Any], out: Path) -> None:
+    """Writes a run's report, and into the cards of its models what was measured."""
+    if is_main_process():
+        write_record(report, out / REPORT)
+        table, _, _ = format_report(report).partition("\n\n")
+        *sentences, _ = say_report(report)  # but for how long it took
+        for name in report["arms"].keys() - {"clip"}:
+            write_card(out / name, "\n- ".join([f"{table}\n", *sentences, *report["notes"]]))

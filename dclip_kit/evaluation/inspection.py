@@ -18,7 +18,9 @@ from tqdm.auto import tqdm
 
 from dclip_kit.config import RegionSettings, RegionTeacherSettings
 from dclip_kit.data import open_picture
+from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.data.pocket.scenes import Scene
+from dclip_kit.features.extract import choose_detector, extract_features
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import ranks, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
@@ -30,7 +32,13 @@ from dclip_kit.models.regions import (
     scale_products,
 )
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, TeacherOutput
-from dclip_kit.training import apply_teacher, choose_lenders, embed_pictures
+from dclip_kit.training import (
+    TeacherRun,
+    apply_teacher,
+    choose_lenders,
+    embed_pictures,
+    embed_with_teacher,
+)
 
 _SETTINGS = RegionSettings()  # how crops are cut unless said otherwise
 
@@ -462,3 +470,52 @@ def region_probe(
         ).image_to_text.recall_at[1]
 
     return ShortcutProbe(own=score("own"), shuffled=score("another"), blank=score("none"))
+
+
+def probe_teacher(
+    run: TeacherRun, clip: ClipBundle, features: FrozenFeatures, regions: RegionSettings
+) -> ShortcutProbe:
+    """The probe that fits the kind of a teacher; arguments as `shortcut_probe`'s."""
+    if isinstance(run.settings, RegionTeacherSettings):
+        return region_probe(run.teacher, features, run.settings)
+    return shortcut_probe(run.teacher, clip, features, regions)
+
+
+def score_teacher(
+    run: TeacherRun, clip: ClipBundle, regions: RegionSettings, count: int = 1000
+) -> dict[str, Float[Tensor, "item 2 2"]]:
+    """Asks a teacher what `score_compositions` asks a CLIP; captions' vectors are frozen CLIP's.
+
+    A teacher that reads captions embeds each of an item's pictures beside each of its captions, and
+    the cosine is that with the vector of this caption.
+
+    Args:
+        run: of the teacher.
+        clip: the untouched one.
+        regions: how they are made.
+        count: items of each kind.
+
+    Returns:
+        By kind, as `composition_scores` takes them.
+
+    Raises:
+        ValueError: there is no item.
+    """
+    detector = choose_detector(regions, clip)
+    found: dict[str, Tensor] = {}
+    item = torch.arange(2 * count).reshape(-1, 2)  # its pictures, by number
+    for kind in KINDS:
+        features = extract_features(clip, detector, load_compositions(kind, count), regions)
+        if isinstance(run.settings, RegionTeacherSettings):
+            embedding = embed_pictures(run.teacher, features, run.settings)
+            embedding = embedding.reshape(count, 2, 1, -1)
+        else:
+            beside = [  # all captions beside the first picture of their item, and the second
+                replace(features, image_of_text=item[:, [place, place]].flatten())
+                for place in (0, 1)
+            ]
+            pairs = [embed_with_teacher(run.teacher, each, regions) for each in beside]
+            embedding = torch.stack([each.reshape(count, 2, -1) for each in pairs], dim=1)
+        text = features.text.reshape(count, 1, 2, -1)
+        found[kind] = (embedding * text).sum(-1)  # item picture caption
+    return found

@@ -29,6 +29,16 @@ from dclip_kit.config import (
 )
 from dclip_kit.data.pictures import CaptionedImages
 from dclip_kit.data.pocket import world as pocket
+from dclip_kit.evaluation.arms import (
+    Arm,
+    Candidate,
+    choose_candidate,
+    describe_origin,
+    prepare_evaluation,
+    prepare_training,
+    save_arm,
+    train_arm,
+)
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     GalleryMetrics,
@@ -45,19 +55,10 @@ from dclip_kit.evaluation.evaluate import (
     score_compositions,
 )
 from dclip_kit.evaluation.experiment import (
-    Arm,
-    Candidate,
-    choose_candidate,
-    encode_pictures,
-    load_or_extract_features,
-    prepare_evaluation,
-    prepare_rehearsal,
     prepare_terms,
-    prepare_training,
-    save_arm,
+    save_teacher_run,
     teacher_settings,
-    train_and_save_teacher,
-    train_arm,
+    train_teacher_of,
 )
 from dclip_kit.evaluation.inspection import region_probe
 from dclip_kit.evaluation.profile_data import (
@@ -67,16 +68,20 @@ from dclip_kit.evaluation.profile_data import (
     load_uncaptioned,
     locate_uncaptioned,
 )
-from dclip_kit.evaluation.runs import (
-    begun_from,
-    describe_run,
+from dclip_kit.evaluation.seen import (
+    SeenPictures,
+    add_trained,
+    describe_seen,
     leave_out_seen,
     leave_out_trained_labelled,
+    load_seen,
 )
+from dclip_kit.features.extract import encode_pictures, load_or_extract_features
 from dclip_kit.features.store import EncodedPictures, differing_entries, digest_record
 from dclip_kit.metrics import composition_scores
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.weights import interpolate
+from dclip_kit.models.teacher import kind_of
+from dclip_kit.models.weights import clone_clip, interpolate, round_changed
 from dclip_kit.runtime.files import read_record, write_record
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
@@ -435,17 +440,16 @@ class _Workshop:
         # What is trained anew goes on from no checkpoint, and lies apart.
         self.place = work / "repeated" if anew else work
         self.states = None if anew else work / "checkpoints"
-        data = load_data(study.profile)
-        for folder in begun_from(study.profile):
-            data = leave_out_seen(data, folder)
-        self.data = data
+        self.data = load_data(study.profile)
+        self.before = load_seen(study.profile.clip)
+        if self.before:
+            self.data = leave_out_seen(self.data, self.before, study.profile.clip)
         self.read_uncaptioned = cache(self._read_uncaptioned)
         if study.profile.zero_shot != "pocket":  # whose pictures are apart
             trained = {arm.profile.uncaptioned: arm.profile for arm in study.arms if arm.profile}
             named = [name for name, each in trained.items() if locate_uncaptioned(each)[0]]
-            for more in (None, *map(self.read_uncaptioned, named)):
-                seen = describe_run(study.profile, data, more)
-                self.data = leave_out_trained_labelled(self.data, seen)
+            for each in ("", *named):
+                self.data = leave_out_trained_labelled(self.data, self._describe_seen(each))
         self.chosen_on = prepare_measuring(clip, study, self.data, "val")
         self.measured_on = prepare_measuring(clip, study, self.data, "test")
         self.captioned, self.uncaptioned = cache(self._captioned), cache(self._uncaptioned)
@@ -465,19 +469,28 @@ class _Workshop:
         profile = apply_recipe(replace(self.study.profile, uncaptioned=named), "region_taught")
         return load_uncaptioned(profile, self.data)
 
+    def _describe_seen(self, named: str = "") -> SeenPictures:
+        """What an arm has seen that learns from these uncaptioned pictures, too."""
+        profile, val = self.study.profile, self.data.val
+        if profile.data == "pocket":
+            val = pocket.load_further(*_OF_POCKET["val"])
+        labelled = () if profile.zero_shot == "pocket" else self.data.zero_shot_val.paths
+        by_content, before = profile.leak_guard == "content", [self.before] if self.before else []
+        seen = describe_seen(self.data.train, val, labelled, by_content, before)
+        more = self.read_uncaptioned(named) if named else None
+        return add_trained(seen, more, by_content) if more else seen
+
     def _select(self, share: float) -> CaptionedImages:
         train = self.data.train
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
         return train.select(sorted(order[: round(share * len(train))].tolist()))
 
     def _captioned(self, regions: RegionSettings, share: float) -> EncodedPictures:
-        profile = replace(self.study.profile, regions=regions)
-        return encode_pictures(profile, self.clip, self._select(share), self.work)
+        return encode_pictures(self.clip, self._select(share), regions, self.work)
 
     def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
-        profile = replace(self.study.profile, regions=regions)
         pictures = self.read_uncaptioned(named)
-        return encode_pictures(profile, self.clip, pictures, self.work) if pictures else None
+        return encode_pictures(self.clip, pictures, regions, self.work) if pictures else None
 
     def run(self, arms: Sequence[StudyArm], seed: int) -> list[dict[str, Any]]:
         """Records of one training, for arms that differ in their rescoring alone.
@@ -521,9 +534,8 @@ class _Workshop:
             mixed = self.clip
             if profile and run:
                 alpha = choose_candidate(val, RETENTION).alpha
-                mixed, text = interpolate(self.clip, run.student, alpha), profile.student.train_text
-                kept = Arm(arm.name, mixed, alpha, tuple(val), run.history, text)
-                save_arm(kept, self.place / "arms" / f"seed-{seed}")
+                mixed = interpolate(self.clip, run.student, alpha)
+                self._save(Arm(mixed, alpha, tuple(val), run.history), arm.name, profile, seed)
             chosen, settings = points[alpha][1], self.study.describe(arm, seed)
             records.append(
                 {
@@ -547,6 +559,15 @@ class _Workshop:
                 }
             )
         return records
+
+    def _save(self, arm: Arm, name: str, profile: Profile, seed: int) -> None:
+        """Keeps an arm; what is recorded of it was measured before its weights are rounded."""
+        rounded = clone_clip(arm.clip)
+        round_changed(self.clip, rounded)
+        named = profile.uncaptioned if profile.student.uncaptioned_batch else ""
+        origin = describe_origin(replace(profile, seed=seed), self.clip)
+        place = self.place / "arms" / f"seed-{seed}" / name
+        save_arm(replace(arm, clip=rounded), place, origin, self._describe_seen(named))
 
     def _ask_compositions(self, clip: ClipBundle) -> dict[str, dict[str, str]] | None:
         if not self.study.compositions:
@@ -577,32 +598,36 @@ class _Workshop:
             else:
                 place = teacher_place(self.place, arm, profile.seed)
                 state = self.states and self.states / f"teacher-{place.name}.safetensors"
-                teacher = train_and_save_teacher(profile, captioned.features, place, state).teacher
+                run = train_teacher_of(profile, captioned.features, state, self.clip.device)
+                folder, seen = place / kind_of(run.settings), self._describe_seen()
+                save_teacher_run(run, folder, profile, self.clip, seen)
+                teacher = run.teacher
             if profile.teacher_model == "region":
                 further = self.data.test
                 if self.study.profile.data == "pocket":
                     further = pocket.load_further(*_OF_POCKET["probe"])
-                tested = load_or_extract_features(profile, self.clip, further, self.work)
+                tested = load_or_extract_features(self.clip, further, profile.regions, self.work)
                 probe = asdict(region_probe(teacher, tested, profile.region_teacher))
-        rehearsal = prepare_rehearsal(profile, self.clip, captioned)
-        terms = prepare_terms(profile, self.clip, captioned, rehearsal, teacher, uncaptioned)
+        terms = prepare_terms(profile, self.clip, captioned, teacher, uncaptioned)
         key = digest_record(replace(arm, rescoring=None).describe(profile.seed))
         # Of no arm's name: those that differ in their rescoring go on from one another's.
         state = self.states and self.states / f"student-{key}.safetensors"
-        run = distill(self.clip, captioned, terms, student, seed=profile.seed, checkpoint=state)
-        return run, student.epochs * steps, probe
+        trained = distill(self.clip, captioned, terms, student, seed=profile.seed, checkpoint=state)
+        return trained, student.epochs * steps, probe
 
     def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
-        """The control by its own settings; arms that it teaches share its checkpoint."""
+        """The control by its own settings, trained once for its own row and for what it teaches."""
         control = replace(apply_recipe(self.study.profile, CONTROL), seed=profile.seed)
         captioned = self.captioned(control.regions, arm.captions)
-        shown = prepare_training(
-            control, self.clip, captioned, prepare_evaluation(self.clip, self.data)
+        sets = prepare_evaluation(self.clip, self.data)
+        shown = prepare_training(self.clip, captioned, sets, control.selection)
+        key = digest_record(
+            replace(arm, profile=control, steps=0, rescoring=None).describe(profile.seed)
         )
-        key = digest_record(replace(arm, profile=control, steps=0).describe(profile.seed))
-        state = self.states and self.states / f"{CONTROL}-{key}.safetensors"
-        terms = prepare_terms(control, self.clip, captioned, shown.rehearsal)
-        return train_arm(CONTROL, self.clip, shown, terms, control, state).clip
+        state = self.states and self.states / f"student-{key}.safetensors"
+        terms = prepare_terms(control, self.clip, captioned)
+        student, seed = control.student, profile.seed
+        return train_arm(self.clip, shown, terms, student, seed=seed, checkpoint=state).clip
 
 
 def _retention(found: Measurement, base: Measurement) -> float:

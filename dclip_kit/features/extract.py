@@ -13,21 +13,25 @@ from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.features.store import (
     WHOLE_PICTURE,
+    EncodedPictures,
     FrozenFeatures,
     describe_source,
+    digest_record,
     fill_store,
     open_store,
 )
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.detector import Detector
+from dclip_kit.models.detector import Detector, load_detector
 from dclip_kit.models.encode import (
     encode_pixels,
     encode_tokens,
     read_ahead,
+    read_few,
     split_by_pixels,
 )
 from dclip_kit.models.regions import Box, Regions, crop_boxes, crop_regions
 from dclip_kit.runtime.machine import return_memory
+from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
 
 
@@ -71,6 +75,60 @@ def extract_features(
         features = fill_store(Path(folder), source, len(dataset), make)
     return_memory()
     return features
+
+
+def load_or_extract_features(
+    bundle: ClipBundle, dataset: CaptionedImages, settings: RegionSettings, folder: Path | None
+) -> FrozenFeatures:
+    """Opens a data set's features in a folder of several, or extracts them into it.
+
+    They lie in a store that is called by the split and by what they are made from: where data or
+    settings have changed, another is made beside it. It is opened without loading the detector.
+
+    Args:
+        bundle: the untouched CLIP.
+        dataset: with captions or without.
+        settings: how regions are made.
+        folder: None keeps the features in memory only.
+
+    Raises:
+        ValueError: as `extract_features`, or the store that is there is damaged.
+    """
+    place = None
+    if folder:
+        source = describe_source(bundle, dataset, settings)
+        place = folder / f"features-{dataset.split}-{digest_record(source)}"
+        features = open_store(place, source)
+        if features is not None:
+            say(f"Loaded the features in {place}.")
+            return features
+    detector = choose_detector(settings, bundle)
+    return extract_features(bundle, detector, dataset, settings, folder=place)
+
+
+def choose_detector(settings: RegionSettings, bundle: ClipBundle) -> Detector:
+    """The detector that finds regions by these settings, on the device of a CLIP."""
+    return load_detector(
+        settings.detector,
+        confidence=settings.confidence,
+        max_regions=settings.max_regions,
+        device=bundle.device,
+    )
+
+
+def encode_pictures(
+    bundle: ClipBundle,
+    dataset: CaptionedImages,
+    settings: RegionSettings,
+    folder: Path | None = None,
+) -> EncodedPictures:
+    """Features of pictures, as `load_or_extract_features`, and the pictures for trainings to read.
+
+    Raises:
+        ValueError: as `load_or_extract_features` and `read_pixels`.
+    """
+    features = load_or_extract_features(bundle, dataset, settings, folder)
+    return EncodedPictures(dataset, features, read_few(bundle, dataset.paths))
 
 
 def _encode_parts(

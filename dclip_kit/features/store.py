@@ -28,7 +28,6 @@ from dclip_kit.models.detector import Detector, locate_weights
 from dclip_kit.models.encode import Pictures
 from dclip_kit.models.regions import pad_rows
 from dclip_kit.runtime.files import (
-    fingerprint,
     load_tensors,
     raw_bytes,
     replacing,
@@ -302,7 +301,7 @@ def describe_source(
         "format": "dclip_kit features 2",
         "dtype": dtype if bundle.precision == "no" else bundle.precision,
         "clip": {
-            "weights": fingerprint(*bundle.model.state_dict().values()),
+            "weights": bundle.digest,
             "architecture": bundle.model_config,
             "preprocessing": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),
             "vocabulary": _digest([bundle.merges.read_bytes()]) if bundle.merges else None,

@@ -1,11 +1,11 @@
-"""CLIP through open_clip: loading, export, and what it computes in (precision and device).
+"""CLIP through open_clip: loading, saving, and what it computes in (precision and device).
 
 Axes: image, embed.
 """
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose
 
-from dclip_kit.runtime.files import asset_path, save_tensors, write_atomically
+from dclip_kit.runtime.files import asset_path, fingerprint, save_tensors, write_atomically
 
 CONFIG_FILE = "open_clip_config.json"
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
@@ -40,7 +40,7 @@ class ClipBundle:
         preprocess: open_clip's evaluation transform, picture to normalised tensor.
         tokenizer: texts to token ids.
         name: what it was loaded as.
-        model_config: open_clip's architecture, for export.
+        model_config: open_clip's architecture, for `save_clip`.
         merges: the tokenizer's vocabulary file; None where it is open_clip's own.
         precision: what pictures are encoded in, "no" for float32 or "bf16"; features are float32.
     """
@@ -67,6 +67,15 @@ class ClipBundle:
     def side(self) -> int:
         """The longer side in pixels of the pictures that the model takes."""
         return max(self.to_pixels(Image.new("RGB", (1, 1))).shape[1:])
+
+    @property
+    def digest(self) -> str:
+        """Of the weights; computed once, and anew only where they have been changed since."""
+        weights = list(self.model.state_dict().values())
+        state = [(each.data_ptr(), each._version) for each in weights]
+        if self.__dict__.get("_digested", (None,))[0] != state:
+            self.__dict__["_digested"] = state, fingerprint(*weights)
+        return self.__dict__["_digested"][1]
 
     def to_pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """The preprocessed picture as bytes: a quarter of the memory, and exact."""
@@ -139,36 +148,20 @@ def load_clip(
     """
     require_device(device)
     name = str(name_or_path)
-    folder = None
-    if name == "pocket":
-        folder = asset_path("pocket_clip")
-    elif name.startswith("local-dir:") or Path(name).is_dir():
-        folder = Path(name.removeprefix("local-dir:"))
+    folder = find_folder(name)
     if pretrained is not None and (folder or name.startswith("hf-hub:")):
         raise ValueError(
             f"Expected no `pretrained` for {name}, which has weights of its own, got "
             f"{pretrained!r}; leave it out."
         )
     if folder:
-        first = Path(open_clip.factory._find_checkpoint_in_dir(folder) or "none")
-        if not (folder / CONFIG_FILE).is_file() or first.suffix != ".safetensors":
-            raise FileNotFoundError(
-                f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}, of whose "
-                f"files open_clip would take {first.name} for weights; export_clip writes such a "
-                "folder."
-            )
+        _require_clip_in(folder)
     elif not name.startswith("hf-hub:"):
-        if name not in open_clip.list_models():
-            raise ValueError(
-                f"Expected 'pocket', a folder or an architecture of open_clip, got {name!r}; open_"
-                "clip.list_models() lists them, and a repository is 'hf-hub:organisation/name'."
-            )
+        _require_architecture(name)
         if pretrained != "untrained":
             require_weights(name, pretrained)
-
-    reference = f"local-dir:{folder}" if folder else name
     merges = folder / MERGES_FILE if folder and (folder / MERGES_FILE).exists() else None
-    options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
+    reference = f"local-dir:{folder}" if folder else name
     try:
         if name.startswith("hf-hub:"):
             _require_one(name.removeprefix("hf-hub:"), CONFIG_FILE)
@@ -178,16 +171,7 @@ def load_clip(
                 repository, *((f"{Path(file).stem}.safetensors", file) if file else WEIGHTS_FILES)
             )
         model_config = open_clip.get_model_config(reference)
-        text = dict(model_config["text_cfg"])
-        # Else transformers would run a model's own Python where its files say so, or ask on the
-        # terminal.
-        if text.get("hf_tokenizer_name"):
-            options["trust_remote_code"] = False
-        if text.get("hf_model_name"):
-            from transformers import AutoConfig
-
-            AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False)
-        tokenizer = open_clip.get_tokenizer(reference, **options)
+        tokenizer = _load_tokenizer(reference, model_config["text_cfg"], merges)
         model, _, preprocess = open_clip.create_model_and_transforms(
             reference,
             pretrained=None if pretrained == "untrained" else pretrained,
@@ -202,7 +186,7 @@ def load_clip(
             f"on the network, whole and of one kind, but they do not load ({reason}); fetch them "
             "again, or name others."
         ) from error
-    size = text.get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
+    size = model_config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
     read = getattr(tokenizer, "vocab_size", size)  # transformers' know their own
     # A table of embeddings may have rows to spare, but not beside a vocabulary made for it.
     if read > size or (merges and read != size):
@@ -211,6 +195,68 @@ def load_clip(
             f"the model's own {MERGES_FILE} in it."
         )
     return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
+
+
+def find_folder(name: str) -> Path | None:
+    """The folder of a CLIP that `load_clip` is given by this name; None where it is in none."""
+    if name == "pocket":
+        return asset_path("pocket_clip")
+    if name.startswith("local-dir:") or Path(name).is_dir():
+        return Path(name.removeprefix("local-dir:"))
+    return None
+
+
+def tag_for(name: str, pretrained: str | None) -> str | None:
+    """The tag, if this is an architecture: other CLIPs have weights of their own.
+
+    So one tag can be given for several models, and stay a profile's when its CLIP is changed.
+    """
+    return pretrained if name in open_clip.list_models() else None
+
+
+def _require_clip_in(folder: Path) -> None:
+    """Raises FileNotFoundError where open_clip would find no CLIP in a folder, or a pickle."""
+    first = Path(open_clip.factory._find_checkpoint_in_dir(folder) or "none")
+    if (folder / CONFIG_FILE).is_file() and first.suffix == ".safetensors":
+        return
+    if inner := sorted(str(each.parent) for each in folder.glob(f"*/{CONFIG_FILE}")):
+        raise FileNotFoundError(
+            f"Expected a model, got a folder of several; name one of them: {', '.join(inner)}."
+        )
+    raise FileNotFoundError(
+        f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}, of whose files "
+        f"open_clip would take {first.name} for weights; save_clip writes such a folder."
+    )
+
+
+def _require_architecture(name: str) -> None:
+    """Raises ValueError where open_clip has no architecture of this name."""
+    if Path(f"{name.removesuffix('.safetensors')}.safetensors").is_file():
+        raise ValueError(
+            f"Expected the folder of a model, got {name}, the weights of a tower alone, as earlier "
+            "versions wrote them; train it again with distill and another --out."
+        )
+    if name not in open_clip.list_models():
+        raise ValueError(
+            f"Expected 'pocket', a folder or an architecture of open_clip, got {name!r}; open_"
+            "clip.list_models() lists them, and a repository is 'hf-hub:organisation/name'."
+        )
+
+
+def _load_tokenizer(
+    reference: str, text: Mapping[str, Any], merges: Path | None
+) -> Callable[..., Tensor]:
+    """The tokenizer of open_clip's model, whose own Python is never run."""
+    options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
+    # Else transformers would run a model's own Python where its files say so, or ask on the
+    # terminal.
+    if text.get("hf_tokenizer_name"):
+        options["trust_remote_code"] = False
+    if text.get("hf_model_name"):
+        from transformers import AutoConfig
+
+        AutoConfig.from_pretrained(text["hf_model_name"], trust_remote_code=False)
+    return open_clip.get_tokenizer(reference, **options)
 
 
 def _require_one(repository: str, *files: str) -> None:
@@ -252,19 +298,20 @@ def require_weights(name: str, pretrained: str | None) -> None:
         )
 
 
-def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
-    """Writes what plain open_clip loads as `local-dir:folder`, without this kit; fp32.
+def save_clip(bundle: ClipBundle, folder: Path | str) -> None:
+    """Writes what plain open_clip loads as `local-dir:folder`, without this kit.
 
-    A tokenizer of transformers (SigLIP's, or a multilingual CLIP's) is saved in the folder, where
-    open_clip looks for it. A shortened vocabulary goes with it, as merges.txt.gz; open_clip must be
-    told of it: `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
+    Weights are kept bit for bit, in half precision where that says the same. A tokenizer of
+    transformers (SigLIP's, or a multilingual CLIP's) is saved in the folder, where open_clip looks
+    for it. A shortened vocabulary goes with it, as merges.txt.gz; open_clip must be told of it:
+    `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
     """
     folder = Path(folder)
-    save_tensors(bundle.model.state_dict(), folder / WEIGHTS_FILES[0])
     if bundle.merges:
         write_atomically(folder / MERGES_FILE, bundle.merges.read_bytes())
     else:
-        (folder / MERGES_FILE).unlink(missing_ok=True)  # an earlier export's would be misread
+        (folder / MERGES_FILE).unlink(missing_ok=True)  # an earlier model's would be misread
+    folder.mkdir(parents=True, exist_ok=True)
     if hasattr(bundle.tokenizer, "save_pretrained"):
         with TemporaryDirectory(dir=folder) as temporary:
             bundle.tokenizer.save_pretrained(temporary)
@@ -275,6 +322,14 @@ def export_clip(bundle: ClipBundle, folder: Path | str) -> None:
         "preprocess_cfg": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),
     }
     write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
+    weights = {name: _shorten(each) for name, each in bundle.model.state_dict().items()}
+    save_tensors(weights, folder / WEIGHTS_FILES[0])
+
+
+def _shorten(values: Tensor) -> Tensor:
+    """The same numbers in half precision, if it has them all."""
+    short = values.half() if values.dtype == torch.float32 else values
+    return short if torch.equal(short.to(values.dtype), values) else values
 
 
 # What models compute in

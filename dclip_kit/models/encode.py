@@ -34,6 +34,7 @@ Read = TypeVar("Read")
 
 _SHORTENING = Lock()  # of models that a page's threads share
 
+KEPT_BYTES = 1 << 30  # of a set's pictures in memory
 MOST_PIXELS = 32_000_000  # of pictures opened at a time, each of 4 bytes in Pillow
 
 
@@ -140,6 +141,12 @@ def read_pixels(bundle: ClipBundle, pictures: Pictures) -> Shaped[Tensor, "image
     for images, read in zip(bar, read_batches(bundle, pictures, batches), strict=True):
         pixels[images] = read
     return pixels
+
+
+def read_few(bundle: ClipBundle, pictures: Pictures) -> Pictures:
+    """As `read_pixels`, but too many for memory stay as they are, read when they are looked at."""
+    each = bundle.to_pixels(Image.new("RGB", (1, 1))).numel()
+    return read_pixels(bundle, pictures) if len(pictures) * each <= KEPT_BYTES else pictures
 
 
 # Features

@@ -4,7 +4,9 @@ Source: DCLIP (arXiv 2505.21549), section 3; our reading where it is silent. Axe
 image-caption pair), region, token, embed.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +15,15 @@ from torch.nn import functional as F
 
 from dclip_kit.config import RegionTeacherSettings, TeacherSettings
 from dclip_kit.models.regions import require_real
+from dclip_kit.runtime.files import (
+    load_tensors,
+    load_weights,
+    read_record,
+    save_tensors,
+    write_record,
+)
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # of a teacher's folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +111,7 @@ class MetaTeacher(nn.Module):
                 do too.
         """
         super().__init__()
+        self.embed_dim = embed_dim
         self.pooling_temperature = pooling_temperature
         self.masked = masked
         self.regions = nn.ModuleList(CrossModalAttention(embed_dim, heads) for _ in range(layers))
@@ -183,6 +195,7 @@ class RegionTeacher(nn.Module):
             layers: how many.
         """
         super().__init__()
+        self.embed_dim = embed_dim
         self.enter = nn.Linear(embed_dim, width)
         self.box = nn.Sequential(nn.Linear(7, width), nn.GELU(), nn.Linear(width, width))
         self.kind = nn.Parameter(torch.zeros(2, width))  # of a whole picture, of a region
@@ -250,3 +263,90 @@ def build_teacher(
         settings.pooling_temperature,
         settings.masked,
     )
+
+
+# By the name of a teacher's folder: its settings, and which of them decide what it computes.
+KINDS: dict[str, tuple[type[TeacherSettings | RegionTeacherSettings], tuple[str, ...]]] = {
+    "teacher": (TeacherSettings, ("heads", "layers", "pooling_temperature", "masked")),
+    "region_teacher": (
+        RegionTeacherSettings,
+        ("heads", "layers", "width", "regions", "boxes", "whole_picture"),
+    ),
+}
+
+
+def kind_of(settings: TeacherSettings | RegionTeacherSettings) -> str:
+    """What the folder of a teacher of these settings is called."""
+    return next(name for name, (kind, _) in KINDS.items() if isinstance(settings, kind))
+
+
+def save_teacher(
+    teacher: MetaTeacher | RegionTeacher,
+    settings: TeacherSettings | RegionTeacherSettings,
+    folder: Path,
+) -> None:
+    """Writes what `load_teacher` reads into a folder: config.json and model.safetensors."""
+    config = {
+        "kind": kind_of(settings),
+        "embed_dim": teacher.embed_dim,
+        "settings": asdict(settings),
+    }
+    write_record(config, folder / CONFIG_FILE)
+    save_tensors(teacher.state_dict(), folder / WEIGHTS_FILE)
+
+
+def load_teacher(folder: Path) -> tuple[Any, TeacherSettings | RegionTeacherSettings]:
+    """Reads what `save_teacher` wrote, in single precision.
+
+    Returns:
+        A `MetaTeacher` with its settings, or a `RegionTeacher` with its own.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is damaged, or its weights are of other sizes than it says.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        inner = [str(folder / name) for name in KINDS if (folder / name / CONFIG_FILE).is_file()]
+        others = f"name {' or '.join(inner)}" if inner else "name another, or train one"
+        raise FileNotFoundError(
+            f"Expected the folder of a teacher at {folder}, got none; {others}."
+        )
+
+    def build(
+        record: dict[str, Any],
+    ) -> tuple[MetaTeacher | RegionTeacher, TeacherSettings | RegionTeacherSettings]:
+        settings = KINDS[record["kind"]][0](**record["settings"])
+        return build_teacher(record["embed_dim"], settings), settings
+
+    teacher, settings = read_record(folder / CONFIG_FILE, build)
+    load_weights(teacher, load_tensors(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
+    return teacher.eval(), settings
+
+
+def require_teacher(
+    settings: TeacherSettings | RegionTeacherSettings,
+    others: TeacherSettings | RegionTeacherSettings,
+    source: str,
+) -> None:
+    """Checks that a teacher computes what one of other settings would.
+
+    Args:
+        settings: of the teacher.
+        others: that are asked for.
+        source: where the teacher is, for the error.
+
+    Raises:
+        ValueError: it is of another kind, or a setting that decides differs.
+    """
+    kind = kind_of(others)
+    if kind != kind_of(settings):
+        raise ValueError(
+            f"Expected a {kind} in {source}, got a {kind_of(settings)}; name another, or change "
+            "the recipe."
+        )
+    for name in KINDS[kind][1]:
+        if getattr(settings, name) != getattr(others, name):
+            raise ValueError(
+                f"Expected a teacher with {name}={getattr(others, name)!r} in {source}, got "
+                f"{getattr(settings, name)!r}; change the profile or train another."
+            )

@@ -120,6 +120,18 @@ def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBund
     return mixed
 
 
+def round_changed(before: ClipBundle, after: ClipBundle) -> None:
+    """Rounds to half precision what differs from another CLIP, in place: `save_clip` is short then.
+
+    What half precision cannot hold, beyond 65,504, stays as it is.
+    """
+    old = before.model.state_dict()
+    for name, value in after.model.state_dict().items():
+        if value.is_floating_point() and not torch.equal(value, old[name].to(value)):
+            half = value.half().to(value.dtype)
+            value.copy_(torch.where(half.isfinite(), half, value))
+
+
 def same_text_tower(a: ClipBundle, b: ClipBundle) -> bool:
     """Whether two CLIPs of one architecture make the same features of every text."""
     ours, theirs = a.model.state_dict(), b.model.state_dict()

@@ -5,8 +5,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from dclip_kit.evaluation.arms import Arm
 from dclip_kit.evaluation.compare import WAYS
-from dclip_kit.evaluation.experiment import Arm
 from dclip_kit.evaluation.study import RETENTION
 from dclip_kit.metrics import Interval
 from dclip_kit.plots.style import (

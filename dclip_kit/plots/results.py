@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dclip_kit.data.pocket.scenes import SIDE, SIZES
+from dclip_kit.evaluation.arms import ArmResult
 from dclip_kit.evaluation.compare import WAYS
-from dclip_kit.evaluation.experiment import ArmResult
 from dclip_kit.evaluation.inspection import NamedObjects, SceneObjects, ShortcutProbe
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, skewness
 from dclip_kit.plots.style import (

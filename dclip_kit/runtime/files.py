@@ -203,7 +203,8 @@ def asset_path(*parts: str) -> Path:
             return place
     raise FileNotFoundError(
         f"Expected the embedded {'/'.join(parts)!r} at {' or '.join(map(str, places))}, found "
-        "neither; reinstall dclip_kit, or run `make pocket` in the repository to rebuild it."
+        "neither; take it from the repository (which alone has the arms that others are compared "
+        "with), reinstall dclip_kit, or run `make pocket` to rebuild it."
     )
 
 

@@ -27,6 +27,12 @@ def _several() -> PartialState | None:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
+def training_device(wanted: torch.device | str) -> torch.device:
+    """Where this process trains: as wanted, or of several processes, each where accelerate says."""
+    state = _several()
+    return torch.device(wanted) if state is None else state.device
+
+
 def is_main_process() -> bool:
     """Whether this process shows progress and writes files for all."""
     state = _several()

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +18,7 @@ from dclip_kit.models.denoiser import Denoiser
 from dclip_kit.models.encode import read_batches, shortened
 from dclip_kit.models.weights import clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
-from dclip_kit.runtime.processes import gather_batch, own_share
+from dclip_kit.runtime.processes import gather_batch, own_share, training_device
 from dclip_kit.training.denoising import DenoiserTerm
 from dclip_kit.training.loop import History, Schedule, Training, train
 from dclip_kit.training.order import plan_epoch
@@ -197,8 +196,8 @@ def distill(
     weights as one process would. Call it in all of them, with the same arguments.
 
     Args:
-        bundle: the untouched CLIP. The student trains where accelerate says, and returns to where
-            this one is.
+        bundle: the untouched CLIP. The student trains where this one is; of several processes,
+            each where accelerate says, to return then.
         captioned: the training pictures, with features from the same CLIP.
         terms: what is learned; `choose_terms` makes those of a recipe.
         settings: what trains, how fast and how long. With `train_text` the student's texts have to
@@ -227,7 +226,7 @@ def distill(
         )
     require_directions(text_features=features.text)
     torch.manual_seed(seed)
-    device = Accelerator(mixed_precision="no").device  # see `autocast`
+    device = training_device(bundle.device)
     student = clone_clip(bundle)
     # As the pictures are laid out: else every step would turn the weights of convolutions around.
     student.model.to(device, memory_format=torch.channels_last)

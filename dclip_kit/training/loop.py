@@ -94,7 +94,8 @@ def train(
         ValueError: the loss is not finite, or the checkpoint is damaged, of another run, or not the
             same for all processes.
     """
-    accelerator = Accelerator(mixed_precision="no")  # see `autocast`
+    # For the precision see `autocast`; the module is where it trains already.
+    accelerator = Accelerator(mixed_precision="no", device_placement=False)
     optimizer = torch.optim.AdamW(training.groups, fused=True)  # one pass: else a seventh of a step
     place = restore_place(checkpoint, training.module, optimizer, training.identity)
     # The wrapped module itself is called: a method of the unwrapped one would skip the gradient

@@ -24,7 +24,7 @@ from dclip_kit.models.teacher import (
 )
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.machine import return_memory
-from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
+from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share, training_device
 from dclip_kit.training.loop import History, Schedule, Training, train
 from dclip_kit.training.order import plan_epoch
 from dclip_kit.training.rates import split_decayed
@@ -36,6 +36,7 @@ class TeacherRun:
     """A trained teacher (`MetaTeacher` or `RegionTeacher`), and a row of figures an epoch."""
 
     teacher: Any
+    settings: TeacherSettings | RegionTeacherSettings
     history: History
 
 
@@ -111,6 +112,7 @@ def train_teacher(
     checkpoint: Path | None = None,
     on_epoch: Callable[[MetaTeacher, History], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    device: torch.device | str = "cpu",
 ) -> TeacherRun:
     """Trains the teacher alone, by symmetric InfoNCE against the caption embedding.
 
@@ -127,6 +129,7 @@ def train_teacher(
             whose last row it may add figures.
         on_step: called after each step, in every process, with its number and its loss. Whatever
             it raises stops the training; the checkpoint has all steps up to this one.
+        device: where it trains; of several processes, each does where accelerate says.
 
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
@@ -137,7 +140,7 @@ def train_teacher(
     seen = torch.stack([features.area, features.confidence], dim=1)
     require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
     torch.manual_seed(seed)
-    teacher: Any = build_teacher(features.text.shape[1], settings)
+    teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
 
     def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
         texts = rows[:, 0]
@@ -163,7 +166,7 @@ def train_teacher(
         },
     )
     history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
-    return TeacherRun(teacher, history)
+    return TeacherRun(teacher, settings, history)
 
 
 def train_region_teacher(
@@ -173,6 +176,7 @@ def train_region_teacher(
     checkpoint: Path | None = None,
     on_epoch: Callable[[RegionTeacher, History], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    device: torch.device | str = "cpu",
 ) -> TeacherRun:
     """Trains the caption-free teacher by symmetric InfoNCE, with all captions of a picture.
 
@@ -182,7 +186,7 @@ def train_region_teacher(
     require_directions(text_features=features.text, image_features=features.image)
     require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
-    teacher: Any = build_teacher(features.text.shape[1], settings)
+    teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
     most = int(features.region_count.max())
 
     def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
@@ -218,7 +222,7 @@ def train_region_teacher(
         },
     )
     history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
-    return TeacherRun(teacher, history)
+    return TeacherRun(teacher, settings, history)
 
 
 def apply_region_teacher(

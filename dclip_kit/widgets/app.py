@@ -12,14 +12,14 @@ from IPython.display import display
 from dclip_kit.config import get_profile
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import facets, world
+from dclip_kit.evaluation.arms import read_origin
 from dclip_kit.evaluation.evaluate import prepare_retrieval
-from dclip_kit.evaluation.experiment import choose_detector, load_arm, load_teacher
-from dclip_kit.evaluation.runs import find_run, load_model
-from dclip_kit.features.extract import extract_features
+from dclip_kit.features.extract import choose_detector, extract_features
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import ClipBundle, load_clip
 from dclip_kit.models.encode import Pictures, encode_images, encode_texts
-from dclip_kit.models.weights import interpolate
+from dclip_kit.models.teacher import load_teacher
+from dclip_kit.models.weights import interpolate, same_text_tower
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.search.folder_index import index_pictures
 from dclip_kit.widgets.gallery import QueryGallery
@@ -38,41 +38,41 @@ def show_app() -> None:
     """
     asked = json.loads(os.environ.get(SETTINGS, "{}"))
     display(
-        open_folder(Path(asked["folder"]), asked["model"], asked["device"])
+        open_folder(Path(asked["folder"]), asked["model"], asked["device"], asked["before"])
         if asked.get("folder")
         else show_tabs(build_pocket)
     )
 
 
-def load_pair(model: str, device: str = "cpu") -> tuple[ClipBundle, ClipBundle]:
-    """An arm and the untouched CLIP that it was fine-tuned from.
+def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBundle, ClipBundle]:
+    """The untouched CLIP, and an arm that was fine-tuned from it.
 
     Args:
         model: what `distill` wrote, such as runs/mine/region_taught, or "pocket" for the arm that
             comes with the kit.
         device: where to put both.
+        before: the untouched CLIP, where the arm's training.json does not say it, or it has moved.
 
     Raises:
-        ValueError: it is no arm, or its text tower was trained too, so that one vector of a query
-            cannot serve both.
+        FileNotFoundError: one of them is not there.
+        ValueError: it is no arm and `before` says nothing, or its text tower was trained too, so
+            that one vector of a query cannot serve both.
     """
-    if model == "pocket":
-        clip = load_clip("pocket", device=device)
-        return clip, load_arm("region_taught", clip, asset_path("pocket_arms")).clip
-    run = find_run(model)
-    if run is None:
+    folder = asset_path("pocket_arms", "region_taught") if model == "pocket" else Path(model)
+    origin = read_origin(folder)
+    if origin is None and not before:
         raise ValueError(
             f"Expected an arm that distill wrote, such as runs/mine/region_taught, got {model}; "
-            "name one, or take search, which searches with any model."
+            "name one, or with --before the CLIP that it was fine-tuned from."
         )
-    clip = load_model(run.profile.clip, run.profile.pretrained, device)
-    arm = load_arm(run.name, clip, run.folder)
-    if arm.trained_text:
+    clip = origin.load_base(device, before) if origin else load_clip(before, device=device)
+    arm = load_clip(folder, device=device)
+    if clip.model_config != arm.model_config or not same_text_tower(clip, arm):
         raise ValueError(
-            f"Expected an arm with CLIP's own text tower, got {model}, whose text tower was "
-            "trained too; take one of another recipe."
+            f"Expected an arm with the text tower of {clip.name}, got {model}, whose text tower is "
+            "another or was trained too; take one of another recipe, or search."
         )
-    return clip, arm.clip
+    return clip, arm
 
 
 # A tab's title, the lines above its widget, and the widget.
@@ -98,13 +98,13 @@ def show_tabs(build: Callable[[Background], Iterator[Tab]]) -> ipywidgets.VBox:
 
 
 def open_folder(
-    folder: Path, model: str, device: str = "cpu", cache: Path | None = None
+    folder: Path, model: str, device: str = "cpu", before: str = "", cache: Path | None = None
 ) -> ipywidgets.VBox:
     """A folder's pictures in a gallery, searched by an arm and by the CLIP that it comes from.
 
     Args:
         folder: of pictures, which need no captions.
-        model: as in `load_pair`.
+        model, before: as in `load_pair`.
         device: where to embed.
         cache: where vectors are kept; as in `index_pictures`.
 
@@ -115,7 +115,7 @@ def open_folder(
 
     def build(background: Background) -> Iterator[Tab]:
         background.tell("Loading the models …")
-        pair = load_pair(model, device)
+        pair = load_pair(model, device, before)
         names, found = ("the untouched CLIP", Path(model).name), []
         for name, clip in zip(names, pair, strict=True):
 
@@ -146,7 +146,7 @@ def build_pocket(background: Background) -> Iterator[Tab]:
     settings, saved = get_profile("pocket"), asset_path("pocket_arms")
     clip, taught = load_pair("pocket")
     mixtures = {share: interpolate(clip, taught, share) for share in (0.0, 0.5, 1.0)}
-    detector = choose_detector(settings, clip)
+    detector = choose_detector(settings.regions, clip)
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
     sets = prepare_retrieval(clip, data)
 
@@ -184,10 +184,7 @@ def build_pocket(background: Background) -> Iterator[Tab]:
     yield "Name", ["Type class names: what was forgotten, and what learned?"], playground
     background.tell("Looking at regions", 6 / 7)
     regions = extract_features(clip, detector, data, settings.regions)
-    published, region_teacher = (
-        load_teacher(clip.embed_dim, each, saved).teacher
-        for each in (settings.teacher, settings.region_teacher)
-    )
+    published, region_teacher = (load_teacher(saved / x)[0] for x in ("teacher", "region_teacher"))
     inspector = RegionInspector(
         clip, data, regions, detector.names, published, region_teacher, picture=7
     )

@@ -154,7 +154,7 @@ def test_an_interrupted_training_continues_exactly(train, capsys) -> None:
     name = "open_clip_model.safetensors"
     one, other = load_tensors(straight / name), load_tensors(broken / name)
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-    log = json.loads((broken / "training.json").read_text())
+    log = json.loads((broken / "pretraining.json").read_text())
     assert [step for step, _ in log["loss"]] == [2, 3]
     assert log["recipe"]["steps"] == 3 and log["recipe"]["seed"] == 7 and log["threads"] == 1
 
@@ -165,7 +165,7 @@ def test_training_lowers_the_loss_and_keeps_the_scale_in_bounds(train, monkeypat
     )
     monkeypatch.setattr(pretrain_clip, "learning_rate", lambda *_: 2e-3)
     losses = [
-        json.loads((train("run", steps) / "training.json").read_text())["loss"][-1][1]
+        json.loads((train("run", steps) / "pretraining.json").read_text())["loss"][-1][1]
         for steps in (1, 20, 21)  # a save's loss is the mean since the one before
     ]
     assert losses[2] < 0.7 * losses[0], losses

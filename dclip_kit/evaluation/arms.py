@@ -1,0 +1,501 @@
+"""Arms, the ways to treat CLIP that are compared: trained, chosen by one rule, measured, and kept.
+
+The untouched CLIP is one of them. Of a trained one the folder is an ordinary one of open_clip's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from dclip_kit.config import (
+    CONTROL,
+    PROFILES,
+    Profile,
+    SelectionRule,
+    StudentSettings,
+    change_settings,
+)
+from dclip_kit.data import LabelledImages
+from dclip_kit.evaluation.evaluate import (
+    RetrievalSet,
+    ZeroShot,
+    ZeroShotSet,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+    prepare_retrieval,
+    prepare_zero_shot,
+)
+from dclip_kit.evaluation.profile_data import MEASURED_BY, ProfileData
+from dclip_kit.evaluation.seen import TRAINING, SeenPictures
+from dclip_kit.features.store import EncodedPictures
+from dclip_kit.metrics import RetrievalMetrics
+from dclip_kit.models.clip import (
+    ClipBundle,
+    choose_precision,
+    find_folder,
+    load_clip,
+    save_clip,
+    tag_for,
+)
+from dclip_kit.models.encode import read_few
+from dclip_kit.models.weights import interpolate, round_changed
+from dclip_kit.runtime.files import asset_path, read_record, write_atomically, write_record
+from dclip_kit.runtime.machine import return_memory
+from dclip_kit.runtime.printing import printable, say
+from dclip_kit.runtime.processes import is_main_process
+from dclip_kit.training import History, Term, distill
+
+CARD = "README.md"  # of a model's folder, as hubs show it
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An interpolation: its text→image Recall@1 and its zero-shot retention."""
+
+    alpha: float
+    recall_at_1: float
+    retention: float
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One way to treat CLIP.
+
+    Attributes:
+        clip: the result, after interpolation.
+        alpha: its weight; None for the untouched CLIP.
+        candidates: what the selection on val saw.
+        history: a row of figures an epoch.
+    """
+
+    clip: ClipBundle
+    alpha: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    history: History | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ArmResult:
+    """An arm on test."""
+
+    arm: Arm
+    retrieval: RetrievalMetrics
+    zero_shot: ZeroShot
+    held_out: ZeroShot | None
+
+
+# What arms are chosen and measured on
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSets:
+    """What arms are chosen on (val) and measured on (test), ready to embed."""
+
+    val: RetrievalSet
+    test: RetrievalSet
+    zero_shot_val: ZeroShotSet
+    zero_shot: ZeroShotSet
+    zero_shot_held_out: ZeroShotSet | None
+
+
+def prepare_evaluation(clip: ClipBundle, data: ProfileData) -> EvaluationSets:
+    """Encodes all texts once; pictures are read when they are looked at."""
+
+    def prepare(labelled: LabelledImages) -> ZeroShotSet:
+        return prepare_zero_shot(clip, labelled, False, data.templates)
+
+    sets = EvaluationSets(
+        prepare_retrieval(clip, data.val, read=False),
+        prepare_retrieval(clip, data.test, read=False),
+        prepare(data.zero_shot_val),
+        prepare(data.zero_shot),
+        prepare(data.zero_shot_held_out) if data.zero_shot_held_out else None,
+    )
+    return_memory()
+    return sets
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What arms train on and are chosen on.
+
+    Attributes:
+        captioned: to train on.
+        val, zero_shot_val: what decides.
+        rule: how.
+    """
+
+    captioned: EncodedPictures
+    val: RetrievalSet
+    zero_shot_val: ZeroShotSet
+    rule: SelectionRule
+
+
+def prepare_training(
+    clip: ClipBundle, captioned: EncodedPictures, sets: EvaluationSets, rule: SelectionRule
+) -> TrainingSet:
+    """Reads val, which trainings look at after each epoch.
+
+    Raises:
+        ValueError: as `read_pixels`.
+    """
+    val = replace(sets.val, pictures=read_few(clip, sets.val.pictures))
+    zero_shot_val = replace(
+        sets.zero_shot_val, pictures=read_few(clip, sets.zero_shot_val.pictures)
+    )
+    return_memory()
+    return TrainingSet(captioned, val, zero_shot_val, rule)
+
+
+# Training, and choosing
+
+
+def measure_interpolations(
+    before: ClipBundle,
+    after: ClipBundle,
+    retrieval: RetrievalSet,
+    zero_shot: ZeroShotSet,
+    alphas: Sequence[float],
+    precision: str = "no",
+) -> tuple[Candidate, ...]:
+    """Measures what each interpolation between two CLIPs finds, and how much it remembers.
+
+    Args:
+        before, after: the ends.
+        retrieval, zero_shot: what is measured on.
+        alphas: weights of `after`; 0, which is `before`, always comes first.
+        precision: what pictures are encoded in, alike for all: "no" (float32) or "bf16".
+
+    Raises:
+        ValueError: `before` classifies nothing, so that there is nothing to retain.
+    """
+    before, found = replace(before, precision=precision), []
+    for alpha in tqdm(
+        sorted({0.0, *alphas}), desc="interpolations", delay=2, disable=not is_main_process()
+    ):
+        mixed = interpolate(before, after, alpha)
+        recall = evaluate_retrieval(mixed, retrieval, progress=False).text_to_image.recall_at[1]
+        top1 = evaluate_zero_shot(mixed, zero_shot, progress=False).top1
+        found.append((alpha, recall, top1))
+        base = found[0][2]
+        if base == 0:
+            raise ValueError(
+                "Expected a CLIP that knows some of the classes, got none right; give it classes "
+                "that it can name."
+            )
+    return tuple(Candidate(alpha, recall, top1 / base) for alpha, recall, top1 in found)
+
+
+def choose_candidate(candidates: Sequence[Candidate], least_retention: float) -> Candidate:
+    """Chooses between interpolations measured on val, by one rule for every arm.
+
+    Of those that retain enough of the zero-shot accuracy, the one with the best text→image
+    Recall@1; the first, the untouched CLIP, if none does.
+    """
+    able = [each for each in candidates if each.retention >= least_retention]
+    return max(able or candidates[:1], key=lambda candidate: candidate.recall_at_1)
+
+
+def train_arm(
+    clip: ClipBundle,
+    shown: TrainingSet,
+    terms: Sequence[Term],
+    settings: StudentSettings,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[ClipBundle, History], None] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Arm:
+    """Fine-tunes a copy of CLIP and chooses its interpolation on val.
+
+    The weights that trained are rounded to half precision, in which `save_arm` keeps them, so that
+    the arm measures the same once it is loaded.
+
+    Args:
+        clip: the untouched CLIP.
+        shown: the training data, and val, which decides; test is not looked at.
+        terms: what is learned; as `choose_terms` makes them.
+        settings, seed, checkpoint, on_epoch, on_step: as in `distill`.
+    """
+    precision = choose_precision(settings.mixed_precision)
+    run = distill(
+        clip,
+        shown.captioned,
+        terms,
+        settings,
+        seed=seed,
+        checkpoint=checkpoint,
+        on_epoch=_validator(clip, shown, precision, on_epoch),
+        on_step=on_step,
+    )
+    return_memory()
+    candidates = measure_interpolations(
+        clip, run.student, shown.val, shown.zero_shot_val, shown.rule.alphas, precision
+    )
+    alpha = choose_candidate(candidates, shown.rule.least_retention).alpha
+    student = interpolate(clip, run.student, alpha)
+    round_changed(clip, student)
+    return_memory()
+    return Arm(student, alpha, candidates, run.history)
+
+
+def _validator(
+    clip: ClipBundle,
+    shown: TrainingSet,
+    precision: str,
+    on_epoch: Callable[[ClipBundle, History], None] | None,
+) -> Callable[[ClipBundle, History], None]:
+    """Adds to an epoch's figures what val says; then calls on_epoch."""
+    sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
+
+    def name_sample(model: ClipBundle) -> float:
+        return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1
+
+    untouched = name_sample(clip)
+
+    def validate(trained: ClipBundle, history: History) -> None:
+        student = replace(trained, precision=precision)
+        found, named = evaluate_retrieval(student, shown.val, progress=False), name_sample(trained)
+        history[-1] |= {
+            "val_recall_at_1": found.text_to_image.recall_at[1],
+            "val_zero_shot": named,
+        }
+        if untouched:
+            history[-1]["val_retention"] = named / untouched
+        if on_epoch:
+            on_epoch(trained, history)
+
+    return validate
+
+
+def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, ArmResult]:
+    """Measures arms on test: retrieval, zero-shot, zero-shot in a held-out style if any.
+
+    A set at a time, whose pictures are read once for all arms if they fit into memory.
+    """
+    clip, found = next(iter(arms.values())).clip, []
+    measurements: list[tuple[Callable[..., Any], Any]] = [
+        (evaluate_retrieval, sets.test),
+        (evaluate_zero_shot, sets.zero_shot),
+        (evaluate_zero_shot, sets.zero_shot_held_out),
+    ]
+    for evaluate, data in measurements:
+        if data:
+            data = replace(data, pictures=read_few(clip, data.pictures))
+        shown = tqdm(arms.values(), "measuring arms", disable=not data or not is_main_process())
+        found.append([data and evaluate(arm.clip, data, progress=False) for arm in shown])
+    return dict(zip(arms, map(ArmResult, arms.values(), *found), strict=True))
+
+
+# On disk
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    Attributes:
+        profile: what of its settings a model is loaded and measured with.
+        digest: of the CLIP that it was made from, whose name the profile has.
+    """
+
+    profile: Profile
+    digest: str
+
+    def load_base(self, device: str = "cpu", instead: str = "") -> ClipBundle:
+        """Loads the CLIP that the model was made from.
+
+        Args:
+            device: where to put it.
+            instead: its name now, if it has moved.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_clip`, or it is another CLIP.
+        """
+        name = instead or self.profile.clip
+        clip = load_clip(name, tag_for(name, self.profile.pretrained), device)
+        if clip.digest != self.digest:
+            raise ValueError(
+                f"Expected the CLIP that the model was made from, of the digest {self.digest}, got "
+                f"{name} of {clip.digest}; name it with --before, or restore it."
+            )
+        return clip
+
+
+def describe_origin(profile: Profile, clip: ClipBundle) -> dict[str, Any]:
+    """What every model of a run says of itself in its training.json."""
+    base = {"clip": profile.clip, "pretrained": profile.pretrained, "digest": clip.digest}
+    return {"base": base, "recipe": profile.recipe, "settings": profile.as_dict()}
+
+
+def read_origin(reference: Path | str) -> Origin | None:
+    """Where a model comes from; None for one that the kit did not train.
+
+    Args:
+        reference: the folder of a CLIP or of a teacher, or another name of a CLIP.
+
+    Raises:
+        ValueError: its record is damaged.
+    """
+    folder = find_folder(str(reference))
+    if folder is None or not (folder / TRAINING).is_file():
+        return None
+
+    def build(record: dict[str, Any]) -> Origin:
+        known = {x: record["settings"][x] for x in (*MEASURED_BY, "leak_guard", "regions")}
+        profile = change_settings(PROFILES["pocket"], known)
+        return Origin(profile, str(record["base"]["digest"]))
+
+    return read_record(folder / TRAINING, build)
+
+
+def save_arm(arm: Arm, folder: Path, origin: Mapping[str, Any], seen: SeenPictures) -> None:
+    """Writes an arm as a folder that open_clip loads, and beside it how it came about.
+
+    What has trained is in half precision, the rest bit for bit as it was loaded.
+
+    Args:
+        arm: trained.
+        folder: whose name is the arm's.
+        origin: as `describe_origin` says it.
+        seen: by the arm, its base and its teacher.
+    """
+    seen.save(folder)  # before there are weights whose pictures would not be known
+    chosen = {
+        "alpha": arm.alpha,
+        "candidates": [asdict(candidate) for candidate in arm.candidates],
+        "history": arm.history,
+    }
+    write_record({**origin, **chosen}, folder / TRAINING)
+    save_clip(arm.clip, folder)
+    write_card(folder)
+
+
+def load_arm(folder: Path, device: str = "cpu") -> Arm:
+    """Reads what `save_arm` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there or damaged; or as `load_clip`.
+    """
+
+    def build(record: dict[str, Any]) -> tuple[Any, ...]:
+        candidates = tuple(Candidate(**each) for each in record["candidates"])
+        return record["alpha"], candidates, record["history"]
+
+    if not (folder / TRAINING).is_file():
+        raise FileNotFoundError(
+            f"Expected an arm in {folder}, found no {TRAINING}; name the folder of one that "
+            "distill has trained."
+        )
+    chosen = read_record(folder / TRAINING, build)
+    return Arm(load_clip(folder, device=device), *chosen)
+
+
+def load_arms(
+    clip: ClipBundle, folder: Path, names: Sequence[str] = (CONTROL, "region_taught")
+) -> dict[str, Arm]:
+    """Reads some arms of a run, beside the untouched CLIP, and says so.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_arm`, or an arm was made from another CLIP.
+    """
+    trained = {}
+    for name in names:
+        trained[name] = load_arm(folder / name)
+        origin = read_origin(folder / name)
+        if origin and origin.digest != clip.digest:
+            raise ValueError(
+                f"Expected an arm of {clip.name} in {folder / name}, got one that was made from "
+                f"another CLIP, {origin.profile.clip}; load that, or name another folder."
+            )
+    mixed = ", ".join(f"{name} (α = {arm.alpha:g})" for name, arm in trained.items())
+    say(f"Loaded the saved arms, trained earlier: {mixed}.")
+    return {"clip": Arm(clip)} | trained
+
+
+def find_saved(profile: Profile, folder: str = "") -> Path:
+    """The folder of a profile's teacher and arms, for a notebook.
+
+    Args:
+        profile: the pocket's come with the kit, another's have to be trained before.
+        folder: where a run of yours left them, instead.
+
+    Raises:
+        FileNotFoundError: they have not been trained.
+    """
+    if not folder and profile.name == profile.data == "pocket":
+        return asset_path("pocket_arms")
+    place = Path(folder or f"../runs/{profile.name}/arms")  # from notebooks/
+    if not (place / profile.recipe / TRAINING).is_file():
+        raise FileNotFoundError(
+            f"Expected a teacher and arms of the profile {profile.name} in {place}, found none; "
+            f"run: python -m dclip_kit distill --profile {profile.name} --out {place}"
+        )
+    return place
+
+
+_CARD = """---
+library_name: open_clip
+pipeline_tag: zero-shot-image-classification
+tags: [clip, image-text-retrieval]
+---
+# {name}
+
+{name} is a CLIP that finds pictures by texts and texts by pictures, fine-tuned from {base} by the
+recipe {recipe} of dclip_kit. open_clip loads it:
+
+```python
+import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:FOLDER"{merges})
+```
+
+It was trained on {data} with the seed {seed}; of the new weights it has the share α = {alpha}.
+The terms of the CLIP that it was made from, and of the pictures, hold for it. `training.json` has
+all settings, and losses by epoch.
+
+## Measured
+
+{measured}
+"""
+
+
+def write_card(folder: Path, measured: str = "Not measured.") -> None:
+    """Writes the card of an arm in a folder: what it is, how it is loaded, what was measured.
+
+    Args:
+        folder: that has the arm's training.json already.
+        measured: Markdown.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such record, or it is damaged.
+    """
+
+    def build(record: dict[str, Any]) -> dict[str, str]:
+        base, settings = record["base"], record["settings"]
+        tag = f" ({base['pretrained']})" if base["pretrained"] else ""
+        # Of paths the last part alone: the rest is nobody else's business.
+        said = {
+            "base": f"{Path(base['clip']).name}{tag}",
+            "recipe": record["recipe"],
+            "data": Path(settings["data"]).name,
+            "name": folder.name,
+        }
+        return {name: _as_code(text) for name, text in said.items()} | {
+            "seed": str(settings["seed"]),
+            "alpha": f"{record['alpha']:g}",
+        }
+
+    said = read_record(folder / TRAINING, build)
+    merges = ', bpe_path="FOLDER/merges.txt.gz"' if (folder / "merges.txt.gz").is_file() else ""
+    write_atomically(folder / CARD, _CARD.format(**said, merges=merges, measured=measured))
+
+
+def _as_code(text: str) -> str:
+    """Text in a Markdown code span, in which nothing else means anything."""
+    return f"`{printable(text).replace('`', '’')}`"

@@ -1,0 +1,116 @@
+"""Asking models what they know of order and relations, and teachers whether they look."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dclip_kit.evaluation.arms import read_origin
+from dclip_kit.evaluation.compare import format_compositions, format_probe
+from dclip_kit.evaluation.evaluate import evaluate_compositions, score_compositions
+from dclip_kit.evaluation.experiment import load_saved_teacher
+from dclip_kit.evaluation.inspection import ShortcutProbe, probe_teacher, score_teacher
+from dclip_kit.evaluation.profile_data import read_measured
+from dclip_kit.evaluation.seen import TRAINING, leave_out_trained, load_seen
+from dclip_kit.features.extract import load_or_extract_features
+from dclip_kit.metrics import COMPOSITION_CHANCE, Interval
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.teacher import CONFIG_FILE, KINDS
+from dclip_kit.runtime.files import asset_path
+from dclip_kit.runtime.printing import printable
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeResult:
+    """What one model, or teacher, answered.
+
+    Attributes:
+        compositions: by kind and score, from `evaluate_compositions`.
+        looks: of a teacher, what it finds with its regions exchanged.
+    """
+
+    compositions: dict[str, dict[str, Interval]]
+    looks: ShortcutProbe | None = None
+
+
+def find_teachers(reference: str) -> dict[str, Path]:
+    """The folders of teachers at a place, by what to call them.
+
+    Args:
+        reference: a teacher's folder, that of a run with teachers, or "pocket".
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = asset_path("pocket_arms") if reference == "pocket" else Path(reference)
+    every = {reference: folder} | {f"{reference}/{name}": folder / name for name in KINDS}
+    found = {name: each for name, each in every.items() if (each / CONFIG_FILE).is_file()}
+    if not found:
+        raise FileNotFoundError(
+            f"Expected a trained teacher in {folder}, found none; name the folder that train-"
+            'teacher or distill left one in, or "pocket".'
+        )
+    return found
+
+
+def probe_model(clip: ClipBundle, items: int) -> ProbeResult:
+    """Asks a CLIP for compositions, so many of each kind."""
+    return ProbeResult(evaluate_compositions(score_compositions(clip, items)))
+
+
+def probe_saved_teacher(folder: Path, items: int, device: str = "cpu") -> ProbeResult:
+    """Asks a teacher for compositions, and on its run's test pictures whether it looks.
+
+    Args:
+        folder: of the teacher.
+        items: compositions of each kind.
+        device: where to put the CLIP whose features it reads.
+
+    Raises:
+        FileNotFoundError, ValueError: the teacher, or what it was trained with, is not there.
+    """
+    run, origin = load_saved_teacher(folder), read_origin(folder)
+    if origin is None:
+        raise FileNotFoundError(
+            f"Expected {TRAINING} beside the teacher in {folder}, which names its CLIP, found "
+            "none; restore it."
+        )
+    clip, regions = origin.load_base(device), origin.profile.regions
+    seen = load_seen(folder)
+    known = {str(folder): seen} if seen else {}
+    unseen = leave_out_trained(read_measured(origin.profile), known)
+    features = load_or_extract_features(clip, unseen.dataset, regions, None)
+    return ProbeResult(
+        evaluate_compositions(score_teacher(run, clip, regions, items)),
+        probe_teacher(run, clip, features, regions),
+    )
+
+
+def describe_probes(results: Mapping[str, ProbeResult], items: int) -> dict[str, Any]:
+    """All figures, for JSON."""
+    return {
+        "items": items,
+        "chance": COMPOSITION_CHANCE,
+        "compositions": {
+            name: {
+                kind: {score: asdict(x) for score, x in scores.items()}
+                for kind, scores in each.compositions.items()
+            }
+            for name, each in results.items()
+        },
+        "looks": {name: asdict(each.looks) for name, each in results.items() if each.looks},
+    }
+
+
+def format_probes(results: Mapping[str, ProbeResult], items: int) -> str:
+    """All figures with their intervals, as text."""
+    shown = {printable(name): each for name, each in results.items()}
+    lines = [f"{name}: {format_probe(asdict(x.looks))}" for name, x in shown.items() if x.looks]
+    return "\n".join(
+        [
+            *lines,
+            *[""] * bool(lines),
+            f"Compositions: {items:,} pairs of pocket scenes a kind",
+            format_compositions({name: each.compositions for name, each in shown.items()}),
+        ]
+    )

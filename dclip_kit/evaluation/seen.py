@@ -1,0 +1,254 @@
+"""What a model has seen, so that it is measured on nothing of it: seen.json, beside its weights.
+
+Pictures are known by their names in public data sets, by their files' bytes and by what they show,
+as the leak guard knows them, so that it does not matter where they lie or what data set has them.
+The record has no paths, and names only in a form that tells whether two are equal.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dclip_kit.data import CaptionedImages, LabelledImages
+from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
+from dclip_kit.data.pictures import scan_pictures
+from dclip_kit.evaluation.profile_data import ProfileData
+from dclip_kit.models.clip import find_folder
+from dclip_kit.runtime.files import read_record, write_record
+from dclip_kit.runtime.printing import printable, say
+
+SEEN = "seen.json"  # in a model's folder
+TRAINING = "training.json"  # beside it, how the model came about
+
+
+@dataclass(frozen=True, eq=False)
+class SeenPictures:
+    """The pictures that a model, its base and its teacher have seen.
+
+    Attributes:
+        trained: captioned ones that they trained on.
+        chosen: captioned ones that their interpolations were chosen on.
+        labelled: digests of the labelled ones that these were chosen on.
+        complete: False where one of them left no record.
+    """
+
+    trained: EvaluationIndex
+    chosen: EvaluationIndex
+    labelled: frozenset[str] = frozenset()
+    complete: bool = True
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Digests of files on which naming is not to be measured: trained, or chosen on."""
+        names = (each.partition("bytes ") for each in self.trained.names)
+        return self.labelled | {digest for before, _, digest in names if digest and not before}
+
+    def join(self, other: "SeenPictures") -> "SeenPictures":
+        """With what another model has trained on: what that was chosen on, its base was."""
+        trained = self.trained.join(other.trained)
+        return replace(self, trained=trained, complete=self.complete and other.complete)
+
+    def save(self, folder: Path) -> None:
+        """Writes the record into a model's folder."""
+        write_record(
+            {
+                "trained": self.trained.as_dict(),
+                "chosen": self.chosen.as_dict(),
+                "labelled": sorted(self.labelled),
+                "complete": self.complete,
+            },
+            folder / SEEN,
+        )
+
+
+def describe_seen(
+    train: CaptionedImages,
+    val: CaptionedImages,
+    labelled: Sequence[Path],
+    by_content: bool,
+    before: Sequence[SeenPictures] = (),
+) -> SeenPictures:
+    """What a training sees, and what it begins from has seen.
+
+    Args:
+        train: captioned pictures to train on.
+        val: captioned pictures to choose on.
+        labelled: labelled ones to choose on, of which others are measured on.
+        by_content: whether pictures are known by what they show, too.
+        before: of a teacher, and of a CLIP that was fine-tuned itself.
+    """
+    trained, chosen = (_index_pictures(part, by_content) for part in (train, val))
+    seen = SeenPictures(trained, chosen, frozenset(_digest_files(labelled)) - {""})
+    for each in before:
+        seen = seen.join(each)
+    return seen
+
+
+def add_trained(seen: SeenPictures, pictures: CaptionedImages, by_content: bool) -> SeenPictures:
+    """With pictures that were trained on without captions."""
+    return replace(seen, trained=seen.trained.join(_index_pictures(pictures, by_content)))
+
+
+def _index_pictures(pictures: CaptionedImages, by_content: bool) -> EvaluationIndex:
+    """Pictures by their names and their files' bytes, and perhaps by what they show.
+
+    Scenes of the pocket go by their numbers alone.
+    """
+    if all(each.startswith("pocket:") for each in pictures.image_ids):
+        return index_evaluation([pictures], by_content=False)
+    index = index_evaluation([pictures], by_content)
+    for digest, path in zip(_digest_files(pictures.paths), pictures.paths, strict=True):
+        if digest:
+            index.names.setdefault(f"bytes {digest}", path)
+    return index
+
+
+def _digest_files(paths: Sequence[Path]) -> list[str]:
+    return [scan.digest for scan in scan_pictures(paths, decode=False)]
+
+
+def load_seen(reference: Path | str) -> SeenPictures | None:
+    """What a model has seen; None for one that the kit did not train, of which nothing is known.
+
+    Args:
+        reference: the folder of a CLIP or of a teacher, or another name of a CLIP.
+
+    Returns:
+        Of a model whose record was left out, as it is for publishing, one without pictures.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+
+    def build(record: dict[str, Any]) -> SeenPictures:
+        return SeenPictures(
+            EvaluationIndex.from_dict(record["trained"]),
+            EvaluationIndex.from_dict(record["chosen"]),
+            frozenset(record["labelled"]),
+            record["complete"],
+        )
+
+    folder = find_folder(str(reference))
+    if folder and (folder / SEEN).is_file():
+        return read_record(folder / SEEN, build)
+    if folder and (folder / TRAINING).is_file():
+        nothing = EvaluationIndex({}, None, {})
+        return SeenPictures(nothing, nothing, complete=False)
+    return None
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What is left to measure on.
+
+    Attributes:
+        dataset: pictures that no model has trained on.
+        trained: by model, those that it has trained on, which are left out.
+        chosen: by model, how many of those that are left it was chosen on.
+    """
+
+    dataset: CaptionedImages
+    trained: dict[str, tuple[Leak, ...]]
+    chosen: dict[str, int]
+
+    def describe(self, what: str) -> str:
+        """Sentences for a person, or nothing where nothing was left out and nothing chosen on."""
+        notes = [
+            f"Left out of {what}: {len(leaks):,} pictures that {name} has trained on (the first, "
+            f"{_describe_leak(leaks[0])})."
+            for name, leaks in self.trained.items()
+            if leaks
+        ]
+        notes += [
+            f"{name} was chosen on {count:,} pictures of {what}."
+            for name, count in self.chosen.items()
+            if count
+        ]
+        return printable(" ".join(notes))
+
+
+def _describe_leak(leak: Leak) -> str:
+    return f"{leak.picture}, known by {leak.by}"
+
+
+def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]) -> Unseen:
+    """Leaves out the pictures that a model has trained on.
+
+    Args:
+        dataset: to measure on.
+        seen: by model, what it has seen.
+
+    Raises:
+        ValueError: fewer than two pictures are left.
+        ModuleNotFoundError: imagehash is not installed, and pictures are known by content.
+    """
+    trained = {name: find_leaks(dataset, each.trained).leaks for name, each in seen.items()}
+    gone = {leak.picture for leaks in trained.values() for leak in leaks}
+    left = dataset.select([i for i, path in enumerate(dataset.paths) if path not in gone])
+    if len(left) < 2 <= len(dataset):
+        name, leaks = next((name, leaks) for name, leaks in trained.items() if leaks)
+        raise ValueError(
+            f"Expected pictures to measure on that no model has trained on, but of {len(dataset)} "
+            f"in {dataset.source} {len(left)} are left; {name} has trained on the others, of which "
+            f"{_describe_leak(leaks[0])}; name other data, or take the seed and the split of its "
+            "run."
+        )
+    chosen = {name: len(find_leaks(left, each.chosen).leaks) for name, each in seen.items()}
+    return Unseen(left, trained, chosen)
+
+
+def leave_out_seen(data: ProfileData, seen: SeenPictures, name: str) -> ProfileData:
+    """Leaves out of val and test what a model has trained on that a run begins from.
+
+    Args:
+        data: of the run that begins.
+        seen: by the model.
+        name: of the model.
+
+    Raises:
+        ValueError: too little is left to choose or to measure on.
+    """
+    if not seen.complete:
+        say(f"What {name} has trained on is not all known: one left no record.")
+    val, test = (leave_out_trained(part, {name: seen}) for part in (data.val, data.test))
+    for note in filter(None, (val.describe("val"), test.describe("test"))):
+        say(note)
+    return replace(data, val=val.dataset, test=test.dataset)
+
+
+def leave_out_labelled(dataset: LabelledImages, digests: frozenset[str]) -> LabelledImages:
+    """Leaves out the labelled pictures that some model was trained or chosen on.
+
+    Args:
+        dataset: to measure on.
+        digests: of those pictures' files.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    if not digests:
+        return dataset
+    kept = [i for i, own in enumerate(_digest_files(dataset.paths)) if own not in digests]
+    if not kept:
+        raise ValueError(
+            f"Expected labelled pictures that no model has seen, but all {len(dataset)} of "
+            f"{dataset.source} are such; name others."
+        )
+    return dataset.select(kept)
+
+
+def leave_out_trained_labelled(data: ProfileData, seen: SeenPictures) -> ProfileData:
+    """Leaves out of a run's own labelled pictures those that it trains on, and says how many.
+
+    What is chosen on is not measured on, either: a copy of it may be in the other half.
+
+    Raises:
+        ValueError: nothing is left to choose or to measure on.
+    """
+    trained = replace(seen, labelled=frozenset()).files
+    val = leave_out_labelled(data.zero_shot_val, trained)
+    test = leave_out_labelled(data.zero_shot, seen.files)
+    if gone := len(data.zero_shot_val) + len(data.zero_shot) - len(val) - len(test):
+        say(f"{gone:,} labelled pictures are trained or chosen on, and are not measured on.")
+    return replace(data, zero_shot_val=val, zero_shot=test)
