@@ -321,7 +321,7 @@ class Origin:
         if clip.digest != self.digest:
             raise ValueError(
                 f"Expected the CLIP that the model was made from, of the digest {self.digest}, got "
-                f"{name} of {clip.digest}; name it with --before, or restore it."
+                f"{name} of {clip.digest}; restore it, or tell app with --before where it is."
             )
         return clip
 

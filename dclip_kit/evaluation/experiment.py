@@ -3,6 +3,7 @@
 `run` reads like the method. Each of its steps is public: notebooks and studies call the same ones.
 """
 
+import html
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -435,5 +436,6 @@ def save_report(report: dict[str, Any], out: Path) -> None:
         write_record(report, out / REPORT)
         table, _, _ = format_report(report).partition("\n\n")
         *sentences, _ = say_report(report)  # but for how long it took
+        said = [f"- {html.escape(each, quote=False)}" for each in (*sentences, *report["notes"])]
         for name in report["arms"].keys() - {"clip"}:
-            write_card(out / name, "\n- ".join([f"{table}\n", *sentences, *report["notes"]]))
+            write_card(out / name, "\n".join([table, "", *said]))
