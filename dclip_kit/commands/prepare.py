@@ -210,7 +210,7 @@ def embed(
     """
     require_own_folder(out, "source.json")
     from dclip_kit.data import read_captioned
-    from dclip_kit.data.annotations import list_reasons
+    from dclip_kit.data.collect import list_reasons
     from dclip_kit.features.extract import choose_detector, extract_features
     from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record

@@ -11,8 +11,8 @@ from typing import Literal
 
 from tqdm.auto import tqdm
 
-from dclip_kit.data.annotations import SPLIT_OF, read_lines
-from dclip_kit.data.formats import is_picture
+from dclip_kit.data.columns import SPLIT_OF
+from dclip_kit.data.paths import is_picture, read_lines
 from dclip_kit.data.pictures import LabelledImages
 from dclip_kit.runtime.files import filling
 

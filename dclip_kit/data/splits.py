@@ -20,16 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dclip_kit.data.annotations import UsableImages, drop_unusable, list_reasons
-from dclip_kit.data.formats import (
-    MANIFEST,
-    find_formats,
-    is_picture,
-    read_captioned,
-    read_format,
-    recognise_format,
-    walk_files,
-)
+from dclip_kit.data.collect import UsableImages, drop_unusable, list_reasons
+from dclip_kit.data.formats import find_formats, read_captioned, read_format, recognise_format
 from dclip_kit.data.leaks import (
     OWN,
     EvaluationIndex,
@@ -38,6 +30,7 @@ from dclip_kit.data.leaks import (
     index_evaluation,
     remove_leaks,
 )
+from dclip_kit.data.paths import is_picture, walk_files
 from dclip_kit.data.pictures import (
     SPLITS,
     CaptionedImages,
@@ -45,6 +38,7 @@ from dclip_kit.data.pictures import (
     count_links,
     scan_pictures,
 )
+from dclip_kit.data.readers import MANIFEST
 from dclip_kit.runtime.files import write_atomically
 from dclip_kit.runtime.printing import printable, say
 

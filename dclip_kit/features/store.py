@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dclip_kit.config import RegionSettings
 from dclip_kit.data import CaptionedImages
-from dclip_kit.data.annotations import load_json
+from dclip_kit.data.paths import load_json
 from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, locate_weights

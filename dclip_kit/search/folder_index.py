@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dclip_kit.data.formats import PICTURE_SUFFIXES, is_picture, walk_files
+from dclip_kit.data.paths import PICTURE_SUFFIXES, is_picture, walk_files
 from dclip_kit.data.pictures import count_links, scan_pictures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, read_picture

@@ -8,21 +8,33 @@ import pytest
 from open_clip import SimpleTokenizer
 from PIL import Image
 
-from dclip_kit.data.annotations import (
-    Annotations,
+from dclip_kit.data.collect import (
+    UsableImages,
+    collect,
     drop_unusable,
-    find_file,
-    gather,
-    load_json,
-    path_inside,
-    read_lines,
     says_something,
     split_by_folder,
 )
 from dclip_kit.data.formats import read_captioned, read_format
+from dclip_kit.data.paths import load_json, path_inside, read_lines
 from dclip_kit.data.pictures import CaptionedImages
+from dclip_kit.data.readers import Row
 from dclip_kit.data.splits import count_truncated
 from dclip_kit.models.encode import encode_tokens, real_tokens
+
+
+class Annotations:
+    """Rows as a reader yields them."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def add(self, where, picture, captions, image_id="", split=None) -> None:
+        self.rows.append(Row(where, picture, captions, split, image_id))
+
+
+def gather(found, images, split, source, checks="pictures", says="column") -> UsableImages:
+    return collect([(row, images) for row in found.rows], split, source, checks, says)
 
 
 @pytest.fixture
@@ -131,8 +143,7 @@ def test_each_row_may_say_its_split_in_any_of_the_usual_words(images) -> None:
         found.add(f"f:{number}", name, "a picture", split=word)
     result = gather(found, images, "all", "mine")
     assert (result.dataset.splits, result.splits_from) == (("val", "train"), "column")
-    found.splits_from = "file"
-    assert gather(found, images, "all", "mine").splits_from == "file"
+    assert gather(found, images, "all", "mine", says="file").splits_from == "file"
 
 
 def test_rows_without_a_known_split_are_broken_where_others_have_one(images) -> None:
@@ -182,11 +193,13 @@ def test_no_row_with_a_split_is_no_split(images) -> None:
         ("\ud83d.png", "half a character", "expected UTF-8"),
     ],
 )
-def test_rows_that_cannot_be_understood_are_named(name, captions, reason) -> None:
+def test_rows_that_cannot_be_understood_are_named(tmp_path, name, captions, reason) -> None:
     found = Annotations()
     found.add("captions.csv:7", name, captions)
-    assert not found.rows and list(found.unusable) == ["captions.csv:7"]
-    assert found.unusable["captions.csv:7"].startswith(reason)
+    found.add("captions.csv:8", "a.png", "a dog")
+    result = gather(found, tmp_path, "val", "mine", "names")
+    assert result.dataset.texts == ["a dog"] and list(result.unusable) == ["captions.csv:7"]
+    assert result.unusable["captions.csv:7"].startswith(reason)
 
 
 def test_a_name_outside_is_outside(images) -> None:
@@ -195,34 +208,49 @@ def test_a_name_outside_is_outside(images) -> None:
         path_inside(images, "..")
 
 
-@pytest.mark.parametrize(
-    ("names", "place"),
-    [
-        (["b.png"], "images/deep"),
-        (["../x.png", "a\0", "n" * 300, "no.png", "a.png"], "images"),
-        (["no.png"], "list/none"),
-        ([], "list/none"),
-    ],
-)
+FINDING = [
+    (["b.png"], "images/deep"),
+    (["../x.png", "a\\u0000", "n" * 300, "no.png", "a.png"], "images"),
+    (["a.png", "b.png", "deep/b.png"], "images"),  # of two folders the one that has more
+    (["no.png"], "list"),
+]
+
+
+@pytest.mark.parametrize(("names", "place"), FINDING)
 def test_the_folder_that_has_the_pictures_is_found(images, tmp_path, names, place) -> None:
-    found = Annotations()
-    for name in names:
-        found.add("f:1", name, "a picture")
-    file = tmp_path / "list/captions.json"
-    assert found.find_images(file, "none", "images", "images/deep") == tmp_path / place
+    """Beside the file or a folder further up, among folders that are usual."""
+    rows = ", ".join(
+        f'{{"filename": "{name}", "split": "train", "sentences": [{{"raw": "a"}}]}}'
+        for name in names
+    )
+    file = tmp_path / "list/dataset_deep.json"
+    file.parent.mkdir()
+    file.write_text(f'{{"images": [{rows}]}}')
+    found = read_format(file, None, "karpathy", "all", "names")
+    assert {*found.dataset.paths} <= {tmp_path / place / name for name in names}
+    assert len(found.dataset) >= 1
 
 
-def test_a_file_is_itself_or_the_only_one_of_its_folder(tmp_path) -> None:
-    (tmp_path / "b.tsv").write_text("")
-    assert find_file(tmp_path, "a.csv", "*.tsv") == tmp_path / "b.tsv"
-    assert find_file(tmp_path / "b.tsv", "*.csv") == tmp_path / "b.tsv"
-    (tmp_path / "a.csv").write_text("")
-    for patterns, says in [
-        (("*.json",), r"one file \*\.json in .*, got none; name the file"),
-        (("a.csv", "*.tsv"), r"one file a\.csv or \*\.tsv in .*, got a\.csv, b\.tsv; name"),
+def test_a_tables_pictures_lie_in_its_folder_and_not_above_it(images, tmp_path) -> None:
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list/captions.csv").write_text("image,caption\na.png,a picture\n")
+    assert "a.png" in next(
+        iter(read_format(tmp_path / "list", None, "csv", "all", "pictures").unusable)
+    )
+    (tmp_path / "captions.csv").write_text("image,caption\na.png,a picture\n")
+    found = read_format(tmp_path, None, "csv", "all", "pictures")
+    assert found.dataset.paths == (images / "a.png",)
+
+
+def test_of_one_format_a_folder_has_one_file_or_which_is_told(tmp_path) -> None:
+    for format, says in [
+        ("karpathy", r"one file dataset_\*\.json in .*, got none; name the file"),
+        ("flickr", r"one file results_20130124\.token or results\.csv in .*, got results_20130124"),
     ]:
+        for name in ("results_20130124.token", "results.csv"):
+            (tmp_path / name).write_text("")
         with pytest.raises(ValueError, match=says):
-            find_file(tmp_path, *patterns)
+            read_format(tmp_path, None, format, "all", "names")
 
 
 def test_lines_keep_their_numbers_and_their_bytes(tmp_path) -> None:

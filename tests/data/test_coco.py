@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reading import read_coco
 
 from dclip_kit.data import read_captioned, recognise_format
-from dclip_kit.data.formats import read_coco
 from dclip_kit.data.splits import read_splits
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from reading import read_files
 
 from dclip_kit.config import FORMATS
 from dclip_kit.data.formats import (
     READERS,
     find_formats,
     read_captioned,
-    read_files,
     recognise_format,
 )
 

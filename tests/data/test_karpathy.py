@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-from dclip_kit.data.formats import read_karpathy
+from reading import read_karpathy
 
 
 def entry(name: str, split: str, *captions: str, **more) -> dict:

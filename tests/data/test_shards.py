@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-from dclip_kit.data.formats import read_shards
+from reading import read_shards
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from test_karpathy import coco_entry
 from test_leaks import scene
 
 from dclip_kit.data import curate, read_captioned
-from dclip_kit.data.annotations import UsableImages
+from dclip_kit.data.collect import UsableImages
 from dclip_kit.data.leaks import OWN
 from dclip_kit.data.pictures import CaptionedImages, LabelledImages
 from dclip_kit.data.splits import (

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from reading import read_table
 
 from dclip_kit.data import read_captioned
-from dclip_kit.data.formats import read_table
 from dclip_kit.data.pictures import CaptionedImages
 
 

@@ -1,0 +1,403 @@
+"""The formats of captioned pictures, a short generator each, over csv, json and tarfile.
+
+A reader yields rows as its file has them and judges none: `collect` does, for all formats alike. To
+read another format, write a generator and add it to `READERS`.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from dclip_kit.data.columns import find_split_column
+from dclip_kit.data.paths import (
+    PICTURE_SUFFIXES,
+    is_picture,
+    is_text,
+    load_json,
+    path_inside,
+    read_lines,
+    walk_files,
+)
+from dclip_kit.data.pictures import scan_pictures
+from dclip_kit.runtime.files import cache_path, filling, open_file, write_atomically
+
+# The names of a table's columns, or of a JSON's keys.
+PICTURE_COLUMNS = ("image", "file_name")
+CAPTION_COLUMNS = ("captions", "caption", "text")
+MANIFEST = "dclip-kit manifest 1"  # how the file that `curate` writes says what it is
+_REFUSED = "refused.json"  # what unpacking left out, reported whenever the cache is read
+_COCO_NAME = re.compile(r"captions_(train|val|test)(.*)\.json")
+_SHARD_OF_SPLIT = re.compile(
+    r"^(train|training|val|valid|validation|dev|test|testing)[-_]\d.*", re.IGNORECASE
+)
+_TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
+_BARS = re.compile(r"([^|]+)\|[^|]*\|(.*)")  # a comment may have bars
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What stands at one place of a file, as it stands there.
+
+    Attributes:
+        where: "captions.csv:7", "captions_val2017.json:images[3]", or a file.
+        picture: its path below the folder of pictures.
+        captions: a text, or a list of them.
+        split: what the file calls the picture's split; None or "" where it says nothing.
+        image_id: as in `CaptionedImages`.
+        problem: why this is no row; the rest is left out then.
+        not_splits: columns of its table that are called as if they said splits, and do not.
+    """
+
+    where: str
+    picture: Any = None
+    captions: Any = None
+    split: Any = None
+    image_id: str = ""
+    problem: str = ""
+    not_splits: tuple[str, ...] = ()
+
+
+def read_table(file: Path, images: Path) -> Iterator[Row]:
+    """A CSV, TSV or JSONL with the columns image, caption and perhaps split, in any order.
+
+    Args:
+        file: the table; Hugging Face's metadata are such tables, too.
+        images: unused, as by most readers: the folder of the pictures.
+
+    Raises:
+        ValueError: it lacks a column, or as `find_split_column`.
+    """
+    read = _read_json_lines if file.suffix.lower() == ".jsonl" else _read_cells
+    rows = list(read(file))
+    cells = [row for _, row in rows if isinstance(row, dict)]
+    split, others = find_split_column(cells, file, (*PICTURE_COLUMNS, *CAPTION_COLUMNS))
+    for where, row in rows:
+        if isinstance(row, str):
+            yield Row(where, problem=row)
+            continue
+        picture, captions = (
+            next((row[column] for column in columns if column in row), None)
+            for columns in (PICTURE_COLUMNS, CAPTION_COLUMNS)
+        )
+        picture = picture.strip() if isinstance(picture, str) else picture
+        yield Row(where, picture, captions, row.get(split), not_splits=others)
+
+
+def _read_cells(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Each row of a CSV or TSV by its columns, or why it is none."""
+    tabs = file.suffix.lower() == ".tsv"
+    delimiter, called = ("\t", "tabs") if tabs else (",", "commas")
+    with open_file(file, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+        # Strict, as a quote that is never closed would otherwise swallow the rows after it.
+        rows = csv.reader(lines, strict=True, skipinitialspace=True, delimiter=delimiter)
+        columns = _read_columns(file, rows, called)
+        row: list[str] | None = []
+        while row is not None:
+            where = f"{file.name}:{rows.line_num + 1}"
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                yield where, f"expected CSV, got {error} (up to line {rows.line_num})"
+                continue
+            cells = dict(zip(columns, row or (), strict=False))
+            texts = [cells[column] for column in CAPTION_COLUMNS if column in cells]
+            if any(re.fullmatch(r"\s*\[\s*(['\"]).*\1\s*\]\s*", x, re.DOTALL) for x in texts):
+                yield where, "expected a caption, got a list of them; give each a row"
+            elif row and len(row) == len(columns):
+                yield where, cells
+            elif row:
+                yield (
+                    where,
+                    f"expected {len(columns)} fields, got {len(row)}; quote captions with {called}",
+                )
+
+
+def _read_columns(file: Path, rows: Iterator[list[str]], called: str) -> list[str]:
+    """The names in a CSV's first row.
+
+    Raises:
+        ValueError: they do not say what is a picture and what a caption.
+    """
+    try:
+        columns = [column.strip().lower() for column in next(filter(None, rows), [])]
+    except csv.Error as error:
+        columns = [str(error)]
+    known = (*PICTURE_COLUMNS, *CAPTION_COLUMNS, "split")
+    both = {*PICTURE_COLUMNS} & {*columns} and {*CAPTION_COLUMNS} & {*columns}
+    # A column captions would be a list in other words: ['a dog', 'a brown dog'].
+    if not both or "captions" in columns or max(map(columns.count, known)) > 1:
+        raise ValueError(
+            f"Expected the columns image and caption (or file_name and text) once in {file}, "
+            f"got {ascii(columns)[:200]}; put a first line that names them, and save the file with "
+            f"{called} between columns and in UTF-8."
+        )
+    return columns
+
+
+def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Each line of a JSONL as an object, or why it is none."""
+    for where, line in read_lines(file):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # brackets within brackets, thousands deep
+            row = str(error)
+        if isinstance(row, dict) and {*CAPTION_COLUMNS} & {*row}:
+            yield where, row
+        else:
+            yield (
+                where,
+                "expected an object with image (or file_name) and caption (or captions, text), got "
+                f"{ascii(row)[:60]}",
+            )
+
+
+def read_texts(folder: Path, images: Path) -> Iterator[Row]:
+    """Pictures with a .txt of the same name beside each, a caption a line; folders in it, too.
+
+    Where img2dataset's .json lies there as well, its caption is taken whole, its address is the
+    picture's id, and a status other than "success" is a reason to leave the picture out.
+    """
+    names = list(walk_files(folder))
+    texts = {str(Path(name).with_suffix(".txt")) for name in names if is_picture(name)}
+    for name, note in _read_notes(folder, names):
+        where = str(folder / name)
+        if isinstance(note, str):
+            yield Row(where, problem=note)
+            continue
+        captions, url = note.get("caption"), note.get("url")
+        if not isinstance(captions, str):
+            try:
+                with open_file(
+                    (folder / name).with_suffix(".txt"), "r", encoding="utf-8-sig"
+                ) as file:
+                    captions = [x for x in file.read().split("\n") if x.strip()] or [""]
+            except (OSError, ValueError) as error:
+                reason = f"expected its caption beside it, but reading that failed ({error})"
+                yield Row(where, problem=reason)
+                continue
+        yield Row(where, name, captions, None, url if isinstance(url, str) and is_text(url) else "")
+    for name in names:
+        if name.endswith(".txt") and name not in texts:
+            reason = "expected a picture of the same name beside it, found none"
+            yield Row(str(folder / name), problem=reason)
+
+
+def _read_notes(folder: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Each picture with img2dataset's note beside it, or a file and what is wrong with it."""
+    for name in filter(is_picture, names):
+        file, note = Path(name).with_suffix(".json"), {}
+        try:
+            if os.path.lexists(folder / file):
+                note = load_json(folder / file)
+        except ValueError as error:
+            yield str(file), f"expected img2dataset's JSON, but got none ({error})"
+        note = note if isinstance(note, dict) else {}
+        status = note.get("status", "success")
+        fails = f"img2dataset notes that it is no success ({status!r})"
+        yield name, note if status in (None, "success") else fails
+
+
+def read_conceptual(file: Path, images: Path) -> Iterator[Row]:
+    """Conceptual Captions' TSV (caption, tab, address) over what img2dataset downloaded.
+
+    Many of its addresses are dead by now: each row without a picture is named, and so is each
+    picture that the list does not know.
+
+    Args:
+        file: with or without a header.
+        images: the folder that img2dataset wrote, a .json beside each picture.
+    """
+    pictures: dict[str, list[str]] = defaultdict(list)
+    for name, note in _read_notes(images, list(walk_files(images))):
+        if isinstance(note, str):
+            yield Row(str(images / name), problem=note)
+        else:
+            pictures[str(note.get("url")).strip()].append(name)
+    listed = set()
+    for where, line in read_lines(file):
+        caption, _, url = (field.strip() for field in line.partition("\t"))
+        listed.add(url)
+        if url not in pictures and (caption, url) != ("caption", "url"):  # a header, if there is
+            yield Row(where, problem=f"its picture was not downloaded ({ascii(url)[1:-1]})")
+        for name in pictures.get(url, ()):
+            yield Row(where, name, caption, None, url)
+    for url in pictures.keys() - listed:
+        for name in pictures[url]:
+            reason = f"expected its address in {file.name}, but {url!a} is not there"
+            yield Row(str(images / name), problem=reason)
+
+
+def read_shards(folder: Path, images: Path) -> Iterator[Row]:
+    """What `unpack_shards` has unpacked into a folder: pictures with texts beside them."""
+    for where, reason in load_json(folder / _REFUSED).items():
+        yield Row(where, problem=reason)
+    yield from read_texts(images, images)
+
+
+def unpack_shards(path: Path, shards: list[Path]) -> Path:
+    """Unpacks img2dataset's .tar shards, pictures with .txt or .json of the same key.
+
+    They are unpacked below `DCLIP_CACHE` or the user's cache folder. That takes as much disk again,
+    and happens once for as long as their names and bytes stay. Shards called train.tar or, with a
+    number, train-000000.tar come into folders of their split.
+
+    Args:
+        path: one shard, or the folder that has them.
+        shards: the files.
+
+    Raises:
+        ValueError: they cannot be unpacked.
+    """
+    root = path if path.is_dir() else path.parent
+    places = {shard: shard.relative_to(root).with_suffix("") for shard in shards}
+    if path.is_dir():
+        places = {s: p.parent / _SHARD_OF_SPLIT.sub(r"\1/\g<0>", p.name) for s, p in places.items()}
+    # Where they are unpacked to is part of what the cache is known by.
+    scans = scan_pictures(shards, "comparing shards", decode=False)
+    known = [
+        (str(shard.resolve()), scan.digest or scan.problem, place.as_posix())
+        for (shard, place), scan in zip(places.items(), scans, strict=True)
+    ]
+    folder = cache_path("shards", hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16])
+    if not folder.is_dir():
+        refused: dict[str, str] = {}
+        try:
+            with filling(folder) as unpacked:
+                for shard, place in tqdm(places.items(), desc="unpacking shards", delay=2):
+                    _unpack(shard, shard.relative_to(root).as_posix(), unpacked / place, refused)
+                write_atomically(unpacked / _REFUSED, json.dumps(refused, indent=1))
+        except OSError as error:
+            raise ValueError(
+                f"Expected to unpack the shards at {path}, but it failed ({error}); make room, or "
+                "give another folder with DCLIP_CACHE."
+            ) from error
+    return folder
+
+
+def _unpack(shard: Path, called: str, folder: Path, refused: dict[str, str]) -> None:
+    """Writes the pictures, texts and notes of a shard; its other members are not needed."""
+    folder.mkdir(parents=True)
+    try:
+        with open_file(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+            for member in archive:
+                if Path(member.name).suffix.lower() not in PICTURE_SUFFIXES | {".txt", ".json"}:
+                    continue
+                place = f"{called}:{ascii(member.name)[1:-1]}"
+                file = archive.extractfile(member) if member.isreg() else None
+                if file is None:
+                    refused[place] = "expected a file, got a link, a device or a folder"
+                    continue
+                try:
+                    path = path_inside(folder, member.name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(file.read())
+                except ValueError:
+                    refused[place] = "its name leads out of the shard"
+            # To tarfile, a damaged header is an end too; a real one is a block of zeros.
+            stream.seek(archive.offset)
+            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("its end is missing")
+    except tarfile.TarError as error:
+        refused[called] = f"expected a whole shard, but reading on failed ({error})"
+
+
+def read_coco(file: Path, images: Path) -> Iterator[Row]:
+    """captions_train2014.json, captions_val2017.json and their like, one file a split.
+
+    Raises:
+        ValueError: it is of another form, or has objects and no captions.
+    """
+    named = _COCO_NAME.fullmatch(file.name)
+    captions = defaultdict(list)
+    try:
+        record = load_json(file)
+        for entry in record["annotations"]:
+            captions[entry["image_id"]].append(entry["caption"])
+        for index, entry in enumerate(record["images"]):
+            number = entry["id"]
+            # In a file of COCO's form that is not COCO's, the number is nobody else's.
+            image_id = f"coco:{number}" if named and named[2].startswith("20") else ""
+            own, split = captions.pop(number, []), named[1] if named else ""
+            yield Row(f"{file.name}:images[{index}]", entry["file_name"], own, split, image_id)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected COCO's captions in {file}, got another form ({error!r}); name a file such "
+            "as captions_train2017.json."
+        ) from error
+    for number in captions:
+        reason = "expected captions of a picture of this file"
+        yield Row(f"{file.name}:image_id {number}", problem=reason)
+
+
+def read_karpathy(file: Path, images: Path) -> Iterator[Row]:
+    """dataset_coco.json or dataset_flickr30k.json, or one of that form.
+
+    A COCO picture has five captions, a few have more, and all are kept.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    try:
+        record = load_json(file)
+        flickr = "flickr" in str(record.get("dataset") or file.stem)
+        for index, entry in enumerate(record["images"]):
+            name, image_id = entry["filename"], ""
+            if "cocoid" in entry:
+                image_id = f"coco:{entry['cocoid']}"
+            elif flickr:
+                image_id = f"flickr:{Path(name).stem}"
+            captions = [each["raw"] for each in entry["sentences"]]
+            picture = os.path.join(entry.get("filepath", ""), name)
+            yield Row(f"{file.name}:images[{index}]", picture, captions, entry["split"], image_id)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected one of Karpathy's files at {file}, got another form ({error!r}); name one."
+        ) from error
+
+
+def read_flickr(file: Path, images: Path) -> Iterator[Row]:
+    """Flickr30k's results.csv, with bars, or results_20130124.token; it has no splits of its own.
+
+    The known results.csv has one row (2199200615.jpg's fifth) that lacks the bar before the
+    comment; such rows are named.
+    """
+    form = _BARS if file.suffix == ".csv" else _TOKEN
+    for where, line in read_lines(file):
+        match = form.fullmatch(line)
+        if not match:
+            yield Row(where, problem="expected a picture, its caption's number and a caption")
+        elif match[1] != "image_name":  # the header's
+            name = match[1].strip()
+            yield Row(where, name, match[2], None, f"flickr:{Path(name).stem}")
+
+
+def read_manifest(file: Path, images: Path) -> Iterator[Row]:
+    """What `curate` wrote: pictures of the splits train and val, wherever they are.
+
+    Raises:
+        ValueError: it is no manifest.
+    """
+    try:
+        for index, entry in enumerate(load_json(file)["entries"]):
+            # A single text would pass for a list of letters.
+            if not isinstance(entry["captions"], list) or not all(
+                map(is_text, [entry["path"], entry["id"], *entry["captions"]])
+            ):
+                raise TypeError(f"the entry {ascii(entry)[:200]}")
+            where = f"{file.name}:entries[{index}]"
+            yield Row(where, entry["path"], entry["captions"], entry["split"], entry["id"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"Expected a manifest ({MANIFEST}) at {file}, got another form ({error!r}); write one "
+            "with curate."
+        ) from error
