@@ -9,12 +9,11 @@ from pathlib import Path
 from dclip_kit.config import FORMATS
 from dclip_kit.data.collect import Checks, PlacedRow, UsableImages, collect
 from dclip_kit.data.columns import SPLIT_OF
-from dclip_kit.data.paths import is_picture, read_lines, walk_files
+from dclip_kit.data.paths import is_picture, walk_files
 from dclip_kit.data.readers import (
-    CAPTION_COLUMNS,
     MANIFEST,
-    PICTURE_COLUMNS,
     Row,
+    is_table,
     read_coco,
     read_conceptual,
     read_flickr,
@@ -253,24 +252,17 @@ def find_formats(path: Path) -> dict[str, Path]:
             head = file.read(1 << 16)  # these run to 100 MB and more, and begin with an entry
         suffix = path.suffix.lower()
         fitting = [kind for ending, mark, kind in _MARKS if suffix == ending and mark in head]
-        if fitting == ["conceptual"] and _is_table(path):
+        if fitting == ["conceptual"] and is_table(path):
             fitting = ["csv"]
         return dict.fromkeys(fitting[:1], path)
     files = {format: _list_files(path, format) for format in READERS}
-    files["conceptual"] = [file for file in files["conceptual"] if not _is_table(file)]
+    files["conceptual"] = [file for file in files["conceptual"] if not is_table(file)]
     found = {format: each[0] for format, each in files.items() if each}
     if found:  # texts beside pictures may accompany any annotation file, which then has the say
         return found
     names = set(walk_files(path))
     pictures = (Path(name) for name in names if is_picture(name))
     return {"files": path} if any(str(p.with_suffix(".txt")) in names for p in pictures) else {}
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a TSV's first line names columns with pictures and captions, as a table's does."""
-    first = next((line for _, line in read_lines(path)), "")
-    columns = {column.strip().lower() for column in first.split("\t")}
-    return bool(columns & {*PICTURE_COLUMNS} and columns & {*CAPTION_COLUMNS})
 
 
 def _list_files(folder: Path, called: str) -> list[Path]:

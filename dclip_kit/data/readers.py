@@ -28,7 +28,7 @@ from dclip_kit.data.paths import (
     read_lines,
     walk_files,
 )
-from dclip_kit.data.pictures import scan_pictures
+from dclip_kit.data.pictures import SPLITS, scan_pictures
 from dclip_kit.runtime.files import cache_path, filling, open_file, write_atomically
 
 # The names of a table's columns, or of a JSON's keys.
@@ -216,7 +216,15 @@ def read_conceptual(file: Path, images: Path) -> Iterator[Row]:
     Args:
         file: with or without a header.
         images: the folder that img2dataset wrote, a .json beside each picture.
+
+    Raises:
+        ValueError: it is a table of pictures and captions.
     """
+    if is_table(file):
+        raise ValueError(
+            f"Expected captions and addresses in {file}, got a table of pictures and captions; "
+            "name the file itself, without --format (format= in Python) or with csv."
+        )
     pictures: dict[str, list[str]] = defaultdict(list)
     for name, note in _read_notes(images, list(walk_files(images))):
         if isinstance(note, str):
@@ -235,6 +243,13 @@ def read_conceptual(file: Path, images: Path) -> Iterator[Row]:
         for name in pictures[url]:
             reason = f"expected its address in {file.name}, but {url!a} is not there"
             yield Row(str(images / name), problem=reason)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a TSV's first line names columns with pictures and captions, as a table's does."""
+    first = next((line for _, line in read_lines(path)), "")
+    columns = {column.strip().lower() for column in first.split("\t")}
+    return bool(columns & {*PICTURE_COLUMNS} and columns & {*CAPTION_COLUMNS})
 
 
 def read_shards(folder: Path, images: Path) -> Iterator[Row]:
@@ -389,13 +404,14 @@ def read_manifest(file: Path, images: Path) -> Iterator[Row]:
     """
     try:
         for index, entry in enumerate(load_json(file)["entries"]):
+            captions, split = entry["captions"], entry["split"]
             # A single text would pass for a list of letters.
-            if not isinstance(entry["captions"], list) or not all(
-                map(is_text, [entry["path"], entry["id"], *entry["captions"]])
-            ):
+            whole = isinstance(captions, list) and all(text.strip() for text in captions)
+            texts = all(map(is_text, [entry["path"], entry["id"], *captions]))
+            if not whole or not texts or split not in SPLITS:
                 raise TypeError(f"the entry {ascii(entry)[:200]}")
-            where = f"{file.name}:entries[{index}]"
-            yield Row(where, entry["path"], entry["captions"], entry["split"], entry["id"])
+            place = str(file.parent / entry["path"])
+            yield Row(f"{file.name}:entries[{index}]", place, captions, split, entry["id"])
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected a manifest ({MANIFEST}) at {file}, got another form ({error!r}); write one "

@@ -73,10 +73,10 @@ def test_the_file_has_the_say_on_its_split(tmp_path) -> None:
         ValueError, match=r"split that pictures of coco are of \(val\), .* got 'train'; give"
     ):
         read_coco(file)
-    with pytest.raises(ValueError, match=r"one file .*captions_train\*\.json in .*, got none"):
+    with pytest.raises(ValueError, match=r"pictures of coco are of \(val\), .* got 'train'"):
         read_coco(tmp_path)
     write_coco(tmp_path, "val2017", "", [1])
-    with pytest.raises(ValueError, match=r"captions_val2014.json, captions_val2017.json.*name the"):
+    with pytest.raises(ValueError, match=r"captions_val2014.json, .*captions_val2017.json.*name the"):
         read_coco(tmp_path, split="val")
     assert read_coco(file, split="all").dataset.splits == ("val",)
 

@@ -67,7 +67,7 @@ def test_files_pair_pictures_with_the_texts_beside_them(tmp_path) -> None:
     numbers = ("00002", "10000", "10003", "10006")
     others = {"000010002.json", "000010008.json", "000010004.txt"}
     assert set(reasons) == {f"0000{n}.jpg" for n in numbers} | others
-    assert "00001/000010004.txt" in found.unusable
+    assert any(place.endswith("00001/000010004.txt") for place in found.unusable)
     assert "failed_to_resize" in reasons["000000002.jpg"]
     for number in ("10000", "10006"):
         assert "No such file" in reasons[f"0000{number}.jpg"]

@@ -141,7 +141,7 @@ def test_names_that_are_no_text_can_be_printed(folder) -> None:
     (folder / bad).with_suffix(".txt").write_text("a cafe")
     report = inspect_data(folder)
     assert report["format"] == "files" and report["pictures"]["usable"] == 1
-    assert "caf\\udce9.png" in [each["path"] for each in report["pictures"]["unusable"]]
+    assert any(each["path"].endswith("caf\\udce9.png") for each in report["pictures"]["unusable"])
     json.dumps(report, ensure_ascii=False).encode()
 
 

@@ -107,7 +107,7 @@ def test_csv_without_its_columns_is_refused(folder, content, says) -> None:
 
 
 def test_a_csv_that_is_not_there_is_an_error(folder) -> None:
-    with pytest.raises(FileNotFoundError, match=r"list\.csv"):
+    with pytest.raises(ValueError, match=r"list\.csv, found nothing"):
         read_table(folder / "list.csv")
 
 
