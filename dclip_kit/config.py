@@ -407,6 +407,7 @@ FORMATS: dict[str, str] = {
     "flickr": "results_20130124.token or results.csv",
     "conceptual": "a .tsv of captions and addresses, over what img2dataset downloaded",
     "shards": "webdataset's .tar",
+    "datasets": "hf:organisation/name[:split], a .parquet with pictures, or an Arrow data set",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from dclip_kit.config import FORMATS
 from dclip_kit.data.collect import Checks, PlacedRow, UsableImages, collect
 from dclip_kit.data.columns import SPLIT_OF
+from dclip_kit.data.hub import TABLE, is_dataset, unpack_dataset
 from dclip_kit.data.paths import is_picture, walk_files
 from dclip_kit.data.readers import (
     MANIFEST,
@@ -59,6 +60,7 @@ READERS = {
     "flickr": Format(("results_20130124.token", "results.csv"), read_flickr, "flickr30k"),
     "conceptual": Format(("*.tsv",), read_conceptual, "conceptual_captions"),
     "shards": Format(("*.tar",), read_shards, in_splits=True, own_pictures=True),
+    "datasets": Format((), read_table, own_pictures=True),
     "manifest": Format((), read_manifest, says_splits=True, own_pictures=True),
 }
 _FOLD = "test_1k_"  # of COCO's test, five thousands that many results are the mean of
@@ -129,6 +131,9 @@ def read_format(
     folder, given = path if path.is_dir() else path.parent, Path(images) if images else None
     if called == "files":
         given = path
+    elif called == "datasets":
+        folder = unpack_dataset(str(path))
+        files = [folder / TABLE]
     elif called == "shards":
         unpacked = unpack_shards(path, files)
         files, given = [unpacked], unpacked if path.is_dir() else unpacked / path.stem
@@ -145,6 +150,8 @@ def read_format(
             rows.append((replace(row, where=where), root if called != "manifest" else None))
     if called == "karpathy":
         source = files[0].stem.removeprefix("dataset_")
+    elif called == "datasets":
+        source = path.name
     else:
         source = form.source or (path if form.own_pictures else folder).resolve().stem
     return collect(
@@ -216,7 +223,9 @@ def recognise_format(
             pictures, or there is none.
     """
     path = Path(path)
-    if not path.exists():
+    if format is None and is_dataset(path):
+        format = "datasets"
+    if not path.exists() and format != "datasets":
         raise ValueError(f"Expected a file or folder at {path}, found nothing; check the path.")
     found = {format: path} if format else find_formats(path)
     if len(found) > 1:
@@ -281,7 +290,7 @@ def _choose_files(path: Path, called: str, split: str) -> list[Path]:
     Raises:
         ValueError: there is none, or too many to tell which is meant.
     """
-    if not path.is_dir() or called in ("files", "manifest"):
+    if not path.is_dir() or called in ("files", "manifest", "datasets"):
         return [path]
     files = _list_files(path, called)
     groups: dict[str, list[Path]] = {}
