@@ -76,7 +76,9 @@ def test_the_file_has_the_say_on_its_split(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"pictures of coco are of \(val\), .* got 'train'"):
         read_coco(tmp_path)
     write_coco(tmp_path, "val2017", "", [1])
-    with pytest.raises(ValueError, match=r"captions_val2014.json, .*captions_val2017.json.*name the"):
+    with pytest.raises(
+        ValueError, match=r"captions_val2014.json, .*captions_val2017.json.*name the"
+    ):
         read_coco(tmp_path, split="val")
     assert read_coco(file, split="all").dataset.splits == ("val",)
 
