@@ -536,28 +536,21 @@ class _Workshop:
                 alpha = choose_candidate(val, RETENTION).alpha
                 mixed = interpolate(self.clip, run.student, alpha)
                 self._save(Arm(mixed, alpha, tuple(val), run.history), arm.name, profile, seed)
-            chosen, settings = points[alpha][1], self.study.describe(arm, seed)
-            records.append(
-                {
-                    "arm": arm.name,
-                    "seed": seed,
-                    "settings_digest": digest_record(settings),
-                    "steps": steps,
-                    "seconds": round(time.monotonic() - began, 1),
-                    "alpha": alpha,
-                    "val": [asdict(each) for each in val],
-                    "frontier": [_describe(x, found, base) for x, (_, found) in points.items()],
-                    "queries": {way: pack_counts(base.found[way].image.bincount()) for way in WAYS},
-                    "chosen": {
-                        **{way: chosen.found[way].figures for way in WAYS},
-                        "correct": pack_counts(chosen.correct),
-                    },
-                    "probe": probe,
-                    "skewness_of_k_occurrence": chosen.hubness,
-                    "compositions": self._ask_compositions(mixed),
-                    "settings": settings,
-                }
-            )
+            settings = self.study.describe(arm, seed)
+            record = {
+                "arm": arm.name,
+                "seed": seed,
+                "settings_digest": digest_record(settings),
+                "steps": steps,
+                "seconds": round(time.monotonic() - began, 1),
+                "alpha": alpha,
+                "val": [asdict(each) for each in val],
+                **_describe_frontier({x: found for x, (_, found) in points.items()}, base, alpha),
+                "probe": probe,
+                "compositions": self._ask_compositions(mixed),
+                "settings": settings,
+            }
+            records.append(record)
         return records
 
     def _save(self, arm: Arm, name: str, profile: Profile, seed: int) -> None:
@@ -632,6 +625,22 @@ class _Workshop:
 
 def _retention(found: Measurement, base: Measurement) -> float:
     return float(found.correct.double().mean() / base.correct.double().mean())
+
+
+def _describe_frontier(
+    points: Mapping[float, Measurement], base: Measurement, alpha: float
+) -> dict[str, Any]:
+    """What is recorded of mixes by their weights, one of which was chosen."""
+    chosen = points[alpha]
+    return {
+        "frontier": [_describe(share, found, base) for share, found in points.items()],
+        "queries": {way: pack_counts(base.found[way].image.bincount()) for way in WAYS},
+        "chosen": {
+            **{way: chosen.found[way].figures for way in WAYS},
+            "correct": pack_counts(chosen.correct),
+        },
+        "skewness_of_k_occurrence": chosen.hubness,
+    }
 
 
 def _describe(alpha: float, found: Measurement, base: Measurement) -> dict[str, Any]:
