@@ -140,6 +140,7 @@ class Study:
     Attributes:
         path: of the TOML file.
         profile: what all arms work with.
+        control: how the control trains, which may teach an arm.
         seeds: of each arm's trainings.
         gallery: pictures that are searched at a time; 0 for all.
         compositions: items of each kind that arms are asked for, too; 0 for none.
@@ -148,6 +149,7 @@ class Study:
 
     path: Path
     profile: Profile
+    control: Profile
     seeds: tuple[int, ...]
     gallery: int
     compositions: int
@@ -195,7 +197,9 @@ def read_study(path: Path) -> Study:
         if {"seed", "selection"} & said.keys():
             raise ValueError("seed and selection have no effect; it has seeds")
         read = tuple(_read_arm(profile, said, *arm) for arm in arms.items())
-        return Study(path, profile, seeds, gallery, compositions, read)
+        # What is said for all arms outdoes its recipe's rates, as it does for them.
+        control = change_settings(apply_recipe(profile, CONTROL), said)
+        return Study(path, profile, control, seeds, gallery, compositions, read)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
@@ -610,7 +614,7 @@ class _Workshop:
 
     def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
         """The control by its own settings, trained once for its own row and for what it teaches."""
-        control = replace(apply_recipe(self.study.profile, CONTROL), seed=profile.seed)
+        control = replace(self.study.control, seed=profile.seed)
         captioned = self.captioned(control.regions, arm.captions)
         sets = prepare_evaluation(self.clip, self.data)
         shown = prepare_training(self.clip, captioned, sets, control.selection)
