@@ -46,6 +46,7 @@ test: $(READY) ## ruff, mypy, pytest, the notebooks against their stored outputs
 demo: $(READY) ## train DCLIP shortly on the pocket profile and measure it; see runs/demo
 	mkdir -p $(DEMO)
 	rm -f $(DEMO)/report.json $(DEMO)/*.ipynb $(DEMO)/*.html
+	rm -rf $(DEMO)/*/checkpoints
 	$(RUN) -p full True -p run_dir ../$(DEMO) notebooks/00_quickstart.ipynb $(DEMO)/00_quickstart.ipynb
 	$(call PAGES,$(DEMO))
 	@$(BIN)/python -m assets.make.notebook_files table $(DEMO)/report.json

@@ -411,15 +411,8 @@ def _count_rivals(
             f"and {candidates.shape[1]}; encode both with the same model."
         )
     index = torch.as_tensor(answer, device=queries.device)
+    _require_answers(index, len(queries), len(candidates), query, candidate)
     answer = index.long()
-    fits = index.shape == queries.shape[:1] and not index.is_floating_point()
-    if not fits or answer.min() < 0 or answer.max() >= len(candidates):
-        raise ValueError(
-            f"Expected the index of a {candidate} for each {query}, {len(queries)} of them from 0 "
-            f"to {len(candidates) - 1}, got {len(index)} from {sorted(index.tolist())[:1]} to "
-            f"{sorted(index.tolist())[-1:]} in {index.dtype}; count rows of the features passed, "
-            "from 0, in whole numbers."
-        )
     dtype = torch.promote_types(torch.promote_types(queries.dtype, candidates.dtype), torch.float32)
 
     def unit(features: Tensor, norm: Tensor, rows: slice | Tensor) -> Tensor:
@@ -459,6 +452,20 @@ def _count_rivals(
     forth[1] -= forth[0]
     back[1] -= back[0]
     return score.double().cpu(), forth.cpu(), back.cpu()
+
+
+def _require_answers(
+    index: Tensor, queries: int, candidates: int, query: str, candidate: str
+) -> None:
+    """Raises ValueError where there is not the index of a candidate for each query."""
+    fits = index.shape == (queries,) and not index.is_floating_point()
+    if not fits or index.min() < 0 or index.max() >= candidates:
+        raise ValueError(
+            f"Expected the index of a {candidate} for each {query}, {queries} of them from 0 "
+            f"to {candidates - 1}, got {len(index)} from {sorted(index.tolist())[:1]} to "
+            f"{sorted(index.tolist())[-1:]} in {index.dtype}; count rows of the features passed, "
+            "from 0, in whole numbers."
+        )
 
 
 def _measure_norms(features: Tensor, name: str) -> Tensor:

@@ -16,9 +16,9 @@ from dclip_kit.runtime.files import asset_path
 
 ARMS = ("contrastive_rehearsal", "dclip", "region_taught")
 TAUGHT = {"dclip": "teacher", "region_taught": "region_teacher"}  # those whose teachers are kept
-MEASURED = """As `{name}` in `assets/studies/pocket_table.json` of dclip_kit's repository, whose README
-shows it as a table: on 4,000 scenes that it was neither trained nor chosen on, with controls and
-intervals, over three seeds of which this is the first."""
+MEASURED = """As `{name}` in `assets/studies/pocket_table.json` of dclip_kit's repository, whose
+README shows it as a table: on 4,000 scenes that it was neither trained nor chosen on, with controls
+and intervals, over three seeds of which this is the first."""
 
 
 def copy_arms(study: Study, work: Path, folder: Path, seed: int = 0) -> None:

@@ -89,8 +89,8 @@ def distill(
             format_report(report),
             *report["notes"],
             f"Written to {printable(out)}. Plain open_clip loads {arm}, as its README.md shows. To "
-            "publish it without seen.json, which tells whose pictures it was trained on to whoever "
-            "has them:",
+            "publish it without seen.json, which tells whoever has a picture whether it was trained"
+            " on (training.json names the folders of your data: read it before):",
             f"  hf upload YOU/NAME {arm} . --exclude seen.json",
             sep="\n",
         )

@@ -117,6 +117,8 @@ def probe(
         raise ValueError(
             "Expected models or teachers to ask, got none; name some with --model and --teacher."
         )
+    if items < 1:
+        raise ValueError(f"Expected --items from 1, got {items}; ask for more.")
     from dclip_kit.evaluation import probing
     from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
@@ -284,37 +286,42 @@ def app(
     }  # which the kernel inherits
     for name in ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE"):
         os.environ.pop(name, None)  # else the token would be another server's
-    from voila.app import Voila
-
     with tempfile.TemporaryDirectory() as root:  # all that the server can see
         shutil.copy(NOTEBOOK, root)
-        options = [
-            *(str(Path(root, NOTEBOOK.name)), f"--port={port}", "--Voila.ip=127.0.0.1"),
-            *("--Voila.port_retries=0", "--VoilaConfiguration.file_allowlist=[]"),
-            *("--show_tracebacks=False", "--no-browser", "--Voila.auto_token=True"),
-            # Empty is False: no Host but localhost and loopback addresses.
-            "--Voila.tornado_settings=allow_remote_access=",
-            # A tab that is closed asks for the end of its kernel without the token against forged
-            # requests. Other sites cannot forge one: they have no cookie, and another origin.
-            "--Voila.tornado_settings=disable_check_xsrf=1",
-            "--IdentityProvider.cookie_options=samesite=Strict",
-            # Kernels without a connection end; a page that is only looked at has one.
-            "--MappingKernelManager.cull_idle_timeout=300",
-            "--MappingKernelManager.cull_interval=60",
-            f"--MappingKernelManager.root_dir={Path.cwd()}",  # to which paths are relative
-        ]
-        voila = Voila.instance()
-        voila.initialize(options)
+        _serve(Path(root, NOTEBOOK.name), port, browser)
 
-        def open_page() -> None:
-            # Voilà would leave out the token. By way of a file that only this account can read:
-            # others can see what programs are called with.
-            page = Path(root, "open.html")
-            page.write_text(f'<meta http-equiv="refresh" content="0; url={voila.display_url}">')
-            threading.Thread(target=webbrowser.open, args=(page.as_uri(),)).start()
 
-        if browser:
-            loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(loop)  # runs once the server listens
-            loop.call_soon(open_page)
-        voila.start()  # until Ctrl-C
+def _serve(notebook: Path, port: int, browser: bool) -> None:
+    """Serves a notebook's page until Ctrl-C, to this machine and whoever has its token."""
+    from voila.app import Voila
+
+    options = [
+        *(str(notebook), f"--port={port}", "--Voila.ip=127.0.0.1"),
+        *("--Voila.port_retries=0", "--VoilaConfiguration.file_allowlist=[]"),
+        *("--show_tracebacks=False", "--no-browser", "--Voila.auto_token=True"),
+        # Empty is False: no Host but localhost and loopback addresses.
+        "--Voila.tornado_settings=allow_remote_access=",
+        # A tab that is closed asks for the end of its kernel without the token against forged
+        # requests. Other sites cannot forge one: they have no cookie, and another origin.
+        "--Voila.tornado_settings=disable_check_xsrf=1",
+        "--IdentityProvider.cookie_options=samesite=Strict",
+        # Kernels without a connection end; a page that is only looked at has one.
+        "--MappingKernelManager.cull_idle_timeout=300",
+        "--MappingKernelManager.cull_interval=60",
+        f"--MappingKernelManager.root_dir={Path.cwd()}",  # to which paths are relative
+    ]
+    voila = Voila.instance()
+    voila.initialize(options)
+
+    def open_page() -> None:
+        # Voilà would leave out the token. By way of a file that only this account can read: others
+        # can see what programs are called with.
+        page = notebook.with_name("open.html")
+        page.write_text(f'<meta http-equiv="refresh" content="0; url={voila.display_url}">')
+        threading.Thread(target=webbrowser.open, args=(page.as_uri(),)).start()
+
+    if browser:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)  # runs once the server listens
+        loop.call_soon(open_page)
+    voila.start()

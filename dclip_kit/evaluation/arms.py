@@ -317,7 +317,13 @@ class Origin:
             FileNotFoundError, ValueError: as `load_clip`, or it is another CLIP.
         """
         name = instead or self.profile.clip
-        clip = load_clip(name, tag_for(name, self.profile.pretrained), device)
+        try:
+            clip = load_clip(name, tag_for(name, self.profile.pretrained), device)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(
+                f"Expected the CLIP that the model was made from at {name}, but it does not load "
+                f"({error}); restore it, or tell app with --before where it is."
+            ) from error
         if clip.digest != self.digest:
             raise ValueError(
                 f"Expected the CLIP that the model was made from, of the digest {self.digest}, got "
@@ -478,8 +484,8 @@ def write_card(folder: Path, measured: str = "Not measured.") -> None:
 
     def build(record: dict[str, Any]) -> dict[str, str]:
         base, settings = record["base"], record["settings"]
-        tag = f" ({base['pretrained']})" if base["pretrained"] else ""
         # Of paths the last part alone: the rest is nobody else's business.
+        tag = f" ({Path(base['pretrained']).name})" if base["pretrained"] else ""
         said = {
             "base": f"{Path(base['clip']).name}{tag}",
             "recipe": record["recipe"],

@@ -436,6 +436,7 @@ def save_report(report: dict[str, Any], out: Path) -> None:
         write_record(report, out / REPORT)
         table, _, _ = format_report(report).partition("\n\n")
         *sentences, _ = say_report(report)  # but for how long it took
-        said = [f"- {html.escape(each, quote=False)}" for each in (*sentences, *report["notes"])]
+        every = (html.escape(each, quote=False) for each in (*sentences, *report["notes"]))
+        said = ["- " + each.replace("[", r"\[") for each in every]  # no link
         for name in report["arms"].keys() - {"clip"}:
             write_card(out / name, "\n".join([table, "", *said]))

@@ -140,6 +140,7 @@ class Study:
     Attributes:
         path: of the TOML file.
         profile: what all arms work with.
+        control: how the control trains, which may teach an arm.
         seeds: of each arm's trainings.
         gallery: pictures that are searched at a time; 0 for all.
         compositions: items of each kind that arms are asked for, too; 0 for none.
@@ -148,6 +149,7 @@ class Study:
 
     path: Path
     profile: Profile
+    control: Profile
     seeds: tuple[int, ...]
     gallery: int
     compositions: int
@@ -195,7 +197,9 @@ def read_study(path: Path) -> Study:
         if {"seed", "selection"} & said.keys():
             raise ValueError("seed and selection have no effect; it has seeds")
         read = tuple(_read_arm(profile, said, *arm) for arm in arms.items())
-        return Study(path, profile, seeds, gallery, compositions, read)
+        # What is said for all arms outdoes its recipe's rates, as it does for them.
+        control = change_settings(apply_recipe(profile, CONTROL), said)
+        return Study(path, profile, control, seeds, gallery, compositions, read)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
@@ -536,28 +540,21 @@ class _Workshop:
                 alpha = choose_candidate(val, RETENTION).alpha
                 mixed = interpolate(self.clip, run.student, alpha)
                 self._save(Arm(mixed, alpha, tuple(val), run.history), arm.name, profile, seed)
-            chosen, settings = points[alpha][1], self.study.describe(arm, seed)
-            records.append(
-                {
-                    "arm": arm.name,
-                    "seed": seed,
-                    "settings_digest": digest_record(settings),
-                    "steps": steps,
-                    "seconds": round(time.monotonic() - began, 1),
-                    "alpha": alpha,
-                    "val": [asdict(each) for each in val],
-                    "frontier": [_describe(x, found, base) for x, (_, found) in points.items()],
-                    "queries": {way: pack_counts(base.found[way].image.bincount()) for way in WAYS},
-                    "chosen": {
-                        **{way: chosen.found[way].figures for way in WAYS},
-                        "correct": pack_counts(chosen.correct),
-                    },
-                    "probe": probe,
-                    "skewness_of_k_occurrence": chosen.hubness,
-                    "compositions": self._ask_compositions(mixed),
-                    "settings": settings,
-                }
-            )
+            settings = self.study.describe(arm, seed)
+            record = {
+                "arm": arm.name,
+                "seed": seed,
+                "settings_digest": digest_record(settings),
+                "steps": steps,
+                "seconds": round(time.monotonic() - began, 1),
+                "alpha": alpha,
+                "val": [asdict(each) for each in val],
+                **_describe_frontier({x: found for x, (_, found) in points.items()}, base, alpha),
+                "probe": probe,
+                "compositions": self._ask_compositions(mixed),
+                "settings": settings,
+            }
+            records.append(record)
         return records
 
     def _save(self, arm: Arm, name: str, profile: Profile, seed: int) -> None:
@@ -617,7 +614,7 @@ class _Workshop:
 
     def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
         """The control by its own settings, trained once for its own row and for what it teaches."""
-        control = replace(apply_recipe(self.study.profile, CONTROL), seed=profile.seed)
+        control = replace(self.study.control, seed=profile.seed)
         captioned = self.captioned(control.regions, arm.captions)
         sets = prepare_evaluation(self.clip, self.data)
         shown = prepare_training(self.clip, captioned, sets, control.selection)
@@ -632,6 +629,22 @@ class _Workshop:
 
 def _retention(found: Measurement, base: Measurement) -> float:
     return float(found.correct.double().mean() / base.correct.double().mean())
+
+
+def _describe_frontier(
+    points: Mapping[float, Measurement], base: Measurement, alpha: float
+) -> dict[str, Any]:
+    """What is recorded of mixes by their weights, one of which was chosen."""
+    chosen = points[alpha]
+    return {
+        "frontier": [_describe(share, found, base) for share, found in points.items()],
+        "queries": {way: pack_counts(base.found[way].image.bincount()) for way in WAYS},
+        "chosen": {
+            **{way: chosen.found[way].figures for way in WAYS},
+            "correct": pack_counts(chosen.correct),
+        },
+        "skewness_of_k_occurrence": chosen.hubness,
+    }
 
 
 def _describe(alpha: float, found: Measurement, base: Measurement) -> dict[str, Any]:

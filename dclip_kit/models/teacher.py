@@ -316,6 +316,8 @@ def load_teacher(folder: Path) -> tuple[Any, TeacherSettings | RegionTeacherSett
         record: dict[str, Any],
     ) -> tuple[MetaTeacher | RegionTeacher, TeacherSettings | RegionTeacherSettings]:
         settings = KINDS[record["kind"]][0](**record["settings"])
+        if record["embed_dim"] < 1:
+            raise ValueError(f"a joint space of {record['embed_dim']} numbers")
         return build_teacher(record["embed_dim"], settings), settings
 
     teacher, settings = read_record(folder / CONFIG_FILE, build)

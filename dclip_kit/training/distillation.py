@@ -227,15 +227,7 @@ def distill(
     require_directions(text_features=features.text)
     torch.manual_seed(seed)
     device = training_device(bundle.device)
-    student = clone_clip(bundle)
-    # As the pictures are laid out: else every step would turn the weights of convolutions around.
-    student.model.to(device, memory_format=torch.channels_last)
-    freeze(student, settings.train)
-    tower, captions = student.model.visual, features.text  # captions as the loss takes them
-    if settings.train_text:  # or as the text tower does
-        tower, captions = student.model, _unfreeze_text(student, _require_texts(captioned))
-    built = {term.name: term.build_head(bundle.embed_dim) for term in terms}
-    module = _Student(tower, {name: head for name, head in built.items() if head}).to(device)
+    student, module, captions = _make_student(bundle, captioned, terms, settings, device)
     precision = choose_precision(settings.mixed_precision)
     training = Training(
         "distilling" if any(term.name == "distillation" for term in terms) else "fine-tuning",
@@ -265,6 +257,26 @@ def distill(
     history = train(training, checkpoint, after_epoch, on_step)
     student.model.requires_grad_(False).eval().to(bundle.device)
     return StudentRun(student, history)
+
+
+def _make_student(
+    bundle: ClipBundle,
+    captioned: EncodedPictures,
+    terms: Sequence[Term],
+    settings: StudentSettings,
+    device: torch.device,
+) -> tuple[ClipBundle, _Student, Tensor]:
+    """A copy of CLIP; what of it trains, with the terms' heads; and the captions for the loss."""
+    student = clone_clip(bundle)
+    # As the pictures are laid out: else every step would turn the weights of convolutions around.
+    student.model.to(device, memory_format=torch.channels_last)
+    freeze(student, settings.train)
+    tower, captions = student.model.visual, captioned.features.text
+    if settings.train_text:  # captions as the text tower takes them
+        tower, captions = student.model, _unfreeze_text(student, _require_texts(captioned))
+    built = {term.name: term.build_head(bundle.embed_dim) for term in terms}
+    heads = {name: head for name, head in built.items() if head}
+    return student, _Student(tower, heads).to(device), captions
 
 
 def _read(

@@ -22,7 +22,7 @@ import torch
 from dclip_kit.config import get_profile
 from dclip_kit.data import open_picture
 from dclip_kit.data.pocket.world import load_captioned
-from dclip_kit.evaluation.experiment import load_or_extract_features
+from dclip_kit.features.extract import load_or_extract_features
 from dclip_kit.features.store import FEATURES, FrozenFeatures
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, read_pixels
@@ -89,7 +89,7 @@ def make_and_open(folder: Path) -> dict[str, float]:
     clip, scenes = load_clip(PROFILE.clip), load_captioned("train").select(range(SCENES))
 
     def obtain() -> None:
-        load_or_extract_features(PROFILE, clip, scenes, folder)
+        load_or_extract_features(clip, scenes, PROFILE.regions, folder)
 
     made = measure(obtain)[0]
     return {"making": made, "opening": median(measure(obtain)[0] for _ in range(5))}

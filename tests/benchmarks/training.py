@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from dclip_kit.config import get_profile
 from dclip_kit.data import CaptionedImages, open_picture
 from dclip_kit.data.pocket.world import load_captioned
-from dclip_kit.evaluation.experiment import choose_detector
-from dclip_kit.features.extract import extract_features
+from dclip_kit.features.extract import choose_detector, extract_features
 from dclip_kit.features.store import EncodedPictures, FrozenFeatures
 from dclip_kit.losses import contrastive_loss
 from dclip_kit.models.clip import ClipBundle, autocast, choose_precision, load_clip
@@ -48,7 +47,7 @@ def prepare() -> tuple[ClipBundle, CaptionedImages, FrozenFeatures]:
     """The untouched CLIP, pictures, and their features."""
     clip = load_clip(PROFILE.clip)
     pictures = load_captioned("train").select(range(PICTURES))
-    return clip, pictures, extract_features(clip, choose_detector(PROFILE, clip), pictures, REGIONS)
+    return clip, pictures, extract_features(clip, choose_detector(REGIONS, clip), pictures, REGIONS)
 
 
 def kit_teacher() -> list[float]:
@@ -81,7 +80,7 @@ def reference_teacher() -> list[float]:
     are not counted.
     """
     clip, pictures, features = prepare()
-    detector = choose_detector(PROFILE, clip)
+    detector = choose_detector(REGIONS, clip)
     found = detector.detect([open_picture(path) for path in pictures.paths]).regions
     teacher = make_teacher(features)
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=TEACHER.learning_rate)

@@ -25,13 +25,13 @@ import torch
 import dclip_kit as kit
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import world
-from dclip_kit.evaluation.experiment import load_arm
+from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.widgets import QueryGallery
 
 count = {count}
 clip = kit.load_clip("pocket")
-taught = load_arm("region_taught", clip, asset_path("pocket_arms")).clip
+taught = load_arm(asset_path("pocket_arms", "region_taught")).clip
 data = world.load_captioned("test")
 own = {{0.0: clip, 1.0: taught}}
 features = {{share: kit.encode_images(model, data.paths) for share, model in own.items()}}

@@ -19,9 +19,8 @@ import pytest
 from lab import ROOT, find_port, wait_until
 from playwright.sync_api import expect
 
-from dclip_kit.config import get_profile
 from dclip_kit.data.pocket import world
-from dclip_kit.runtime.files import asset_path, write_record
+from dclip_kit.runtime.files import asset_path
 
 PICTURES = 520  # three batches
 WEBSOCKET = {  # what asks for one; the answer is 101
@@ -76,9 +75,7 @@ class Served:
 def served(photos, tmp_path_factory):
     """`python -m dclip_kit app photos --model runs/mine/region_taught`."""
     run = tmp_path_factory.mktemp("runs")
-    write_record(get_profile("pocket").as_dict(), run / "settings.json")
-    for ending in ("json", "safetensors"):
-        shutil.copy(asset_path("pocket_arms", f"region_taught.{ending}"), run)
+    shutil.copytree(asset_path("pocket_arms", "region_taught"), run / "region_taught")
     opener = run / "browser"
     opener.write_text(f'#!/bin/sh\necho "$1" > {run}/opened.new; mv {run}/opened.new {run}/opened')
     opener.chmod(0o755)

@@ -6,8 +6,8 @@ from lab import wait_until
 from plotly.io import to_html
 
 from dclip_kit import plots
+from dclip_kit.evaluation.arms import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.evaluate import ZeroShot
-from dclip_kit.evaluation.experiment import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.inspection import ShortcutProbe, read_caption
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.regions import Regions
@@ -33,7 +33,7 @@ def figures(clip, captioned, pictures):
     owner = torch.arange(6).repeat_interleave(2)
     found = retrieval_metrics(torch.randn(6, 8), torch.randn(12, 8), owner, (1, 5))
     nothing = ZeroShot(torch.tensor([True]), 1.0, 1.0, None)
-    result = ArmResult(Arm(HOSTILE, clip), found, nothing, nothing)
+    result = ArmResult(Arm(clip), found, nothing, nothing)
     point = {"text_to_image": 0.2, "image_to_text": 0.2, "retention": 1.0}
     vs = {"clip": {"relative": 0.1, "ci95": [0.0, 0.2]}}
     at = {"recall_at_1": 0.2, "vs": vs}
@@ -47,7 +47,7 @@ def figures(clip, captioned, pictures):
     models, names = {HOSTILE: torch.eye(6)}, [frozenset([HOSTILE])] * 6
     return {
         "plot_history": plots.plot_history({HOSTILE: rows}, ["loss"]),
-        "plot_tradeoff": plots.plot_tradeoff({HOSTILE: Arm("x", clip, 1.0, path)}, 0.9, HOSTILE),
+        "plot_tradeoff": plots.plot_tradeoff({HOSTILE: Arm(clip, 1.0, path)}, 0.9, HOSTILE),
         "plot_regions": plots.plot_regions(pictures[:1], [regions], [HOSTILE]),
         "plot_average_precision": plots.plot_average_precision(
             {"map50": 0.7, "map50_by_category": {HOSTILE: 0.7}}

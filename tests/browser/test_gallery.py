@@ -12,12 +12,12 @@ PREPARE = """
 import dclip_kit as kit
 from dclip_kit.data.pocket import world
 from dclip_kit.data.pocket.facets import query_facets, things_in
-from dclip_kit.evaluation.experiment import load_arm
+from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.widgets import QueryGallery
 
 clip = kit.load_clip("pocket")
-taught = load_arm("region_taught", clip, asset_path("pocket_arms")).clip
+taught = load_arm(asset_path("pocket_arms", "region_taught")).clip
 data = world.load_captioned("test").select(range(40))
 scenes = world.load_scenes("test")[:40]
 features = {

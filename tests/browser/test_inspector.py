@@ -11,22 +11,21 @@ from dataclasses import replace
 
 import dclip_kit as kit
 from dclip_kit.data.pocket import world
-from dclip_kit.evaluation.experiment import load_teacher
-from dclip_kit.evaluation.experiment import choose_detector
+from dclip_kit.features.extract import choose_detector
+from dclip_kit.models.teacher import load_teacher
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.widgets import RegionInspector
 
 settings = kit.get_profile("pocket")
 clip = kit.load_clip("pocket")
-detector = choose_detector(settings, clip)
+detector = choose_detector(settings.regions, clip)
 data = world.load_captioned("test").select(range(30))
 hostile = ("<img src=x onerror=alert(1)>", "<script>alert(2)</script> a dog")
 data = replace(data, captions=(*data.captions[:29], hostile))
 names = [f"<b>{name}" for name in detector.names]
 features = kit.extract_features(clip, detector, data, settings.regions)
 teachers = [
-    load_teacher(clip.embed_dim, each, asset_path("pocket_arms")).teacher
-    for each in (settings.teacher, settings.region_teacher)
+    load_teacher(asset_path("pocket_arms", name))[0] for name in ("teacher", "region_teacher")
 ]
 """
 SHOW = """

@@ -11,12 +11,12 @@ PREPARE = """
 import dclip_kit as kit
 from dclip_kit.data.pocket import world
 from dclip_kit.evaluation import profile_data
-from dclip_kit.evaluation.experiment import load_arm
+from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.widgets import ZeroShotPlayground
 
 clip = kit.load_clip("pocket")
-taught = load_arm("region_taught", clip, asset_path("pocket_arms")).clip
+taught = load_arm(asset_path("pocket_arms", "region_taught")).clip
 data = profile_data.load_data(kit.get_profile("pocket"))
 labelled = data.zero_shot.take_per_class(2)
 features = {

@@ -7,7 +7,7 @@ from test_profile_data import write_classes
 from test_splits import write_own
 
 from dclip_kit.commands import main
-from dclip_kit.evaluation import experiment
+from dclip_kit.features import extract
 from dclip_kit.models import detector as detectors
 
 
@@ -34,7 +34,7 @@ def run(capsys):
 @pytest.fixture
 def fake_detector(detector, monkeypatch):
     """Stands in for YOLO, which takes seconds to import."""
-    for module in (detectors, experiment):
+    for module in (detectors, extract):
         monkeypatch.setattr(module, "load_detector", lambda *_, **__: detector)
     return detector
 

@@ -18,7 +18,8 @@ from test_splits import write_own
 from dclip_kit.commands import COMMANDS, UNPROFILED, main, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
-from dclip_kit.data.splits import read_splits
+from dclip_kit.data.splits import read_splits, read_test
+from dclip_kit.evaluation import probing
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     evaluate_compositions,
@@ -26,14 +27,17 @@ from dclip_kit.evaluation.evaluate import (
     prepare_references,
     score_compositions,
 )
-from dclip_kit.evaluation.experiment import save_teacher, score_teachers
+from dclip_kit.evaluation.experiment import save_teacher_run
+from dclip_kit.evaluation.inspection import probe_teacher, score_teacher
 from dclip_kit.evaluation.profile_data import load_data
+from dclip_kit.evaluation.seen import describe_seen
+from dclip_kit.features.extract import extract_features
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import COMPOSITION_CHANCE, ranks
 from dclip_kit.models import detector as detectors
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.teacher import build_teacher
-from dclip_kit.runtime.files import write_record
+from dclip_kit.models.teacher import build_teacher, kind_of
+from dclip_kit.runtime.files import asset_path
 from dclip_kit.runtime.printing import printable
 from dclip_kit.search.rescoring import METHODS, Rescoring, rescore
 from dclip_kit.training import TeacherRun
@@ -268,62 +272,114 @@ def test_evaluate_does_not_rescore_by_what_it_measures(split, run, own, clip_fol
     assert "Expected a split without pictures of train and val, which rescoring works with" in err
 
 
-def test_evaluate_asks_for_compositions(run, own, clip, clip_folder, tmp_path, monkeypatch) -> None:
+# probe
+
+
+@pytest.fixture
+def taught(clip, clip_folder, fake_detector, tmp_path, monkeypatch) -> SimpleNamespace:
+    """A run's folder with both kinds of teachers, which know two of its test pictures."""
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    data, folder = write_own(tmp_path / "drawn", range(60)), tmp_path / "taught"
+    profile = replace(PROFILES["pocket"], clip=str(clip_folder), data=str(data))
+    test = read_test(str(data), seed=0)
+    seen = describe_seen(test.select([0, 1]), test.select([2]), (), by_content=False)
+    runs = {}
+    for settings in (profile.region_teacher, profile.teacher):
+        runs[kind_of(settings)] = TeacherRun(build_teacher(32, settings), settings, [])
+        place = folder / kind_of(settings)
+        save_teacher_run(runs[kind_of(settings)], place, profile, clip, seen)
+    unseen = test.select(range(2, len(test)))
+    features = extract_features(clip, fake_detector, unseen, profile.regions)
+    looks = {
+        name: asdict(probe_teacher(each, clip, features, profile.regions))
+        for name, each in runs.items()
+    }
+    return SimpleNamespace(folder=folder, runs=runs, looks=looks, regions=profile.regions)
+
+
+def as_json(compositions) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        kind: {score: asdict(each) for score, each in scores.items()}
+        for kind, scores in compositions.items()
+    }
+
+
+def test_probe_asks_models_for_compositions(run, clip, clip_folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
     figures = tmp_path / "figures.json"
-    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--json", figures)
-    code, said, err = run("evaluate", *options, "--compositional", "--items", "4")
+    models = (clip_folder, f"local-dir:{clip_folder}")
+    code, said, err = run("probe", "--model", *models, "--items", "4", "--json", figures)
     assert code == 0, err
     assert "Compositions: 4 pairs of pocket scenes a kind" in said
     assert "text (chance 25.0) | image (chance 25.0) | group (chance 16.7)" in said
-    record = json.loads(figures.read_text())["compositions"]
-    assert record["items"] == 4 and record["chance"] == COMPOSITION_CHANCE
-    expected = evaluate_compositions(score_compositions(clip, 4))
-    assert record["found"][str(clip_folder)] == {
-        kind: {score: asdict(each) for score, each in scores.items()}
-        for kind, scores in expected.items()
-    }
-    code, _, err = run("evaluate", *options, "--compositional", "--items", "0")
-    assert code == 2 and "Expected one item or more of each kind, got 0" in err
+    assert all(f"{name} |" in said for name in models)
+    record = json.loads(figures.read_text())
+    assert (record["items"], record["chance"], record["looks"]) == (4, COMPOSITION_CHANCE, {})
+    expected = as_json(evaluate_compositions(score_compositions(clip, 4)))
+    assert record["compositions"] == {str(name): expected for name in models}
 
 
-def test_evaluate_asks_a_runs_teachers_for_compositions_too(
-    run, own, clip, clip_folder, tmp_path, monkeypatch, fake_detector
+def test_probe_asks_teachers_for_compositions_and_whether_they_look(
+    run, clip, clip_folder, taught, tmp_path
 ) -> None:
-    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
-    profile, figures = replace(PROFILES["pocket"], clip=str(clip_folder)), tmp_path / "figures.json"
-    made = {"region_teacher": profile.region_teacher, "teacher": profile.teacher}
-    teachers = {name: build_teacher(32, settings) for name, settings in made.items()}
-    for name, settings in made.items():
-        save_teacher(TeacherRun(teachers[name], []), settings, tmp_path / "taught")
-    write_record(profile.as_dict(), tmp_path / "taught/settings.json")
-    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--json", figures)
-    asked = (*options, "--compositional", "--items", "4")
-    assert run("evaluate", *asked)[0] == 0
-    plain = json.loads(figures.read_text())
-    code, said, err = run("evaluate", *asked, "--teachers", tmp_path / "taught")
+    """A run's all, each on the test pictures of the run that it has not trained on; or one."""
+    figures = tmp_path / "figures.json"
+    asked = ("probe", "--items", "4", "--json", figures, "--teacher")
+    code, said, err = run(*asked, taught.folder, "--model", clip_folder)
     assert code == 0, err
-    record, composed = json.loads(figures.read_text()), {}
-    for name, cosines in score_teachers(profile, clip, teachers, 4).items():
-        composed[f"{tmp_path}/taught/{name}"] = {
-            kind: {score: asdict(each) for score, each in scores.items()}
-            for kind, scores in evaluate_compositions(cosines).items()
-        }
+    record = json.loads(figures.read_text())
+    names = [str(clip_folder), *(f"{taught.folder}/{name}" for name in taught.runs)]
+    found = [*record["compositions"]]
+    assert found[0] == names[0] and {*found} == {*names}
+    assert record["looks"] == {f"{taught.folder}/{x}": found for x, found in taught.looks.items()}
+    for name, trained in taught.runs.items():
+        cosines = score_teacher(trained, clip, taught.regions, 4)
+        found = record["compositions"][f"{taught.folder}/{name}"]
+        assert found == as_json(evaluate_compositions(cosines))
         assert said.count(f"/taught/{name} |") == len(cosines)
-    plain["compositions"]["found"] |= composed
-    assert record == plain and len(composed) == len(teachers)
+    one = taught.folder / "teacher"
+    assert run(*asked, one)[0] == 0
+    alone = json.loads(figures.read_text())
+    assert alone["looks"] == {str(one): record["looks"][str(one)]}
+    assert alone["compositions"] == {str(one): record["compositions"][str(one)]}
 
 
-def test_evaluate_has_no_teachers_without_compositions_or_a_folder_of_them(
-    run, own, clip_folder, tmp_path
-) -> None:
-    options = ("--model", clip_folder, "--data", own, "--zero-shot", "", "--teachers")
-    code, out, err = run("evaluate", *options, "pocket")
-    assert (code, out) == (2, "") and err.count("\n") == 1
-    assert "Expected --compositional beside --teachers pocket" in err
-    code, out, err = run("evaluate", *options, tmp_path / "none", "--compositional")
+def test_probe_takes_the_kits_own_teachers(run, taught, tmp_path, monkeypatch) -> None:
+    """Small ones in their place: theirs would be asked on all of the pocket's test pictures."""
+    kinds = ("region_teacher", "teacher")
+    places = {f"pocket/{kind}": asset_path("pocket_arms", kind) for kind in kinds}
+    assert probing.find_teachers("pocket") == places
+    monkeypatch.setattr(probing, "asset_path", {"pocket_arms": taught.folder}.__getitem__)
+    figures = tmp_path / "figures.json"
+    code, said, err = run("probe", "--teacher", "pocket", "--items", "2", "--json", figures)
+    assert code == 0, err
+    looks = {f"pocket/{kind}": taught.looks[kind] for kind in kinds}
+    assert json.loads(figures.read_text())["looks"] == looks
+    assert all(f"{name} |" in said for name in places)
+
+
+def test_probe_has_to_be_asked_for_something(run, clip_folder, taught, tmp_path) -> None:
+    for whom in (("--model", clip_folder), ("--teacher", taught.folder / "teacher")):
+        code, _, err = run("probe", *whom, "--items", "0")
+        assert code == 2 and "Expected one item or more of each kind, got 0" in err
+    code, out, err = run("probe", "--teacher", tmp_path / "none")
     assert (code, out) == (2, "") and err.count("\n") == 1
     assert f"Expected a trained teacher in {tmp_path}/none, found none; name the folder" in err
+
+
+def test_probe_tells_a_teacher_whose_clip_has_changed(run, taught, make_clip_folder) -> None:
+    record = taught.folder / "teacher/training.json"
+    whole = record.read_text()
+    text = {"context_length": 9, "vocab_size": 714, "width": 32, "heads": 2, "layers": 2}
+    told = json.loads(whole)
+    told["settings"]["clip"] = other = str(make_clip_folder(text_cfg=text))
+    record.write_text(json.dumps(told))
+    asked = ("probe", "--teacher", taught.folder / "teacher", "--items", "2")
+    code, _, err = run(*asked)
+    assert code == 2 and f"digest {told['base']['digest']}, got {other} of" in err
+    record.unlink()
+    code, _, err = run(*asked)
+    assert code == 2 and "training.json" in err
 
 
 # search
@@ -420,8 +476,21 @@ def test_the_server_is_for_this_machine_and_sees_nothing_but_the_page(
     assert "--VoilaConfiguration.file_allowlist=[]" in options
     assert f"--MappingKernelManager.root_dir={tmp_path}" in options  # where it was begun
     model = str(tmp_path / "runs/mine/region_taught")
-    assert told == {"folder": str(tmp_path), "model": model, "device": "cpu"}
+    assert told == {"folder": str(tmp_path), "model": model, "before": "", "device": "cpu"}
     assert not Path(options[0]).exists()  # tidied away
+
+
+@pytest.mark.parametrize("given", ["moved", "pocket", "hf-hub:org/name"])
+def test_the_page_is_told_where_the_untouched_clip_is_now(
+    given, run, served, tmp_path, monkeypatch
+) -> None:
+    """A folder from where the command is given; other names as they are."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / "moved").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run("app", ".", "--model", "runs/mine/dclip", "--before", given)[0] == 0
+    ((_, told, _),) = served
+    assert told["before"] == (str(tmp_path / "moved") if given == "moved" else given)
 
 
 def test_without_a_folder_it_is_the_pockets(run, served) -> None:
@@ -474,8 +543,11 @@ def test_a_missing_voila_names_the_line_that_brings_it(run, served, monkeypatch)
         (["search", "own", "x", "--top-k", "0"], "a --top-k from 1"),
         (["search", "own", "x", "--model", "no-such-clip"], "got 'no-such-clip'"),
         (["search", "own", "x", "--device", "cuda:99"], "Expected a device of this machine"),
-        (["export", "no-such-clip", "--out", "o"], "got 'no-such-clip'"),
-        (["export", "pocket", "--out", "own/0.png"], "Expected a folder that can be written"),
+        (["evaluate", "--data", "own", "--json", "own"], "Expected a file that can be written"),
+        (["probe", "--model", "no-such-clip"], "got 'no-such-clip'"),
+        (["probe", "--model", "pocket", "--json", "own"], "Expected a file that can be written"),
+        (["probe", "--teacher", "empty"], "Expected a trained teacher in empty, found none"),
+        (["probe"], "Expected models or teachers to ask, got none"),
         (["evaluate", "--data", "nowhere"], "found nothing"),
         (["evaluate", "--profile", "paper"], "give --data"),
         (["distill", "--out", "o", "--data", "nowhere"], "found nothing"),
@@ -497,6 +569,8 @@ def test_a_missing_voila_names_the_line_that_brings_it(run, served, monkeypatch)
         (["inspect", "own/0.png"], "say which with --format (format= in Python), or bring"),
         (["search", "own", "x", "--device", "meta"], "cuda:0, got 'meta' ("),
         (["search", "own", "x", "--device", "hpu"], "cuda:0, got 'hpu' ("),
+        (["distill", "--out", "o", "--device", "cuda:99"], "Expected a device of this machine"),
+        (["train-teacher", "--out", "o", "--device", "hpu"], "cuda:0, got 'hpu' ("),
     ],
     ids=" ".join,
 )
@@ -576,7 +650,9 @@ def test_a_value_of_another_type_shows_the_option(run) -> None:
     assert code == 2 and "Error parsing --student.epochs: invalid literal" in err
 
 
-def test_a_full_disk_is_said_in_a_sentence(run, tmp_path, monkeypatch) -> None:
+def test_a_full_disk_is_said_in_a_sentence(
+    run, own, fake_detector, clip_folder, tmp_path, monkeypatch
+) -> None:
     """safetensors raises an error of its own for it."""
 
     def fill(_, path) -> None:
@@ -584,10 +660,10 @@ def test_a_full_disk_is_said_in_a_sentence(run, tmp_path, monkeypatch) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("dclip_kit.runtime.files.save_file", fill)
-    code, _, err = run("export", "pocket", "--out", tmp_path / "o")
+    code, _, err = run("embed", own, "--out", tmp_path / "o", "--model", clip_folder)
     assert code == 2 and err.count("\n") == 1 and "No space left on device" in err
-    assert "/o/open_clip_model.safetensors, but it cannot be written" in err
-    assert not list((tmp_path / "o").iterdir())
+    assert ".safetensors, but it cannot be written" in err
+    assert not list((tmp_path / "o").rglob("*.safetensors*"))
 
 
 def test_too_little_memory_on_a_device_is_said_in_a_sentence(run, own, monkeypatch) -> None:
@@ -663,21 +739,23 @@ def test_a_missing_package_is_said_in_a_sentence(run, monkeypatch, own) -> None:
     def lack(*_, **__):
         raise ImportError("Expected a CLIP, but its files need transformers.")
 
-    monkeypatch.setattr("dclip_kit.evaluation.runs.load_clip", lack)
+    monkeypatch.setattr("dclip_kit.models.clip.load_clip", lack)
     code, _, err = run("search", own, "x", "--model", "pocket")
     assert code == 2 and "need transformers" in err
 
 
-def test_trainings_take_the_device_that_is_named(monkeypatch) -> None:
-    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose_device("cpu") == "cpu" and os.environ["ACCELERATE_TORCH_DEVICE"] == "meta"
-    monkeypatch.delenv("LOCAL_RANK")
-    assert choose_device("cpu") == os.environ["ACCELERATE_TORCH_DEVICE"] == "cpu"
+def test_choosing_a_device_leaves_the_environment_as_it_is(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for variables in ({}, {"ACCELERATE_TORCH_DEVICE": "meta", "LOCAL_RANK": "1"}):
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        before = dict(os.environ)
+        assert choose_device("cpu") == "cpu"
+        assert choose_device("auto") == f"cuda:{variables.get('LOCAL_RANK', 0)}"
+        assert dict(os.environ) == before
 
 
 def test_the_device_is_chosen(monkeypatch) -> None:
-    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")  # is put back afterwards
     assert choose_device("cpu") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == "cpu"

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import open_clip
@@ -12,30 +14,34 @@ from test_profile_data import write_classes
 from test_splits import write_own
 
 from dclip_kit.config import CONTROL
+from dclip_kit.data import CaptionedImages
+from dclip_kit.data.leaks import find_leaks
 from dclip_kit.data.splits import read_test
 from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.compare import say_luck
-from dclip_kit.evaluation.runs import load_seen
+from dclip_kit.evaluation.seen import load_seen
 from dclip_kit.evaluation.study_summary import format_study
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import load_clip
 
 TAUGHT = "region_taught"  # the default
+WEIGHTS = "open_clip_model.safetensors"
 
-# train-teacher, distill, evaluate, export
+# train-teacher, distill, evaluate
 
 
-def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None:
+def test_a_run_from_data_to_a_model_of_open_clips(run, options, own, clip, tmp_path) -> None:
     out = tmp_path / "runs" / "mine"
     code, said, _ = run("train-teacher", "--out", out, *options)
     assert (code, said.count("Trained the teacher now")) == (0, 1)
-    assert {
-        *("region_teacher.json", "region_teacher.safetensors", "settings.json", "checkpoints")
-    } < {each.name for each in out.iterdir()}
+    assert {"region_teacher", "settings.json", "checkpoints"} < {x.name for x in out.iterdir()}
+    files = {"config.json", "model.safetensors", "training.json", "seen.json"}
+    assert {each.name for each in (out / "region_teacher").iterdir()} == files
     code, said, err = run("distill", "--out", out, *options)
     assert code == 0, err
     assert "16 pictures with captions to train on, 2 to choose on, 2 to measure on." in said
     assert "Loaded the features" in said and f"{TAUGHT} over {CONTROL}" in said
+    assert f"  hf upload YOU/NAME {out}/{TAUGHT} . --exclude seen.json\n" in said
     report = json.loads((out / "report.json").read_text())
     assert report["ceiling"] is None and report["arms"].keys() == {"clip", CONTROL, TAUGHT}
     assert report["arms"][TAUGHT]["zero_shot"]["top1_held_out_style"] is None
@@ -45,10 +51,10 @@ def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None
     assert checkpoints == [f"{name}.safetensors" for name in (CONTROL, TAUGHT, "teacher")]
 
     # Again: nothing is trained anew, and the figures are the same.
-    weights = (out / f"{TAUGHT}.safetensors").read_bytes()
-    (out / f"{TAUGHT}.safetensors").unlink()
+    weights = (out / TAUGHT / WEIGHTS).read_bytes()
+    (out / TAUGHT / WEIGHTS).unlink()
     code, _, _ = run("distill", "--out", out, *options)
-    assert code == 0 and (out / f"{TAUGHT}.safetensors").read_bytes() == weights
+    assert code == 0 and (out / TAUGHT / WEIGHTS).read_bytes() == weights
     again = json.loads((out / "report.json").read_text())
     assert again["arms"] == report["arms"]
     code, _, err = run("distill", "--out", out, *options, "--student.epochs", "3")
@@ -71,35 +77,39 @@ def test_a_run_from_data_to_an_export(run, options, own, clip, tmp_path) -> None
     assert gain["change"]["estimate"] == pytest.approx(expected["absolute"])
     assert list(measured["gains"]) == [str(out / TAUGHT)]
 
-    code, said, _ = run("export", out / TAUGHT, "--out", tmp_path / "exported")
-    assert code == 0 and f'"local-dir:{tmp_path}/exported"' in said
-    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'exported'}")
+    # Plain open_clip loads it, and its card says what was measured.
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{out / TAUGHT}")
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         one, before = (each.eval().encode_image(pixels) for each in (model, clip.model))
-    exported = load_clip(tmp_path / "exported").model.encode_image(pixels)
-    torch.testing.assert_close(one, exported)
+    torch.testing.assert_close(one, load_clip(out / TAUGHT).model.encode_image(pixels))
+    for name in (CONTROL, TAUGHT):
+        card = (out / name / "README.md").read_text()
+        assert "Recall@1" in card and "few to measure on" in card and str(tmp_path) not in card
     if report["arms"][TAUGHT]["alpha"]:
         assert not torch.allclose(one, before)
 
 
 def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
     assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
-    share = ("--teacher", tmp_path / "a", "--features", tmp_path / "a")
+    share = ("--teacher", tmp_path / "a/region_teacher", "--features", tmp_path / "a")
     code, said, _ = run("distill", "--out", tmp_path / "b", *share, *options)
     assert code == 0 and "Loaded the saved teacher: 2 epochs." in said
     assert "region_taught does not heed what was set of teacher." in said
     assert "region_taught does not heed what was set of region_teacher." in said  # it is there
     assert f"Loaded the features in {tmp_path}/a/features-train" in said
-    assert not (tmp_path / "b/region_teacher.safetensors").exists()
+    assert not (tmp_path / "b/region_teacher").exists()
+    code, _, err = run("distill", "--out", tmp_path / "c", "--teacher", tmp_path / "a", *options)
+    assert code == 2 and f"name {tmp_path}/a/region_teacher." in err
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize("recipe", ["whole_picture_taught", "dclip"])
 def test_a_teacher_that_sees_something_else_is_not_taken(recipe, run, options, tmp_path) -> None:
     assert run("train-teacher", "--out", tmp_path / "a", *options)[0] == 0
-    given = [*options, "--recipe", recipe, "--teacher", tmp_path / "a"]
+    given = [*options, "--recipe", recipe, "--teacher", tmp_path / "a/region_teacher"]
     code, _, err = run("distill", "--out", tmp_path / "b", *given)
-    says = {"whole_picture_taught": "a teacher with regions='none' in", "dclip": "a/teacher.json"}
+    says = {"whole_picture_taught": "a teacher with regions='none' in", "dclip": "got a region_te"}
     assert code == 2 and says[recipe] in err and not (tmp_path / "b").exists()
 
 
@@ -108,7 +118,7 @@ def test_a_recipe_is_run_and_its_arms_are_read_back(run, options, own, tmp_path)
     out, published = tmp_path / "run", ("--recipe", "official_code", "--student.learning-rate", "1")
     code, said, err = run("distill", "--out", out, *options, *published)
     assert code == 0, err
-    assert f"official_code over {CONTROL}" in said and f"{out}/official_code --out" in said
+    assert f"official_code over {CONTROL}" in said and f"{out}/official_code . --ex" in said
     report = json.loads((out / "report.json").read_text())
     settings = report["settings"]
     assert settings["student"]["train_text"] and not settings["regions"]["weighted"]
@@ -132,19 +142,27 @@ def test_a_recipe_without_a_teacher_of_its_own_trains_none(recipe, run, options,
     unheeded = f"The recipe {recipe} does not heed what was set of"
     assert all(f"{unheeded} {part}." in said for part in ("teacher", "region_teacher", "denoiser"))
     arms = {CONTROL, recipe}
-    assert {path.stem for path in out.glob("*.safetensors")} == arms
+    assert {path.parent.name for path in out.glob("*/training.json")} == arms  # and no teacher
     assert {path.stem for path in (out / "checkpoints").glob("*.safetensors")} == arms
     report = json.loads((out / "report.json").read_text())
     assert report["arms"].keys() == {"clip", *arms} and report["teacher_probe"] is None
     assert (report["gain_over_control"]["text_to_image_recall_at_1"] is None) == (len(arms) == 1)
     assert f"{recipe} over clip" in said and "Teacher" not in said and "dclip over" not in said
-    history = json.loads((out / f"{recipe}.json").read_text())["history"]
+    history = json.loads((out / recipe / "training.json").read_text())["history"]
     assert ("rehearsal" in history[0]) == (recipe != "contrastive")
     code, _, err = run("train-teacher", "--out", out, *options, "--recipe", recipe)
     assert code == 2 and f"a recipe with a teacher of its own, got {recipe}; take" in err
 
 
 # Pictures without captions
+
+
+def trained_on(folder: Path, pictures: Iterable[Path]) -> dict[Path, str]:
+    """Those of some pictures that a model has trained on, and by what they are known."""
+    paths, seen = tuple(pictures), load_seen(folder)
+    assert seen and seen.complete
+    asked = CaptionedImages(paths, ((),) * len(paths), "all", "asked")
+    return {leak.picture: leak.by for leak in find_leaks(asked, seen.trained).leaks}
 
 
 @pytest.fixture
@@ -175,11 +193,15 @@ def test_a_student_learns_from_pictures_without_captions(
     assert report["arms"].keys() == {"clip", CONTROL, TAUGHT}
 
     # Those, and not those that are measured on, are among what the run has seen.
-    seen = {*load_seen(out).trained.names.values()}
     pictures = {*plain.rglob("*.jpg")}
-    assert pictures - seen == {plain / "x17.jpg", plain / "x19.jpg"}
-    assert {own / f"{number}.png" for number in range(16)} < seen
-    assert (plain / "100.jpg") in {*load_seen(out).trained.phash}
+    left_out = {plain / "x17.jpg", plain / "x19.jpg"}
+    assert trained_on(out / TAUGHT, pictures).keys() == pictures - left_out
+    assert not trained_on(out / CONTROL, pictures)
+    table = [own / f"{number}.png" for number in range(20)]
+    for name in (CONTROL, TAUGHT, "region_teacher"):
+        assert trained_on(out / name, table).keys() == {*table[:16]}
+    scene(100).save(tmp_path / "copy.png")
+    assert trained_on(out / TAUGHT, [tmp_path / "copy.png"]).popitem()[1].startswith("content")
 
     # No caption of them is anywhere.
     (features,) = out.glob("features-uncaptioned-*")
@@ -196,12 +218,13 @@ def test_a_student_learns_from_pictures_without_captions(
     assert f"Left out of {other}: 3 pictures that {out}/{TAUGHT} has trained on" in said
 
     # Again: nothing is trained, and with other pictures nothing goes on.
-    before = (out / f"{TAUGHT}.safetensors").read_bytes()
+    before = (out / TAUGHT / WEIGHTS).read_bytes(), (out / TAUGHT / "seen.json").read_bytes()
     assert run("distill", "--out", out, *given)[0] == 0
-    assert (out / f"{TAUGHT}.safetensors").read_bytes() == before
     scene(120).save(plain / "120.jpg")
     code, _, err = run("distill", "--out", out, *given)
-    assert code == 2 and f"Expected the pictures that the run in {out} began with" in err
+    assert code == 2 and f"{out}/checkpoints/{TAUGHT}.safetensors" in err
+    after = (out / TAUGHT / WEIGHTS).read_bytes(), (out / TAUGHT / "seen.json").read_bytes()
+    assert after == before
 
 
 def test_without_such_pictures_a_student_learns_from_captioned_ones_alone(
@@ -215,7 +238,8 @@ def test_without_such_pictures_a_student_learns_from_captioned_ones_alone(
     assert not list((tmp_path / "a").glob("features-uncaptioned-*"))
     assert run("distill", "--out", tmp_path / "b", *options, "--uncaptioned", plain)[0] == 0
     for name, same in ((CONTROL, True), (TAUGHT, False)):
-        rows = [json.loads((tmp_path / run / f"{name}.json").read_text()) for run in ("a", "b")]
+        places = [tmp_path / run / name / "training.json" for run in ("a", "b")]
+        rows = [json.loads(place.read_text()) for place in places]
         losses = [[row["loss"] for row in each["history"]] for each in rows]
         assert (losses[0] == losses[1]) is same
 
@@ -238,13 +262,13 @@ def test_a_teacher_is_trained_without_them(run, options, plain, tmp_path, monkey
     given = ["--out", tmp_path / "a", *options, "--uncaptioned", plain]
     code, said, _ = run("train-teacher", *given)
     assert code == 0 and "16 pictures with captions to train on, 2 to" in said
-    assert not any(plain in path.parents for path in load_seen(tmp_path / "a").trained.phash)
+    assert not trained_on(tmp_path / "a/region_teacher", plain.rglob("*.jpg"))
     # Its student is, in the same folder.
     monkeypatch.undo()
     code, _, err = run("distill", *given)
     assert code == 0, err
-    seen = load_seen(tmp_path / "a").trained.phash
-    assert sum(plain in path.parents or plain / "deeper" in path.parents for path in seen) == 8
+    assert len(trained_on(tmp_path / "a" / TAUGHT, plain.rglob("*.jpg"))) == 8
+    assert not trained_on(tmp_path / "a/region_teacher", plain.rglob("*.jpg"))
 
 
 # What a run has seen
@@ -311,10 +335,16 @@ def test_trained_pictures_are_known_in_other_data(run, options, own, tmp_path) -
     assert code == 2 and "of 16 in own 0 are left" in err
     assert said.count("\n") == 1 and "Pictures left out: 1 unusable" in said
 
-    # A run without a record says so.
-    (out / "pictures.json").unlink()
+    # A copy elsewhere knows as much; without its record, as it is published, it says so.
+    copy = shutil.copytree(out / TAUGHT, tmp_path / "published")
+    shutil.rmtree(out)
+    measure = ("--model", copy, *measure[2:])
     code, said, _ = run("evaluate", *measure)
-    assert code == 0 and f"What {out}/{TAUGHT} has trained on is not all known" in said
+    assert code == 0 and said.startswith("8 pictures, 16 captions")
+    assert f"4 pictures that {copy} has trained on" in said
+    (copy / "seen.json").unlink()
+    code, said, _ = run("evaluate", *measure)
+    assert code == 0 and f"What {copy} has trained on is not all known" in said
 
 
 def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp_path) -> None:
@@ -329,20 +359,21 @@ def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp
                 lines[place] = line.removesuffix(",train") + f",{split}"
     table.write_text("\n".join(lines))
     out = tmp_path / "b"
-    given = [*options, "--data", other, "--teacher", tmp_path / "a"]
+    teacher = tmp_path / "a/region_teacher"
+    given = [*options, "--data", other, "--teacher", teacher]
     code, said, err = run("distill", "--out", out, *given)
     assert code == 0, err
-    assert f"Left out of test: 2 pictures that {tmp_path}/a has trained on" in said
+    assert f"Left out of test: 2 pictures that {teacher} has trained on" in said
     assert "14 pictures with captions to train on, 2 to choose on, 2 to measure on." in said
     # The student knows them through its teacher.
     measure = ("--data", other, "--split", "all", "--zero-shot", "")
     code, said, _ = run("evaluate", "--model", out / TAUGHT, *measure)
     assert code == 0 and said.startswith("4 pictures")
     # What a teacher without a record has trained on stays unknown, of its student too.
-    (tmp_path / "a/pictures.json").unlink()
-    given[-3:] = [own, "--teacher", tmp_path / "a"]
+    (teacher / "seen.json").unlink()
+    given[-3:] = [own, "--teacher", teacher]
     code, said, _ = run("distill", "--out", tmp_path / "c", *given)
-    assert code == 0 and f"What the run in {tmp_path}/a has trained on is not all" in said
+    assert code == 0 and f"What {teacher} has trained on is not all known" in said
     figures = tmp_path / "figures.json"
     arm = tmp_path / "c" / TAUGHT
     code, said, _ = run("evaluate", "--model", arm, *measure, "--json", figures)
@@ -350,19 +381,18 @@ def test_a_teacher_of_another_run_has_seen_other_pictures(run, options, own, tmp
     assert json.loads(figures.read_text())["no_record"] == [str(arm)]
 
 
-def test_a_run_goes_on_with_its_own_data_alone(run, options, drawn, tmp_path, monkeypatch) -> None:
+def test_a_run_goes_on_with_its_own_data_alone(run, options, drawn, tmp_path) -> None:
     out = tmp_path / "run"
     given = [*options, "--data", drawn]
     assert run("train-teacher", "--out", out, *given)[0] == 0
-    before = (out / "pictures.json").read_text()
+    files = {file: file.read_bytes() for file in filter(Path.is_file, out.rglob("*"))}
     for seed in range(100, 140):
         scene(seed).save(drawn / f"{seed}.png")
     with (drawn / "captions.csv").open("a") as file:
         file.writelines(f"\n{seed}.png,a scene" for seed in range(100, 140))
-    monkeypatch.setattr(experiment, "load_or_extract_features", None)  # nobody may encode
     code, _, err = run("distill", "--out", out, *given)
-    assert code == 2 and f"Expected the pictures that the run in {out} began with, but" in err
-    assert (out / "pictures.json").read_text() == before
+    assert code == 2 and f"{out}/checkpoints/teacher.safetensors" in err
+    assert {file: file.read_bytes() for file in files} == files
 
 
 def test_a_run_measured_on_other_data_names_it(run, options, drawn, tmp_path) -> None:
@@ -376,6 +406,15 @@ def test_a_run_measured_on_other_data_names_it(run, options, drawn, tmp_path) ->
     assert (found["data"], found["test"]) == (str(drawn), str(test))
 
 
+def test_a_run_of_an_earlier_version_is_not_gone_on_with(run, options, tmp_path) -> None:
+    for name in ("settings", "pictures"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    for command in ("train-teacher", "distill"):
+        code, _, err = run(command, "--out", tmp_path, *options)
+        assert code == 2 and f"a run of this version in {tmp_path}" in err
+    assert (tmp_path / "settings.json").read_text() == "{}"
+
+
 @pytest.mark.parametrize(
     ("option", "says"),
     [
@@ -387,8 +426,8 @@ def test_a_run_measured_on_other_data_names_it(run, options, drawn, tmp_path) ->
         (("--zero-shot", "imagenet:nowhere"), "labelled pictures at nowhere"),
         (("--uncaptioned", "nowhere"), "at nowhere, found nothing; check --uncaptioned"),
         (("--uncaptioned", "pocket"), "got 'pocket'; say pocket:16000"),
-        (("--teacher", "nowhere"), "nowhere/region_teacher.json"),
-        (("--teacher", "nowhere", "--recipe", "dclip"), "nowhere/teacher.json"),
+        (("--teacher", "nowhere"), "the folder of a teacher at nowhere"),
+        (("--teacher", "nowhere", "--recipe", "dclip"), "the folder of a teacher at nowhere"),
         (("--teacher", "x", "--recipe", "self_taught"), "no --teacher for the recipe self_taught"),
     ],
 )
@@ -396,7 +435,7 @@ def test_what_a_run_cannot_do_is_said_before_data_is_read(
     option, says, run, options, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("dclip_kit.data.splits.read_format", None)  # nobody may read
-    monkeypatch.setattr(experiment, "load_or_extract_features", None)
+    monkeypatch.setattr(experiment, "encode_pictures", None)
     code, _, err = run("distill", "--out", tmp_path / "run", *options, *option)
     assert code == 2 and says in err and not (tmp_path / "run").exists()
 

@@ -56,7 +56,6 @@ def test_a_pipe_in_place_of_annotations_is_told(run, tmp_path, beside) -> None:
         ("distill", "--data", "own"),
         ("train-teacher", "--data", "own"),
         ("embed", "own"),
-        ("export", "pocket"),
     ],
     ids=lambda command: command[0],
 )

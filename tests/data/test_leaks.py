@@ -1,5 +1,6 @@
 """The leak guard on pictures and names that were made to leak, and on some that were not."""
 
+import json
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -10,8 +11,10 @@ from PIL import Image, ImageDraw, ImageOps
 
 from dclip_kit.data.leaks import (
     OWN,
+    EvaluationIndex,
     Leak,
     find_leaks,
+    hash_name,
     index_evaluation,
     picture_names,
     remove_leaks,
@@ -121,7 +124,7 @@ def test_an_index_serves_many_times_and_reads_evaluation_once(folders) -> None:
     scene(100).save(train / "copy.jpg")
     evaluation = dataset(test, ["test0.png", "test1.png"])
     index = index_evaluation([evaluation, evaluation])
-    assert tuple(index.phash) == evaluation.paths
+    assert tuple(index.phash.values()) == evaluation.paths
     (test / "test0.png").unlink()
     for _ in range(2):
         assert len(find_leaks(dataset(train, ["copy.jpg"]), index).leaks) == 1
@@ -153,7 +156,7 @@ def test_the_threshold_is_four_bits(flipped, found) -> None:
     bits = np.random.default_rng(0).random(64) < 0.5
     other = bits.copy()
     other[:flipped] ^= True
-    others = {Path("far"): write_hash(~bits), Path("near"): write_hash(other)}
+    others = {write_hash(~bits): Path("far"), write_hash(other): Path("near")}
     near = leaks._find_near({Path("own"): write_hash(bits)}, others)
     assert list(near.values()) == (
         [Leak(Path("own"), Path("near"), "content (4 bits)")] if found else []
@@ -165,7 +168,7 @@ def test_blocks_of_training_pictures_keep_their_numbers() -> None:
 
     bits = np.random.default_rng(0).random((2500, 64)) < 0.5
     hashes = {Path(f"{number}"): write_hash(each) for number, each in enumerate(bits)}
-    others = {Path(f"other {number}"): write_hash(bits[number]) for number in (2100, 7)}
+    others = {write_hash(bits[number]): Path(f"other {number}") for number in (2100, 7)}
     assert [
         (leak.picture.name, leak.evaluation.name)
         for leak in leaks._find_near(hashes, others).values()
@@ -182,6 +185,48 @@ def test_a_missing_extra_names_the_pip_line_and_the_way_around(folders, monkeypa
     with pytest.raises(ModuleNotFoundError, match=r"'dclip-kit\[data\]'.*by name alone"):
         find_leaks(training, [evaluation])
     assert find_leaks(training, [evaluation], by_content=False).leaks == ()
+
+
+def test_a_record_of_an_index_finds_the_same_without_paths_and_names(folders) -> None:
+    train, test = folders
+    scene(101).save(train / "copy.jpg", quality=60)
+    ids = ("coco:391895", "http://a/cat.jpg", "")
+    evaluation = dataset(test, ["test0.png", "test1.png", "test2.png"], ids)
+    training = dataset(train, ["own0.jpg", "own1.jpg", "copy.jpg", "own2.jpg"], (*ids[:2], "", ""))
+    index = index_evaluation([evaluation])
+    record = json.dumps(index.as_dict())
+    for said in ("391895", "cat.jpg", "http", test.name, "test0", str(test)):
+        assert said not in record
+    again = EvaluationIndex.from_dict(json.loads(record))
+    expected = find_leaks(training, index).leaks
+    assert [leak.by.split(" (")[0] for leak in expected] == [
+        "coco 391895",
+        "url http://a/cat.jpg",
+        "content",
+    ]
+    found = find_leaks(training, again).leaks
+    assert [(leak.picture, leak.by) for leak in found] == [(x.picture, x.by) for x in expected]
+    assert {leak.evaluation for leak in found} == {None}
+    assert found[0].as_dict() == {"picture": str(training.paths[0]), "by": "coco 391895"}
+
+
+def test_a_record_does_not_know_pictures_by_their_place(folders) -> None:
+    train, _ = folders
+    training = dataset(train, ["own0.jpg", "own1.jpg"])
+    index = index_evaluation([training], by_content=False)
+    assert len(find_leaks(training, index).leaks) == 2
+    again = EvaluationIndex.from_dict(index.as_dict())
+    assert find_leaks(training, again).leaks == ()
+
+
+def test_hashed_names_are_equal_where_names_are_and_keep_their_kind() -> None:
+    names = ["coco 391895", "coco 391896", "flickr 391895", "path /a/\udcff.png"]
+    hashed = [hash_name(name) for name in names]
+    assert hashed == [hash_name(name) for name in names] and len({*hashed}) == 4
+    for name, said in zip(names, hashed, strict=True):
+        kind, rest = name.split(" ")
+        assert said.startswith(f"{kind} ") and rest not in said
+    assert hash_name("bytes 0a1b") == "bytes 0a1b"  # a digest already
 
 
 # Which names are one picture's, and which only look alike

@@ -1,25 +1,49 @@
 """The arms: one rule for all, nothing of test seen, and back from disk as they were rounded."""
 
 import json
-from dataclasses import asdict, replace
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fine_tuning import fine_tune, join
-from test_denoiser import make_denoiser
+from nbconvert.filters import markdown2html
 from test_training import texts_of
 from torch.nn import functional as F
 
 from dclip_kit.config import (
     CONTROL,
+    PROFILES,
     Profile,
     RegionTeacherSettings,
     SelectionRule,
     StudentSettings,
     TeacherSettings,
 )
-from dclip_kit.evaluation import experiment
+from dclip_kit.data import open_picture
+from dclip_kit.data.leaks import EvaluationIndex
+from dclip_kit.evaluation import arms as module
+from dclip_kit.evaluation.arms import (
+    Arm,
+    Candidate,
+    EvaluationSets,
+    TrainingSet,
+    choose_candidate,
+    describe_origin,
+    evaluate_arms,
+    find_saved,
+    load_arm,
+    load_arms,
+    measure_interpolations,
+    prepare_evaluation,
+    read_origin,
+    save_arm,
+    train_arm,
+    write_card,
+)
 from dclip_kit.evaluation.evaluate import (
     RetrievalSet,
     ZeroShotSet,
@@ -27,26 +51,14 @@ from dclip_kit.evaluation.evaluate import (
     evaluate_retrieval,
     evaluate_zero_shot,
 )
-from dclip_kit.evaluation.experiment import (
-    Arm,
-    Candidate,
-    EvaluationSets,
-    TrainingSet,
-    choose_candidate,
-    choose_denoiser,
-    load_arm,
-    load_arms,
-    load_teacher,
-    measure_interpolations,
-    save_arm,
-    save_teacher,
-    train_arm,
-)
+from dclip_kit.evaluation.seen import SeenPictures, load_seen
 from dclip_kit.metrics import retrieval_metrics
+from dclip_kit.models import encode
+from dclip_kit.models.clip import load_clip, tag_for
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
-from dclip_kit.models.weights import clone_clip, interpolate, same_text_tower
-from dclip_kit.training import PictureTargets, TeacherRun, choose_terms
+from dclip_kit.models.weights import clone_clip, interpolate, round_changed, same_text_tower
+from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors, write_record
+from dclip_kit.training import PictureTargets, choose_terms
 
 STUDENT = StudentSettings(batch_size=4, epochs=2, learning_rate=1e-3, mixed_precision="no")
 PROFILE = Profile(
@@ -92,28 +104,22 @@ def targets(features) -> torch.Tensor:
 
 def training_set(pixels, features, sets) -> TrainingSet:
     shown = join(pixels, features, texts_of(features))
-    return TrainingSet(shown, None, sets.val, sets.zero_shot_val)
+    return TrainingSet(shown, sets.val, sets.zero_shot_val, PROFILE.selection)
 
 
-def train_by_terms(name, clip, shown, profile, given=None, uncaptioned=None, **more) -> Arm:
+def train_by_terms(clip, shown, profile, given=None, uncaptioned=None, **more) -> Arm:
     """An arm by the terms that its profile weighs."""
-    terms = choose_terms(
-        profile.student,
-        shown.captioned,
-        given,
-        uncaptioned=uncaptioned,
-        denoiser=choose_denoiser(profile, clip),
-        seed=profile.seed,
-    )
-    return train_arm(name, clip, shown, terms, profile, **more)
+    student, seed = profile.student, profile.seed
+    terms = choose_terms(student, shown.captioned, given, uncaptioned=uncaptioned, seed=seed)
+    return train_arm(clip, shown, terms, student, seed=seed, **more)
 
 
 def choose(before, after, sets, rule=PROFILE.selection):
-    """The chosen interpolation in the half precision that is kept, its alpha, all candidates."""
+    """The chosen interpolation as it is kept, its alpha, all candidates."""
     found = measure_interpolations(before, after, sets.val, sets.zero_shot_val, rule.alphas)
     alpha = choose_candidate(found, rule.least_retention).alpha
     student = interpolate(before, after, alpha)
-    student.model.visual.half().float()
+    round_changed(before, student)
     return student, alpha, found
 
 
@@ -131,9 +137,9 @@ def test_val_is_encoded_in_the_trainings_precision(
         seen.append(bundle.precision)
         return evaluate_zero_shot(bundle, *given, **more)
 
-    monkeypatch.setattr(experiment, "evaluate_zero_shot", watched)
+    monkeypatch.setattr(module, "evaluate_zero_shot", watched)
     profile = replace(UNTAUGHT, student=replace(UNTAUGHT.student, mixed_precision=precision))
-    arm = train_by_terms(CONTROL, clip, training_set(pixels, features, sets), profile)
+    arm = train_by_terms(clip, training_set(pixels, features, sets), profile)
     assert seen == [precision] * 6  # the untouched one twice, two epochs, two candidates
     assert arm.clip.precision == "no"
 
@@ -151,7 +157,6 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
         beside = {"uncaptioned": PictureTargets(pixels.flip(2), features.image.flip(0))}
     path, shown, steps = tmp_path / "state.safetensors", [], []
     arm = train_by_terms(
-        name,
         clip,
         training_set(pixels, features, sets),
         profile,
@@ -163,7 +168,7 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
     )
     tuned = fine_tune(clip, pixels, features, profile.student, given, seed=3, **beside).student
     student, alpha, candidates = choose(clip, tuned, sets)
-    assert (arm.name, arm.alpha, arm.candidates) == (name, alpha, candidates)
+    assert (arm.alpha, arm.candidates) == (alpha, candidates)
     assert [candidate.alpha for candidate in arm.candidates] == [0, 0.5, 1]
     assert torch.equal(weights(arm.clip.model), weights(student.model))
     assert path.exists() and shown == [1, 2] and steps == [*range(len(steps))]
@@ -184,8 +189,8 @@ def test_curves_show_how_much_is_remembered(
     def named(bundle, data, progress=True):
         return SimpleNamespace(top1=next(found, 1.0))
 
-    monkeypatch.setattr(experiment, "evaluate_zero_shot", named)
-    arm = train_by_terms(CONTROL, clip, training_set(pixels, features, sets), UNTAUGHT)
+    monkeypatch.setattr(module, "evaluate_zero_shot", named)
+    arm = train_by_terms(clip, training_set(pixels, features, sets), UNTAUGHT)
     assert [row["val_zero_shot"] for row in arm.history] == [*accuracies[1:]]
     rows = [row["val_retention"] for row in arm.history if "val_retention" in row]
     assert rows == pytest.approx(kept)
@@ -195,26 +200,7 @@ def test_an_arm_that_is_to_be_taught_is_no_control_without_its_lessons(
     clip, pixels, features, sets
 ) -> None:
     with pytest.raises(ValueError, match=r"Expected teacher embeddings .*, got None"):
-        train_by_terms("dclip", clip, training_set(pixels, features, sets), PROFILE)
-
-
-def test_an_arm_of_sds_learns_from_the_profiles_denoiser(
-    clip, pixels, features, sets, monkeypatch
-) -> None:
-    asked = []
-
-    def load(name, given):
-        asked.append(name)
-        return make_denoiser(given)
-
-    monkeypatch.setattr(experiment, "load_denoiser", load)
-    shown = training_set(pixels, features, sets)
-    student = replace(UNTAUGHT.student, sds_weight=0.5, train="norms")
-    profile = replace(UNTAUGHT, student=student, denoiser="mine")
-    arm = train_by_terms("sds", clip, shown, profile)
-    assert asked == ["mine"] and all(row["sds"] > 0 for row in arm.history)
-    train_by_terms(CONTROL, clip, shown, UNTAUGHT)
-    assert asked == ["mine"]
+        train_by_terms(clip, training_set(pixels, features, sets), PROFILE)
 
 
 # The choice of alpha: the best on val of those that remember
@@ -245,13 +231,13 @@ def test_interpolations_are_measured_in_the_asked_precision(
 ) -> None:
     seen = []
     for name in ("evaluate_retrieval", "evaluate_zero_shot"):
-        evaluate = getattr(experiment, name)
+        evaluate = getattr(module, name)
 
         def watched(bundle, *given, evaluate=evaluate, **more):
             seen.append(bundle.precision)
             return evaluate(bundle, *given, **more)
 
-        monkeypatch.setattr(experiment, name, watched)
+        monkeypatch.setattr(module, name, watched)
     after = clone_clip(clip)
     with torch.no_grad():
         after.model.visual.proj += 0.3 * torch.randn_like(after.model.visual.proj)
@@ -274,28 +260,114 @@ def test_a_clip_that_knows_no_class_has_nothing_to_retain(clip, sets) -> None:
         measure_interpolations(clip, clip, sets.val, wrong, (1.0,))
 
 
+# Measuring
+
+
+@pytest.fixture
+def prepared(data, clip) -> EvaluationSets:
+    """Of a few of the pocket's pictures."""
+    return prepare_evaluation(clip, data)
+
+
+def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
+    sets = prepare_evaluation(clip, data)
+    for name in ("val", "test"):
+        dataset, found = getattr(data, name), getattr(sets, name)
+        expected = encode_images(clip, dataset.paths)
+        torch.testing.assert_close(encode_images(clip, found.pictures), expected)
+        assert torch.equal(found.image_of_text, dataset.image_of_text)
+        ids = clip.tokenizer(dataset.texts)
+        torch.testing.assert_close(found.text_features, clip.model.encode_text(ids, normalize=True))
+    for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
+        dataset, found = getattr(data, name), getattr(sets, name)
+        expected = encode_images(clip, dataset.paths)
+        torch.testing.assert_close(encode_images(clip, found.pictures), expected)
+        assert found.labels.tolist() == list(dataset.labels)
+        assert found.in_domain.tolist() == list(dataset.in_domain)
+        assert found.class_features.shape == (len(dataset.class_names), 32)
+    assert sets.zero_shot.pictures != sets.zero_shot_held_out.pictures
+
+
+@pytest.mark.parametrize("kept_bytes", [0, encode.KEPT_BYTES])
+def test_arms_are_measured_on_test_and_pictures_read_once(
+    data, clip, prepared, monkeypatch, kept_bytes
+) -> None:
+    monkeypatch.setattr(encode, "KEPT_BYTES", kept_bytes)
+    opened = []
+    monkeypatch.setattr(
+        encode, "open_picture", lambda path, side: opened.append(path) or open_picture(path)
+    )
+    other = clone_clip(clip)
+    with torch.no_grad():
+        for parameter in other.model.visual.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    arms = {"clip": Arm(clip), "other": Arm(other, 1.0)}
+    results = evaluate_arms(arms, prepared)
+    tests = (data.test, data.zero_shot, data.zero_shot_held_out)
+    assert len(opened) == sum(map(len, tests)) * (1 if kept_bytes else 2)
+    assert list(results) == ["clip", "other"]
+    for name, result in results.items():
+        bundle = arms[name].clip
+        assert result.arm is arms[name]
+        expected = evaluate_retrieval(bundle, prepared.test)
+        assert result.retrieval.as_dict() == expected.as_dict()
+        for found, measured in (
+            (result.zero_shot, prepared.zero_shot),
+            (result.held_out, prepared.zero_shot_held_out),
+        ):
+            near = encode_images(bundle, measured.pictures) @ measured.class_features.T
+            assert torch.equal(found.correct, near.argmax(1) == measured.labels)
+
+
+def test_without_a_held_out_style_none_is_measured(clip, prepared) -> None:
+    sets = replace(prepared, zero_shot_held_out=None)
+    found = evaluate_arms({"clip": Arm(clip)}, sets)
+    assert found["clip"].held_out is None and len(found["clip"].zero_shot.correct)
+
+
 # On disk
+
+
+NOTHING = EvaluationIndex({}, None, {})
+SEEN = SeenPictures(NOTHING, NOTHING)
+WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
+
+
+def keep(arm, clip, folder, profile=PROFILE) -> Path:
+    """An arm that has seen nothing, saved."""
+    save_arm(arm, folder, describe_origin(profile, clip), SEEN)
+    return folder
 
 
 @pytest.fixture
 def arm(clip, sets) -> Arm:
+    """Its image tower differs, in numbers that half precision has."""
     tuned = clone_clip(clip)
     with torch.no_grad():
         for parameter in tuned.model.visual.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     _, _, candidates = choose(clip, tuned, sets, SelectionRule((0.7,), 0.0))
+    round_changed(clip, tuned)
     history = [{"epoch": 1, "loss": 0.1 + 0.2}]
-    return Arm("dclip", tuned, 0.7, candidates, history)
+    return Arm(tuned, 0.7, candidates, history)
 
 
-def test_a_saved_arm_is_read_back_in_half_precision(arm, clip, tmp_path) -> None:
-    save_arm(arm, tmp_path)
-    loaded = load_arm("dclip", clip, tmp_path)
-    rounded = clone_clip(arm.clip).model
-    rounded.visual.half().float()
-    assert torch.equal(weights(loaded.clip.model), weights(rounded))
+def test_what_an_arm_has_changed_is_halved_and_the_rest_is_kept_to_the_bit(
+    arm, clip, tmp_path
+) -> None:
+    keep(arm, clip, tmp_path / "dclip")
+    kept, before = load_tensors(tmp_path / "dclip" / WEIGHTS), clip.model.state_dict()
+    assert kept.keys() == before.keys()
+    for name, value in kept.items():
+        if name.startswith("visual."):
+            assert value.dtype == torch.float16 and not torch.equal(value.float(), before[name])
+        else:
+            assert value.dtype == torch.float32 and torch.equal(value, before[name])
+    loaded = load_arm(tmp_path / "dclip")
+    assert same_text_tower(loaded.clip, clip)
+    assert torch.equal(weights(loaded.clip.model), weights(arm.clip.model))
     assert {p.dtype for p in loaded.clip.model.parameters()} == {torch.float32}
-    for name in ("name", "alpha", "candidates", "history"):
+    for name in ("alpha", "candidates", "history"):
         assert getattr(loaded, name) == getattr(arm, name)
 
 
@@ -304,10 +376,12 @@ def test_a_trained_arm_measures_the_same_once_it_is_loaded(
     name, clip, pixels, features, sets, targets, tmp_path
 ) -> None:
     profile, given = (UNTAUGHT, None) if name == CONTROL else (PROFILE, targets)
-    arm = train_by_terms(name, clip, training_set(pixels, features, sets), profile, given)
-    save_arm(arm, tmp_path)
-    loaded = load_arm(name, clip, tmp_path)
+    arm = train_by_terms(clip, training_set(pixels, features, sets), profile, given)
+    loaded = load_arm(keep(arm, clip, tmp_path / name))
     assert torch.equal(weights(loaded.clip.model), weights(arm.clip.model))
+    for measured in (sets.val, sets.test):
+        one, other = (evaluate_retrieval(each.clip, measured) for each in (arm, loaded))
+        assert one.as_dict() == other.as_dict()
 
 
 def test_an_arm_whose_text_tower_trains_keeps_it(clip, pixels, features, tmp_path) -> None:
@@ -319,24 +393,58 @@ def test_an_arm_whose_text_tower_trains_keeps_it(clip, pixels, features, tmp_pat
     named = ZeroShotSet(pixels, nearest, classes, domain, names, encoder=clip)
     student = replace(UNTAUGHT.student, train_text=True, epochs=20, learning_rate=5e-3)
     profile = replace(UNTAUGHT, student=student)
-    shown = TrainingSet(join(pixels, features, texts), None, val, named)
-    arm = train_by_terms("tuned", clip, shown, profile)
-    assert arm.alpha and arm.trained_text and not same_text_tower(arm.clip, clip)
+    shown = TrainingSet(join(pixels, features, texts), val, named, PROFILE.selection)
+    arm = train_by_terms(clip, shown, profile)
+    assert arm.alpha and not same_text_tower(arm.clip, clip)
     own = encode_texts(arm.clip, texts)
     assert not torch.allclose(own, val.text_features, atol=1e-4)
     measured = retrieval_metrics(encode_images(arm.clip, pixels), own, features.image_of_text)
     chosen = next(c for c in arm.candidates if c.alpha == arm.alpha)
     assert chosen.recall_at_1 == measured.text_to_image.recall_at[1]
-    save_arm(arm, tmp_path)
-    loaded = load_arm("tuned", clip, tmp_path)
+    loaded = load_arm(keep(arm, clip, tmp_path / "tuned"))
     assert torch.equal(weights(loaded.clip.model), weights(arm.clip.model))
-    assert loaded.trained_text
+    assert not same_text_tower(loaded.clip, clip)
+
+
+def test_an_arm_is_a_clip_of_its_own_with_all_that_it_needs(arm, clip, tmp_path) -> None:
+    folder = keep(arm, clip, tmp_path / "runs" / "x" / "dclip")
+    names = {WEIGHTS, CONFIG, "merges.txt.gz", "training.json", "seen.json", "README.md"}
+    assert {path.name for path in folder.iterdir()} == names
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "runs")
+    loaded = load_clip(moved)
+    assert loaded.name == str(moved) and loaded.digest == arm.clip.digest
+    assert loaded.tokenizer(["a red ball"]).tolist() == clip.tokenizer(["a red ball"]).tolist()
+    # A profile's tag is for its architecture, and stands beside models that need none.
+    assert tag_for(str(moved), "openai") is None
+    assert tag_for("ViT-B-32-quickgelu", "openai") == "openai"
+
+
+def test_a_runs_whole_folder_names_its_arms_and_no_teacher(arm, clip, tmp_path) -> None:
+    for name in (CONTROL, "dclip"):
+        keep(arm, clip, tmp_path / name)
+    write_record({}, tmp_path / "region_teacher" / "config.json")
+    arms = f"{tmp_path}/contrastive_rehearsal, {tmp_path}/dclip"
+    with pytest.raises(FileNotFoundError, match=rf"name one of them: {arms}\.$"):
+        load_clip(tmp_path)
+
+
+def test_seen_pictures_are_written_before_weights_whose_they_are(
+    arm, clip, tmp_path, monkeypatch
+) -> None:
+    def fail(*_) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(module, "save_clip", fail)
+    with pytest.raises(OSError, match="full"):
+        keep(arm, clip, tmp_path)
+    assert load_seen(tmp_path).complete and not (tmp_path / WEIGHTS).exists()
 
 
 @pytest.mark.parametrize("names", [(CONTROL, "region_taught"), ("dclip",)])
 def test_saved_arms_are_loaded_beside_the_untouched_one(names, arm, clip, tmp_path, capsys) -> None:
     for name in names:
-        save_arm(replace(arm, name=name), tmp_path)
+        keep(arm, clip, tmp_path / name)
     loaded = load_arms(clip, tmp_path, *[names] * (len(names) == 1))  # two are the default
     assert list(loaded) == ["clip", *names] and loaded["clip"].clip is clip
     said = ", ".join(f"{name} (α = {arm.alpha:g})" for name in names)
@@ -344,140 +452,254 @@ def test_saved_arms_are_loaded_beside_the_untouched_one(names, arm, clip, tmp_pa
     assert all(loaded[name].alpha == arm.alpha for name in names)
 
 
-def test_a_folder_without_arms_is_named(clip, tmp_path) -> None:
+def test_arms_of_another_clip_are_not_loaded_beside_this_one(arm, clip, tmp_path) -> None:
+    keep(arm, clip, tmp_path / CONTROL)
+    keep(arm, arm.clip, tmp_path / "dclip")
+    assert load_arms(clip, tmp_path, [CONTROL])
+    with pytest.raises(ValueError, match=rf"{tmp_path}/dclip.* made from another CLIP"):
+        load_arms(clip, tmp_path, [CONTROL, "dclip"])
+    with torch.no_grad():
+        clip.model.visual.proj += 1e-3
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{CONTROL}.* made from another CLIP"):
+        load_arms(clip, tmp_path, [CONTROL])
+
+
+def test_a_folder_without_arms_is_named(clip, clip_folder, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_arms(clip, tmp_path)
-
-
-TEACHERS = {
-    "teacher": (PROFILE.teacher, lambda: MetaTeacher(32, 4)),
-    "region_teacher": (PROFILE.region_teacher, lambda: RegionTeacher(32, 24, 3)),
-}
-
-
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_a_saved_teacher_computes_the_same(kind, tmp_path) -> None:
-    settings, build = TEACHERS[kind]
-    teacher, history = build(), [{"epoch": 1, "loss": 0.25}]
-    save_teacher(TeacherRun(teacher, history), settings, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{kind}.safetensors", f"{kind}.json"}
-    run = load_teacher(32, settings, tmp_path)
-    loaded = run.teacher
-    assert type(loaded) is type(teacher) and not loaded.training
-    assert run.history == history
-    assert torch.equal(weights(loaded), weights(teacher))
-    first = loaded.regions[0] if kind == "teacher" else loaded.layers[0]
-    assert first.attention.num_heads == settings.heads
-    record = json.loads((tmp_path / f"{kind}.json").read_text())
-    assert record["settings"] == asdict(settings)
-
-
-def test_both_kinds_of_teachers_lie_side_by_side(tmp_path) -> None:
-    for settings, build in TEACHERS.values():
-        save_teacher(TeacherRun(build(), []), settings, tmp_path)
-    for settings, build in TEACHERS.values():
-        assert type(load_teacher(32, settings, tmp_path).teacher) is type(build())
-
-
-def test_the_other_kind_of_teacher_is_not_taken(tmp_path) -> None:
-    settings, build = TEACHERS["teacher"]
-    save_teacher(TeacherRun(build(), []), settings, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"region_teacher\.json"):
-        load_teacher(32, PROFILE.region_teacher, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("kind", "change"),
-    [
-        ("teacher", {"heads": 2}),
-        ("teacher", {"layers": 2}),
-        ("teacher", {"pooling_temperature": 1.0}),
-        ("teacher", {"masked": False}),
-        ("region_teacher", {"width": 48}),
-        ("region_teacher", {"heads": 2}),
-        ("region_teacher", {"layers": 1}),
-        ("region_teacher", {"regions": "none"}),
-        ("region_teacher", {"boxes": False}),
-        ("region_teacher", {"whole_picture": False}),
-    ],
-    ids=str,
-)
-def test_a_saved_teacher_of_other_settings_is_refused(kind, change, tmp_path) -> None:
-    """Some fit by shape, and would compute something else."""
-    settings, build = TEACHERS[kind]
-    save_teacher(TeacherRun(build(), []), settings, tmp_path)
-    with pytest.raises(ValueError, match=f"{next(iter(change))}=.*{tmp_path}"):
-        load_teacher(32, replace(settings, **change), tmp_path)
-    assert load_teacher(32, replace(settings, learning_rate=1.0), tmp_path)
-
-
-def load_what(what, clip, folder) -> None:
-    if what == "teacher":
-        load_teacher(32, PROFILE.teacher, folder)
-    else:
-        load_arm(what, clip, folder)
+    with pytest.raises(FileNotFoundError, match=rf"an arm in {clip_folder}, found no training"):
+        load_arm(clip_folder)  # a CLIP, which nobody has trained
 
 
 def cut(path) -> None:
-    path.write_bytes(path.read_bytes()[:-2])
+    path.write_bytes(path.read_bytes()[:-20])
 
 
 @pytest.mark.parametrize(
     ("file", "harm", "kind"),
     [
-        ("safetensors", lambda path: path.unlink(), FileNotFoundError),
-        ("safetensors", cut, ValueError),
-        (
-            "safetensors",
-            lambda path: experiment.save_tensors({"x": torch.ones(1)}, path),
-            ValueError,
-        ),
-        ("json", lambda path: path.unlink(), FileNotFoundError),
-        ("json", cut, ValueError),
-        ("json", lambda path: path.write_text("[]"), ValueError),
-        ("json", lambda path: path.write_text("{}"), ValueError),
-        ("json", lambda path: path.write_text("[" * 100_000), ValueError),
+        (WEIGHTS, lambda path: path.unlink(), FileNotFoundError),
+        (WEIGHTS, cut, ValueError),
+        (WEIGHTS, lambda path: save_tensors({"x": torch.ones(1)}, path), ValueError),
+        (CONFIG, lambda path: path.unlink(), FileNotFoundError),
+        (CONFIG, cut, ValueError),
+        (CONFIG, lambda path: path.write_text("{}"), ValueError),
+        ("merges.txt.gz", cut, ValueError),
+        ("merges.txt.gz", lambda path: path.unlink(), ValueError),
+        ("training.json", lambda path: path.unlink(), FileNotFoundError),
+        ("training.json", cut, ValueError),
+        ("training.json", lambda path: path.write_text("[]"), ValueError),
+        ("training.json", lambda path: path.write_text("{}"), ValueError),
+        ("training.json", lambda path: path.write_text("[" * 100_000), ValueError),
     ],
 )
-@pytest.mark.parametrize("what", ["dclip", "teacher"])
-def test_what_is_not_whole_on_disk_is_named(what, file, harm, kind, arm, clip, tmp_path) -> None:
-    save_arm(arm, tmp_path)
-    save_teacher(TeacherRun(MetaTeacher(32, 4), []), PROFILE.teacher, tmp_path)
-    harm(tmp_path / f"{what}.{file}")
-    with pytest.raises(kind, match=rf"Expected .*{what}\.{file}"):
-        load_what(what, clip, tmp_path)
+def test_an_arm_that_is_not_whole_on_disk_is_named(file, harm, kind, arm, clip, tmp_path) -> None:
+    folder = keep(arm, clip, tmp_path / "dclip")
+    harm(folder / file)
+    # What open_clip does not load is named by its folder, as for any CLIP.
+    named = rf"{folder}.*{file}" if file == "training.json" else str(folder)
+    with pytest.raises(kind, match=rf"(?s)Expected .*{named}"):
+        load_arm(folder)
 
 
 CANDIDATE = {"alpha": 0.5, "recall_at_1": 0.2, "retention": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("what", "change", "says"),
+    ("change", "says"),
     [
-        ("dclip", {"candidates": [CANDIDATE | {"luck": 1.0}]}, "'luck'"),
-        ("dclip", {"candidates": [{"alpha": 0.5, "retention": 1.0}]}, "'recall_at_1'"),
-        ("dclip", {"candidates": [0.5]}, "float"),
-        ("dclip", {"candidates": None}, "NoneType"),
-        ("teacher", {"settings": [1]}, "list"),
-        ("teacher", {"settings": {"heads": 4, "luck": 1}}, "'luck'"),
-        ("teacher", {"settings": {"heads": 0}}, "heads"),
-        ("teacher", {"history": None}, "NoneType"),
+        ({"candidates": [CANDIDATE | {"luck": 1.0}]}, "'luck'"),
+        ({"candidates": [{"alpha": 0.5, "retention": 1.0}]}, "'recall_at_1'"),
+        ({"candidates": [0.5]}, "float"),
+        ({"candidates": None}, "NoneType"),
     ],
     ids=str,
 )
 def test_a_record_of_another_form_names_the_file_and_the_field(
-    what, change, says, arm, clip, tmp_path
+    change, says, arm, clip, tmp_path
 ) -> None:
-    save_arm(arm, tmp_path)
-    save_teacher(TeacherRun(MetaTeacher(32, 4), []), PROFILE.teacher, tmp_path)
-    path = tmp_path / f"{what}.json"
+    path = keep(arm, clip, tmp_path) / "training.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=says) as caught:
-        load_what(what, clip, tmp_path)
+        load_arm(tmp_path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_arm_without_a_history_is_one(arm, clip, tmp_path) -> None:
-    save_arm(replace(arm, alpha=None, history=None), tmp_path)
-    loaded = load_arm("dclip", clip, tmp_path)
-    assert loaded.alpha is None and loaded.history is None
+    loaded = load_arm(keep(replace(arm, history=None), clip, tmp_path))
+    assert loaded.history is None and loaded.alpha == arm.alpha
+
+
+def test_what_half_precision_cannot_hold_is_kept_whole(clip, tmp_path) -> None:
+    tuned = clone_clip(clip)
+    with torch.no_grad():
+        tuned.model.visual.proj[0, :3] = torch.tensor([70000.0, -70000.0, 1 / 3])
+    round_changed(clip, tuned)
+    loaded = load_arm(keep(Arm(tuned, 1.0), clip, tmp_path))
+    assert loaded.clip.model.visual.proj[0, :2].tolist() == [70000.0, -70000.0]
+    assert torch.equal(weights(loaded.clip.model), weights(tuned.model))
+    before = clip.model.state_dict()
+    for name, value in loaded.clip.model.state_dict().items():
+        assert torch.equal(value, before[name]) == (name != "visual.proj")
+
+
+def test_the_pockets_arms_come_with_the_kit_and_others_lie_where_they_were_trained(
+    tmp_path, monkeypatch
+) -> None:
+    pocket = PROFILES["pocket"]
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert find_saved(pocket) == asset_path("pocket_arms")
+    other = replace(pocket, name="base")
+    says = r"of the profile base in .*arms, found none; run: .* distill --profile base --out "
+    with pytest.raises(FileNotFoundError, match=says):
+        find_saved(other)
+    for place in (tmp_path / "runs/base/arms", Path("mine")):
+        write_record({}, place / "region_taught" / "training.json")
+    assert find_saved(other).resolve() == tmp_path / "runs/base/arms"
+    assert find_saved(pocket, "mine") == find_saved(other, "mine") == Path("mine")
+
+
+# Where an arm comes from
+
+
+def test_an_arm_says_where_it_comes_from(arm, clip, clip_folder, tmp_path) -> None:
+    measured = {"data": "mine", "images": "below", "test": "other", "zero_shot": "classes"}
+    profile = replace(PROFILE, clip=str(clip_folder), seed=5, templates="paper", **measured)
+    profile = replace(profile, regions=replace(profile.regions, margin=0.3), recipe="dclip")
+    origin = read_origin(keep(arm, clip, tmp_path, profile))
+    assert origin.digest == clip.digest != arm.clip.digest
+    for name in ("clip", "pretrained", *measured, "seed", "templates", "leak_guard", "regions"):
+        assert getattr(origin.profile, name) == getattr(profile, name), name
+    assert json.loads((tmp_path / "training.json").read_text())["recipe"] == "dclip"
+    assert read_origin(clip_folder) is None and read_origin("ViT-B-32") is None
+    assert read_origin(f"local-dir:{tmp_path}").digest == clip.digest
+
+
+@pytest.mark.parametrize("guard", ["content", "names"])
+def test_an_arm_is_measured_by_the_leak_guard_of_its_run(guard, arm, clip, tmp_path) -> None:
+    keep(arm, clip, tmp_path, replace(PROFILE, leak_guard=guard))
+    assert read_origin(tmp_path).profile.leak_guard == guard
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ({"templates": "x"}, "templates"),
+        ({"seed": "x"}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"leak_guard": "luck"}, "leak_guard"),
+        ({"regions": {"margin": -1}}, "margin"),
+        ({"regions": None}, "regions"),
+        ({}, "KeyError: 'clip'"),  # names none
+    ],
+    ids=str,
+)
+def test_settings_that_no_run_can_have_are_named(odd, says, arm, clip, tmp_path) -> None:
+    path = keep(arm, clip, tmp_path) / "training.json"
+    record = json.loads(path.read_text())
+    settings = (record["settings"] | odd) if odd else {}
+    path.write_text(json.dumps(record | {"settings": settings}))
+    with pytest.raises(ValueError, match=rf"(?s)training\.json .* damaged .*{says}"):
+        read_origin(tmp_path)
+
+
+def test_the_clip_that_an_arm_was_made_from_is_loaded_and_no_other(
+    arm, clip, clip_folder, make_clip_folder, tmp_path
+) -> None:
+    # A profile's tag that was left beside a folder is not for it.
+    profile = replace(PROFILE, clip=str(clip_folder), pretrained="openai")
+    origin = read_origin(keep(arm, clip, tmp_path / "dclip", profile))
+    assert origin.load_base().digest == clip.digest
+    moved = shutil.copytree(clip_folder, tmp_path / "moved")
+    assert origin.load_base(instead=str(moved)).name == str(moved)
+    for other in (str(make_clip_folder(embed_dim=16)), str(tmp_path / "dclip")):
+        with pytest.raises(ValueError, match=rf"made from, of the digest .*{other} of .*--before"):
+            origin.load_base(instead=other)
+    gone = read_origin(keep(arm, clip, tmp_path / "b", replace(profile, clip=str(tmp_path / "x"))))
+    with pytest.raises(ValueError, match=rf"got '{tmp_path}/x'"):
+        gone.load_base()
+
+
+@pytest.mark.parametrize("planted", ["its own", "its base"])
+def test_python_that_comes_with_an_arm_or_its_base_is_never_run(
+    planted, arm, clip, clip_folder, tmp_path
+) -> None:
+    base = shutil.copytree(clip_folder, tmp_path / "base")
+    folder = keep(arm, clip, tmp_path / "dclip", replace(PROFILE, clip=str(base)))
+    place = folder if planted == "its own" else base
+    config = json.loads((place / CONFIG).read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    (place / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"{place} .* do not load \(.*trust_remote_code"):
+        load_arm(folder) if planted == "its own" else read_origin(folder).load_base()
+
+
+# The card
+
+
+def read_card(folder: Path) -> str:
+    """A card as the page that its readers see."""
+    _, _, text = (folder / "README.md").read_text().partition("\n---\n")
+    return markdown2html(text)
+
+
+def test_a_card_says_what_was_measured_once_it_was(arm, clip, tmp_path) -> None:
+    folder = keep(arm, clip, tmp_path / "dclip", replace(PROFILE, recipe="dclip"))
+    text = (folder / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: open_clip\n")
+    assert "# `dclip`" in text and "from `pocket`" in text and "α = 0.7" in text
+    assert "seed 3" in text and text.endswith("## Measured\n\nNot measured.\n")
+    write_card(folder, "| arm | R@1 |\n|---|---|\n| dclip | 12.5 |")
+    text = (folder / "README.md").read_text()
+    assert "Not measured" not in text and "<td>12.5</td>" in read_card(folder)
+    with pytest.raises(FileNotFoundError, match=r"training\.json"):
+        write_card(tmp_path)
+
+
+def test_what_a_card_shows_loads_the_arm(arm, clip, tmp_path) -> None:
+    folder = keep(arm, clip, tmp_path / "dclip")
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    found: dict = {}
+    exec(code.replace("FOLDER", str(folder)), found)
+    assert torch.equal(found["model"].visual.proj, arm.clip.model.visual.proj)
+    assert found["tokenizer"](["a ball"]).tolist() == clip.tokenizer(["a ball"]).tolist()
+    (folder / "merges.txt.gz").unlink()
+    write_card(folder)
+    assert "bpe_path" not in (folder / "README.md").read_text()
+
+
+def test_a_card_names_no_path_beyond_its_last_part(arm, clip, tmp_path) -> None:
+    places = {x: f"/home/me/secret/{x}" for x in ("clip", "pretrained", "data", "images", "test")}
+    others = {x: f"/home/me/secret/{x}" for x in ("zero_shot", "uncaptioned")}
+    folder = keep(arm, clip, tmp_path / "secret" / "dclip", replace(PROFILE, **places, **others))
+    text = (folder / "README.md").read_text()
+    assert "from `clip (pretrained)`" in text and "trained on `data`" in text
+    assert "secret" not in text and "/home" not in text and str(tmp_path) not in text
+
+
+HOSTILE = "x`</code><script>alert(1)</script>[x](javascript:x)\n# big\x1b[31m"
+
+
+def test_hostile_names_in_a_card_are_text(arm, clip, tmp_path) -> None:
+    last = HOSTILE.replace("/", "|")  # a path has no slash in its last part
+    profile = replace(PROFILE, clip=last, pretrained=last, data=last)
+    folder = keep(arm, clip, tmp_path / last, profile)
+    record = json.loads((folder / "training.json").read_text())
+    write_record(record | {"recipe": HOSTILE}, folder / "training.json")
+    write_card(folder)
+    assert "\x1b" not in (folder / "README.md").read_text()
+    page = read_card(folder)
+    for harm in ("<script", 'href="javascript'):
+        assert harm in markdown2html(f"`{HOSTILE}`") and harm not in page
+    assert page.count("<h1") == 1
+    assert page.count("&lt;script&gt;alert(1)") == 6  # the name twice, base and tag, recipe, data
+
+
+def test_the_pocket_arms_have_cards_and_records() -> None:
+    """What comes with the kit is as what distill writes."""
+    for name in (CONTROL, "dclip", "region_taught"):
+        folder = asset_path("pocket_arms", name)
+        assert read_origin(folder).profile.clip == "pocket"
+        assert read_origin(folder).digest == load_clip("pocket").digest
+        assert "Not measured" not in (folder / "README.md").read_text()

@@ -11,6 +11,7 @@ import torch
 
 from dclip_kit.config import CONTROL, get_profile
 from dclip_kit.data import CaptionedImages
+from dclip_kit.evaluation.arms import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.compare import (
     WAYS,
     compare,
@@ -18,6 +19,7 @@ from dclip_kit.evaluation.compare import (
     describe_gain,
     draw_queries,
     format_compositions,
+    format_probe,
     format_report,
     format_retrieval,
     format_zero_shot,
@@ -25,11 +27,12 @@ from dclip_kit.evaluation.compare import (
     recall_gains,
     say_gain,
     say_luck,
+    say_report,
     warn_of_captions,
+    warn_of_few,
     won_and_lost,
 )
 from dclip_kit.evaluation.evaluate import ZeroShot
-from dclip_kit.evaluation.experiment import Arm, ArmResult, Candidate
 from dclip_kit.evaluation.inspection import ShortcutProbe
 from dclip_kit.metrics import (
     COMPOSITION_CHANCE,
@@ -148,6 +151,13 @@ def test_captions_that_cannot_be_found_are_told(clip) -> None:
     assert longer.startswith(f"1 captions are longer than what {clip.name} reads")
 
 
+def test_a_test_of_few_pictures_is_told() -> None:
+    assert warn_of_few(100, "own") == ""
+    few = warn_of_few(20, "own\x1b[31m")
+    assert few.startswith("Note: 20 pictures of own\\x1b[31m are few") and "by 5 points" in few
+    assert "by 100 points" in warn_of_few(0, "own")  # and nothing is divided by
+
+
 def test_gains_by_facet_are_of_recall_at_k(before, after) -> None:
     facets = {"size": ["small", "large", "large", "small"]}
     way = before.text_to_image, after.text_to_image
@@ -233,7 +243,7 @@ def result(clip, name: str, hits: list[int], correct: list[int], held_out: list[
     alpha = None if name == "clip" else 0.4
     candidates = () if name == "clip" else (Candidate(0.4, 0.5, 0.9),)
     return ArmResult(
-        Arm(name, clip, alpha, candidates, [{"epoch": 1, "loss": 1.0}]),
+        Arm(clip, alpha, candidates, [{"epoch": 1, "loss": 1.0}]),
         retrieval_metrics(torch.eye(4), texts, OWNERS),
         zero_shot(correct),
         zero_shot(held_out),
@@ -342,6 +352,16 @@ def test_the_report_prints_what_the_recipe_gains_over_clip_and_over_its_control(
     lines = format_report(report).splitlines()
     gains = [line.split(",")[0] for line in lines if " over " in line]
     assert gains == [f"{TAUGHT} over clip", f"{TAUGHT} over {CONTROL}"]
+
+
+def test_the_report_says_its_sentences_below_its_table(report) -> None:
+    table, sentences = format_report(report).split("\n\n")
+    assert sentences.splitlines() == say_report(report)
+    assert all(line.startswith("|") for line in table.splitlines())
+    assert format_probe(report["teacher_probe"]) in say_report(report)
+    assert format_probe({"own": 0.6, "blank": 0.05}).endswith(": own 60.0, blank 5.0.")
+    unprobed = report | {"teacher_probe": None}
+    assert not any("Teacher" in each for each in say_report(unprobed))
 
 
 def test_the_report_says_in_numbers_what_its_intervals_do_not_cover(report) -> None:

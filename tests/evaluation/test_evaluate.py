@@ -12,6 +12,7 @@ from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.evaluation import evaluate
+from dclip_kit.evaluation.arms import Arm
 from dclip_kit.evaluation.compare import measure_fresh
 from dclip_kit.evaluation.evaluate import (
     TEMPLATE_SETS,
@@ -35,7 +36,6 @@ from dclip_kit.evaluation.evaluate import (
     score_compositions,
     try_rescoring,
 )
-from dclip_kit.evaluation.experiment import Arm
 from dclip_kit.metrics import retrieval_metrics, skewness
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import clone_clip
@@ -445,7 +445,7 @@ def test_fresh_scenes_say_what_a_recipe_gains(clip, tuned, tmp_path, monkeypatch
             parameter += 0.05 * torch.randn_like(parameter)
     arms = {"clip": clip, CONTROL: tuned, "region_taught": other}
     found = measure_fresh(
-        {name: Arm(name, bundle) for name, bundle in arms.items()}, "region_taught", 10, 4
+        {name: Arm(bundle) for name, bundle in arms.items()}, "region_taught", 10, 4
     )
     assert (found["pictures"], found["gallery"]) == (10, 4)
     scenes = pocket.load_further("further_test", 10)

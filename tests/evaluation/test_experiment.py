@@ -1,13 +1,13 @@
-"""The notebooks' shared steps, on pocket splits of a few pictures and a tiny CLIP."""
+"""Runs, step by step and as a whole, on pictures of a few and a tiny CLIP."""
 
-import itertools
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from test_denoiser import make_denoiser
-from test_inspection import Looks, Reads
 from test_leaks import dataset as pictures_below
 from test_leaks import scene
 from test_profile_data import write_classes
@@ -24,40 +24,48 @@ from dclip_kit.config import (
     control_of,
     trains_teacher,
 )
-from dclip_kit.data import open_picture
-from dclip_kit.data.pocket import world as pocket
-from dclip_kit.data.pocket.compositions import KINDS, load_compositions
+from dclip_kit.data.leaks import EvaluationIndex
 from dclip_kit.evaluation import experiment
-from dclip_kit.evaluation.evaluate import evaluate_retrieval
-from dclip_kit.evaluation.experiment import (
-    Arm,
-    EncodedPictures,
+from dclip_kit.evaluation.arms import (
     EvaluationSets,
-    encode_pictures,
-    find_saved,
+    load_arm,
     load_arms,
-    load_teacher,
     prepare_evaluation,
-    prepare_lessons,
-    prepare_rehearsal,
     prepare_training,
-    require_trainable,
-    score_teachers,
-    teacher_settings,
-    train_and_save_arms,
-    train_and_save_teacher,
+    read_origin,
+    save_arm,
 )
-from dclip_kit.evaluation.inspection import attend, read_caption
-from dclip_kit.evaluation.profile_data import load_data, load_uncaptioned
-from dclip_kit.evaluation.runs import describe_run, keep_seen, leave_out_trained, load_seen
-from dclip_kit.features.store import FrozenFeatures
-from dclip_kit.metrics import class_ranks, composition_scores
+from dclip_kit.evaluation.experiment import (
+    SETTINGS,
+    Begun,
+    begin,
+    load_saved_teacher,
+    obtain_teacher,
+    prepare_terms,
+    require_same_view,
+    require_settings,
+    require_trainable,
+    save_report,
+    save_teacher_run,
+    teacher_settings,
+    train_arms,
+)
+from dclip_kit.evaluation.seen import SeenPictures, leave_out_trained, load_seen
+from dclip_kit.features import extract as extraction
+from dclip_kit.features.extract import encode_pictures
+from dclip_kit.features.store import EncodedPictures
+from dclip_kit.metrics import class_ranks
 from dclip_kit.models import encode
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
-from dclip_kit.models.regions import Regions
-from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, build_teacher
-from dclip_kit.models.weights import clone_clip, same_text_tower
-from dclip_kit.training import embed_pictures, embed_with_teacher
+from dclip_kit.models.teacher import (
+    RegionTeacher,
+    build_teacher,
+    kind_of,
+    require_teacher,
+)
+from dclip_kit.models.weights import same_text_tower
+from dclip_kit.runtime.files import asset_path, write_record
+from dclip_kit.training import TeacherRun, loop
 
 FEW = {
     "uncaptioned": "",
@@ -87,42 +95,23 @@ def sets(data, clip) -> EvaluationSets:
 @pytest.fixture
 def finding(detector, monkeypatch):
     """Whoever asks for a detector gets the one that finds boxes by a picture's width."""
-    monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: detector)
+    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
 
 
 @pytest.fixture
 def encoded(data, clip, finding, tmp_path) -> EncodedPictures:
     """The training data."""
-    return encode_pictures(PROFILE, clip, data.train, tmp_path / "features")
+    return encode_pictures(clip, data.train, PROFILE.regions, tmp_path / "features")
 
 
 @pytest.fixture
 def uncaptioned(data, clip, finding, tmp_path) -> EncodedPictures:
     """Val's pictures, as if they had no captions."""
     bare = replace(data.val, captions=((),) * len(data.val), split="uncaptioned")
-    return encode_pictures(PROFILE, clip, bare, tmp_path / "features")
+    return encode_pictures(clip, bare, PROFILE.regions, tmp_path / "features")
 
 
 # Data
-
-
-def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
-    sets = prepare_evaluation(clip, data)
-    for name in ("val", "test"):
-        dataset, found = getattr(data, name), getattr(sets, name)
-        expected = encode_images(clip, dataset.paths)
-        torch.testing.assert_close(encode_images(clip, found.pictures), expected)
-        assert torch.equal(found.image_of_text, dataset.image_of_text)
-        ids = clip.tokenizer(dataset.texts)
-        torch.testing.assert_close(found.text_features, clip.model.encode_text(ids, normalize=True))
-    for name in ("zero_shot_val", "zero_shot", "zero_shot_held_out"):
-        dataset, found = getattr(data, name), getattr(sets, name)
-        expected = encode_images(clip, dataset.paths)
-        torch.testing.assert_close(encode_images(clip, found.pictures), expected)
-        assert found.labels.tolist() == list(dataset.labels)
-        assert found.in_domain.tolist() == list(dataset.in_domain)
-        assert found.class_features.shape == (len(dataset.class_names), 32)
-    assert sets.zero_shot.pictures != sets.zero_shot_held_out.pictures
 
 
 def test_too_many_pictures_for_the_memory_stay_on_disk(
@@ -130,44 +119,87 @@ def test_too_many_pictures_for_the_memory_stay_on_disk(
 ) -> None:
     assert sets.val.pictures == data.val.paths  # nobody has looked at them
     assert torch.equal(encoded.pictures, read_pixels(clip, data.train.paths))
-    made, features = prepare_training(PROFILE, clip, encoded, sets), encoded.features
+    made = prepare_training(clip, encoded, sets, PROFILE.selection)
     assert made.captioned is encoded
     assert torch.equal(made.val.pictures, read_pixels(clip, data.val.paths))
     assert torch.equal(made.zero_shot_val.pictures, read_pixels(clip, data.zero_shot_val.paths))
-    crops = made.rehearsal.pictures  # rehearsed as the frozen CLIP saw them
-    assert crops.shape == (len(features.region), 3, 32, 32)
-    torch.testing.assert_close(encode_images(clip, crops), features.region)
-    monkeypatch.setattr(experiment, "KEPT_BYTES", 3 * 32 * 32 * len(data.val))
-    again = encode_pictures(PROFILE, clip, data.train, tmp_path / "features")
+    monkeypatch.setattr(encode, "KEPT_BYTES", 3 * 32 * 32 * len(data.val))
+    again = encode_pictures(clip, data.train, PROFILE.regions, tmp_path / "features")
     assert again.pictures == data.train.paths and again.dataset is data.train
-    less = prepare_training(PROFILE, clip, again, sets)
+    less = prepare_training(clip, again, sets, PROFILE.selection)
     assert torch.equal(less.val.pictures, made.val.pictures)
     assert less.captioned.pictures == data.train.paths
     assert less.zero_shot_val.pictures == data.zero_shot_val.paths
-    assert torch.equal(read_pixels(clip, less.rehearsal.pictures), crops)
+
+
+# What students learn from
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_crops_are_read_where_they_are_rehearsed(recipe, clip, encoded, sets) -> None:
-    found = prepare_training(few(recipe), clip, encoded, sets)
+def test_terms_are_those_that_a_recipe_weighs(recipe, clip, encoded, sets, monkeypatch) -> None:
+    """Crops are read where they are rehearsed, and a teacher is asked where one teaches."""
+    profile, asked = few(recipe), []
+    for name in ("prepare_rehearsal", "prepare_lessons"):
+        prepare = getattr(experiment, name)
+
+        def watched(*given, name=name, prepare=prepare):
+            asked.append(name)
+            return prepare(*given)
+
+        monkeypatch.setattr(experiment, name, watched)
+    monkeypatch.setattr(experiment, "load_denoiser", lambda name, given: make_denoiser(given))
+    teacher = clip if recipe == "self_taught" else build_teacher(32, teacher_settings(profile))
+    terms = prepare_terms(profile, clip, encoded, teacher)
     none = ("contrastive", "sds", "dclip", "official_code")
-    assert (found.rehearsal is None) == (recipe in none)
+    untaught = (CONTROL, "contrastive", "sds")
+    assert ("prepare_rehearsal" in asked) == (recipe not in none)
+    assert ("prepare_lessons" in asked) == (recipe not in untaught)
+    names = ("distillation", "contrastive", "rehearsal", "sds")
+    weights = {name: getattr(profile.student, f"{name}_weight") for name in names}
+    assert {term.name: term.weight for term in terms} == {n: w for n, w in weights.items() if w}
+    # What is there already is not read again.
+    asked.clear()
+    kept = experiment.prepare_rehearsal(clip, encoded, profile.regions)
+    again = prepare_terms(profile, clip, encoded, teacher, rehearsal=kept)
+    assert asked.count("prepare_rehearsal") == 1
+    for term in again:
+        assert term.name != "rehearsal" or term.beside.targets is kept
 
 
-def test_the_published_codes_control_rehearses_what_clip_makes_of_crops(
-    clip, data, finding, encoded, tmp_path
-) -> None:
-    """Its features of regions are others: of crops that are only resized."""
-    profile = few("official_code")
-    captioned = encode_pictures(profile, clip, data.train, tmp_path / "features")
-    usual = prepare_rehearsal(PROFILE, clip, encoded)
-    found = prepare_rehearsal(control_of(profile), clip, captioned)
-    assert not torch.allclose(captioned.features.region, encoded.features.region, atol=1e-2)
-    assert torch.equal(found.pictures, usual.pictures)
-    torch.testing.assert_close(found.features, usual.features)
+def test_an_arm_of_sds_learns_from_the_profiles_denoiser(clip, encoded, monkeypatch) -> None:
+    asked = []
+
+    def load(name, given):
+        asked.append((name, given))
+        return make_denoiser(given)
+
+    monkeypatch.setattr(experiment, "load_denoiser", load)
+    terms = prepare_terms(few("sds", denoiser="mine"), clip, encoded)
+    assert asked == [("mine", clip)] and "sds" in {term.name for term in terms}
+    prepare_terms(few(CONTROL, denoiser="mine"), clip, encoded)
+    assert len(asked) == 1
 
 
-# Weights, trained now or loaded
+def test_a_recipe_that_is_to_be_taught_is_no_control_without_its_teacher(clip, encoded) -> None:
+    with pytest.raises(ValueError, match=r"Expected teacher embeddings .*, got None"):
+        prepare_terms(few("region_taught"), clip, encoded)
+
+
+# Teachers, trained now or loaded
+
+
+NOTHING = EvaluationIndex({}, None, {})
+SEEN = SeenPictures(NOTHING, NOTHING)
+
+
+@pytest.fixture
+def begun(data, clip, clip_folder, tmp_path):
+    """A run of some profile that has got as far as its data."""
+
+    def begin_run(profile: Profile, out: str = "run") -> Begun:
+        return Begun(replace(profile, clip=str(clip_folder)), tmp_path / out, clip, data, SEEN)
+
+    return begin_run
 
 
 @pytest.mark.parametrize(
@@ -179,18 +211,97 @@ def test_the_published_codes_control_rehearses_what_clip_makes_of_crops(
         ("official_code", "teacher"),
     ],
 )
-def test_a_saved_teacher_is_the_trained_one(recipe, kind, clip, features, tmp_path, capsys) -> None:
-    profile = few(recipe)
-    settings = teacher_settings(profile)
-    assert settings is getattr(profile, kind)
-    trained = train_and_save_teacher(profile, features, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{kind}.json", f"{kind}.safetensors"}
+def test_a_saved_teacher_is_the_trained_one(recipe, kind, begun, features, capsys) -> None:
+    run = begun(few(recipe))
+    settings = teacher_settings(run.profile)
+    assert settings is getattr(run.profile, kind)
+    trained = obtain_teacher(run, features)
+    folder = run.out / kind
+    assert {path.name for path in run.out.iterdir()} == {kind, "checkpoints"}
+    names = {"config.json", "model.safetensors", "training.json", "seen.json"}
+    assert {path.name for path in folder.iterdir()} == names
     assert capsys.readouterr().out.strip() == "Trained the teacher now: 2 epochs."
-    loaded = load_teacher(clip.embed_dim, settings, tmp_path)
+    loaded = obtain_teacher(begun(few(recipe), "other"), features, folder)
     assert capsys.readouterr().out.strip() == "Loaded the saved teacher: 2 epochs."
+    assert not (run.out.parent / "other").exists()
     one, other = trained.teacher.state_dict(), loaded.teacher.state_dict()
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert loaded.history == trained.history and not loaded.teacher.training
+    assert loaded.settings == trained.settings == settings
+    assert load_seen(folder).complete and read_origin(folder).digest == run.clip.digest
+
+
+@pytest.mark.parametrize("recipe", ["self_taught", CONTROL, "contrastive", "sds"])
+def test_a_recipe_without_a_teacher_of_its_own_trains_none(recipe, begun, features) -> None:
+    run = begun(few(recipe))
+    assert obtain_teacher(run, features) is None and not run.out.exists()
+
+
+def keep_teacher(folder, clip, profile=PROFILE) -> Path:
+    settings = teacher_settings(profile)
+    run = TeacherRun(build_teacher(32, settings), settings, [{"epoch": 1, "loss": 0.25}])
+    save_teacher_run(run, folder, profile, clip, SEEN)
+    return folder
+
+
+def cut(path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind"),
+    [
+        (lambda path: path.unlink(), FileNotFoundError),
+        (cut, ValueError),
+        (lambda path: path.write_text("[]"), ValueError),
+        (lambda path: path.write_text("{}"), ValueError),
+        (lambda path: path.write_text("[" * 100_000), ValueError),
+        (lambda path: path.write_text('{"history": null}'), ValueError),
+    ],
+)
+@pytest.mark.parametrize("file", ["config.json", "training.json"])
+def test_a_teacher_that_is_not_whole_on_disk_is_named(file, harm, kind, clip, tmp_path) -> None:
+    folder = keep_teacher(tmp_path / "region_teacher", clip)
+    harm(folder / file)
+    gone = (file, kind) == ("config.json", FileNotFoundError)  # then there is no teacher at all
+    named = f"the folder of a teacher at {folder}" if gone else f"{folder}/{file}"
+    with pytest.raises(kind, match=rf"Expected .*{named}"):
+        load_saved_teacher(folder)
+
+
+def test_the_pockets_teachers_come_with_the_kit() -> None:
+    for recipe in ("region_taught", "dclip"):
+        profile = apply_recipe(PROFILES["pocket"], recipe)
+        folder = asset_path("pocket_arms", kind_of(teacher_settings(profile)))
+        run, origin = load_saved_teacher(folder), read_origin(folder)
+        require_teacher(run.settings, teacher_settings(profile), str(folder))
+        assert origin.profile.regions == profile.regions and run.history
+        require_same_view(profile, origin.load_base(), folder)
+
+
+def test_a_teacher_of_another_clip_or_of_other_regions_is_not_taken(clip, tmp_path) -> None:
+    folder = keep_teacher(tmp_path / "region_teacher", clip)
+    require_same_view(PROFILE, clip, folder)
+    # Whatever a profile calls the CLIP: it is known by its weights.
+    require_same_view(replace(PROFILE, clip="elsewhere", seed=9), clip, folder)
+    wider = replace(PROFILE, regions=replace(PROFILE.regions, margin=0.3))
+    with pytest.raises(ValueError, match=r"they differ in regions\.margin; take"):
+        require_same_view(wider, clip, folder)
+    with torch.no_grad():
+        clip.model.visual.proj += 1e-3
+    with pytest.raises(ValueError, match=r"they differ in clip, regions\.margin; take"):
+        require_same_view(wider, clip, folder)
+
+
+def test_a_teacher_of_another_kind_or_without_its_record_is_not_taken(clip, tmp_path) -> None:
+    folder = keep_teacher(tmp_path / "region_teacher", clip)
+    with pytest.raises(ValueError, match=rf"a teacher in {folder}, got a region_teacher"):
+        require_same_view(few("dclip"), clip, folder)
+    with pytest.raises(ValueError, match=rf"regions='none' in {folder}"):
+        require_same_view(few("whole_picture_taught"), clip, folder)
+    (folder / "training.json").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"training\.json beside the teacher in {folder}"):
+        require_same_view(PROFILE, clip, folder)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -210,58 +321,37 @@ def test_a_teacher_that_does_not_fit_clip_is_refused_where_one_is_trained(recipe
         require_trainable(profile, clip)
 
 
-def test_lessons_are_what_a_teacher_makes_of_pictures(clip, encoded, uncaptioned) -> None:
-    """A caption's is its picture's, unless the teacher reads captions."""
-    owner, others = encoded.features.image_of_text, uncaptioned.features
-    region = RegionTeacher(32, 24, 3)
-    profile = few("whole_picture_taught")
-    lessons, more = prepare_lessons(profile, region, encoded, uncaptioned)
-    own = embed_pictures(region, encoded.features, profile.region_teacher)
-    assert torch.equal(lessons, own[owner])
-    assert more.pictures is uncaptioned.pictures
-    expected = embed_pictures(region, others, profile.region_teacher)
-    assert torch.equal(more.features, expected)
+# Arms
 
-    tuned = clone_clip(clip)
-    tuned.model.visual.proj.data += 0.1
-    lessons, more = prepare_lessons(few("self_taught"), tuned, encoded, uncaptioned)
-    assert torch.equal(lessons, encode_images(tuned, encoded.pictures)[owner])
-    expected = encode_images(tuned, uncaptioned.pictures)
-    assert torch.equal(more.features, expected)
-    assert prepare_lessons(few("self_taught"), tuned, encoded, None)[1] is None
 
-    reading = MetaTeacher(32, 2)
-    lessons, more = prepare_lessons(few("dclip"), reading, encoded, uncaptioned)
-    expected = embed_with_teacher(reading, encoded.features, PROFILE.regions)
-    assert torch.equal(lessons, expected)
-    assert more is None  # there is no caption to read
-
-    assert prepare_lessons(few(CONTROL), region, encoded, uncaptioned) == (None, None)
+TEXTS = ("a red ball", "two dogs")
 
 
 @pytest.mark.parametrize("more", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_leads_from_pictures_to_an_arm_beside_its_control(
-    recipe, more, clip, data, encoded, uncaptioned, sets, tmp_path, capsys, monkeypatch
+    recipe, more, begun, clip, data, encoded, uncaptioned, sets, tmp_path, capsys, monkeypatch
 ) -> None:
-    profile, teacher, asked = few(recipe), None, []
+    run, taught_by, asked = begun(few(recipe)), None, []
+    profile = run.profile
     before = {name: value.clone() for name, value in clip.model.state_dict().items()}
     if trains_teacher(profile):
-        captioned = encode_pictures(profile, clip, data.train, tmp_path / "features")
-        teacher = train_and_save_teacher(profile, captioned.features, tmp_path).teacher
+        captioned = encode_pictures(clip, data.train, profile.regions, tmp_path / "features")
+        taught_by = obtain_teacher(run, captioned.features)
     else:
         captioned = encoded
     others = uncaptioned if more else None
     capsys.readouterr()
 
-    def watched(settings, own, *more):
-        if settings.student.distillation_weight:
-            asked.append(own)
-        return prepare_lessons(settings, own, *more)
+    prepare = experiment.prepare_lessons
+
+    def watched(own, *more):
+        asked.append(own)
+        return prepare(own, *more)
 
     monkeypatch.setattr(experiment, "prepare_lessons", watched)
     monkeypatch.setattr(experiment, "load_denoiser", lambda name, given: make_denoiser(given))
-    trained = train_and_save_arms(profile, clip, teacher, captioned, others, sets, tmp_path)
+    trained = train_arms(run, captioned, sets, taught_by, others)
     assert capsys.readouterr().out.strip() == "Trained the arms now."
     names = list(dict.fromkeys([CONTROL, recipe]))
     assert list(trained) == ["clip", *names]
@@ -269,22 +359,20 @@ def test_a_recipe_leads_from_pictures_to_an_arm_beside_its_control(
     assert all(torch.equal(value, before[key]) for key, value in clip.model.state_dict().items())
 
     # Who taught: nobody, the teacher, or the control.
-    own = trained[CONTROL].clip if recipe == "self_taught" else teacher
+    own = trained[CONTROL].clip if recipe == "self_taught" else taught_by and taught_by.teacher
     assert len(asked) == (own is not None) and all(each is own for each in asked)
 
-    loaded = load_arms(clip, tmp_path, names)
+    loaded = load_arms(clip, run.out, names)
     assert "Loaded the saved arms" in capsys.readouterr().out
     for name in names:
         one, other = trained[name], loaded[name]
-        for field in ("alpha", "candidates", "history", "trained_text"):
+        for field in ("alpha", "candidates", "history"):
             assert getattr(one, field) == getattr(other, field)
         embedded = [encode_images(arm.clip, sets.test.pictures) for arm in (one, other)]
         assert torch.equal(*embedded)
-    both_towers = recipe == "official_code"
-    for name in (CONTROL, recipe):
-        assert (
-            trained[name].trained_text == both_towers != same_text_tower(trained[name].clip, clip)
-        )
+        assert torch.equal(encode_texts(one.clip, TEXTS), encode_texts(other.clip, TEXTS))
+        both_towers = recipe == "official_code" and one.alpha != 0
+        assert same_text_tower(one.clip, clip) != both_towers
 
     # Each by the losses of its own settings.
     for name, settings in ((CONTROL, control_of(profile).student), (recipe, profile.student)):
@@ -297,72 +385,44 @@ def test_a_recipe_leads_from_pictures_to_an_arm_beside_its_control(
 
 
 def test_uncaptioned_pictures_change_the_student_and_not_its_control(
-    clip, encoded, uncaptioned, sets, tmp_path
+    begun, encoded, uncaptioned, sets
 ) -> None:
-    teacher, found = RegionTeacher(32, 24, 3), {}
+    teacher, found = TeacherRun(RegionTeacher(32, 24, 3), PROFILE.region_teacher, []), {}
     for name, others in (("without", None), ("with", uncaptioned)):
-        given = PROFILE, clip, teacher, encoded, others, sets, tmp_path / name
-        found[name] = train_and_save_arms(*given)
+        found[name] = train_arms(begun(PROFILE, name), encoded, sets, teacher, others)
     for name, same in ((CONTROL, True), ("region_taught", False)):
         losses = [[row["loss"] for row in arms[name].history] for arms in found.values()]
         assert (losses[0] == losses[1]) is same
 
 
-def test_features_are_extracted_once_for_what_they_are_made_from(
-    clip, data, detector, tmp_path, monkeypatch, capsys
-) -> None:
-    loaded = [detector]
-    monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: loaded.pop())
-    few = data.val.select(range(3))
-    first = experiment.load_or_extract_features(PROFILE, clip, few, tmp_path)
-    assert capsys.readouterr().out == ""
-    again = experiment.load_or_extract_features(PROFILE, clip, few, tmp_path)
-    (kept,) = tmp_path.iterdir()
-    assert capsys.readouterr().out == f"Loaded the features in {kept}.\n"
-    assert kept.name.startswith("features-val-")
-    assert torch.equal(first.region, again.region) and torch.equal(first.token, again.token)
-    wider = replace(PROFILE, regions=replace(PROFILE.regions, margin=0.3))
-    changed = [
-        (wider, few),
-        (PROFILE, data.val.select(range(2))),
-        (PROFILE, replace(few, split="x")),
-    ]
-    for number, (profile, pictures) in enumerate(changed, start=2):
-        loaded.append(detector)
-        experiment.load_or_extract_features(profile, clip, pictures, tmp_path)
-        assert not loaded and len(list(tmp_path.iterdir())) == number
-    assert capsys.readouterr().out == ""
-
-
-def test_training_continues_from_its_checkpoints(clip, encoded, sets, tmp_path) -> None:
-    states = tmp_path / "checkpoints"
-    begun = PROFILE, encoded.features, tmp_path, states / "teacher.safetensors"
-    teacher = train_and_save_teacher(*begun)
-    given = PROFILE, clip, teacher.teacher, encoded, None, sets, tmp_path, states
-    arms = train_and_save_arms(*given)
-    names = {path.stem for path in states.glob("*.safetensors")}
+def test_training_continues_from_its_checkpoints(begun, encoded, sets) -> None:
+    run = begun(PROFILE)
+    teacher = obtain_teacher(run, encoded.features)
+    arms = train_arms(run, encoded, sets, teacher)
+    names = {path.stem for path in (run.out / "checkpoints").glob("*.safetensors")}
     assert names == {"teacher", CONTROL, "region_taught"}
     # Seconds and all: nothing was trained.
-    assert train_and_save_teacher(*begun).history == teacher.history
-    for name, arm in train_and_save_arms(*given).items():
+    assert obtain_teacher(run, encoded.features).history == teacher.history
+    for name, arm in train_arms(run, encoded, sets, teacher).items():
         assert arm.history == arms[name].history
 
 
-def test_the_pockets_arms_come_with_the_kit_and_others_lie_where_they_were_trained(
-    tmp_path, monkeypatch
+def test_each_arm_says_what_it_has_seen_and_by_which_settings(
+    begun, encoded, uncaptioned, sets
 ) -> None:
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")
-    assert find_saved(PROFILE) == experiment.asset_path("pocket_arms")
-    other = replace(PROFILE, name="base")
-    says = r"of the profile base in .*arms, found none; run: .* distill --profile base --out "
-    with pytest.raises(FileNotFoundError, match=says):
-        find_saved(other)
-    for place in (tmp_path / "runs/base/arms", Path("mine")):
-        place.mkdir(parents=True)
-        (place / "region_taught.json").touch()
-    assert find_saved(other).resolve() == tmp_path / "runs/base/arms"
-    assert find_saved(PROFILE, "mine") == find_saved(other, "mine") == Path("mine")
+    """The control has seen no picture without captions."""
+    run = begun(PROFILE)
+    teacher = obtain_teacher(run, encoded.features)
+    train_arms(run, encoded, sets, teacher, uncaptioned)
+    control, taught = run.out / CONTROL, run.out / "region_taught"
+    measured = uncaptioned.dataset
+    assert len(leave_out_trained(measured, {"x": load_seen(control)}).dataset) == len(measured)
+    with pytest.raises(ValueError, match="0 are left"):
+        leave_out_trained(measured, {"x": load_seen(taught)})
+    settings = {x: json.loads((x / "training.json").read_text()) for x in (control, taught)}
+    assert settings[control]["recipe"] == CONTROL and settings[taught]["recipe"] == "region_taught"
+    assert settings[control]["settings"]["student"]["distillation_weight"] == 0
+    assert settings[taught]["settings"]["student"]["distillation_weight"] > 0
 
 
 def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
@@ -372,176 +432,321 @@ def test_the_tiny_clip_knew_the_labels_given_to_it(clip, sets) -> None:
     assert (class_ranks(embedded, found.class_features, found.labels) <= 1).all()
 
 
-# Measuring
+# What a run begins with
 
 
-@pytest.mark.parametrize("kept_bytes", [0, experiment.KEPT_BYTES])
-def test_arms_are_measured_on_test_and_pictures_read_once(
-    data, clip, sets, monkeypatch, kept_bytes
-) -> None:
-    monkeypatch.setattr(experiment, "KEPT_BYTES", kept_bytes)
-    opened = []
-    monkeypatch.setattr(
-        encode, "open_picture", lambda path, side: opened.append(path) or open_picture(path)
-    )
-    other = clone_clip(clip)
-    with torch.no_grad():
-        for parameter in other.model.visual.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    arms = {"clip": Arm("clip", clip), "other": Arm("other", other, 1.0)}
-    results = experiment.evaluate_arms(arms, sets)
-    tests = (data.test, data.zero_shot, data.zero_shot_held_out)
-    assert len(opened) == sum(map(len, tests)) * (1 if kept_bytes else 2)
-    assert list(results) == ["clip", "other"]
-    for name, result in results.items():
-        bundle = arms[name].clip
-        assert result.arm is arms[name]
-        expected = evaluate_retrieval(bundle, sets.test)
-        assert result.retrieval.as_dict() == expected.as_dict()
-        for found, measured in (
-            (result.zero_shot, sets.zero_shot),
-            (result.held_out, sets.zero_shot_held_out),
-        ):
-            near = encode_images(bundle, measured.pictures) @ measured.class_features.T
-            assert torch.equal(found.correct, near.argmax(1) == measured.labels)
+def test_settings_may_not_change(tmp_path) -> None:
+    require_settings(PROFILE, tmp_path)
+    assert not list(tmp_path.iterdir())
+    write_record(PROFILE.as_dict(), tmp_path / SETTINGS)
+    require_settings(PROFILE, tmp_path)
+    other = replace(PROFILE, seed=3, student=replace(PROFILE.student, epochs=99))
+    with pytest.raises(ValueError, match=r"they differ in seed, student\.epochs; give the same"):
+        require_settings(other, tmp_path)
 
 
-def test_without_a_held_out_style_none_is_measured(clip, sets) -> None:
-    sets = replace(sets, zero_shot_held_out=None)
-    found = experiment.evaluate_arms({"clip": Arm("clip", clip)}, sets)
-    assert found["clip"].held_out is None and len(found["clip"].zero_shot.correct)
+def test_a_run_of_an_earlier_version_is_not_continued(tmp_path) -> None:
+    write_record(PROFILE.as_dict(), tmp_path / SETTINGS)
+    write_record({}, tmp_path / "pictures.json")
+    with pytest.raises(ValueError, match=rf"a run of this version in {tmp_path}, .*another --out"):
+        require_settings(PROFILE, tmp_path)
 
 
-# Compositions
+def test_damaged_settings_are_named(tmp_path) -> None:
+    for content in ("{", "[]"):
+        (tmp_path / SETTINGS).write_text(content)
+        with pytest.raises(ValueError, match=r"settings\.json"):
+            require_settings(PROFILE, tmp_path)
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch, detector) -> None:
-    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: detector)
-
-
-@pytest.mark.parametrize("weighted", [True, False])
-def test_teachers_are_asked_as_by_a_slow_loop(weighted, clip, detector, drawn) -> None:
-    profile = change_settings(PROFILE, {"regions": {"weighted": weighted, "whole_image": True}})
-    region_teacher, teacher = (
-        build_teacher(32, settings) for settings in (profile.region_teacher, profile.teacher)
+def own(clip_folder, finding, tmp_path) -> Profile:
+    """A run on data of one's own, with a few pictures without captions."""
+    data = write_own(tmp_path / "own", range(20), split=True)
+    more = tmp_path / "more"
+    more.mkdir()
+    for seed in range(40, 44):
+        scene(seed).save(more / f"{seed}.jpg")
+    return replace(
+        PROFILE,
+        clip=str(clip_folder),
+        data=str(data),
+        zero_shot=str(write_classes(tmp_path / "classes", 12)),
+        uncaptioned=str(more),
     )
-    teachers = {"region_teacher": region_teacher.train(), "teacher": teacher.train()}
-    found = score_teachers(profile, clip, teachers, 3)
-    assert [tuple(kinds) for kinds in found.values()] == [KINDS, KINDS]
-    for kind in KINDS:
-        items = load_compositions(kind, 3)
-        for n, i, j in itertools.product(range(3), (0, 1), (0, 1)):
-            picture, caption = open_picture(items.paths[2 * n + i]), items.texts[2 * n + j]
-            (seen,) = detector.detect([picture]).regions
-            seen = Regions(
-                torch.cat([seen.xyxy, torch.tensor([[0.0, 0, 256, 256]])]),
-                torch.cat([seen.confidence, torch.ones(1)]),
-                ("thing", "whole image"),
-                (256, 256),
-            )
-            beside = read_caption(clip, picture, seen, caption)
-            text = encode_texts(clip, [caption])[0]
-            own = attend(teacher, beside, None if weighted else torch.full((2,), 0.5)).embedding
-            assert found["teacher"][kind][n, i, j] == pytest.approx(float(own @ text), abs=1e-3)
-            boxes = torch.cat([seen.xyxy / 256, seen.confidence[:, None]], dim=1)
-            with torch.no_grad():
-                own, _ = region_teacher(
-                    encode_images(clip, [picture]),
-                    beside.region_features[None],
-                    torch.ones(1, 2, dtype=torch.bool),
-                    boxes[None],
-                )
-            cosine = float(own @ text)
-            assert found["region_teacher"][kind][n, i, j] == pytest.approx(cosine, abs=1e-5)
+
+
+def names(dataset) -> set[str]:
+    return {path.name for path in dataset.paths}
+
+
+def known(model: Path, paths: list[Path]) -> set[str]:
+    """Those of some pictures that a model has trained on."""
+    seen = load_seen(model)
+    # Beside two that it has not: else too few would be left to measure on.
+    others = [path.with_name(f"other-{number}.png") for number, path in enumerate(paths[:1] * 2)]
+    for seed, path in enumerate(others, start=900):
+        scene(seed).save(path)
+    asked = pictures_below(paths[0].parent, [path.name for path in (*paths, *others)])
+    asked = replace(asked, image_ids=("own",) * len(asked))
+    left = leave_out_trained(asked, {"it": seen}).dataset
+    for path in others:
+        path.unlink()
+    return {path.name for path in paths} - names(left)
+
+
+def test_a_run_begins_with_its_settings_its_data_and_what_it_will_have_seen(own, tmp_path) -> None:
+    run = begin(own, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / SETTINGS).read_text()) == json.loads(
+        json.dumps(own.as_dict())
+    )
+    assert (len(run.data.train), len(run.data.val), len(run.data.test)) == (16, 2, 2)
+    assert run.clip.name == own.clip and run.seen.complete
+    left = leave_out_trained(run.data.val, {"x": run.seen})
+    assert left.dataset == run.data.val and left.chosen == {"x": 2}
+    with pytest.raises(ValueError, match="0 are left"):
+        leave_out_trained(run.data.train, {"x": run.seen})
+    assert len(run.seen.labelled) == len(run.data.zero_shot_val) == 18  # half of them chooses
+    assert run.seen.trained.phash is not None
+    plain = begin(replace(own, leak_guard="names"), tmp_path / "plain")
+    assert plain.seen.trained.phash is None
+
+
+def test_of_the_pockets_labelled_pictures_none_is_left_out_later(
+    data, clip_folder, tmp_path, monkeypatch
+) -> None:
+    """Those to choose on are apart from those to measure on."""
+    monkeypatch.setattr(experiment, "load_data", lambda profile: data)
+    assert not begin(replace(PROFILE, clip=str(clip_folder)), tmp_path / "run").seen.labelled
+
+
+def test_a_run_that_begins_from_an_arm_has_seen_what_that_has(own, clip, tmp_path) -> None:
+    """An arm is fine-tuned further, on other data, with a teacher that was there."""
+    first = begin(own, tmp_path / "first")
+    arm = tmp_path / "arms" / "dclip"
+    tuned = experiment.Arm(clip, 0.5, (), [])
+    save_arm(tuned, arm, experiment.describe_origin(own, clip), first.seen)
+    teacher = tmp_path / "arms" / "region_teacher"
+    settings = own.region_teacher
+    run = TeacherRun(build_teacher(32, settings), settings, [])
+    save_teacher_run(run, teacher, own, clip, replace(SEEN, complete=False))
+    other = write_own(tmp_path / "other", range(10, 30), split=True)
+    table = other / "captions.csv"  # one of the arm's pictures is measured on, one is chosen on
+    rows = table.read_text().splitlines()
+    moved = {"10.png": "test", "11.png": "val"}
+    for place, row in enumerate(rows):
+        name = row.split(",")[0]
+        if name in moved:
+            rows[place] = row.removesuffix("train") + moved[name]
+    table.write_text("\n".join(rows))
+    further = replace(own, clip=str(arm), data=str(other))
+    second = begin(further, tmp_path / "second")
+    assert names(second.data.test) == {"28.png", "29.png"}
+    assert names(second.data.val) == {"26.png", "27.png"}
+    seen = second.seen
+    trained = set(first.seen.trained.as_dict()["names"])
+    assert seen.complete and trained < seen.trained.names.keys()
+    alone = begin(replace(own, data=str(other)), tmp_path / "alone").seen
+    assert alone.trained.names.keys() < seen.trained.names.keys()
+    assert seen.chosen.as_dict() != first.seen.chosen.as_dict()
+    taught = begin(further, tmp_path / "third", teacher).seen
+    assert not taught.complete  # its teacher's record is not
+
+
+# A run as a whole
+
+
+@pytest.fixture(scope="module")
+def finished(clip_folder, make_detector, tmp_path_factory):
+    """A run to its end, and the profile that it had."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = write_own(folder / "own", range(20), split=True)
+    more = folder / "more"
+    more.mkdir()
+    for seed in range(40, 44):
+        scene(seed).save(more / f"{seed}.jpg")
+    given = {"clip": str(clip_folder), "data": str(data), "uncaptioned": str(more)}
+    labelled = write_classes(folder / "classes", 12)
+    profile = replace(PROFILE, zero_shot=str(labelled), **given)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "load_detector", lambda *_, **__: make_detector())
+        report = experiment.run(profile, folder / "run")
+    return profile, folder, report
 
 
 @pytest.fixture
-def by_hand() -> FrozenFeatures:
-    """Two items; each picture's region and its caption's token are that caption's vector."""
-    own = torch.eye(4, 32)
-    return FrozenFeatures(
-        image=own,
-        size=torch.full((4, 2), 9),
-        region=own,
-        region_count=torch.ones(4, dtype=torch.long),
-        xyxy=torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(4, 4),
-        area=torch.full((4,), 0.5),
-        confidence=torch.ones(4),
-        label=torch.zeros(4, dtype=torch.long),
-        text=own,
-        token=own.half(),
-        token_count=torch.ones(4, dtype=torch.long),
-        image_of_text=torch.arange(4),
+def copy(finished, finding, tmp_path):
+    """The same run, to be changed; of the data, which paths tell, there is one only."""
+    profile, folder, _ = finished
+    kept = shutil.copytree(folder, tmp_path / "kept")
+    yield profile, folder
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+
+
+def weights_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.glob("*/*.safetensors")}
+
+
+def test_a_run_leaves_a_folder_for_each_model_and_a_report(finished) -> None:
+    _, folder, report = finished
+    out = folder / "run"
+    models = {CONTROL, "region_taught", "region_teacher"}
+    folders = {path.name for path in out.iterdir() if path.is_dir() and "features" not in path.name}
+    assert folders == models | {"checkpoints"}
+    assert all((out / name / "seen.json").is_file() for name in models)
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert report["arms"].keys() == {"clip", CONTROL, "region_taught"}
+    assert report["teacher_probe"].keys() == {"own", "shuffled", "blank"}
+    assert any("2 pictures of" in note and "few to measure on" in note for note in report["notes"])
+    for name in (CONTROL, "region_taught"):
+        arm, found = load_arm(out / name), report["arms"][name]
+        assert arm.alpha == found["alpha"]
+        card = (out / name / "README.md").read_text()
+        assert "Not measured" not in card and f" {name} | " in card
+        recall = found["text_to_image"]["recall_at"]["1"]
+        assert f"{100 * recall:.1f}" in card and "few to measure on" in card
+
+
+def test_a_run_says_nothing_of_its_data_in_cards_and_seen_pictures(finished) -> None:
+    _, folder, _ = finished
+    for path in (folder / "run").glob("*/*"):
+        if path.name in ("seen.json", "README.md"):
+            text = path.read_text()
+            assert str(folder) not in text and "picture 3" not in text and "3.png" not in text
+
+
+def test_what_a_report_notes_is_no_html_in_a_card(finished, tmp_path) -> None:
+    _, folder, report = finished
+    for name in (CONTROL, "region_taught"):
+        shutil.copytree(folder / "run" / name, tmp_path / name)
+    save_report(report | {"notes": ["Note: 2 pictures of <script>x</script> are few."]}, tmp_path)
+    for name in (CONTROL, "region_taught"):
+        text = (tmp_path / name / "README.md").read_text()
+        assert "<script" not in text and "- Note: 2 pictures of &lt;script&gt;x" in text
+    assert "<script>" in json.loads((tmp_path / "report.json").read_text())["notes"][0]
+
+
+def test_a_run_that_is_done_trains_nothing_again(copy, monkeypatch) -> None:
+    profile, folder = copy
+    before, report = (
+        weights_of(folder / "run"),
+        json.loads((folder / "run/report.json").read_text()),
     )
+    (folder / "run/region_taught/open_clip_model.safetensors").unlink()
+    losses = steps_of(monkeypatch)
+    again = experiment.run(profile, folder / "run")
+    assert not losses and weights_of(folder / "run") == before
+    assert json.loads(json.dumps(again["arms"])) == report["arms"]
 
 
-def test_a_teacher_that_copies_the_caption_tells_nothing_apart(
-    clip, by_hand, drawn, monkeypatch
+def steps_of(monkeypatch) -> list[float]:
+    """The losses of all steps that are taken from now on."""
+    taken, accumulate = [], loop._accumulate
+
+    def watched(*given):
+        figures = accumulate(*given)
+        taken.append(figures[0][0])
+        return figures
+
+    monkeypatch.setattr(loop, "_accumulate", watched)
+    return taken
+
+
+def change_caption(folder: Path) -> None:
+    path = folder / "own/captions.csv"
+    path.write_text(path.read_text().replace("picture 3,", "another text,"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_caption,
+        lambda folder: scene(77).save(folder / "own/3.png", format="BMP"),
+        lambda folder: scene(77).save(folder / "more/77.jpg"),
+        lambda folder: scene(77).save(folder / "more/41.jpg"),
+        lambda folder: (folder / "more/41.jpg").unlink(),
+    ],
+    ids=["a caption", "a captioned picture", "one more", "an uncaptioned one", "one less"],
+)
+def test_a_run_does_not_go_on_with_other_pictures(change, copy, monkeypatch) -> None:
+    profile, folder = copy
+    change(folder)
+    before, seen = weights_of(folder / "run"), (folder / "run/region_taught/seen.json").read_bytes()
+    losses = steps_of(monkeypatch)
+    with pytest.raises(ValueError, match=r"checkpoints/.*\.safetensors, but they differ in"):
+        experiment.run(profile, folder / "run")
+    assert not losses
+    assert weights_of(folder / "run").items() >= before.items()  # beside features, perhaps
+    assert (folder / "run/region_taught/seen.json").read_bytes() == seen
+
+
+def test_other_pictures_to_choose_on_are_allowed_and_told(copy, monkeypatch) -> None:
+    """What was trained stays; what is chosen, and what was seen, are as they are now."""
+    profile, folder = copy
+    place = folder / "own/16.png"  # of val
+    old = scene(16)
+    scene(88).save(place, format="BMP")
+    losses = steps_of(monkeypatch)
+    experiment.run(profile, folder / "run")
+    assert not losses
+    asked = folder / "asked"
+    asked.mkdir()
+    for name, picture in {"old": old, "new": scene(88), "other": scene(89)}.items():
+        picture.save(asked / f"{name}.png")
+    for model in (CONTROL, "region_taught"):
+        seen = {"it": load_seen(folder / "run" / model)}
+        for name, chosen in {"old": 0, "new": 1, "other": 0}.items():
+            found = leave_out_trained(pictures_below(asked, [f"{name}.png"]), seen)
+            assert found.chosen == {"it": chosen}, name
+
+
+def test_a_teacher_is_trained_first_and_the_run_goes_on_there(own, tmp_path, monkeypatch) -> None:
+    """And is used by another run, whose arms have seen what it has."""
+    out = tmp_path / "run"
+    taught = experiment.run_teacher(own, out)
+    assert {path.name for path in out.glob("*/model.safetensors")} == {"model.safetensors"}
+    assert not (out / "region_taught").exists()
+    before = (out / "region_teacher/model.safetensors").read_bytes()
+    assert load_seen(out / "region_teacher").complete
+    trained, train = [], experiment.train_region_teacher
+
+    def watched(*given, **more):
+        trained.append(train(*given, **more))
+        return trained[-1]
+
+    monkeypatch.setattr(experiment, "train_region_teacher", watched)
+    experiment.run(own, out)
+    assert [run.history for run in trained] == [taught.history]  # seconds and all
+    assert (out / "region_teacher/model.safetensors").read_bytes() == before
+    other = tmp_path / "other"
+    experiment.run(own, other, teacher=out / "region_teacher", features=out)
+    assert len(trained) == 1 and not (other / "region_teacher").exists()
+    one, two = (load_seen(each / "region_taught") for each in (out, other))
+    assert one.trained.as_dict() == two.trained.as_dict()
+    assert not list(other.glob("features-*"))
+
+
+def test_what_has_trained_on_uncaptioned_pictures_says_so(finished) -> None:
+    _, folder, _ = finished
+    more, own = (sorted((folder / name).glob("*.*g")) for name in ("more", "own"))
+    trained = {f"{number}.png" for number in range(16)}
+    for model in (CONTROL, "region_teacher", "region_taught"):
+        place = folder / "run" / model
+        assert known(place, own) == trained
+        taught = model == "region_taught"
+        assert known(place, more) == ({path.name for path in more} if taught else set())
+
+
+@pytest.mark.parametrize("recipe", [CONTROL, "dclip"])
+def test_other_recipes_do_not_go_on_with_other_pictures_either(
+    recipe, own, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(experiment, "extract_features", lambda *_: by_hand)
-    profile = change_settings(PROFILE, {"regions": {"weighted": False}})
-    found = score_teachers(profile, clip, {"reads": Reads(32), "looks": Looks(32)}, 2)
-    for kind in KINDS:
-        assert torch.equal(found["reads"][kind], torch.ones(2, 2, 2))  # near whatever it is told
-        assert torch.equal(found["looks"][kind], torch.eye(2).expand(2, 2, 2))
-        assert not any(right.any() for right in composition_scores(found["reads"][kind]).values())
-        assert all(right.all() for right in composition_scores(found["looks"][kind]).values())
-
-
-# What a run sees
-
-
-def test_further_scenes_of_the_pocket_are_known_by_their_numbers(
-    data, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
-    profile = replace(PROFILE, uncaptioned="pocket:3")
-    described = describe_run(profile, data, load_uncaptioned(profile, data))
-    keep_seen(described, tmp_path)
-    for seen in (load_seen(tmp_path), described):
-        assert {f"pocket uncaptioned/{number}" for number in range(3)} <= seen.trained.names.keys()
-        assert "pocket uncaptioned/3" not in seen.trained.names
-    assert "pocket uncaptioned/0" not in describe_run(profile, data).trained.names
-
-
-@pytest.mark.parametrize("of", ["pocket", "own"])
-def test_other_uncaptioned_pictures_are_known_by_what_they_show(
-    of, data, tmp_path, monkeypatch
-) -> None:
-    folder = tmp_path / "more"
-    folder.mkdir()
-    for seed in (30, 31):
-        scene(seed).save(folder / f"{seed}.jpg")
-    profile = replace(PROFILE, uncaptioned=str(folder))
-    if of == "own":
-        own = write_own(tmp_path / "own", range(20), split=True)
-        classes = write_classes(tmp_path / "classes")
-        profile = replace(profile, data=str(own), zero_shot=str(classes))
-        data = load_data(profile)
-    plain = describe_run(profile, data)
-    seen = describe_run(profile, data, load_uncaptioned(profile, data))
-    assert plain.trained.names.keys() < seen.trained.names.keys()
-    assert seen.chosen.names == plain.chosen.names and seen.labelled == plain.labelled
-    scene(31).save(tmp_path / "again.png")
-    scene(32).save(tmp_path / "new.png")
-    scene(33).save(tmp_path / "newer.png")
-    measured = pictures_below(tmp_path, ["again.png", "new.png", "newer.png"])
-    left = leave_out_trained(measured, {"run": seen}).dataset
-    assert [path.name for path in left.paths] == ["new.png", "newer.png"]
-    assert len(leave_out_trained(measured, {"run": plain}).dataset) == 3
-
-
-def test_scenes_of_the_pocket_beside_data_of_ones_own_are_known_too(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
-    own = write_own(tmp_path / "own", range(20), split=True)
-    classes = write_classes(tmp_path / "classes")
-    more = {"data": str(own), "zero_shot": str(classes), "uncaptioned": "pocket:3"}
-    profile = replace(PROFILE, **more)
-    data = load_data(profile)
-    seen = describe_run(profile, data, load_uncaptioned(profile, data))
-    assert sum(name.startswith("pocket uncaptioned/") for name in seen.trained.names) == 3
-    further = pocket.load_further("uncaptioned", 5)
-    left = leave_out_trained(further, {"run": seen}).dataset
-    assert left.paths == further.paths[3:]
+    profile = change_settings(apply_recipe(own, recipe), {**FEW, "uncaptioned": ""})
+    experiment.run(profile, tmp_path / "run")
+    before = weights_of(tmp_path / "run")
+    scene(77).save(tmp_path / "own/3.png", format="BMP")
+    losses = steps_of(monkeypatch)
+    with pytest.raises(ValueError, match=r"checkpoints/.*\.safetensors, but they differ in data"):
+        experiment.run(profile, tmp_path / "run")
+    assert not losses and weights_of(tmp_path / "run").items() >= before.items()

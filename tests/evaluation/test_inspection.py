@@ -1,5 +1,6 @@
 """Things of scenes, one picture beside one caption, padding, and the shortcut probe."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dclip_kit.config import RegionSettings, RegionTeacherSettings
+from dclip_kit.config import PROFILES, RegionSettings, RegionTeacherSettings, TeacherSettings
+from dclip_kit.data import open_picture
+from dclip_kit.data.pocket.compositions import KINDS, load_compositions
 from dclip_kit.data.pocket.scenes import Scene, SceneObject
 from dclip_kit.evaluation import inspection as module
 from dclip_kit.evaluation.inspection import (
@@ -18,16 +21,20 @@ from dclip_kit.evaluation.inspection import (
     list_objects,
     match_regions,
     name_objects,
+    probe_teacher,
     read_caption,
     region_probe,
     reweight_regions,
+    score_teacher,
     shortcut_probe,
 )
+from dclip_kit.features import extract as extraction
 from dclip_kit.features.store import FrozenFeatures
-from dclip_kit.models.encode import encode_images, encode_tokens
+from dclip_kit.metrics import composition_scores
+from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
 from dclip_kit.models.regions import Regions, crop_regions, region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher, TeacherOutput
-from dclip_kit.training import apply_teacher, embed_pictures
+from dclip_kit.training import TeacherRun, apply_teacher, embed_pictures
 
 CAPTION = "a red ball by the sea"
 
@@ -531,3 +538,99 @@ def test_a_region_probe_finds_a_caption_of_its_own_among_all(features) -> None:
             best = max(range(len(features.text)), key=lambda i: embedding[image] @ features.text[i])
             hits.append(features.image_of_text[best] == image)
         assert getattr(found, name) == pytest.approx(sum(map(float, hits)) / len(hits))
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_each_kind_of_teacher_has_the_probe_that_fits_it(weighted, clip, features) -> None:
+    regions = RegionSettings(weighted=weighted)
+    settings = RegionTeacherSettings(width=24, heads=3, boxes=False)
+    run = TeacherRun(RegionTeacher(32, 24, 3), settings, [])
+    expected = region_probe(run.teacher, features, settings)
+    assert probe_teacher(run, clip, features, regions) == expected
+    run = TeacherRun(MetaTeacher(32, 4), TeacherSettings(heads=4), [])
+    expected = shortcut_probe(run.teacher, clip, features, regions)
+    assert probe_teacher(run, clip, features, regions) == expected
+
+
+# Compositions
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch, detector) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_teachers_are_asked_as_by_a_slow_loop(weighted, clip, detector, drawn) -> None:
+    regions = replace(PROFILES["pocket"].regions, weighted=weighted, whole_image=True)
+    seen_by = RegionTeacherSettings(width=24, heads=3)
+    region_teacher, teacher = RegionTeacher(32, 24, 3).train(), MetaTeacher(32, 2).train()
+    runs = {
+        "region_teacher": TeacherRun(region_teacher, seen_by, []),
+        "teacher": TeacherRun(teacher, TeacherSettings(heads=2), []),
+    }
+    found = {name: score_teacher(run, clip, regions, 3) for name, run in runs.items()}
+    assert [tuple(kinds) for kinds in found.values()] == [KINDS, KINDS]
+    for kind in KINDS:
+        items = load_compositions(kind, 3)
+        for n, i, j in itertools.product(range(3), (0, 1), (0, 1)):
+            picture, caption = open_picture(items.paths[2 * n + i]), items.texts[2 * n + j]
+            (seen,) = detector.detect([picture]).regions
+            seen = Regions(
+                torch.cat([seen.xyxy, torch.tensor([[0.0, 0, 256, 256]])]),
+                torch.cat([seen.confidence, torch.ones(1)]),
+                ("thing", "whole image"),
+                (256, 256),
+            )
+            beside = read_caption(clip, picture, seen, caption)
+            text = encode_texts(clip, [caption])[0]
+            own = attend(teacher, beside, None if weighted else torch.full((2,), 0.5)).embedding
+            assert found["teacher"][kind][n, i, j] == pytest.approx(float(own @ text), abs=1e-3)
+            boxes = torch.cat([seen.xyxy / 256, seen.confidence[:, None]], dim=1)
+            with torch.no_grad():
+                own, _ = region_teacher(
+                    encode_images(clip, [picture]),
+                    beside.region_features[None],
+                    torch.ones(1, 2, dtype=torch.bool),
+                    boxes[None],
+                )
+            cosine = float(own @ text)
+            assert found["region_teacher"][kind][n, i, j] == pytest.approx(cosine, abs=1e-5)
+
+
+@pytest.fixture
+def two_items() -> FrozenFeatures:
+    """Two items; each picture's region and its caption's token are that caption's vector."""
+    own = torch.eye(4, 32)
+    return FrozenFeatures(
+        image=own,
+        size=torch.full((4, 2), 9),
+        region=own,
+        region_count=torch.ones(4, dtype=torch.long),
+        xyxy=torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(4, 4),
+        area=torch.full((4,), 0.5),
+        confidence=torch.ones(4),
+        label=torch.zeros(4, dtype=torch.long),
+        text=own,
+        token=own.half(),
+        token_count=torch.ones(4, dtype=torch.long),
+        image_of_text=torch.arange(4),
+    )
+
+
+def test_a_teacher_that_copies_the_caption_tells_nothing_apart(
+    clip, two_items, drawn, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "extract_features", lambda *_: two_items)
+    regions = RegionSettings(weighted=False)
+    teachers = {"reads": Reads(32), "looks": Looks(32)}
+    found = {
+        name: score_teacher(TeacherRun(each, TeacherSettings(), []), clip, regions, 2)
+        for name, each in teachers.items()
+    }
+    for kind in KINDS:
+        assert torch.equal(found["reads"][kind], torch.ones(2, 2, 2))  # near whatever it is told
+        assert torch.equal(found["looks"][kind], torch.eye(2).expand(2, 2, 2))
+        assert not any(right.any() for right in composition_scores(found["reads"][kind]).values())
+        assert all(right.all() for right in composition_scores(found["looks"][kind]).values())

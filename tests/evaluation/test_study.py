@@ -7,13 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_leaks import dataset as pictures_below
 from test_leaks import scene
 from test_profile_data import write_classes
 from test_splits import write_own
 
 from dclip_kit.config import CONTROL, PROFILES, apply_recipe, change_settings
+from dclip_kit.data.leaks import OWN, hash_name
 from dclip_kit.evaluation import experiment, profile_data
 from dclip_kit.evaluation import study as module
+from dclip_kit.evaluation.arms import (
+    Arm,
+    choose_candidate,
+    describe_origin,
+    load_arm,
+    read_origin,
+    save_arm,
+)
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     encode_classes,
@@ -23,7 +33,8 @@ from dclip_kit.evaluation.evaluate import (
     prepare_references,
     score_compositions,
 )
-from dclip_kit.evaluation.experiment import choose_candidate, load_arm
+from dclip_kit.evaluation.experiment import load_saved_teacher
+from dclip_kit.evaluation.seen import describe_seen, leave_out_trained, load_seen
 from dclip_kit.evaluation.study import (
     ALPHAS,
     RETENTION,
@@ -34,12 +45,14 @@ from dclip_kit.evaluation.study import (
     run_study,
 )
 from dclip_kit.evaluation.study_summary import format_repeated, summarise
+from dclip_kit.features import extract as extraction
 from dclip_kit.metrics import composition_scores
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate, same_text_tower
 from dclip_kit.runtime.files import write_record
 from dclip_kit.search.rescoring import NNN, Rescoring
+from dclip_kit.training import loop
 
 SOFTMAX = Rescoring("dual_softmax")
 COMMON = """
@@ -216,7 +229,7 @@ def world(data, _clip, make_detector, tmp_path_factory):
         patch.setenv("DCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(module, "_OF_POCKET", few)
         patch.setattr(module, "load_data", lambda profile: known)
-        patch.setattr(experiment, "load_detector", lambda *_, **__: make_detector())
+        patch.setattr(extraction, "load_detector", lambda *_, **__: make_detector())
         yield known
 
 
@@ -356,7 +369,8 @@ def test_arms_that_differ_in_rescoring_share_a_training(done, world, _clip) -> N
 def test_trained_arms_are_kept(done, _clip) -> None:
     study, work, students = done
     for (name, seed), run in students.items():
-        arm = load_arm(name, _clip, work / "arms" / f"seed-{seed}")
+        place = work / "arms" / f"seed-{seed}" / name
+        arm = load_arm(place)
         found = record(study, name, seed)
         assert arm.alpha == found["alpha"] and arm.history == run.history
         assert [vars(each) for each in arm.candidates] == found["val"]
@@ -364,6 +378,27 @@ def test_trained_arms_are_kept(done, _clip) -> None:
         pixels = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
         near = encode_images(arm.clip, pixels), encode_images(mixed, pixels)
         torch.testing.assert_close(*near, atol=5e-3, rtol=0)  # kept in half precision
+        origin = read_origin(place)
+        assert (origin.digest, origin.profile.seed) == (_clip.digest, seed)
+        seen = load_seen(place)
+        assert seen.complete and seen.trained.names
+        uncaptioned = hash_name("pocket uncaptioned/4") in seen.trained.names
+        assert uncaptioned == (name == "region_taught")
+
+
+def test_teachers_are_kept_with_what_they_have_seen(done, world, _clip) -> None:
+    study, work, _ = done
+    folders = sorted((work / "teachers").glob("*/*"))
+    assert [folder.name for folder in folders] == ["region_teacher"] * 2  # of two seeds
+    for folder in folders:
+        run = load_saved_teacher(folder)
+        assert run.settings == study.profile.region_teacher and len(run.history) == 2
+        assert read_origin(folder).digest == _clip.digest
+        left = leave_out_trained(world.test, {"it": load_seen(folder)})
+        assert left.dataset == world.test
+        assert hash_name("pocket uncaptioned/4") not in load_seen(folder).trained.names
+        with pytest.raises(ValueError, match="0 are left"):
+            leave_out_trained(world.train, {"it": load_seen(folder)})
 
 
 def test_the_untouched_clip_is_rescored_by_training_captions_and_pictures(
@@ -586,9 +621,9 @@ def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> 
     prepare, train, asked = experiment.prepare_lessons, module.distill, []
     load = module.load_uncaptioned
 
-    def watch_lessons(profile, teacher, captioned, uncaptioned):
-        taught.append((profile.recipe, teacher, uncaptioned and len(uncaptioned.dataset)))
-        return prepare(profile, teacher, captioned, uncaptioned)
+    def watch_lessons(teacher, captioned, uncaptioned, *settings):
+        taught.append((teacher, uncaptioned and len(uncaptioned.dataset)))
+        return prepare(teacher, captioned, uncaptioned, *settings)
 
     def watch_training(*given, **more):
         run = train(*given, **more)
@@ -597,19 +632,24 @@ def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> 
 
     monkeypatch.setattr(experiment, "prepare_lessons", watch_lessons)
     monkeypatch.setattr(module, "distill", watch_training)
+    arms, train_control = [], module.train_arm
+    monkeypatch.setattr(
+        module, "train_arm", lambda *a, **b: arms.append(train_control(*a, **b)) or arms[-1]
+    )
     monkeypatch.setattr(module, "load_uncaptioned", lambda *a: asked.append(a) or load(*a))
     run_study(study, _clip, tmp_path / "work")
 
     recipes = ["official_code", "dclip", "whole_picture_taught", "region_taught", "self_taught"]
-    assert [name for name, *_ in taught] == recipes
-    assert [count for *_, count in taught] == [None, None, 5, 5, 5] and len(asked) == 1
-    teachers = [type(teacher).__name__ for _, teacher, _ in taught]
+    assert [count for _, count in taught] == [None, None, 5, 5, 5] and len(asked) == 1
+    teachers = [type(teacher).__name__ for teacher, _ in taught]
     kinds = ["MetaTeacher"] * 2 + ["RegionTeacher"] * 2 + ["ClipBundle"]
     assert teachers == kinds
-    assert [teacher.masked for _, teacher, _ in taught[:2]] == [False, True]
-    control = taught[-1][1]
+    assert [teacher.masked for teacher, _ in taught[:2]] == [False, True]
+    control, _ = taught[-1]
     assert isinstance(control, ClipBundle) and same_text_tower(control, _clip)
-    assert not torch.equal(control.model.visual.proj, _clip.model.visual.proj)
+    (arm,) = arms
+    assert control is arm.clip
+    assert "rehearsal" in arm.history[0] and "distillation" not in arm.history[0]
 
     assert [count for count, *_ in trained] == [11, 11, 11, 6, 6]
     half = trained[3][1]
@@ -625,8 +665,7 @@ def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> 
     last = record(study, "official_code", 1)["frontier"][-1]
     for way in WAYS:
         assert last[way] == pytest.approx(measured[way].figures["recall_at_1"])
-    arm = load_arm("official_code", _clip, tmp_path / "work" / "arms" / "seed-1")
-    assert arm.trained_text
+    arm = load_arm(tmp_path / "work" / "arms" / "seed-1" / "official_code")
     assert same_text_tower(arm.clip, _clip) == (arm.alpha == 0)
 
 
@@ -656,21 +695,51 @@ def test_arms_that_the_control_teaches_share_its_training(
     study = replace(read_study(write_study(tmp_path, arms)), seeds=(0,))
     teachers, prepare = [], experiment.prepare_lessons
     monkeypatch.setattr(
-        experiment, "prepare_lessons", lambda *given: teachers.append(given[1]) or prepare(*given)
+        experiment, "prepare_lessons", lambda *given: teachers.append(given[0]) or prepare(*given)
     )
     run_study(study, _clip, tmp_path / "work")
     first, second, _ = (each.model.visual.proj for each in teachers)
     assert torch.equal(first, second)
-    # One of a and b, and one of c, which sees other captions.
-    assert len(list((tmp_path / "work" / "checkpoints").glob(f"{CONTROL}-*.safetensors"))) == 2
+    # Three students; a control of a and b, and one of c, which sees other captions.
+    assert len(list((tmp_path / "work" / "checkpoints").glob("student-*.safetensors"))) == 3 + 2
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_control_that_has_a_row_of_its_own_is_trained_once(
+    first, world, _clip, tmp_path, monkeypatch
+) -> None:
+    """What it teaches it has learned for its own row, whichever comes first."""
+    taken, accumulate = [], loop._accumulate
+    monkeypatch.setattr(
+        loop, "_accumulate", lambda *given: taken.append(given[2].name) or accumulate(*given)
+    )
+    rows = [
+        f'{CONTROL} = {{ recipe = "{CONTROL}" }}\n',
+        'self_taught = { recipe = "self_taught", steps = 2 }\n',
+    ]
+    study = read_study(write_study(tmp_path, CLIP + "".join(rows if first else rows[::-1])))
+    study = replace(study, seeds=(0,))
+    arms, train = [], module.train_arm
+    monkeypatch.setattr(
+        module, "train_arm", lambda *given, **more: arms.append(train(*given, **more)) or arms[-1]
+    )
+    run_study(study, _clip, tmp_path / "work")
+    epochs = apply_recipe(study.profile, CONTROL).student.epochs  # of eleven pictures: a step each
+    assert (taken.count("fine-tuning"), taken.count("distilling")) == (epochs, 2)
+    assert record(study, CONTROL)["steps"] == epochs
+    (teacher,) = arms
+    own = load_arm(tmp_path / "work" / "arms" / "seed-0" / CONTROL)
+    assert [row["loss"] for row in own.history] == [row["loss"] for row in teacher.history]
 
 
 def test_data_of_ones_own_is_studied_on_its_own_val_and_test(
     _clip, make_detector, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(experiment, "load_detector", lambda *_, **__: make_detector())
+    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: make_detector())
     monkeypatch.setattr(module, "load_data", profile_data.load_data)
-    own = write_own(tmp_path / "own", range(20), split=True)
+    own = write_own(tmp_path / "own", range(21), split=True)
+    table = own / "captions.csv"  # a third picture is measured on, which the CLIP has trained on
+    table.write_text(table.read_text().replace("16,train", "16,test"))
     classes = write_classes(tmp_path / "classes", 12)
     more = tmp_path / "more"
     more.mkdir()
@@ -684,21 +753,27 @@ def test_data_of_ones_own_is_studied_on_its_own_val_and_test(
         f'seeds = [0]\ndata = "{own}"\nzero_shot = "{classes}"\nuncaptioned = "{more}"\n'
         "region_teacher = { width = 24, heads = 3, epochs = 1 }\n"
     )
+    before = [replace(pictures_below(own, [x]), image_ids=(OWN,)) for x in ("16.png", "17.png")]
+    seen = describe_seen(*before, [], by_content=False)
+    start = tmp_path / "runs" / "x" / "dclip"
+    save_arm(Arm(_clip, 1.0), start, describe_origin(PROFILES["pocket"], _clip), seen)
+    common += f'clip = "{start}"\n'
     arms = CLIP + 'region_taught = { recipe = "region_taught", steps = 1 }\n'
     study, asked = read_study(write_study(tmp_path, arms, common)), []
     prepare = experiment.prepare_lessons
     monkeypatch.setattr(
-        experiment, "prepare_lessons", lambda *given: asked.append(given[3]) or prepare(*given)
+        experiment, "prepare_lessons", lambda *given: asked.append(given[2]) or prepare(*given)
     )
-    monkeypatch.setattr(module, "begun_from", lambda profile: [tmp_path / "run"])
-    monkeypatch.setattr(module, "leave_out_seen", lambda data, folder: asked.append(folder) or data)
     run_study(study, _clip, tmp_path / "work")
-    assert asked.pop(0) == tmp_path / "run"  # of whose pictures none is to be measured on
     assert len(asked[0].dataset) == 4 + 3  # and not the picture that is measured on
     found = record(study, "region_taught")
     assert counts(found["queries"]["text_to_image"]) == [2, 2]
     assert found["frontier"][1]["retention_held_out_style"] is None
     assert summarise(study)["arms"]["region_taught"]["frontier"][0]["retention"] == 1
+    made = load_seen(tmp_path / "work" / "arms" / "seed-0" / "region_taught")
+    assert set(seen.trained.as_dict()["names"]) < made.trained.names.keys()
+    # Labelled pictures are trained, chosen or measured on.
+    assert made.complete and len(made.labelled) + len(counts(found["chosen"]["correct"])) == 36 - 3
 
 
 def test_steps_and_galleries_that_do_not_come_out_even_are_told(

@@ -16,11 +16,17 @@ import pytest
 import torch
 from PIL import Image
 
-from dclip_kit.config import RegionSettings
+from dclip_kit.config import PROFILES, RegionSettings
 from dclip_kit.data import open_picture
 from dclip_kit.features import extract as extraction
 from dclip_kit.features import store as stores
-from dclip_kit.features.extract import RegionCrops, extract_features
+from dclip_kit.features.extract import (
+    RegionCrops,
+    choose_detector,
+    encode_pictures,
+    extract_features,
+    load_or_extract_features,
+)
 from dclip_kit.features.store import WHOLE_PICTURE, FrozenFeatures
 from dclip_kit.models import encode
 from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens, read_pixels
@@ -346,3 +352,76 @@ def test_killed_between_any_two_steps_on_disk_it_ends_with_the_same_files(
         assert read_folder(tmp_path / str(steps)) == expected, f"killed before step {steps}"
         steps += 1
     assert steps == 6  # a record, two shards and a file are renamed, and two shards removed
+
+
+# A folder of several stores
+
+
+POCKET = PROFILES["pocket"].regions
+
+
+def test_features_are_extracted_once_for_what_they_are_made_from(
+    clip, data, detector, tmp_path, monkeypatch, capsys
+) -> None:
+    loaded = [detector]
+    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: loaded.pop())
+    few = data.val.select(range(3))
+    first = load_or_extract_features(clip, few, POCKET, tmp_path)
+    assert capsys.readouterr().out == ""
+    again = load_or_extract_features(clip, few, POCKET, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    assert capsys.readouterr().out == f"Loaded the features in {kept}.\n"
+    assert kept.name.startswith("features-val-")
+    assert torch.equal(first.region, again.region) and torch.equal(first.token, again.token)
+    changed = [
+        (replace(POCKET, margin=0.3), few),
+        (POCKET, data.val.select(range(2))),
+        (POCKET, replace(few, split="x")),
+    ]
+    for number, (settings, pictures) in enumerate(changed, start=2):
+        loaded.append(detector)
+        load_or_extract_features(clip, pictures, settings, tmp_path)
+        assert not loaded and len(list(tmp_path.iterdir())) == number
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_folder_features_are_in_memory_only(
+    clip, data, detector, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
+    few = data.val.select(range(3))
+    kept = load_or_extract_features(clip, few, POCKET, tmp_path / "kept")
+    for _ in range(2):
+        features = load_or_extract_features(clip, few, POCKET, None)
+        torch.testing.assert_close(features.region, kept.region)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_the_detector_is_that_of_the_settings_and_where_clip_is(
+    clip, detector, monkeypatch
+) -> None:
+    asked = []
+
+    def load(*given, **more):
+        asked.append((given, more))
+        return detector
+
+    monkeypatch.setattr(extraction, "load_detector", load)
+    settings = RegionSettings(detector="mine.pt", confidence=0.4, max_regions=3)
+    assert choose_detector(settings, clip) is detector
+    expected = {"confidence": 0.4, "max_regions": 3, "device": torch.device("cpu")}
+    assert asked == [(("mine.pt",), expected)]
+
+
+def test_encoded_pictures_are_read_if_they_are_few(
+    clip, data, detector, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
+    few = data.val.select(range(3))
+    found = encode_pictures(clip, few, POCKET, tmp_path)
+    assert found.dataset is few and torch.equal(found.pictures, read_pixels(clip, few.paths))
+    features = load_or_extract_features(clip, few, POCKET, tmp_path)
+    assert torch.equal(found.features.region, features.region)
+    monkeypatch.setattr(encode, "KEPT_BYTES", 3 * 32 * 32 * 3 - 1)
+    assert encode_pictures(clip, few, POCKET, tmp_path).pictures == few.paths

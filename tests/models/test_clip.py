@@ -1,4 +1,4 @@
-"""Loading and exporting CLIP: plain open_clip computes the same, and bad files are refused."""
+"""Loading and saving CLIP: plain open_clip computes the same, and bad files are refused."""
 
 import json
 import re
@@ -18,17 +18,20 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dclip_kit.config import get_profile
-from dclip_kit.evaluation.experiment import Arm, save_arm
-from dclip_kit.evaluation.runs import SETTINGS, load_model
+from dclip_kit.evaluation.arms import Arm, describe_origin, save_arm
+from dclip_kit.evaluation.seen import describe_seen
 from dclip_kit.models import clip as clips
 from dclip_kit.models.clip import (
     choose_precision,
-    export_clip,
+    find_folder,
     load_clip,
     require_weights,
+    save_clip,
+    tag_for,
 )
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.runtime.files import asset_path, write_record
+from dclip_kit.models.weights import clone_clip
+from dclip_kit.runtime.files import asset_path
 from dclip_kit.search.folder_index import index_pictures
 
 TEXTS = ["a red ball", "two dogs, seven boats & an apple on a long table by the sea!", "ünder"]
@@ -55,6 +58,11 @@ with torch.no_grad():
 """
 
 
+@pytest.fixture(scope="module")
+def pocket():
+    return load_clip("pocket")
+
+
 def plain_features(folder: Path, paths: list[Path], tmp_path: Path) -> dict[str, torch.Tensor]:
     program = f"TEXTS = {TEXTS!r}\n{PLAIN}"
     arguments = [tmp_path / "plain.safetensors", folder, *paths]
@@ -72,12 +80,12 @@ def check_texts(clip, plain: torch.Tensor) -> None:
     assert torch.allclose(plain, encode_texts(clip, TEXTS), atol=1e-6)
 
 
-def test_plain_open_clip_computes_what_was_exported(clip, captioned, tmp_path) -> None:
+def test_plain_open_clip_computes_what_was_saved(clip, captioned, tmp_path) -> None:
     with torch.no_grad():  # a fine-tuned tower
         for parameter in clip.model.visual.parameters():
             parameter *= 1.1
-    folder = tmp_path / "exported"
-    export_clip(clip, folder)
+    folder = tmp_path / "saved"
+    save_clip(clip, folder)
     assert {v.dtype for v in load_file(folder / "open_clip_model.safetensors").values()} == {
         torch.float32
     }
@@ -87,40 +95,49 @@ def test_plain_open_clip_computes_what_was_exported(clip, captioned, tmp_path) -
     check_texts(clip, plain["text"])
 
 
-def test_plain_open_clip_computes_what_an_arm_with_both_towers_trained_does(
-    clip, clip_folder, captioned, tmp_path
-) -> None:
-    before, run = encode_texts(clip, TEXTS), tmp_path / "run"
+@pytest.mark.parametrize("towers", ["visual.", ""], ids=["image tower", "both towers"])
+def test_plain_open_clip_computes_what_an_arm_does(towers, clip, captioned, tmp_path) -> None:
+    """Its text features are the untouched CLIP's to the last bit unless its text tower trained."""
+    tuned, folder = clone_clip(clip), tmp_path / "tuned"
     with torch.no_grad():
-        for parameter in clip.model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    save_arm(Arm("tuned", clip, 0.5, trained_text=True), run)
-    write_record(replace(get_profile("pocket"), clip=str(clip_folder)).as_dict(), run / SETTINGS)
-    arm = load_model(str(run / "tuned"))
-    assert not torch.allclose(encode_texts(arm, TEXTS), before, atol=1e-2)
-    export_clip(arm, tmp_path / "exported")
-    plain = plain_features(tmp_path / "exported", captioned.paths, tmp_path)
+        for name, parameter in tuned.model.named_parameters():
+            if name.startswith(towers):
+                parameter += 0.1 * torch.randn_like(parameter)
+    origin = describe_origin(replace(get_profile("pocket"), clip=clip.name), clip)
+    seen = describe_seen(captioned, captioned, (), by_content=False)
+    save_arm(Arm(tuned, 0.5), folder, origin, seen)
+    arm = load_clip(folder)
+    for what, given in (("image", captioned.paths), ("text", TEXTS)):
+        encode = {"image": encode_images, "text": encode_texts}[what]
+        assert torch.equal(encode(arm, given), encode(tuned, given))
+        same = torch.allclose(encode(arm, given), encode(clip, given), atol=1e-2)
+        assert same == (what == "text" and towers == "visual.")
+    plain = plain_features(folder, captioned.paths, tmp_path)
     assert torch.equal(plain["image"], encode_images(arm, captioned.paths))
-    check_texts(arm, plain["text"])
+    check_texts(clip if towers == "visual." else arm, plain["text"])
 
 
-def test_plain_open_clip_loads_the_pocket_clip(captioned, tmp_path) -> None:
-    clip = load_clip("pocket")
-    plain = plain_features(asset_path("pocket_clip"), captioned.paths, tmp_path)
+@pytest.mark.parametrize(
+    "parts", [("pocket_clip",), ("pocket_arms", "region_taught")], ids=lambda parts: parts[-1]
+)
+def test_plain_open_clip_loads_the_pockets_models(parts, captioned, tmp_path) -> None:
+    clip = load_clip(asset_path(*parts))
+    plain = plain_features(asset_path(*parts), captioned.paths, tmp_path)
     pictures = torch.stack([clip.preprocess(Image.open(path)) for path in captioned.paths])
     with torch.no_grad():
         assert torch.equal(plain["image"], clip.model.encode_image(pictures, normalize=True))
     # With its numbers in the order that convolutions are quick in, the last bits are others.
     assert torch.allclose(plain["image"], encode_images(clip, captioned.paths), atol=1e-6)
     check_texts(clip, plain["text"])
+    check_texts(load_clip("pocket"), plain["text"])  # the arm's text tower did not train
 
 
 @pytest.mark.parametrize("changes", [{}, {"quick_gelu": True}, {"custom_text": True}], ids=str)
-def test_an_export_loads_again_with_all_that_its_architecture_says(
+def test_what_was_saved_loads_again_with_all_that_its_architecture_says(
     changes, make_clip_folder, clip, captioned, tmp_path
 ) -> None:
     original = load_clip(make_clip_folder(**changes))
-    export_clip(original, tmp_path)
+    save_clip(original, tmp_path)
     again = load_clip(tmp_path)
     assert again.model_config == original.model_config
     for encode, what in ((encode_images, captioned.paths), (encode_texts, TEXTS)):
@@ -130,8 +147,40 @@ def test_an_export_loads_again_with_all_that_its_architecture_says(
     assert again.preprocess.transforms[-1].mean == [0.4, 0.5, 0.6]
 
 
-def test_an_export_leaves_nothing_else_behind(clip, tmp_path) -> None:
-    export_clip(clip, tmp_path)
+@torch.no_grad()
+def test_half_precision_keeps_only_what_it_has_exactly(clip, tmp_path) -> None:
+    weights = clip.model.state_dict()
+    short = {"visual.proj", "token_embedding.weight", "logit_scale"}
+    # Of each of these one number has a bit too many, is too large, or too small.
+    odd = {"ln_final.bias": 1 + 2**-11, "visual.ln_pre.bias": 65536.0, "text_projection": 2.0**-26}
+    for name in short | odd.keys():
+        weights[name].copy_(weights[name].half())
+    for name, value in odd.items():
+        weights[name].flatten()[3] = value
+    save_clip(clip, tmp_path)
+    kept = load_file(tmp_path / "open_clip_model.safetensors")
+    assert {name for name, each in kept.items() if each.dtype == torch.float16} == short
+    again = load_clip(tmp_path)
+    assert {p.dtype for p in again.model.parameters()} == {torch.float32}
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert again.digest == clip.digest
+
+
+def test_the_pocket_clip_is_saved_as_short_as_it_was(pocket, tmp_path) -> None:
+    """Its counters of batches are whole numbers, and stay so."""
+    save_clip(pocket, tmp_path)
+    kept, before = (
+        load_file(folder / "open_clip_model.safetensors")
+        for folder in (tmp_path, asset_path("pocket_clip"))
+    )
+    assert {name: x.dtype for name, x in kept.items()} == {n: x.dtype for n, x in before.items()}
+    assert {x.dtype for x in kept.values()} == {torch.float16, torch.int64}
+    assert load_clip(tmp_path).digest == pocket.digest
+
+
+def test_saving_leaves_nothing_else_behind(clip, tmp_path) -> None:
+    save_clip(clip, tmp_path)
     names = {"open_clip_config.json", "open_clip_model.safetensors", "merges.txt.gz"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
@@ -162,8 +211,8 @@ def test_a_tokenizer_of_transformers_travels_with_its_model(
     worded_folder, captioned, tmp_path
 ) -> None:
     clip = load_clip(worded_folder)
-    export_clip(clip, tmp_path / "exported")
-    plain = plain_features(tmp_path / "exported", captioned.paths, tmp_path)
+    save_clip(clip, tmp_path / "saved")
+    plain = plain_features(tmp_path / "saved", captioned.paths, tmp_path)
     assert plain["ids"][0, :4].tolist() == [3, 4, 5, 0] and torch.equal(
         plain["ids"], clip.tokenizer(TEXTS)
     )
@@ -201,13 +250,13 @@ def test_a_package_that_a_tokenizer_needs_is_named(worded_folder, monkeypatch) -
         load_clip(worded_folder)
 
 
-def test_an_export_takes_the_vocabulary_of_an_earlier_one_away(clip, clip_folder, tmp_path) -> None:
+def test_saving_takes_the_vocabulary_of_an_earlier_model_away(clip, clip_folder, tmp_path) -> None:
     merges = tmp_path / "merges.txt.gz"
-    export_clip(clip, tmp_path)
+    save_clip(clip, tmp_path)
     assert merges.read_bytes() == (clip_folder / "merges.txt.gz").read_bytes()
-    export_clip(load_clip(tmp_path), tmp_path)  # onto itself
+    save_clip(load_clip(tmp_path), tmp_path)  # onto itself
     assert merges.exists()
-    export_clip(replace(clip, merges=None), tmp_path)
+    save_clip(replace(clip, merges=None), tmp_path)
     assert not merges.exists()
 
 
@@ -237,6 +286,60 @@ def test_a_folder_may_be_given_as_open_clip_names_it(clip, clip_folder) -> None:
     assert torch.equal(encode_texts(again, TEXTS), encode_texts(clip, TEXTS))
 
 
+def test_a_run_of_several_models_names_them(clip, tmp_path) -> None:
+    for name in ("region_taught", "contrastive_rehearsal"):
+        save_clip(clip, tmp_path / "mine" / name)
+    with pytest.raises(FileNotFoundError, match="a folder of several; name one of them") as error:
+        load_clip(tmp_path / "mine")
+    places = [str(tmp_path / "mine" / x) for x in ("contrastive_rehearsal", "region_taught")]
+    assert ", ".join(places) in str(error.value)
+    assert torch.equal(load_clip(places[0]).model.visual.proj, clip.model.visual.proj)
+
+
+def test_an_arm_of_an_earlier_version_is_refused_in_a_sentence(clip, tmp_path, monkeypatch) -> None:
+    """Which was the weights of a tower beside a record, both of the arm's name."""
+    tower = {name: each.clone() for name, each in clip.model.visual.state_dict().items()}
+    save_file(tower, tmp_path / "dclip.safetensors")
+    (tmp_path / "dclip.json").write_text('{"alpha": 0.5, "candidates": []}')
+    monkeypatch.chdir(tmp_path)
+    for name in (tmp_path / "dclip", "dclip", "dclip.safetensors"):
+        with pytest.raises(ValueError, match=f"got {name}, the weights of a tower alone") as error:
+            load_clip(name)
+        assert "train it again" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_digest_is_of_the_weights_as_they_are(clip, clip_folder) -> None:
+    first = clip.digest
+    assert load_clip(clip_folder).digest == clone_clip(clip).digest == first
+    with torch.no_grad():
+        clip.model.visual.proj[0, 0] += 1  # in place, as an optimizer does
+    second = clip.digest
+    assert second not in (first, load_clip("pocket").digest)
+    clip.model.load_state_dict(load_clip(clip_folder).model.state_dict())
+    assert clip.digest == first
+    clip.model.visual.proj = torch.nn.Parameter(clip.model.visual.proj + 1)  # another tensor
+    assert clip.digest not in (first, second)
+
+
+def test_a_digest_is_computed_once(clip, monkeypatch) -> None:
+    first = clip.digest
+    monkeypatch.setattr(clips, "fingerprint", lambda *_: pytest.fail("computed again"))
+    assert clip.digest == first
+
+
+def test_a_tag_is_for_architectures_alone(clip_folder) -> None:
+    assert tag_for("ViT-B-32-quickgelu", "openai") == "openai"
+    for name in ("pocket", str(clip_folder), f"local-dir:{clip_folder}", "hf-hub:org/name"):
+        assert tag_for(name, "openai") is None
+
+
+def test_a_folder_is_found_by_its_name(clip_folder) -> None:
+    assert find_folder("pocket") == asset_path("pocket_clip")
+    assert find_folder(str(clip_folder)) == find_folder(f"local-dir:{clip_folder}") == clip_folder
+    for name in ("ViT-B-32", "hf-hub:org/name", str(clip_folder / "open_clip_config.json")):
+        assert find_folder(name) is None
+
+
 @pytest.fixture
 def repository(clip_folder, tmp_path, monkeypatch) -> Path:
     """A place for a CLIP in the cache of downloads."""
@@ -254,12 +357,12 @@ def full_text_folder(make_clip_folder) -> Path:
     return make_clip_folder(text_cfg=TINY_TEXT | {"vocab_size": 49408})
 
 
-def test_an_export_may_be_uploaded_and_loads_from_a_repository(
+def test_what_was_saved_may_be_uploaded_and_loads_from_a_repository(
     full_text_folder, repository, captioned
 ) -> None:
     (full_text_folder / "merges.txt.gz").unlink()
     clip = load_clip(full_text_folder)
-    export_clip(clip, repository)
+    save_clip(clip, repository)
     again = load_clip("hf-hub:org/name")  # as it is on disk once it was downloaded
     assert again.name == "hf-hub:org/name" and again.model_config == clip.model_config
     assert torch.equal(encode_texts(again, TEXTS), encode_texts(clip, TEXTS))
@@ -658,11 +761,6 @@ def test_a_file_is_taken_unless_its_name_is_a_tag(tmp_path, monkeypatch) -> None
 
 
 # What models compute in
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    return load_clip("pocket")
 
 
 @pytest.mark.parametrize("name", ["tiny", "pocket"])

@@ -1,20 +1,27 @@
-"""The teacher against a slow loop, and what may not change it: padding, order, even weights."""
+"""Teachers: against a slow loop; what may not change them: padding, order; and their folders."""
 
+import json
 import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dclip_kit.config import RegionTeacherSettings, TeacherSettings
+from dclip_kit.config import RegionTeacherSettings, TeacherSettings, get_profile
 from dclip_kit.models.teacher import (
     CrossModalAttention,
     MetaTeacher,
     RegionTeacher,
     build_teacher,
+    kind_of,
+    load_teacher,
     pool_by_agreement,
+    require_teacher,
+    save_teacher,
 )
+from dclip_kit.runtime.files import asset_path
 
 IMAGE, REGION, TOKEN, EMBED = 3, 4, 5, 8
 REGIONS, TOKENS = (4, 2, 1), (1, 5, 3)  # real ones of each pair
@@ -266,3 +273,147 @@ def test_gradients_reach_all_of_a_region_teacher(scene) -> None:
     teacher = RegionTeacher(8, width=12, heads=3)
     teacher(**scene)[0].sum().backward()
     assert all(parameter.grad is not None for parameter in teacher.parameters())
+
+
+# Their folders
+
+SAVED = {
+    "teacher": TeacherSettings(heads=2, layers=2, pooling_temperature=0.3, masked=False),
+    "region_teacher": RegionTeacherSettings(width=12, heads=3, layers=1, boxes=False),
+}
+
+
+@pytest.fixture(params=SAVED)
+def saved(request, tmp_path):
+    """A teacher that was saved: its kind, what it is, and its folder."""
+    settings, folder = SAVED[request.param], tmp_path / "taught"
+    teacher = build_teacher(EMBED, settings)
+    for parameter in teacher.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    save_teacher(teacher, settings, folder)
+    return request.param, teacher, folder
+
+
+def test_a_saved_teacher_is_the_same_in_a_folder_of_any_name(saved, scene, pairs) -> None:
+    kind, teacher, folder = saved
+    moved = folder.rename(folder.with_name("elsewhere"))
+    assert {each.name for each in moved.iterdir()} == {"config.json", "model.safetensors"}
+    again, settings = load_teacher(moved)
+    assert settings == SAVED[kind] and kind_of(settings) == kind
+    assert type(again) is type(teacher) and not again.training
+    given = pairs if kind == "teacher" else scene
+    with torch.no_grad():
+        one, other = (model.eval()(**given) for model in (teacher, again))
+    if kind == "teacher":
+        one, other = ([*vars(each).values()] for each in (one, other))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_teacher_in_half_precision_is_computed_with_in_single(saved) -> None:
+    kind, teacher, folder = saved
+    save_teacher(teacher.half(), SAVED[kind], folder)
+    again, _ = load_teacher(folder)
+    for name, value in again.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, teacher.state_dict()[name])
+
+
+def test_the_stored_teachers_are_of_the_pockets_settings() -> None:
+    profile = get_profile("pocket")
+    for settings in (profile.teacher, profile.region_teacher):
+        folder = asset_path("pocket_arms", kind_of(settings))
+        require_teacher(load_teacher(folder)[1], settings, str(folder))
+
+
+def test_a_runs_folder_names_its_teachers(saved, tmp_path) -> None:
+    kind, teacher, folder = saved
+    with pytest.raises(FileNotFoundError, match=f"a teacher at {tmp_path}, .* or train one"):
+        load_teacher(tmp_path)
+    folder.rename(tmp_path / kind)
+    with pytest.raises(FileNotFoundError, match=f"got none; name {tmp_path}/{kind}\\.$"):
+        load_teacher(tmp_path)
+    for other in SAVED:
+        save_teacher(teacher, SAVED[kind], tmp_path / other)
+    both = f"name {tmp_path}/teacher or {tmp_path}/region_teacher"
+    with pytest.raises(FileNotFoundError, match=both):
+        load_teacher(tmp_path)
+
+
+def test_a_model_that_is_no_teacher_is_refused(clip_folder) -> None:
+    with pytest.raises(FileNotFoundError, match=f"the folder of a teacher at {clip_folder}"):
+        load_teacher(clip_folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "denoiser"},
+        {"kind": ["teacher"]},
+        {"embed_dim": "wide"},
+        {"settings": {"heads": 2, "noses": 1}},
+        {"settings": {"heads": 0}},
+        {"settings": None},
+        None,
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_named(change, saved) -> None:
+    _, _, folder = saved
+    path = folder / "config.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | change) if change else path.read_text()[:-9])
+    with pytest.raises(ValueError, match=f"Expected {path} as it was written"):
+        load_teacher(folder)
+
+
+def test_weights_that_are_missing_cut_or_of_other_sizes_are_named(saved) -> None:
+    kind, teacher, folder = saved
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"a safetensors file at {path}, found none"):
+        load_teacher(folder)
+    path.write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match=f"{path} is damaged or cut short"):
+        load_teacher(folder)
+    save_teacher(teacher, replace(SAVED[kind], layers=3), folder)
+    with pytest.raises(ValueError, match=f"{path} is of another architecture"):
+        load_teacher(folder)
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_a_teacher_of_another_kind_is_refused(kind) -> None:
+    (other,) = SAVED.keys() - {kind}
+    with pytest.raises(ValueError, match=f"Expected a {kind} in here, got a {other}; "):
+        require_teacher(SAVED[other], SAVED[kind], "here")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "decides"),
+    [
+        ("teacher", "heads", 4, True),
+        ("teacher", "layers", 1, True),
+        ("teacher", "pooling_temperature", 0.5, True),
+        ("teacher", "masked", True, True),
+        ("teacher", "epochs", 99, False),
+        ("teacher", "learning_rate", 0.5, False),
+        ("region_teacher", "heads", 4, True),
+        ("region_teacher", "layers", 2, True),
+        ("region_teacher", "width", 24, True),
+        ("region_teacher", "regions", "none", True),
+        ("region_teacher", "boxes", True, True),
+        ("region_teacher", "whole_picture", False, True),
+        ("region_teacher", "epochs", 99, False),
+        ("region_teacher", "region_dropout", 0.5, False),
+    ],
+)
+def test_another_setting_is_refused_where_it_decides_what_is_computed(
+    kind, name, value, decides
+) -> None:
+    own = SAVED[kind]
+    assert asdict(own)[name] != value
+    require_teacher(own, own, "here")
+    if not decides:
+        return require_teacher(own, replace(own, **{name: value}), "here")
+    says = f"with {name}={value!r} in here, got {getattr(own, name)!r}; change the profile"
+    with pytest.raises(ValueError, match=says):
+        require_teacher(own, replace(own, **{name: value}), "here")

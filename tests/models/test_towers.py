@@ -1,4 +1,4 @@
-"""One contract for every family of image tower: features, freezing, a step, mixing, export."""
+"""One contract for every family of image tower: features, freezing, a step, mixing, saving."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dclip_kit.config import StudentSettings
 from dclip_kit.features.store import FrozenFeatures
-from dclip_kit.models.clip import ClipBundle, export_clip, load_clip
+from dclip_kit.models.clip import ClipBundle, load_clip, save_clip
 from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
 from dclip_kit.models.weights import choose_parameters, freeze, interpolate
 
@@ -190,7 +190,7 @@ def features(tower) -> FrozenFeatures:
     )
 
 
-def test_a_step_mixing_and_an_export(tower, pixels, features, tmp_path) -> None:
+def test_a_step_mixing_and_saving(tower, pixels, features, tmp_path) -> None:
     before = {name: value.clone() for name, value in tower.model.state_dict().items()}
     settings = StudentSettings(
         train="last_blocks(1)", learning_rate=1e-3, batch_size=2, epochs=1, mixed_precision="no"
@@ -208,7 +208,7 @@ def test_a_step_mixing_and_an_export(tower, pixels, features, tmp_path) -> None:
     halfway = torch.lerp(before[probe], after[probe], 0.5)
     assert torch.equal(mixed.model.state_dict()[probe], halfway)
 
-    export_clip(mixed, tmp_path)
+    save_clip(mixed, tmp_path)
     again = load_clip(tmp_path)
     (tmp_path / "open_clip_model.safetensors").unlink()  # 600 MB of the real ones
     assert again.model_config.get("quick_gelu", False) == tower.model_config.get(
@@ -244,7 +244,7 @@ def test_plain_open_clip_computes_the_same_to_the_last_bit(tmp_path) -> None:
     expected = {}
     for name in SMALL:
         clip = build(name, tmp_path)
-        export_clip(clip, tmp_path / name)
+        save_clip(clip, tmp_path / name)
         pixels = draw_pixels(clip)
         save_file({"pixels": pixels}, tmp_path / f"{name}.safetensors")
         with torch.no_grad():

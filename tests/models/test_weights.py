@@ -11,6 +11,8 @@ from dclip_kit.models.weights import (
     clone_clip,
     freeze,
     interpolate,
+    round_changed,
+    same_text_tower,
 )
 
 BLOCK = (
@@ -210,3 +212,39 @@ def test_other_architectures_are_refused(clip) -> None:
     wider = replace(clip, model=tower_of(["proj"]))
     with pytest.raises(ValueError, match="one architecture"):
         interpolate(clip, wider, 0.5)
+
+
+# Rounding, and what did not change
+
+
+def test_what_changed_is_rounded_in_place_and_the_rest_stays(clip, other) -> None:
+    changed = {name: value.clone() for name, value in other.model.state_dict().items()}
+    with torch.no_grad():
+        other.model.visual.ln_post.bias[3] = changed["visual.ln_post.bias"][3] = 70_000.0
+    proj = other.model.visual.proj
+    round_changed(clip, other)
+    assert other.model.visual.proj is proj
+    before = clip.model.state_dict()
+    for name, value in other.model.state_dict().items():
+        expected = changed[name].half().float() if name.startswith("visual.") else before[name]
+        if name == "visual.ln_post.bias":  # one of whose numbers half precision has not
+            expected[3] = 70_000.0
+        assert torch.equal(value, expected), name
+    # None of the tower's numbers were of half precision, nor are those that did not change.
+    assert not torch.equal(before["ln_final.bias"], before["ln_final.bias"].half().float())
+    assert not torch.equal(changed["visual.proj"], proj)
+
+
+def test_counters_are_not_rounded(clip, other) -> None:
+    for number, bundle in enumerate((clip, other)):
+        bundle.model.register_buffer("steps", torch.tensor(2**20 * number + 1))
+    round_changed(clip, other)
+    assert int(other.model.steps) == 2**20 + 1
+
+
+def test_text_towers_are_the_same_whatever_became_of_the_image_tower(clip, other) -> None:
+    with torch.no_grad():
+        other.model.logit_scale += 1  # which no feature depends on
+        assert same_text_tower(clip, other)
+        other.model.ln_final.bias[0] += 1
+    assert not same_text_tower(clip, other)

@@ -4,7 +4,7 @@ import pytest
 from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
-from dclip_kit.evaluation.experiment import Arm, Candidate
+from dclip_kit.evaluation.arms import Arm, Candidate
 from dclip_kit.plots.style import ARM_COLORS
 
 
@@ -57,7 +57,7 @@ class TestTradeoff:
     PATH = tuple(Candidate(a, 0.2 + a / 10, 1 - a / 5) for a in (0.0, 0.5, 1.0))
 
     def test_paths_rule_and_choice_are_those_given(self, clip) -> None:
-        arms = {"clip": Arm("clip", clip), "dclip": Arm("dclip", clip, 0.5, self.PATH[::-1])}
+        arms = {"clip": Arm(clip), "dclip": Arm(clip, 0.5, self.PATH[::-1])}
         figure = plots.plot_tradeoff(arms, 0.88, split="test")
         path, start = figure.data
         assert list(path.x) == [1.0, 0.9, 0.8] and list(path.y) == [0.2, 0.25, 0.2 + 0.1]
@@ -75,20 +75,20 @@ class TestTradeoff:
 
     def test_arms_that_stayed_at_clip_are_drawn(self, clip) -> None:
         same = (Candidate(0.0, 0.2, 1.0),)
-        arms = {"a": Arm("a", clip, 0.0, same), "b": Arm("b", clip, 0.0, same)}
+        arms = {"a": Arm(clip, 0.0, same), "b": Arm(clip, 0.0, same)}
         *paths, _ = plots.plot_tradeoff(arms, 1.0).data
         assert [path.name for path in paths] == ["a, α = 0", "b, α = 0"]
 
     def test_a_path_that_does_not_begin_at_clip_does_not_say_so(self, clip) -> None:
-        figure = plots.plot_tradeoff({"x": Arm("x", clip, 0.5, self.PATH[1:])}, 0.9)
+        figure = plots.plot_tradeoff({"x": Arm(clip, 0.5, self.PATH[1:])}, 0.9)
         assert "clip" not in shown(figure)
 
     def test_names_are_plain_text(self, clip) -> None:
-        assert_harmless(plots.plot_tradeoff({HOSTILE: Arm("x", clip, 0.5, self.PATH)}, 0.9))
+        assert_harmless(plots.plot_tradeoff({HOSTILE: Arm(clip, 0.5, self.PATH)}, 0.9))
 
     def test_bad_input_is_named(self, clip) -> None:
         with pytest.raises(ValueError, match="an arm with candidates, got none"):
-            plots.plot_tradeoff({"clip": Arm("clip", clip)}, 0.9)
+            plots.plot_tradeoff({"clip": Arm(clip)}, 0.9)
 
 
 def arm(recall: float, retention: float, gain: tuple[float, float, float] | None) -> dict:

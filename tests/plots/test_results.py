@@ -6,8 +6,8 @@ from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
 from dclip_kit.config import CONTROL
+from dclip_kit.evaluation.arms import Arm, ArmResult
 from dclip_kit.evaluation.evaluate import ZeroShot
-from dclip_kit.evaluation.experiment import Arm, ArmResult
 from dclip_kit.evaluation.inspection import NamedObjects, SceneObjects, ShortcutProbe
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics, skewness
 from dclip_kit.plots.style import ARM_COLORS
@@ -21,7 +21,7 @@ def results(clip) -> dict[str, ArmResult]:
     nothing = ZeroShot(torch.tensor([True]), 1.0, 1.0, None)
     return {
         name: ArmResult(
-            Arm(name, clip),
+            Arm(clip),
             retrieval_metrics(torch.randn(7, 8), captions, image_of_text, (1, 5)),
             nothing,
             nothing,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from dclip_kit.runtime.files import (
     write_atomically,
     write_record,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def damage(path, how: str) -> None:
@@ -179,7 +182,22 @@ def test_the_package_goes_before_the_repository(tmp_path: Path, monkeypatch) -> 
 
 
 def test_a_missing_asset_is_one_clear_sentence() -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"Expected the embedded 'nothing/here' at .*make pocket"
-    ):
+    says = r"Expected the embedded 'nothing/here' at .* take it from the repository .*make pocket"
+    with pytest.raises(FileNotFoundError, match=says):
         asset_path("nothing", "here")
+
+
+def test_a_wheel_has_the_arm_that_is_shown_and_both_teachers(tmp_path: Path, monkeypatch) -> None:
+    """Laid out by pyproject.toml; the arms that it is compared with are in the repository alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    brought = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for source, place in brought.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).symlink_to(ROOT / source)
+        assert any((tmp_path / place).iterdir())
+    monkeypatch.setattr(files, "_PACKAGE", tmp_path / "dclip_kit")
+    arms = {each.name for each in asset_path("pocket_arms").iterdir()}
+    assert arms == {"region_taught", "region_teacher", "teacher"}
+    for name in ("contrastive_rehearsal", "dclip"):
+        with pytest.raises(FileNotFoundError, match=f"'pocket_arms/{name}' .*from the repository"):
+            asset_path("pocket_arms", name)

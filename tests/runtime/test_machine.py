@@ -90,7 +90,7 @@ def test_the_command_line_decides_before_torch_is_loaded_unless_the_user_has(
     (tmp_path / "torch.py").write_text(
         f"import os\nprint(*(os.environ.get(name) for name in {NAMES}))\nos._exit(7)"
     )
-    arguments = ("-m", "dclip_kit", "export", "pocket", "--out", str(tmp_path / "out"))
+    arguments = ("-m", "dclip_kit", "evaluate")
     done = run("-u", *arguments, **given, PYTHONPATH=str(tmp_path))
     assert (done.stdout.split(), done.returncode) == (expected, 7), done.stderr
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import distributed_run
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch.nn import functional as F
 
@@ -24,6 +25,7 @@ from dclip_kit.runtime.processes import (
     gather_rows,
     is_main_process,
     own_share,
+    training_device,
 )
 
 WORKER = Path(distributed_run.__file__)
@@ -147,3 +149,13 @@ def test_one_process_has_everything_to_itself() -> None:
     assert torch.equal(gather_rows(rows), rows)
     image, captions = gather_batch(rows, text, 5, 3)
     assert image is rows and captions is text
+
+
+def test_one_process_trains_where_it_is_told_and_several_where_accelerate_says(monkeypatch) -> None:
+    for wanted in ("cpu", torch.device("meta")):
+        assert training_device(wanted) == torch.device(wanted)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    state = PartialState.__new__(PartialState)  # without a group of processes
+    state.device = torch.device("cuda:1")
+    monkeypatch.setattr(distributed, "PartialState", lambda cpu: state)
+    assert training_device("cpu") == state.device
