@@ -62,7 +62,7 @@ walk: $(READY) ## run all notebooks, with saved weights, into pages; see runs/wa
 study: $(READY) ## run what is missing of the committed studies (a day or more for all on two cores)
 	$(BIN)/python -m assets.make.random_crops runs/random_crops
 	@set -e; for each in assets/studies/*.toml; do \
-	  $(THREADS) $(BIN)/python -m dclip_kit study $$each; done
+	  $(THREADS) $(BIN)/python -m assets.make.run_study $$each; done
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	$(THREADS) $(BIN)/jupyter lab --allow-root notebooks
@@ -103,7 +103,7 @@ pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teachers
 	$(THREADS) $(BIN)/python -m assets.make.validate_detector
 	$(THREADS) $(BIN)/python -m assets.make.train_denoiser
 	test -d runs/studies/arms || rm -f assets/studies/pocket_table/*.json  # else nothing is trained
-	$(THREADS) $(BIN)/python -m dclip_kit study assets/studies/pocket_table.toml
+	$(THREADS) $(BIN)/python -m assets.make.run_study assets/studies/pocket_table.toml
 	$(THREADS) $(BIN)/python -m assets.make.pocket_arms
 	$(THREADS) $(BIN)/python -m assets.make.sds_map
 

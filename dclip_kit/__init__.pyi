@@ -2,6 +2,7 @@ from .config import Profile, get_profile
 from .data import CaptionedImages, LabelledImages
 from .evaluation.arms import evaluate_arms, load_arm, train_arm
 from .evaluation.evaluate import evaluate_retrieval, evaluate_zero_shot
+from .evaluation.experiment import run
 from .evaluation.inspection import shortcut_probe
 from .features.extract import extract_features
 from .features.store import EncodedPictures, FrozenFeatures
@@ -19,6 +20,7 @@ from .models.encode import encode_images, encode_texts, encode_tokens
 from .models.regions import Regions, region_weights
 from .models.teacher import MetaTeacher, RegionTeacher
 from .models.weights import freeze, interpolate
+from .search.folder_index import index_pictures
 from .search.index import SearchIndex
 from .search.rescoring import rescore
 from .training import (
@@ -57,6 +59,7 @@ __all__ = [
     "extract_features",
     "freeze",
     "get_profile",
+    "index_pictures",
     "interpolate",
     "load_arm",
     "load_clip",
@@ -67,6 +70,7 @@ __all__ = [
     "rescore",
     "retrieval_metrics",
     "save_clip",
+    "run",
     "sds_loss",
     "shortcut_probe",
     "train_arm",

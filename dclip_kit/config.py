@@ -546,12 +546,16 @@ PROFILES: dict[str, Profile] = {
 }
 
 
-def get_profile(name: str) -> Profile:
-    """Looks a profile up.
+def get_profile(name: str, **changes: Any) -> Profile:
+    """Looks a profile up, and changes what is said: `get_profile("base", data="photos")`.
+
+    Args:
+        name: out of PROFILES.
+        changes: as in `change_settings`.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name or a setting is unknown, or a value is out of its range.
     """
     if name not in PROFILES:
         raise ValueError(f"Expected a profile out of {', '.join(PROFILES)}, got {name!r}.")
-    return PROFILES[name]
+    return change_settings(PROFILES[name], changes)

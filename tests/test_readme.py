@@ -4,26 +4,63 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+import dclip_kit
+from assets.make.study import has_record, read_study
+from assets.make.study_summary import summarise
+from dclip_kit.commands import _parse
 from dclip_kit.config import CONTROL
-from dclip_kit.evaluation.study import has_record, read_study
-from dclip_kit.evaluation.study_summary import format_study, summarise
+from dclip_kit.evaluation.study_table import format_study
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_is_the_one_that_the_study_prints() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"<!-- study: (\S+) -->\n(.*)<!-- /study -->", readme, re.DOTALL)
-    assert block, "Expected the README to hold a study's table, found none."
+@pytest.mark.parametrize("page", ["README.md", "assets/studies/README.md"])
+def test_the_table_is_the_one_that_the_study_prints(page) -> None:
+    """In the README of a few arms, on the studies' page of all."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    block = re.search(r"<!-- study: (\S+?)(?:: (.+?))? -->\n(.*)<!-- /study -->", text, re.DOTALL)
+    assert block, f"Expected {page} to hold a study's table, found none."
     result = json.loads((ROOT / block[1]).read_text(encoding="utf-8"))
-    assert {"clip", CONTROL, "region_taught"} <= result["arms"].keys()
-    assert block[2].strip() == format_study(result)
+    names = block[2].split(", ") if block[2] else list(result["arms"])
+    assert {"clip", CONTROL, "region_taught"} <= {*names}
+    shown = {name: result["arms"][name] for name in names}
+    assert block[3].strip() == format_study(result | {"arms": shown})
+
+
+def test_the_readme_is_short() -> None:
+    words = [word for word in README.split() if re.search("[A-Za-z]", word)]
+    assert 300 < len(words) <= 1200
+
+
+def test_what_the_readme_writes_in_python_is_there_in_the_kit() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    names = {name for block in blocks for name in re.findall(r"\bkit\.(\w+)", block)}
+    assert len(names) > 3 and all(hasattr(dclip_kit, name) for name in names)
+    for block in blocks:
+        compile(block, "README.md", "exec")
+
+
+def test_what_the_readme_writes_in_a_shell_is_understood() -> None:
+    """Each command's options, as the command line reads them; nothing is run."""
+    lines = re.findall(r"^python -m dclip_kit (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+    assert len(lines) > 3
+    for line in lines:
+        assert callable(_parse(shlex.split(line)))
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^):]+)\)", README)
+    assert len(links) > 5 and all((ROOT / link).exists() for link in links)
 
 
 def test_committed_studies_are_what_their_records_say() -> None:

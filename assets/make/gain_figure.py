@@ -19,7 +19,7 @@ def draw_gains(study: Path) -> go.Figure:
     """Gain in text→image Recall@1 over clip against zero-shot accuracy kept, for arms of `SHOWN`.
 
     Args:
-        study: its result, as the command `study` writes it.
+        study: its result, as `assets.make.run_study` writes it.
     """
     found = json.loads(study.read_text(encoding="utf-8"))
     arms = {name: found["arms"][name] for name in ("clip", *SHOWN)}

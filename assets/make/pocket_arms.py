@@ -1,16 +1,16 @@
 """Brings trained arms of a study into assets/: `python -m assets.make.pocket_arms WORK`.
 
-WORK is the folder that `python -m dclip_kit study assets/studies/pocket_table.toml --work WORK`
-trained in; the arms and both teachers are those of seed 0.
+WORK is the folder in which `python -m assets.make.run_study assets/studies/pocket_table.toml --work
+WORK` trained; the arms and both teachers are those of seed 0.
 """
 
 import shutil
 import sys
 from pathlib import Path
 
+from assets.make.study import Study, read_study, teacher_place
 from dclip_kit.evaluation.arms import write_card
 from dclip_kit.evaluation.seen import SEEN, TRAINING
-from dclip_kit.evaluation.study import Study, read_study, teacher_place
 from dclip_kit.models.teacher import kind_of, load_teacher, save_teacher
 from dclip_kit.runtime.files import asset_path
 

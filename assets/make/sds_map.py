@@ -1,6 +1,6 @@
 """What the map of the recipe sds shows the denoiser: `python -m assets.make.sds_map WORK`.
 
-WORK is the folder that `python -m dclip_kit study assets/studies/pocket_sds.toml --work WORK`
+WORK is the folder that `python -m assets.make.run_study assets/studies/pocket_sds.toml --work WORK`
 trained in: its checkpoints have the map, which no arm keeps, and the student that it was trained
 with, not interpolated.
 """
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import resize, to_pil_image, to_tensor
 from torchvision.utils import make_grid
 
+from assets.make.study import Study, read_study
 from dclip_kit.data.pictures import open_picture
 from dclip_kit.data.pocket import world as pocket
-from dclip_kit.evaluation.study import Study, read_study
 from dclip_kit.features.store import digest_record
 from dclip_kit.models.clip import ClipBundle, load_clip
 from dclip_kit.models.denoiser import Denoiser, DenoiserHead, caption_losses, load_denoiser

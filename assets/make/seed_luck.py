@@ -24,6 +24,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from assets.make.study import has_record, pack_counts, read_study, unpack_counts
+from assets.make.study_summary import at_alpha, at_retention
 from dclip_kit.config import CONTROL, Profile, apply_recipe, change_settings, get_profile
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation.compare import format_table
@@ -35,8 +37,6 @@ from dclip_kit.evaluation.evaluate import (
     prepare_galleries,
 )
 from dclip_kit.evaluation.experiment import prepare_terms
-from dclip_kit.evaluation.study import has_record, pack_counts, read_study, unpack_counts
-from dclip_kit.evaluation.study_summary import _at_alpha, _at_retention
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.metrics import Interval, paired_bootstrap
 from dclip_kit.models.clip import ClipBundle, load_clip
@@ -226,8 +226,8 @@ def read_studies(folder: Path) -> list[StudiedArm]:
             known.add(key)
             records = [read_record(study.record_of(arm, seed), dict) for seed in seeds]
             hits = {
-                "chosen": [_at_alpha(each, each["alpha"]) for each in records],
-                "95.5": [_at_retention(each) for each in records],
+                "chosen": [at_alpha(each, each["alpha"]) for each in records],
+                "95.5": [at_retention(each) for each in records],
             }
             queries = {way: unpack_counts(records[0]["queries"][way]) for way in WAYS}
             found = {

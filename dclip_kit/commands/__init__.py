@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import tyro
 
-from dclip_kit.commands.fit import distill, study, train_teacher
+from dclip_kit.commands.fit import distill, train_teacher
 from dclip_kit.commands.measure import app, evaluate, probe, search
 from dclip_kit.commands.prepare import curate, detect, embed, inspect
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
@@ -47,11 +47,10 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "distill": distill,
     "evaluate": evaluate,
     "probe": probe,
-    "study": study,
     "search": search,
     "app": app,
 }
-UNPROFILED = ("study", "app")  # whose file, or model, decides all that a profile would
+UNPROFILED = ("app",)  # whose model decides all that a profile would
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,12 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_program(PROGRAM, lambda: _parse(given)())
+
+
+def run_program(name: str, call: Callable[[], int | None]) -> int:
+    """Runs a program's work; what cannot be done is said on stderr, in a sentence.
+
+    Args:
+        name: of the program.
+        call: does the work, and returns an exit code or None for 0.
+
+    Returns:
+        The exit code.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is shown as \u2192
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _parse(list(sys.argv[1:] if arguments is None else arguments))() or 0
+            return call() or 0
         finally:
             sys.stdout.flush()  # at exit, a reader that is gone would be a traceback
     except BrokenPipeError:  # whoever read has read enough, as `head` does
@@ -82,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             why = (
                 f"Expected a device with more memory ({why.splitlines()[0]}); take smaller batches."
             )
-        print(f"{PROGRAM}: {printable(why)}", file=sys.stderr)
+        print(f"{name}: {printable(why)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped; checkpoints that were written are whole.", file=sys.stderr)
+        print(f"{name}: stopped; checkpoints that were written are whole.", file=sys.stderr)
         return 130
 
 
@@ -109,8 +122,7 @@ def _parse(given: list[str]) -> Callable[[], int | None]:
     if rest and rest[0] in UNPROFILED and (chosen.profile or chosen.recipe):
         raise ValueError(
             f"Expected no --profile and no --recipe for {rest[0]}, got "
-            f"{chosen.profile or chosen.recipe}; its "
-            f"{'file says both' if rest[0] == 'study' else '--model decides'}."
+            f"{chosen.profile or chosen.recipe}; its --model decides."
         )
     profile = PROFILES[chosen.profile or "pocket"]
     profile, said = apply_recipe(profile, chosen.recipe or Profile.recipe), io.StringIO()

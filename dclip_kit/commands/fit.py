@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
 from dclip_kit.commands.terminal import (
     choose_device,
     require_own_folder,
-    require_writable,
 )
 from dclip_kit.config import PROFILES, Profile, apply_recipe, require_recipe, trains_teacher
 from dclip_kit.runtime.printing import printable, say
@@ -109,44 +108,3 @@ def _require_room(settings: Profile, out: Path, features: Path, teacher: Path | 
     ):
         if not heeded and getattr(settings, part) != getattr(usual, part):
             say(f"The recipe {settings.recipe} does not heed what was set of {part}.")
-
-
-def study(
-    file: Positional[Path],
-    *,
-    work: Path = Path("runs/studies"),
-    arms: tuple[str, ...] = (),
-    repeat: tuple[str, int] | None = None,
-    device: str = "auto",
-) -> None:
-    """Compares recipes over several seeds, as a TOML file says, and prints the table.
-
-    Each training leaves its record in the folder beside the file that has the file's name, and is
-    not run again; what they say together is written beside the file, as JSON.
-
-    Args:
-        file: the study, such as assets/studies/pocket_table.toml.
-        work: the folder for features, teachers, checkpoints and trained arms.
-        arms: of the study, to be trained now; left out, all.
-        repeat: an arm and a seed, to train once more: prints what it finds now beside its record.
-        device: auto, cpu, cuda:0, …
-    """
-    for folder in (work, file.parent):
-        require_writable(folder, "folder")
-    from dclip_kit.evaluation.compare import say_luck
-    from dclip_kit.evaluation.study import read_study, run_study
-    from dclip_kit.evaluation.study_summary import format_repeated, format_study, summarise
-    from dclip_kit.models.clip import load_clip, tag_for
-    from dclip_kit.runtime.files import write_record
-
-    plan = read_study(file)
-    name, tag = plan.profile.clip, plan.profile.pretrained
-    clip = load_clip(name, tag_for(name, tag), choose_device(device))
-    run_study(plan, clip, work, arms, repeat)
-    if repeat:
-        print(format_repeated(plan, work, *repeat))
-        return
-    result = summarise(plan)
-    write_record(result, file.with_suffix(".json"))
-    trained = {arm.profile.student.train_text for arm in plan.arms if arm.profile}
-    print(format_study(result), *map(say_luck, sorted(trained)), sep="\n")

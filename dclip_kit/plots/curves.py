@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from dclip_kit.evaluation.arms import Arm
 from dclip_kit.evaluation.compare import WAYS
-from dclip_kit.evaluation.study import RETENTION
+from dclip_kit.evaluation.study_table import RETENTION
 from dclip_kit.metrics import Interval
 from dclip_kit.plots.style import (
     ARM_COLORS,

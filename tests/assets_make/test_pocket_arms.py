@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from assets.make.pocket_arms import ARMS, copy_arms
+from assets.make.study import read_study, teacher_place
 from dclip_kit.config import get_profile
 from dclip_kit.evaluation.arms import Arm, describe_origin, load_arm, save_arm
 from dclip_kit.evaluation.experiment import load_saved_teacher, save_teacher_run
 from dclip_kit.evaluation.seen import describe_seen
-from dclip_kit.evaluation.study import read_study, teacher_place
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.teacher import build_teacher, kind_of
 from dclip_kit.models.weights import clone_clip

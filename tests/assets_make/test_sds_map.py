@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from assets.make.sds_map import SHOWN, describe, load_tower, write_map
-from dclip_kit.evaluation.study import Study, read_study
+from assets.make.study import Study, read_study
 from dclip_kit.features.store import digest_record
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.denoiser import DenoiserHead, caption_losses, load_denoiser

@@ -24,9 +24,9 @@ from assets.make.seed_luck import (
     read_studies,
     widen,
 )
+from assets.make.study import pack_counts, read_study
 from dclip_kit.evaluation.compare import say_luck
 from dclip_kit.evaluation.evaluate import WAYS
-from dclip_kit.evaluation.study import pack_counts, read_study
 from dclip_kit.metrics import Interval
 from dclip_kit.runtime.files import asset_path
 

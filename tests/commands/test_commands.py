@@ -556,9 +556,6 @@ def test_a_missing_voila_names_the_line_that_brings_it(run, served, monkeypatch)
         (["distill", "--out", "o", "--uncaptioned", "nowhere"], "check --uncaptioned"),
         (["distill", "--out", "o", "--uncaptioned", "pocket:x"], "pocket:COUNT"),
         (["distill", "--out", "o", "--recipe", "rehearsal"], "(choose from 'region_taught', "),
-        (["study", "nowhere.toml"], "Expected a study in nowhere.toml"),
-        (["study", "own/captions.csv"], "Expected a study in own/captions.csv, with seeds and arm"),
-        (["study"], "the study, such as assets/studies/pocket_table.toml"),
         (["distill", "--out", "o", "--profile", "big"], "'big' (choose from 'pocket', 'base'"),
         (["distill"], "--out"),
         (["detect", "own", "--out", "o.json", "--confidnce", "1"], "--confidence FLOAT"),
@@ -768,7 +765,7 @@ def test_the_device_is_chosen(monkeypatch) -> None:
         choose_device("gpu")
 
 
-@pytest.mark.parametrize("command", [["study", "x.toml"], ["app", "."]], ids=" ".join)
+@pytest.mark.parametrize("command", [["app", "."]], ids=" ".join)
 @pytest.mark.parametrize("option", [["--profile", "base"], ["--recipe", "dclip"]], ids=" ".join)
 def test_what_a_command_would_not_heed_is_refused(command, option, capsys) -> None:
     for given in (command + option, option + command):

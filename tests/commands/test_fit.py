@@ -1,7 +1,6 @@
 """Commands that train, and their runs measured: what they write, say and refuse."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,6 @@ import open_clip
 import pytest
 import torch
 from test_leaks import scene
-from test_profile_data import write_classes
 from test_splits import write_own
 
 from dclip_kit.config import CONTROL
@@ -18,9 +16,7 @@ from dclip_kit.data import CaptionedImages
 from dclip_kit.data.leaks import find_leaks
 from dclip_kit.data.splits import read_test
 from dclip_kit.evaluation import experiment
-from dclip_kit.evaluation.compare import say_luck
 from dclip_kit.evaluation.seen import load_seen
-from dclip_kit.evaluation.study_summary import format_study
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import load_clip
 
@@ -438,71 +434,3 @@ def test_what_a_run_cannot_do_is_said_before_data_is_read(
     monkeypatch.setattr(experiment, "encode_pictures", None)
     code, _, err = run("distill", "--out", tmp_path / "run", *options, *option)
     assert code == 2 and says in err and not (tmp_path / "run").exists()
-
-
-# study
-
-
-@pytest.fixture
-def file(own, clip_folder, tmp_path, fake_detector) -> Path:
-    """A study of small data: the untouched CLIP, and one step each of two seeds."""
-    classes = write_classes(tmp_path / "classes", 12)
-    path = tmp_path / "studies" / "mine.toml"
-    path.parent.mkdir()
-    path.write_text(
-        f"""
-seeds = [0, 1]
-clip = "{clip_folder}"
-data = "{own}"
-zero_shot = "{classes}"
-[arms]
-clip = {{ recipe = "none" }}
-contrastive = {{ recipe = "contrastive", steps = 1 }}
-contrastive_rehearsal = {{ recipe = "contrastive_rehearsal", steps = 1 }}
-"""
-    )
-    return path
-
-
-def test_a_study_prints_its_table_and_keeps_its_records(run, file, tmp_path) -> None:
-    work = ("--work", tmp_path / "work")
-    code, said, err = run("study", file, *work, "--arms", "contrastive")
-    assert code == 0, err
-    assert said.splitlines()[1:4] == [
-        "mine: clip, seed 0.",
-        "mine: contrastive, seed 0.",
-        "mine: contrastive, seed 1.",
-    ]
-    records = file.with_suffix("")
-    assert {each.name for each in records.iterdir()} == {
-        *("clip-0.json", "contrastive-0.json", "contrastive-1.json")
-    }
-    code, said, _ = run("study", file, *work)
-    assert code == 0 and said.count("mine: ") == 2  # the others have their records
-    result = json.loads(file.with_suffix(".json").read_text())
-    assert list(result["arms"]) == ["clip", "contrastive", "contrastive_rehearsal"]
-    assert said.endswith(f"{format_study(result)}\n{say_luck(False)}\n")
-    code, said, _ = run("study", file, *work)
-    assert (code, said) == (0, f"{format_study(result)}\n{say_luck(False)}\n")
-    assert json.loads(file.with_suffix(".json").read_text()) == result
-
-
-def test_a_studys_training_is_repeated_beside_its_record(run, file, tmp_path) -> None:
-    work = ("--work", tmp_path / "work")
-    code, _, err = run("study", file, *work, "--repeat", "contrastive", "1")
-    assert code == 2 and "a record of contrastive with the seed 1 to repeat, found none" in err
-    assert run("study", file, *work, "--arms", "contrastive")[0] == 0
-    before = file.with_suffix(".json").read_bytes()
-    code, said, err = run("study", file, *work, "--repeat", "contrastive", "1")
-    assert code == 0, err
-    lines = said.splitlines()
-    assert "mine: contrastive, seed 1." in lines
-    assert re.match(r"\|\s+α \| text_to_image, now \|", lines[-8])
-    assert (tmp_path / "work/repeated/contrastive-1.json").is_file()
-    assert file.with_suffix(".json").read_bytes() == before
-
-
-def test_an_arm_that_a_study_does_not_have_is_refused(run, file, tmp_path) -> None:
-    code, _, err = run("study", file, "--work", tmp_path / "work", "--arms", "dclip")
-    assert code == 2 and "arms out of clip, contrastive, contrastive_rehearsal, got 'dclip'" in err
-    assert not (tmp_path / "work").exists()

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from test_study import counts, write_study
 
+from assets.make.study import read_study
+from assets.make.study_summary import summarise
 from dclip_kit.config import CONTROL
 from dclip_kit.evaluation.evaluate import WAYS
-from dclip_kit.evaluation.study import read_study
-from dclip_kit.evaluation.study_summary import format_study, summarise
+from dclip_kit.evaluation.study_table import format_study
 from dclip_kit.runtime.files import write_record
 
 

@@ -12,6 +12,16 @@ from test_leaks import scene
 from test_profile_data import write_classes
 from test_splits import write_own
 
+from assets.make.study import (
+    ALPHAS,
+    RETENTION,
+    StudyArm,
+    measure,
+    prepare_measuring,
+    read_study,
+    run_study,
+)
+from assets.make.study_summary import format_repeated, summarise
 from dclip_kit.config import CONTROL, PROFILES, apply_recipe, change_settings
 from dclip_kit.data.leaks import OWN, hash_name
 from dclip_kit.evaluation import experiment, profile_data
@@ -35,16 +45,6 @@ from dclip_kit.evaluation.evaluate import (
 )
 from dclip_kit.evaluation.experiment import load_saved_teacher
 from dclip_kit.evaluation.seen import describe_seen, leave_out_trained, load_seen
-from dclip_kit.evaluation.study import (
-    ALPHAS,
-    RETENTION,
-    StudyArm,
-    measure,
-    prepare_measuring,
-    read_study,
-    run_study,
-)
-from dclip_kit.evaluation.study_summary import format_repeated, summarise
 from dclip_kit.features import extract as extraction
 from dclip_kit.metrics import composition_scores
 from dclip_kit.models.clip import ClipBundle

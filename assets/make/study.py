@@ -76,6 +76,7 @@ from dclip_kit.evaluation.seen import (
     leave_out_trained_labelled,
     load_seen,
 )
+from dclip_kit.evaluation.study_table import RETENTION
 from dclip_kit.features.extract import encode_pictures, load_or_extract_features
 from dclip_kit.features.store import EncodedPictures, differing_entries, digest_record
 from dclip_kit.metrics import composition_scores
@@ -88,7 +89,6 @@ from dclip_kit.runtime.printing import say
 from dclip_kit.search.rescoring import NNN, Rescoring
 from dclip_kit.training import StudentRun, distill, plan_epoch
 
-RETENTION = 0.955  # at which arms are compared
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, beside 0
 _OF_POCKET = {  # its further scenes, to measure arms and teachers on
     "val": ("further_val", 2000),

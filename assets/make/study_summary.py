@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dclip_kit.config import CONTROL
-from dclip_kit.evaluation.compare import format_compositions, format_table
+from assets.make.study import Study, has_record, unpack_counts
+from dclip_kit.evaluation.compare import format_table
 from dclip_kit.evaluation.evaluate import WAYS
-from dclip_kit.evaluation.study import RETENTION, Study, has_record, unpack_counts
-from dclip_kit.metrics import Interval, paired_bootstrap
+from dclip_kit.evaluation.study_table import RETENTION
+from dclip_kit.metrics import paired_bootstrap
 from dclip_kit.runtime.files import read_record
 
 
@@ -43,8 +43,8 @@ def summarise(study: Study) -> dict[str, Any]:
                 f"Expected records of the same pictures beside {study.path}, but {name} was "
                 "measured on others than clip; delete the older records, and run the study again."
             )
-    fixed = {name: [_at_retention(each) for each in own] for name, own in kept.items()}
-    chosen = {name: [_at_alpha(each, each["alpha"]) for each in own] for name, own in kept.items()}
+    fixed = {name: [at_retention(each) for each in own] for name, own in kept.items()}
+    chosen = {name: [at_alpha(each, each["alpha"]) for each in own] for name, own in kept.items()}
     arms = {
         name: {
             "runs": [
@@ -65,15 +65,15 @@ def summarise(study: Study) -> dict[str, Any]:
     return {"profile": study.profile.name, "seeds": list(study.seeds), "arms": arms}
 
 
-def _at_alpha(record: Mapping[str, Any], alpha: float) -> dict[str, Tensor]:
+def at_alpha(record: Mapping[str, Any], alpha: float) -> dict[str, Tensor]:
     point = next(each for each in record["frontier"] if each["alpha"] == alpha)
     return {way: unpack_counts(point["hits"][way]) for way in WAYS}
 
 
-def _at_retention(record: Mapping[str, Any]) -> dict[str, Tensor]:
+def at_retention(record: Mapping[str, Any]) -> dict[str, Tensor]:
     """Hits by direction and picture at `RETENTION`."""
     before, after, share = _find_retention(record["frontier"])
-    old, new = (_at_alpha(record, each["alpha"]) for each in (before, after))
+    old, new = (at_alpha(record, each["alpha"]) for each in (before, after))
     return {way: torch.lerp(old[way], new[way], share) for way in WAYS}
 
 
@@ -197,42 +197,6 @@ def _average_frontiers(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         }
         for row in zip(*(each["frontier"] for each in own), strict=True)
     ]
-
-
-def format_study(result: Mapping[str, Any]) -> str:
-    """A study's table: Recall@1 at one retention, in percent, and what each arm gains over two.
-
-    Where arms were asked for compositions, a second table says how many they tell apart.
-    """
-    arms = result["arms"]
-    rivals = [name for name in ("clip", CONTROL) if name in arms]
-    over = [f"over {name}, %" for name in rivals]
-    rows = [["arm", "seeds", "val", "t→i R@1", *over, "i→t R@1", *over, "kept at α"]]
-    for name, arm in arms.items():
-        cells = [name, str(len(arm["runs"])), f"{100 * arm['val']:.1f}"]
-        for way in WAYS:
-            found = arm["at_95_5"][way]
-            cells.append(f"{100 * found['recall_at_1']:.1f}")
-            cells += [_say_gain(found["vs"].get(rival)) for rival in rivals]
-        cells.append(f"{100 * arm['chosen']['retention']['estimate']:.1f}")
-        rows.append(cells)
-    asked = {
-        name: {
-            kind: {score: Interval(x["estimate"], *x["ci95"]) for score, x in scores.items()}
-            for kind, scores in arm["compositions"].items()
-        }
-        for name, arm in arms.items()
-        if "compositions" in arm
-    }
-    return "\n\n".join([format_table(rows), *([format_compositions(asked)] if asked else [])])
-
-
-def _say_gain(gain: Mapping[str, Any] | None) -> str:
-    if gain is None:
-        return "–"
-    low, high = gain["ci95"]
-    # With spaces at which narrow pages break no interval.
-    return f"{100 * gain['relative']:+.1f}\xa0[{100 * low:.1f},\xa0{100 * high:.1f}]"
 
 
 def format_repeated(study: Study, work: Path, name: str, seed: int) -> str:

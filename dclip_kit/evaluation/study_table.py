@@ -1,0 +1,47 @@
+"""What a stored study says, as a table; `assets/make/study.py` runs studies and writes them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dclip_kit.config import CONTROL
+from dclip_kit.evaluation.compare import format_compositions, format_table
+from dclip_kit.evaluation.evaluate import WAYS
+from dclip_kit.metrics import Interval
+
+RETENTION = 0.955  # of zero-shot accuracy, at which studies compare arms
+
+
+def format_study(result: Mapping[str, Any]) -> str:
+    """A study's table: Recall@1 at one retention, in percent, and what each arm gains over two.
+
+    Where arms were asked for compositions, a second table says how many they tell apart.
+    """
+    arms = result["arms"]
+    rivals = [name for name in ("clip", CONTROL) if name in arms]
+    over = [f"over {name}, %" for name in rivals]
+    rows = [["arm", "seeds", "val", "t→i R@1", *over, "i→t R@1", *over, "kept at α"]]
+    for name, arm in arms.items():
+        cells = [name, str(len(arm["runs"])), f"{100 * arm['val']:.1f}"]
+        for way in WAYS:
+            found = arm["at_95_5"][way]
+            cells.append(f"{100 * found['recall_at_1']:.1f}")
+            cells += [_say_gain(found["vs"].get(rival)) for rival in rivals]
+        cells.append(f"{100 * arm['chosen']['retention']['estimate']:.1f}")
+        rows.append(cells)
+    asked = {
+        name: {
+            kind: {score: Interval(x["estimate"], *x["ci95"]) for score, x in scores.items()}
+            for kind, scores in arm["compositions"].items()
+        }
+        for name, arm in arms.items()
+        if "compositions" in arm
+    }
+    return "\n\n".join([format_table(rows), *([format_compositions(asked)] if asked else [])])
+
+
+def _say_gain(gain: Mapping[str, Any] | None) -> str:
+    if gain is None:
+        return "–"
+    low, high = gain["ci95"]
+    # With spaces at which narrow pages break no interval.
+    return f"{100 * gain['relative']:+.1f}\xa0[{100 * low:.1f},\xa0{100 * high:.1f}]"

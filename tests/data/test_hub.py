@@ -1,0 +1,134 @@
+"""Data sets of Hugging Face's library, read by its own rules and without a network."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dclip_kit.data import open_picture, read_captioned, recognise_format
+from dclip_kit.data.hub import is_dataset
+from dclip_kit.data.splits import inspect_data, read_splits
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def make(count: int, seed: int = 0, **columns: list) -> "datasets.Dataset":
+    """Pictures of noise; of their captions two look like missing ones, and one is."""
+    noise = np.random.default_rng(seed).integers(0, 255, (count, 16, 16, 3), dtype=np.uint8)
+    texts = ["None", "NA", None, *(f"noise {number}" for number in range(count))][:count]
+    made = {"image": [Image.fromarray(each) for each in noise], "text": texts} | columns
+    return datasets.Dataset.from_dict(made).cast_column("image", datasets.Image())
+
+
+@pytest.fixture
+def splits() -> "datasets.DatasetDict":
+    sizes = {"train": 6, "validation": 4, "test": 5}
+    return datasets.DatasetDict({n: make(size, size) for n, size in sizes.items()})
+
+
+@pytest.fixture
+def layout(splits, tmp_path) -> Path:
+    """As repositories of the hub have it: parquet in data/, and a README that names the splits."""
+    folder = tmp_path / "layout"
+    (folder / "data").mkdir(parents=True)
+    for name, rows in splits.items():
+        rows.to_parquet(folder / f"data/{name}-00000-of-00001.parquet")
+    return folder
+
+
+COUNTS = ["train"] * 6 + ["val"] * 4 + ["test"] * 5
+
+
+@pytest.mark.parametrize("kind", ["arrow", "layout", "hf"])
+def test_a_data_set_is_read_with_its_splits(kind, splits, layout, tmp_path) -> None:
+    splits.save_to_disk(tmp_path / "arrow")
+    place = {"arrow": tmp_path / "arrow", "layout": layout, "hf": f"hf:{layout}"}[kind]
+    assert recognise_format(place) == "datasets"
+    found = read_captioned(place, split="all")
+    assert found.dataset.splits == tuple(COUNTS) and found.splits_from == "column"
+    assert found.dataset.captions[:4] == (("None",), ("NA",), (), ("noise 0",))
+    assert (found.empty_captions, found.unusable) == (3, {})
+    first = np.asarray(open_picture(found.dataset.paths[0]))
+    assert (first == np.asarray(splits["train"][0]["image"])).all()
+
+
+def test_one_split_of_it_may_be_named(layout) -> None:
+    found = read_captioned(f"hf:{layout}:validation", split="all")
+    assert found.dataset.splits == ("val",) * 4
+
+
+def test_a_parquet_file_is_one_split(splits, tmp_path) -> None:
+    splits["test"].to_parquet(tmp_path / "mine.parquet")
+    found = read_captioned(tmp_path / "mine.parquet", split="all")
+    assert len(found.dataset) == 5 and {*found.dataset.splits} == {"train"}  # as datasets has it
+
+
+def test_it_is_trained_and_looked_at_as_other_data_is(layout) -> None:
+    read = read_splits(layout, by_content=False)
+    assert [len(each) for each in (read.train, read.val, read.test)] == [5, 3, 4]  # with captions
+    report = inspect_data(layout)
+    assert report["format"] == "datasets" and report["splits"]["from"] == "column"
+    assert report["captions"] == {"usable": 12, "empty": 3, "truncated": 0}
+
+
+def test_it_is_unpacked_once_for_a_version(splits, tmp_path, monkeypatch) -> None:
+    file = tmp_path / "mine.parquet"
+    splits["test"].to_parquet(file)
+    before = read_captioned(file, split="all").dataset
+    monkeypatch.setattr("dclip_kit.data.hub._write_pictures", None)  # would fail if called again
+    assert read_captioned(file, split="all").dataset == before
+    monkeypatch.undo()
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    splits["train"].to_parquet(file)
+    assert len(read_captioned(file, split="all").dataset) == 6
+
+
+def test_a_picture_that_is_missing_is_named_and_the_others_stay(tmp_path) -> None:
+    rows = make(4)
+    pictures = [
+        {"bytes": None, "path": None},
+        *rows.cast_column("image", datasets.Image(decode=False))["image"][1:],
+    ]
+    made = datasets.Dataset.from_dict({"image": pictures, "text": rows["text"]})
+    made.cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
+    found = read_captioned(tmp_path / "a.parquet", split="all")
+    assert len(found.dataset) == 3 and len(found.unusable) == 1
+
+
+@pytest.mark.parametrize("lacks", ["image", "text"])
+def test_a_data_set_without_pictures_or_captions_is_refused(lacks, tmp_path) -> None:
+    rows = make(3, label=[1, 2, 3]).remove_columns(lacks)
+    rows.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"Expected columns of pictures and captions .*label"):
+        read_captioned(tmp_path / "a.parquet")
+    assert not list((tmp_path / "cache").glob("datasets/*"))
+
+
+def test_what_cannot_be_had_is_said_in_a_sentence(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"at hf:nobody/nothing, but .*HF_HUB_OFFLINE\.$") as error:
+        read_captioned("hf:nobody/nothing")
+    assert "\n" not in str(error.value)
+    (tmp_path / "a.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet, but it cannot be read"):
+        read_captioned(tmp_path / "a.parquet")
+
+
+def test_without_the_library_one_sentence_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[hub\]'"):
+        read_captioned("hf:organisation/name")
+
+
+def test_folders_and_tables_are_none_of_its(tmp_path) -> None:
+    (tmp_path / "captions.csv").write_text("image,caption\n")
+    assert not is_dataset(tmp_path) and not is_dataset(tmp_path / "captions.csv")
+    assert not is_dataset(tmp_path / "nowhere")
