@@ -12,6 +12,7 @@ from test_leaks import scene
 from test_profile_data import write_classes
 from test_splits import write_own
 
+from assets.make import study as module
 from assets.make.study import (
     ALPHAS,
     RETENTION,
@@ -25,7 +26,6 @@ from assets.make.study_summary import format_repeated, summarise
 from dclip_kit.config import CONTROL, PROFILES, apply_recipe, change_settings
 from dclip_kit.data.leaks import OWN, hash_name
 from dclip_kit.evaluation import experiment, profile_data
-from dclip_kit.evaluation import study as module
 from dclip_kit.evaluation.arms import (
     Arm,
     choose_candidate,
