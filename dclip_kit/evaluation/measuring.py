@@ -1,7 +1,7 @@
 """Measuring models side by side: what they are measured on, a function a question, and the answers.
 
 Retrieval, its rescoring and naming are asked here, of models; what is known of order and relations,
-and whether a teacher looks at its regions, is asked by `probe_models`.
+and whether a teacher looks at its regions, is asked by `probing`.
 """
 
 from collections.abc import Mapping, Sequence

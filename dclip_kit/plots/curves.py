@@ -159,7 +159,7 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
     diamond.
 
     Args:
-        study: as `summarise` made it.
+        study: what a study's JSON says.
         way: "text_to_image" or "image_to_text".
     """
     arms = study["arms"]
@@ -210,7 +210,7 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
     much trainings differ is shown by ticks, one for each: its gain over the rival's of its seed.
 
     Args:
-        study: as `summarise` made it.
+        study: what a study's JSON says.
         rival: the arm that the others are compared with.
 
     Raises:
@@ -277,7 +277,7 @@ def plot_growth(
     """What arms gain over the untouched CLIP, with 95 % intervals, against what they were given.
 
     Args:
-        study: as `summarise` made it.
+        study: what a study's JSON says.
         amounts: of whatever the arms differ in; for each line, the amount of each of its arms.
         title: of the axis of amounts.
         way: "text_to_image" or "image_to_text".
