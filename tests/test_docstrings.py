@@ -128,3 +128,11 @@ def test_what_a_page_names_is_there(page) -> None:
     assert [path for path in paths if not any(ROOT.rglob(path))] == []
     own = {name for name in names if not name.isupper()}  # variables are others' settings
     assert sorted(name for name in own if not is_there(name)) == []
+
+
+def test_numbered_differences_of_the_published_code_are_there() -> None:
+    config = (ROOT / "dclip_kit" / "config.py").read_text(encoding="utf-8")
+    texts = " ".join(" ".join(text.split()) for tree in TREES.values() for text in docstrings(tree))
+    numbers = re.findall(r"(\d+) in `config\.RECIPES`", texts)
+    assert len(numbers) > 2
+    assert [number for number in numbers if f"# {number}: " not in config] == []

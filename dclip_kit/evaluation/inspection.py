@@ -410,7 +410,7 @@ def shortcut_probe(
     """Does the teacher look? One caption a picture; candidates are all these captions.
 
     If another picture's regions, or blank ones, score like its own, it reads the caption that it
-    is given and ignores the picture (8 in `config.RECIPES`).
+    is given and ignores the picture.
 
     Args:
         teacher: trained.
