@@ -52,7 +52,8 @@ def test_what_the_readme_writes_in_python_is_there_in_the_kit() -> None:
 
 def test_what_the_readme_writes_in_a_shell_is_understood() -> None:
     """Each command's options, as the command line reads them; nothing is run."""
-    lines = re.findall(r"^python -m dclip_kit (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+    joined = README.replace("\\\n", " ")
+    lines = re.findall(r"^python -m dclip_kit (.+?)(?:\s+#.*)?$", joined, re.MULTILINE)
     assert len(lines) > 3
     for line in lines:
         assert callable(_parse(shlex.split(line)))
