@@ -12,19 +12,19 @@ from typing import Any, Literal, get_args, get_origin
 
 POLICIES = ("projection", "attention", "norms", "last_blocks(n)", "all")  # see `weights.freeze`
 
-# The values that a setting may have, by its name; any of their type for those not listed here.
+# Allowed values of settings, by name; a setting that is not listed may have any value of its type.
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a whole number from 1": (
         lambda x: isinstance(x, int) and x >= 1,
         "max_regions heads layers width anchors epochs captions_per_image gradient_accumulation",
     ),
-    # A picture alone has none to be told from.
+    # A single picture has no negatives.
     "a whole number from 2": (lambda x: isinstance(x, int) and x >= 2, "batch_size"),
     "a whole number from 0": (
         lambda x: isinstance(x, int) and x >= 0,
         "rehearsal_batch uncaptioned_batch",
     ),
-    # Times a million it must still be a seed that PyTorch takes.
+    # Times a million, it must still be a seed that PyTorch accepts.
     "a whole number from 0 to below 2**32": (
         lambda x: isinstance(x, int) and 0 <= x < 2**32,
         "seed",
@@ -36,7 +36,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a finite number from 0": (
         lambda x: 0 <= x < inf,
         "margin learning_rate block_rate weight_decay distillation_weight contrastive_weight "
-        "rehearsal_weight sds_weight least_retention",  # above 1: zero-shot accuracy has to rise
+        "rehearsal_weight sds_weight least_retention",  # above 1, zero-shot accuracy has to rise
     ),
     "a number from 0 to 1": (lambda x: 0 <= x <= 1, "confidence sds_until"),
     "a number from 0 to below 1": (lambda x: 0 <= x < 1, "warmup_share region_dropout sds_from"),
@@ -45,7 +45,11 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "alphas",
     ),
 }
-_ALLOWED = {name: (what, fits) for what, (fits, of) in _RANGES.items() for name in of.split()}
+_ALLOWED = {
+    name: (expected, is_allowed)
+    for expected, (is_allowed, names) in _RANGES.items()
+    for name in names.split()
+}
 
 
 def read_policy(policy: str, name: str = "a policy") -> int:
@@ -59,36 +63,37 @@ def read_policy(policy: str, name: str = "a policy") -> int:
         The n of last_blocks(n); 0 for other policies.
 
     Raises:
-        ValueError: it is none of POLICIES.
+        ValueError: it is not one of POLICIES.
     """
-    found = re.fullmatch(r"projection|attention|norms|all|last_blocks\(0*([1-9]\d*)\)", str(policy))
-    if not found:
+    match = re.fullmatch(r"projection|attention|norms|all|last_blocks\(0*([1-9]\d*)\)", str(policy))
+    if not match:
         raise ValueError(
             f"Expected {name} out of {', '.join(POLICIES)}, got {policy!r}; take one of these, n "
             "from 1."
         )
-    return int(found[1] or 0)
+    return int(match[1] or 0)
 
 
 def _check(settings: Any, prefix: str = "") -> None:
-    """Refuses values that no run could use, before it has begun.
+    """Refuses values that no run could use, before a run begins.
 
     Raises:
-        ValueError: a value is out of its range or none of its field's choices.
+        ValueError: a value is out of its range or not one of its field's choices.
     """
-    for each in fields(settings):
-        value = getattr(settings, each.name)
-        what, fits = _ALLOWED.get(each.name, ("", None))
-        choices = get_args(each.type) if get_origin(each.type) is Literal else ()
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        expected, is_allowed = _ALLOWED.get(setting.name, ("", None))
+        choices = get_args(setting.type) if get_origin(setting.type) is Literal else ()
         if choices:
-            what, fits = f"one of {', '.join(choices)}", choices.__contains__
+            expected, is_allowed = f"one of {', '.join(choices)}", choices.__contains__
         try:
-            fitting = fits is None or fits(value)
-        except TypeError:  # a text, for example, which does not compare with numbers
-            fitting = False
-        if not fitting:
+            allowed = is_allowed is None or is_allowed(value)
+        except TypeError:  # for example a string, which does not compare with numbers
+            allowed = False
+        if not allowed:
             raise ValueError(
-                f"Expected {prefix}{each.name} to be {what}, got {value!r}; choose another value."
+                f"Expected {prefix}{setting.name} to be {expected}, got {value!r}; choose another "
+                "value."
             )
 
 
@@ -117,7 +122,7 @@ class TeacherSettings:
     heads: int = 8
     layers: int = 1
     pooling_temperature: float = 2.0
-    masked: bool = True  # False: padding is attended to, as in the published code
+    masked: bool = True  # False: attention includes padding, as in the published code
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     batch_size: int = 128
@@ -135,13 +140,13 @@ class RegionTeacherSettings:
     width: int = 384
     heads: int = 6
     layers: int = 2
-    # What it sees; all but the defaults are controls. none: the whole picture alone; another: the
+    # The inputs; all but the defaults are controls. none: the whole picture alone; another: the
     # regions of another picture.
     regions: Literal["own", "none", "another"] = "own"
-    boxes: bool = True  # where the regions lie, and how sure the detector is
-    whole_picture: bool = True  # its feature, beside the regions'
+    boxes: bool = True  # the regions' boxes and confidences
+    whole_picture: bool = True  # its feature, besides the regions'
     region_dropout: float = 0.2  # share of the regions that each step leaves out at random
-    captions_per_image: int = 5  # in a step; a picture's captions are not negatives of each other
+    captions_per_image: int = 5  # in a step; captions of one picture are not negatives
     learning_rate: float = 1e-3
     warmup_share: float = 0.1  # of all steps
     weight_decay: float = 0.05
@@ -160,7 +165,7 @@ class StudentSettings:
     train: str = "all"  # one of POLICIES
     train_text: bool = False  # True: the text tower too, as the published code does
     learning_rate: float = 3e-4
-    block_rate: float = 1.0  # the blocks' share of it; pooling and projection train at all of it
+    block_rate: float = 1.0  # the blocks' share of it; pooling and projection use the full rate
     weight_decay: float = 0.01
     batch_size: int = 128  # pictures
     captions_per_image: int = 1  # in a step; captions of one picture are not negatives
@@ -169,19 +174,19 @@ class StudentSettings:
     epochs: int = 12
     warmup_share: float = 0.1  # of all steps
     temperature: float = 0.05
-    distillation_weight: float = 1.0  # 0 does without the teacher
+    distillation_weight: float = 1.0  # 0: no teacher
     # cosine: match the teacher's vectors; anchored_kl: rank captions, the anchors, as it does.
     distillation: Literal["cosine", "anchored_kl"] = "cosine"
-    anchors: int = 2048  # captions drawn anew for each batch
-    uncaptioned_batch: int = 0  # pictures without captions beside each batch
+    anchors: int = 2048  # captions drawn for each batch
+    uncaptioned_batch: int = 0  # pictures without captions added to each batch
     contrastive_weight: float = 1.0
-    # Not in the paper: crops whose features are to stay those of the untouched CLIP; 0: none.
+    # Not in the paper: crops whose features should stay the untouched CLIP's; 0: none.
     rehearsal_weight: float = 0.0
-    rehearsal_batch: int = 64  # crops beside each batch of pictures
-    # SDS-CLIP's: how well a frozen denoiser, told the caption, denoises what a linear map makes of
-    # the student's features; 0 does without.
+    rehearsal_batch: int = 64  # crops added to each batch of pictures
+    # SDS-CLIP's: how well a frozen denoiser, given the caption, denoises latents that a linear map
+    # makes from the student's features; 0: none.
     sds_weight: float = 0.0
-    sds_from: float = 0.02  # of the denoiser's timesteps, which are drawn between these two shares
+    sds_from: float = 0.02  # timesteps are drawn between these two shares of all
     sds_until: float = 0.98
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"  # auto: bf16 where the hardware has it
 
@@ -207,9 +212,9 @@ class StudentSettings:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """How every arm is chosen on val: the best retrieval among interpolations that remember enough.
+    """How every arm is chosen on val: best retrieval among interpolations with enough retention.
 
-    Retention is measured on val's labelled pictures. The least is a little above the 94 % that the
+    Retention is measured on val's labelled pictures. The least is slightly above the 94 % that the
     test should reach, since noise flatters a maximum over candidates.
     """
 
@@ -220,7 +225,7 @@ class SelectionRule:
         _check(self, "selection.")
 
 
-# What of a student's settings says how it is taught, by kind of recipe.
+# Student settings that say what it learns from, by kind of recipe.
 _UNTAUGHT: dict[str, Any] = {
     "distillation_weight": 0.0,
     "contrastive_weight": 1.0,
@@ -241,13 +246,13 @@ _DCLIP = _UNTAUGHT | {
     "rehearsal_weight": 0.0,
 }
 
-# What a recipe changes in a profile; sizes and rates stay the profile's, but for the rate of sds.
+# What a recipe changes in a profile; sizes and rates stay the profile's, except the rate of sds.
 # The published code and the paper (arXiv 2505.21549) differ in seven places, numbered below:
 # `official_code` follows the code, `dclip` the paper.
 CONTROL = "contrastive_rehearsal"
 RECIPES: dict[str, dict[str, Any]] = {
     # The region teacher's ranking of captions, on captioned and uncaptioned pictures; captions;
-    # crops rehearsed.
+    # rehearsed crops.
     "region_taught": {
         "teacher_model": "region",
         "region_teacher": {"regions": "own"},
@@ -261,26 +266,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # The same, but the teacher is the control: is it the teacher, or only more pictures?
     "self_taught": {"teacher_model": "control", "student": _TAUGHT},
-    # No teacher: captions, and crops rehearsed. The control of every other recipe.
+    # No teacher: captions and rehearsed crops. The control of every other recipe.
     CONTROL: {"student": _UNTAUGHT | {"rehearsal_weight": 4.0}},
     # No teacher: captions alone.
     "contrastive": {"student": _UNTAUGHT | {"rehearsal_weight": 0.0}},
     # No teacher, but SDS-CLIP's frozen denoiser (arXiv 2307.09233) and captions; only normalisation
-    # layers train, and the map into the denoiser.
+    # layers and the map into the denoiser train.
     "sds": {
         "student": _UNTAUGHT
         | {
             "rehearsal_weight": 0.0,
             "sds_weight": 0.1,
             "train": "norms",
-            # At a rate for whole towers, norms and a map that begins at random hardly move.
+            # At a rate for whole towers, norms and a randomly initialised map hardly move.
             "learning_rate": 5e-5,
             "gradient_accumulation": 1,
         },
     },
     # As the paper describes it: the embedding of a teacher that reads the caption; captions. Half
-    # of that embedding is the caption that it is contrasted with, so it can be right without
-    # looking at the picture, as `shortcut_probe` shows.
+    # of that embedding comes from the caption that it is contrasted with, so it can be right
+    # without the picture, as `shortcut_probe` shows.
     "dclip": {
         "teacher_model": "cross_attention",
         "teacher": {"masked": True},
@@ -289,7 +294,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "official_code": {
         "teacher_model": "cross_attention",
         "regions": {
-            # 1: area · confidence · similarity is computed by a function that nothing calls.
+            # 1: the function that computes area · confidence · similarity is never called.
             "weighted": False,
             # 2: crops are resized, and not normalised as CLIP's preprocessing does.
             "normalized_crops": False,
@@ -313,7 +318,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-# What the pocket's recipes train by; assets/studies/pocket_choice.toml compares candidates on val.
+# Rates of the pocket's recipes; assets/studies/pocket_choice.toml compares candidates on val.
 _TAUGHT_RATES = {
     "batch_size": 48,
     "uncaptioned_batch": 80,
@@ -346,25 +351,25 @@ _OWN_RATES: dict[str, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything that one run needs to know."""
+    """All settings of one run."""
 
-    name: str  # what reports call the run; recipes have rates of their own for some of PROFILES
+    name: str  # of the run in reports; for some of PROFILES, recipes have their own rates
     clip: str  # "pocket", an architecture of open_clip, or a folder that open_clip loads
     pretrained: str | None  # of an architecture: a tag of open_clip, or a file
     data: str = "pocket"  # "pocket", the path of captioned pictures, or of curate's manifest
-    images: str = ""  # the folder that the pictures' names are below; empty: it is looked for
+    images: str = ""  # the folder that the pictures' names start from; empty: searched for
     test: str = ""  # captioned pictures to measure on; empty: the data's own, or a tenth of it
     # Labelled pictures, half to choose on and half to measure on: "pocket", imagenet:FOLDER,
-    # cifar10:FOLDER, cifar100:FOLDER, or a folder with a folder a class.
+    # cifar10:FOLDER, cifar100:FOLDER, or a folder with one folder per class.
     zero_shot: str = "pocket"
-    # What the classes of zero_shot are put into: the pocket's own templates, CLIP's 80 (imagenet),
-    # or the one of the paper; auto is the pocket's for the pocket and CLIP's for others.
+    # Prompts for the classes of zero_shot: the pocket's own templates, CLIP's 80 (imagenet), or the
+    # paper's one; auto is the pocket's for the pocket and CLIP's for others.
     templates: Literal["auto", "pocket", "imagenet", "paper"] = "auto"
     # Pictures to learn from without captions: a folder, any format of captioned pictures (whose
     # captions are not read), or pocket:COUNT for further scenes; empty: none. auto is pocket:16000
-    # where the pocket is the data, else none.
+    # if the pocket is the data, else none.
     uncaptioned: str = "auto"
-    leak_guard: Literal["content", "names"] = "content"  # how pictures in two splits are found
+    leak_guard: Literal["content", "names"] = "content"  # how pictures in several splits are found
     regions: RegionSettings = field(default_factory=RegionSettings)
     # Who teaches: the region teacher, the paper's cross-attention block, or a fine-tuned control.
     teacher_model: Literal["region", "cross_attention", "control"] = "region"
@@ -374,15 +379,15 @@ class Profile:
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     # Fine-tuning: what trains, at which rates, on which losses.
     student: StudentSettings = field(default_factory=StudentSettings)
-    # Of the recipe sds: "pocket", or a text-to-image pipeline of diffusers by its name or folder.
+    # For the recipe sds: "pocket", or a text-to-image pipeline of diffusers by its name or folder.
     denoiser: str = "pocket"
-    # How much of the new weights is kept, which val decides.
+    # How much of the new weights to keep, chosen on val.
     selection: SelectionRule = field(default_factory=SelectionRule)
-    seed: int = 0  # of weights, of the order of pictures, and of splits that have to be drawn
-    # True: reports give the reciprocal rank of the best match as the "mean average precision", as
-    # the published code does.
+    seed: int = 0  # of weights, the order of pictures, and splits that have to be drawn
+    # True: reports give the best match's reciprocal rank as the "mean average precision", as the
+    # published code does.
     reciprocal_rank_as_map: bool = False
-    recipe: str = "region_taught"  # what it trains by, out of RECIPES
+    recipe: str = "region_taught"  # out of RECIPES
 
     def __post_init__(self) -> None:
         _check(self)
@@ -392,11 +397,11 @@ class Profile:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON beside a result."""
+        """All settings as a dict, to write as JSON beside a result."""
         return asdict(self)
 
 
-# What each format of captioned pictures looks like at a path, for --help and errors.
+# How each format of captioned pictures looks on disk, for --help and errors.
 FORMATS: dict[str, str] = {
     "csv": "captions.csv or metadata.csv (or .tsv) with the columns image or file_name, caption or "
     "text, and perhaps split",
@@ -412,16 +417,15 @@ FORMATS: dict[str, str] = {
 
 
 def apply_recipe(profile: Profile, name: str) -> Profile:
-    """A profile that trains by a recipe.
+    """Returns the profile changed to train by a recipe.
 
     Args:
-        profile: what to work with, and by which sizes and rates; the pocket has rates of its own
-            for each recipe.
+        profile: the data, sizes and rates; the pocket has its own rates for each recipe.
         name: out of RECIPES.
 
     Raises:
-        ValueError: the name is unknown, or the profile is official_code's or sds's, which change
-            regions and what trains beyond what others undo.
+        ValueError: the name is unknown, or the profile is official_code's or sds's, whose changes
+            to regions and to what trains other recipes do not undo.
     """
     if profile.recipe in ("official_code", "sds") and profile.recipe != name:
         raise ValueError(
@@ -430,32 +434,34 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
         )
     for changes in (RECIPES.get(name, {}), _OWN_RATES.get(profile.clip, {}).get(name, {})):
         profile = change_settings(profile, changes)
-    return replace(profile, recipe=name)  # which refuses an unknown one
+    return replace(profile, recipe=name)  # refuses an unknown name
 
 
 def change_settings(settings: Any, changes: Mapping[str, Any]) -> Any:
-    """Settings with some changes by name; those of a part are a dict of their own.
+    """Returns settings with changes by name; those of nested settings are a dict.
 
     Raises:
         ValueError: there is no such setting, or a value is out of its range.
     """
-    known = [field.name for field in fields(settings)]
-    parts = {}
+    names = [field.name for field in fields(settings)]
+    new_values = {}
     for name, value in changes.items():
-        if name not in known:
-            raise ValueError(f"Expected a setting out of {', '.join(known)}, got {name!r}.")
+        if name not in names:
+            raise ValueError(
+                f"Expected a setting out of {', '.join(names)}, got {name!r}; choose one of these."
+            )
         if isinstance(value, Mapping):
             value = change_settings(getattr(settings, name), value)
-        parts[name] = tuple(value) if isinstance(value, list) else value  # as TOML has them
-    return replace(settings, **parts)
+        new_values[name] = tuple(value) if isinstance(value, list) else value  # TOML has lists
+    return replace(settings, **new_values)
 
 
 def require_recipe(profile: Profile) -> None:
-    """Checks that a profile does what its recipe says, for whoever is about to train by it.
+    """Checks that a profile does what its recipe says, before it trains.
 
     Raises:
-        ValueError: a weight, of distillation, rehearsal or the denoiser, contradicts the recipe; or
-            its teacher would have a text tower of its own, whose captions the student has not.
+        ValueError: the weight of distillation, rehearsal or the denoiser contradicts the recipe; or
+            the teacher would have a text tower of its own, with other captions than the student's.
     """
 
     def allows(recipe: str, name: str) -> bool:
@@ -464,17 +470,17 @@ def require_recipe(profile: Profile) -> None:
     weights = ("distillation_weight", "rehearsal_weight", "sds_weight")
     if profile.student.train_text and profile.teacher_model == "control":
         raise ValueError(
-            f"Expected a text encoder that stays as it is in the recipe {profile.recipe}, got "
+            f"Expected a frozen text encoder in the recipe {profile.recipe}, got "
             "student.train_text; leave it out, or take --recipe region_taught."
         )
     for name in weights:
         if not allows(profile.recipe, name):
             value = getattr(profile.student, name)
-            fitting = [each for each in RECIPES if all(allows(each, weight) for weight in weights)]
-            way = f", or take --recipe {' or '.join(fitting)}" if fitting else ""
+            recipes = [x for x in RECIPES if all(allows(x, weight) for weight in weights)]
+            advice = f", or take --recipe {' or '.join(recipes)}" if recipes else ""
             raise ValueError(
                 f"Expected student.{name} {'to be 0' if value else 'above 0'} in the recipe "
-                f"{profile.recipe}, got {value}; give another{way}."
+                f"{profile.recipe}, got {value}; give another{advice}."
             )
 
 
@@ -486,19 +492,18 @@ def trains_teacher(profile: Profile) -> bool:
 def control_of(profile: Profile) -> Profile:
     """The control of a profile's recipe: the same captioned pictures and rehearsal, and no teacher.
 
-    Its text tower trains where the recipe's does: else that would look like the teacher's work.
+    Its text tower trains if the recipe's does; otherwise that effect would look like the teacher's.
 
-    Where the control has rates of its own, as for the pocket, it trains by these, but for what has
-    been changed from those of the recipe: that it has too.
+    If the control has its own rates, as for the pocket, it uses them; settings in which the profile
+    differs from its recipe are carried over.
     """
-    student, by_clip = profile.student, {each.clip: each for each in PROFILES.values()}
-    base = PROFILES.get(profile.name, by_clip.get(profile.clip))  # a run may be called otherwise
+    student = profile.student
+    by_clip = {candidate.clip: candidate for candidate in PROFILES.values()}
+    base = PROFILES.get(profile.name, by_clip.get(profile.clip))  # a run may have another name
     if base and profile.recipe != CONTROL:
-        own, others = (apply_recipe(base, name).student for name in (profile.recipe, CONTROL))
-        student = replace(
-            others,
-            **{name: value for name, value in vars(student).items() if value != getattr(own, name)},
-        )
+        recipe_values = vars(apply_recipe(base, profile.recipe).student)
+        changes = {k: v for k, v in vars(student).items() if v != recipe_values[k]}
+        student = replace(apply_recipe(base, CONTROL).student, **changes)
     control = replace(profile, student=student, recipe=CONTROL)
     untaught = RECIPES[CONTROL]["student"] | {"train_text": profile.student.train_text}
     untaught["rehearsal_weight"] = student.rehearsal_weight or untaught["rehearsal_weight"]
@@ -534,7 +539,7 @@ PROFILES: dict[str, Profile] = {
             "paper",
             "ViT-B-16-quickgelu",
             "openai",
-            data="",  # no name stands for the paper's data: load_data says what to give
+            data="",  # the paper's data has no name here: load_data says what to give
             zero_shot="",
             templates="paper",
             regions=RegionSettings(detector="yolov8x.pt"),
@@ -547,7 +552,7 @@ PROFILES: dict[str, Profile] = {
 
 
 def get_profile(name: str, **changes: Any) -> Profile:
-    """Looks a profile up, and changes what is said: `get_profile("base", data="photos")`.
+    """Looks up a profile and applies changes: `get_profile("base", data="photos")`.
 
     Args:
         name: out of PROFILES.

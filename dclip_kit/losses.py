@@ -2,7 +2,7 @@
 
 Features need not be normalised; similarity is the cosine, computed in float32 even under autocast,
 since bfloat16 cosines divided by a small temperature are too coarse. Teachers are detached here.
-NumPy arrays are taken too; what is to learn is a tensor.
+NumPy arrays are accepted too; features that need a gradient must be tensors.
 Shapes are checked. Values are not, since that waits for the device: NaN or infinity in a feature
 gives a loss of NaN, and a training calls `require_directions` once before it begins.
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 Array = Tensor | np.ndarray
 
-_ROWS = 65_536  # looked at in one go, of features that may be all that the memory holds
+_ROWS = 65_536  # to check at a time, since the features may fill most of the memory
 
 
 def contrastive_loss(
@@ -32,11 +32,11 @@ def contrastive_loss(
     A batch of one pair has nothing to contrast: its loss is exactly 0.
 
     Args:
-        image_features: One image a pair.
-        text_features: Its caption.
+        image_features: One image for each pair.
+        text_features: The caption of each pair.
         temperature: Cosines are divided by it; DCLIP uses 0.05.
-        same_pair: True at [i, j] where text j also fits image i (one image twice in the batch, or
-            equal captions): no negative, so left out of the denominators. With image ids:
+        same_pair: True at [i, j] if text j also fits image i (one image twice in the batch, or
+            equal captions): not a negative, so left out of the denominators. With image ids:
             `image_id[:, None] == image_id[None, :]`. The diagonal does not matter.
 
     Raises:
@@ -54,10 +54,10 @@ def contrastive_loss(
                 f"{tuple(same_pair.shape)} in {same_pair.dtype}; give one entry for each image "
                 "and text."
             )
-        itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(same_pair & ~itself, -torch.inf)
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(same_pair & ~diagonal, -torch.inf)
+    targets = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 def cosine_distillation_loss(
@@ -88,17 +88,17 @@ def anchored_kl_loss(
     anchor_features: Float[Array, "_anchor _embed"],
     temperature: float = 0.05,
 ) -> Float[Tensor, ""]:
-    """KL(teacher ‖ student) between how both rank captions for pictures, and pictures for captions.
+    """KL(teacher ‖ student) of both rankings: captions for each picture, pictures for each caption.
 
-    The student is to rank a set of anchors (captions, of whatever pictures) as the teacher does for
-    each picture of the batch, and the batch's pictures as the teacher does for each anchor. It need
-    not copy the teacher's vector, and the pictures need no captions.
+    For each picture of the batch the student should rank a set of anchors (captions of any
+    pictures) as the teacher does, and for each anchor the batch's pictures. It need not copy the
+    teacher's vectors, and the pictures need no captions.
 
     Args:
         student_features: The student's image features.
         teacher_features: The teacher's embeddings of the same images; get no gradient.
-        anchor_features: Caption features, such as 2,048 drawn anew at each step; get no gradient.
-        temperature: Of both sides' softmax.
+        anchor_features: Caption features, for example 2,048 new ones per step; get no gradient.
+        temperature: Of the softmax on both sides.
 
     Raises:
         ValueError: Empty features, shapes or widths that differ, or a temperature that is not
@@ -132,28 +132,28 @@ def sds_loss(
     kept: Float[Array, "_image"],
     predict_noise: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "image"]:
-    """How far a frozen denoiser misses the noise added to each image, as a mean over its numbers.
+    """Mean squared error of a frozen denoiser's prediction of the noise added to each image.
 
-    It is small where what is denoised fits what the denoiser is told: a caption, say. Gradients
-    flow through the denoiser into the latents.
+    It is small if the latents fit the denoiser's condition, such as a caption. Gradients flow
+    through the denoiser into the latents.
 
     Args:
-        latents: What the denoiser is to see of the images: for SDS-CLIP, a linear map of their
-            features.
-        noise: Of a normal distribution.
+        latents: The denoiser's input for the images; for SDS-CLIP, a linear map of their features.
+        noise: From a normal distribution.
         kept: The share of each image's variance that its timestep leaves (the field's ᾱ).
-        predict_noise: From noisy latents to the noise in them, such as `Denoiser.predict_noise`.
+        predict_noise: Maps noisy latents to the noise in them, such as `Denoiser.predict_noise`.
 
     Raises:
-        ValueError: There is not one share for each image, or noise of another shape.
+        ValueError: `kept` does not have one share for each image, or `noise` another shape than
+            `latents`.
 
-    Source: SDS-CLIP (arXiv 2307.09233), whose squared norm is a mean here, so that a weight means
-    the same for denoisers of any size.
+    Source: SDS-CLIP (arXiv 2307.09233), with a mean in place of its squared norm, so that a weight
+    means the same for denoisers of any size.
     """
-    latents, noise, kept = (torch.as_tensor(each) for each in (latents, noise, kept))
+    latents, noise, kept = (torch.as_tensor(values) for values in (latents, noise, kept))
     if kept.shape != latents.shape[:1] or noise.shape != latents.shape:
         raise ValueError(
-            f"Expected noise of {tuple(latents.shape)}, as the latents, and a share of variance "
+            f"Expected noise of {tuple(latents.shape)}, like the latents, and a share of variance "
             f"for each of {len(latents)} images, got {tuple(kept.shape)} and noise of "
             f"{tuple(noise.shape)}; draw noise for each image, and take the schedule's shares at "
             "their timesteps."
@@ -164,7 +164,7 @@ def sds_loss(
 
 
 def _unit_rows(**named: Array) -> tuple[Tensor, Tensor]:
-    """Two matrices of one shape at unit length, in one precision of float32 or better."""
+    """Two matrices of one shape with unit rows, in one precision of float32 or better."""
     (first, a), (second, b) = ((name, torch.as_tensor(x)) for name, x in named.items())
     if a.ndim != 2 or a.numel() == 0 or a.shape != b.shape:
         raise ValueError(
@@ -177,7 +177,7 @@ def _unit_rows(**named: Array) -> tuple[Tensor, Tensor]:
 
 
 def _scaled_cosines(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Cosines of unit rows, over the temperature; never in half precision, which is too coarse."""
+    """Cosines of unit rows over the temperature; never in half precision, which is too coarse."""
     if not temperature > 0:
         raise ValueError(f"Expected a temperature above 0, got {temperature}; DCLIP uses 0.05.")
     with torch.autocast(a.device.type, enabled=False):
@@ -192,7 +192,7 @@ def require_directions(zeros: bool = False, **named: Array) -> None:
         named: the features, as an error calls them.
 
     Raises:
-        ValueError: some rows are not; it says how many, and the first.
+        ValueError: some rows are not; the message says how many, and the first.
     """
     for name, x in named.items():
         x = torch.as_tensor(x)

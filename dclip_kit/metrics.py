@@ -1,8 +1,8 @@
-"""Retrieval and zero-shot metrics: pure functions of tensors; and how sure a difference is.
+"""Retrieval and zero-shot metrics as pure functions of tensors, with confidence intervals.
 
 A positive's rank is 1 + the number of candidates that score higher, and ties count as the mean rank
 of the tied group, so that a collapsed model, which gives every pair the same score, gets at most
-chance. Recalls and precisions are fractions in [0, 1]. What is measured may come in NumPy arrays.
+chance. Recalls and precisions are fractions in [0, 1]. Inputs may be NumPy arrays.
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
 """
 
@@ -19,30 +19,30 @@ from torch.nn import functional as F
 
 Array = Tensor | np.ndarray
 
-TIE_TOLERANCE = 1e-6  # above the rounding of a float32 cosine, below any difference that means much
-TILE_SIZE = 2**19  # scores held at once: these and their flags, 4 MB in float32, fit two caches
+TIE_TOLERANCE = 1e-6  # above a float32 cosine's rounding error, below any meaningful difference
+TILE_SIZE = 2**19  # scores held at once: they and their flags, 4 MB in float32, fit into two caches
 _WIDTH = 1024  # candidates in a tile, at most
 COMPOSITION_CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}  # of scores drawn at random
 _KEPT_COUNTS = 1 << 24  # bytes
-_DRAWN_AT_ONCE = 1 << 17  # fit a processor's cache: three times as fast as the tiles above
+_DRAWN_AT_ONCE = 1 << 17  # fits a processor's cache: three times as fast as TILE_SIZE
 
 
 def take_finite(name: str, values: Shaped[Array, "..."], axes: str) -> Shaped[Tensor, "..."]:
-    """Numbers as a tensor; what is one already, it leaves as it is.
+    """Checks numbers and returns them as a tensor; a tensor is returned unchanged.
 
     Args:
-        name: What an error calls them.
+        name: Of the values in an error.
         values: Tensor or NumPy array.
-        axes: Their names; a digit is the size of its axis.
+        axes: Names of the axes; a digit is the size of its axis.
 
     Raises:
-        ValueError: The axes are others, or a number is not finite.
+        ValueError: The axes do not fit, or a number is not finite.
     """
     tensor, names = torch.as_tensor(values), axes.split()
     bad = ~tensor.isfinite()
     sizes = zip(names, tensor.shape, strict=False)
-    fits = all(name == str(size) for name, size in sizes if name.isdigit())
-    if tensor.ndim != len(names) or not fits or bad.any():
+    sizes_fit = all(name == str(size) for name, size in sizes if name.isdigit())
+    if tensor.ndim != len(names) or not sizes_fit or bad.any():
         raise ValueError(
             f"Expected {name} [{axes}] of finite numbers, got {tuple(tensor.shape)} with "
             f"{int(bad.sum())} not finite, such as {tensor[bad][:1].tolist()} at "
@@ -52,15 +52,15 @@ def take_finite(name: str, values: Shaped[Array, "..."], axes: str) -> Shaped[Te
 
 
 def require_strings(name: str, strings: Sequence[str]) -> None:
-    """Checks that it is a sequence of strings, and not one by itself.
+    """Checks that the value is a sequence of strings, not a single string.
 
     Raises:
-        ValueError: It is not; by its name.
+        ValueError: It is not; the message calls it `name`.
     """
-    others = [each for each in strings if not isinstance(each, str)]
-    if others or isinstance(strings, str):
+    bad = [value for value in strings if not isinstance(value, str)]
+    if bad or isinstance(strings, str):
         raise ValueError(
-            f"Expected {name} as a sequence of strings, got {[*others, strings][0]!r}; give a list "
+            f"Expected {name} as a sequence of strings, got {[*bad, strings][0]!r}; give a list "
             "of strings."
         )
 
@@ -72,11 +72,11 @@ def ranks(
 ) -> Float[Tensor, "query"]:
     """Rank of each query's best positive: 1 is the top, a tied group shares its mean rank.
 
-    A tie among positives alone costs nothing: whichever of them comes first, a positive does.
+    A tie among positives alone costs nothing: a positive comes first in any case.
 
     Args:
         scores: Higher is better; any sign, any scale.
-        positives: True where the candidate answers the query; at least one a query.
+        positives: True where the candidate answers the query; at least one for each query.
         tolerance: Largest difference, in units of `scores`, that still counts as a tie.
 
     Raises:
@@ -90,14 +90,14 @@ def rank_queries(
     positives: Bool[Array, "_query _candidate"],
     tolerance: float = TIE_TOLERANCE,
 ) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
-    """As `ranks`; with each query's average precision, and whether all its candidates tie."""
+    """As `ranks`, with each query's average precision, and whether all its candidates tie."""
     scores, positives = torch.as_tensor(scores), torch.as_tensor(positives)
     lacking = int((positives.any(dim=-1) == 0).sum())
     fits = scores.ndim == 2 and scores.shape == positives.shape and positives.dtype == torch.bool
     if not fits or lacking:
         raise ValueError(
-            f"Expected boolean positives [query candidate] of {tuple(scores.shape)}, one or more a "
-            f"query, got {tuple(positives.shape)} in {positives.dtype}, {lacking} of "
+            f"Expected boolean positives [query candidate] of {tuple(scores.shape)}, one or "
+            f"more per query, got {tuple(positives.shape)} in {positives.dtype}, {lacking} of "
             f"{len(positives)} queries without; leave those queries out and report how many."
         )
     if scores.isnan().any():
@@ -106,28 +106,29 @@ def rank_queries(
             "the features they were computed from."
         )
     query, candidate = positives.nonzero(as_tuple=True)  # pair
-    row, own, right = scores[query], scores[query, candidate][:, None], positives[query]
-    higher = row > own + tolerance  # pair candidate
-    tied = (row >= own - tolerance) & ~higher  # the positive itself is among them
-    counts = [each.sum(dim=1) for each in (higher, tied, higher & right, tied & right)]
+    row, relevant = scores[query], positives[query]
+    positive = scores[query, candidate][:, None]
+    higher = row > positive + tolerance  # pair candidate
+    tied = (row >= positive - tolerance) & ~higher  # includes the positive itself
+    counts = [flags.sum(dim=1) for flags in (higher, tied, higher & relevant, tied & relevant)]
     return _rank_queries(torch.stack(counts).double().cpu(), query.cpu(), *scores.shape)
 
 
 def _rank_queries(
     counts: Float[Tensor, "4 pair"], query: Int[Tensor, "pair"], queries: int, candidates: int
 ) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
-    """Ranks queries from what competes with each of their positives.
+    """Ranks queries, given the number of candidates that compete with each positive.
 
     The precision at a positive is its rank among the positives over its rank among all candidates,
     both mean ranks when tied (our reading). With a single positive it is 1 / rank.
 
     Args:
         counts: For each positive, how many candidates score higher, how many tie with it (itself
-            among them), and how many of these and of those are positives of the same query. In
-            double precision.
-        query: Whose positive it is; every query has one.
-        queries: How many there are.
-        candidates: How many there are.
+            included), and how many of the former and of the latter are positives of the same query.
+            In double precision.
+        query: The query of each positive; every query has one.
+        queries: Their number.
+        candidates: Their number.
 
     Returns:
         The rank of each query's best positive, its average precision, and whether all candidates
@@ -154,10 +155,10 @@ def recall_at_k(ranks: Float[Array, "query"], k: int) -> float:
 def recall_ceiling(matches: Int[Array, "text"]) -> float:
     """Text→image Recall@1 of a perfect model when a caption may fit several images.
 
-    Only one of those is its positive and nothing tells which: the mean of 1 / matches.
+    Only one of them counts as its positive, and nothing tells which: the mean of 1 / matches.
 
     Args:
-        matches: For each caption, how many candidate images it is true of, its own included.
+        matches: For each caption, how many candidate images it fits, including its own.
     """
     return float((1 / torch.as_tensor(matches).double()).mean())
 
@@ -171,19 +172,19 @@ def k_occurrence(
 ) -> Float[Tensor, "candidate"]:
     """How many queries have each candidate among their top k by cosine (Radovanović et al., 2010).
 
-    Candidates that tie for the last places share them, so that no order of storage makes a hub and
-    the sum is always k times the number of queries.
+    Candidates that tie for the last places share them, so that the order of storage cannot make a
+    hub and the sum is always k times the number of queries.
 
     Args:
-        query_features: What searches; any length of vector.
-        candidate_features: What is found.
-        k: Places looked at.
-        rescore: Makes scores of cosines [query candidate], to rank by instead.
+        query_features: Of the queries; need not be normalised.
+        candidate_features: Of the candidates; need not be normalised.
+        k: Number of top places to count.
+        rescore: Turns cosines [query candidate] into the scores to rank by.
         tolerance: As in `ranks`.
 
     Raises:
-        ValueError: k is not within 1..candidates, there is no query, or features are of two widths
-            or not finite.
+        ValueError: k is not within 1..candidates, there is no query, or features differ in width
+            or are not finite.
     """
     if not 1 <= k <= len(candidate_features) or len(query_features) == 0:
         raise ValueError(
@@ -193,45 +194,45 @@ def k_occurrence(
     queries = take_finite("query_features", query_features, "query embed")
     axes = f"candidate {queries.shape[1]}"
     candidates = take_finite("candidate_features", candidate_features, axes)
-    queries, candidates = (F.normalize(each.float(), dim=-1) for each in (queries, candidates))
+    queries, candidates = (F.normalize(x.float(), dim=-1) for x in (queries, candidates))
     counts = torch.zeros(len(candidates), dtype=torch.double)
-    for some in queries.split(1024):  # all scores at once would need gigabytes
-        scores = some @ candidates.T  # query candidate
+    for batch in queries.split(1024):  # all scores at once would need gigabytes
+        scores = batch @ candidates.T  # query candidate
         scores = rescore(scores) if rescore else scores
-        last = scores.topk(k).values[:, -1:]
-        higher = scores > last + tolerance
-        tied = (scores >= last - tolerance) & ~higher
-        left = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
-        counts += (higher + tied * left).double().sum(0).cpu()
+        kth_score = scores.topk(k).values[:, -1:]
+        higher = scores > kth_score + tolerance
+        tied = (scores >= kth_score - tolerance) & ~higher
+        tie_share = (k - higher.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+        counts += (higher + tied * tie_share).double().sum(0).cpu()
     return counts
 
 
 def composition_scores(
     similarity: Float[Array, "item _ _"],
 ) -> dict[str, Bool[Tensor, "item"]]:
-    """Winoground's three scores (arXiv 2204.03162), for each item whether it is right.
+    """Winoground's three scores (arXiv 2204.03162): for each, whether each item is right.
 
-    Two pictures and two captions of an item belong together in order. "text": both pictures are
-    nearer to their own caption than to the other's; "image": both captions to their own picture;
-    "group": both. A tie is wrong. What is reached by chance is in `COMPOSITION_CHANCE`.
+    An item's two pictures and two captions belong together in order. "text": both pictures are
+    nearer to their own caption than to the other; "image": both captions are nearer to their own
+    picture; "group": both. A tie is wrong. `COMPOSITION_CHANCE` has the scores of chance.
 
     Args:
-        similarity: of each picture (the second axis) with each caption.
+        similarity: Of each picture (the second axis) with each caption.
 
     Raises:
-        ValueError: it is of another shape, or a number is not finite.
+        ValueError: The shape is another, or a number is not finite.
     """
     similarity = take_finite("similarity", similarity, "item 2 2")
-    own = similarity.diagonal(dim1=1, dim2=2)
-    text = (own > similarity.flip(2).diagonal(dim1=1, dim2=2)).all(1)
-    image = (own > similarity.flip(1).diagonal(dim1=1, dim2=2)).all(1)
+    true_pairs = similarity.diagonal(dim1=1, dim2=2)
+    text = (true_pairs > similarity.flip(2).diagonal(dim1=1, dim2=2)).all(1)
+    image = (true_pairs > similarity.flip(1).diagonal(dim1=1, dim2=2)).all(1)
     return {"text": text, "image": image, "group": text & image}
 
 
 def skewness(values: Float[Array, "item"]) -> float:
     """The third standardised moment: 0 for a symmetric spread, above 0 for a long tail upwards.
 
-    Of k-occurrences it is the usual measure of hubness. Without a spread it is NaN.
+    For k-occurrences it is the usual measure of hubness. Without any spread it is NaN.
     """
     values = take_finite("values", values, "item").double()
     centred = values - values.mean()
@@ -240,14 +241,15 @@ def skewness(values: Float[Array, "item"]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class DirectionMetrics:
-    """One direction's numbers, and per query what a paired bootstrap needs to compare two models.
+    """One direction's metrics, and the values per query that a paired bootstrap needs.
 
     Attributes:
         recall_at: k -> share of queries with any positive in the top k.
-        ranks: Rank of each query's best positive, from 1; halves when tied. On the CPU, as are all.
+        ranks: Rank of each query's best positive, from 1; halves occur in ties. All tensors are on
+            the CPU.
         average_precision: Over all positives of each query.
-        undecided: Queries for which all candidates tie: no ranking, so a hit only if k takes all.
-        image_of_query: The image each query belongs to, the group that is resampled together.
+        undecided: True if all candidates tie: such a query only counts as a hit if k covers all.
+        image_of_query: The image of each query, which is resampled as a group.
     """
 
     recall_at: dict[int, float]
@@ -274,7 +276,7 @@ class DirectionMetrics:
 
 @dataclass(frozen=True, eq=False)
 class RetrievalMetrics:
-    """Both directions, and the number of images left out of image→text for want of a caption."""
+    """Both directions, and the number of images without a caption, left out of image→text."""
 
     text_to_image: DirectionMetrics
     image_to_text: DirectionMetrics
@@ -303,30 +305,35 @@ def retrieval_metrics(
         text_features: As wide as the images'.
         image_of_text: The image, a row of `image_features`, that each text describes. An image
             without a text stays a candidate, but is left out of image→text and counted.
-        recall_at: The k to report.
+        recall_at: The values of k to report.
         tile_size: Most scores to hold at once.
 
     Raises:
         ValueError: Empty, NaN or all-zero features, widths or lengths that differ, an index out of
-            range or no whole number, or k or tile_size below 1.
+            range or not a whole number, or k or tile_size below 1.
     """
     if tile_size < 1:
         raise ValueError(f"Expected a tile_size from 1, got {tile_size}; leave it out.")
-    score, forth, back = _count_rivals(
+    own_scores, image_rivals, text_rivals = _count_rivals(
         text_features, image_features, image_of_text, "text", "image", tile_size
     )
-    own = torch.as_tensor(image_of_text).cpu().long()
+    image_index = torch.as_tensor(image_of_text).cpu().long()
     texts, images = len(text_features), len(image_features)
-    asked, query = own.unique(return_inverse=True)
-    alone = torch.tensor([[0.0], [1.0]]).double().expand(2, texts)  # a caption has one image
-    both = _count_beside(score, own)
+    captioned, image_query = image_index.unique(return_inverse=True)
+    # A caption has one image.
+    text_positives = torch.tensor([[0.0], [1.0]]).double().expand(2, texts)
+    image_positives = _count_beside(own_scores, image_index)
 
-    of_texts = _rank_queries(torch.cat([forth, alone]), torch.arange(texts), texts, images)
-    of_images = _rank_queries(torch.cat([back, both]), query, len(asked), texts)
+    of_texts = _rank_queries(
+        torch.cat([image_rivals, text_positives]), torch.arange(texts), texts, images
+    )
+    of_images = _rank_queries(
+        torch.cat([text_rivals, image_positives]), image_query, len(captioned), texts
+    )
     return RetrievalMetrics(
-        text_to_image=summarise_ranks(*of_texts, images, own, recall_at),
-        image_to_text=summarise_ranks(*of_images, texts, asked, recall_at),
-        images_without_captions=images - len(asked),
+        text_to_image=summarise_ranks(*of_texts, images, image_index, recall_at),
+        image_to_text=summarise_ranks(*of_images, texts, captioned, recall_at),
+        images_without_captions=images - len(captioned),
     )
 
 
@@ -338,7 +345,7 @@ def summarise_ranks(
     image_of_query: Int[Tensor, "query"],
     recall_at: Sequence[int] = (1, 5, 10),
 ) -> DirectionMetrics:
-    """One direction's numbers, from what `rank_queries` gives."""
+    """One direction's metrics, from the results of `rank_queries`."""
     decided = _decided(ranks, undecided, candidates)
     return DirectionMetrics(
         recall_at={k: recall_at_k(decided, k) for k in recall_at},
@@ -358,9 +365,9 @@ def class_ranks(
     class_features: Float[Array, "class _embed"],
     target: Int[Array, "_image"],
 ) -> Float[Tensor, "image"]:
-    """Rank of each image's own class among all: `recall_at_k` of these is the top-k accuracy.
+    """Rank of each image's own class among all; `recall_at_k` of these is the top-k accuracy.
 
-    Ties share their mean rank, and where all classes tie, the own one is last: a collapsed model
+    Ties share their mean rank, and if all classes tie, the image's own is last: a collapsed model
     gets nothing. Errors as in `retrieval_metrics`, with `target`, a row of `class_features` for
     each image, as the index.
     """
@@ -371,7 +378,7 @@ def class_ranks(
 
 
 def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
-    """Ranks, but last where all candidates tie: a mean rank within k would beat chance there."""
+    """Ranks, but last if all candidates tie, since a mean rank within k would beat chance."""
     return torch.where(undecided, float(candidates), ranks)
 
 
@@ -387,21 +394,22 @@ def _count_rivals(
     """Counts each answer's rivals among the candidates and, the other way, among the queries.
 
     Counting needs no sorting, and one product serves both ways: the scores of a tile are compared
-    along its rows and along its columns. A pair's own score is computed apart and may differ from
-    the tile's in the last bits: the tolerance, far above these, makes it tie with itself.
+    along its rows and along its columns. A pair's own score is computed separately and may differ
+    from the tile's in the last bits: the tolerance, far larger, makes it tie with itself.
 
     Args:
-        query_features: need not be normalised, as the candidates'.
-        candidate_features: as wide.
-        answer: the candidate that is right for each query.
-        query: what errors call the queries.
-        candidate: what errors call the candidates.
-        tile_size: most scores to hold at once.
-        both: whether to count the other way too.
+        query_features: Need not be normalised, like the candidates'.
+        candidate_features: As wide as the queries'.
+        answer: The right candidate for each query.
+        query: Name of the queries in errors.
+        candidate: Name of the candidates in errors.
+        tile_size: Most scores to hold at once.
+        both: Whether to count the other way too.
 
     Returns:
-        The cosine of each query and its answer, how many candidates score higher and tie [2 query],
-        and how many queries do with the answer [2 query]; on the CPU, in double precision.
+        The cosine of each query and its answer; how many candidates score higher or tie [2 query];
+        and how many queries score higher or tie with the answer [2 query]. On the CPU, in double
+        precision.
     """
     queries, candidates = torch.as_tensor(query_features), torch.as_tensor(candidate_features)
     norms = _measure_norms(queries, query), _measure_norms(candidates, candidate)
@@ -410,9 +418,9 @@ def _count_rivals(
             f"Expected {query}_features as wide as {candidate}_features, got {queries.shape[1]} "
             f"and {candidates.shape[1]}; encode both with the same model."
         )
-    index = torch.as_tensor(answer, device=queries.device)
-    _require_answers(index, len(queries), len(candidates), query, candidate)
-    answer = index.long()
+    answer_index = torch.as_tensor(answer, device=queries.device)
+    _require_answers(answer_index, len(queries), len(candidates), query, candidate)
+    answer = answer_index.long()
     dtype = torch.promote_types(torch.promote_types(queries.dtype, candidates.dtype), torch.float32)
 
     def unit(features: Tensor, norm: Tensor, rows: slice | Tensor) -> Tensor:
@@ -421,45 +429,50 @@ def _count_rivals(
     columns = min(_WIDTH, tile_size, len(candidates))
     height = tile_size // columns
     rows = [slice(top, top + height) for top in range(0, len(queries), height)]
-    score = torch.cat(
+    answer_scores = torch.cat(
         [
-            (unit(queries, norms[0], mine) * unit(candidates, norms[1], answer[mine])).sum(dim=1)
-            for mine in rows
+            (unit(queries, norms[0], tile) * unit(candidates, norms[1], answer[tile])).sum(dim=1)
+            for tile in rows
         ]
     )
-    forth, back = torch.zeros(2, 2, len(score), dtype=torch.double, device=score.device)
+    candidate_rivals, query_rivals = torch.zeros(
+        2, 2, len(answer_scores), dtype=torch.double, device=answer_scores.device
+    )
 
-    def count(lines: Tensor, pairs: slice | Tensor, found: Tensor) -> None:
-        flags, ones = torch.empty_like(lines), lines.new_ones(lines.shape[1])
-        own = score[pairs, None]  # sums of booleans take far longer than this product
-        found[0, pairs] += torch.gt(lines, own + TIE_TOLERANCE, out=flags) @ ones
-        found[1, pairs] += torch.ge(lines, own - TIE_TOLERANCE, out=flags) @ ones
+    def count(scores: Tensor, pairs: slice | Tensor, rivals: Tensor) -> None:
+        flags, ones = torch.empty_like(scores), scores.new_ones(scores.shape[1])
+        pair_scores = answer_scores[pairs, None]
+        # Summing booleans would take far longer than this product.
+        rivals[0, pairs] += torch.gt(scores, pair_scores + TIE_TOLERANCE, out=flags) @ ones
+        rivals[1, pairs] += torch.ge(scores, pair_scores - TIE_TOLERANCE, out=flags) @ ones
 
     order = answer.argsort(stable=True)
     column = answer[order]
-    nth = torch.arange(len(order), device=order.device) - torch.searchsorted(column, column)
+    occurrence = torch.arange(len(order), device=order.device) - torch.searchsorted(column, column)
     for left in range(0, len(candidates), columns):
-        some = unit(candidates, norms[1], slice(left, left + columns))
+        block = unit(candidates, norms[1], slice(left, left + columns))
         inside = (column >= left) & (column < left + columns) & both
-        # Of each column the first pair, then the second, …
-        layers = [order[inside & (nth == n)] for n in nth[inside].unique()]
-        for mine in rows:
-            scores = unit(queries, norms[0], mine) @ some.T
-            count(scores, mine, forth)
+        # The first pair of each column, then the second, …
+        layers = [order[inside & (occurrence == n)] for n in occurrence[inside].unique()]
+        for tile in rows:
+            scores = unit(queries, norms[0], tile) @ block.T
+            count(scores, tile, candidate_rivals)
             for pairs in layers:
-                own = scores if len(pairs) == len(some) else scores[:, answer[pairs] - left]
-                count(own.T, pairs, back)
-    forth[1] -= forth[0]
-    back[1] -= back[0]
-    return score.double().cpu(), forth.cpu(), back.cpu()
+                columns_of_pairs = scores
+                if len(pairs) != len(block):
+                    columns_of_pairs = scores[:, answer[pairs] - left]
+                count(columns_of_pairs.T, pairs, query_rivals)
+    candidate_rivals[1] -= candidate_rivals[0]
+    query_rivals[1] -= query_rivals[0]
+    return answer_scores.double().cpu(), candidate_rivals.cpu(), query_rivals.cpu()
 
 
 def _require_answers(
     index: Tensor, queries: int, candidates: int, query: str, candidate: str
 ) -> None:
-    """Raises ValueError where there is not the index of a candidate for each query."""
-    fits = index.shape == (queries,) and not index.is_floating_point()
-    if not fits or index.min() < 0 or index.max() >= candidates:
+    """Raises ValueError unless there is the index of a candidate for each query."""
+    index_fits = index.shape == (queries,) and not index.is_floating_point()
+    if not index_fits or index.min() < 0 or index.max() >= candidates:
         raise ValueError(
             f"Expected the index of a {candidate} for each {query}, {queries} of them from 0 "
             f"to {candidates - 1}, got {len(index)} from {sorted(index.tolist())[:1]} to "
@@ -469,29 +482,29 @@ def _require_answers(
 
 
 def _measure_norms(features: Tensor, name: str) -> Tensor:
-    """Lengths of rows in double precision, whose squares neither overflow nor vanish, checked."""
+    """Checks rows and returns their norms, in double precision to avoid over- and underflow."""
     parts = features.detach().split(4096)
     norms = torch.cat([part.double().norm(dim=-1, keepdim=True) for part in parts])
     bad = ~norms.isfinite() | (norms == 0)
     if features.ndim != 2 or features.numel() == 0 or bad.any():
         raise ValueError(
-            f"Expected {name}_features, every row finite and not all zeros, got {len(features)} "
-            f"rows, {int(bad.sum())} of them not so, such as {bad.nonzero()[:1, 0].tolist()}, in "
-            f"a shape of {tuple(features.shape)}; encode those again, or leave them out and count "
+            f"Expected {name}_features with rows that are finite and not all zeros, got shape "
+            f"{tuple(features.shape)} with {int(bad.sum())} of {len(features)} rows invalid, such "
+            f"as {bad.nonzero()[:1, 0].tolist()}; encode them again, or leave them out and count "
             "them."
         )
     return norms
 
 
 def _count_beside(score: Tensor, image: Tensor) -> Tensor:
-    """For each text, how many texts of its image score higher, and tie with it."""
-    # One sorted line in which an image's cosines, -1 to 1, lie 4 away from the next image's.
-    place = image.double() * 4
-    key = place + score
-    line = key.sort().values
-    end = torch.searchsorted(line, place + 2)
-    higher = end - torch.searchsorted(line, key + TIE_TOLERANCE, right=True)
-    tied = end - torch.searchsorted(line, key - TIE_TOLERANCE) - higher
+    """For each text, how many texts of its image score higher or tie with it."""
+    # One sorted list, in which each image's cosines (-1 to 1) are offset by 4 from the next one's.
+    offset = image.double() * 4
+    key = offset + score
+    sorted_keys = key.sort().values
+    end = torch.searchsorted(sorted_keys, offset + 2)
+    higher = end - torch.searchsorted(sorted_keys, key + TIE_TOLERANCE, right=True)
+    tied = end - torch.searchsorted(sorted_keys, key - TIE_TOLERANCE) - higher
     return torch.stack([higher, tied]).double()
 
 
@@ -499,7 +512,7 @@ def _count_beside(score: Tensor, image: Tensor) -> Tensor:
 class Interval:
     """An estimate and the ends of its bootstrap percentile interval.
 
-    `undefined` counts the resamples left out because a ratio would have divided by 0.
+    `undefined` counts the resamples left out because their ratio divides by 0.
     """
 
     estimate: float
@@ -513,8 +526,8 @@ class Gain:
     """How the mean of some queries changes between two models.
 
     Attributes:
-        name: what the queries have in common.
-        queries: how many they are.
+        name: of the group of queries.
+        queries: their number.
         before, after: means under the two models.
         change: after - before, with the interval of a bootstrap over images.
     """
@@ -527,17 +540,17 @@ class Gain:
 
     @property
     def is_known(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.change.low > 0 or self.change.high < 0
 
 
 def _draw_counts(groups: int, resamples: int, seed: int) -> Iterator[UInt8[Tensor, "some group"]]:
     """How often each resample draws each group."""
     generator = torch.Generator().manual_seed(seed)
-    for some in torch.arange(resamples).split(max(1, _DRAWN_AT_ONCE // groups)):
-        drawn = torch.randint(groups, (len(some), groups), generator=generator)
-        times = torch.zeros(len(some), groups, dtype=torch.uint8)
-        yield times.scatter_add(1, drawn, torch.ones_like(drawn, dtype=torch.uint8))
+    for batch in torch.arange(resamples).split(max(1, _DRAWN_AT_ONCE // groups)):
+        drawn = torch.randint(groups, (len(batch), groups), generator=generator)
+        counts = torch.zeros(len(batch), groups, dtype=torch.uint8)
+        yield counts.scatter_add(1, drawn, torch.ones_like(drawn, dtype=torch.uint8))
 
 
 @lru_cache(maxsize=2)  # a study compares hundreds of pairs on the same pictures
@@ -556,20 +569,21 @@ def paired_bootstrap(
 ) -> Interval:
     """How the mean over queries changes between two models, with a percentile interval.
 
-    Groups are resampled whole: the captions of one picture are not independent. One group alone
-    says nothing about others, so that its interval's ends are NaN.
+    Whole groups are resampled, since the captions of one picture are not independent. A single
+    group says nothing about others, so its interval's ends are NaN.
 
     Args:
         before: A value for each query, such as `DirectionMetrics.hits(1)` of the first model.
         after: The same queries, in the same order, under the second model.
-        group: What each query belongs to, such as `DirectionMetrics.image_of_query`.
+        group: The group of each query, such as `DirectionMetrics.image_of_query`.
         statistic: "difference" after - before, "ratio" after / before, "relative" ratio - 1.
         resamples: Number of resamples.
-        confidence: Share of the resamples that the interval holds.
+        confidence: Share of the resamples within the interval.
         seed: Equal seeds draw equal resamples.
 
     Raises:
-        ValueError: Lengths differ or are 0, values not finite, settings out of range, a ratio to 0.
+        ValueError: Lengths differ or are 0, a value is not finite, a setting is out of range, or a
+            ratio divides by 0.
     """
     if not len(before) == len(after) == len(group) > 0:
         raise ValueError(
@@ -585,15 +599,15 @@ def paired_bootstrap(
             "Expected a whole number of resamples, at least 1, and a confidence between 0 and 1, "
             f"got {resamples} and {confidence}; 1000 and 0.95 are usual."
         )
-    named = {"before": before, "after": after, "group": group}
-    before, after, group = (take_finite(name, x, "query").cpu() for name, x in named.items())
-    _, place = group.unique(return_inverse=True)
-    groups = int(place.max()) + 1
+    inputs = {"before": before, "after": after, "group": group}
+    before, after, group = (take_finite(name, x, "query").cpu() for name, x in inputs.items())
+    _, group_index = group.unique(return_inverse=True)
+    groups = int(group_index.max()) + 1
     values = torch.stack([before.double(), after.double(), torch.ones(len(before))], dim=1)
-    sums = torch.zeros(groups, 3, dtype=torch.double).index_add(0, place, values)
+    sums = torch.zeros(groups, 3, dtype=torch.double).index_add(0, group_index, values)
     totals = [sums.sum(dim=0, keepdim=True)]  # of the sample itself, then of the resamples
     draw = _keep_counts if groups * resamples <= _KEPT_COUNTS else _draw_counts
-    totals += [times.double() @ sums for times in draw(groups, resamples, seed)]
+    totals += [counts.double() @ sums for counts in draw(groups, resamples, seed)]
 
     old, new, queries = torch.cat(totals).unbind(dim=1)
     if statistic == "difference":
@@ -607,7 +621,7 @@ def paired_bootstrap(
         )
     tail = (1 - confidence) / 2
     low, high = defined.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
-    if groups == 1:  # always drawn, it would look sure
+    if groups == 1:  # every resample is the same, which would look certain
         low = high = torch.nan
     return Interval(float(change[0]), low, high, undefined=resamples - len(defined))
 
@@ -619,12 +633,12 @@ def retention(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Share of the zero-shot accuracy that was kept: accuracy after / before.
+    """Share of zero-shot accuracy that is kept: accuracy after / before.
 
     Args:
-        before: Whether the original model names each image: `class_ranks` within 1.
-        after: The same of the fine-tuned model, on the same images.
-        resamples, confidence, seed: As in `paired_bootstrap`, whose errors these are too.
+        before: Whether the original model names each image right: `class_ranks` within 1.
+        after: The same for the fine-tuned model, on the same images.
+        resamples, confidence, seed: As in `paired_bootstrap`, like the errors.
     """
     return paired_bootstrap(
         before, after, torch.arange(len(before)), "ratio", resamples, confidence, seed
@@ -640,16 +654,16 @@ def gain_by_group(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[Gain, ...]:
-    """The gain of each group of queries apart, each with its own bootstrap over images.
+    """The gain of each group of queries, each with its own bootstrap over images.
 
     Args:
         before: A value for each query, such as `DirectionMetrics.hits(1)` of the first model.
         after: The same queries under the second model.
-        image_of_query: What is resampled together.
+        image_of_query: The image of each query, which is resampled as a group.
         groups: Each query's group.
-        order: Groups to name first, in this order; the others follow as they appear. Those without
-            a query are left out: there is nothing to measure.
-        resamples, seed: As in `paired_bootstrap`, whose errors these are too.
+        order: Groups to list first, in this order; the others follow as they appear. Groups without
+            a query are left out.
+        resamples, seed: As in `paired_bootstrap`, like the errors.
 
     Raises:
         ValueError: Lengths differ, or `groups` is one string.
@@ -663,9 +677,9 @@ def gain_by_group(
         )
     before, after, images = (torch.as_tensor(x).cpu() for x in (before, after, image_of_query))
     gains = []
-    for name in dict.fromkeys([*(each for each in order if each in groups), *groups]):
+    for name in dict.fromkeys([*(group for group in order if group in groups), *groups]):
         chosen = torch.tensor([group == name for group in groups])
-        old, new, own = before[chosen].double(), after[chosen].double(), images[chosen]
-        change = paired_bootstrap(old, new, own, resamples=resamples, seed=seed)
-        gains.append(Gain(name, len(own), float(old.mean()), float(new.mean()), change))
+        old, new, owners = before[chosen].double(), after[chosen].double(), images[chosen]
+        change = paired_bootstrap(old, new, owners, resamples=resamples, seed=seed)
+        gains.append(Gain(name, len(owners), float(old.mean()), float(new.mean()), change))
     return tuple(gains)

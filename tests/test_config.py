@@ -261,7 +261,7 @@ def test_a_recipe_and_its_weights_do_not_contradict_each_other(recipe, weight, n
 def test_a_teacher_with_a_text_encoder_of_its_own_is_refused() -> None:
     profile = apply_recipe(get_profile("pocket"), "self_taught")
     changed = change_settings(profile, {"student": {"train_text": True}})
-    with pytest.raises(ValueError, match="stays as it is in the recipe self_taught"):
+    with pytest.raises(ValueError, match=r"self_taught, got student\.train_text; leave it out"):
         require_recipe(changed)
 
 

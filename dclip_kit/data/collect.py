@@ -1,4 +1,4 @@
-"""The one collector: rows of any format become captioned pictures; what is unusable is named."""
+"""Turns the rows of any format into captioned pictures, and lists what cannot be used."""
 
 import html
 import os
@@ -14,27 +14,26 @@ from dclip_kit.data.pictures import SPLITS, CaptionedImages, count_links, scan_p
 from dclip_kit.data.readers import Row
 from dclip_kit.runtime.printing import printable
 
-# How closely pictures are looked at: read whole, or not at all (as for evaluation data whose names
-# are known and whose pictures are not at hand).
+# How pictures are checked: each is read whole, or none is (evaluation data may have names without
+# picture files).
 Checks = Literal["pictures", "names"]
-# What tells each picture's split: a column of a table, the folders that the pictures are in, or the
-# annotation file, as Karpathy's and COCO's do; "" where nothing does.
+# Where the splits come from: a table's column, the pictures' folders, or the annotation file itself
+# (Karpathy's, COCO's); "" where the data has none.
 SplitsFrom = Literal["column", "folders", "file", ""]
 _EXPECTED_SPLIT = f"expected a split ({', '.join(SPLIT_OF)})"
 
 
 @dataclass(frozen=True)
 class UsableImages:
-    """What is left after leaving out what cannot be used, and what was left out.
+    """A data set without what cannot be used, and a record of what was left out.
 
     Attributes:
-        dataset: pictures that can be read, with their captions that have text.
+        dataset: the readable pictures with their non-empty captions.
         unusable: reason by picture, or by place in an annotation file ("results.csv:19999").
         empty_captions: how many captions had no text.
         splits_from: where `dataset.splits` come from.
-        linked: how many pictures of `dataset` lie outside the folder of pictures, which has links
-            to them.
-        not_splits: columns that are called as if they said splits, and do not.
+        linked: how many pictures of `dataset` lie outside the folder of pictures, reached by links.
+        not_splits: columns with a usual name of a split column whose values are not splits.
     """
 
     dataset: CaptionedImages
@@ -45,7 +44,7 @@ class UsableImages:
     not_splits: tuple[str, ...] = ()
 
 
-# A row, and the folder that its picture's path is below; None where that leads anywhere.
+# A row, and the folder that its picture must be in; None where its path may lead anywhere.
 PlacedRow = tuple[Row, Path | None]
 
 
@@ -56,60 +55,59 @@ def collect(
     checks: Checks = "pictures",
     splits_from: SplitsFrom = "column",
 ) -> UsableImages:
-    """Joins the rows of each picture, in the order of its first, and leaves out what is unusable.
+    """Joins the rows of each picture, in order of first appearance, and drops what is unusable.
 
-    Where no row has a split, the folders train, val and test are the splits, if there are such.
+    Where no row has a split, folders called train, val and test decide, if there are any.
 
     Args:
-        rows: of which several may name one picture.
-        split: which part to take of data that have splits, or "all"; several are joined by "+".
-            What to call the data of others.
+        rows: several may name the same picture.
+        split: the split to take, several joined by "+", or "all"; for data without splits, the
+            name to give it.
         source: as in `CaptionedImages`.
         checks: as in `drop_unusable`.
-        splits_from: what the splits of rows come from, if they have any.
+        splits_from: where the rows' splits come from, if they have any.
 
     Raises:
-        ValueError: there is no such split, or some pictures lie in folders that are splits, and
-            others do not.
+        ValueError: there is no such split, or only some of the pictures lie in folders of splits.
     """
     unusable: dict[str, str] = {}
-    judged = []
+    clean_rows = []
     for row, root in rows:
         if problem := _find_problem(row):
             unusable[row.where] = problem
         else:
-            judged.append((_clean(row, unusable), root))
-    with_splits = any(row.split for row, _ in judged)
+            clean_rows.append((_clean(row, unusable), root))
+    with_splits = any(row.split for row, _ in clean_rows)
     roots = {str(root) for _, root in rows if root}
     images = Path(os.path.commonpath(roots)) if roots else None  # of all pictures
-    pictures = _join(judged, with_splits, unusable)
-    texts = {path: [c for row in own for c in row.captions] for path, own in pictures.items()}
+    rows_of = _join(clean_rows, with_splits, unusable)
+    texts = {path: [c for row in group for c in row.captions] for path, group in rows_of.items()}
     splits = (
-        [own[0].split for own in pictures.values()]
+        [group[0].split for group in rows_of.values()]
         if with_splits
-        else split_by_folder(list(pictures), images or Path())
+        else split_by_folder(list(rows_of), images or Path())
     )
-    whole = CaptionedImages(
-        tuple(pictures),
+    whole_dataset = CaptionedImages(
+        tuple(rows_of),
         tuple(tuple(filter(None, group)) for group in texts.values()),
         split,
         source,
-        tuple(next((r.image_id for r in own if r.image_id), "") for own in pictures.values()),
+        tuple(next((r.image_id for r in group if r.image_id), "") for group in rows_of.values()),
         tuple(splits),
     )
-    found = drop_unusable(take_split(whole, split), checks)
+    usable = drop_unusable(take_split(whole_dataset, split), checks)
     return replace(
-        found,
-        unusable=unusable | found.unusable,
-        empty_captions=sum(texts[path].count("") for path in found.dataset.paths),
+        usable,
+        unusable=unusable | usable.unusable,
+        empty_captions=sum(texts[path].count("") for path in usable.dataset.paths),
         splits_from=splits_from if with_splits else "folders" if any(splits) else "",
-        linked=count_links(found.dataset.paths, images) if images else 0,
+        linked=count_links(usable.dataset.paths, images) if images else 0,
         not_splits=tuple(dict.fromkeys(name for row, _ in rows for name in row.not_splits)),
     )
 
 
 def _find_problem(row: Row) -> str:
-    """Why nothing can be made of a row; nothing where something can."""
+    """Why a row cannot be used; "" if it can."""
     texts, word = _list_texts(row), read_word(row.split)
     if row.problem:
         return row.problem
@@ -129,78 +127,78 @@ def _list_texts(row: Row) -> Any:
 
 
 def _clean(row: Row, unusable: dict[str, str]) -> Row:
-    """A row with its split by our word and its captions as a list, of which some may be empty."""
+    """A row with a split of `SPLITS` and a list of captions, some of which may be empty."""
     stripped = [(text or "").strip() for text in _list_texts(row)]
-    silent = [text for text in stripped if text and not says_something(text)]
-    if silent:
+    wordless = [text for text in stripped if text and not says_something(text)]
+    if wordless:
         unusable[row.where] = (
-            f"expected a caption that says something, got {reprlib.repr(silent[0])}, of which a "
-            "tokenizer reads nothing"
+            f"expected a caption that says something, got {reprlib.repr(wordless[0])}, in "
+            "which CLIP's tokenizer reads nothing"
         )
-    captions = [text for text in stripped if text not in silent]
+    captions = [text for text in stripped if text not in wordless]
     return replace(row, captions=captions, split=SPLIT_OF.get(read_word(row.split), ""))
 
 
 def _join(
     rows: Sequence[PlacedRow], with_splits: bool, unusable: dict[str, str]
 ) -> dict[Path, list[Row]]:
-    """The rows of each picture, by its path; notes what has no place or two splits."""
+    """The rows of each picture by its path; notes rows without a usable path or a single split."""
     pictures: dict[Path, list[Row]] = {}
     for row, root in rows:
         if with_splits and not row.split:
-            unusable[row.where] = f"{_EXPECTED_SPLIT} as other rows have, got none"
+            unusable[row.where] = f"{_EXPECTED_SPLIT}, as other rows have, got none"
             continue
         try:
             path = path_inside(root, row.picture) if root else Path(row.picture)
             pictures.setdefault(path, []).append(row)
         except ValueError as error:
             unusable[row.picture] = str(error)
-    for path, (first, *others) in list(pictures.items()):
-        if other := next((row for row in others if row.split != first.split), None):
-            unusable[other.where] = (
-                f"expected one split a picture, got {first.split} ({first.where}) and "
-                f"{other.split} for {reprlib.repr(first.picture)}, which is left out"
+    for path, (first, *later) in list(pictures.items()):
+        if differing := next((row for row in later if row.split != first.split), None):
+            unusable[differing.where] = (
+                f"expected one split for a picture, got {first.split} ({first.where}) and "
+                f"{differing.split} for {reprlib.repr(first.picture)}, which is left out"
             )
             del pictures[path]
     return pictures
 
 
 def take_split(dataset: CaptionedImages, split: str) -> CaptionedImages:
-    """The pictures of a split, as in `gather`.
+    """The pictures of a split, as in `collect`.
 
     Raises:
         ValueError: there is no such split.
     """
-    there = [each for each in SPLITS if each in dataset.splits]
-    if split == "all" or not there:
+    present = [name for name in SPLITS if name in dataset.splits]
+    if split == "all" or not present:
         return dataset
-    wanted = {SPLIT_OF.get(each, each) for each in split.split("+")}
-    if not wanted <= set(there):
+    wanted = {SPLIT_OF.get(name, name) for name in split.split("+")}
+    if not wanted <= set(present):
         raise ValueError(
-            f"Expected a split that pictures of {dataset.source} are of ({', '.join(there)}), some "
-            f"joined by '+', or all, got {split!r}; give another with --split (split= in Python)."
+            f"Expected a split of {dataset.source} ({', '.join(present)}), several joined by '+', "
+            f"or all, got {split!r}; give another with --split (split= in Python)."
         )
-    return dataset.select([i for i, own in enumerate(dataset.splits) if own in wanted])
+    return dataset.select([i for i, name in enumerate(dataset.splits) if name in wanted])
 
 
 def split_by_folder(paths: Sequence[Path], images: Path) -> list[str]:
-    """The split of each picture, by the first folder on its way that is called like one.
+    """The split of each picture: that of the first folder on its path named like a split.
 
-    A folder train alone is no split: it may be a class of locomotives. Neither is a folder test
-    somewhere further down, unless every picture is in such a folder (cat/train, dog/test).
+    Folders called train alone are not splits: train may be a class (locomotives). Nor is a folder
+    test further down, unless every picture is in such a folder (cat/train, dog/test).
 
     Returns:
-        As `CaptionedImages.splits`: nothing where no folder is val or test.
+        As `CaptionedImages.splits`; empty where no folder is val or test.
 
     Raises:
-        ValueError: some pictures lie in such folders, and others do not.
+        ValueError: only some of the pictures lie in such folders.
     """
     names = [path.relative_to(images) for path in paths]
-    folders = [tuple(each.lower() for each in name.parent.parts) for name in names]
-    splits = [next((SPLIT_OF[each] for each in on if each in SPLIT_OF), "") for on in folders]
-    if "" in splits:  # beside folders of splits others are a mistake; further down it is a name
+    folders = [tuple(part.lower() for part in name.parent.parts) for name in names]
+    splits = [next((SPLIT_OF[x] for x in parts if x in SPLIT_OF), "") for parts in folders]
+    if "" in splits:  # at the top, a mistake unless all are splits; further down, a mere name
         depth = len(Path(os.path.commonpath([name.parent for name in names])).parts)
-        splits = [SPLIT_OF.get("".join(on[depth : depth + 1]), "") for on in folders]
+        splits = [SPLIT_OF.get("".join(parts[depth : depth + 1]), "") for parts in folders]
     if not {"val", "test"} & set(splits):
         return []
     if "" in splits:
@@ -214,22 +212,22 @@ def split_by_folder(paths: Sequence[Path], images: Path) -> list[str]:
 
 
 def drop_unusable(dataset: CaptionedImages, checks: Checks = "pictures") -> UsableImages:
-    """Leaves out pictures that cannot be used, with their reasons.
+    """Leaves out pictures that cannot be used, and says why.
 
     Args:
-        dataset: of which pictures may be missing or broken.
-        checks: "pictures" reads every picture once, "names" takes them as they are.
+        dataset: its pictures may be missing or broken.
+        checks: "pictures" reads every picture once, "names" reads none.
     """
     if checks == "names":
         return UsableImages(dataset, {})
     scans = zip(dataset.paths, scan_pictures(dataset.paths), strict=True)
     problems = {path: scan.problem for path, scan in scans if scan.problem}
-    kept = [i for i, path in enumerate(dataset.paths) if path not in problems]
-    return UsableImages(dataset.select(kept), {str(path): why for path, why in problems.items()})
+    indices = [i for i, path in enumerate(dataset.paths) if path not in problems]
+    return UsableImages(dataset.select(indices), {str(path): why for path, why in problems.items()})
 
 
 def says_something(text: str) -> bool:
-    """Whether CLIP's tokenizer reads anything of a text: it is not blank, nor ended at once."""
+    """Whether CLIP's tokenizer reads words in a text: not blank, and no end token in front."""
     plain = html.unescape(html.unescape(text)).strip()
     if plain.lower().startswith("<end_of_text>"):
         return False
@@ -241,5 +239,5 @@ def says_something(text: str) -> bool:
 
 
 def list_reasons(reasons: Mapping[Any, str]) -> list[dict[str, str]]:
-    """Reasons by picture or place as JSON values that a terminal may show."""
+    """Reasons by picture or place, as JSON values that are safe to print."""
     return [{"path": printable(p), "reason": printable(why)} for p, why in reasons.items()]

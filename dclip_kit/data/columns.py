@@ -1,4 +1,4 @@
-"""Which column of a table says each picture's split, and what splits are called."""
+"""Finds the column of a table with each picture's split, and knows the names of splits."""
 
 import re
 from collections import defaultdict
@@ -6,40 +6,40 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What data sets call the splits; a folder or a column may say them in capitals.
+# What data sets call the splits; case does not matter.
 SPLIT_OF = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# Columns that usually say each picture's split, whatever stands between the words of their names.
+# Usual names of a split column, compared without what separates their words.
 _SPLIT_COLUMNS = ("split", "splits", "datasplit", "set", "subset", "partition", "fold")
 # Columns that say what is in a picture: COCO has a class called train.
 _LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "categories", "tag", "tags")
-_MANY = 20  # different values: more than there are names of splits
+_MANY = 20  # different values, more than there are names of splits
 _BOOLEANS = {"true", "false", "yes", "no", "0", "1", "0.0", "1.0"}
 
 
 def find_split_column(
     rows: Sequence[Mapping[str, Any]], file: Path, others: Collection[str] = ()
 ) -> tuple[str, tuple[str, ...]]:
-    """Which column of a table says each picture's split.
+    """Finds the column of a table with each picture's split.
 
-    That is one with a usual name whose values are splits' names. What else looks as if it said
-    splits is not passed over: it would put pictures into train that the file calls test.
+    It has a usual name, and names of splits as its values. Another column that may hold splits is
+    an error: to ignore it could put pictures into train that the file calls test.
 
     Args:
         rows: of the table.
         file: to name in an error.
-        others: columns that say something else.
+        others: columns known to hold something else.
 
     Returns:
-        The column's name, "" if there is none; and the columns that are called like one of splits,
-        and have other values.
+        The column's name, "" if there is none; and the columns that have a usual name, but other
+        values.
 
     Raises:
-        ValueError: a column of another name has splits' names alone, more than one, or is called
-            like a test and says yes or no; or two columns say different splits.
+        ValueError: a column without a usual name holds two or more names of splits and nothing
+            else, or is named after a split and holds yes or no; or two columns disagree.
     """
     words_of: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -47,21 +47,21 @@ def find_split_column(
             word = read_word(row[column])
             if word and (word in SPLIT_OF or len(words_of[column]) < _MANY):
                 words_of[column].add(word)
-    called = {each: re.sub(r"[\W_]+", "", each.lower()) for each in words_of}
-    usual = [c for name in _SPLIT_COLUMNS for c in sorted(words_of) if called[c] == name]
+    plain = {column: re.sub(r"[\W_]+", "", column.lower()) for column in words_of}
+    candidates = [c for name in _SPLIT_COLUMNS for c in sorted(words_of) if plain[c] == name]
     splits = {column: words for column, words in words_of.items() if words <= SPLIT_OF.keys()}
 
     def is_split(column: str) -> bool:
         held_out = {SPLIT_OF.get(word) for word in words_of[column]} & {"val", "test"}
-        return called[column] == "split" or column in splits or bool(held_out)
+        return plain[column] == "split" or column in splits or bool(held_out)
 
     def agree(column: str) -> bool:
-        both = ([SPLIT_OF.get(read_word(row.get(c))) for c in (column, chosen)] for row in rows)
-        return all(one == other for one, other in both)
+        pairs = ([SPLIT_OF.get(read_word(row.get(c))) for c in (column, chosen)] for row in rows)
+        return all(first == second for first, second in pairs)
 
-    chosen = next(filter(is_split, usual), "")
+    chosen = next(filter(is_split, candidates), "")
     for column, words in splits.items():
-        one_class = called[column] in _LABEL_COLUMNS or {SPLIT_OF[w] for w in words} == {"train"}
+        one_class = plain[column] in _LABEL_COLUMNS or {SPLIT_OF[w] for w in words} == {"train"}
         if column == chosen or one_class or len(words) < 2 or agree(column):
             continue
         raise ValueError(
@@ -70,16 +70,17 @@ def find_split_column(
             "split if it says what to train and to test on, or leave it out."
         )
     for column, words in words_of.items():
-        asks = {"test", "testing", "train", "training"} & {*re.split(r"[\W_]+", column.lower())}
-        if words <= _BOOLEANS and asks and not chosen:
+        name_words = {*re.split(r"[\W_]+", column.lower())}
+        names_split = name_words & {"test", "testing", "train", "training"}
+        if words <= _BOOLEANS and names_split and not chosen:
             raise ValueError(
                 f"Expected the splits of {file} in a column called split with train, val and test, "
-                f"got {column!r} with {', '.join(sorted(words))}; write such a column in its "
-                "place, or leave it out if it says something else."
+                f"got {column!r} with {', '.join(sorted(words))}; replace it by such a column, "
+                "or leave it out if it says something else."
             )
-    return chosen, tuple(c for c in usual if c != chosen and c not in splits)
+    return chosen, tuple(c for c in candidates if c != chosen and c not in splits)
 
 
 def read_word(value: Any) -> str:
-    """A cell as it is compared with splits' names."""
+    """A cell's text, normalised to be compared with names of splits."""
     return "" if value is None else str(value).strip().lower()

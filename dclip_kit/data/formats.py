@@ -1,4 +1,4 @@
-"""The one entry to captioned pictures: which format lies at a path, and reading it."""
+"""Reads captioned pictures: recognises the format at a path, and calls its reader."""
 
 import os
 import re
@@ -30,15 +30,15 @@ from dclip_kit.runtime.files import open_file
 
 @dataclass(frozen=True)
 class Format:
-    """A form that captioned pictures come in.
+    """A format of captioned pictures.
 
     Attributes:
         files: patterns of its files in a folder.
         read: yields the rows of a file, given the folder of the pictures.
-        source: what to call the data; left out, as the folder or file.
-        in_splits: whether folders that are called like splits may have a file each.
-        says_splits: whether the file itself tells splits, and not a column of it.
-        own_pictures: whether it says where the pictures are, so that no folder can be named.
+        source: what to call the data; left out, the name of the folder or file.
+        in_splits: whether each folder named like a split may have a file of its own.
+        says_splits: whether the format itself has splits, other than by a column.
+        own_pictures: whether the data locates its pictures, so that no folder can be given.
     """
 
     files: tuple[str, ...]
@@ -63,9 +63,9 @@ READERS = {
     "datasets": Format((), read_table, own_pictures=True),
     "manifest": Format((), read_manifest, says_splits=True, own_pictures=True),
 }
-_FOLD = "test_1k_"  # of COCO's test, five thousands that many results are the mean of
-_TRIED = 20  # pictures that are looked for, to find their folder
-# How files end, what they begin with, and their format; the first that fits.
+_FOLD = "test_1k_"  # five folds of 1,000 of COCO's test; many papers report their mean
+_TRIED = 20  # pictures to look for in each folder where they may be
+# A file's suffix, what its beginning contains, and its format; the first that fits counts.
 _MARKS = (
     (".csv", b"image_name|", "flickr"),
     (".csv", b"", "csv"),
@@ -92,13 +92,12 @@ def read_captioned(
     Args:
         path: an annotation file, a shard, a manifest that `curate` wrote, or a folder with
             annotations, shards, or pictures that have text files beside them.
-        images: the folder that the pictures' names are below; left out, it is looked for near the
+        images: the folder that pictures are named from; left out, it is looked for near the
             annotations.
         format: one of `READERS`; left out, it is recognised.
-        split: which part to read of data that have splits of their own (Karpathy's, COCO's, those
-            that a column or folders tell), several joined by "+", or "all"; and what to call the
-            data of the others.
-        checks: "pictures" reads every picture once, "names" takes the annotations' word for it.
+        split: which split to read (of Karpathy's, COCO's, a column's or folders'), several joined
+            by "+", or "all"; for data without splits, the name to give it.
+        checks: "pictures" reads every picture once, "names" trusts the annotations.
 
     Returns:
         `dataset`, and what was left out of it and why.
@@ -107,66 +106,70 @@ def read_captioned(
         ValueError: the format is unknown or not recognised, a file lacks what its format demands,
             or nothing usable is left.
     """
-    found = read_format(path, images, format, split, checks)
-    reason = next((f"; the first, {place}: {why}" for place, why in found.unusable.items()), ".")
-    if not any(found.dataset.captions):
+    usable = read_format(path, images, format, split, checks)
+    reason = next((f"; the first, {place}: {why}" for place, why in usable.unusable.items()), ".")
+    if not any(usable.dataset.captions):
         raise ValueError(
-            f"Expected captioned pictures in {found.dataset.source}, but none was left "
-            f"({len(found.dataset)} without a caption, {found.empty_captions} captions without "
-            f"text, {len(found.unusable)} unusable pictures or rows){reason}"
+            f"Expected captioned pictures in {usable.dataset.source}, but none was left "
+            f"({len(usable.dataset)} without a caption, {usable.empty_captions} captions without "
+            f"text, {len(usable.unusable)} unusable pictures or rows){reason}"
         )
-    return found
+    return usable
 
 
 def read_format(
     path: Path | str, images: Path | str | None, format: str | None, split: str, checks: Checks
 ) -> UsableImages:
-    """Reads as `read_captioned` does, and may return that nothing is usable.
+    """Reads as `read_captioned` does, but returns even if nothing is usable.
 
     Raises:
         ValueError: as `recognise_format`, or a file lacks what its format demands.
     """
-    called, path = recognise_format(path, images, format), Path(path)
-    form, files = READERS[called], _choose_files(path, called, split)
-    folder, given = path if path.is_dir() else path.parent, Path(images) if images else None
-    if called == "files":
-        given = path
-    elif called == "datasets":
+    format_name, path = recognise_format(path, images, format), Path(path)
+    reader, files = READERS[format_name], _choose_files(path, format_name, split)
+    folder, images_folder = path if path.is_dir() else path.parent, Path(images) if images else None
+    if format_name == "files":
+        images_folder = path
+    elif format_name == "datasets":
         folder = unpack_dataset(str(path))
         files = [folder / TABLE]
-    elif called == "shards":
+    elif format_name == "shards":
         unpacked = unpack_shards(path, files)
-        files, given = [unpacked], unpacked if path.is_dir() else unpacked / path.stem
+        files, images_folder = [unpacked], unpacked if path.is_dir() else unpacked / path.stem
     rows: list[PlacedRow] = []
     for file in files:
-        own = list(form.read(file, given or file.parent))
+        file_rows = list(reader.read(file, images_folder or file.parent))
         if split.startswith(_FOLD):
-            own = _take_fold(own, split, file)
-        # Tables in folders of splits name their pictures from there.
-        below = file.parent.name if form.read is read_table and file.parent != folder else ""
-        root = given / below if given else _find_images(own, file, form.read is not read_table)
-        for row in own:
-            where = os.path.join(below, row.where)
-            rows.append((replace(row, where=where), root if called != "manifest" else None))
-    if called == "karpathy":
+            file_rows = _take_fold(file_rows, split, file)
+        # A table in a folder of a split names pictures relative to that folder.
+        subfolder = file.parent.name if reader.read is read_table and file.parent != folder else ""
+        root = (
+            images_folder / subfolder
+            if images_folder
+            else _find_images(file_rows, file, reader.read is not read_table)
+        )
+        for row in file_rows:
+            where = os.path.join(subfolder, row.where)
+            rows.append((replace(row, where=where), root if format_name != "manifest" else None))
+    if format_name == "karpathy":
         source = files[0].stem.removeprefix("dataset_")
-    elif called == "datasets":
+    elif format_name == "datasets":
         source = path.name
     else:
-        source = form.source or (path if form.own_pictures else folder).resolve().stem
+        source = reader.source or (path if reader.own_pictures else folder).resolve().stem
     return collect(
         rows,
         "test" if split.startswith(_FOLD) else split,
         source,
         checks,
-        "file" if form.says_splits else "column",
+        "file" if reader.says_splits else "column",
     )
 
 
 def _take_fold(rows: Sequence[Row], split: str, file: Path) -> list[Row]:
-    """One of the five thousands of COCO's test, in the file's order.
+    """One of the five folds of 1,000 of COCO's test, in the file's order.
 
-    A picture that cannot be read leaves its fold smaller.
+    A picture that cannot be read makes its fold smaller.
 
     Raises:
         ValueError: there is no such fold, or there are not 5,000 test pictures.
@@ -178,49 +181,49 @@ def _take_fold(rows: Sequence[Row], split: str, file: Path) -> list[Row]:
     if split not in folds or len(test) != 5000:
         raise ValueError(
             f"Expected one of {', '.join(folds)}, of a file with 5,000 test pictures, got "
-            f"{split!r} and {len(test):,} in {file}; folds are COCO's, give --split test."
+            f"{split!r} and {len(test):,} in {file}; only COCO has folds, so give --split test."
         )
     start = 1000 * folds.index(split)
     return test[start : start + 1000]
 
 
-def _find_images(rows: Sequence[Row], file: Path, above: bool) -> Path:
-    """The folder near a file that has the most of its first pictures; else the file's own.
+def _find_images(rows: Sequence[Row], file: Path, look_above: bool) -> Path:
+    """The folder near a file with the most of its first pictures; its own folder if none has any.
 
-    Folders of its own name come first: train2014 for captions_train2014.json.
+    Folders named after the file come first: train2014 for captions_train2014.json.
 
     Args:
         rows: of the file.
-        file: pictures are looked for in its folder and in usual folders there.
-        above: whether to look in the folder above, too.
+        file: its folder and the usual subfolders of that are searched.
+        look_above: whether to search the folder above, too.
     """
-    own = file.stem.removeprefix("captions_").removeprefix("dataset_")
-    usual = (own, f"images/{own}", "", "images", "Images", f"{own}_images", f"{own}-images")
-    below = dict.fromkeys((*usual, "flickr30k_images", "flickr30k-images"))
+    stem = file.stem.removeprefix("captions_").removeprefix("dataset_")
+    usual = (stem, f"images/{stem}", "", "images", "Images", f"{stem}_images", f"{stem}-images")
+    subfolders = dict.fromkeys((*usual, "flickr30k_images", "flickr30k-images"))
     names = [str(row.picture) for row in rows[:_TRIED] if not row.problem]
-    near = (file.parent, file.parent.parent)[: 1 + above]
-    places = [place / each for place in near for each in below]
+    bases = (file.parent, file.parent.parent)[: 1 + look_above]
+    folders = [base / subfolder for base in bases for subfolder in subfolders]
 
-    def count(place: Path) -> int:
-        return sum("\0" not in name and os.path.isfile(place / name) for name in names)
+    def count(folder: Path) -> int:
+        return sum("\0" not in name and os.path.isfile(folder / name) for name in names)
 
-    best = max(places, key=count)
+    best = max(folders, key=count)
     return best if count(best) else file.parent
 
 
 def recognise_format(
     path: Path | str, images: Path | str | None = None, format: str | None = None
 ) -> str:
-    """Says which format lies at a path, and checks what can be known before reading.
+    """Names the format of the data at a path, and checks what can be checked before reading.
 
     Args:
         path: as in `read_captioned`.
         images: as in `read_captioned`.
-        format: where it is known already.
+        format: if it is known already.
 
     Raises:
-        ValueError: none of the known formats is there, or several; or the format takes no folder of
-            pictures, or there is none.
+        ValueError: the format is unknown, none or several are found; or `images` is no folder, or
+            is given for a format that locates its own pictures.
     """
     path = Path(path)
     if format is None and is_dataset(path):
@@ -246,8 +249,8 @@ def recognise_format(
         raise ValueError(f"Expected a format of {', '.join(READERS)}, got {format!r}.")
     if images is not None and READERS[format].own_pictures:
         raise ValueError(
-            f"Expected the pictures of {path} there, got another folder of pictures ({images}); "
-            "leave --images (images= in Python) out."
+            f"Expected no other folder for the pictures of {path}, got {images}; leave --images "
+            "(images= in Python) out."
         )
     if images is not None and not Path(images).is_dir():
         raise ValueError(f"Expected a folder of pictures at {images}, found none; check the path.")
@@ -255,55 +258,55 @@ def recognise_format(
 
 
 def find_formats(path: Path) -> dict[str, Path]:
-    """The formats that a folder has files of, with the first of their files; or that of a file."""
+    """The formats of the files in a folder, each with its first file; or the format of a file."""
     if not path.is_dir():
         with open_file(path) as file:
-            head = file.read(1 << 16)  # these run to 100 MB and more, and begin with an entry
+            head = file.read(1 << 16)  # files run to 100 MB and more, and begin with an entry
         suffix = path.suffix.lower()
-        fitting = [kind for ending, mark, kind in _MARKS if suffix == ending and mark in head]
-        if fitting == ["conceptual"] and is_table(path):
-            fitting = ["csv"]
-        return dict.fromkeys(fitting[:1], path)
+        formats = [kind for ending, mark, kind in _MARKS if suffix == ending and mark in head]
+        if formats == ["conceptual"] and is_table(path):
+            formats = ["csv"]
+        return dict.fromkeys(formats[:1], path)
     files = {format: _list_files(path, format) for format in READERS}
     files["conceptual"] = [file for file in files["conceptual"] if not is_table(file)]
-    found = {format: each[0] for format, each in files.items() if each}
-    if found:  # texts beside pictures may accompany any annotation file, which then has the say
+    found = {format: paths[0] for format, paths in files.items() if paths}
+    if found:  # texts may lie beside the pictures of any annotation file, which takes precedence
         return found
     names = set(walk_files(path))
     pictures = (Path(name) for name in names if is_picture(name))
     return {"files": path} if any(str(p.with_suffix(".txt")) in names for p in pictures) else {}
 
 
-def _list_files(folder: Path, called: str) -> list[Path]:
-    """A format's files in a folder; else, where they may lie there, in its folders of splits."""
-    form = READERS[called]
-    own = [file for pattern in form.files for file in sorted(folder.glob(pattern))]
-    if own or not form.in_splits:
-        return own
-    below = sorted(folder.glob(f"*/{form.files[-1]}"))
-    return [file for file in below if file.parent.name.lower() in SPLIT_OF]
+def _list_files(folder: Path, format_name: str) -> list[Path]:
+    """A format's files in a folder; if none, those in its folders of splits, where allowed."""
+    reader = READERS[format_name]
+    files = [file for pattern in reader.files for file in sorted(folder.glob(pattern))]
+    if files or not reader.in_splits:
+        return files
+    split_files = sorted(folder.glob(f"*/{reader.files[-1]}"))
+    return [file for file in split_files if file.parent.name.lower() in SPLIT_OF]
 
 
-def _choose_files(path: Path, called: str, split: str) -> list[Path]:
-    """The files of a format to read for a split: one, or one a split.
+def _choose_files(path: Path, format_name: str, split: str) -> list[Path]:
+    """The files of a format to read for a split: one file, or one for each split.
 
     Raises:
         ValueError: there is none, or too many to tell which is meant.
     """
-    if not path.is_dir() or called in ("files", "manifest", "datasets"):
+    if not path.is_dir() or format_name in ("files", "manifest", "datasets"):
         return [path]
-    files = _list_files(path, called)
+    files = _list_files(path, format_name)
     groups: dict[str, list[Path]] = {}
     for file in files:
-        named = re.match(r"captions_(train|val|test)", file.name) if called == "coco" else None
-        group = named[1] if named else "" if file.parent == path else str(file.parent)
-        groups.setdefault(str(file) if called == "shards" else group, []).append(file)
-    if called == "coco" and split in groups:
+        match = re.match(r"captions_(train|val|test)", file.name) if format_name == "coco" else None
+        group = match[1] if match else "" if file.parent == path else str(file.parent)
+        groups.setdefault(str(file) if format_name == "shards" else group, []).append(file)
+    if format_name == "coco" and split in groups:
         groups = {split: groups[split]}
     if not groups or any(len(group) > 1 for group in groups.values()):
         names = ", ".join(str(file.relative_to(path)) for file in files) or "none"
         raise ValueError(
-            f"Expected one file {' or '.join(READERS[called].files)} in {path}, got {names}; name "
-            "the file."
+            f"Expected one file {' or '.join(READERS[format_name].files)} in {path}, got {names}; "
+            "name the file."
         )
     return [file for group in groups.values() for file in group]

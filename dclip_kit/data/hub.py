@@ -1,7 +1,7 @@
 """Data sets of Hugging Face's `datasets`: on the hub, saved as Arrow, or parquet with pictures.
 
-Folders and tables are not read by it: there it infers splits from file names, leaves files out, and
-takes captions like "None" for missing ones, unsaid.
+Folders and tables are not read with it: it silently infers splits from their file names, leaves
+files out, and takes captions like "None" for missing ones.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from dclip_kit.data.readers import CAPTION_COLUMNS, PICTURE_COLUMNS
 from dclip_kit.runtime.files import cache_path, filling
 
 PREFIX = "hf:"  # of a name on the hub
-TABLE = "metadata.jsonl"  # of what is unpacked
-_ARROW = ("dataset_info.json", "dataset_dict.json")  # which `save_to_disk` writes
-_PARQUET = ("*.parquet", "data/*.parquet")  # as repositories of the hub have them
+TABLE = "metadata.jsonl"  # written with the unpacked pictures
+_ARROW = ("dataset_info.json", "dataset_dict.json")  # written by `save_to_disk`
+_PARQUET = ("*.parquet", "data/*.parquet")  # as in repositories on the hub
 
 
 def is_dataset(path: Path | str) -> bool:
@@ -35,18 +35,18 @@ def is_dataset(path: Path | str) -> bool:
 def unpack_dataset(reference: str) -> Path:
     """Writes a data set's pictures below the cache folder, with a table of captions and splits.
 
-    It happens once for a version of the data set; the pictures' bytes stay what they are.
+    Each version of a data set is unpacked once; the pictures' bytes are not changed.
 
     Args:
-        reference: "hf:organisation/name", with ":split" behind it for one alone; the folder of an
-            Arrow data set; a .parquet file, or a folder of such.
+        reference: "hf:organisation/name", with ":split" behind it for a single split; the folder of
+            an Arrow data set; a .parquet file, or a folder of such files.
 
     Returns:
         A folder with metadata.jsonl.
 
     Raises:
         ModuleNotFoundError: datasets is not installed.
-        ValueError: the data set is not there, or has no column of pictures or none of captions.
+        ValueError: the data set cannot be read, or lacks a column of pictures or of captions.
     """
     try:
         import datasets
@@ -57,10 +57,10 @@ def unpack_dataset(reference: str) -> Path:
         ) from error
     try:
         version, splits = _open(datasets, reference)
-    except Exception as error:  # of many types: no network, no such name, a damaged file
+    except Exception as error:  # many types: no network, no such name, a damaged file
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"Expected a data set of Hugging Face's at {reference}, but it cannot be read "
+            f"Expected a Hugging Face data set at {reference}, but it cannot be read "
             f"({reason}); check its name, the network and HF_HUB_OFFLINE."
         ) from error
     folder = cache_path("datasets", hashlib.sha256(version.encode()).hexdigest()[:16])
@@ -73,49 +73,51 @@ def unpack_dataset(reference: str) -> Path:
 
 
 def _open(datasets: Any, reference: str) -> tuple[str, dict[str, Any]]:
-    """What tells the data set's version, and its splits."""
+    """A text that identifies the data set's version, and its splits by name."""
     path = Path(reference)
     if reference.startswith(PREFIX):
         name, _, split = reference.removeprefix(PREFIX).partition(":")
         builder = datasets.load_dataset_builder(name)
         builder.download_and_prepare()
-        found, version = builder.as_dataset(split=split or None), f"{builder.cache_dir} {split}"
+        dataset, version = builder.as_dataset(split=split or None), f"{builder.cache_dir} {split}"
     else:
         files = [path] if path.is_file() else sorted(x for x in path.rglob("*") if x.is_file())
         scans = scan_pictures(files, "comparing files", decode=False)
         version = json.dumps([[str(x), scan.digest] for x, scan in zip(files, scans, strict=True)])
         split = ""
         if path.is_file():
-            found = datasets.load_dataset("parquet", data_files=str(path))
+            dataset = datasets.load_dataset("parquet", data_files=str(path))
         elif any((path / name).is_file() for name in _ARROW):
-            found = datasets.load_from_disk(str(path))
+            dataset = datasets.load_from_disk(str(path))
         else:
-            found = datasets.load_dataset(str(path.resolve()))
-    return version, found if isinstance(found, dict) else {split or str(found.split or ""): found}
+            dataset = datasets.load_dataset(str(path.resolve()))
+    splits = dataset if isinstance(dataset, dict) else {split or str(dataset.split or ""): dataset}
+    return version, splits
 
 
 def _write_pictures(
     datasets: Any, rows: Any, folder: Path, split: str, reference: str
 ) -> Iterable[dict[str, Any]]:
-    """Writes the pictures of a split, and yields the rows of the table."""
-    kinds = rows.features.items()
-    pictures = [name for name, kind in kinds if isinstance(kind, datasets.Image)]
-    captions = [name for name in CAPTION_COLUMNS if name in rows.features]
-    if not pictures or not captions:
+    """Writes the pictures of a split, and yields their rows of the table."""
+    features = rows.features.items()
+    picture_columns = [name for name, kind in features if isinstance(kind, datasets.Image)]
+    caption_columns = [name for name in CAPTION_COLUMNS if name in rows.features]
+    if not picture_columns or not caption_columns:
         raise ValueError(
             f"Expected columns of pictures and captions ({', '.join(CAPTION_COLUMNS)}) in "
             f"{reference}, got {', '.join(map(ascii, rows.features))[:200]}; rename them."
         )
-    chosen = next((name for name in PICTURE_COLUMNS if name in pictures), pictures[0])
-    rows = rows.select_columns([chosen, captions[0]])
-    rows = rows.cast_column(chosen, datasets.Image(decode=False))
+    usual = (name for name in PICTURE_COLUMNS if name in picture_columns)
+    picture_column = next(usual, picture_columns[0])
+    rows = rows.select_columns([picture_column, caption_columns[0]])
+    rows = rows.cast_column(picture_column, datasets.Image(decode=False))
     (folder / (split or "all")).mkdir()
     for number, row in enumerate(tqdm(rows, f"unpacking {split}", delay=2)):
-        picture = row[chosen] or {}
+        picture = row[picture_column] or {}
         suffix = Path(picture.get("path") or "").suffix.lower() or ".png"
-        name = f"{split or 'all'}/{number:09d}{suffix}"
+        file_name = f"{split or 'all'}/{number:09d}{suffix}"
         if picture.get("bytes"):
-            (folder / name).write_bytes(picture["bytes"])
+            (folder / file_name).write_bytes(picture["bytes"])
         elif picture.get("path") and Path(picture["path"]).is_file():
-            shutil.copyfile(picture["path"], folder / name)
-        yield {"image": name, "captions": row[captions[0]], "split": split}
+            shutil.copyfile(picture["path"], folder / file_name)
+        yield {"image": file_name, "captions": row[caption_columns[0]], "split": split}

@@ -1,6 +1,6 @@
-"""Labelled pictures for zero-shot classification: ImageNet, CIFAR, and any folder a class.
+"""Labelled pictures for zero-shot classification: ImageNet, CIFAR, and any folders of classes.
 
-torchvision and open_clip are imported where they are called, as other readers do without them.
+torchvision and open_clip are imported inside functions, as other readers work without them.
 """
 
 import re
@@ -20,14 +20,14 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 
 
 def read_labelled(reference: str | Path) -> LabelledImages:
-    """Reads labelled pictures by one text, as a shell passes it.
+    """Reads labelled pictures by a reference, as the command line takes it.
 
     Args:
-        reference: "imagenet:FOLDER", "cifar10:FOLDER", "cifar100:FOLDER", or a folder with a folder
-            of pictures a class, as `read_class_folders` takes it.
+        reference: "imagenet:FOLDER", "cifar10:FOLDER", "cifar100:FOLDER", or a folder for
+            `read_class_folders`.
 
     Raises:
-        FileNotFoundError, ValueError: as the reader of that kind.
+        FileNotFoundError, ValueError: as the reader for the reference.
     """
     kind, _, folder = str(reference).partition(":")
     reader = LABELLED_READERS.get(kind) if folder else None
@@ -35,20 +35,19 @@ def read_labelled(reference: str | Path) -> LabelledImages:
 
 
 def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
-    """Reads a folder with a folder of pictures a class, as torchvision's `ImageFolder` does.
+    """Reads a folder with one folder of pictures per class, as torchvision's `ImageFolder` does.
 
     Args:
-        folder: classes are in the order of their folders' names. What they are called is said in
-            lines of "folder name" in its classes.txt; without that, by the folders' names with
-            spaces for underscores.
-        imagenet: whether the folders are ImageNet-1k's 1000, called by WordNet's numbers
+        folder: its folders, sorted by name, are the classes. Lines of "folder name" in its
+            classes.txt name them; without that, the folders' names do, with spaces for underscores.
+        imagenet: whether the folders are the 1000 of ImageNet-1k, named by WordNet's numbers
             (n01440764, …) as the usual preparation of ILSVRC2012_img_val.tar leaves them. Sorted,
-            these are in the order of open_clip's names of the classes, which are taken.
+            they are in the order of open_clip's class names, which are used.
 
     Raises:
-        FileNotFoundError: there is no folder of pictures, or one without.
-        ValueError: the folders are one, or splits, or not exactly ImageNet's; or a class has no
-            name, or a number for it.
+        FileNotFoundError: there is no such folder, or a class has no picture.
+        ValueError: there is only one class, the folders are splits or not exactly ImageNet's, or a
+            class has no name or only a number.
     """
     from torchvision.datasets import ImageFolder
 
@@ -56,45 +55,45 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
         raise FileNotFoundError(
             f"Expected a folder of labelled pictures at {folder}, found none; check the path."
         )
-    found = ImageFolder(folder, is_valid_file=is_picture)
-    called, file = found.classes, folder / "classes.txt"
-    if len(called) < 2 or {each.lower() for each in called} <= SPLIT_OF.keys():
+    image_folder = ImageFolder(folder, is_valid_file=is_picture)
+    folder_names, file = image_folder.classes, folder / "classes.txt"
+    if len(folder_names) < 2 or {name.lower() for name in folder_names} <= SPLIT_OF.keys():
         raise ValueError(
-            f"Expected folders in {folder} that are called like their classes, at least two, got "
-            f"{', '.join(called)}; name the folder that holds the classes' own."
+            f"Expected folders in {folder} that are named after their classes, at least two, got "
+            f"{', '.join(folder_names)}; name the folder that holds the classes' folders."
         )
-    numbers = sum(bool(_WORDNET_ID.fullmatch(each)) for each in called)
-    names = {each: each.replace("_", " ") for each in called}
+    id_count = sum(bool(_WORDNET_ID.fullmatch(name)) for name in folder_names)
+    names = {name: name.replace("_", " ") for name in folder_names}
     if imagenet:
         from open_clip import IMAGENET_CLASSNAMES
 
-        if not numbers == len(called) == len(IMAGENET_CLASSNAMES):
+        if not id_count == len(folder_names) == len(IMAGENET_CLASSNAMES):
             raise ValueError(
-                f"Expected exactly {len(IMAGENET_CLASSNAMES)} folders called by WordNet's numbers "
-                f"(n01440764, …) in {folder}, got {numbers} such and {len(called) - numbers} "
-                "others; sort the validation pictures into all of them, and keep nothing else "
-                "there."
+                f"Expected exactly {len(IMAGENET_CLASSNAMES)} folders named by WordNet's numbers "
+                f"(n01440764, …) in {folder}, got {id_count} such and "
+                f"{len(folder_names) - id_count} others; sort the validation pictures into all of "
+                "them, and keep nothing else there."
             )
-        names = dict(zip(called, IMAGENET_CLASSNAMES, strict=True))
+        names = dict(zip(folder_names, IMAGENET_CLASSNAMES, strict=True))
     elif file.is_file():
         pairs = (line.strip().partition(" ") for _, line in read_lines(file))
-        names = {each: name.strip() for each, _, name in pairs}
-    elif numbers == len(called) or all(each.isdecimal() for each in called):
+        names = {folder_name: name.strip() for folder_name, _, name in pairs}
+    elif id_count == len(folder_names) or all(name.isdecimal() for name in folder_names):
         raise ValueError(
-            f"Expected folders in {folder} that are called like their classes, got numbers "
-            f"({called[0]}); say their names in classes.txt, or read all 1000 of ImageNet, if they "
-            "are WordNet's, with imagenet:FOLDER."
+            f"Expected folders in {folder} that are named after their classes, got numbers "
+            f"({folder_names[0]}); say their names in classes.txt, or, if they are all 1000 of "
+            "ImageNet, read them with imagenet:FOLDER."
         )
-    if unnamed := [each for each in called if not names.get(each)]:
+    if unnamed := [name for name in folder_names if not names.get(name)]:
         raise ValueError(
-            f"Expected a name for each of {len(called)} classes in {file}, got none for "
+            f"Expected a name for each of {len(folder_names)} classes in {file}, got none for "
             f"{', '.join(unnamed[:3])}; add {len(unnamed)}."
         )
     return LabelledImages(
-        tuple(Path(path) for path, _ in found.samples),
-        tuple(found.targets),
-        tuple(names[each] for each in called),
-        (True,) * len(called),
+        tuple(Path(path) for path, _ in image_folder.samples),
+        tuple(image_folder.targets),
+        tuple(names[name] for name in folder_names),
+        (True,) * len(folder_names),
         "ImageNet-1k val" if imagenet else folder.resolve().name,
     )
 
@@ -102,36 +101,36 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
 def read_cifar(folder: Path, classes: Literal[10, 100] = 10) -> LabelledImages:
     """Reads the 10,000 test pictures of CIFAR-10 or CIFAR-100.
 
-    torchvision reads them, after checking their digests, out of the pickles that they are published
-    as. On first use they are unpacked into PNGs, without loss, so that all pictures have paths.
+    torchvision reads them from the published pickles, after checking their digests. On first use
+    they are unpacked into PNGs, without loss, so that all pictures have paths.
 
     Args:
         folder: torchvision's `root`, which holds cifar-10-batches-py or cifar-100-python.
         classes: which of the two.
 
     Raises:
-        FileNotFoundError: it is not there, or not whole.
+        FileNotFoundError: it is missing or incomplete.
     """
     from torchvision.datasets import CIFAR10, CIFAR100
 
-    kind, name = {10: CIFAR10, 100: CIFAR100}[classes], f"CIFAR-{classes}"
+    cifar_class, name = {10: CIFAR10, 100: CIFAR100}[classes], f"CIFAR-{classes}"
     try:
-        found = kind(folder, train=False)
-    except RuntimeError as error:  # torchvision's for files that are missing or of other content
+        cifar = cifar_class(folder, train=False)
+    except RuntimeError as error:  # torchvision raises it for missing or damaged files
         raise FileNotFoundError(
-            f"Expected {name} whole in {folder / kind.base_folder}, found it missing or damaged; "
-            f"download {kind.url} and unpack it in {folder}."
+            f"Expected {name} whole in {folder / cifar_class.base_folder}, found it missing or "
+            f"damaged; download {cifar_class.url} and unpack it in {folder}."
         ) from error
     unpacked = folder / f"{name.lower()}-test"
     if not unpacked.is_dir():
-        with filling(unpacked) as place:
-            for index, (picture, _) in enumerate(tqdm(found, f"unpacking {name}", delay=2)):
-                picture.save(place / f"{index:05d}.png")
+        with filling(unpacked) as temporary:
+            for index, (picture, _) in enumerate(tqdm(cifar, f"unpacking {name}", delay=2)):
+                picture.save(temporary / f"{index:05d}.png")
     return LabelledImages(
-        tuple(unpacked / f"{index:05d}.png" for index in range(len(found))),
-        tuple(found.targets),
-        tuple(each.replace("_", " ") for each in found.classes),
-        (True,) * len(found.classes),
+        tuple(unpacked / f"{index:05d}.png" for index in range(len(cifar))),
+        tuple(cifar.targets),
+        tuple(name.replace("_", " ") for name in cifar.classes),
+        (True,) * len(cifar.classes),
         f"{name} test",
     )
 

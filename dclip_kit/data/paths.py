@@ -1,4 +1,4 @@
-"""Files of a data set: which are pictures, what lies below a folder, lines and JSON values."""
+"""Files of a data set: finding pictures below a folder, reading lines and JSON values."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PICTURE_SUFFIXES = frozenset(
         ".avif",
         ".ppm",
         ".pgm",
-        # Which Pillow may not read: they are counted and reported, and not overlooked.
+        # Pillow may not read these: they are reported as unusable instead of overlooked.
         ".heic",
         ".heif",
         ".jp2",
@@ -33,59 +33,62 @@ PICTURE_SUFFIXES = frozenset(
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file is called like a picture."""
+    """Whether a file has the suffix of a picture."""
     return Path(name).suffix.lower() in PICTURE_SUFFIXES
 
 
 def walk_files(folder: Path) -> Iterator[str]:
     """Yields the paths of all files below a folder, relative to it, in order of their names.
 
-    Links to folders are followed, unless they lead back to where the way to them has been.
+    Links to folders are followed, unless they lead back to a folder on the way to them.
 
     Raises:
         OSError: a folder cannot be read.
     """
 
-    def refuse(error: OSError) -> None:  # else a folder that cannot be read would be an empty one
+    def refuse(error: OSError) -> None:  # else an unreadable folder would pass for an empty one
         raise type(error)(
             f"Expected to read all folders below {folder}, but {error.filename} cannot be read "
-            f"({error.strerror}); name a folder that has pictures alone."
+            f"({error.strerror}); name a folder that has only pictures."
         ) from error
 
-    above = {str(folder): {os.path.realpath(folder)}}
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        been = above.pop(place)
-        real = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
-        folders[:] = sorted(name for name in folders if real[name] not in been)
-        above |= {os.path.join(place, name): been | {real[name]} for name in folders}
+    ancestors_of = {str(folder): {os.path.realpath(folder)}}
+    for current, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        ancestors = ancestors_of.pop(current)
+        real_paths = {name: os.path.realpath(os.path.join(current, name)) for name in folders}
+        folders[:] = sorted(name for name in folders if real_paths[name] not in ancestors)
+        ancestors_of |= {
+            os.path.join(current, name): ancestors | {real_paths[name]} for name in folders
+        }
         for name in sorted(files):
-            yield os.path.relpath(os.path.join(place, name), folder)
+            yield os.path.relpath(os.path.join(current, name), folder)
 
 
 def path_inside(folder: Path, name: str) -> Path:
-    """The path of a name below a folder; links that lie there may lead anywhere.
+    """The path of a name below a folder; links inside the folder may lead anywhere.
 
     Raises:
-        ValueError: the name itself leads out of the folder ("..", an absolute path) or nowhere.
+        ValueError: the name itself leads out of the folder ("..", an absolute path), or has a null
+            byte.
     """
-    below = Path(name)
-    if below.anchor:  # absolute; on Windows a drive alone, too
+    relative = Path(name)
+    if relative.anchor:  # absolute; on Windows a drive alone, too
         roots = [
-            each for each in (folder.absolute(), folder.resolve()) if below.is_relative_to(each)
+            root for root in (folder.absolute(), folder.resolve()) if relative.is_relative_to(root)
         ]
-        below = below.relative_to(roots[0]) if roots else Path("..")
-    if ".." in below.parts or "\0" in name:
+        relative = relative.relative_to(roots[0]) if roots else Path("..")
+    if ".." in relative.parts or "\0" in name:
         raise ValueError(
             f"Expected a path below {folder}, but {reprlib.repr(name)} leads out of it or has '..' "
             "in it; name the folder that holds the pictures, and write paths from there."
         )
-    return folder / below
+    return folder / relative
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields each line that is not blank with its place ("results.csv:7").
+    """Yields the place ("results.csv:7") and text of each line that is not blank.
 
-    Bytes that are no UTF-8 fail `is_text`.
+    Bytes that are not UTF-8 are kept, and fail `is_text`.
     """
     with open_file(path, "r", encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
@@ -97,7 +100,7 @@ def load_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        ValueError: it cannot be read, or is no JSON.
+        ValueError: it cannot be read, or is not JSON.
     """
     try:
         with open_file(path, "r", encoding="utf-8-sig") as file:
@@ -109,5 +112,5 @@ def load_json(path: Path) -> Any:
 
 
 def is_text(text: str) -> bool:
-    """Whether a text can be written as UTF-8: no half characters, no bytes of another encoding."""
+    """Whether a text can be written as UTF-8: no lone surrogates from bytes of other encodings."""
     return text.encode(errors="ignore").decode() == text

@@ -1,9 +1,9 @@
-"""Pictures: the two shapes that all data takes, how one is opened, and one look at each.
+"""Pictures: the two classes that hold all data, opening a picture, and scanning each once.
 
-They are opened here alone: whole, as RGB, and as a person sees them. A look, in threads, tells
-whether a picture is whole, and what tells it from others. What was seen is remembered in the cache
-folder, in a file for each folder of pictures, as long as a picture's file stays what it was; where
-that is not sure, its bytes decide. Pictures with a problem are looked at again.
+All pictures are opened here: whole, as RGB, and as a person sees them. A scan, in threads, tells
+whether a picture is whole, and what distinguishes it from others. Scans are kept in the cache
+folder, in one file for each folder of pictures, and hold while a picture's file is unchanged; in
+doubt, its bytes decide. Pictures with a problem are scanned again.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ from dclip_kit.runtime.files import (
 from dclip_kit.runtime.machine import count_workers
 
 SPLITS = ("train", "val", "test")
-_ENOUGH = 4  # times the side that is needed: at twice, some features had a cosine of 0.995 to ours
-# Pictures whose brightest and darkest of 32×32 pixels are nearer than this show nothing to hash:
-# all plain ones would count as one picture.
+_ENOUGH = 4  # times the needed side: at twice, the cosine of some features to ours was 0.995
+# Pictures whose brightest and darkest of 32×32 pixels differ by less than this are too plain to
+# hash: all of them would count as one picture.
 _MIN_CONTRAST = 8
 _MOST_AT_ONCE = 8  # whole pictures in memory
-_SCANS = "dclip-kit scans 2"  # how a file of what was seen says what it is
+_SCANS = "dclip-kit scans 2"  # the format of a cache file
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class CaptionedImages:
     """Pictures, each with any number of captions.
 
     Attributes:
-        paths: one a picture.
+        paths: one for each picture.
         captions: for each picture its captions.
         split: "train", "val", "test", …
         source: what to call the data in reports.
-        image_ids: for each picture what its data set calls it ("coco:391895", "flickr:36979", the
-            address that it came from), for the leak guard, or "". Left out, all are "".
-        splits: for each picture which of `SPLITS` its data set puts it into, or "" where that says
-            nothing. Left out, all are "".
+        image_ids: each picture's name in its data set ("coco:391895", "flickr:36979", its web
+            address), for the leak guard, or "". Left out, all are "".
+        splits: for each picture one of `SPLITS`, or "" where its data set gives none. Left out, all
+            are "".
 
     Raises:
-        ValueError: the lengths differ, a caption has no text, a picture has a text where its group
-            of captions should be, or a split is unknown.
+        ValueError: the lengths differ, a caption has no text, a picture's captions are a text
+            instead of a tuple, or a split is unknown.
     """
 
     paths: tuple[Path, ...]
@@ -77,13 +77,13 @@ class CaptionedImages:
         # A text would pass for a group of letters.
         if isinstance(self.captions, str) or any(isinstance(group, str) for group in self.captions):
             raise ValueError(
-                "Expected a group of captions a picture, got a single text; wrap each in a tuple."
+                "Expected a tuple of captions for each picture, got a text; wrap each in a tuple."
             )
         for name in ("captions", "image_ids", "splits"):
             if len(getattr(self, name)) != len(self.paths):
                 raise ValueError(
                     f"Expected {name} for each of {len(self.paths)} pictures, got "
-                    f"{len(getattr(self, name))}; give an empty one to a picture without any."
+                    f"{len(getattr(self, name))}; give an empty one for a picture without any."
                 )
         if odd := set(self.splits) - {*SPLITS, ""}:
             raise ValueError(
@@ -128,7 +128,7 @@ class LabelledImages:
     """Pictures, each of one class, for zero-shot classification.
 
     Attributes:
-        paths: one a picture.
+        paths: one for each picture.
         labels: index of each picture's class.
         class_names: the classes.
         in_domain: for each class, whether fine-tuning data may show it.
@@ -147,7 +147,7 @@ class LabelledImages:
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels) or len(self.class_names) != len(self.in_domain):
             raise ValueError(
-                f"Expected one label a picture and one domain flag a class, got {len(self.labels)} "
+                f"Expected a label per picture and a domain flag per class, got {len(self.labels)} "
                 f"for {len(self.paths)} pictures and {len(self.in_domain)} for "
                 f"{len(self.class_names)} classes."
             )
@@ -175,16 +175,16 @@ class LabelledImages:
             ValueError: count is below 1.
         """
         if count < 1:
-            raise ValueError(f"Expected at least one picture a class, got {count}.")
+            raise ValueError(f"Expected at least one picture per class, got {count}.")
         label_of = self.labels.__getitem__
         classes = groupby(sorted(range(len(self)), key=label_of), label_of)
-        return self.select(sorted(i for _, own in classes for i in islice(own, count)))
+        return self.select(sorted(i for _, group in classes for i in islice(group, count)))
 
 
 def upright(picture: Image.Image) -> Image.Image:
     """A loaded picture, turned by its EXIF orientation if it has one."""
-    # After loading, as Pillow turns TIFFs itself while it loads. Metadata that cannot be read turns
-    # no picture: viewers show such a file as it is stored.
+    # After loading, as Pillow turns TIFFs itself while it loads. With unreadable metadata the
+    # picture stays as stored, which is how viewers show it.
     with suppress(Exception):
         if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             return ImageOps.exif_transpose(picture)
@@ -192,7 +192,7 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def as_seen(picture: Image.Image) -> Image.Image:
-    """A loaded picture as a person sees it, as RGB; what `open_picture` says of files."""
+    """A loaded picture as a person sees it, as RGB; see `open_picture`."""
     picture = upright(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         return _scale_to_8_bits(picture).convert("RGB")
@@ -206,16 +206,16 @@ def as_seen(picture: Image.Image) -> Image.Image:
 def open_picture(path: Path | str, side: int | None = None) -> Image.Image:
     """Reads a picture whole, as RGB, and as a person sees it.
 
-    That is: turned upright by its EXIF orientation, more than 8 bits a channel scaled down to 8,
-    transparent parts over white, and of an animation the first frame. A plain RGB file arrives as
-    it is stored. Colour profiles are not applied.
+    It is turned upright by its EXIF orientation, more than 8 bits a channel are scaled down to 8,
+    transparent parts are laid over white, and an animation gives its first frame. A plain RGB file
+    arrives as it is stored. Colour profiles are not applied.
 
     Args:
         path: of the file.
-        side: in pixels, where the picture is going to be scaled down to about that. A JPEG may then
-            be decoded at a half, a quarter or an eighth of its size, which takes less time and
-            memory: where that divides its sides and leaves four times as many pixels a side.
-            Left out: all pixels, as boxes and crops need them.
+        side: in pixels, if the picture will be scaled down to about that. To save time and memory,
+            a JPEG is then decoded at a half, a quarter or an eighth of its size, if that divides
+            its sides and leaves at least four times `side`. Left out, all pixels are decoded, as
+            boxes and crops need them.
 
     Raises:
         ValueError: it is missing, cut short, no picture, or has more pixels than
@@ -235,26 +235,26 @@ def open_picture(path: Path | str, side: int | None = None) -> Image.Image:
 
 
 def count_links(paths: Iterable[Path], folder: Path) -> int:
-    """How many pictures lie outside a folder, which has links to them or to their folders."""
+    """How many pictures lie outside a folder, reached by links to them or their folders."""
     root = os.path.realpath(folder)
     return sum(not Path(os.path.realpath(path)).is_relative_to(root) for path in paths)
 
 
 def count_pixels(path: Path | str, side: int | None = None) -> int:
-    """How many pixels `open_picture` would decode, read off the file's header.
+    """How many pixels `open_picture` would decode, from the file's header.
 
-    1 where that cannot be read: what is wrong is told when the picture is opened.
+    1 where the header cannot be read: opening the picture will report the problem.
     """
-    with suppress(Exception), _begin(path, side) as picture:  # of many types, as above
+    with suppress(Exception), _begin(path, side) as picture:  # many types, as above
         return picture.width * picture.height
     return 1
 
 
 def _begin(path: Path | str, side: int | None) -> Image.Image:
-    """Reads a file's header, and sets how much of the picture is to be decoded."""
+    """Reads a file's header, and sets the size at which the picture will be decoded."""
     require_file(path)
     picture = Image.open(path)
-    # Pillow itself only warns up to twice this size, which is 0.7 GB as RGBA.
+    # Pillow itself only warns up to twice this size, which takes 0.7 GB as RGBA.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and picture.width * picture.height > limit:
         picture.close()
@@ -262,47 +262,47 @@ def _begin(path: Path | str, side: int | None) -> Image.Image:
             f"{picture.width}×{picture.height} pixels, more than the {limit} that "
             "PIL.Image.MAX_IMAGE_PIXELS allows: a decompression bomb?"
         )
-    # A JPEG can be decoded at a part of its size; other formats cannot be, and stay as they are.
+    # Only a JPEG can be decoded at a fraction of its size; for other formats this does nothing.
     least = float("inf") if side is None else _ENOUGH * side
     for part in (8, 4, 2):
         width, height = picture.width // part, picture.height // part
-        whole = (width * part, height * part) == picture.size  # else its pixels would be moved
-        if whole and min(width, height) >= least:
+        divides = (width * part, height * part) == picture.size  # else its pixels would be moved
+        if divides and min(width, height) >= least:
             picture.draft(None, (width, height))
             break
     return picture
 
 
 def _scale_to_8_bits(picture: Image.Image) -> Image.Image:
-    """Gray of 16 or 32 bits or floats, which Pillow's own conversion would clip to white.
+    """Scales gray of 16 or 32 bits or floats, which Pillow's own conversion would clip to white.
 
-    Integers are of 16 bits, as PNG and PGM have them, and floats run to 1 or to 255; values out of
-    that range say nothing about black and white, so that their own extremes stand for them.
+    Integers are taken as 16-bit, as in PNG and PGM, and floats as running to 1 or to 255. Where
+    values exceed that range, their own extremes become black and white.
     """
     values = np.asarray(picture).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("it has pixels that are not finite numbers")
     low, high = float(values.min()), float(values.max())
-    tops = (1.0, 255.0) if picture.mode == "F" else (65535.0,)
-    if fitting := [top for top in tops if low >= 0 and high <= top]:
-        low, high = 0.0, fitting[0]
+    usual_maxima = (1.0, 255.0) if picture.mode == "F" else (65535.0,)
+    if maxima := [value for value in usual_maxima if low >= 0 and high <= value]:
+        low, high = 0.0, maxima[0]
     scaled = (values - low) / ((high - low) or 1.0)
-    clear = picture.info.get("transparency")
-    if isinstance(clear, int):  # a PNG may name one gray that is transparent
-        scaled[values == clear] = 1.0
+    transparent_value = picture.info.get("transparency")
+    if isinstance(transparent_value, int):  # a PNG may name one gray that is transparent
+        scaled[values == transparent_value] = 1.0
     return Image.fromarray(np.rint(scaled * 255).astype(np.uint8))
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one look at a picture tells.
+    """What a scan of a picture tells.
 
     Attributes:
         digest: SHA-256 of the file's bytes; "" if they cannot be read.
         pixels: SHA-256 of the pixels, the same for the same picture in another lossless format; ""
-            if they were not looked at.
-        phash: imagehash's perceptual hash in hexadecimal; "" where the picture is too plain to
-            have one, None where nobody looked or imagehash is not installed.
+            if they were not decoded.
+        phash: imagehash's perceptual hash in hexadecimal; "" if the picture is too plain to have
+            one, None if it was not decoded or imagehash is not installed.
         mirrored: likewise of the picture with left and right exchanged.
         problem: why the picture cannot be used; "" if it can.
     """
@@ -317,87 +317,87 @@ class Scan:
 def scan_pictures(
     paths: Sequence[Path], title: str = "reading pictures", decode: bool = True
 ) -> list[Scan]:
-    """Looks at pictures, unless they are known and unchanged.
+    """Scans pictures, except those that were scanned before and are unchanged.
 
     Args:
         paths: of files.
         title: of the progress bar.
-        decode: False reads the files and leaves pixels and hashes out.
+        decode: False only reads the files, without pixels and hashes.
 
     Returns:
-        A scan a path, in their order.
+        A scan for each path, in their order.
     """
     folders = {path: os.fsencode(path.absolute().parent) for path in paths}
-    places = {
+    cache_files = {
         path: cache_path("scans", f"{hashlib.sha256(folder).hexdigest()[:16]}.json")
         for path, folder in folders.items()
     }
-    known = {place: _recall(place) for place in set(places.values())}
-    hashes = importlib.util.find_spec("imagehash") is not None
-    found: dict[Path, Scan] = {}
+    records = {cache_file: _recall(cache_file) for cache_file in set(cache_files.values())}
+    with_hashes = importlib.util.find_spec("imagehash") is not None
+    scans: dict[Path, Scan] = {}
     doubtful: dict[Path, Scan] = {}
     states = {path: file_state(path) for path in paths}
     for path, state in states.items():
-        kept, scan = known[places[path]].get(path.name, ("", Scan()))
-        whole = scan.pixels and (scan.phash is not None or not hashes)
-        if state and kept and (whole or not decode):
-            (found if state == kept else doubtful)[path] = scan
-    new = [path for path in states if path not in found]
+        known_state, scan = records[cache_files[path]].get(path.name, ("", Scan()))
+        complete = scan.pixels and (scan.phash is not None or not with_hashes)
+        if state and known_state and (complete or not decode):
+            (scans if state == known_state else doubtful)[path] = scan
+    new = [path for path in states if path not in scans]
 
-    def look(path: Path) -> Scan:
-        return _look(path, decode, hashes, doubtful.get(path))
+    def scan_file(path: Path) -> Scan:
+        return _scan_file(path, decode, with_hashes, doubtful.get(path))
 
     try:
         with ThreadPoolExecutor(count_workers(most=_MOST_AT_ONCE)) as pool:
-            looked = pool.map(look, new)
-            for path, scan in zip(new, tqdm(looked, title, len(new), delay=2), strict=True):
-                found[path] = scan
+            results = pool.map(scan_file, new)
+            for path, scan in zip(new, tqdm(results, title, len(new), delay=2), strict=True):
+                scans[path] = scan
                 if not scan.problem:
-                    known[places[path]][path.name] = states[path], scan
-    finally:  # also when it is stopped: the next look goes on from there
-        for place in {places[path] for path in new if path in found}:
+                    records[cache_files[path]][path.name] = states[path], scan
+    finally:  # also when it is stopped: the next call goes on from there
+        for cache_file in {cache_files[path] for path in new if path in scans}:
             try:
-                _remember(known[place], place)
-            except OSError as error:  # looking again is slower, and no reason to stop
+                _remember(records[cache_file], cache_file)
+            except OSError as error:  # scanning again is slower, but no reason to stop
                 warnings.warn(
-                    f"Pictures are looked at again each time, since {place.parent} cannot be "
-                    f"written ({error.__cause__ or error}); DCLIP_CACHE may name another folder.",
+                    f"Pictures are scanned again each time, since {cache_file.parent} cannot be "
+                    f"written ({error.__cause__ or error}); name another folder in DCLIP_CACHE.",
                     stacklevel=2,
                 )
-    return [found[path] for path in paths]
+    return [scans[path] for path in paths]
 
 
 def file_state(path: Path) -> str:
-    """What tells that a file is still the one that was looked at; nothing of one that is gone.
+    """A text that changes with a file: size, times and inode; "" if the file is gone.
 
-    Size and time of writing alone do not: what copies a file may set its time. Whoever looks at the
-    file says why it cannot be read.
+    Size and modification time are not enough: programs that copy files may set the time. Why a file
+    cannot be read is reported by whatever opens it.
     """
     stat = path.stat() if os.path.exists(path) else None
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino} {stat.st_ctime_ns}" if stat else ""
 
 
-def _recall(place: Path) -> dict[str, tuple[str, Scan]]:
-    """What was seen, with its file's state, by the file's name."""
+def _recall(cache_file: Path) -> dict[str, tuple[str, Scan]]:
+    """Reads the scans in a cache file, each with its picture's file state, by file name."""
 
     def build(record: dict[str, Any]) -> dict[str, tuple[str, Scan]]:
         if record["format"] != _SCANS:
             raise ValueError("it is of another version")
-        return {name: (state, Scan(*each)) for name, (state, *each) in record["seen"].items()}
+        return {name: (state, Scan(*values)) for name, (state, *values) in record["seen"].items()}
 
     try:
-        return read_record(place, build)
-    except (FileNotFoundError, ValueError):  # it is made again
+        return read_record(cache_file, build)
+    except (FileNotFoundError, ValueError):  # it will be written again
         return {}
 
 
-def _remember(seen: Mapping[str, tuple[str, Scan]], place: Path) -> None:
-    entries = {name: [state, *astuple(scan)] for name, (state, scan) in seen.items()}
-    write_atomically(place, json.dumps({"format": _SCANS, "seen": entries}))
+def _remember(record: Mapping[str, tuple[str, Scan]], cache_file: Path) -> None:
+    entries = {name: [state, *astuple(scan)] for name, (state, scan) in record.items()}
+    write_atomically(cache_file, json.dumps({"format": _SCANS, "seen": entries}))
 
 
-def _look(path: Path, decode: bool, hashes: bool, known: Scan | None) -> Scan:
-    """Looks at a picture; if its file has the bytes that were seen, nothing else has changed."""
+def _scan_file(path: Path, decode: bool, with_hashes: bool, known: Scan | None) -> Scan:
+    """Scans a picture; `known`, an earlier scan, is returned if the file has the same bytes."""
     try:
         if known and file_digest(path) == known.digest:
             return known
@@ -408,21 +408,21 @@ def _look(path: Path, decode: bool, hashes: bool, known: Scan | None) -> Scan:
     except (OSError, ValueError) as error:
         return Scan(problem=str(error))
     pixels = hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
-    if not hashes:
+    if not with_hashes:
         return Scan(digest, pixels)
     import imagehash
 
-    # imagehash itself begins with this, so that both hashes cost one.
+    # imagehash starts with this step, too: the second hash costs next to nothing.
     small = picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     levels = np.asarray(picture.convert("L").resize((32, 32)))
     if int(levels.max()) - int(levels.min()) < _MIN_CONTRAST:
         return Scan(digest, pixels, "", "")
-    both = (str(imagehash.phash(each)) for each in (small, ImageOps.mirror(small)))
-    return Scan(digest, pixels, *both)
+    hashes = (str(imagehash.phash(image)) for image in (small, ImageOps.mirror(small)))
+    return Scan(digest, pixels, *hashes)
 
 
 def require_imagehash() -> None:
-    """Checks that the library is there that hashes pictures by what they show.
+    """Checks that imagehash is installed, which hashes pictures by their content.
 
     Raises:
         ModuleNotFoundError: it is not installed.

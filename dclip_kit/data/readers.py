@@ -1,7 +1,7 @@
-"""The formats of captioned pictures, a short generator each, over csv, json and tarfile.
+"""Readers of the formats of captioned pictures: short generators over csv, json and tarfile.
 
-A reader yields rows as its file has them and judges none: `collect` does, for all formats alike. To
-read another format, write a generator and add it to `READERS`.
+A reader yields rows as its file has them, unchecked: `collect` checks them, for all formats alike.
+To read another format, write a generator and add it to `READERS`.
 """
 
 import csv
@@ -34,7 +34,7 @@ from dclip_kit.runtime.files import cache_path, filling, open_file, write_atomic
 # The names of a table's columns, or of a JSON's keys.
 PICTURE_COLUMNS = ("image", "file_name")
 CAPTION_COLUMNS = ("captions", "caption", "text")
-MANIFEST = "dclip-kit manifest 1"  # how the file that `curate` writes says what it is
+MANIFEST = "dclip-kit manifest 1"  # the format of the file that `curate` writes
 _REFUSED = "refused.json"  # what unpacking left out, reported whenever the cache is read
 _COCO_NAME = re.compile(r"captions_(train|val|test)(.*)\.json")
 _SHARD_OF_SPLIT = re.compile(
@@ -46,16 +46,16 @@ _BARS = re.compile(r"([^|]+)\|[^|]*\|(.*)")  # a comment may have bars
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What stands at one place of a file, as it stands there.
+    """One entry of an annotation file, unchecked.
 
     Attributes:
-        where: "captions.csv:7", "captions_val2017.json:images[3]", or a file.
+        where: its place: "captions.csv:7", "captions_val2017.json:images[3]", or a file.
         picture: its path below the folder of pictures.
         captions: a text, or a list of them.
-        split: what the file calls the picture's split; None or "" where it says nothing.
+        split: the picture's split in the file's words; None or "" if it has none.
         image_id: as in `CaptionedImages`.
-        problem: why this is no row; the rest is left out then.
-        not_splits: columns of its table that are called as if they said splits, and do not.
+        problem: why the entry is unusable; the other fields are unset then.
+        not_splits: columns of its table with a usual name of a split column, but other values.
     """
 
     where: str
@@ -68,19 +68,19 @@ class Row:
 
 
 def read_table(file: Path, images: Path) -> Iterator[Row]:
-    """A CSV, TSV or JSONL with the columns image, caption and perhaps split, in any order.
+    """Reads a CSV, TSV or JSONL with the columns image, caption and perhaps split, in any order.
 
     Args:
-        file: the table; Hugging Face's metadata are such tables, too.
-        images: unused, as by most readers: the folder of the pictures.
+        file: the table; Hugging Face's metadata files are such tables, too.
+        images: the folder of the pictures; unused here and in most readers.
 
     Raises:
-        ValueError: it lacks a column, or as `find_split_column`.
+        ValueError: a column is missing, or as `find_split_column`.
     """
     read = _read_json_lines if file.suffix.lower() == ".jsonl" else _read_cells
     rows = list(read(file))
     cells = [row for _, row in rows if isinstance(row, dict)]
-    split, others = find_split_column(cells, file, (*PICTURE_COLUMNS, *CAPTION_COLUMNS))
+    split, not_splits = find_split_column(cells, file, (*PICTURE_COLUMNS, *CAPTION_COLUMNS))
     for where, row in rows:
         if isinstance(row, str):
             yield Row(where, problem=row)
@@ -90,17 +90,17 @@ def read_table(file: Path, images: Path) -> Iterator[Row]:
             for columns in (PICTURE_COLUMNS, CAPTION_COLUMNS)
         )
         picture = picture.strip() if isinstance(picture, str) else picture
-        yield Row(where, picture, captions, row.get(split), not_splits=others)
+        yield Row(where, picture, captions, row.get(split), not_splits=not_splits)
 
 
 def _read_cells(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Each row of a CSV or TSV by its columns, or why it is none."""
+    """Yields each row of a CSV or TSV by column, or its problem."""
     tabs = file.suffix.lower() == ".tsv"
-    delimiter, called = ("\t", "tabs") if tabs else (",", "commas")
+    delimiter, separator = ("\t", "tabs") if tabs else (",", "commas")
     with open_file(file, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        # Strict, as a quote that is never closed would otherwise swallow the rows after it.
+        # Strict, as an unclosed quote would otherwise swallow the rows after it.
         rows = csv.reader(lines, strict=True, skipinitialspace=True, delimiter=delimiter)
-        columns = _read_columns(file, rows, called)
+        columns = _read_columns(file, rows, separator)
         row: list[str] | None = []
         while row is not None:
             where = f"{file.name}:{rows.line_num + 1}"
@@ -116,36 +116,34 @@ def _read_cells(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
             elif row and len(row) == len(columns):
                 yield where, cells
             elif row:
-                yield (
-                    where,
-                    f"expected {len(columns)} fields, got {len(row)}; quote captions with {called}",
-                )
+                count = f"expected {len(columns)} fields, got {len(row)}"
+                yield where, f"{count}; quote captions with {separator}"
 
 
-def _read_columns(file: Path, rows: Iterator[list[str]], called: str) -> list[str]:
-    """The names in a CSV's first row.
+def _read_columns(file: Path, rows: Iterator[list[str]], separator: str) -> list[str]:
+    """The column names in a CSV's first row.
 
     Raises:
-        ValueError: they do not say what is a picture and what a caption.
+        ValueError: the picture's or the caption's column is missing or ambiguous.
     """
     try:
         columns = [column.strip().lower() for column in next(filter(None, rows), [])]
     except csv.Error as error:
         columns = [str(error)]
-    known = (*PICTURE_COLUMNS, *CAPTION_COLUMNS, "split")
-    both = {*PICTURE_COLUMNS} & {*columns} and {*CAPTION_COLUMNS} & {*columns}
-    # A column captions would be a list in other words: ['a dog', 'a brown dog'].
-    if not both or "captions" in columns or max(map(columns.count, known)) > 1:
+    names = (*PICTURE_COLUMNS, *CAPTION_COLUMNS, "split")
+    has_both = {*PICTURE_COLUMNS} & {*columns} and {*CAPTION_COLUMNS} & {*columns}
+    # A column called captions would hold lists as text: ['a dog', 'a brown dog'].
+    if not has_both or "captions" in columns or max(map(columns.count, names)) > 1:
         raise ValueError(
             f"Expected the columns image and caption (or file_name and text) once in {file}, "
             f"got {ascii(columns)[:200]}; put a first line that names them, and save the file with "
-            f"{called} between columns and in UTF-8."
+            f"{separator} between columns and in UTF-8."
         )
     return columns
 
 
 def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Each line of a JSONL as an object, or why it is none."""
+    """Yields each line of a JSONL as an object, or its problem."""
     for where, line in read_lines(file):
         try:
             row = json.loads(line)
@@ -162,10 +160,10 @@ def _read_json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
 
 
 def read_texts(folder: Path, images: Path) -> Iterator[Row]:
-    """Pictures with a .txt of the same name beside each, a caption a line; folders in it, too.
+    """Reads pictures with a .txt of the same name beside each, one caption a line; recursively.
 
-    Where img2dataset's .json lies there as well, its caption is taken whole, its address is the
-    picture's id, and a status other than "success" is a reason to leave the picture out.
+    If img2dataset's .json is there as well, its caption is taken whole, its address becomes the
+    picture's id, and a status other than "success" excludes the picture.
     """
     names = list(walk_files(folder))
     texts = {str(Path(name).with_suffix(".txt")) for name in names if is_picture(name)}
@@ -193,7 +191,7 @@ def read_texts(folder: Path, images: Path) -> Iterator[Row]:
 
 
 def _read_notes(folder: Path, names: list[str]) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Each picture with img2dataset's note beside it, or a file and what is wrong with it."""
+    """Yields each picture with its img2dataset note ({} if none), or a file with its problem."""
     for name in filter(is_picture, names):
         file, note = Path(name).with_suffix(".json"), {}
         try:
@@ -203,19 +201,19 @@ def _read_notes(folder: Path, names: list[str]) -> Iterator[tuple[str, dict[str,
             yield str(file), f"expected img2dataset's JSON, but got none ({error})"
         note = note if isinstance(note, dict) else {}
         status = note.get("status", "success")
-        fails = f"img2dataset notes that it is no success ({status!r})"
-        yield name, note if status in (None, "success") else fails
+        failure = f"img2dataset notes a failure ({status!r})"
+        yield name, note if status in (None, "success") else failure
 
 
 def read_conceptual(file: Path, images: Path) -> Iterator[Row]:
-    """Conceptual Captions' TSV (caption, tab, address) over what img2dataset downloaded.
+    """Reads Conceptual Captions' TSV (caption, tab, address) with what img2dataset downloaded.
 
-    Many of its addresses are dead by now: each row without a picture is named, and so is each
-    picture that the list does not know.
+    Many of its addresses are dead by now: rows without a picture are reported, and so are pictures
+    that are not in the list.
 
     Args:
         file: with or without a header.
-        images: the folder that img2dataset wrote, a .json beside each picture.
+        images: the folder that img2dataset wrote, with a .json beside each picture.
 
     Raises:
         ValueError: it is a table of pictures and captions.
@@ -235,7 +233,7 @@ def read_conceptual(file: Path, images: Path) -> Iterator[Row]:
     for where, line in read_lines(file):
         caption, _, url = (field.strip() for field in line.partition("\t"))
         listed.add(url)
-        if url not in pictures and (caption, url) != ("caption", "url"):  # a header, if there is
+        if url not in pictures and (caption, url) != ("caption", "url"):  # not a header
             yield Row(where, problem=f"its picture was not downloaded ({ascii(url)[1:-1]})")
         for name in pictures.get(url, ()):
             yield Row(where, name, caption, None, url)
@@ -253,7 +251,7 @@ def is_table(path: Path) -> bool:
 
 
 def read_shards(folder: Path, images: Path) -> Iterator[Row]:
-    """What `unpack_shards` has unpacked into a folder: pictures with texts beside them."""
+    """Reads what `unpack_shards` has unpacked into a folder: pictures with texts beside them."""
     for where, reason in load_json(folder / _REFUSED).items():
         yield Row(where, problem=reason)
     yield from read_texts(images, images)
@@ -262,34 +260,39 @@ def read_shards(folder: Path, images: Path) -> Iterator[Row]:
 def unpack_shards(path: Path, shards: list[Path]) -> Path:
     """Unpacks img2dataset's .tar shards, pictures with .txt or .json of the same key.
 
-    They are unpacked below `DCLIP_CACHE` or the user's cache folder. That takes as much disk again,
-    and happens once for as long as their names and bytes stay. Shards called train.tar or, with a
-    number, train-000000.tar come into folders of their split.
+    They are unpacked below `DCLIP_CACHE` or the user's cache folder, which takes as much disk again
+    and is repeated only if their names or bytes change. Shards called train.tar or, with a number,
+    train-000000.tar are put into folders of their split.
 
     Args:
-        path: one shard, or the folder that has them.
+        path: one shard, or the folder of all.
         shards: the files.
 
     Raises:
         ValueError: they cannot be unpacked.
     """
     root = path if path.is_dir() else path.parent
-    places = {shard: shard.relative_to(root).with_suffix("") for shard in shards}
+    subfolders = {shard: shard.relative_to(root).with_suffix("") for shard in shards}
     if path.is_dir():
-        places = {s: p.parent / _SHARD_OF_SPLIT.sub(r"\1/\g<0>", p.name) for s, p in places.items()}
-    # Where they are unpacked to is part of what the cache is known by.
+        subfolders = {
+            shard: subfolder.parent / _SHARD_OF_SPLIT.sub(r"\1/\g<0>", subfolder.name)
+            for shard, subfolder in subfolders.items()
+        }
+    # The cache's key includes where in the folder they are unpacked to.
     scans = scan_pictures(shards, "comparing shards", decode=False)
-    known = [
-        (str(shard.resolve()), scan.digest or scan.problem, place.as_posix())
-        for (shard, place), scan in zip(places.items(), scans, strict=True)
+    key = [
+        (str(shard.resolve()), scan.digest or scan.problem, subfolder.as_posix())
+        for (shard, subfolder), scan in zip(subfolders.items(), scans, strict=True)
     ]
-    folder = cache_path("shards", hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16])
+    folder = cache_path("shards", hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16])
     if not folder.is_dir():
         refused: dict[str, str] = {}
         try:
             with filling(folder) as unpacked:
-                for shard, place in tqdm(places.items(), desc="unpacking shards", delay=2):
-                    _unpack(shard, shard.relative_to(root).as_posix(), unpacked / place, refused)
+                for shard, subfolder in tqdm(subfolders.items(), desc="unpacking shards", delay=2):
+                    _unpack(
+                        shard, shard.relative_to(root).as_posix(), unpacked / subfolder, refused
+                    )
                 write_atomically(unpacked / _REFUSED, json.dumps(refused, indent=1))
         except OSError as error:
             raise ValueError(
@@ -299,15 +302,15 @@ def unpack_shards(path: Path, shards: list[Path]) -> Path:
     return folder
 
 
-def _unpack(shard: Path, called: str, folder: Path, refused: dict[str, str]) -> None:
-    """Writes the pictures, texts and notes of a shard; its other members are not needed."""
+def _unpack(shard: Path, shard_name: str, folder: Path, refused: dict[str, str]) -> None:
+    """Writes the pictures, texts and notes of a shard; other members are ignored."""
     folder.mkdir(parents=True)
     try:
         with open_file(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 if Path(member.name).suffix.lower() not in PICTURE_SUFFIXES | {".txt", ".json"}:
                     continue
-                place = f"{called}:{ascii(member.name)[1:-1]}"
+                place = f"{shard_name}:{ascii(member.name)[1:-1]}"
                 file = archive.extractfile(member) if member.isreg() else None
                 if file is None:
                     refused[place] = "expected a file, got a link, a device or a folder"
@@ -318,21 +321,21 @@ def _unpack(shard: Path, called: str, folder: Path, refused: dict[str, str]) -> 
                     path.write_bytes(file.read())
                 except ValueError:
                     refused[place] = "its name leads out of the shard"
-            # To tarfile, a damaged header is an end too; a real one is a block of zeros.
+            # tarfile takes a damaged header for the end, too; the real end is a block of zeros.
             stream.seek(archive.offset)
             if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("its end is missing")
     except tarfile.TarError as error:
-        refused[called] = f"expected a whole shard, but reading on failed ({error})"
+        refused[shard_name] = f"expected a whole shard, but reading on failed ({error})"
 
 
 def read_coco(file: Path, images: Path) -> Iterator[Row]:
-    """captions_train2014.json, captions_val2017.json and their like, one file a split.
+    """Reads captions_train2014.json, captions_val2017.json and the like, one file per split.
 
     Raises:
-        ValueError: it is of another form, or has objects and no captions.
+        ValueError: it is of another form, or has objects instead of captions.
     """
-    named = _COCO_NAME.fullmatch(file.name)
+    match = _COCO_NAME.fullmatch(file.name)
     captions = defaultdict(list)
     try:
         record = load_json(file)
@@ -340,22 +343,22 @@ def read_coco(file: Path, images: Path) -> Iterator[Row]:
             captions[entry["image_id"]].append(entry["caption"])
         for index, entry in enumerate(record["images"]):
             number = entry["id"]
-            # In a file of COCO's form that is not COCO's, the number is nobody else's.
-            image_id = f"coco:{number}" if named and named[2].startswith("20") else ""
-            own, split = captions.pop(number, []), named[1] if named else ""
-            yield Row(f"{file.name}:images[{index}]", entry["file_name"], own, split, image_id)
+            # In other data of COCO's form, the numbers are not COCO's.
+            image_id = f"coco:{number}" if match and match[2].startswith("20") else ""
+            texts, split = captions.pop(number, []), match[1] if match else ""
+            yield Row(f"{file.name}:images[{index}]", entry["file_name"], texts, split, image_id)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"Expected COCO's captions in {file}, got another form ({error!r}); name a file such "
             "as captions_train2017.json."
         ) from error
     for number in captions:
-        reason = "expected captions of a picture of this file"
+        reason = "expected captions of a picture in this file's images, got another id"
         yield Row(f"{file.name}:image_id {number}", problem=reason)
 
 
 def read_karpathy(file: Path, images: Path) -> Iterator[Row]:
-    """dataset_coco.json or dataset_flickr30k.json, or one of that form.
+    """Reads dataset_coco.json, dataset_flickr30k.json, or a file of that form.
 
     A COCO picture has five captions, a few have more, and all are kept.
 
@@ -371,7 +374,7 @@ def read_karpathy(file: Path, images: Path) -> Iterator[Row]:
                 image_id = f"coco:{entry['cocoid']}"
             elif flickr:
                 image_id = f"flickr:{Path(name).stem}"
-            captions = [each["raw"] for each in entry["sentences"]]
+            captions = [sentence["raw"] for sentence in entry["sentences"]]
             picture = os.path.join(entry.get("filepath", ""), name)
             yield Row(f"{file.name}:images[{index}]", picture, captions, entry["split"], image_id)
     except (AttributeError, KeyError, TypeError) as error:
@@ -381,14 +384,14 @@ def read_karpathy(file: Path, images: Path) -> Iterator[Row]:
 
 
 def read_flickr(file: Path, images: Path) -> Iterator[Row]:
-    """Flickr30k's results.csv, with bars, or results_20130124.token; it has no splits of its own.
+    """Reads Flickr30k's results.csv, with bars, or results_20130124.token; they have no splits.
 
-    The known results.csv has one row (2199200615.jpg's fifth) that lacks the bar before the
-    comment; such rows are named.
+    The common results.csv has one row (2199200615.jpg's fifth) that lacks the bar before the
+    comment; such rows are reported.
     """
-    form = _BARS if file.suffix == ".csv" else _TOKEN
+    pattern = _BARS if file.suffix == ".csv" else _TOKEN
     for where, line in read_lines(file):
-        match = form.fullmatch(line)
+        match = pattern.fullmatch(line)
         if not match:
             yield Row(where, problem="expected a picture, its caption's number and a caption")
         elif match[1] != "image_name":  # the header's
@@ -397,21 +400,21 @@ def read_flickr(file: Path, images: Path) -> Iterator[Row]:
 
 
 def read_manifest(file: Path, images: Path) -> Iterator[Row]:
-    """What `curate` wrote: pictures of the splits train and val, wherever they are.
+    """Reads what `curate` wrote: pictures of the splits train and val, wherever they are.
 
     Raises:
-        ValueError: it is no manifest.
+        ValueError: it is not a manifest.
     """
     try:
         for index, entry in enumerate(load_json(file)["entries"]):
             captions, split = entry["captions"], entry["split"]
             # A single text would pass for a list of letters.
-            whole = isinstance(captions, list) and all(text.strip() for text in captions)
-            texts = all(map(is_text, [entry["path"], entry["id"], *captions]))
-            if not whole or not texts or split not in SPLITS:
+            has_captions = isinstance(captions, list) and all(text.strip() for text in captions)
+            is_utf8 = all(map(is_text, [entry["path"], entry["id"], *captions]))
+            if not has_captions or not is_utf8 or split not in SPLITS:
                 raise TypeError(f"the entry {ascii(entry)[:200]}")
-            place = str(file.parent / entry["path"])
-            yield Row(f"{file.name}:entries[{index}]", place, captions, split, entry["id"])
+            picture = str(file.parent / entry["path"])
+            yield Row(f"{file.name}:entries[{index}]", picture, captions, split, entry["id"])
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"Expected a manifest ({MANIFEST}) at {file}, got another form ({error!r}); write one "

@@ -1,14 +1,14 @@
-"""Pictures to train on, to choose on and to measure on, whatever data they come from; no twins.
+"""Divides any data into pictures to train on, to choose on and to measure on, without leaks.
 
-What the data says of splits is heeded: Karpathy's, COCO's and a manifest's own, a column, folders.
-What it does not say is drawn: about a tenth of the pictures is the test, another tenth is val, and
-the rest trains. A digest of a seed and of a picture's bytes is a number from 0 to 1, and where that
-lies is the picture's split. So a picture keeps its split whatever is added to its data set, neither
-its name nor its place matters, copies of one file stay together, and the same pictures are divided
-alike on another machine.
+Splits that the data has are kept: Karpathy's, COCO's and a manifest's own, a column's, folders'.
+Missing ones are drawn: about a tenth of the pictures becomes test, another tenth val, and the rest
+train. A digest of the seed and of a picture's bytes gives a number from 0 to 1, which decides its
+split. So a picture keeps its split whatever is added to its data set, its name and folder do not
+matter, copies of a file stay together, and another machine divides the same pictures alike.
 
-The paper's training mixture is drawn by a seed alone, once, and written down picture by picture: a
-manifest. And a look at data says before training what is usable, what is twice, and what leaks.
+The paper's training mixture is drawn once, by a seed alone, and written down picture by picture in
+a manifest. `inspect_data` reports before training what is usable, what is duplicated and what
+leaks.
 """
 
 import hashlib
@@ -42,14 +42,14 @@ from dclip_kit.data.readers import MANIFEST
 from dclip_kit.runtime.files import write_atomically
 from dclip_kit.runtime.printing import printable, say
 
-# How many pictures of each data set the paper draws: 75,000, of which a tenth is held out, so that
-# 67,500 train. Our reading: a picture with all its captions counts as one image-caption pair.
+# How many pictures of each data set the paper draws: 75,000, of which a tenth is held out: 67,500
+# to train on. Our reading: a picture with all its captions counts as one image-caption pair.
 PAPER_MIXTURE = {"coco": 50_000, "flickr30k": 15_000, "conceptual_captions": 10_000}
 HELD_OUT = 0.1
-FEWEST = 2  # pictures of a split: with one, every model finds all
+FEWEST = 2  # pictures of a split: with one, any model has a perfect recall
 SHARE = 0.1  # of the pictures, for each of val and test
-_START = {"val": 0.0, "test": SHARE}  # of each split's numbers
-_MOST_LINES = 10  # of a list; the report has all
+_START = {"val": 0.0, "test": SHARE}  # where each split's interval of numbers starts
+_MOST_LINES = 10  # printed of a list; the report has all
 _ORIGINS = {
     "digest": "a digest of the files",
     "file": "the data set's own files",
@@ -60,18 +60,18 @@ _ORIGINS = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What could not be used of data, and why.
+    """What was left out of the data, and why.
 
     Attributes:
         unusable: reason by picture, or by place in an annotation file.
         empty_captions: how many captions had no text.
         without_captions: how many pictures had none.
-        leaks: pictures left out of train for being in val or test, and out of val for being in
-            test.
-        not_compared: reason by picture, of those compared with other splits by name alone.
-        linked: how many of the pictures that are used are links out of the data's folder.
-        copies: how many of them are the same file as another of their split.
-        not_splits: columns that are called as if they said splits, and do not.
+        leaks: pictures left out of train because they are in val or test, and out of val because
+            they are in test.
+        not_compared: for pictures compared with other splits by name alone, the reason.
+        linked: how many of the pictures used lie outside the data's folder, reached by links.
+        copies: how many of them are the same file as another picture of their split.
+        not_splits: columns with a usual name of a split column whose values are not splits.
     """
 
     unusable: dict[str, str]
@@ -101,8 +101,8 @@ class LeftOut:
             (len(leaks), "that are in another split too", leaks),
         )
         parts = [
-            f"{count:,} {what}" + "".join(f" (the first, {first})" for first in each[:1])
-            for count, what, each in counted
+            f"{count:,} {what}" + "".join(f" (the first, {first})" for first in details[:1])
+            for count, what, details in counted
             if count
         ]
         sentences = (
@@ -123,7 +123,7 @@ class LeftOut:
 class Splits:
     """Captioned pictures to train on, to choose on and to measure on, and what was left out.
 
-    Of the pocket's, which are whole, nothing was: None.
+    `left_out` is None for the pocket data, which are complete.
     """
 
     train: CaptionedImages
@@ -144,54 +144,54 @@ def read_splits(
     Args:
         path: as in `read_captioned`.
         images: as in `read_captioned`.
-        test: data to measure on instead: its own test, of COCO's folder and of a manifest its val,
-            of any other all. What `path` has for a test is left alone then.
-        seed: of drawing the splits that the data has not.
+        test: other data to measure on: its test split; without one, the val split of COCO's folder
+            or a manifest, and all of any other data. The test split of `path` is not used then.
+        seed: for drawing the splits that the data lacks.
         by_content: whether leaks are looked for by content too, which reads all pictures.
 
     Raises:
-        ValueError: data cannot be read or is too little.
+        ValueError: the data cannot be read, or a split has too few pictures.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    found = [read_captioned(path, images, split="all")]
-    splits = assign_splits(found[0], seed, ("val", "test") if test is None else ("val",))
-    parts = {name: _select(found[0], splits, name) for name in SPLITS}
+    sources = [read_captioned(path, images, split="all")]
+    splits = assign_splits(sources[0], seed, ("val", "test") if test is None else ("val",))
+    parts = {name: _select(sources[0], splits, name) for name in SPLITS}
     if test is not None:
-        found.append(read_captioned(test, split="all"))
-        parts["test"] = _measured_part(found[1])
+        sources.append(read_captioned(test, split="all"))
+        parts["test"] = _measured_part(sources[1])
     if test is None or by_content:
-        # In data of one's own, train/1.jpg and test/1.jpg are two pictures; to the leak guard,
-        # which knows the numbers of public data sets, a bare 1 would be one. What it shows tells.
+        # In users' own data, train/1.jpg and test/1.jpg are two pictures. The leak guard would take
+        # a bare 1 for a public data set's number, and both for one: only their content may tell.
         parts = {
-            name: replace(part, image_ids=tuple(each or OWN for each in part.image_ids))
+            name: replace(part, image_ids=tuple(image_id or OWN for image_id in part.image_ids))
             for name, part in parts.items()
         }
     leaks: list[Leak] = []
     not_compared: dict[Path, str] = {}
-    kept = dict(parts)
-    for name, others in (("val", ["test"]), ("train", ["val", "test"])):
-        report = find_leaks(parts[name], [parts[other] for other in others], by_content)
-        kept[name] = remove_leaks(parts[name], report.leaks)
+    leak_free = dict(parts)
+    for name, evaluation in (("val", ["test"]), ("train", ["val", "test"])):
+        report = find_leaks(parts[name], [parts[split] for split in evaluation], by_content)
+        leak_free[name] = remove_leaks(parts[name], report.leaks)
         leaks += report.leaks
         not_compared |= report.not_compared
     left_out = LeftOut(
-        unusable={place: why for each in found for place, why in each.unusable.items()},
-        empty_captions=sum(each.empty_captions for each in found),
-        without_captions=sum(not group for each in found for group in each.dataset.captions),
+        unusable={place: why for data in sources for place, why in data.unusable.items()},
+        empty_captions=sum(data.empty_captions for data in sources),
+        without_captions=sum(not group for data in sources for group in data.dataset.captions),
         leaks=tuple(leaks),
         not_compared=not_compared,
-        linked=sum(each.linked for each in found),
-        copies=sum(map(_count_copies, kept.values())) if by_content else 0,
-        not_splits=tuple(dict.fromkeys(name for each in found for name in each.not_splits)),
+        linked=sum(data.linked for data in sources),
+        copies=sum(map(_count_copies, leak_free.values())) if by_content else 0,
+        not_splits=tuple(dict.fromkeys(name for data in sources for name in data.not_splits)),
     )
-    if min(map(len, kept.values())) < FEWEST:
+    if min(map(len, leak_free.values())) < FEWEST:
+        counts = ", ".join(f"{name} {len(part)}" for name, part in leak_free.items())
         raise ValueError(
-            f"Expected at least {FEWEST} pictures in each split of {found[0].dataset.source}, got "
-            f"train {len(kept['train'])}, val {len(kept['val'])}, test {len(kept['test'])}; give "
-            "more, say each picture's split in a column split or by folders train, val and test, "
-            f"or name other data to measure on. {left_out}".strip()
+            f"Expected at least {FEWEST} pictures in each split of {sources[0].dataset.source}, "
+            f"got {counts}; give more, say each picture's split in a column split or by folders "
+            f"train, val and test, or name other data to measure on. {left_out}".strip()
         )
-    return Splits(**kept, left_out=left_out)
+    return Splits(**leak_free, left_out=left_out)
 
 
 def read_test(
@@ -200,26 +200,27 @@ def read_test(
     test: Path | str | None = None,
     seed: int = 0,
 ) -> CaptionedImages:
-    """Reads the test of `read_splits` alone; arguments and errors as there.
+    """Reads only the test split of `read_splits`; the same arguments and errors.
 
-    What leaks is left out of the other splits, so that nothing need be compared by content. What
+    Leaking pictures are left out of the other splits, so nothing is compared by content here. What
     could not be used is printed.
     """
     if test is not None:
-        found = read_captioned(test, split="all")
-        return say_left_out(found, _measured_part(found))
-    found = read_captioned(path, images, split="all", checks="names")
-    # What cannot be read is drawn for no split, and might have been for this one.
-    drawn = [split or "test" for split in assign_splits(found, seed, ("test",))]
-    usable = drop_unusable(_select(found, drawn, "test"))
-    unusable = found.unusable | usable.unusable
-    own = say_left_out(replace(found, unusable=unusable), usable.dataset)
-    if len(own) < FEWEST:
+        source = read_captioned(test, split="all")
+        return say_left_out(source, _measured_part(source))
+    source = read_captioned(path, images, split="all", checks="names")
+    # Unreadable pictures get no split. They might belong to test: read them, to report them.
+    splits = [split or "test" for split in assign_splits(source, seed, ("test",))]
+    usable = drop_unusable(_select(source, splits, "test"))
+    unusable = source.unusable | usable.unusable
+    test_pictures = say_left_out(replace(source, unusable=unusable), usable.dataset)
+    if len(test_pictures) < FEWEST:
         raise ValueError(
-            f"Expected at least {FEWEST} pictures to measure on in {path}, got {len(own)} of "
-            f"{len(found.dataset)}; give more, or measure on all with split all."
+            f"Expected at least {FEWEST} pictures to measure on in {path}, got "
+            f"{len(test_pictures)} of {len(source.dataset)}; give more, or measure on all with "
+            "split all."
         )
-    return own
+    return test_pictures
 
 
 def read_training_captions(
@@ -228,25 +229,25 @@ def read_training_captions(
     test: Path | str | None = None,
     seed: int = 0,
 ) -> list[str]:
-    """Reads the captions of the train of `read_splits`, by their annotations' word.
+    """Reads the captions of `read_splits`' train split, without checking its pictures.
 
-    What leaks is left in, and so is what cannot be read: nothing is trained or measured on it.
-    Arguments and errors as there.
+    Captions of leaking and of unreadable pictures stay in: nothing is trained or measured on them.
+    The arguments and errors are the same.
     """
-    found = read_captioned(path, images, split="all", checks="names")
-    splits = assign_splits(found, seed, ("val", "test") if test is None else ("val",))
-    return _select(found, splits, "train").texts
+    usable = read_captioned(path, images, split="all", checks="names")
+    splits = assign_splits(usable, seed, ("val", "test") if test is None else ("val",))
+    return _select(usable, splits, "train").texts
 
 
 def say_left_out(found: UsableImages, used: CaptionedImages | None = None) -> CaptionedImages:
-    """Prints what could not be used of data.
+    """Prints what was left out of the data.
 
     Args:
         found: the data.
-        used: the part of it that is used, none of which lacks a caption; left out, all is.
+        used: the part to be used, in which every picture has a caption; left out, all of it.
 
     Returns:
-        What is used.
+        The part to be used.
     """
     without = sum(not group for group in found.dataset.captions) if used is not None else 0
     used = found.dataset if used is None else used
@@ -267,7 +268,7 @@ def say_left_out(found: UsableImages, used: CaptionedImages | None = None) -> Ca
 
 
 def say_not_splits(columns: Sequence[str]) -> str:
-    """What is said of columns that are called as if they said splits."""
+    """Says which columns have a usual name of a split column but hold no splits."""
     return f"Not taken for splits, as its values are no names of splits: {', '.join(columns)}"
 
 
@@ -277,49 +278,51 @@ def _count_copies(pictures: CaptionedImages) -> int:
 
 
 def read_evaluation(path: Path | str) -> CaptionedImages:
-    """Reads an evaluation set by its annotations' word, as a missing picture leaks by name too.
+    """Reads the annotations of an evaluation set: pictures may be missing, as names tell of leaks.
 
-    Of Karpathy's and COCO's these are val and test, of other formats all.
+    Formats with splits of their own (Karpathy's, COCO's) give val and test, others everything.
 
     Raises:
-        ValueError: it cannot be read, or there is nothing.
+        ValueError: it cannot be read, or is empty.
     """
-    found = read_format(path, None, None, "all", "names")
-    splits = found.dataset.splits
-    kept = [i for i, own in enumerate(splits) if own != "train" or found.splits_from != "file"]
-    if not kept:
+    usable = read_format(path, None, None, "all", "names")
+    splits = usable.dataset.splits
+    indices = [
+        i for i, split in enumerate(splits) if split != "train" or usable.splits_from != "file"
+    ]
+    if not indices:
         raise ValueError(
             f"Expected evaluation pictures at {path}, found none to compare with; name another."
         )
-    return found.dataset.select(kept)
+    return usable.dataset.select(indices)
 
 
 def assign_splits(
     found: UsableImages, seed: int = 0, needed: Sequence[str] = ("val", "test")
 ) -> list[str]:
-    """The split of each picture; "" for those of a test that is not measured on.
+    """The split of each picture; "" for those of a test split that is not needed.
 
-    Where a split is needed and not there, about a tenth of train is drawn for it; then what cannot
-    be read has the split "", too.
+    About a tenth of train is drawn for each needed split that is missing; unreadable pictures then
+    get the split "", too.
 
     Args:
         found: all of a data set.
-        seed: of the splits that are drawn.
-        needed: of val and test; they are drawn where the data has none. Without test, other data is
-            measured on.
+        seed: for the splits that are drawn.
+        needed: which of val and test; without test, other data is measured on.
     """
-    splits = [own or "train" for own in found.dataset.splits]
+    splits = [split or "train" for split in found.dataset.splits]
     if "test" not in needed:
         splits = ["" if split == "test" else split for split in splits]
     elif found.splits_from == "file" and "test" not in splits:  # COCO's val is what people report
         splits = ["test" if split == "val" else split for split in splits]
     missing = [split for split in needed if split not in splits]
-    rest = [i for i, split in enumerate(splits) if split == "train" and missing]
-    paths = [found.dataset.paths[i] for i in rest]
-    for i, scan in zip(rest, scan_pictures(paths, "dividing pictures", decode=False), strict=True):
+    drawable = [i for i, split in enumerate(splits) if split == "train" and missing]
+    paths = [found.dataset.paths[i] for i in drawable]
+    scans = scan_pictures(paths, "dividing pictures", decode=False)
+    for i, scan in zip(drawable, scans, strict=True):
         digest = hashlib.sha256(f"{seed} {scan.digest}".encode()).hexdigest()
-        place = int(digest[:16], 16) / 16**16
-        drawn = (split for split in missing if 0 <= place - _START[split] < SHARE)
+        fraction = int(digest[:16], 16) / 16**16
+        drawn = (split for split in missing if 0 <= fraction - _START[split] < SHARE)
         splits[i] = "" if scan.problem else next(drawn, "train")
     return splits
 
@@ -330,52 +333,51 @@ def read_uncaptioned(
     """Reads pictures to learn from without captions.
 
     Args:
-        path: a folder of pictures, all of which are taken whatever a table says of some, or as in
-            `read_captioned`; captions are not kept.
-        evaluation: pictures that are left out: those to choose and to measure on.
+        path: a folder of pictures, all of which are taken whatever its tables list; or as in
+            `read_captioned`. Captions are dropped.
+        evaluation: the pictures to choose and to measure on, which are left out.
         by_content: whether they are looked for by content too, which reads all pictures.
 
     Returns:
-        The pictures, none of which has a caption, and what was left out.
+        The pictures, without captions, and what was left out.
 
     Raises:
-        ValueError: there is nothing at the path, or no picture that can be read and is not in
-            evaluation.
+        ValueError: there is nothing at the path, or no readable picture outside `evaluation`.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
-    place = Path(path)
-    if not place.is_dir() or find_formats(place).keys() - {"files", "csv", "jsonl"}:
-        found = read_format(path, None, None, "all", "pictures")
-    else:  # texts and tables beside the pictures are not read: they may not know them all
-        paths = tuple(place / name for name in walk_files(place) if is_picture(name))
-        found = drop_unusable(
-            CaptionedImages(paths, ((),) * len(paths), "uncaptioned", place.resolve().name)
+    folder = Path(path)
+    if not folder.is_dir() or find_formats(folder).keys() - {"files", "csv", "jsonl"}:
+        usable = read_format(path, None, None, "all", "pictures")
+    else:  # texts and tables beside the pictures are not read: they may not list all of them
+        paths = tuple(folder / name for name in walk_files(folder) if is_picture(name))
+        usable = drop_unusable(
+            CaptionedImages(paths, ((),) * len(paths), "uncaptioned", folder.resolve().name)
         )
-        found = replace(found, linked=count_links(found.dataset.paths, place))
+        usable = replace(usable, linked=count_links(usable.dataset.paths, folder))
     pictures = replace(
-        found.dataset,
-        captions=((),) * len(found.dataset),
+        usable.dataset,
+        captions=((),) * len(usable.dataset),
         split="uncaptioned",
         splits=(),
-        # Their names are no data set's numbers, unless the format says so.
-        image_ids=tuple(each or OWN for each in found.dataset.image_ids),
+        # Their names are not a public data set's numbers, unless the format says so.
+        image_ids=tuple(image_id or OWN for image_id in usable.dataset.image_ids),
     )
     report = find_leaks(pictures, evaluation, by_content)
-    left_out = LeftOut(found.unusable, 0, 0, report.leaks, report.not_compared, found.linked)
-    kept = remove_leaks(pictures, report.leaks)
-    if not len(kept):
+    left_out = LeftOut(usable.unusable, 0, 0, report.leaks, report.not_compared, usable.linked)
+    leak_free = remove_leaks(pictures, report.leaks)
+    if not len(leak_free):
         raise ValueError(
             f"Expected pictures to learn from in {path} that are in neither val nor test, found "
             f"none; name others. {left_out}".strip()
         )
-    return kept, left_out
+    return leak_free, left_out
 
 
 def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
     """Divides labelled pictures into a half to choose on and a half to measure on.
 
-    Class by class, in an order that a digest of the seed and of the picture's name decides, they go
-    to one and the other in turn.
+    The pictures of each class, ordered by a digest of the seed and of their names, go to the two
+    halves in turn.
     """
     digests = [
         hashlib.sha256(f"{seed} {i} {path.name}".encode(errors="surrogateescape")).hexdigest()
@@ -385,18 +387,20 @@ def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImag
     return dataset.select(sorted(order[::2])), dataset.select(sorted(order[1::2]))
 
 
-def _select(found: UsableImages, splits: Sequence[str], name: str) -> CaptionedImages:
-    """The pictures of a split that have a caption: others teach nothing and answer nothing."""
-    own = [i for i, split in enumerate(splits) if split == name and found.dataset.captions[i]]
-    return replace(found.dataset.select(own), split=name, splits=())
+def _select(usable: UsableImages, splits: Sequence[str], name: str) -> CaptionedImages:
+    """A split's pictures with captions: others can neither be trained nor measured on."""
+    indices = [i for i, split in enumerate(splits) if split == name and usable.dataset.captions[i]]
+    return replace(usable.dataset.select(indices), split=name, splits=())
 
 
-def _measured_part(found: UsableImages) -> CaptionedImages:
-    """Of data that is given to measure on its own test, of COCO's its val, else all."""
-    splits = found.dataset.splits
-    own = "val" if found.splits_from == "file" and "val" in splits else ""
-    own = "test" if "test" in splits else own
-    return _select(found, ["test" if own in ("", split) else "" for split in splits], "test")
+def _measured_part(usable: UsableImages) -> CaptionedImages:
+    """The part of other data to measure on: its test split, COCO's val, or else all."""
+    splits = usable.dataset.splits
+    test_split = "val" if usable.splits_from == "file" and "val" in splits else ""
+    test_split = "test" if "test" in splits else test_split
+    return _select(
+        usable, ["test" if test_split in ("", split) else "" for split in splits], "test"
+    )
 
 
 def curate(
@@ -410,13 +414,13 @@ def curate(
 ) -> dict[str, Any]:
     """Draws a training mixture without leaks and writes it as a manifest, atomically.
 
-    The same seed draws the same pictures, whatever order they were read in. Pictures that cannot be
-    read, have no caption or leak are passed over for the next; each is named in the manifest. A
-    tenth of each data set goes to split "val".
+    The same seed draws the same pictures, in whatever order they were read. A picture that cannot
+    be read, has no caption or leaks is replaced by the next, and named in the manifest. A tenth of
+    each data set goes to split "val".
 
     Args:
-        datasets: by name, as in the mixture, those of its data sets that are present. They may have
-            been read with checks="names": pictures are read here, and only those that are drawn.
+        datasets: by their names in the mixture, of which some may be missing. They may have been
+            read with checks="names": only pictures that are drawn are read, here.
         manifest: the JSON file to write.
         evaluation: the sets that a model will be measured on.
         mixture: how many pictures to draw by name.
@@ -427,7 +431,7 @@ def curate(
         What was written: format, recipe, seed, counts, leaks, unusable, not_compared, entries.
 
     Raises:
-        ValueError: a data set is not of the mixture, or nothing was drawn.
+        ValueError: a data set is not in the mixture, or nothing was drawn.
         ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
     """
     if unknown := sorted(datasets.keys() - mixture.keys()):
@@ -452,11 +456,11 @@ def curate(
         if name in datasets:
             rng = random.Random(f"{seed} {name}")
             drawn = _draw(datasets[name], count, rng, index, record)
-            # They stand in random order, so that the last are held out.
+            # They are in random order, so the last can be held out.
             held_out = len(drawn) - round(HELD_OUT * len(drawn))
             entries = [
                 {
-                    # Below the manifest's folder, so that both can move together.
+                    # Relative below the manifest's folder, so that both can move together.
                     "path": (p.relative_to(folder) if p.is_relative_to(folder) else p).as_posix(),
                     "id": drawn.image_ids[i],
                     "captions": list(drawn.captions[i]),
@@ -484,9 +488,9 @@ def _draw(
     index: EvaluationIndex,
     record: dict[str, Any],
 ) -> CaptionedImages:
-    """Goes through the pictures in a random order until there are enough without fault.
+    """Goes through the pictures in random order until enough are usable and free of leaks.
 
-    What is left out on the way is noted in the record.
+    Pictures left out on the way are noted in the record.
     """
     paths, ids = dataset.paths, dataset.image_ids
     # By id and name and not by folder, so that the draw is the same on another machine.
@@ -494,20 +498,22 @@ def _draw(
     rng.shuffle(order)
     chosen: list[int] = []
     while order and len(chosen) < count:
-        # What leaks or fails is made up for from the next ones in the order.
+        # Pictures that leak or fail are replaced by the next ones in the order.
         size = count - len(chosen)
         batch, order = order[:size], order[size:]
-        found = drop_unusable(dataset.select(batch))
-        report = find_leaks(found.dataset, index)
-        unusable = found.unusable | {
+        usable = drop_unusable(dataset.select(batch))
+        report = find_leaks(usable.dataset, index)
+        unusable = usable.unusable | {
             str(paths[i]): "it has no caption" for i in batch if not dataset.captions[i]
         }
         left_out = unusable.keys() | {str(leak.picture) for leak in report.leaks}
         chosen += [i for i in batch if str(paths[i]) not in left_out]
-        blind = {p: why for p, why in report.not_compared.items() if p not in index.not_compared}
+        not_compared = {
+            path: why for path, why in report.not_compared.items() if path not in index.not_compared
+        }
         record["leaks"] += [leak.as_dict() for leak in report.leaks]
         record["unusable"] += list_reasons(unusable)
-        record["not_compared"] += list_reasons(blind)
+        record["not_compared"] += list_reasons(not_compared)
     return dataset.select(chosen)
 
 
@@ -517,27 +523,27 @@ def inspect_data(
     format: str | None = None,
     against: Sequence[CaptionedImages | Path | str] = (),
 ) -> dict[str, Any]:
-    """Looks at a data set, all its splits, and reports what training could not use.
+    """Checks all splits of a data set, and reports what training could not use.
 
     Args:
         path: as in `read_captioned`.
         images: as in `read_captioned`.
         format: as in `read_captioned`.
         against: evaluation sets. A path stands for the splits val and test where the format has
-            them, and for all of it where it has not; its pictures may be missing.
+            splits of its own, else for all of the data; its pictures may be missing.
 
     Returns:
         JSON values: `format`; `pictures` with the count `usable` and the list `unusable` of path
-        and reason (rows that name no usable picture among them, by their place in the file);
+        and reason (including rows that name no usable picture, by their place in the file);
         `captions` with the counts `usable`, `empty` and, of the usable ones, `truncated`: longer
         than CLIP's 77 tokens, or with its end token inside; `splits`, how many usable pictures with
         captions training would put into train, val and test, and by what ("from": column, folders,
-        file, or digest where the data says nothing); `not_splits`, the columns that are called as
-        if they said splits and do not; `linked`, how many pictures are links out of the data's
-        folder; `duplicates`, groups of paths with equal pixels; `leaks`, of picture, evaluation and
-        by.
-        Pictures that leaks could only be looked for by name are told in a warning, and so are
-        splits that have to be drawn from the data's own train.
+        file, or digest where the data has none); `not_splits`, columns with a usual name of a split
+        column whose values are not splits; `linked`, how many pictures lie outside the data's
+        folder, reached by links; `duplicates`, groups of paths with equal pixels; `leaks`, of
+        picture, evaluation and by.
+        Warnings tell of pictures that could be compared by name only, and of splits that have to be
+        drawn from the data's own train.
 
     Raises:
         ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
@@ -545,81 +551,82 @@ def inspect_data(
     """
     format = recognise_format(path, images, format)
     evaluation = [
-        each if isinstance(each, CaptionedImages) else read_evaluation(each) for each in against
+        data if isinstance(data, CaptionedImages) else read_evaluation(data) for data in against
     ]
     try:
-        found = read_format(path, images, format, "all", "pictures")
+        usable = read_format(path, images, format, "all", "pictures")
     except ValueError as error:  # the file as a whole cannot be used
-        found = UsableImages(CaptionedImages((), (), "all", str(path)), {str(path): str(error)})
-    dataset = found.dataset
+        usable = UsableImages(CaptionedImages((), (), "all", str(path)), {str(path): str(error)})
+    dataset = usable.dataset
     groups: dict[str, list[str]] = {}
-    for place, scan in zip(dataset.paths, scan_pictures(dataset.paths), strict=True):
-        groups.setdefault(scan.pixels, []).append(printable(place))
-    guard = find_leaks(dataset, evaluation, by_content=bool(evaluation))
-    if guard.not_compared:
-        first, why = next(iter(guard.not_compared.items()))
+    for picture, scan in zip(dataset.paths, scan_pictures(dataset.paths), strict=True):
+        groups.setdefault(scan.pixels, []).append(printable(picture))
+    leak_report = find_leaks(dataset, evaluation, by_content=bool(evaluation))
+    if leak_report.not_compared:
+        first_path, why = next(iter(leak_report.not_compared.items()))
         warnings.warn(
-            f"{len(guard.not_compared)} pictures were compared by name and not by content; the "
-            f"first is {printable(first)}: {printable(why)}",
+            f"{len(leak_report.not_compared)} pictures were compared by name and not by content; "
+            f"the first is {printable(first_path)}: {printable(why)}",
             stacklevel=2,
         )
     captioned = dataset.select([i for i, captions in enumerate(dataset.captions) if captions])
-    splits = assign_splits(replace(found, dataset=captioned))
+    splits = assign_splits(replace(usable, dataset=captioned))
     counts = {split: splits.count(split) for split in SPLITS}
-    both = zip(captioned.splits, splits, strict=True)
-    if drawn := {split for own, split in both if own == "train"} - {"train"}:
-        there = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if split in drawn)
+    pairs = zip(captioned.splits, splits, strict=True)
+    if drawn := {split for original, split in pairs if original == "train"} - {"train"}:
+        sizes = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if split in drawn)
         warnings.warn(
-            f"Drawn from the data's own train, since it has no such split: {there}.", stacklevel=2
+            f"Drawn from the data's own train, since it has no such split: {sizes}.", stacklevel=2
         )
     return {
         "format": format,
-        "pictures": {"usable": len(dataset), "unusable": list_reasons(found.unusable)},
+        "pictures": {"usable": len(dataset), "unusable": list_reasons(usable.unusable)},
         "captions": {
             "usable": len(dataset.texts),
-            "empty": found.empty_captions,
+            "empty": usable.empty_captions,
             "truncated": count_truncated(dataset.texts),
         },
-        "splits": {"from": found.splits_from or "digest", **counts},
-        "not_splits": list(found.not_splits),
-        "linked": found.linked,
+        "splits": {"from": usable.splits_from or "digest", **counts},
+        "not_splits": list(usable.not_splits),
+        "linked": usable.linked,
         "duplicates": [group for group in groups.values() if len(group) > 1],
-        "leaks": [leak.as_dict() for leak in guard.leaks],
+        "leaks": [leak.as_dict() for leak in leak_report.leaks],
     }
 
 
 def count_truncated(captions: Sequence[str], tokenizer: Any = None) -> int:
-    """How many captions say more than a model reads: its context ends, or they hold its end token.
+    """How many captions a model does not read to their end: too long, or with its end token inside.
 
     Args:
         captions: of any length.
         tokenizer: the model's; left out, CLIP's with 77 tokens.
     """
     if tokenizer is None:
-        from open_clip import SimpleTokenizer  # takes seconds, and reading data needs none of it
+        from open_clip import SimpleTokenizer  # takes seconds, and reading data does not need it
 
         tokenizer = SimpleTokenizer()
     size = tokenizer(["a"]).shape[1]
-    # A token has at least one byte: most captions are short enough without asking.
-    asked = [c for c in captions if len(c.encode()) > size - 2 or "end_of_text" in c.lower()]
-    asked = asked or ["a"]
-    # Where a caption that is cut ends, it goes on if there is more room.
-    ids, roomier = tokenizer(asked), tokenizer(asked, context_length=size + 1)[:, :size]
-    ended = (ids == getattr(tokenizer, "eot_token_id", -1)).sum(1) > 1
-    return int((ended | (ids != roomier).any(1)).sum())
+    # A token has at least one byte, so most captions need not be tokenized to know that they fit.
+    candidates = [c for c in captions if len(c.encode()) > size - 2 or "end_of_text" in c.lower()]
+    candidates = candidates or ["a"]
+    # A caption that was cut has another token in place of its end token if there is more room.
+    ids = tokenizer(candidates)
+    longer_ids = tokenizer(candidates, context_length=size + 1)[:, :size]
+    has_end_token = (ids == getattr(tokenizer, "eot_token_id", -1)).sum(1) > 1
+    return int((has_end_token | (ids != longer_ids).any(1)).sum())
 
 
 def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
-    """The lines of a report by `inspect_data` that a person reads.
+    """Yields the lines that sum up a report by `inspect_data` for a person.
 
     Args:
-        report: what it returned.
+        report: as `inspect_data` returned it.
         compared: whether evaluation sets were given.
     """
     pictures, captions, splits = report["pictures"], report["captions"], report["splits"]
     yield f"Format: {report['format']}"
     yield f"Pictures: {pictures['usable']:,} usable, {len(pictures['unusable']):,} unusable"
-    yield from _list_some([f"{each['path']}: {each['reason']}" for each in pictures["unusable"]])
+    yield from _list_some([f"{entry['path']}: {entry['reason']}" for entry in pictures["unusable"]])
     yield (
         f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them cut after "
         f"CLIP's 77 tokens or at its end token), {captions['empty']:,} empty"

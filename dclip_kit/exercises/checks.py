@@ -1,7 +1,7 @@
-"""The notebooks' exercises: what is asked, how inputs are drawn, and the mistakes people make.
+"""The notebooks' exercises: random inputs, the right answer, and the mistakes people make.
 
-An answer is a function that a reader wrote. It is called with random inputs, so any way to compute
-the right thing will do; an answer that computes what a known mistake computes is told which.
+An answer is a function that a reader wrote. It is called with random inputs, so any way of
+computing the right result is accepted; an answer that matches a known mistake is told which.
 """
 
 import copy
@@ -17,17 +17,17 @@ from torchvision.ops import box_iou
 from dclip_kit.metrics import composition_scores
 
 _TRIALS = 20
-_SHOWN = 6  # numbers of an input or a result
+_MOST_PRINTED = 6  # numbers to print of an input or a result
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """A function that is asked for.
+    """A function that readers write.
 
     Attributes:
-        draw: inputs for it, by a generator.
+        draw: draws inputs for it, with a generator.
         solve: a right answer.
-        mistakes: wrong answers, by what to say of each.
+        mistakes: wrong answers, by the message for each.
     """
 
     draw: Callable[[Generator], tuple[Any, ...]]
@@ -35,7 +35,7 @@ class Exercise:
     mistakes: dict[str, Callable[..., Any]]
 
     def __call__(self, answer: Callable[..., Any]) -> None:
-        """Prints what an answer is worth; nothing is raised.
+        """Prints whether an answer is right; raises nothing.
 
         Args:
             answer: takes what `draw` gives; returns a number, a list or a tensor.
@@ -46,68 +46,70 @@ class Exercise:
     def find_fault(self, answer: Callable[..., Any]) -> str | None:
         """What is wrong with an answer, in a sentence; None if it is right."""
         rng = torch.Generator().manual_seed(0)
-        drawn = [self.draw(rng) for _ in range(_TRIALS)]
-        given, right = _answer_all(answer, drawn), _answer_all(self.solve, drawn)
-        if all(map(_agree, given, right)):
+        inputs = [self.draw(rng) for _ in range(_TRIALS)]
+        results, expected_results = _answer_all(answer, inputs), _answer_all(self.solve, inputs)
+        if all(map(_agree, results, expected_results)):
             return None
-        for said, mistake in self.mistakes.items():
-            if all(map(_agree, given, _answer_all(mistake, drawn))):
-                return said
-        rows = zip(drawn, given, right, strict=True)
-        failed = [row for row in rows if not _agree(*row[1:])]
-        inputs, got, expected = min(failed, key=lambda row: _count_numbers(row[0]))
+        for message, mistake in self.mistakes.items():
+            if all(map(_agree, results, _answer_all(mistake, inputs))):
+                return message
+        trials = zip(inputs, results, expected_results, strict=True)
+        failed = [row for row in trials if not _agree(*row[1:])]
+        example, got, expected = min(failed, key=lambda row: _count_numbers(row[0]))
         if isinstance(got, str) or isinstance(expected, str):
             return str(got)
         if got.shape != expected.shape:
-            return f"Expected {_count(expected)}, got {_count(got)}."
-        values = [torch.as_tensor(each).double() for each in inputs]
-        few = all(each.numel() <= _SHOWN for each in values)
-        asked = " and ".join(f"({_say(each)})" for each in values) if few else "one input"
-        return f"For {asked}, expected {_say(expected)}, got {_say(got)}."
+            return f"Expected {_describe_size(expected)}, got {_describe_size(got)}."
+        values = [torch.as_tensor(value).double() for value in example]
+        short = all(value.numel() <= _MOST_PRINTED for value in values)
+        text = " and ".join(f"({_format_values(x)})" for x in values) if short else "one input"
+        return f"For {text}, expected {_format_values(expected)}, got {_format_values(got)}."
 
 
 def _answer_all(answer: Callable[..., Any], drawn: list[tuple[Any, ...]]) -> list[Tensor | str]:
-    """What an answer makes of each input; where it makes nothing, a sentence about that."""
-    made: list[Tensor | str] = []
+    """An answer's result for each input, or a sentence about why there is none."""
+    results: list[Tensor | str] = []
     for inputs in drawn:
         try:
-            result = answer(*copy.deepcopy(inputs))  # it may change them
+            result = answer(*copy.deepcopy(inputs))  # the answer may change them
             if result is None or result is ...:
-                made.append("The function returns nothing so far.")
+                results.append("The function returns nothing so far.")
                 continue
-            if isinstance(result, list):  # as_tensor takes no list of rows
+            if isinstance(result, list):  # as_tensor does not take a list of rows
                 result = torch.stack(list(map(torch.as_tensor, result)))
             value = torch.as_tensor(result).double()
-            made.append(value[0] if value.shape == (1,) else value)  # as good as a number
+            results.append(value[0] if value.shape == (1,) else value)  # as good as a number
         except Exception as error:
-            made.append(f"It stops with {type(error).__name__}: {error}")
-    return made
+            results.append(f"It stops with {type(error).__name__}: {error}")
+    return results
 
 
-def _agree(one: Tensor | str, other: Tensor | str) -> bool:
-    if isinstance(one, str) or isinstance(other, str):
-        return isinstance(one, str) and one == other
-    return one.shape == other.shape and torch.allclose(one, other, 1e-3, 1e-5, equal_nan=True)
+def _agree(result: Tensor | str, expected: Tensor | str) -> bool:
+    if isinstance(result, str) or isinstance(expected, str):
+        return isinstance(result, str) and result == expected
+    return result.shape == expected.shape and torch.allclose(
+        result, expected, 1e-3, 1e-5, equal_nan=True
+    )
 
 
 def _count_numbers(inputs: tuple[Any, ...]) -> int:
-    return sum(torch.as_tensor(each).numel() for each in inputs)
+    return sum(torch.as_tensor(value).numel() for value in inputs)
 
 
-def _count(value: Tensor) -> str:
+def _describe_size(value: Tensor) -> str:
     return f"{' × '.join(map(str, value.shape))} numbers" if value.ndim else "one number"
 
 
-def _say(value: Tensor) -> str:
-    few = [f"{each:.3g}" for each in value.flatten()[:_SHOWN].tolist()]
-    return ", ".join(few) + " …" * (value.numel() > _SHOWN)
+def _format_values(value: Tensor) -> str:
+    numbers = [f"{number:.3g}" for number in value.flatten()[:_MOST_PRINTED].tolist()]
+    return ", ".join(numbers) + " …" * (value.numel() > _MOST_PRINTED)
 
 
-# What the draws share. Sizes and factors differ from input to input, so that no constant will do.
+# Shared draws. Sizes and factors differ from input to input, so that no constant is right.
 
 
 def _draw_size(rng: Generator, low: int, high: int) -> int:
-    """A whole number; both ends count."""
+    """A whole number from low to high, both included."""
     return int(torch.randint(low, high + 1, (1,), generator=rng))
 
 
@@ -128,7 +130,7 @@ def _draw_gallery(rng: Generator) -> tuple[Any, ...]:
 
 
 def _draw_some(rng: Generator, low: int, high: int) -> Tensor:
-    """True at one place or more of `low` to `high`, and anywhere."""
+    """A mask of `low` to `high` positions, True at one or more of them, at random."""
     places = _draw_size(rng, low, high)
     return torch.randperm(places, generator=rng) < _draw_size(rng, 1, places)
 
@@ -138,28 +140,28 @@ def _draw_some(rng: Generator, low: int, high: int) -> Tensor:
 
 def _draw_boxes(rng: Generator) -> tuple[Any, ...]:
     corners = torch.rand(2, 2, 2, generator=rng).sort(dim=1).values  # box corner xy
-    corners += torch.rand(2, 1, 2, generator=rng)  # so that many are apart both ways
+    corners += torch.rand(2, 1, 2, generator=rng)  # so that many are apart on both axes
     return tuple((corners * 1000 ** _draw_share(rng)).flatten(1).tolist())
 
 
 def _sides(first: list[float], second: list[float]) -> tuple[float, float]:
-    """Width and height of what two boxes share; negative where they do not touch."""
-    wide = min(first[2], second[2]) - max(first[0], second[0])
-    return wide, min(first[3], second[3]) - max(first[1], second[1])
+    """Width and height of two boxes' intersection; negative if they do not touch."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    return width, min(first[3], second[3]) - max(first[1], second[1])
 
 
 def _area(box: list[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _shared(first: list[float], second: list[float]) -> float:
-    wide, high = _sides(first, second)
-    return max(wide, 0.0) * max(high, 0.0)
+def _intersection(first: list[float], second: list[float]) -> float:
+    width, height = _sides(first, second)
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def _unclamped(first: list[float], second: list[float]) -> float:
-    wide, high = _sides(first, second)
-    return wide * high / (_area(first) + _area(second) - wide * high)
+    width, height = _sides(first, second)
+    return width * height / (_area(first) + _area(second) - width * height)
 
 
 check_overlap = Exercise(
@@ -170,23 +172,25 @@ check_overlap = Exercise(
             _unclamped
         ),
         "What both cover is counted twice below the line; take it off once.": (
-            lambda a, b: _shared(a, b) / (_area(a) + _area(b))
+            lambda a, b: _intersection(a, b) / (_area(a) + _area(b))
         ),
         "You divided by the smaller box; divide by what either of them covers.": (
-            lambda a, b: _shared(a, b) / min(_area(a), _area(b))
+            lambda a, b: _intersection(a, b) / min(_area(a), _area(b))
         ),
         "You divided by the first box; divide by what either of them covers.": (
-            lambda a, b: _shared(a, b) / _area(a)
+            lambda a, b: _intersection(a, b) / _area(a)
         ),
         "Two sides below 0 have a product above 0: hold each side at 0 before you multiply.": (
             lambda a, b: max(_unclamped(a, b), 0.0)
         ),
-        "That is the area that both cover; divide it by what either of them covers.": _shared,
+        "That is the area that both cover; divide it by what either of them covers.": _intersection,
         "That is in percent; return a share from 0 to 1.": (
             lambda a, b: 100 * box_iou(torch.tensor([a]), torch.tensor([b]))[0, 0]
         ),
         "Divide by what either box covers, not by the box around both.": (
-            lambda a, b: _shared(a, b) / _area([*map(min, a[:2], b[:2]), *map(max, a[2:], b[2:])])
+            lambda a, b: (
+                _intersection(a, b) / _area([*map(min, a[:2], b[:2]), *map(max, a[2:], b[2:])])
+            )
         ),
         "The last two numbers are the right and bottom edge, not width and height.": (
             lambda a, b: box_iou(
@@ -231,13 +235,13 @@ check_nearest_class = Exercise(
 
 check_weigh = Exercise(
     lambda rng: tuple(torch.rand(3, _draw_size(rng, 2, 6), generator=rng)),
-    lambda area, confidence, similarity: _to_one(area * confidence * similarity),
+    lambda area, confidence, similarity: _normalise_sum(area * confidence * similarity),
     {
         "The weights do not sum to 1: divide them by their sum.": (
             lambda area, confidence, similarity: area * confidence * similarity
         ),
         "The three factors are multiplied, not added.": (
-            lambda area, confidence, similarity: _to_one(area + confidence + similarity)
+            lambda area, confidence, similarity: _normalise_sum(area + confidence + similarity)
         ),
         "A softmax evens the weights out; divide by their sum instead.": (
             lambda area, confidence, similarity: (area * confidence * similarity).softmax(0)
@@ -248,17 +252,17 @@ check_weigh = Exercise(
             )
         ),
         "The area is missing: all three factors count.": (
-            lambda area, confidence, similarity: _to_one(confidence * similarity)
+            lambda area, confidence, similarity: _normalise_sum(confidence * similarity)
         ),
         "The confidence is missing: all three factors count.": (
-            lambda area, confidence, similarity: _to_one(area * similarity)
+            lambda area, confidence, similarity: _normalise_sum(area * similarity)
         ),
         "The similarity is missing: all three factors count.": (
-            lambda area, confidence, similarity: _to_one(area * confidence)
+            lambda area, confidence, similarity: _normalise_sum(area * confidence)
         ),
         "Each factor was brought to a sum of 1; do so once, after multiplying.": (
             lambda area, confidence, similarity: (
-                _to_one(area) * _to_one(confidence) * _to_one(similarity)
+                _normalise_sum(area) * _normalise_sum(confidence) * _normalise_sum(similarity)
             )
         ),
         "You divided by the length; divide by the sum.": (
@@ -271,12 +275,12 @@ check_weigh = Exercise(
 )
 
 
-def _to_one(weights: Tensor) -> Tensor:
+def _normalise_sum(weights: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
 def _draw_padded(rng: Generator) -> tuple[Any, ...]:
-    """The mask alone says what is real: padding need not be zeros, and a real region may be."""
+    """Only the mask says what is real: padding need not be zeros, and a real region may be."""
     mask = _draw_some(rng, 2, 8)
     regions = torch.randn(len(mask), _draw_size(rng, 2, 10), generator=rng)
     regions[torch.rand(len(mask), generator=rng) < 0.2] = 0.0
@@ -420,14 +424,14 @@ check_mix = Exercise(
 
 
 def _draw_similarity(rng: Generator) -> tuple[Any, ...]:
-    """Scores in steps, so that some tie, a caption's own picture's among them.
+    """Scores in steps, so that some tie, including those of a caption's own picture.
 
-    With K at most half of the pictures, a caption for which all of these tie is never found.
+    With K at most half of the pictures, a caption whose pictures all tie is never found.
     """
     texts, images = _draw_size(rng, 7, 20), _draw_size(rng, 8, 15)
     owner = torch.randint(images, (texts,), generator=rng)
     steps = torch.randint(-2, 3, (texts, images), generator=rng)
-    steps[torch.arange(texts), owner] += 1  # so that more are found
+    steps[torch.arange(texts), owner] += 1  # so that more captions are found
     return steps / 10 ** _draw_size(rng, 1, 4), owner, _draw_size(rng, 1, 4)
 
 
@@ -436,12 +440,12 @@ def _own_scores(similarity: Tensor, owner: Tensor) -> Tensor:
 
 
 def _tied_places(similarity: Tensor, own: Tensor, axis: int = 1) -> Tensor:
-    """The first and the last place that own pictures may take among those that they tie with."""
+    """The first and the last rank that own pictures may get among those they tie with."""
     return torch.stack([1 + (similarity > own).sum(axis), (similarity >= own).sum(axis)]).double()
 
 
 def _ranks(similarity: Tensor, owner: Tensor) -> Tensor:
-    """As `metrics.ranks`: tied pictures share the mean of their places."""
+    """As `metrics.ranks`: tied pictures share the mean of their ranks."""
     return _tied_places(similarity, _own_scores(similarity, owner)).mean(0)
 
 
@@ -665,7 +669,7 @@ def _draw_hits(rng: Generator) -> tuple[Any, ...]:
     before, after = (torch.rand(2, images, generator=rng) < rates).double()
     draws = torch.randint(images, size, generator=rng)
     before[draws[0, 0]] = 1.0
-    draws[:, 0] = draws[0, 0]  # so that each draw has one that was found before
+    draws[:, 0] = draws[0, 0]  # so that each draw has a hit before
     return before, after, draws
 
 
@@ -712,21 +716,21 @@ def _right(similarity: Tensor, score: str = "group") -> Tensor:
     return composition_scores(similarity)[score]
 
 
-def _true(similarity: Tensor) -> Tensor:
+def _true_pairs(similarity: Tensor) -> Tensor:
     return similarity.diagonal(dim1=1, dim2=2)
 
 
-def _false(similarity: Tensor) -> Tensor:
+def _false_pairs(similarity: Tensor) -> Tensor:
     return similarity.flip(2).diagonal(dim1=1, dim2=2)
 
 
 def _compare(similarity: Tensor) -> Tensor:
     """Each item's four comparisons."""
-    return (_true(similarity)[:, :, None] > _false(similarity)[:, None]).flatten(1)
+    return (_true_pairs(similarity)[:, :, None] > _false_pairs(similarity)[:, None]).flatten(1)
 
 
 def _draw_items(rng: Generator) -> tuple[Any, ...]:
-    """Cosines in steps, so that some tie; those of true pairs are mostly the greater."""
+    """Cosines in steps, so that some tie; those of true pairs are mostly higher."""
     steps = torch.randint(-3, 2, (_draw_size(rng, 6, 40), 2, 2), generator=rng)
     return ((steps + 2 * torch.eye(2)) / 10 ** _draw_size(rng, 1, 4),)
 
@@ -743,7 +747,9 @@ check_group_score = Exercise(
         ),
         "A tie is wrong: a model that cannot tell the two apart must get nothing for it.": (
             lambda similarity: (
-                (_true(similarity).amin(1) >= _false(similarity).amax(1)).double().mean()
+                (_true_pairs(similarity).amin(1) >= _false_pairs(similarity).amax(1))
+                .double()
+                .mean()
             )
         ),
         "argmax takes the first of a tie, and a tie is wrong: compare the scores with >.": (
@@ -765,7 +771,7 @@ check_group_score = Exercise(
         ),
         "The true pairs' mean hides a comparison that fails; the lower of them must win, too.": (
             lambda similarity: (
-                (_true(similarity).sum(1) > _false(similarity).sum(1)).double().mean()
+                (_true_pairs(similarity).sum(1) > _false_pairs(similarity).sum(1)).double().mean()
             )
         ),
         "An item needs both text and image right; one of them is not enough.": (
@@ -780,10 +786,14 @@ check_group_score = Exercise(
             )
         ),
         "The second caption is forgotten: the second picture must be nearer to it.": (
-            lambda similarity: (similarity[:, :1, 0] > _false(similarity)).all(1).double().mean()
+            lambda similarity: (
+                (similarity[:, :1, 0] > _false_pairs(similarity)).all(1).double().mean()
+            )
         ),
         "The first caption is forgotten: the first picture must be nearer to it.": (
-            lambda similarity: (similarity[:, 1:, 1] > _false(similarity)).all(1).double().mean()
+            lambda similarity: (
+                (similarity[:, 1:, 1] > _false_pairs(similarity)).all(1).double().mean()
+            )
         ),
         "all() without an axis asks whether every item is right; each item has its own answer.": (
             lambda similarity: _compare(similarity).all().double()

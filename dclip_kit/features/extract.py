@@ -1,4 +1,4 @@
-"""Making frozen features, once: into a store on disk, or into memory; and their regions again."""
+"""Extracts frozen features, into a store on disk or into memory; cuts out their regions again."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
@@ -45,33 +45,32 @@ def extract_features(
 ) -> FrozenFeatures:
     """Detects, crops and encodes a data set once, each picture opened once.
 
-    Of several processes, all of which must call it, each makes its share of the shards in a folder,
-    or all features where they are in memory only; all get everything.
+    All processes must call it. With a folder, each makes its share of the shards; without one, each
+    makes all features. All of them return everything.
 
     Args:
         bundle: the frozen CLIP.
         detector: from `load_detector(settings.detector, …)`.
         dataset: pictures, with captions or without any.
-        settings: how crops are cut and encoded, what stands for a picture without detections, and
-            whether the whole picture is one more region.
-        batch_size: pictures that are opened, detected and encoded at a time; fewer where they have
-            more pixels together than `MOST_PIXELS`.
-        folder: where to keep the features, for data of any size: whatever ends the work, the next
-            call goes on with it, and what is there already is not made again. Left out, features
-            are in memory only.
+        settings: how crops are cut and encoded, what replaces a picture without detections, and
+            whether the whole picture is a region, too.
+        batch_size: pictures to open, detect and encode at a time; fewer if they have more pixels
+            together than `MOST_PIXELS`.
+        folder: where to keep the features, for data of any size: if the work is interrupted, the
+            next call continues it. Left out, features are in memory only.
 
     Raises:
         ValueError: a picture cannot be read, or a feature is not finite; or the folder has features
-            that were made from something else, said what.
+            that were made from something else (the message says what).
     """
     make = partial(_encode_parts, bundle, detector, dataset, settings, batch_size)
     if folder is None:
         (features,) = make([range(len(dataset))])
     else:
         source = describe_source(bundle, dataset, settings, detector)
-        kept = open_store(Path(folder), source)
-        if kept is not None:
-            return kept
+        stored = open_store(Path(folder), source)
+        if stored is not None:
+            return stored
         features = fill_store(Path(folder), source, len(dataset), make)
     return_memory()
     return features
@@ -80,10 +79,10 @@ def extract_features(
 def load_or_extract_features(
     bundle: ClipBundle, dataset: CaptionedImages, settings: RegionSettings, folder: Path | None
 ) -> FrozenFeatures:
-    """Opens a data set's features in a folder of several, or extracts them into it.
+    """Opens a data set's features in a folder of stores, or extracts them into a new store there.
 
-    They lie in a store that is called by the split and by what they are made from: where data or
-    settings have changed, another is made beside it. It is opened without loading the detector.
+    A store is named after the split and a digest of what the features are made from, so changed
+    data or settings get one of their own. Opening one does not load the detector.
 
     Args:
         bundle: the untouched CLIP.
@@ -92,22 +91,22 @@ def load_or_extract_features(
         folder: None keeps the features in memory only.
 
     Raises:
-        ValueError: as `extract_features`, or the store that is there is damaged.
+        ValueError: as `extract_features`, or the existing store is damaged.
     """
-    place = None
+    store = None
     if folder:
         source = describe_source(bundle, dataset, settings)
-        place = folder / f"features-{dataset.split}-{digest_record(source)}"
-        features = open_store(place, source)
+        store = folder / f"features-{dataset.split}-{digest_record(source)}"
+        features = open_store(store, source)
         if features is not None:
-            say(f"Loaded the features in {place}.")
+            say(f"Loaded the features in {store}.")
             return features
     detector = choose_detector(settings, bundle)
-    return extract_features(bundle, detector, dataset, settings, folder=place)
+    return extract_features(bundle, detector, dataset, settings, folder=store)
 
 
 def choose_detector(settings: RegionSettings, bundle: ClipBundle) -> Detector:
-    """The detector that finds regions by these settings, on the device of a CLIP."""
+    """Loads the detector of these settings onto the device of a CLIP."""
     return load_detector(
         settings.detector,
         confidence=settings.confidence,
@@ -122,7 +121,7 @@ def encode_pictures(
     settings: RegionSettings,
     folder: Path | None = None,
 ) -> EncodedPictures:
-    """Features of pictures, as `load_or_extract_features`, and the pictures for trainings to read.
+    """Features of pictures, as `load_or_extract_features`, and what training reads them from.
 
     Raises:
         ValueError: as `load_or_extract_features` and `read_pixels`.
@@ -139,7 +138,7 @@ def _encode_parts(
     batch_size: int,
     parts: Sequence[range],
 ) -> Iterator[FrozenFeatures]:
-    """The features of some pictures and of their captions, part by part."""
+    """Yields the features of some pictures and of their captions, part by part."""
     with tqdm(
         total=sum(map(len, parts)),
         desc=f"features of {dataset.split}",
@@ -150,13 +149,15 @@ def _encode_parts(
         for part in parts:
             paths = [dataset.paths[index] for index in part]
             groups = ([paths[i] for i in group] for group in split_by_pixels(paths, batch_size))
-            found: list[dict[str, Tensor]] = []
+            batches: list[dict[str, Tensor]] = []
             for pictures in read_ahead(open_picture, groups, bundle.device):
-                found.append(_encode_pictures(bundle, detector, settings, batch_size, pictures))
+                batches.append(_encode_pictures(bundle, detector, settings, batch_size, pictures))
                 bar.update(len(pictures))
                 del pictures  # before the next ones are opened
-            made = {name: torch.cat([group[name] for group in found]) for name in found[0]}
-            yield FrozenFeatures(**made, **_encode_captions(bundle, dataset, part))
+            picture_features = {
+                name: torch.cat([batch[name] for batch in batches]) for name in batches[0]
+            }
+            yield FrozenFeatures(**picture_features, **_encode_captions(bundle, dataset, part))
 
 
 def _encode_pictures(
@@ -168,20 +169,20 @@ def _encode_pictures(
 ) -> dict[str, Tensor]:
     """Pictures and their regions, by the names of `FrozenFeatures`."""
     regions: list[Regions] = []
-    boxes: list[tuple[Image.Image, Box]] = [(each, (0, 0, *each.size)) for each in pictures]
-    found = detector.detect(pictures, batch_size, progress=False).regions
-    for picture, own in zip(pictures, found, strict=True):
-        if settings.whole_image and not own.is_whole_image:
-            whole = Regions.whole_image(picture.size)
-            xyxy = torch.cat([own.xyxy, whole.xyxy])
-            confidence = torch.cat([own.confidence, whole.confidence])
-            own = Regions(xyxy, confidence, own.label + whole.label, picture.size)
-        regions.append(own)
-        boxes += [(picture, box) for box in crop_boxes(own, settings.margin, settings.square)]
-    numbers = {name: number for number, name in enumerate(detector.names)}
+    boxes: list[tuple[Image.Image, Box]] = [(image, (0, 0, *image.size)) for image in pictures]
+    detections = detector.detect(pictures, batch_size, progress=False).regions
+    for picture, group in zip(pictures, detections, strict=True):
+        if settings.whole_image and not group.is_whole_image:
+            whole_region = Regions.whole_image(picture.size)
+            xyxy = torch.cat([group.xyxy, whole_region.xyxy])
+            confidence = torch.cat([group.confidence, whole_region.confidence])
+            group = Regions(xyxy, confidence, group.label + whole_region.label, picture.size)
+        regions.append(group)
+        boxes += [(picture, box) for box in crop_boxes(group, settings.margin, settings.square)]
+    class_index = {name: number for number, name in enumerate(detector.names)}
 
-    def read(place: tuple[Image.Image, Box]) -> Tensor:
-        picture, box = place  # cut out here, where it is dropped again
+    def read(picture_box: tuple[Image.Image, Box]) -> Tensor:
+        picture, box = picture_box  # cropped here, so that the crop is dropped again at once
         return bundle.to_pixels(picture if box == (0, 0, *picture.size) else picture.crop(box))
 
     def encode(pixels: Tensor, normalized: bool = True) -> Tensor:
@@ -190,22 +191,22 @@ def _encode_pictures(
         )
 
     pixels = torch.stack(next(read_ahead(read, [boxes], bundle.device)))
-    made = {
+    tensors = {
         "image": encode(pixels[: len(pictures)]),
         "region": encode(pixels[len(pictures) :], settings.normalized_crops),
         "size": torch.tensor([picture.size for picture in pictures]),
-        "region_count": torch.tensor([len(own) for own in regions]),
-        "xyxy": torch.cat([own.xyxy for own in regions]).float(),
-        "area": torch.cat([own.area for own in regions]).float(),
-        "confidence": torch.cat([own.confidence for own in regions]).float(),
+        "region_count": torch.tensor([len(group) for group in regions]),
+        "xyxy": torch.cat([group.xyxy for group in regions]).float(),
+        "area": torch.cat([group.area for group in regions]).float(),
+        "confidence": torch.cat([group.confidence for group in regions]).float(),
         "label": torch.tensor(
-            [numbers.get(name, WHOLE_PICTURE) for own in regions for name in own.label]
+            [class_index.get(name, WHOLE_PICTURE) for group in regions for name in group.label]
         ),
     }
     if settings.undetected_as_zeros:
-        undetected = [own.is_whole_image for own in regions for _ in own.label]
-        made["region"] = made["region"].masked_fill(torch.tensor(undetected)[:, None], 0.0)
-    return made
+        undetected = [group.is_whole_image for group in regions for _ in group.label]
+        tensors["region"] = tensors["region"].masked_fill(torch.tensor(undetected)[:, None], 0.0)
+    return tensors
 
 
 def _encode_captions(
@@ -213,29 +214,29 @@ def _encode_captions(
 ) -> dict[str, Tensor]:
     """The pictures' captions and tokens, by the names of `FrozenFeatures`."""
     texts = [text for image in part for text in dataset.captions[image]]
-    owners = [image for image in part for _ in dataset.captions[image]]
-    whole = [torch.empty(0, bundle.embed_dim)]  # there may be no caption among them
-    values, counts = [whole[0].half()], [torch.empty(0, dtype=torch.int64)]
+    image_indices = [image for image in part for _ in dataset.captions[image]]
+    text_features = [torch.empty(0, bundle.embed_dim)]  # there may be no captions
+    token_features, token_counts = [text_features[0].half()], [torch.empty(0, dtype=torch.int64)]
     for start in range(0, len(texts), batch_size):
         tokens = encode_tokens(bundle, texts[start : start + batch_size], batch_size // 4)
-        whole.append(tokens.text)
-        values.append(tokens.features[tokens.mask].half())  # unit vectors: half is plenty
-        counts.append(tokens.mask.sum(1))
+        text_features.append(tokens.text)
+        token_features.append(tokens.features[tokens.mask].half())  # unit vectors: half is plenty
+        token_counts.append(tokens.mask.sum(1))
     return {
-        "text": torch.cat(whole),
-        "token": torch.cat(values),
-        "token_count": torch.cat(counts),
-        "image_of_text": torch.tensor(owners, dtype=torch.int64),
+        "text": torch.cat(text_features),
+        "token": torch.cat(token_features),
+        "token_count": torch.cat(token_counts),
+        "image_of_text": torch.tensor(image_indices, dtype=torch.int64),
     }
 
 
 class RegionCrops(Sequence[Image.Image]):
-    """What `features.region` was encoded from, in its order, each cut when it is asked for.
+    """The crops that `features.region` was encoded from, in its order, each cut on access.
 
     Args:
-        paths: of the pictures of `features`, in its order.
+        paths: the paths of `features`' pictures, in its order.
         features: with the regions' boxes.
-        settings: that the features were made by.
+        settings: that the features were made with.
 
     Raises:
         ValueError: the settings encode some regions otherwise than CLIP encodes pictures.
@@ -246,8 +247,8 @@ class RegionCrops(Sequence[Image.Image]):
     ) -> None:
         if settings.undetected_as_zeros or not settings.normalized_crops:
             raise ValueError(
-                "Expected features of regions that CLIP encoded as it does pictures, got the "
-                "published code's; set normalized_crops=True and undetected_as_zeros=False."
+                "Expected regions that were encoded the way CLIP encodes pictures, got features of "
+                "the published code; set normalized_crops=True and undetected_as_zeros=False."
             )
         self._paths, self._features, self._settings = paths, features, settings
         self._owner = torch.arange(len(features)).repeat_interleave(features.region_count)

@@ -1,9 +1,9 @@
 """Frozen features of pictures, regions, captions and tokens; and a store of them on disk.
 
-A store is a folder that is filled shard by shard, and then one memory-mapped file. While it is
-filled, it has source.json, which says what the features are made from, and a safetensors file for
-every so many pictures, each renamed into place. Whoever fills it may be killed at any moment; the
-next one makes the shards that are missing. Once all are there they become one file.
+A store is a folder that is filled shard by shard; finished, it holds one memory-mapped file. From
+the start it has source.json, which says what the features are made from, and then a safetensors
+file for every 512 pictures, each renamed into place. The process that fills it may be killed at any
+moment; the next one makes the missing shards. When all exist, they are joined into one file.
 """
 
 import hashlib
@@ -36,30 +36,30 @@ from dclip_kit.runtime.files import (
 )
 from dclip_kit.runtime.processes import exists_for_all, is_main_process, own_turns, wait_for_all
 
-FEATURES = "features.safetensors"  # of a finished store's folder
-WHOLE_PICTURE = -1  # the label of a region that nobody detected
+FEATURES = "features.safetensors"  # in a finished store's folder
+WHOLE_PICTURE = -1  # the label of a region that was not detected
 SOURCE = "source.json"
-_SHARDS = "shard-*.safetensors*"  # broken-off ones too
+_SHARDS = "shard-*.safetensors*"  # including unfinished ones
 SHARD = 512  # pictures
-# Settings of regions that decide no feature, or that are said of the detector itself.
+# Region settings that no feature depends on, or that are recorded with the detector.
 _NOT_OF_CROPS = ("detector", "confidence", "max_regions", "weighted")
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenFeatures:
-    """What the frozen CLIP and the detector say of a data set; ragged ones lie end to end.
+    """Features of a data set from the frozen CLIP and the detector; ragged ones are concatenated.
 
     Attributes:
-        image: of the whole pictures.
+        image: features of the whole pictures.
         size: of the pictures, width and height in pixels.
-        region: of all crops, picture by picture.
+        region: features of all crops, picture by picture.
         region_count: regions of each picture, at least 1.
         xyxy: each region's box: left, top, right, bottom, in pixels of its picture.
         area: each region's share of its picture.
         confidence: each region's, 0 to 1.
         label: each region's class, by number in `Detector.names`; -1 for a whole picture.
-        text: of the captions.
-        token: of all captions' real tokens, caption by caption, in half precision.
+        text: features of the captions.
+        token: features of all captions' real tokens, caption by caption, in half precision.
         token_count: tokens of each caption.
         image_of_text: each caption's picture.
     """
@@ -82,7 +82,7 @@ class FrozenFeatures:
 
     @property
     def without_detections(self) -> int:
-        """How many pictures have themselves as their one region."""
+        """How many pictures have the whole picture as their only region."""
         return int(
             (self.label[self.region_count.cumsum(0) - self.region_count] == WHOLE_PICTURE).sum()
         )
@@ -94,7 +94,7 @@ class FrozenFeatures:
         return pad_rows(self.region, self.region_count, images)
 
     def boxes_of(self, images: Int[Tensor, "chosen"]) -> Float[Tensor, "chosen item 5"]:
-        """The boxes of some pictures as shares of their sides, and confidence; padded with 0."""
+        """Some pictures' boxes, in shares of their sides, and confidences; padded with 0."""
         boxes, _ = pad_rows(self.xyxy, self.region_count, images)
         shares = boxes / self.size[images].repeat(1, 2)[:, None]
         confidence, _ = pad_rows(self.confidence, self.region_count, images)
@@ -108,9 +108,10 @@ class FrozenFeatures:
         return token.float(), mask
 
     def first_texts(self) -> Int[Tensor, "captioned"]:
-        """The index of one caption, the first, of each picture that has any, in their order."""
-        of = self.image_of_text
-        return torch.stack([(of == image).nonzero()[0, 0] for image in of.unique().tolist()])
+        """The index of each captioned picture's first caption, in the pictures' order."""
+        image_of_text = self.image_of_text
+        captioned = image_of_text.unique().tolist()
+        return torch.stack([(image_of_text == image).nonzero()[0, 0] for image in captioned])
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file, atomically."""
@@ -118,13 +119,13 @@ class FrozenFeatures:
 
     @classmethod
     def load(cls, path: Path) -> "FrozenFeatures":
-        """Maps into memory what `save` wrote: a feature is read when it is used.
+        """Maps into memory what `save` wrote: features are read when they are used.
 
         Args:
             path: the file, or the folder that `extract_features` filled.
 
         Raises:
-            FileNotFoundError, ValueError: there is none, or it is damaged or of other content.
+            FileNotFoundError, ValueError: the file is missing, damaged or holds something else.
         """
         path = path / FEATURES if path.is_dir() else path
         tensors, names = load_tensors(path), {field.name for field in fields(cls)}
@@ -138,12 +139,12 @@ class FrozenFeatures:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPictures:
-    """Pictures with their captions, their frozen features, and the pictures as trainings read them.
+    """Pictures with their captions, their frozen features, and what training reads them from.
 
     Attributes:
         dataset: the pictures' files, and their captions if they have any.
         features: of both, from the untouched CLIP.
-        pictures: paths again, or `read_pixels`' bytes.
+        pictures: the paths again, or bytes from `read_pixels`.
     """
 
     dataset: CaptionedImages
@@ -152,15 +153,17 @@ class EncodedPictures:
 
 
 def open_store(folder: Path, source: dict[str, Any]) -> FrozenFeatures | None:
-    """The features in a folder, memory-mapped; None as long as any are missing.
+    """Opens the features in a folder, memory-mapped; None as long as any are missing.
+
+    All processes must call it.
 
     Args:
         folder: where they are, or will be.
-        source: what they must be made from; entries that it leaves out are not compared.
+        source: what they must be made from; entries that it lacks are not compared.
 
     Raises:
-        ValueError: they are of something else, said what; or of something unknown, or damaged; or
-            some of several processes, all of which must call it, see them and others do not.
+        ValueError: they were made from something else (the message says what) or something unknown,
+            or are damaged; or only some of several processes see them.
     """
     complete = exists_for_all(folder / FEATURES)
     record = folder / SOURCE
@@ -175,9 +178,9 @@ def open_store(folder: Path, source: dict[str, Any]) -> FrozenFeatures | None:
     if differing:
         entries = ", ".join(f"{name} ({values})" for name, values in differing.items())
         raise ValueError(
-            f"Expected features in {folder} that are made from the same, but these entries of its "
-            f"{SOURCE} differ: {entries}; give another folder, or delete this one to have them "
-            "made anew."
+            f"Expected features in {folder} that were made from the same data and settings, but "
+            f"these entries of its {SOURCE} differ: {entries}; give another folder, or delete this "
+            "one to make them again."
         )
     if not complete:
         return None
@@ -191,30 +194,30 @@ def fill_store(
     count: int,
     make: Callable[[Sequence[range]], Iterable[FrozenFeatures]],
 ) -> FrozenFeatures:
-    """Makes the features that are missing, and opens all; all processes must call it.
+    """Makes the missing features, and opens the store; all processes must call it.
 
     Args:
-        folder: where `open_store` found that some are missing.
-        source: what they are made from, which is written down first.
+        folder: for which `open_store` returned None.
+        source: what they are made from, which is recorded first.
         count: of pictures.
         make: yields the features of some ranges of pictures, one by one; `image_of_text` counts
             pictures from the data set's first.
 
     Raises:
-        FileNotFoundError: a shard is missing: another process wrote it where this one does not
-            read.
+        FileNotFoundError: a shard is missing: another process wrote it to a place that this one
+            does not see.
         ValueError: a shard is damaged.
     """
     parts = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
     shards = {
         folder / f"shard-{part.start:09d}-{part.stop:09d}.safetensors": part for part in parts
     }
-    mine = own_turns([file for file in shards if not file.exists()])
-    wait_for_all()  # else one could write a shard before another has looked what is missing
+    own_files = own_turns([file for file in shards if not file.exists()])
+    wait_for_all()  # else one could write a shard before another has listed those missing
     if is_main_process() and not (folder / SOURCE).exists():
         write_atomically(folder / SOURCE, json.dumps(source, indent=1, default=str) + "\n")
-    for file, made in zip(mine, make([shards[file] for file in mine]), strict=True):
-        made.save(file)
+    for file, features in zip(own_files, make([shards[file] for file in own_files]), strict=True):
+        features.save(file)
     wait_for_all()
     if is_main_process():
         join_files(list(shards), folder / FEATURES)
@@ -224,21 +227,21 @@ def fill_store(
 
 
 def _clear(folder: Path) -> None:
-    """Removes what is there besides the finished file and its record."""
+    """Removes shards and temporary files beside the finished file and its record."""
     if is_main_process():
-        # The last is what safetensors 0.8 writes into before it renames.
+        # The last pattern is that of safetensors 0.8's own temporary files.
         for pattern in (_SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"):
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
 
 def join_files(files: list[Path], path: Path) -> None:
-    """Puts the tensors of several safetensors files after each other, by name, into one file.
+    """Concatenates the tensors of several safetensors files, by name, into one file.
 
-    Memory is not needed for them: they are mapped, and copied one by one.
+    They are never in memory at once: they are mapped, and copied one by one.
 
     Args:
-        files: of the same tensors, of which only the first axis may differ in length.
+        files: with the same tensors, which may differ in length along the first axis only.
         path: the file to write, atomically.
 
     Raises:
@@ -246,19 +249,19 @@ def join_files(files: list[Path], path: Path) -> None:
         ValueError: a file is damaged.
     """
     parts = [load_tensors(file) for file in files]
-    # The widest numbers first: each tensor lies at a multiple of its own width, as readers want.
+    # The widest numbers first, so that each tensor is aligned to its own width, as readers want.
     names = sorted(parts[0], key=lambda name: (-parts[0][name].element_size(), name))
     header, end = {}, 0
-    with safe_open(files[0], "pt") as first:
+    with safe_open(files[0], "pt") as first_file:
         for name in names:
             start, end = end, end + sum(part[name].nbytes for part in parts)
             shape = [sum(len(part[name]) for part in parts), *parts[0][name].shape[1:]]
-            dtype = first.get_slice(name).get_dtype()
+            dtype = first_file.get_slice(name).get_dtype()
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % 8)
+    header_bytes = json.dumps(header).encode()
+    header_bytes += b" " * (-len(header_bytes) % 8)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
+        file.write(len(header_bytes).to_bytes(8, "little") + header_bytes)
         for name in names:
             for part in parts:
                 file.write(raw_bytes(part[name]))
@@ -273,24 +276,24 @@ def describe_source(
     settings: RegionSettings,
     detector: Detector | None = None,
 ) -> dict[str, Any]:
-    """Whatever decides features: weights, preprocessing, detector, regions, pictures, captions.
+    """Whatever features depend on: weights, preprocessing, detector, regions, pictures, captions.
 
-    A picture is known by its path and bytes, which are read again only where its file has changed.
+    A picture is identified by its path and bytes, which are read again only if its file changed.
 
     Args:
         bundle: the CLIP.
         dataset: pictures with captions.
         settings: how regions are made.
-        detector: the loaded one; without it, its weights and thresholds are those of `settings`,
-            and the size that it sees pictures in is left out, which follows from its weights.
+        detector: if loaded; without it, weights and thresholds are taken from `settings`, and its
+            input size is left out, which follows from its weights.
 
     Returns:
-        A record of records; long things are in it as digests.
+        A nested record, with digests in place of long values.
 
     Raises:
-        FileNotFoundError: a picture or the detector's weights are not where they were.
+        FileNotFoundError: a picture or the detector's weights are missing.
     """
-    own = detector or settings
+    limits = detector or settings
     weights = detector.source if detector else locate_weights(settings.detector)
     files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
     scans = scan_pictures(dataset.paths, "comparing pictures", decode=False)
@@ -308,8 +311,8 @@ def describe_source(
         },
         "detector": {
             "weights": _digest(file.read_bytes() for file in files if file.is_file()),
-            "confidence": own.confidence,
-            "max_regions": own.max_regions,
+            "confidence": limits.confidence,
+            "max_regions": limits.max_regions,
             **({"image_size": detector.image_size} if detector else {}),
         },
         "regions": {k: v for k, v in asdict(settings).items() if k not in _NOT_OF_CROPS},
@@ -323,25 +326,27 @@ def describe_source(
 
 
 def differing_entries(kept: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """Which entries of a record differ from one that was kept, and from what to what.
+    """Lists the entries of a kept record that differ from the current one, with both values.
 
     Args:
-        kept: as it was written as JSON, or is going to be.
-        now: what it has to agree with; an entry that is missing here is not compared.
+        kept: the record as it was, or will be, written as JSON.
+        now: what it has to agree with; entries missing here are not compared.
 
     Returns:
-        By name, such as `regions.margin`.
+        Both values as text, by the entry's name, such as `regions.margin`.
     """
-    old, new = (_flatten(json.loads(json.dumps(each, default=str))) for each in (kept, now))
+    kept_values, current_values = (
+        _flatten(json.loads(json.dumps(record, default=str))) for record in (kept, now)
+    )
     return {
-        name: f"{old.get(name)!r}, now {value!r}"
-        for name, value in sorted(new.items())
-        if old.get(name) != value
+        name: f"{kept_values.get(name)!r}, now {value!r}"
+        for name, value in sorted(current_values.items())
+        if kept_values.get(name) != value
     }
 
 
 def digest_record(record: dict[str, Any]) -> str:
-    """A short name for what a record says."""
+    """A digest of a record, for use as a short name."""
     return _digest([json.dumps(record, sort_keys=True, default=str).encode()])
 
 
@@ -357,7 +362,7 @@ def _flatten(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _digest(parts: Iterable[bytes]) -> str:
-    """A digest of parts, in which their borders count."""
+    """A digest of parts, which depends on their borders, too."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(hashlib.sha256(part).digest())

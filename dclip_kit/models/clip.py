@@ -1,4 +1,4 @@
-"""CLIP through open_clip: loading, saving, and what it computes in (precision and device).
+"""CLIP through open_clip: loading, saving, precision and device.
 
 Axes: image, embed.
 """
@@ -27,22 +27,22 @@ from dclip_kit.runtime.files import asset_path, fingerprint, save_tensors, write
 
 CONFIG_FILE = "open_clip_config.json"
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
-# As open_clip asks a repository for them.
+# In the order in which open_clip looks for them in a repository.
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True, eq=False)
 class ClipBundle:
-    """A CLIP with all that belongs to it.
+    """A CLIP model with its preprocessing and tokenizer.
 
     Attributes:
         model: open_clip's module (`encode_image`, `encode_text`, `visual`).
         preprocess: open_clip's evaluation transform, picture to normalised tensor.
         tokenizer: texts to token ids.
-        name: what it was loaded as.
+        name: the name or path it was loaded by.
         model_config: open_clip's architecture, for `save_clip`.
-        merges: the tokenizer's vocabulary file; None where it is open_clip's own.
-        precision: what pictures are encoded in, "no" for float32 or "bf16"; features are float32.
+        merges: the tokenizer's vocabulary file; None for open_clip's own.
+        precision: of encoding pictures, "no" for float32 or "bf16"; features are float32.
     """
 
     model: Any  # open_clip's classes share no type that has these
@@ -60,7 +60,7 @@ class ClipBundle:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         return next(self.model.parameters()).device
 
     @cached_property
@@ -70,56 +70,57 @@ class ClipBundle:
 
     @property
     def digest(self) -> str:
-        """Of the weights; computed once, and anew only where they have been changed since."""
+        """Fingerprint of the weights; recomputed only after they have changed."""
         weights = list(self.model.state_dict().values())
-        state = [(each.data_ptr(), each._version) for each in weights]
+        state = [(tensor.data_ptr(), tensor._version) for tensor in weights]
         if self.__dict__.get("_digested", (None,))[0] != state:
             self.__dict__["_digested"] = state, fingerprint(*weights)
         return self.__dict__["_digested"][1]
 
     def to_pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """The preprocessed picture as bytes: a quarter of the memory, and exact."""
-        *steps, _, _ = self.preprocess.transforms  # but for those to floats, and to normal ones
+        *steps, _, _ = self.preprocess.transforms  # without conversion to floats and normalisation
         for step in steps:
             picture = step(picture)
-        # Threads that read pictures call this, and each of torch's functions would start threads
-        # of its own in each of them.
+        # Called in the threads that read pictures: in each of them, torch's own functions would
+        # start further threads.
         return torch.from_numpy(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)))
 
     def normalize(
         self, pixels: Shaped[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image 3 height width"]:
-        """What the model takes, from pixels; on the model's device.
+        """Turns pixels into the model's input, on the model's device.
 
         Args:
             pixels: `to_pixels`' bytes, or floats from 0 to 1.
 
         Raises:
-            ValueError: they are of another type, or floats outside 0 to 1: normalised already, say.
+            ValueError: their type is another, or floats lie outside 0 to 1, as normalised ones do.
         """
         last, unit = self.preprocess.transforms[-1], self.to_unit(pixels)
         mean, std = (
-            send(torch.tensor(each)[:, None, None], self.device) for each in (last.mean, last.std)
+            send(torch.tensor(values)[:, None, None], self.device)
+            for values in (last.mean, last.std)
         )
-        # As torchvision's, which would wait for the device to see that no deviation is zero. In
-        # place: on CPUs, getting memory for another tensor takes longer than filling it.
+        # The same as torchvision's, which would wait for the device to check that no deviation is
+        # zero. In place: on CPUs, allocating another tensor takes longer than filling it.
         return unit.sub_(mean).div_(std)
 
     def to_unit(
         self, pixels: Shaped[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image 3 height width"]:
-        """Pixels as floats from 0 to 1, in memory of their own; otherwise as `normalize`."""
-        given = send(pixels, self.device).contiguous(memory_format=torch.channels_last)  # quick
-        if given.dtype == torch.uint8:
-            return given.float().div_(255)
-        low, high = given.min().item(), given.max().item()
-        if not given.is_floating_point() or not 0 <= low <= high <= 1:
+        """A copy of the pixels as floats from 0 to 1; arguments and errors as in `normalize`."""
+        pixels = send(pixels, self.device).contiguous(memory_format=torch.channels_last)  # faster
+        if pixels.dtype == torch.uint8:
+            return pixels.float().div_(255)
+        low, high = pixels.min().item(), pixels.max().item()
+        if not pixels.is_floating_point() or not 0 <= low <= high <= 1:
             raise ValueError(
                 "Expected pixels as bytes or as floats from 0 to 1, got "
-                f"{str(given.dtype).removeprefix('torch.')} from {low:g} to {high:g}; give "
+                f"{str(pixels.dtype).removeprefix('torch.')} from {low:g} to {high:g}; give "
                 "pictures, or their pixels as they are before CLIP normalises them."
             )
-        return given.to(torch.float32, copy=True)
+        return pixels.to(torch.float32, copy=True)
 
 
 def load_clip(
@@ -129,7 +130,7 @@ def load_clip(
 ) -> ClipBundle:
     """Loads a CLIP for evaluation, in fp32; it computes what plain open_clip computes.
 
-    Python that comes with a tokenizer or a text tower is never run.
+    Python code that comes with a tokenizer or a text tower is never run.
 
     Args:
         name_or_path: "pocket"; a folder with open_clip_config.json and weights, as it is or as
@@ -142,9 +143,9 @@ def load_clip(
     Raises:
         FileNotFoundError: the folder lacks config or weights, or has a pickle that open_clip would
             read instead.
-        ValueError: there is no such device; the name or tag is unknown; or files are damaged, of
-            another architecture, made for another activation (QuickGELU), neither on disk nor to be
-            downloaded, or need a package that is not installed.
+        ValueError: there is no such device; the name or tag is unknown; or files are damaged,
+            belong to another architecture, were made for another activation (QuickGELU), can be
+            neither found nor downloaded, or need a package that is not installed.
     """
     require_device(device)
     name = str(name_or_path)
@@ -165,8 +166,8 @@ def load_clip(
     try:
         if name.startswith("hf-hub:"):
             _require_one(name.removeprefix("hf-hub:"), CONFIG_FILE)
-        elif hub := open_clip.get_pretrained_cfg(name, pretrained or "").get("hf_hub"):
-            repository, _, file = hub.rpartition("/")
+        elif hub_path := open_clip.get_pretrained_cfg(name, pretrained or "").get("hf_hub"):
+            repository, _, file = hub_path.rpartition("/")
             _require_one(
                 repository, *((f"{Path(file).stem}.safetensors", file) if file else WEIGHTS_FILES)
             )
@@ -186,19 +187,21 @@ def load_clip(
             f"on the network, whole and of one kind, but they do not load ({reason}); fetch them "
             "again, or name others."
         ) from error
-    size = model_config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
-    read = getattr(tokenizer, "vocab_size", size)  # transformers' know their own
-    # A table of embeddings may have rows to spare, but not beside a vocabulary made for it.
-    if read > size or (merges and read != size):
+    vocab_size = model_config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
+    token_count = getattr(
+        tokenizer, "vocab_size", vocab_size
+    )  # tokenizers of transformers know their own
+    # An embedding table may have spare rows, but not with a vocabulary made for it.
+    if token_count > vocab_size or (merges and token_count != vocab_size):
         raise ValueError(
-            f"Expected a vocabulary of {size} tokens for {name}, got {read}; load a folder with "
-            f"the model's own {MERGES_FILE} in it."
+            f"Expected a vocabulary of {vocab_size} tokens for {name}, got {token_count}; load a "
+            f"folder with the model's own {MERGES_FILE} in it."
         )
     return ClipBundle(model.eval(), preprocess, tokenizer, name, model_config, merges)
 
 
 def find_folder(name: str) -> Path | None:
-    """The folder of a CLIP that `load_clip` is given by this name; None where it is in none."""
+    """The folder that `load_clip` reads for this name; None if the name is not a folder's."""
     if name == "pocket":
         return asset_path("pocket_clip")
     if name.startswith("local-dir:") or Path(name).is_dir():
@@ -207,30 +210,30 @@ def find_folder(name: str) -> Path | None:
 
 
 def tag_for(name: str, pretrained: str | None) -> str | None:
-    """The tag, if this is an architecture: other CLIPs have weights of their own.
+    """The tag if the name is an architecture; other CLIPs have weights of their own.
 
-    So one tag can be given for several models, and stay a profile's when its CLIP is changed.
+    So one tag can be given for several models, and a profile can keep it when its CLIP changes.
     """
     return pretrained if name in open_clip.list_models() else None
 
 
 def _require_clip_in(folder: Path) -> None:
-    """Raises FileNotFoundError where open_clip would find no CLIP in a folder, or a pickle."""
-    first = Path(open_clip.factory._find_checkpoint_in_dir(folder) or "none")
-    if (folder / CONFIG_FILE).is_file() and first.suffix == ".safetensors":
+    """Raises FileNotFoundError if open_clip would find no CLIP in a folder, or read a pickle."""
+    weights_file = Path(open_clip.factory._find_checkpoint_in_dir(folder) or "none")
+    if (folder / CONFIG_FILE).is_file() and weights_file.suffix == ".safetensors":
         return
-    if inner := sorted(str(each.parent) for each in folder.glob(f"*/{CONFIG_FILE}")):
+    if models := sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG_FILE}")):
         raise FileNotFoundError(
-            f"Expected a model, got a folder of several; name one of them: {', '.join(inner)}."
+            f"Expected a model, got a folder of several; name one of them: {', '.join(models)}."
         )
     raise FileNotFoundError(
-        f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}, of whose files "
-        f"open_clip would take {first.name} for weights; save_clip writes such a folder."
+        f"Expected {CONFIG_FILE} and a .safetensors file of weights in {folder}, where "
+        f"open_clip would take {weights_file.name} for weights; save_clip writes such a folder."
     )
 
 
 def _require_architecture(name: str) -> None:
-    """Raises ValueError where open_clip has no architecture of this name."""
+    """Raises ValueError if open_clip has no architecture of this name."""
     if Path(f"{name.removesuffix('.safetensors')}.safetensors").is_file():
         raise ValueError(
             f"Expected the folder of a model, got {name}, the weights of a tower alone, as earlier "
@@ -246,10 +249,9 @@ def _require_architecture(name: str) -> None:
 def _load_tokenizer(
     reference: str, text: Mapping[str, Any], merges: Path | None
 ) -> Callable[..., Tensor]:
-    """The tokenizer of open_clip's model, whose own Python is never run."""
+    """The tokenizer of open_clip's model; Python code that comes with it is never run."""
     options: dict[str, Any] = {"bpe_path": str(merges)} if merges else {}
-    # Else transformers would run a model's own Python where its files say so, or ask on the
-    # terminal.
+    # Otherwise transformers would run Python code from the model's files, or ask on the terminal.
     if text.get("hf_tokenizer_name"):
         options["trust_remote_code"] = False
     if text.get("hf_model_name"):
@@ -260,15 +262,15 @@ def _load_tokenizer(
 
 
 def _require_one(repository: str, *files: str) -> None:
-    """Raises if none of these is on disk and the hub is silent: a download would ask six times."""
-    if not any(isinstance(try_to_load_from_cache(repository, each), str) for each in files):
-        with suppress(HfHubHTTPError):  # an answer: the download will say what it means
+    """Raises if none of these is on disk and the hub is silent; a download would try six times."""
+    if not any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        with suppress(HfHubHTTPError):  # an answer, which the download will report
             url = hf_hub_url(repository, files[0])
             get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
 
 
 def require_weights(name: str, pretrained: str | None) -> None:
-    """Checks that there are such weights for an architecture, and that they fit its activation.
+    """Checks that an architecture has these weights, and that they fit its activation.
 
     No file says which activation its weights were trained with: for a file of OpenAI's, name a
     -quickgelu architecture.
@@ -288,29 +290,30 @@ def require_weights(name: str, pretrained: str | None) -> None:
             f"'untrained', got {pretrained!r}."
         )
     trained_quick = weights.get("quick_gelu", False)
-    fitting = name.removesuffix("-quickgelu") + "-quickgelu" * trained_quick
+    fitting_name = name.removesuffix("-quickgelu") + "-quickgelu" * trained_quick
     quick = open_clip.get_model_config(name).get("quick_gelu", False)
-    # Some towers are quick under a plain name and have no twin: there, the tag only does not say.
-    if weights and trained_quick != quick and fitting != name:
+    # Some towers use QuickGELU under a plain name and have no -quickgelu twin; there the tag only
+    # fails to mention it.
+    if weights and trained_quick != quick and fitting_name != name:
         raise ValueError(
             f"Expected an architecture with the activation that {pretrained!r} was trained with, "
-            f"got {name}; take {fitting}."
+            f"got {name}; take {fitting_name}."
         )
 
 
 def save_clip(bundle: ClipBundle, folder: Path | str) -> None:
-    """Writes what plain open_clip loads as `local-dir:folder`, without this kit.
+    """Writes a folder that plain open_clip loads as `local-dir:folder`, without this kit.
 
-    Weights are kept bit for bit, in half precision where that says the same. A tokenizer of
+    Weights are kept exactly, in half precision where that loses nothing. A tokenizer of
     transformers (SigLIP's, or a multilingual CLIP's) is saved in the folder, where open_clip looks
-    for it. A shortened vocabulary goes with it, as merges.txt.gz; open_clip must be told of it:
+    for it. A shortened vocabulary is saved as merges.txt.gz; tell open_clip where it is:
     `open_clip.get_tokenizer("local-dir:folder", bpe_path="folder/merges.txt.gz")`.
     """
     folder = Path(folder)
     if bundle.merges:
         write_atomically(folder / MERGES_FILE, bundle.merges.read_bytes())
     else:
-        (folder / MERGES_FILE).unlink(missing_ok=True)  # an earlier model's would be misread
+        (folder / MERGES_FILE).unlink(missing_ok=True)  # an earlier model's would be read instead
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(bundle.tokenizer, "save_pretrained"):
         with TemporaryDirectory(dir=folder) as temporary:
@@ -322,27 +325,27 @@ def save_clip(bundle: ClipBundle, folder: Path | str) -> None:
         "preprocess_cfg": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),
     }
     write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1) + "\n")
-    weights = {name: _shorten(each) for name, each in bundle.model.state_dict().items()}
+    weights = {name: _shorten(tensor) for name, tensor in bundle.model.state_dict().items()}
     save_tensors(weights, folder / WEIGHTS_FILES[0])
 
 
 def _shorten(values: Tensor) -> Tensor:
-    """The same numbers in half precision, if it has them all."""
-    short = values.half() if values.dtype == torch.float32 else values
-    return short if torch.equal(short.to(values.dtype), values) else values
+    """The values in half precision if it represents them all exactly, else as they are."""
+    half = values.half() if values.dtype == torch.float32 else values
+    return half if torch.equal(half.to(values.dtype), values) else values
 
 
-# What models compute in
+# Precision and device
 
 
 def choose_precision(asked: str) -> str:
-    """Turns "auto" into bf16 where `accelerate launch` or the hardware says so, else into fp32.
+    """Turns "auto" into bf16 if `accelerate launch` asks for it or the hardware has it, else fp32.
 
     Args:
         asked: `StudentSettings.mixed_precision`.
 
     Raises:
-        ValueError: accelerate was launched with another precision than these.
+        ValueError: accelerate was launched with a precision other than no or bf16.
     """
     if asked != "auto":
         return asked
@@ -353,32 +356,32 @@ def choose_precision(asked: str) -> str:
             "with --mixed_precision bf16, or set the student's mixed_precision to no."
         )
     if torch.cuda.is_available():
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        able = torch.cpu._is_avx512_bf16_supported()
-    return "bf16" if able or launched == "bf16" else "no"
+        has_bf16 = torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if has_bf16 or launched == "bf16" else "no"
 
 
 def require_device(device: str | torch.device) -> None:
     """Checks that this machine has a device that can compute.
 
     Raises:
-        ValueError: it has none of this name.
+        ValueError: it has no such device.
     """
     try:
-        torch.empty(1, device=device).cpu()  # as nothing on "meta" can be
+        torch.empty(1, device=device).cpu()  # which fails on "meta"
     except (RuntimeError, AssertionError, ImportError) as error:
-        why = str(error).splitlines()[0].split(". ")[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise ValueError(
             f"Expected a device of this machine, such as cpu or cuda:0, got {str(device)!r} "
-            f"({why}); name one."
+            f"({reason}); name one."
         ) from error
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Values on a device, without waiting until they are there.
+    """Copies values to a device, without waiting for the copy to finish.
 
-    Copies to a GPU wait for all that it has to do before, unless they are from pinned memory.
+    A copy to a GPU waits for all its earlier work, unless it is from pinned memory.
     """
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
@@ -386,10 +389,10 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """For one forward pass.
+    """The precision for one forward pass.
 
-    Accelerate's would last: the first training's precision would hold for every later one in the
-    process, and wrap the tower, so that validation would run in bf16 too.
+    Accelerate's setting would last: the first training's precision would hold for every later one
+    in the process, and it wraps the tower, so that validation would run in bf16 too.
 
     Raises:
         ValueError: the precision is neither "no" nor "bf16".

@@ -1,6 +1,6 @@
 """A frozen text-to-image denoiser of diffusers, from which SDS-CLIP (arXiv 2307.09233) learns.
 
-Axes: picture; channel, height, width of what is denoised: a picture's pixels, or a VAE's latents.
+Axes: picture; channel, height, width of the latents: a picture's pixels, or a VAE's latents.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ from dclip_kit.runtime.files import asset_path
 
 @dataclass(frozen=True)
 class Condition:
-    """What captions tell a denoiser.
+    """Captions as a denoiser's condition.
 
     Attributes:
         features: of shape (picture, token, width).
-        mask: of shape (picture, token), True where it may look; None: everywhere.
+        mask: of shape (picture, token), True at tokens to attend to; None for all.
     """
 
     features: Float[Tensor, "picture token width"]
@@ -37,14 +37,14 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:
-    """Predicts the noise in a noisy picture, told a caption of it.
+    """Predicts the noise in a noisy picture, given its caption.
 
     Attributes:
-        name: what it was loaded as.
+        name: the name or path it was loaded by.
         unet: diffusers' `UNet2DConditionModel`, frozen.
         scheduler: diffusers' noise schedule.
-        describe: captions to a `Condition`.
-        vae: what turns latents into pictures; None where pixels are denoised, from -1 to 1.
+        describe: turns captions into a `Condition`.
+        vae: encodes pictures as latents; None if pixels, from -1 to 1, are denoised.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Denoiser:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what is denoised."""
+        """Channels, height and width of the latents."""
         side = self.unet.config.sample_size
         height, width = (side, side) if isinstance(side, int) else side
         return self.unet.config.in_channels, height, width
@@ -69,11 +69,11 @@ class Denoiser:
     def encode(
         self, pictures: Float[Tensor, "picture 3 _height _width"]
     ) -> Float[Tensor, "picture channel height width"]:
-        """Turns pictures of any size, from 0 to 1, into what is denoised."""
+        """Turns pictures of any size, from 0 to 1, into latents to denoise."""
         scale = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
-        side = [scale * each for each in self.shape[1:]]
+        size = [scale * length for length in self.shape[1:]]
         pictures = pictures.to(self.unet.device) * 2 - 1
-        small = F.interpolate(pictures, side, mode="bilinear", antialias=True)
+        small = F.interpolate(pictures, size, mode="bilinear", antialias=True)
         if self.vae is None:
             return small
         return self.vae.encode(small).latent_dist.mean * self.vae.config.scaling_factor
@@ -84,15 +84,15 @@ class Denoiser:
         timesteps: Int[Tensor, "picture"],
         condition: Condition,
     ) -> Float[Tensor, "picture channel height width"]:
-        """What of it is noise; gradients reach what is noisy, and never the denoiser."""
+        """The noise in noisy latents; gradients reach the latents, never the denoiser."""
         mask = condition.mask
-        found = self.unet(
+        prediction = self.unet(
             noisy, timesteps, condition.features, encoder_attention_mask=mask, return_dict=False
         )[0].float()
         if self.scheduler.config.prediction_type == "epsilon":
-            return found
-        kept = self.kept.to(noisy)[timesteps].view(-1, 1, 1, 1)  # a velocity: noise less picture
-        return kept.sqrt() * found + (1 - kept).sqrt() * noisy
+            return prediction
+        kept = self.kept.to(noisy)[timesteps].view(-1, 1, 1, 1)  # a velocity: noise minus picture
+        return kept.sqrt() * prediction + (1 - kept).sqrt() * noisy
 
 
 @torch.no_grad()
@@ -104,21 +104,21 @@ def caption_losses(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Float[Tensor, "picture"]:
-    """How far a denoiser misses the noise added to each picture, told a caption of it.
+    """A denoiser's error in predicting the noise added to each picture, given its caption.
 
-    Of two captions of a picture, the one with the smaller loss fits better: with one seed, both are
-    asked beside the same noise at the same timesteps.
+    Of two captions of a picture, the one with the smaller loss fits better: one seed gives both the
+    same noise and timesteps.
 
     Args:
-        denoiser: that is asked.
-        latents: what it sees of the pictures (`Denoiser.encode`).
-        captions: of each.
-        draws: of noise and timestep for each, of which the mean is taken.
-        seed: of both.
+        denoiser: predicts the noise.
+        latents: the pictures' (`Denoiser.encode`).
+        captions: one for each picture.
+        draws: of noise and timestep for each picture, to average over.
+        seed: of the draws.
         batch_size: pictures at a time.
 
     Raises:
-        ValueError: there is not one caption for each picture.
+        ValueError: the numbers of captions and pictures differ.
 
     Source: diffusion classifiers (arXiv 2303.16203).
     """
@@ -132,12 +132,12 @@ def caption_losses(
     timesteps = torch.randint(len(kept), (draws, len(captions)), generator=generator)
     timesteps = timesteps.to(latents.device)
     noise = torch.randn((draws, *latents.shape), generator=generator).to(latents)
-    for some in tqdm(torch.arange(len(captions)).split(batch_size), "captions", disable=None):
-        condition = denoiser.describe([captions[place] for place in some])
-        for step, drawn in zip(timesteps[:, some], noise[:, some], strict=True):
-            predict = partial(denoiser.predict_noise, timesteps=step, condition=condition)
-            found = sds_loss(latents[some], drawn, kept[step], predict)
-            losses[some] += found.cpu() / draws
+    for batch in tqdm(torch.arange(len(captions)).split(batch_size), "captions", disable=None):
+        condition = denoiser.describe([captions[index] for index in batch])
+        for timestep, batch_noise in zip(timesteps[:, batch], noise[:, batch], strict=True):
+            predict = partial(denoiser.predict_noise, timesteps=timestep, condition=condition)
+            loss = sds_loss(latents[batch], batch_noise, kept[timestep], predict)
+            losses[batch] += loss.cpu() / draws
     return losses
 
 
@@ -151,8 +151,8 @@ class DenoiserHead(nn.Linear):
     def forward(
         self, features: Float[Tensor, "picture embed"]
     ) -> Float[Tensor, "picture channel height width"]:
-        """What the denoiser is to see of pictures with these features."""
-        # Of unit length, as CLIP compares them, but at the scale of numbers that a layer expects.
+        """The latents that the denoiser gets for pictures with these features."""
+        # Normalised, as CLIP compares them, but scaled to the magnitude that a layer expects.
         scaled = F.normalize(features, dim=-1) * features.shape[-1] ** 0.5
         return super().forward(scaled).unflatten(1, self.shape)
 
@@ -161,16 +161,16 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
     """Loads a denoiser of diffusers, frozen, onto the device of a CLIP.
 
     Args:
-        name_or_path: "pocket", which the pocket CLIP's own caption tokens condition; or a pipeline
-            by its name on the hub or its folder, of which unet, scheduler, text_encoder, tokenizer
-            and vae are read.
+        name_or_path: "pocket", conditioned on the pocket CLIP's own caption tokens; or a pipeline,
+            by its name on the hub or its folder, from which unet, scheduler, text_encoder,
+            tokenizer and vae are read.
         clip: the untouched one.
 
     Raises:
         ImportError: diffusers is not installed.
-        FileNotFoundError: the pocket's has not been made.
-        ValueError: it does not load, conditions and UNet are of different widths, the scheduler
-            has no timesteps to draw from, or it is told more than captions.
+        FileNotFoundError: the pocket's denoiser has not been made.
+        ValueError: it does not load, conditions and UNet differ in width, the scheduler has no
+            timesteps to draw from, or it needs more conditions than captions.
     """
     try:
         import diffusers
@@ -179,20 +179,21 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
             "Expected diffusers for a denoiser, but it is not installed; run pip install "
             "'dclip-kit[sds]'."
         ) from error
-    name, network = str(name_or_path), diffusers.UNet2DConditionModel
+    name, unet_class = str(name_or_path), diffusers.UNet2DConditionModel
     if name == "pocket":
-        place = asset_path("pocket_denoiser")
-        unet = network.from_pretrained(place).float()
-        scheduler: Any = diffusers.DDPMScheduler.from_pretrained(place)
+        folder = asset_path("pocket_denoiser")
+        unet = unet_class.from_pretrained(folder).float()
+        scheduler: Any = diffusers.DDPMScheduler.from_pretrained(folder)
         return build_denoiser(name, unet, scheduler, *describe_by_tokens(clip), clip=clip)
     try:
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        unet = network.from_pretrained(name, subfolder="unet")
-        unet.enable_gradient_checkpointing()  # else each picture takes more than a gigabyte
-        # Of the pipeline's own kind: read as DDPM's, any other would get timesteps of DDPM's.
-        kind = diffusers.DDPMScheduler.load_config(name, subfolder="scheduler")["_class_name"]
-        scheduler = getattr(diffusers, kind).from_pretrained(name, subfolder="scheduler")
+        unet = unet_class.from_pretrained(name, subfolder="unet")
+        unet.enable_gradient_checkpointing()  # otherwise each picture takes over a gigabyte
+        # The pipeline's own class: read as DDPM's, any other scheduler would get DDPM's timesteps.
+        config = diffusers.DDPMScheduler.load_config(name, subfolder="scheduler")
+        scheduler_class = getattr(diffusers, config["_class_name"])
+        scheduler = scheduler_class.from_pretrained(name, subfolder="scheduler")
         encoder: Any = CLIPTextModel.from_pretrained(name, subfolder="text_encoder")
         tokenizer = CLIPTokenizer.from_pretrained(name, subfolder="tokenizer")
         vae = diffusers.AutoencoderKL.from_pretrained(name, subfolder="vae")
@@ -226,11 +227,11 @@ def build_denoiser(
     clip: ClipBundle,
     vae: Any = None,
 ) -> Denoiser:
-    """Puts a denoiser's parts together, frozen, on the device of a CLIP.
+    """Assembles a denoiser from its parts, frozen, on the device of a CLIP.
 
     Args:
         name, unet, scheduler, describe, vae: as in `Denoiser`.
-        width: of what `describe` gives.
+        width: of the features that `describe` returns.
         clip: the untouched one.
 
     Raises:
@@ -251,7 +252,7 @@ def build_denoiser(
     if (
         predicts not in ("epsilon", "v_prediction")
         or config.in_channels != config.out_channels
-        or config.addition_embed_type not in (None, "text")  # which is made of the caption
+        or config.addition_embed_type not in (None, "text")  # which comes from the caption
     ):
         raise ValueError(
             f"Expected the denoiser {name!r} of {config.in_channels} channels, told text alone, "
@@ -270,14 +271,14 @@ def describe_by_tokens(clip: ClipBundle) -> tuple[Callable[[Sequence[str]], Cond
     length = clip.model.context_length
 
     def describe(captions: Sequence[str]) -> Condition:
-        # An empty caption is one token of zeros: what a tenth of the training's captions were.
-        asked = [each if each.strip() else "a" for each in captions]
-        found = encode_tokens(clip, asked)
-        said = torch.tensor([bool(each.strip()) for each in captions])
-        features = found.features * clip.embed_dim**0.5 * said[:, None, None]
-        # All of one length: a UNet that also pools tokens looks past the mask.
-        more = length - features.shape[1]
-        features, mask = F.pad(features, (0, 0, 0, more)), F.pad(found.mask, (0, more))
+        # An empty caption is one token of zeros, as a tenth of the captions were in training.
+        texts = [caption if caption.strip() else "a" for caption in captions]
+        tokens = encode_tokens(clip, texts)
+        has_text = torch.tensor([bool(caption.strip()) for caption in captions])
+        features = tokens.features * clip.embed_dim**0.5 * has_text[:, None, None]
+        # Padded to one length: a UNet that also pools tokens ignores the mask.
+        padding = length - features.shape[1]
+        features, mask = F.pad(features, (0, 0, 0, padding)), F.pad(tokens.mask, (0, padding))
         return Condition(features.to(clip.device), mask.to(clip.device))
 
     return describe, clip.embed_dim

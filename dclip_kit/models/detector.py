@@ -1,6 +1,6 @@
 """Finding regions: YOLO detectors, the embedded one or any of ultralytics'.
 
-Ultralytics is AGPL-3.0 and imported on first use. Regions may as well come from any other detector:
+Ultralytics is AGPL-3.0 and imported on first use. Regions can also come from any other detector:
 see `Regions.from_boxes`.
 """
 
@@ -25,7 +25,7 @@ from dclip_kit.models.encode import split_by_pixels
 from dclip_kit.models.regions import Regions
 from dclip_kit.runtime.files import asset_path, load_tensors, load_weights
 
-_STRIDE = 32  # ultralytics rounds other image sizes up without a word
+_STRIDE = 32  # ultralytics silently rounds other image sizes up
 _NMS_SECONDS = 2.0  # past this, ultralytics may leave the rest of a batch without boxes
 
 
@@ -35,7 +35,7 @@ class Detections:
 
     Attributes:
         regions: one for each readable picture, in order, each sorted by falling confidence.
-        without_detections: how many pictures have the whole image as their one region.
+        without_detections: number of pictures whose only region is the whole image.
         unreadable: position and reason of each picture that was skipped on request.
     """
 
@@ -46,13 +46,13 @@ class Detections:
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """A detector, made by `load_detector`.
+    """A detector, loaded by `load_detector`.
 
     Attributes:
         names: the labels it knows, by class number.
         image_size: side in pixels of the square that every picture is fitted into.
         confidence: what a detection's confidence must exceed.
-        max_regions: how many detections of a picture are kept, the most confident.
+        max_regions: how many of a picture's detections are kept, by falling confidence.
         source: the weights it was loaded from.
         predictor: ultralytics' predictor: its model, letterbox and non-maximum suppression.
     """
@@ -73,18 +73,18 @@ class Detector:
     ) -> Detections:
         """Finds regions, in pixels of each picture as `open_picture` reads it.
 
-        Every picture is letterboxed to one size, so that its neighbours in a batch decide nothing
+        Every picture is letterboxed to one size, so that its neighbours in a batch do not matter
         (beyond float rounding).
 
         Args:
             images: pictures or their paths.
-            batch_size: how many are read and detected at once; fewer where they have more pixels
-                together than `MOST_PIXELS`.
+            batch_size: how many are read and detected at once; fewer if together they have more
+                than `MOST_PIXELS` pixels.
             progress: shows a bar once the work has lasted for two seconds.
             skip_unreadable: leaves unreadable pictures out and reports them instead of raising.
 
         Raises:
-            ValueError: as `open_picture`, or a picture that is opened is not of 8 bits a channel.
+            ValueError: as `open_picture`, or an opened picture does not have 8 bits a channel.
         """
         if isinstance(images, str | Path | Image.Image):
             raise TypeError(f"Expected a sequence of pictures, got one; give [{images!r}].")
@@ -93,9 +93,9 @@ class Detector:
         with tqdm(
             total=len(images), desc="detect", unit="picture", delay=2, disable=not progress
         ) as bar:
-            for group in split_by_pixels(images, batch_size):
+            for batch in split_by_pixels(images, batch_size):
                 pictures = []
-                for index in group:
+                for index in batch:
                     try:
                         pictures.append(_read_picture(images[index]))
                     except ValueError as error:
@@ -103,24 +103,25 @@ class Detector:
                             raise
                         unreadable[index] = str(error)
                 regions += self._detect_batch(pictures)
-                bar.update(len(group))
-        return Detections(tuple(regions), sum(each.is_whole_image for each in regions), unreadable)
+                bar.update(len(batch))
+        without_detections = sum(item.is_whole_image for item in regions)
+        return Detections(tuple(regions), without_detections, unreadable)
 
     def _detect_batch(self, pictures: list[np.ndarray]) -> list[Regions]:
         results = self.predictor(pictures) if pictures else []
         if sum(result.speed["postprocess"] for result in results) > 1000 * _NMS_SECONDS:
-            # Out of its time limit, suppression drops every picture but the one it is at.
+            # Past its time limit, suppression drops every picture but the current one.
             results = [self.predictor([picture])[0] for picture in pictures]
-        found = []
+        regions = []
         for result in results:
             boxes = result.boxes.cpu()
             order = boxes.conf.argsort(descending=True, stable=True)[: self.max_regions]
             labels = [self.names[int(number)] for number in boxes.cls[order]]
             size = result.orig_shape[1], result.orig_shape[0]
-            found.append(Regions.from_boxes(boxes.xyxy[order], boxes.conf[order], labels, size))
-        # It would keep the pictures until it is given others.
+            regions.append(Regions.from_boxes(boxes.xyxy[order], boxes.conf[order], labels, size))
+        # Otherwise the predictor would keep the pictures until the next call.
         self.predictor.dataset = self.predictor.batch = self.predictor.results = None
-        return found
+        return regions
 
 
 def load_detector(
@@ -136,21 +137,21 @@ def load_detector(
     Args:
         name_or_path: "pocket", the embedded one; a folder of the same files; or a `.pt` of
             ultralytics, by path or by name (such as "yolov8n.pt", downloaded to torch's cache if
-            need be). A `.pt` is a pickle: take it from people you trust.
+            needed). A `.pt` is a pickle: take it only from people you trust.
         confidence: what a detection's confidence must exceed, 0 to 1.
-        max_regions: how many detections of a picture are kept, the most confident.
+        max_regions: how many of a picture's detections are kept, by falling confidence.
         image_size: side in pixels of the square that pictures are fitted into, a multiple of 32;
-            left out, the one that the weights were trained at.
+            by default the one that the weights were trained at.
         device: where it runs, such as "cpu" or "cuda:0".
 
     Raises:
-        FileNotFoundError: the weights are neither on disk nor to be downloaded.
+        FileNotFoundError: the weights are not on disk and cannot be downloaded.
         ModuleNotFoundError: ultralytics is not installed.
-        ValueError: the weights are cut short, of another architecture or no detector's, or an
+        ValueError: the weights are cut short, of another architecture or not a detector's, or an
             argument is out of range.
     """
-    fits = image_size is None or (image_size > 0 and image_size % _STRIDE == 0)
-    if not (0 <= confidence <= 1 and max_regions >= 1 and fits):
+    size_fits = image_size is None or (image_size > 0 and image_size % _STRIDE == 0)
+    if not (0 <= confidence <= 1 and max_regions >= 1 and size_fits):
         raise ValueError(
             "Expected a confidence from 0 to 1, max_regions of at least 1 and an image_size that "
             f"is a multiple of {_STRIDE}, got {confidence}, {max_regions} and {image_size}."
@@ -165,7 +166,7 @@ def load_detector(
                 "conf": confidence,
                 "max_det": max_regions,
                 "imgsz": size,
-                "rect": False,  # with True, a batch of equal pictures is letterboxed otherwise
+                "rect": False,  # True would letterbox a batch of equal sizes differently
                 "device": device,
                 "save": False,
                 "verbose": False,
@@ -181,10 +182,10 @@ def locate_weights(name_or_path: str | Path) -> Path:
     """Finds a detector's weights, as `load_detector` takes them, without loading them.
 
     Looks at the path itself, then, for a bare name, in torch's cache (`torch.hub.get_dir()`), and
-    downloads what ultralytics publishes under it.
+    finally downloads what ultralytics publishes under that name.
 
     Raises:
-        FileNotFoundError: as `load_detector`; with YOLO_OFFLINE set, at once, and else when
+        FileNotFoundError: as `load_detector`; at once if YOLO_OFFLINE is set, otherwise when
             ultralytics gives up.
     """
     if name_or_path == "pocket":
@@ -199,13 +200,13 @@ def locate_weights(name_or_path: str | Path) -> Path:
             return cached
         with contained_ultralytics():
             from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
-        # As ultralytics reads it.
+        # The values that ultralytics takes as true.
         if os.environ.get("YOLO_OFFLINE", "").lower() in ("1", "true", "yes", "on", "y", "t"):
             reason += ", and YOLO_OFFLINE forbids to download it"
         elif path.name in GITHUB_ASSETS_NAMES:
             try:
                 return Path(attempt_download_asset(cached))
-            except Exception as error:  # whatever the download met, the weights are not there
+            except Exception as error:  # whatever went wrong, the weights are not there
                 reason += f", and its download failed: {' '.join(str(error).split())}"
     raise FileNotFoundError(
         f"Expected 'pocket', a folder, a .pt file or a name that ultralytics publishes, got "
@@ -217,13 +218,14 @@ def read_weights(path: Path) -> Any:
     """Reads a folder such as the pocket's, or a `.pt` of ultralytics.
 
     A `.pt` is a pickle. Ultralytics' restricted reading is switched on, unless the environment's
-    ULTRALYTICS_SAFE_LOAD says otherwise or ultralytics was imported by somebody else before.
+    ULTRALYTICS_SAFE_LOAD says otherwise or ultralytics had already been imported elsewhere.
 
     Returns:
-        An ultralytics YOLO, whose `overrides["imgsz"]` is the side that it was trained at.
+        An ultralytics YOLO, whose `overrides["imgsz"]` is the image side it was trained at.
 
     Raises:
-        ValueError: it is incomplete, cut short, of another architecture or no detector's.
+        ValueError: the weights are incomplete, cut short, of another architecture or not a
+            detector's.
     """
     with contained_ultralytics():
         from ultralytics import YOLO
@@ -258,7 +260,7 @@ def read_weights(path: Path) -> Any:
 
 
 def find_photographs() -> list[Path]:
-    """The photographs that ultralytics packages for trying detectors on; nothing is downloaded.
+    """The sample photographs that come with ultralytics; nothing is downloaded.
 
     Raises:
         ModuleNotFoundError: ultralytics is not installed.
@@ -275,30 +277,30 @@ def _settings_folder() -> tempfile.TemporaryDirectory:
 
 @contextlib.contextmanager
 def contained_ultralytics() -> Iterator[None]:
-    """Imports ultralytics if need be, and puts back what it does to the process meanwhile.
+    """Imports ultralytics if needed, and undoes what it does to the process meanwhile.
 
     It changes threads, environment, random state, functions of Pillow and torch, and settings in
-    the home folder, and sends usage statistics: all that is undone or switched off.
+    the home folder, and sends usage statistics; all of this is undone or switched off.
 
     Raises:
         ModuleNotFoundError: ultralytics is not installed.
     """
     environment = {
-        # Unless the user has set them: its settings would go into the home folder, and pickles of
-        # any content would be read.
+        # Defaults that the user can override: without them, settings would go into the home folder
+        # and pickles of any content would be read.
         "YOLO_CONFIG_DIR": _settings_folder().name,
         "ULTRALYTICS_SAFE_LOAD": "true",
         **os.environ,
         "YOLO_VERBOSE": "false",
         "YOLO_OFFLINE": "true",  # no look-ups during the import
-        "ULTRALYTICS_SKIP_REQUIREMENTS_CHECKS": "true",  # a checkpoint shall not install packages
+        "ULTRALYTICS_SKIP_REQUIREMENTS_CHECKS": "true",  # a checkpoint must not install packages
     }
     threads = torch.get_num_threads()
     try:
         with (
             mock.patch.dict(os.environ, environment),
-            # Ultralytics puts functions of its own in the place of these: `open` installs a package
-            # when it is given a file that is no picture. Both are put back; neither is called here.
+            # Ultralytics replaces these by functions of its own: its `open` installs a package when
+            # given a file that is not a picture. Both are restored; neither is called here.
             mock.patch.object(Image, "open", vars(Image)["open"]),
             mock.patch.object(torch, "save", vars(torch)["save"]),
             torch.random.fork_rng(devices=[]),
@@ -320,7 +322,7 @@ def contained_ultralytics() -> Iterator[None]:
 
 
 def _read_picture(image: Image.Image | Path | str) -> np.ndarray:
-    """Reads a picture as ultralytics wants its arrays: height, width, blue-green-red."""
+    """Reads a picture into the array that ultralytics takes: height, width, blue-green-red."""
     picture = image if isinstance(image, Image.Image) else open_picture(image)
     if picture.mode.startswith(("I", "F")):  # Pillow would clip to white
         raise ValueError(

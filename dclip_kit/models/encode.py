@@ -42,25 +42,25 @@ MOST_PIXELS = 32_000_000  # of pictures opened at a time, each of 4 bytes in Pil
 
 
 def split_by_pixels(pictures: Sequence[Image.Image | Path | str], size: int) -> Iterator[range]:
-    """Groups of pictures that follow each other, by index, each to be opened together.
+    """Splits pictures into groups of consecutive indices, each to be opened together.
 
     Args:
         pictures: opened already, or their files.
-        size: of a group at most; it has fewer pictures where they have more than `MOST_PIXELS`.
+        size: most pictures in a group; fewer if together they have more than `MOST_PIXELS`.
     """
     start = 0
     while start < len(pictures):
         pixels = [
-            each.width * each.height if isinstance(each, Image.Image) else count_pixels(each)
-            for each in pictures[start : start + size]
+            item.width * item.height if isinstance(item, Image.Image) else count_pixels(item)
+            for item in pictures[start : start + size]
         ]
-        count = max(1, sum(held <= MOST_PIXELS for held in accumulate(pixels)))
+        count = max(1, sum(total <= MOST_PIXELS for total in accumulate(pixels)))
         yield range(start, start + count)
         start += count
 
 
 def read_picture(bundle: ClipBundle, path: Path) -> UInt8[Tensor, "3 height width"]:
-    """A whole picture as CLIP takes it, in bytes; big JPEGs are decoded reduced.
+    """A whole picture as CLIP takes it, in bytes; large JPEGs are decoded at reduced size.
 
     Raises:
         ValueError: as `open_picture`.
@@ -73,29 +73,29 @@ def read_ahead(
     batches: Iterable[Sequence[Item]],
     busy: torch.device,
 ) -> Iterator[list[Read]]:
-    """Reads batches by threads, each while whoever takes them is busy with the one before.
+    """Reads batches in threads, each while the caller works on the one before.
 
     Args:
-        read: what becomes of an item; called in threads.
-        batches: of items. At most two of them, read, are in memory at a time.
-        busy: the device that whoever takes them keeps busy. If it is the CPU, a batch is read when
-            it is asked for: two that want the same processors only hold each other up.
+        read: reads an item; called in threads.
+        batches: of items. At most two batches that have been read are in memory at a time.
+        busy: the device that the caller computes on. On the CPU, a batch is read only when it is
+            asked for, since reading ahead would compete for the same processors.
 
     Yields:
-        Each batch's items in their order, read.
+        What `read` returned for each batch's items, in their order.
 
     Raises:
-        Whatever `read` does, once the batch is reached.
+        Whatever `read` raises, once the batch is reached.
     """
     ahead = 0 if busy.type == "cpu" else 1
-    begun: deque[Iterator[Read]] = deque()
+    pending: deque[Iterator[Read]] = deque()
     with ThreadPoolExecutor(count_workers()) as pool:
         for batch in batches:
-            begun.append(pool.map(read, batch))
-            if len(begun) > ahead:
-                yield list(begun.popleft())
-        for last in begun:
-            yield list(last)
+            pending.append(pool.map(read, batch))
+            if len(pending) > ahead:
+                yield list(pending.popleft())
+        for items in pending:
+            yield list(items)
 
 
 def read_batches(
@@ -104,13 +104,13 @@ def read_batches(
     batches: Iterable[Tensor],
     busy: torch.device | None = None,
 ) -> Iterator[Tensor]:
-    """Batches of pictures, by index, as bytes; `busy` as in `read_ahead`, else the CLIP's device.
+    """Reads batches of picture indices as bytes; `busy` defaults to the CLIP's device.
 
     Raises:
-        ValueError: a picture cannot be read, named.
+        ValueError: a picture cannot be read; the message names it.
     """
     if isinstance(pictures, Tensor):
-        yield from (pictures[images] for images in batches)
+        yield from (pictures[batch] for batch in batches)
         return
 
     def read(index: int) -> Tensor:
@@ -119,34 +119,34 @@ def read_batches(
             return bundle.to_pixels(as_seen(picture))
         return read_picture(bundle, picture)
 
-    indices = (images.tolist() for images in batches)
-    yield from map(torch.stack, read_ahead(read, indices, busy or bundle.device))
+    index_lists = (batch.tolist() for batch in batches)
+    yield from map(torch.stack, read_ahead(read, index_lists, busy or bundle.device))
 
 
 def read_pixels(bundle: ClipBundle, pictures: Pictures) -> Shaped[Tensor, "image 3 height width"]:
     """Reads and preprocesses pictures once, as bytes; tensors are left as they are.
 
     Raises:
-        ValueError: a picture cannot be read, named.
+        ValueError: a picture cannot be read; the message names it.
     """
     if isinstance(pictures, Tensor):
         return pictures
-    one = bundle.to_pixels(Image.new("RGB", (1, 1)))
-    # Filled bit by bit: parts that are put together would take the memory twice.
+    sample = bundle.to_pixels(Image.new("RGB", (1, 1)))
+    # Filled batch by batch: concatenating parts would take the memory twice.
     pixels = torch.empty(
-        (len(pictures), *one.shape), dtype=one.dtype, memory_format=torch.channels_last
+        (len(pictures), *sample.shape), dtype=sample.dtype, memory_format=torch.channels_last
     )
     batches = torch.arange(len(pictures)).split(64)
     bar = tqdm(batches, desc="reading pictures", delay=2, disable=not is_main_process())
-    for images, read in zip(bar, read_batches(bundle, pictures, batches), strict=True):
-        pixels[images] = read
+    for indices, batch in zip(bar, read_batches(bundle, pictures, batches), strict=True):
+        pixels[indices] = batch
     return pixels
 
 
 def read_few(bundle: ClipBundle, pictures: Pictures) -> Pictures:
-    """As `read_pixels`, but too many for memory stay as they are, read when they are looked at."""
-    each = bundle.to_pixels(Image.new("RGB", (1, 1))).numel()
-    return read_pixels(bundle, pictures) if len(pictures) * each <= KEPT_BYTES else pictures
+    """As `read_pixels`, but pictures beyond `KEPT_BYTES` stay as they are, to be read when used."""
+    size = bundle.to_pixels(Image.new("RGB", (1, 1))).numel()
+    return read_pixels(bundle, pictures) if len(pictures) * size <= KEPT_BYTES else pictures
 
 
 # Features
@@ -155,13 +155,13 @@ def read_few(bundle: ClipBundle, pictures: Pictures) -> Pictures:
 def encode_images(
     bundle: ClipBundle, pictures: Pictures, batch_size: int = 64, progress: bool = True
 ) -> Float[Tensor, "image embed"]:
-    """Encodes pictures, a batch in memory at a time; each of several processes encodes its share.
+    """Encodes pictures, one batch in memory at a time; several processes share the work.
 
-    All processes must call it, with the same pictures, and all get all features.
+    All processes must call it with the same pictures, and each gets all features.
 
     Raises:
-        ValueError: there is no picture, one cannot be read, named, batch_size is below 1, or a
-            feature is not finite.
+        ValueError: there is no picture, one cannot be read (the message names it), batch_size is
+            below 1, or a feature is not finite.
     """
     if isinstance(pictures, str | Path | Image.Image) or len(pictures) == 0:
         raise ValueError(
@@ -190,8 +190,8 @@ def encode_pixels(
     Args:
         bundle: the CLIP.
         pixels: as `ClipBundle.normalize` takes them.
-        normalized: as CLIP's preprocessing does; else the model is given values from 0 to 1, as
-            the published code gives it its crops (2 in `config.RECIPES`).
+        normalized: whether to normalise as CLIP's preprocessing does; if not, the model gets
+            values from 0 to 1, as crops in the published code (2 in `config.RECIPES`).
 
     Returns:
         The features, on the CPU.
@@ -199,9 +199,9 @@ def encode_pixels(
     Raises:
         ValueError: as `ClipBundle.normalize`, or a feature is not finite.
     """
-    given = bundle.normalize(pixels) if normalized else bundle.to_unit(pixels)
+    inputs = bundle.normalize(pixels) if normalized else bundle.to_unit(pixels)
     with autocast(bundle.device, bundle.precision):
-        encoded = bundle.model.encode_image(given, normalize=False)
+        encoded = bundle.model.encode_image(inputs, normalize=False)
     return _require_finite(F.normalize(encoded.float(), dim=-1).cpu(), "image")
 
 
@@ -209,18 +209,18 @@ def encode_pixels(
 def encode_texts(
     bundle: ClipBundle, texts: Sequence[str], batch_size: int = 512
 ) -> Float[Tensor, "text embed"]:
-    """Encodes texts; each of several processes, all of which must call it, encodes its share.
+    """Encodes texts; several processes, all of which must call it, share the work.
 
     Raises:
         ValueError: a text is empty, there is none, batch_size is below 1, or a feature is not
             finite.
     """
     require_texts(texts)
-    own = [texts[index] for index in own_share(len(texts)).tolist()]
-    encoded = torch.empty(len(own), bundle.embed_dim)
-    for chosen, ids in token_batches(bundle, own, batch_size):
-        with shortened(bundle.model, ids) as given:
-            encoded[chosen] = bundle.model.encode_text(given, normalize=True).float().cpu()
+    share = [texts[index] for index in own_share(len(texts)).tolist()]
+    encoded = torch.empty(len(share), bundle.embed_dim)
+    for indices, ids in token_batches(bundle, share, batch_size):
+        with shortened(bundle.model, ids) as short_ids:
+            encoded[indices] = bundle.model.encode_text(short_ids, normalize=True).float().cpu()
     return _require_finite(gather_rows(encoded)[: len(texts)], "text")
 
 
@@ -230,8 +230,8 @@ class TokenFeatures:
 
     Attributes:
         features: of shape (text, token, embed), L2-normalised; 0 where padded.
-        mask: True at real tokens; start and end are none.
-        text: of the whole texts, as `encode_texts` gives them.
+        mask: True at real tokens, which start and end are not.
+        text: features of the whole texts, as from `encode_texts`.
     """
 
     features: Float[Tensor, "text token embed"]
@@ -255,29 +255,33 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
     pooling = getattr(text_tower, "text_pool_type", getattr(text_tower, "pool_type", None))
     if projection is None or pooling != "argmax":
         raise ValueError(
-            f"Expected a text tower with a projection and the end token's pooling, {bundle.name} "
-            "has not both; take a CLIP whose text transformer is open_clip's own."
+            f"Expected a text tower with a projection and the end token's pooling, got "
+            f"{bundle.name}, which lacks one; take a CLIP with open_clip's own text transformer."
         )
     rows: dict[int, Tensor] = {}
-    whole = torch.empty(len(texts), bundle.embed_dim)
-    for chosen, batch in token_batches(bundle, texts, batch_size):
+    text_features = torch.empty(len(texts), bundle.embed_dim)
+    for indices, batch in token_batches(bundle, texts, batch_size):
         with shortened(bundle.model, batch) as ids:
-            found = bundle.model.forward_intermediates(
+            output = bundle.model.forward_intermediates(
                 text=ids, text_indices=1, normalize_intermediates=True
             )
-        whole[chosen] = found["text_features"].float().cpu()
-        hidden = found["text_intermediates"][-1]
+        text_features[indices] = output["text_features"].float().cpu()
+        hidden = output["text_intermediates"][-1]
         projected = projection(hidden) if isinstance(projection, nn.Module) else hidden @ projection
         features, real = F.normalize(projected, dim=-1).cpu(), real_tokens(ids).cpu()
-        for place, own, mask in zip(chosen.tolist(), features, real, strict=True):
-            rows[place] = own[mask]
-    padded = pad_sequence([rows[place] for place in range(len(texts))], batch_first=True)
-    count = torch.tensor([len(rows[place]) for place in range(len(texts))])
+        for index, tokens, mask in zip(indices.tolist(), features, real, strict=True):
+            rows[index] = tokens[mask]
+    padded = pad_sequence([rows[index] for index in range(len(texts))], batch_first=True)
+    count = torch.tensor([len(rows[index]) for index in range(len(texts))])
     if not count.all():
-        silent = [texts[index] for index in (count == 0).nonzero()[:, 0].tolist()]
-        raise ValueError(f"Expected texts with a token each, got {silent[:3]}; leave them out.")
+        empty = [texts[index] for index in (count == 0).nonzero()[:, 0].tolist()]
+        raise ValueError(
+            f"Expected texts with at least one token each, got {empty[:3]}; leave them out."
+        )
     mask = torch.arange(padded.shape[1]) < count[:, None]
-    return TokenFeatures(_require_finite(padded, "token"), mask, _require_finite(whole, "text"))
+    return TokenFeatures(
+        _require_finite(padded, "token"), mask, _require_finite(text_features, "text")
+    )
 
 
 def _require_finite(features: Tensor, kind: str) -> Tensor:
@@ -299,38 +303,37 @@ def _require_size(batch_size: int) -> None:
 
 
 def read_tokens(bundle: ClipBundle, text: str) -> tuple[str, ...]:
-    """The text's real tokens as one reads them, in the order of `encode_tokens`' features.
+    """The text's real tokens as strings, in the order of `encode_tokens`' features.
 
-    A rare word is several tokens: a vocabulary holds frequent ones whole, others in pieces.
+    A rare word is split into several tokens; the vocabulary has only frequent words whole.
     """
     ids = bundle.tokenizer([text])
-    decoder: Any = getattr(
-        bundle.tokenizer, "tokenizer", bundle.tokenizer
-    )  # transformers', wrapped
+    # open_clip wraps tokenizers of transformers.
+    decoder: Any = getattr(bundle.tokenizer, "tokenizer", bundle.tokenizer)
     return tuple(decoder.decode([token]).strip() for token in ids[real_tokens(ids)].tolist())
 
 
 def require_texts(texts: Sequence[str]) -> None:
-    """Checks that there are texts and that each says something.
+    """Checks that there is at least one text and that none is empty.
 
     Raises:
-        TypeError: it is one text.
-        ValueError: as it says.
+        TypeError: it is a single text.
+        ValueError: there is no text, or one is empty.
     """
     if isinstance(texts, str):
         raise TypeError(f"Expected a sequence of texts, got one; give [{texts!r}].")
     if len(texts) == 0:
         raise ValueError("Expected at least one text, got none.")
-    silent = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
-    if silent:
+    empty = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    if empty:
         raise ValueError(
-            f"Expected texts that are not empty, got {texts[silent[0]]!r} at {silent[:5]}; leave "
+            f"Expected texts that are not empty, got {texts[empty[0]]!r} at {empty[:5]}; leave "
             "it out."
         )
 
 
 def real_tokens(ids: Int[Tensor, "text context"]) -> Bool[Tensor, "text context"]:
-    """True between start and end: CLIP's end token has the highest id, 0 also is a real token."""
+    """True between start and end; CLIP's end token has the highest id, and 0 is a real token."""
     position = torch.arange(ids.shape[1], device=ids.device)
     return (position > 0) & (position < ids.argmax(dim=1, keepdim=True))
 
@@ -338,22 +341,21 @@ def real_tokens(ids: Int[Tensor, "text context"]) -> Bool[Tensor, "text context"
 def token_batches(
     bundle: ClipBundle, texts: Sequence[str], size: int
 ) -> Iterator[tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen _"]]]:
-    """Batches of texts of like length: which they are, and their ids on the model's device."""
+    """Batches of texts of similar length: their indices, and token ids on the model's device."""
     _require_size(size)
     order = torch.tensor([len(text) for text in texts]).argsort(stable=True)
-    for chosen in order.split(size):
-        yield chosen, bundle.tokenizer([texts[index] for index in chosen]).to(bundle.device)
+    for indices in order.split(size):
+        yield indices, bundle.tokenizer([texts[index] for index in indices]).to(bundle.device)
 
 
 @contextmanager
 def shortened(
     model: Any, ids: Int[Tensor, "text context"]
 ) -> Iterator[Int[Tensor, "text shorter"]]:
-    """Lets a text tower read texts no further than the longest one's end token.
+    """Lets a text tower read texts only up to the longest one's end token.
 
-    What follows it is padding, at which no token before it looks: with CLIP's 77 positions and
-    captions of a dozen words that is most of the work. Towers in which something does look there,
-    or which pool elsewhere, read all.
+    The rest is padding, to which no earlier token attends: with CLIP's 77 positions and captions of
+    a dozen words, that is most of the work. Towers that attend to it, or pool elsewhere, read all.
     """
     tower = getattr(model, "text", model)
     pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
@@ -365,8 +367,8 @@ def shortened(
     with _SHORTENING:
         positions, mask = tower.positional_embedding, tower.attn_mask
         try:
-            # open_clip adds all positions to whatever it is given. In place of the parameter stands
-            # a part of it, which an assignment would refuse; gradients flow back through it.
+            # open_clip adds all positions to its input. A slice replaces the parameter, which plain
+            # assignment would refuse; gradients flow back through it.
             tower._parameters["positional_embedding"] = positions[:length]
             tower.attn_mask = mask[:length, :length]
             yield ids[:, :length]

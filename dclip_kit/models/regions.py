@@ -1,4 +1,4 @@
-"""Image regions: boxes, their crops, DCLIP's region weights, padding, and boxes drawn.
+"""Image regions: boxes, their crops, DCLIP's region weights, padding, and drawing.
 
 Axes: `image` a batch, `region` the boxes of one image, `token` the tokens of its caption, `embed`
 the joint space. Boxes are `xyxy`: left, top, right, bottom in pixels.
@@ -20,8 +20,8 @@ from dclip_kit.data.pictures import upright
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in whole pixels
 
-# Each reads as text on white (contrast of at least 4.5), and any two stay apart for people who do
-# not see red, green or blue (CIE76 difference of at least 20 under Machado's simulations).
+# Each is legible as text on white (contrast of at least 4.5), and any two stay distinct for people
+# who are blind to red, green or blue (CIE76 difference of at least 20 in Machado's simulations).
 BOX_COLORS = ("#BF5700", "#0072B2", "#442200", "#220088", "#8800CC", "#004444")
 
 
@@ -34,11 +34,11 @@ class Regions:
         confidence: the detector's confidence in each box, from 0 to 1.
         label: the detector's word for each box.
         image_size: the picture's (width, height) in pixels.
-        is_whole_image: True where nothing was detected and the whole picture stands in.
+        is_whole_image: True if nothing was detected and the whole picture is the only region.
         dropped: how many of a detector's boxes `from_boxes` left out.
 
     Raises:
-        ValueError: a box, a confidence, the size or the lengths are not as described.
+        ValueError: a box, a confidence, the size or the lengths do not fit this description.
     """
 
     xyxy: Float[Tensor, "region 4"]
@@ -76,7 +76,7 @@ class Regions:
 
     @classmethod
     def whole_image(cls, image_size: tuple[int, int]) -> "Regions":
-        """All of a picture as its one region, with confidence 1, where nothing was detected.
+        """The whole picture as its only region, with confidence 1, if nothing was detected.
 
         The published code encodes such a picture as a zero vector (4 in `config.RECIPES`).
         """
@@ -91,10 +91,10 @@ class Regions:
         label: Sequence[str],
         image_size: tuple[int, int],
     ) -> "Regions":
-        """Makes regions from a detector's raw boxes, of which there may be none.
+        """Makes regions from a detector's raw boxes; there may be none.
 
         Boxes are clipped to the picture; those that are not finite (box or confidence), lie outside
-        or have no area are dropped and counted. If none is left, the whole image is the one region.
+        or have no area are dropped and counted. If none is left, the whole image is the only one.
 
         Raises:
             ValueError: the lengths differ, or a finite confidence is not from 0 to 1.
@@ -102,12 +102,12 @@ class Regions:
         _require_boxes(xyxy, confidence, label, image_size)
         clipped = xyxy.clamp(min=0).minimum(xyxy.new_tensor(image_size).repeat(2))
         usable = xyxy.isfinite().all(1) & confidence.isfinite() & (_area(clipped, image_size) > 0)
-        kept = usable.nonzero()[:, 0].tolist()
-        dropped = len(label) - len(kept)
-        if not kept:
+        indices = usable.nonzero()[:, 0].tolist()
+        dropped = len(label) - len(indices)
+        if not indices:
             return replace(cls.whole_image(image_size), dropped=dropped)
-        labels = tuple(label[index] for index in kept)
-        return cls(clipped[kept], confidence[kept], labels, image_size, dropped=dropped)
+        labels = tuple(label[index] for index in indices)
+        return cls(clipped[indices], confidence[indices], labels, image_size, dropped=dropped)
 
 
 def crop_regions(
@@ -118,16 +118,16 @@ def crop_regions(
     Crops come in the regions' order and the picture's mode; boxes are widened to whole pixels.
 
     Args:
-        image: what the regions were found in.
+        image: the picture that the regions were found in.
         regions: what to cut out.
-        margin: a share of the box's side added on each side, as far as the picture reaches.
+        margin: share of the box's side to add on each side, as far as the picture reaches.
         square: widens the shorter side to the longer one, as far as the picture reaches. CLIP's
-            preprocessing keeps the middle square: of a narrow crop it would lose both ends.
+            preprocessing keeps the middle square, which would cut off both ends of a narrow crop.
 
     Raises:
-        ValueError: the picture is not of the regions' size.
+        ValueError: the picture does not have the regions' size.
     """
-    image = upright(image)  # as it was when regions were found in it
+    image = upright(image)  # as the detector saw it
     if image.size != regions.image_size:
         raise ValueError(
             f"Expected the regions' picture of {regions.image_size} pixels, got one of "
@@ -144,7 +144,7 @@ def crop_boxes(regions: Regions, margin: float = 0.0, square: bool = True) -> li
     low, high = (low - extra).floor().clamp(min=0), (high + extra).ceil().minimum(size)
     if square:
         side = (high - low).amax(dim=1, keepdim=True).minimum(size)
-        # Lengthened on both sides, and moved to lie inside the picture.
+        # Extended on both sides, and moved inside the picture.
         low = (low - (side - (high - low)) // 2).clamp(min=0).minimum(size - side)
         high = low + side
     return [(x1, y1, x2, y2) for x1, y1, x2, y2 in torch.cat([low, high], 1).int().tolist()]
@@ -155,13 +155,13 @@ def region_similarity(
     token_features: Float[Tensor, "image token embed"],
     token_mask: Bool[Tensor, "image token"],
 ) -> Float[Tensor, "image region"]:
-    """The best cosine of each region with a real token of its caption, negative ones as 0.
+    """The highest cosine of each region with a real token of its caption; negative ones count as 0.
 
     DCLIP (arXiv 2505.21549), section 3. Computed in float32, whatever the features are.
     """
     tokens = token_features.float().masked_fill(~token_mask[..., None], 0.0)
     regions = F.normalize(region_features.float(), dim=-1)
-    # Padding is a zero vector with cosine 0, which is also what a negative cosine counts as.
+    # Padding is a zero vector; its cosine is 0, as which negative cosines count too.
     cosine = regions @ F.normalize(tokens, dim=-1).transpose(1, 2)  # image region token
     return cosine.amax(dim=-1).clamp(min=0)
 
@@ -179,8 +179,8 @@ def region_weights(
 
     DCLIP (arXiv 2505.21549), section 3; the published code never uses them (1 in
     `config.RECIPES`).
-    Padding is ignored and weighs 0; where every product is 0, the real regions weigh the same.
-    `check_values=False` trusts the values: to look at them waits for the device.
+    Padding is ignored and weighs 0; if every product is 0, all real regions weigh the same.
+    `check_values=False` trusts the values, since checking them waits for the device.
 
     Raises:
         ValueError: as `require_real`; an area or a confidence is below 0 or not finite.
@@ -192,8 +192,8 @@ def region_weights(
         negative = region_mask & ((area < 0) | (confidence < 0))
         if negative.any() or not importance.isfinite().all():
             raise ValueError(
-                "Expected areas and confidences that are finite and at least 0, got others; take "
-                "those of `Regions`."
+                "Expected areas and confidences that are finite and at least 0, got at least one "
+                "that is not; take those of `Regions`."
             )
     features = region_features.masked_fill(~region_mask[..., None], 0.0)
     product = importance * region_similarity(features, token_features, token_mask)
@@ -206,18 +206,18 @@ def require_real(
     """Checks that each image has a real item, and that real ones are finite.
 
     Args:
-        kind: of items, "region" or "token".
-        features: theirs.
-        mask: True at real ones.
+        kind: what the items are, "region" or "token".
+        features: of the items.
+        mask: True at real items.
 
     Raises:
-        ValueError: as it says.
+        ValueError: an image has no real item, or a real item's features are not finite.
     """
     empty = (~mask.any(1)).nonzero()[:, 0].tolist()
     if empty:
         raise ValueError(
-            f"Expected at least one real {kind} an image, got none in {empty[:5]}; an image "
-            "without detections has itself as its one region, empty captions are to be left out."
+            f"Expected at least one real {kind} in each image, got none in {empty[:5]}; give the "
+            "whole image as a region where nothing was detected, and leave out empty captions."
         )
     if not features[mask].isfinite().all():
         raise ValueError(
@@ -228,35 +228,35 @@ def require_real(
 def scale_products(
     product: Float[Tensor, "image region"], region_mask: Bool[Tensor, "image region"]
 ) -> Float[Tensor, "image region"]:
-    """Scales what regions count to sum to 1 over an image; all real ones alike where it is all 0.
+    """Scales the weights of an image's regions to sum to 1; if all are 0, real regions share it.
 
     Args:
         product: 0 or more, and 0 at padding.
-        region_mask: True at real regions, of which each image has one.
+        region_mask: True at real regions; each image has at least one.
     """
     total = product.sum(dim=1, keepdim=True)
     uniform = region_mask.to(product) / region_mask.sum(dim=1, keepdim=True)
-    # The divisor is made safe first: `where` alone would let 0/0 into the gradient.
+    # The divisor is made safe first: with `where` alone, 0/0 would reach the gradient.
     return torch.where(total > 0, product / total.where(total > 0, 1.0), uniform)
 
 
 def pad_rows(
     values: Float[Tensor, "row *rest"], counts: Int[Tensor, "image"], chosen: Int[Tensor, "chosen"]
 ) -> tuple[Float[Tensor, "chosen item *rest"], Bool[Tensor, "chosen item"]]:
-    """Takes some images' items out of all, padded with 0 to the longest.
+    """Selects the items of some images, padded with 0 to the longest.
 
     Args:
-        values: a row an item: its features, or its number (area, confidence); those of an image
-            follow each other.
-        counts: how many each image has, at least 1.
-        chosen: images, by index.
+        values: one row an item, its features or a number (area, confidence); the items of an
+            image are consecutive.
+        counts: how many items each image has, at least 1.
+        chosen: indices of the images.
 
     Returns:
         The items, and a mask that is True where they are real.
     """
     end, count = counts.cumsum(0)[chosen], counts[chosen]
-    places = zip((end - count).tolist(), end.tolist(), strict=True)
-    padded = pad_sequence([values[start:stop] for start, stop in places], batch_first=True)
+    ranges = zip((end - count).tolist(), end.tolist(), strict=True)
+    padded = pad_sequence([values[start:stop] for start, stop in ranges], batch_first=True)
     return padded, torch.arange(padded.shape[1]) < count[:, None]
 
 
@@ -266,13 +266,13 @@ def _require_boxes(
     if xyxy.shape[1:] != (4,) or not len(xyxy) == len(confidence) == len(label):
         raise ValueError(
             "Expected boxes of shape (region, 4), and a confidence and a label for each, got "
-            f"shape {tuple(xyxy.shape)}, {len(confidence)} and {len(label)}; give all of one "
+            f"shape {tuple(xyxy.shape)}, {len(confidence)} and {len(label)}; give those of one "
             "picture."
         )
 
 
 def _area(xyxy: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Shares of the picture; 0 for boxes that are the wrong way round."""
+    """Shares of the picture; 0 for boxes whose corners are swapped."""
     return ((xyxy[:, 2:] - xyxy[:, :2]) / xyxy.new_tensor(image_size)).clamp(min=0).prod(1)
 
 
@@ -290,60 +290,62 @@ def draw_boxes(
     """Draws the boxes of a picture's regions, each with its label, on a copy.
 
     Args:
-        picture: what the regions were found in.
+        picture: the picture that the regions were found in.
         regions: of this picture.
-        labels: a short text for each region; by default the detector's word and confidence.
-        colors: one for each region; by default one for each word.
-        side: pixels of the copy's longer side; by default as many as the picture has.
+        labels: a short text for each region; by default the detector's label and confidence.
+        colors: one for each region; by default one for each label.
+        side: pixels of the copy's longer side; by default the picture's.
         font_size: of the labels, in pixels of the copy; by default a fortieth of its longer side.
 
     Returns:
         The copy, in RGB.
 
     Raises:
-        ValueError: if the regions are of a picture of another size.
+        ValueError: the regions belong to a picture of another size.
     """
-    picture = upright(picture)  # as it was when regions were found in it
+    picture = upright(picture)  # as the detector saw it
     if picture.size != regions.image_size:
         raise ValueError(
             f"Expected a picture of the regions' {regions.image_size} pixels, got {picture.size}; "
             "detect the regions in this very picture."
         )
     side = side or max(picture.size)
-    drawn = ImageOps.contain(picture.convert("RGB"), (side, side))
-    pen = ImageDraw.Draw(drawn)
+    copy = ImageOps.contain(picture.convert("RGB"), (side, side))
+    pen = ImageDraw.Draw(copy)
     font_size = font_size or max(side // 40, 12)
-    font, line = _load_font(font_size), max(1, round(font_size / 6))
-    found = zip(regions.label, regions.confidence.tolist(), strict=True)
-    labels = labels or [f"{label} {confidence:.2f}" for label, confidence in found]
+    font, stroke = _load_font(font_size), max(1, round(font_size / 6))
+    detections = zip(regions.label, regions.confidence.tolist(), strict=True)
+    labels = labels or [f"{label} {confidence:.2f}" for label, confidence in detections]
     colors = colors or label_colors(regions.label)
-    boxes = (regions.xyxy * (drawn.width / picture.width)).tolist()
-    for left, top, right, bottom in boxes:  # a white rim, so that a box shows on whatever is there
-        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=line + 2)
+    boxes = (regions.xyxy * (copy.width / picture.width)).tolist()
+    for left, top, right, bottom in boxes:  # a white rim, visible on any background
+        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=stroke + 2)
     for box, color in zip(boxes, colors, strict=True):
-        pen.rectangle(box, outline=color, width=line)
-    taken = torch.zeros(0, 4)  # by labels
+        pen.rectangle(box, outline=color, width=stroke)
+    label_boxes = torch.zeros(0, 4)
     for box, color, label in zip(boxes, colors, labels, strict=True):
-        _, _, width, height = pen.textbbox((line, line), label, font=font)
-        left = max(min(box[0], drawn.width - width - line), 0.0)
+        _, _, width, height = pen.textbbox((stroke, stroke), label, font=font)
+        left = max(min(box[0], copy.width - width - stroke), 0.0)
         tops = (box[1] - height, box[1], box[3] - height, box[3])  # above, inside or below its box
-        inside = [top for top in tops if 0 <= top <= drawn.height - height] or [0.0]
-        places = torch.tensor([[left, top, left + width + line, top + height] for top in inside])
-        place = places[box_iou(places, taken).sum(1).argmin()]  # where it hides others least
-        taken = torch.cat([taken, place[None]])
-        pen.rectangle(place.tolist(), fill=color)
-        pen.text((left + line, float(place[1])), label, fill="white", font=font)
-    return drawn
+        inside = [top for top in tops if 0 <= top <= copy.height - height] or [0.0]
+        candidates = torch.tensor(
+            [[left, top, left + width + stroke, top + height] for top in inside]
+        )
+        label_box = candidates[box_iou(candidates, label_boxes).sum(1).argmin()]  # overlaps least
+        label_boxes = torch.cat([label_boxes, label_box[None]])
+        pen.rectangle(label_box.tolist(), fill=color)
+        pen.text((left + stroke, float(label_box[1])), label, fill="white", font=font)
+    return copy
 
 
 def label_colors(labels: Sequence[str]) -> list[str]:
-    """Chooses a colour for each label, the same one for the same label."""
-    known = sorted(set(labels))
-    return [BOX_COLORS[known.index(label) % len(BOX_COLORS)] for label in labels]
+    """Chooses a colour for each label; equal labels get equal colours."""
+    names = sorted(set(labels))
+    return [BOX_COLORS[names.index(label) % len(BOX_COLORS)] for label in labels]
 
 
 def _load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of the system, since the one that comes with Pillow knows English letters only."""
+    """A font of the system, since Pillow's own has English letters only."""
     for name in ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf"):
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size)

@@ -1,7 +1,7 @@
 """The meta-teacher: cross-attention between an image's regions and its caption's tokens.
 
-Source: DCLIP (arXiv 2505.21549), section 3; our reading where it is silent. Axes: image (one an
-image-caption pair), region, token, embed.
+Source: DCLIP (arXiv 2505.21549), section 3; our reading where it is silent. Axes: image (one for
+each image-caption pair), region, token, embed.
 """
 
 from dataclasses import asdict, dataclass
@@ -28,12 +28,12 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # of a teacher's
 
 @dataclass(frozen=True, eq=False)
 class TeacherOutput:
-    """What the teacher makes of image-caption pairs.
+    """The teacher's output for image-caption pairs.
 
     Attributes:
         embedding: the global embedding, L2-normalised.
-        region_to_token: what each region looked at.
-        token_to_region: what each token looked at.
+        region_to_token: attention of each region to the tokens.
+        token_to_region: attention of each token to the regions.
         region_pooling: share of each region in the pooled region vector; 0 where padded.
     """
 
@@ -57,11 +57,11 @@ class CrossModalAttention(nn.Module):
         keys: Float[Tensor, "image key embed"],
         key_mask: Bool[Tensor, "image key"],
     ) -> tuple[Float[Tensor, "image query embed"], Float[Tensor, "image query key"]]:
-        """Attends; keys whose mask is False are not seen.
+        """Attends to the keys whose mask is True.
 
         Returns:
-            Each query's new features, and how much it looked at each key: the mean over heads, of
-            which each row sums to 1.
+            Each query's new features, and its attention to each key: the mean over heads, with rows
+            that sum to 1.
         """
         attended, weights = self.attention(queries, keys, keys, key_padding_mask=~key_mask)
         return self.norm(queries + attended), weights
@@ -84,10 +84,10 @@ def pool_by_agreement(
 
 
 class MetaTeacher(nn.Module):
-    """Region features and caption tokens to one embedding an image.
+    """Turns region features and caption tokens into one embedding for each image.
 
     Regions and tokens attend to each other, each side is pooled, and the mean of both is the
-    embedding. So half of it is caption: see `shortcut_probe` in evaluate.
+    embedding. So half of it comes from the caption: see `shortcut_probe` in evaluate.
     """
 
     def __init__(
@@ -105,10 +105,9 @@ class MetaTeacher(nn.Module):
             heads: of each attention.
             layers: blocks in a row.
             pooling_temperature: of both sides' pooling.
-            masked: False takes padding for real, as the published code does (3 in
-                `config.RECIPES`). How much there is of it depends on the batch (or a process's
-                share of it), which is padded to its own longest (our reading): so embeddings then
-                do too.
+            masked: False treats padding as real, as the published code does (3 in
+                `config.RECIPES`). Embeddings then depend on the batch (or a process's share of
+                it), which is padded to its own longest item (our reading).
         """
         super().__init__()
         self.embed_dim = embed_dim
@@ -135,7 +134,7 @@ class MetaTeacher(nn.Module):
             token_mask: True at real tokens.
             region_weights: from `regions.region_weights`; None or uniform changes nothing, since
                 they are multiplied by the number of regions (our reading).
-            check_values: False trusts features and masks; to look at them waits for the device.
+            check_values: False trusts features and masks, since checking waits for the device.
 
         Raises:
             ValueError: a pair has no real region or no real token, or a feature is not finite.
@@ -149,16 +148,18 @@ class MetaTeacher(nn.Module):
         if not self.masked:
             region_mask, token_mask = map(torch.ones_like, (region_mask, token_mask))
         for region_layer, token_layer in zip(self.regions, self.tokens, strict=True):
-            seen, looked = region_layer(regions, tokens, token_mask)
-            tokens, heard = token_layer(tokens, regions, region_mask)
-            regions = seen
+            new_regions, region_to_token = region_layer(regions, tokens, token_mask)
+            tokens, token_to_region = token_layer(tokens, regions, region_mask)
+            regions = new_regions
         pooled, share = pool_by_agreement(regions, region_mask, self.pooling_temperature)
         words, _ = pool_by_agreement(tokens, token_mask, self.pooling_temperature)
-        return TeacherOutput(F.normalize((pooled + words) / 2, dim=-1), looked, heard, share)
+        return TeacherOutput(
+            F.normalize((pooled + words) / 2, dim=-1), region_to_token, token_to_region, share
+        )
 
 
 class SetAttention(nn.Module):
-    """A pre-norm transformer layer over a set, whose attention can be looked at."""
+    """A pre-norm transformer layer over a set, which also returns its attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -170,19 +171,19 @@ class SetAttention(nn.Module):
     def forward(
         self, items: Float[Tensor, "image item width"], mask: Bool[Tensor, "image item"]
     ) -> tuple[Float[Tensor, "image item width"], Float[Tensor, "image item item"]]:
-        """The items after one layer, and what each looked at (mean over heads)."""
-        given = self.norm(items)
-        attended, weights = self.attention(given, given, given, key_padding_mask=~mask)
+        """The items after one layer, and the attention of each (mean over heads)."""
+        normed = self.norm(items)
+        attended, weights = self.attention(normed, normed, normed, key_padding_mask=~mask)
         items = items + attended
         return items + self.mlp(self.norm_after(items)), weights
 
 
 class RegionTeacher(nn.Module):
-    """A whole picture and its regions to one embedding; it reads no caption.
+    """Turns a whole picture and its regions into one embedding, without a caption.
 
-    Transformer layers over the set of the picture's own feature and its regions' features, to which
-    a small network adds box, size and confidence; then their mean, and learned skips of the
-    regions' mean and of the picture's feature. Ours, not the paper's.
+    Transformer layers run over the picture's feature and its regions' features, to which a small
+    network adds box, size and confidence; then they are averaged, and learned skips add the
+    regions' mean and the picture's feature. Ours, not the paper's.
     """
 
     def __init__(self, embed_dim: int, width: int = 384, heads: int = 6, layers: int = 2) -> None:
@@ -192,7 +193,7 @@ class RegionTeacher(nn.Module):
             embed_dim: CLIP's joint space.
             width: of the transformer.
             heads: of each attention.
-            layers: how many.
+            layers: their number.
         """
         super().__init__()
         self.embed_dim = embed_dim
@@ -215,12 +216,12 @@ class RegionTeacher(nn.Module):
         Args:
             image_features: of the whole pictures, from the frozen CLIP.
             region_features: of their regions.
-            region_mask: True at real regions; without any, only the whole picture is seen.
+            region_mask: True at real regions; without any, only the whole picture counts.
             region_boxes: left, top, right and bottom as shares of the picture, and confidence.
 
         Returns:
-            The embeddings, L2-normalised, and what the last layer's items looked at; the first item
-            is the whole picture, the others are its regions.
+            The embeddings, L2-normalised, and the last layer's attention between items; the first
+            item is the whole picture, the others are its regions.
         """
         size = region_boxes[..., 2:4] - region_boxes[..., :2]
         regions = self.enter(region_features) + self.box(torch.cat([region_boxes, size], dim=-1))
@@ -246,14 +247,16 @@ def _mean(
 def build_teacher(
     embed_dim: int, settings: TeacherSettings | RegionTeacherSettings
 ) -> MetaTeacher | RegionTeacher:
-    """An untrained teacher of these sizes, of the kind that the settings are of.
+    """Builds an untrained teacher, of the kind and sizes that the settings say.
 
     Raises:
-        ValueError: the width is no multiple of the heads.
+        ValueError: the width is not a multiple of the heads.
     """
     width = embed_dim if isinstance(settings, TeacherSettings) else settings.width
     if width % settings.heads:
-        raise ValueError(f"Expected heads that divide the width {width}, got {settings.heads}.")
+        raise ValueError(
+            f"Expected heads that divide the width {width}, got {settings.heads}; change either."
+        )
     if isinstance(settings, RegionTeacherSettings):
         return RegionTeacher(embed_dim, settings.width, settings.heads, settings.layers)
     return MetaTeacher(
@@ -265,7 +268,7 @@ def build_teacher(
     )
 
 
-# By the name of a teacher's folder: its settings, and which of them decide what it computes.
+# By the name of a teacher's folder: its class of settings, and those that change its output.
 KINDS: dict[str, tuple[type[TeacherSettings | RegionTeacherSettings], tuple[str, ...]]] = {
     "teacher": (TeacherSettings, ("heads", "layers", "pooling_temperature", "masked")),
     "region_teacher": (
@@ -276,7 +279,7 @@ KINDS: dict[str, tuple[type[TeacherSettings | RegionTeacherSettings], tuple[str,
 
 
 def kind_of(settings: TeacherSettings | RegionTeacherSettings) -> str:
-    """What the folder of a teacher of these settings is called."""
+    """The name of the folder for a teacher with these settings."""
     return next(name for name, (kind, _) in KINDS.items() if isinstance(settings, kind))
 
 
@@ -285,7 +288,7 @@ def save_teacher(
     settings: TeacherSettings | RegionTeacherSettings,
     folder: Path,
 ) -> None:
-    """Writes what `load_teacher` reads into a folder: config.json and model.safetensors."""
+    """Writes config.json and model.safetensors into a folder, as `load_teacher` reads them."""
     config = {
         "kind": kind_of(settings),
         "embed_dim": teacher.embed_dim,
@@ -302,14 +305,14 @@ def load_teacher(folder: Path) -> tuple[Any, TeacherSettings | RegionTeacherSett
         A `MetaTeacher` with its settings, or a `RegionTeacher` with its own.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is damaged, or its weights are of other sizes than it says.
+        FileNotFoundError: there is no teacher in the folder.
+        ValueError: a file is damaged, or the weights do not have the sizes in config.json.
     """
     if not (folder / CONFIG_FILE).is_file():
-        inner = [str(folder / name) for name in KINDS if (folder / name / CONFIG_FILE).is_file()]
-        others = f"name {' or '.join(inner)}" if inner else "name another, or train one"
+        teachers = [str(folder / name) for name in KINDS if (folder / name / CONFIG_FILE).is_file()]
+        advice = f"name {' or '.join(teachers)}" if teachers else "name another, or train one"
         raise FileNotFoundError(
-            f"Expected the folder of a teacher at {folder}, got none; {others}."
+            f"Expected the folder of a teacher at {folder}, got none; {advice}."
         )
 
     def build(
@@ -330,15 +333,15 @@ def require_teacher(
     others: TeacherSettings | RegionTeacherSettings,
     source: str,
 ) -> None:
-    """Checks that a teacher computes what one of other settings would.
+    """Checks that a teacher computes what a teacher with the requested settings would.
 
     Args:
         settings: of the teacher.
-        others: that are asked for.
+        others: the requested settings.
         source: where the teacher is, for the error.
 
     Raises:
-        ValueError: it is of another kind, or a setting that decides differs.
+        ValueError: the kind, or a setting that changes the output, differs.
     """
     kind = kind_of(others)
     if kind != kind_of(settings):

@@ -1,4 +1,4 @@
-"""The student is CLIP itself: what of its image tower trains, and weight interpolation."""
+"""The student is CLIP itself: which of its parameters train, and weight interpolation."""
 
 import copy
 import re
@@ -10,7 +10,7 @@ from torch import nn
 from dclip_kit.config import read_policy
 from dclip_kit.models.clip import ClipBundle
 
-# By open_clip's names, its own towers' and those of timm's that it wraps (`trunk`, `head`). Where
+# Parameter names in open_clip's own towers and in those of timm that it wraps (`trunk`, `head`). If
 # `head` is empty, timm's classifier projects; SigLIP has none: its pooling ends in the joint space.
 _PROJECTION = re.compile(
     r"proj$|head\.|attnpool\.c_proj\.|trunk\.(head(\.fc)?|fc|classifier)\.(weight|bias)$"
@@ -19,14 +19,14 @@ _POOLED_PROJECTION = re.compile(r"trunk\.attn_pool\.(proj|norm|mlp)\.")
 _ATTENTION = re.compile(r"(^|\.)(attn(_?pool)?|token_mixer\.(qkv|proj))\.")
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _BLOCK = re.compile(r".*?\b(?:(?:res)?blocks|layer\d+)\.\d+\.")
-AFTER_BLOCKS = re.compile(  # what pools or projects what a tower's blocks have made
+AFTER_BLOCKS = re.compile(  # pooling and projection, after a tower's blocks
     r"proj$|head\.|ln_post\.|attn_?pool\.|"
     r"trunk\.(norm|fc_norm|attn_pool|head|fc|final_conv|conv_head|bn2|classifier)\."
 )
 
 
 def clone_clip(bundle: ClipBundle) -> ClipBundle:
-    """A copy whose training leaves the original as it is."""
+    """A copy that can be trained without changing the original."""
     return replace(bundle, model=copy.deepcopy(bundle.model))
 
 
@@ -35,10 +35,10 @@ def freeze(bundle: ClipBundle, policy: str) -> list[str]:
 
     Args:
         bundle: the student.
-        policy: "projection" (into the joint space; of a pooling that ends there, as SigLIP's does,
-            what follows its attention), "attention" (every attention's weights, and the
-            projection), "norms" (scales and shifts of normalisation layers), "last_blocks(n)" (the
-            last n blocks, what follows them) or "all".
+        policy: "projection" (into the joint space; if pooling ends there, as SigLIP's does, the
+            layers after its attention), "attention" (all attention weights, and the projection),
+            "norms" (scales and shifts of normalisation layers), "last_blocks(n)" (the last n blocks
+            and what follows them) or "all".
 
     Returns:
         The names of the image tower's parameters that train.
@@ -55,7 +55,7 @@ def freeze(bundle: ClipBundle, policy: str) -> list[str]:
 
 
 def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
-    """The image tower's parameters that train by a policy of `freeze`, by name.
+    """Names of the image tower's parameters that train under a policy of `freeze`.
 
     Raises:
         ValueError: as `freeze`.
@@ -63,7 +63,7 @@ def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
     names, last = [name for name, _ in bundle.model.visual.named_parameters()], read_policy(policy)
     projection = [name for name in names if _PROJECTION.match(name)]
     projection = projection or [name for name in names if _POOLED_PROJECTION.match(name)]
-    blocks = list(dict.fromkeys(found[0] for name in names if (found := _BLOCK.match(name))))
+    blocks = list(dict.fromkeys(match[0] for name in names if (match := _BLOCK.match(name))))
     if last > len(blocks):
         raise ValueError(
             f"Expected at most {len(blocks)} blocks, as this tower has, got {policy!r}; take fewer."
@@ -75,16 +75,16 @@ def choose_parameters(bundle: ClipBundle, policy: str) -> list[str]:
     elif policy == "norms":
         layers = bundle.model.visual.named_modules()
         chosen = [
-            f"{name}.{own}".removeprefix(".")
+            f"{name}.{parameter}".removeprefix(".")
             for name, layer in layers
             if isinstance(layer, _NORMS)
-            for own, _ in layer.named_parameters(recurse=False)
+            for parameter, _ in layer.named_parameters(recurse=False)
         ]
     elif policy == "attention":
         chosen = [name for name in names if _ATTENTION.search(name) or name in projection]
     else:
-        kept = tuple(blocks[-last:])
-        chosen = [name for name in names if name.startswith(kept) or AFTER_BLOCKS.match(name)]
+        prefixes = tuple(blocks[-last:])
+        chosen = [name for name in names if name.startswith(prefixes) or AFTER_BLOCKS.match(name)]
     if not chosen:
         raise ValueError(
             f"Expected a policy that trains something, but {policy!r} matches no parameter of "
@@ -102,38 +102,42 @@ def interpolate(before: ClipBundle, after: ClipBundle, alpha: float) -> ClipBund
         alpha: 0 to 1; 0 and 1 give exactly the ends.
 
     Raises:
-        ValueError: alpha is outside, or the architectures differ.
+        ValueError: alpha is outside 0 to 1, or the architectures differ.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"Expected an alpha from 0 to 1, got {alpha}; choose another.")
-    a, b = before.model.state_dict(), after.model.state_dict()
-    if {k: v.shape for k, v in a.items()} != {k: v.shape for k, v in b.items()}:
+    before_weights, after_weights = before.model.state_dict(), after.model.state_dict()
+    if {k: v.shape for k, v in before_weights.items()} != {
+        k: v.shape for k, v in after_weights.items()
+    }:
         raise ValueError(
             "Expected two CLIPs of one architecture, got different parameters; load both alike."
         )
-    # Numbers that are no weights, such as counts of batches, are not mixed.
+    # Buffers that are not weights, such as counts of batches, are not mixed.
     mixed = replace(before, model=copy.deepcopy(after.model if alpha == 1 else before.model))
     weights = {
-        name: torch.lerp(v, b[name], alpha) for name, v in a.items() if v.is_floating_point()
+        name: torch.lerp(v, after_weights[name], alpha)
+        for name, v in before_weights.items()
+        if v.is_floating_point()
     }
     mixed.model.load_state_dict(weights, strict=False)
     return mixed
 
 
 def round_changed(before: ClipBundle, after: ClipBundle) -> None:
-    """Rounds to half precision what differs from another CLIP, in place: `save_clip` is short then.
+    """Rounds weights that differ from another CLIP's to half precision, in place.
 
-    What half precision cannot hold, beyond 65,504, stays as it is.
+    `save_clip` then writes smaller files. Values beyond 65,504, half precision's limit, stay.
     """
-    old = before.model.state_dict()
+    before_weights = before.model.state_dict()
     for name, value in after.model.state_dict().items():
-        if value.is_floating_point() and not torch.equal(value, old[name].to(value)):
+        if value.is_floating_point() and not torch.equal(value, before_weights[name].to(value)):
             half = value.half().to(value.dtype)
             value.copy_(torch.where(half.isfinite(), half, value))
 
 
 def same_text_tower(a: ClipBundle, b: ClipBundle) -> bool:
-    """Whether two CLIPs of one architecture make the same features of every text."""
-    ours, theirs = a.model.state_dict(), b.model.state_dict()
-    names = [name for name in ours if not name.startswith(("visual.", "logit_"))]
-    return all(torch.equal(ours[name].cpu(), theirs[name].cpu()) for name in names)
+    """Whether two CLIPs of one architecture give the same features for every text."""
+    first, second = a.model.state_dict(), b.model.state_dict()
+    names = [name for name in first if not name.startswith(("visual.", "logit_"))]
+    return all(torch.equal(first[name].cpu(), second[name].cpu()) for name in names)

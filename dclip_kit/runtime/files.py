@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, JSON, safetensors, the embedded assets, the cache folder."""
+"""Files: atomic writing, JSON, safetensors, the embedded assets, the cache folder."""
 
 import errno
 import hashlib
@@ -23,50 +23,50 @@ Built = TypeVar("Built")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file of the writer's own, renamed onto `path` once whole: no reader sees half of it.
+    """Yields a temporary file, renamed to `path` once complete: no reader sees half a file.
 
     Raises:
-        OSError: the file cannot be written: a disk is full, say, or must not be written to.
+        OSError: the file cannot be written, for example to a full or read-only disk.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # two may write at once
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for it
+    except (OSError, SafetensorError) as error:  # safetensors raises its own type
         raise OSError(
             f"Expected to write {path}, but it cannot be written ({error}); make room or name "
             "another place."
         ) from error
     finally:
-        with suppress(OSError):  # what went wrong before is what is told
+        with suppress(OSError):  # an earlier error is the one to report
             temporary.unlink()
 
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """A folder to fill, there whole or not at all afterwards; another process may be first."""
+    """Yields a temporary folder, renamed to `folder` once filled; another process may be first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-        place = Path(temporary) / folder.name
-        place.mkdir()
-        yield place
-        with suppress(OSError):  # then it is there
-            place.rename(folder)
+        temporary_folder = Path(temporary) / folder.name
+        temporary_folder.mkdir()
+        yield temporary_folder
+        with suppress(OSError):  # then another process has made it
+            temporary_folder.rename(folder)
 
 
 def require_file(path: Path | str) -> None:
-    """Refuses what is there and no file: a pipe would be waited for, a device read for ever.
+    """Refuses folders, pipes and devices: reading those could wait or go on for ever.
 
     Raises:
-        OSError: as it says; not where nothing is there, which opening it tells.
+        OSError: the path exists and is not a file. A missing file is left to whatever opens it.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(errno.EINVAL, "it is no file but a folder, pipe or device", str(path))
 
 
 def open_file(path: Path | str, mode: str = "rb", **options: Any) -> IO[Any]:
-    """Opens a file as `open` does, and nothing else: all files of a data set are opened so.
+    """Opens a file as `open` does, but nothing that is not a file; used for all data files.
 
     Raises:
         OSError: as `open` and `require_file`.
@@ -83,7 +83,7 @@ def file_digest(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file, text as UTF-8, so that it is there whole or not at all."""
+    """Writes a file, text as UTF-8, completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -98,14 +98,14 @@ def read_record(path: Path, build: Callable[[Any], Built]) -> Built:
 
     Args:
         path: the file.
-        build: from the values; what it raises says that they are of another form.
+        build: makes the result of the values; an error that it raises means that they are damaged.
 
     Raises:
         FileNotFoundError: there is no file.
         ValueError: it is damaged.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a record at {path}, found no file; name another place.")
+        raise FileNotFoundError(f"Expected a record at {path}, found no file; name another path.")
     try:
         return build(json.loads(path.read_text(encoding="utf-8")))
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
@@ -126,11 +126,11 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Maps a safetensors file into memory: what is used of it is read, and may be forgotten again.
+    """Maps a safetensors file into memory: only what is used is read, and can be evicted again.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it was cut short or is no safetensors file.
+        FileNotFoundError: there is no file.
+        ValueError: it was cut short or is not a safetensors file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a safetensors file at {path}, found none.")
@@ -154,10 +154,15 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     Raises:
         ValueError: names or shapes differ.
     """
-    own = module.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    weights = module.state_dict()
+    missing, extra = (
+        sorted(weights.keys() - tensors.keys()),
+        sorted(tensors.keys() - weights.keys()),
+    )
     shapes = [
-        name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
+        name
+        for name in weights.keys() & tensors.keys()
+        if weights[name].shape != tensors[name].shape
     ]
     if missing or extra or shapes:
         raise ValueError(
@@ -169,7 +174,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
 
 
 def fingerprint(*tensors: Tensor) -> str:
-    """A digest of tensors' contents, to notice that a checkpoint was made from others."""
+    """A digest of tensors' contents, to notice that a checkpoint belongs to other tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -178,7 +183,7 @@ def fingerprint(*tensors: Tensor) -> str:
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """A tensor's bytes, in its own memory where that is contiguous and the CPU's."""
+    """A tensor's bytes, without a copy if it is contiguous and on the CPU."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
@@ -195,20 +200,20 @@ def asset_path(*parts: str) -> Path:
         The existing path.
 
     Raises:
-        FileNotFoundError: neither place has it.
+        FileNotFoundError: it is in neither.
     """
-    places = [root.joinpath(*parts) for root in (_PACKAGE / "_assets", _PACKAGE.parent / "assets")]
-    for place in places:
-        if place.exists():
-            return place
+    paths = [root.joinpath(*parts) for root in (_PACKAGE / "_assets", _PACKAGE.parent / "assets")]
+    for path in paths:
+        if path.exists():
+            return path
     raise FileNotFoundError(
-        f"Expected the embedded {'/'.join(parts)!r} at {' or '.join(map(str, places))}, found "
+        f"Expected the embedded {'/'.join(parts)!r} at {' or '.join(map(str, paths))}, found "
         "neither; take it from the repository (which alone has the arms that others are compared "
         "with), reinstall dclip_kit, or run `make pocket` to rebuild it."
     )
 
 
 def cache_path(*parts: str) -> Path:
-    """A place for what can be made again: below `DCLIP_CACHE`, else in the user's cache folder."""
+    """A path for what can be made again: below `DCLIP_CACHE`, else in the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dclip_kit"
     return Path(os.environ.get("DCLIP_CACHE") or user).joinpath(*parts)

@@ -1,4 +1,4 @@
-"""The machine: threads and how they wait, and memory.
+"""The machine: threads, how they wait, and memory.
 
 Importing the kit changes no setting. `python -m dclip_kit` chooses its threads before PyTorch is
 loaded; other programs get the same variables from
@@ -19,7 +19,7 @@ def allowed_cores(file: Path = CGROUP) -> float | None:
     """How many cores this container may use; None if it may use all of the machine's.
 
     Args:
-        file: where Linux says so: quota and period, in microseconds.
+        file: Linux's quota and period, in microseconds.
     """
     try:
         quota, period = map(int, file.read_text(encoding="ascii").split())
@@ -42,8 +42,8 @@ def choose_threads(environment: MutableMapping[str, str], file: Path = CGROUP) -
     """Sets OpenMP's variables where the user has not set them.
 
     By default, threads that wait for each other spin for a long time. Beside another busy program,
-    or where a container may use fewer cores than it sees (as on Binder), each of them then waits
-    for one that is not running: training on two cores became ten times slower. Sleeping at once is
+    or in a container that may use fewer cores than it sees (as on Binder), they then wait for
+    threads that are not running: training on two cores became ten times slower. Sleeping at once is
     no better, since waking up takes longer than much of their work. So they spin for about a tenth
     of a millisecond and then sleep, and there are no more of them than usable cores.
 
@@ -75,7 +75,7 @@ def return_memory() -> None:
     """Returns freed memory to the system, where the C library (glibc) would keep it.
 
     glibc keeps freed blocks that lie below one in use: an eighth of a notebook's memory after
-    features were extracted. Call it after a long piece of work, not in loops.
+    extracting features. Call it after a long piece of work, not in loops.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:

@@ -1,20 +1,20 @@
-"""What is printed: harmless to a terminal, and once where there are several processes."""
+"""Printing: safe for a terminal, and from one of several processes only."""
 
 from pathlib import Path
 
 
 def printable(text: Path | str) -> str:
-    """A text that a terminal shows and does not obey: control characters, lone bytes escaped."""
+    """Escapes control characters and lone bytes, so that a terminal does not obey them."""
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
-        for each in str(text)
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in str(text)
     )
 
 
 def say(text: str) -> None:
-    """Prints, in the main process alone."""
+    """Prints in the main process only."""
     from dclip_kit.runtime.processes import (
-        is_main_process,  # with PyTorch: seconds, at a shell's --help
+        is_main_process,  # imports PyTorch, which would slow --help by seconds
     )
 
     if is_main_process():

@@ -1,7 +1,7 @@
-"""Several processes: which part of the work is whose, and all parts put together in order.
+"""Several processes: divides the work among them, and gathers the results in order.
 
-`accelerate launch` starts them, each running the same program. What gathers here must be called by
-all of them, or those that call it wait for the others. One process has the whole as its part.
+`accelerate launch` starts them, each running the same program. All of them must call a function
+that gathers, or those that do wait for the others for ever. A single process does all the work.
 """
 
 import os
@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 def _several() -> PartialState | None:
-    """The processes; None where this is the only one.
+    """accelerate's state; None if this is the only process.
 
-    Asking accelerate would make a state that the processes which `notebook_launcher` forks would
-    inherit, each taking itself for the only one: so accelerate is asked only once launched.
+    A state made before `notebook_launcher` forks would be inherited, and each process would take
+    itself for the only one: so it is made only after that.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not torch.distributed.is_initialized():
         return None
@@ -28,22 +28,22 @@ def _several() -> PartialState | None:
 
 
 def training_device(wanted: torch.device | str) -> torch.device:
-    """Where this process trains: as wanted, or of several processes, each where accelerate says."""
+    """The device to train on: as wanted, or, of several processes, as accelerate assigns it."""
     state = _several()
     return torch.device(wanted) if state is None else state.device
 
 
 def is_main_process() -> bool:
-    """Whether this process shows progress and writes files for all."""
+    """Whether this is the process that shows progress and writes files for all."""
     state = _several()
     return state is None or state.is_main_process
 
 
 def own_share(count: int) -> Int[Tensor, "own"]:
-    """This process's share of `count` things, by index.
+    """This process's share of `count` items, by index.
 
-    Shares follow each other and are equally long, as collective calls want it: where they do not
-    divide, the last thing is repeated, to be cut off once all shares are together.
+    Shares are consecutive and equally long, as collective calls need it: where the items do not
+    divide evenly, the last one is repeated, to be cut off after gathering.
 
     Args:
         count: at least 1.
@@ -51,13 +51,13 @@ def own_share(count: int) -> Int[Tensor, "own"]:
     state = _several()
     if state is None:
         return torch.arange(count)
-    each = -(-count // state.num_processes)
-    start = each * state.process_index
-    return torch.arange(start, start + each).clamp(max=count - 1)
+    share = -(-count // state.num_processes)
+    start = share * state.process_index
+    return torch.arange(start, start + share).clamp(max=count - 1)
 
 
 def own_turns(files: list[Path]) -> list[Path]:
-    """This process's of files that need not be equally many for all: it takes turns with others.
+    """This process's share of files, taken in turns; shares may differ in length.
 
     Args:
         files: the same in all processes.
@@ -67,17 +67,17 @@ def own_turns(files: list[Path]) -> list[Path]:
 
 
 def wait_for_all() -> None:
-    """Goes on once all processes have come here."""
+    """Waits until all processes have called it."""
     state = _several()
     if state is not None:
         state.wait_for_everyone()
 
 
 def gather_rows(own: Tensor) -> Tensor:
-    """The rows of all processes, in their order; each may have another number of them, but some.
+    """The rows of all processes, in their order; each has at least one, and numbers may differ.
 
     Args:
-        own: of any shape, of which only the first axis may differ between processes.
+        own: this process's rows, of any shape; only the first axis may differ between processes.
 
     Returns:
         The rows, on the CPU.
@@ -92,18 +92,18 @@ def gather_rows(own: Tensor) -> Tensor:
 
 
 def exists_for_all(path: Path) -> bool:
-    """Whether there is a file, on which the processes must agree: it decides what they do next.
+    """Whether a file exists; processes must agree, as it decides what they do next.
 
     Raises:
-        ValueError: some processes see it and others do not, and would wait for each other for ever.
+        ValueError: only some processes see it; they would wait for each other for ever.
     """
-    seen = gather_rows(torch.tensor([int(path.exists())])).bool()
-    if seen.any() and not seen.all():
+    exists = gather_rows(torch.tensor([int(path.exists())])).bool()
+    if exists.any() and not exists.all():
         raise ValueError(
-            f"Expected all processes to see {path}, but {int(seen.sum())} of {len(seen)} do; put "
-            "it where every machine reads the same."
+            f"Expected all processes to see {path}, but {int(exists.sum())} of {len(exists)} do; "
+            "put it where every machine reads the same."
         )
-    return bool(seen.all())
+    return bool(exists.all())
 
 
 def gather_batch(
@@ -112,14 +112,14 @@ def gather_batch(
     images: int,
     texts: int,
 ) -> tuple[Float[Tensor, "image embed"], Float[Tensor, "text _embed"]]:
-    """A batch's features from all processes, through which gradients flow back to each part.
+    """Gathers a batch's features from all processes, with gradients back to each part.
 
     Every process then computes the loss of the whole batch. The gradients that a part gets from all
-    of them add up, and DistributedDataParallel takes their mean: what one process would find.
+    of them add up, and DistributedDataParallel averages them: the same as in a single process.
 
     Args:
-        own_image: of this process's `own_share(images)`.
-        own_text: of its `own_share(texts)`.
+        own_image: features of this process's `own_share(images)`.
+        own_text: features of its `own_share(texts)`.
         images: how many the batch has.
         texts: how many the batch has.
     """

@@ -1,7 +1,7 @@
-"""A folder's pictures, embedded once and kept: captions are not needed, only a query.
+"""Searching a folder of pictures without captions: each picture is embedded once and kept.
 
-The user's cache folder holds a search index for each folder and model. A picture that was embedded
-is known by its path and bytes, so that only new and changed ones are embedded the next time.
+The user's cache folder holds a search index for each folder and model. Embedded pictures are
+identified by path and bytes, so that only new and changed ones are embedded the next time.
 """
 
 import hashlib
@@ -28,19 +28,19 @@ from dclip_kit.runtime.printing import say
 from dclip_kit.search.index import Hits, SearchIndex
 from dclip_kit.search.rescoring import NNN, Rescoring
 
-_BATCH = 256  # pictures between two looks at what is done, in memory as bytes of CLIP's size
+_BATCH = 256  # pictures to embed and save at a time, in memory as bytes of CLIP's input size
 
 
 @dataclass(frozen=True, eq=False)
 class PictureIndex:
-    """Pictures, ready to be searched.
+    """Embedded pictures, ready to be searched.
 
     Attributes:
-        paths: of the readable ones.
-        vectors: theirs, in this order, so that hits are indices of paths.
-        unreadable: reason by path, of the others.
-        embedded: how many were embedded now; the rest had been before.
-        linked: how many of the readable ones are links out of the folder.
+        paths: of the readable pictures.
+        vectors: their features in the same order, so that hits are indices of paths.
+        unreadable: for the other pictures, the reason by path.
+        embedded: how many were embedded now, and not earlier.
+        linked: how many of the readable ones lie outside the folder, reached by links.
     """
 
     paths: tuple[Path, ...]
@@ -56,13 +56,13 @@ class PictureIndex:
         references: Float[Tensor, "reference_query embed"] | None = None,
         rescoring: Rescoring = NNN,
     ) -> Hits:
-        """Finds the pictures that are nearest to a query.
+        """Finds the pictures nearest to a query.
 
         Args:
             query: of length 1.
             top_k: how many.
-            references: of length 1, to rescore by; None leaves scores as they are.
-            rescoring: how.
+            references: reference queries of length 1 for rescoring; None leaves scores unchanged.
+            rescoring: the method.
         """
         if references is None:
             return self.vectors.search(query, top_k)[0]
@@ -73,7 +73,7 @@ class PictureIndex:
 
 
 def find_pictures(place: Path) -> list[Path]:
-    """The picture itself, or the pictures of a folder and of the folders in it, in order of names.
+    """The picture itself, or all pictures below a folder, in order of names.
 
     Links to pictures and folders are followed.
 
@@ -98,30 +98,30 @@ def index_pictures(
     cache: Path | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> PictureIndex:
-    """Embeds a folder's pictures, those of them that are new or have changed.
+    """Embeds the pictures of a folder that are new or have changed.
 
     Args:
         bundle: the CLIP.
         folder: of pictures, or one picture.
         cache: where features are kept; left out, below `DCLIP_CACHE` or the user's cache folder.
-        on_batch: called before each batch with how many pictures are done, of how many that were
-            not known, in place of a progress bar. What it raises stops the work; what is embedded
-            is kept.
+        on_batch: called before each batch, in place of a progress bar, with how many new pictures
+            are done and how many there are. An error that it raises stops the work; pictures
+            embedded so far are kept.
 
     Raises:
-        ValueError: there is no picture that can be read.
+        ValueError: there is no readable picture.
     """
     paths = find_pictures(folder)
-    place = (cache or cache_path("search")) / _key(bundle, folder)
-    with _alone_at(place, folder):
-        return _update(bundle, folder, paths, place, on_batch)
+    index_folder = (cache or cache_path("search")) / _key(bundle, folder)
+    with _alone_at(index_folder, folder):
+        return _update(bundle, folder, paths, index_folder, on_batch)
 
 
 @contextmanager
-def _alone_at(place: Path, folder: Path) -> Iterator[None]:
-    """Waits for other processes that index the same folder, which is said."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{place}.lock")
+def _alone_at(index_folder: Path, folder: Path) -> Iterator[None]:
+    """Locks an index; if another process holds the lock, prints so and waits."""
+    index_folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{index_folder}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -137,20 +137,20 @@ def _update(
     bundle: ClipBundle,
     folder: Path,
     paths: Sequence[Path],
-    place: Path,
+    index_folder: Path,
     on_batch: Callable[[int, int], None] | None,
 ) -> PictureIndex:
-    """Brings an index up to date, while nobody else does."""
+    """Brings an index up to date, under the lock of `_alone_at`."""
     scans = dict(zip(paths, scan_pictures(paths, "looking for changes", decode=False), strict=True))
     unreadable = {path: scan.problem for path, scan in scans.items() if scan.problem}
     names = {path: f"{scan.digest} {path.relative_to(folder)}" for path, scan in scans.items()}
     try:
-        known = SearchIndex(place)
+        index = SearchIndex(index_folder)
     except (FileNotFoundError, ValueError):  # damaged: the pictures can be embedded again
-        shutil.rmtree(place)
-        known = SearchIndex(place)
-    before = set(known.ids)
-    new = [path for path in paths if names[path] not in before and path not in unreadable]
+        shutil.rmtree(index_folder)
+        index = SearchIndex(index_folder)
+    known_names = set(index.ids)
+    new = [path for path in paths if names[path] not in known_names and path not in unreadable]
     embedded = 0
     for start in tqdm(
         range(0, len(new), _BATCH), "embedding pictures", delay=2, disable=on_batch is not None
@@ -165,24 +165,24 @@ def _update(
                 unreadable[path] = str(error)
         if pictures:
             features = encode_images(bundle, torch.stack(list(pictures.values())), progress=False)
-            known.append([names[path] for path in pictures], features)
+            index.append([names[path] for path in pictures], features)
             embedded += len(pictures)
     readable = [path for path in paths if path not in unreadable]
     if not readable:
         raise ValueError(
-            f"Expected pictures that can be read in {folder}, got none; mend them, such as the "
+            f"Expected pictures that can be read in {folder}, got none; repair them, such as the "
             f"first ({next(iter(unreadable.values()))})."
         )
-    kept = [names[path] for path in readable]
-    if known.ids != kept or len(known.shards) > 1:  # many small shards take longer to search
-        known.rewrite(kept)
+    ids = [names[path] for path in readable]
+    if index.ids != ids or len(index.shards) > 1:  # many small shards take longer to search
+        index.rewrite(ids)
     return PictureIndex(
-        tuple(readable), known, unreadable, embedded, linked=count_links(readable, folder)
+        tuple(readable), index, unreadable, embedded, linked=count_links(readable, folder)
     )
 
 
 def _key(bundle: ClipBundle, folder: Path) -> str:
-    """What decides the features besides the pictures, weights and preprocessing; and the folder."""
+    """A digest of the folder and of what features depend on: weights, preprocessing, precision."""
     visual = bundle.model.visual
     made_with = [
         str(folder.resolve()),

@@ -1,6 +1,7 @@
 """Exact search by cosine, in memory and in an index on disk.
 
-Axes: query and candidate are what searches and what is found, k the places, embed their space.
+Axes: query for what is searched with, candidate for what is searched, k for the ranks, embed for
+the features.
 """
 
 import json
@@ -18,19 +19,19 @@ from torch.nn import functional as F
 from dclip_kit.metrics import Array, require_strings
 from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
 
-_QUERIES = 256  # at once
-_SCORES = 2**21  # at once: 8 MB in float32, which a cache may hold
-_MANY = 1_000_000  # vectors; more than these take long to search exactly
+_QUERIES = 256  # in a block
+_SCORES = 2**21  # in a block: 8 MB in float32, which a processor's cache may hold
+_MANY = 1_000_000  # vectors; exact search of more takes long
 
 
 @dataclass(frozen=True)
 class Hits:
-    """What one query finds, the best first; of equal scores, what stands earlier.
+    """The results of one query, the best first; of equal scores, the earlier candidate first.
 
     Attributes:
-        images: indices of what was found, from 0.
-        scores: their cosines with the query.
-        ids: their names, where a `SearchIndex` was searched.
+        images: indices of the candidates, from 0.
+        scores: their cosines with the query, or rescored ones.
+        ids: their names, if a `SearchIndex` was searched.
     """
 
     images: tuple[int, ...]
@@ -44,13 +45,13 @@ def search_images(
     top_k: int = 5,
     leave_out: Sequence[int] = (),
 ) -> Hits:
-    """Finds the pictures whose vectors are nearest to a query's.
+    """Finds the pictures whose vectors are nearest to that of a query.
 
     Args:
         query: a caption's vector, or a picture's from the same model.
         image_features: of all pictures.
-        top_k: how many to find; fewer where there are not so many.
-        leave_out: indices of pictures not to find, such as the query itself.
+        top_k: how many to find; all, if there are fewer.
+        leave_out: indices of pictures to skip, such as the query itself.
 
     Raises:
         ValueError: widths differ, a vector is not finite or all zeros, top_k is below 1, or no
@@ -58,30 +59,33 @@ def search_images(
     """
     query = torch.as_tensor(query)
     images = unit_vectors(image_features, query.numel())
-    kept = torch.tensor([i for i in range(len(images)) if i not in leave_out], dtype=torch.long)
-    scores, places = find_nearest(unit_vectors(query.reshape(1, -1)), [images[kept]], top_k)
-    return Hits(tuple(kept[places[0]].tolist()), tuple(scores[0].tolist()))
+    searched = torch.tensor([i for i in range(len(images)) if i not in leave_out], dtype=torch.long)
+    scores, positions = find_nearest(unit_vectors(query.reshape(1, -1)), [images[searched]], top_k)
+    return Hits(tuple(searched[positions[0]].tolist()), tuple(scores[0].tolist()))
 
 
 def related_share(
     image_features: Float[Array, "image embed"], things: Sequence[frozenset[str]], k: int = 5
 ) -> Float[Tensor, "image"]:
-    """Each picture as a query: the share of its k nearest others that show one of its things.
+    """For each picture, the share of its k nearest other pictures that show one of its things.
 
     Raises:
-        ValueError: not one set of things a picture, or k is not within 1..other pictures.
+        ValueError: there is not one set of things for each picture, or k is below 1 or above the
+            number of other pictures.
     """
     if len(things) != len(image_features) or not 1 <= k < len(things):
         raise ValueError(
             f"Expected the things in each of {len(image_features)} pictures and a k below that, "
-            f"got {len(things)} and {k}; name them all."
+            f"got {len(things)} and {k}; list each picture's things."
         )
-    images = unit_vectors(image_features)
-    found = find_nearest(images, [images], k + 1)[1].tolist()  # itself, mostly, among them
-    others = [[i for i in nearest if i != query][:k] for query, nearest in enumerate(found)]
+    vectors = unit_vectors(image_features)
+    nearest_images = find_nearest(vectors, [vectors], k + 1)[1].tolist()  # mostly including itself
+    neighbours = [
+        [i for i in nearest if i != query][:k] for query, nearest in enumerate(nearest_images)
+    ]
     related = [
         sum(bool(things[image] & things[query]) for image in nearest)
-        for query, nearest in enumerate(others)
+        for query, nearest in enumerate(neighbours)
     ]
     return torch.tensor(related) / k
 
@@ -89,20 +93,20 @@ def related_share(
 class SearchIndex:
     """Named vectors in a folder, searched by cosine: exact, and quick up to about a million.
 
-    The folder holds shards, safetensors files of vectors and their names that never change, and
-    `index.json`, which lists those that count. A shard is written before the list, and each is
-    renamed into place: what is cut off between the two leaves the index as it was, and a file that
-    is on no list. Only one process at a time may write.
+    The folder holds shards, safetensors files of vectors and names that never change, and
+    `index.json`, which lists the valid ones. A shard is written before the list, and both are
+    renamed into place: an interruption between the two leaves the index as it was, and a file that
+    is not listed. Only one process at a time may write.
 
     Attributes:
-        folder: where it lies.
-        ids: names by row, in the order of appending.
+        folder: where the index is.
+        ids: names by row, in the order in which they were appended.
         shards: vectors of length 1 by file, mapped from disk.
-        width: numbers in a vector; None before the first.
+        width: numbers in a vector; None in an empty index.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        """Opens what is in a folder; nothing, or no folder yet, is an empty index.
+        """Opens the index in a folder; an empty or missing folder is an empty index.
 
         Raises:
             FileNotFoundError, ValueError: a file of the index is missing or damaged.
@@ -130,12 +134,12 @@ class SearchIndex:
         """Adds a shard behind the others.
 
         Args:
-            ids: names of the vectors, which the index does not hold yet.
-            vectors: of any length; kept in float32, at length 1.
+            ids: names of the vectors, which must be new to the index.
+            vectors: of any length; stored in float32, at length 1.
 
         Raises:
-            ValueError: there is no vector or not one for each name, a name is no string or there
-                already, or vectors are of another width than the index's, not finite or all zeros.
+            ValueError: there is no vector or not one for each name, a name is not a string or not
+                new, or vectors are of another width than the index's, not finite or all zeros.
         """
         require_strings("ids", ids)
         vectors, new = unit_vectors(vectors, self.width), set(ids)
@@ -148,13 +152,13 @@ class SearchIndex:
         self._write_shard(ids, vectors, list(self.shards))
 
     def rewrite(self, ids: Sequence[str]) -> None:
-        """Keeps the vectors of these names alone, in this order and in one shard.
+        """Keeps only the vectors of these names, in this order and in one shard.
 
-        First, files that are on no list are deleted. The shards of before are left to those who
-        have just read the list, and the next call deletes them.
+        Files that are not listed are deleted first. The shards listed until now stay for readers
+        that have just read the list; the next call deletes them.
 
         Raises:
-            ValueError: the index does not hold a name, or one stands there twice.
+            ValueError: the index does not hold a name, or a name is given twice.
         """
         require_strings("ids", ids)
         row_of = {name: row for row, name in enumerate(self.ids)}
@@ -171,19 +175,19 @@ class SearchIndex:
         self._write_shard(ids, vectors, [])
 
     def search(self, queries: Float[Array, "*_query _embed"], top_k: int = 10) -> tuple[Hits, ...]:
-        """Finds the nearest vectors to each query, exactly; of equal ones, what was added earlier.
+        """Finds the vectors nearest to each query, exactly; of equal ones, the earlier first.
 
-        Beyond a million vectors it warns, once, that faiss may serve better.
+        Beyond a million vectors it warns, once, that faiss may be the better choice.
 
         Args:
-            queries: from the model that made the index's vectors, one or several; of any length.
-            top_k: how many a query; fewer where the index holds fewer.
+            queries: one or several, of any length, from the model that made the index's vectors.
+            top_k: how many for each query; all, if the index holds fewer.
 
         Raises:
             ValueError: the index is empty, top_k is below 1, or queries are of another width, not
                 finite or all zeros.
         """
-        asked = unit_vectors(queries, self.width)
+        unit_queries = unit_vectors(queries, self.width)
         if len(self) > _MANY and not self._warned:
             self._warned = True
             warnings.warn(
@@ -193,20 +197,22 @@ class SearchIndex:
                 "are the names as JSON.",
                 stacklevel=2,
             )
-        scores, rows = find_nearest(asked, list(self.shards.values()), top_k)
+        scores, rows = find_nearest(unit_queries, list(self.shards.values()), top_k)
         pairs = zip(rows.tolist(), scores.tolist(), strict=True)
         return tuple(
-            Hits(tuple(row), tuple(score), tuple(self.ids[each] for each in row))
+            Hits(tuple(row), tuple(score), tuple(self.ids[index] for index in row))
             for row, score in pairs
         )
 
-    def _write_shard(self, ids: Sequence[str], vectors: Tensor, before: list[str]) -> None:
-        """Writes a shard, and a list on which it stands behind those before."""
+    def _write_shard(self, ids: Sequence[str], vectors: Tensor, shard_names: list[str]) -> None:
+        """Writes a shard, and a list with it behind the shards that stay."""
         name = f"{secrets.token_hex(8)}.safetensors"
-        names = torch.frombuffer(bytearray(json.dumps(list(ids)).encode()), dtype=torch.uint8)
-        save_tensors({"vectors": vectors, "ids": names}, self.folder / name)
-        write_atomically(self.folder / "index.json", json.dumps([*before, name], indent=1) + "\n")
-        if not before:
+        id_bytes = torch.frombuffer(bytearray(json.dumps(list(ids)).encode()), dtype=torch.uint8)
+        save_tensors({"vectors": vectors, "ids": id_bytes}, self.folder / name)
+        write_atomically(
+            self.folder / "index.json", json.dumps([*shard_names, name], indent=1) + "\n"
+        )
+        if not shard_names:
             self.ids, self.shards = [], {}
         self._open_shard(name)
 
@@ -220,18 +226,18 @@ class SearchIndex:
 def unit_vectors(
     vectors: Float[Array, "*_row _embed"], width: int | None = None
 ) -> Float[Tensor, "row _embed"]:
-    """Vectors, or one, at length 1, in float32 on the CPU.
+    """Scales vectors, or a single one, to length 1, in float32 on the CPU.
 
     Raises:
-        ValueError: their width is another than asked for, or one is not finite or all zeros.
+        ValueError: they are of another width than `width`, or one is not finite or all zeros.
     """
     rows = torch.atleast_2d(torch.as_tensor(vectors)).detach().cpu().float()
-    bad = int((~(rows.isfinite().all(-1) & rows.any(-1))).sum())
-    if rows.ndim != 2 or width not in (None, rows.shape[1]) or bad:
+    bad_count = int((~(rows.isfinite().all(-1) & rows.any(-1))).sum())
+    if rows.ndim != 2 or width not in (None, rows.shape[1]) or bad_count:
         raise ValueError(
             f"Expected finite vectors of {width or rows.shape[-1]} numbers, not all zeros, got "
-            f"{' of '.join(map(str, rows.shape))}, {bad} of them not so; encode what searches and "
-            "what is found with one model."
+            f"{' of '.join(map(str, rows.shape))}, {bad_count} of them not finite, or all "
+            "zeros; encode queries and candidates with one model."
         )
     return F.normalize(rows, dim=1)
 
@@ -246,11 +252,11 @@ def find_nearest(
 
     Args:
         queries: in float32; of length 1, if scores are to be cosines.
-        candidates: likewise, in one tensor or several that are counted through.
-        top_k: how many a query; fewer where there are not so many.
+        candidates: likewise, in one or several tensors; indices count through all of them.
+        top_k: how many for each query; all, if there are fewer.
 
     Returns:
-        Scores and indices as `torch.topk` returns them, but of equal scores the earlier first.
+        Scores and indices as from `torch.topk`, but of equal scores the earlier candidate first.
 
     Raises:
         ValueError: there is no candidate, or top_k is below 1.
@@ -259,24 +265,24 @@ def find_nearest(
     if top_k < 1:
         raise ValueError(f"Expected top_k from 1 and something to find, got {top_k}; add vectors.")
     columns = max(1, _SCORES // min(_QUERIES, max(1, len(queries))))
-    tiles = [tile for each in candidates for tile in each.split(columns)]
-    found = []
+    tiles = [tile for shard in candidates for tile in shard.split(columns)]
+    results = []
     for batch in queries.split(_QUERIES):
         best, rows, start = batch[:, :0], batch[:, :0].long(), 0
         for tile in tiles:
-            new, places = _stable_topk(batch @ tile.T, top_k)
-            best, order = _stable_topk(torch.cat([best, new], dim=1), top_k)
-            rows = torch.cat([rows, places + start], dim=1).gather(1, order)
+            tile_scores, tile_rows = _stable_topk(batch @ tile.T, top_k)
+            best, order = _stable_topk(torch.cat([best, tile_scores], dim=1), top_k)
+            rows = torch.cat([rows, tile_rows + start], dim=1).gather(1, order)
             start += len(tile)
-        found.append((best, rows))
-    return torch.cat([best for best, _ in found]), torch.cat([rows for _, rows in found])
+        results.append((best, rows))
+    return torch.cat([best for best, _ in results]), torch.cat([rows for _, rows in results])
 
 
 def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk`, but of equal scores those that stand earlier."""
-    best, places = scores.topk(min(k + 1, scores.shape[1]))
+    """`torch.topk`, but of equal scores it takes the earlier ones."""
+    best, indices = scores.topk(min(k + 1, scores.shape[1]))
     tied = (best[:, 1:] == best[:, :-1]).any(1)
     if tied.any():
         exact, order = scores[tied].sort(dim=1, descending=True, stable=True)
-        best[tied], places[tied] = exact[:, : k + 1], order[:, : k + 1]
-    return best[:, :k], places[:, :k]
+        best[tied], indices[tied] = exact[:, : k + 1], order[:, : k + 1]
+    return best[:, :k], indices[:, :k]

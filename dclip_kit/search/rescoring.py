@@ -1,8 +1,9 @@
-"""Search scores, corrected by what each candidate gets from queries that are not about it.
+"""Rescoring: corrects search scores by what each candidate gets from unrelated queries.
 
-Some candidates, hubs, get high scores whatever is asked. All methods take from a candidate's score
-one number, which reference queries decide: captions of the training data to rescore text→image, its
-pictures to rescore image→text, never the queries that are measured. Nothing is trained.
+Some candidates, hubs, get high scores whatever the query. All methods subtract one number from a
+candidate's scores, estimated with reference queries: captions of the training data to rescore
+text→image, its pictures to rescore image→text, never the queries being measured. Nothing is
+trained.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from torch.nn import functional as F
 from dclip_kit.metrics import TIE_TOLERANCE, Array, take_finite
 
 METHODS = ("nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h")
-BIASES = ("nnn", "inverted_softmax", "bsap")  # that rank by score − bias, so as `add_bias` does
-_SCORES = 2**24  # at once
+BIASES = ("nnn", "inverted_softmax", "bsap")  # these rank by score − bias, as `add_bias` does
+_SCORES = 2**24  # in a block
 _TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
-_GRID: dict[str, dict[str, tuple[Any, ...]]] = {  # what a val set chooses among
+_GRID: dict[str, dict[str, tuple[Any, ...]]] = {  # settings to choose from on a val set
     "nnn": {"k": (32, 128, 512), "alpha": (0.25, 0.5, 0.75, 1.0)},
     "inverted_softmax": {"temperature": _TEMPERATURES},
     "dual_softmax": {"temperature": _TEMPERATURES},
@@ -31,10 +32,10 @@ _GRID: dict[str, dict[str, tuple[Any, ...]]] = {  # what a val set chooses among
 
 @dataclass(frozen=True)
 class Rescoring:
-    """A method and its settings; those that the method does not use are ignored.
+    """A method and its settings; settings that the method does not use are ignored.
 
     With s a cosine and P = exp(s/τ) / (exp(s/τ) + Σ exp(s'/τ)) over the candidate's reference
-    scores s', which is how likely the query is among them:
+    scores s', the softmax probability of the query among them:
 
     - "nnn", nearest-neighbour normalisation (arXiv 2410.24114): s − α · mean of the k highest s'.
     - "inverted_softmax" (arXiv 1702.03859): exp(s/τ) / Σ exp(s'/τ), given as τ times its logarithm.
@@ -46,9 +47,9 @@ class Rescoring:
 
     Attributes:
         method: one of these.
-        k: how many of a candidate's reference scores are averaged; all, where there are fewer.
+        k: how many of a candidate's reference scores are averaged; all, if there are fewer.
         alpha: α, from 0, which changes nothing.
-        temperature: τ, above 0; the smaller, the more the nearest reference queries count.
+        temperature: τ, above 0; the smaller, the more weight the nearest reference queries have.
     """
 
     method: str = "nnn"
@@ -65,7 +66,7 @@ class Rescoring:
         if not (self.k >= 1 and self.alpha >= 0 and self.temperature > 0):
             raise ValueError(
                 "Expected a k from 1, an alpha from 0 and a temperature above 0, got "
-                f"{self.k}, {self.alpha} and {self.temperature}; leave out what you do not set."
+                f"{self.k}, {self.alpha} and {self.temperature}; leave out what you do not need."
             )
 
     @property
@@ -75,7 +76,7 @@ class Rescoring:
 
     @property
     def tolerance(self) -> float:
-        """What still counts as a tie: nothing among probabilities, near 0 and 1 almost the same."""
+        """How close scores tie: 0 for probabilities, which near 0 and 1 are almost the same."""
         return TIE_TOLERANCE if self.method in ("nnn", "inverted_softmax") else 0.0
 
     def measure_bias(
@@ -83,7 +84,7 @@ class Rescoring:
         references: Float[Tensor, "reference_query embed"],
         candidates: Float[Tensor, "candidate embed"],
     ) -> Float[Tensor, "candidate"]:
-        """The one number of each candidate, in the unit of scores; in bounded memory.
+        """The number to subtract for each candidate, in the unit of scores; in bounded memory.
 
         Args:
             references: queries from training data, of length 1.
@@ -105,27 +106,27 @@ class Rescoring:
     def apply(
         self, similarity: Float[Tensor, "query candidate"], bias: Float[Tensor, "candidate"]
     ) -> Float[Tensor, "query candidate"]:
-        """Scores by the method, from cosines and what `measure_bias` gave."""
-        beyond = similarity - bias
+        """Scores by the method, from cosines and the result of `measure_bias`."""
+        margin = similarity - bias
         if self.method in ("nnn", "inverted_softmax"):
-            return beyond
+            return margin
         if self.method == "bsap":
-            return self.temperature * F.logsigmoid(beyond / self.temperature)
-        chance = torch.sigmoid(beyond / self.temperature)
+            return self.temperature * F.logsigmoid(margin / self.temperature)
+        probability = torch.sigmoid(margin / self.temperature)
         if self.method == "dual_softmax":
-            return similarity * chance
-        return (1 - self.alpha) * similarity + self.alpha * chance
+            return similarity * probability
+        return (1 - self.alpha) * similarity + self.alpha * probability
 
 
 NNN = Rescoring()
 
 
 def list_settings(method: str) -> tuple[Rescoring, ...]:
-    """A method's settings to choose among; those that it does not use are not varied."""
+    """A method's settings to choose from; those that it does not use are not varied."""
     values = _GRID[Rescoring(method).method]
     return tuple(
-        Rescoring(method, **dict(zip(values, each, strict=True)))
-        for each in product(*values.values())
+        Rescoring(method, **dict(zip(values, combination, strict=True)))
+        for combination in product(*values.values())
     )
 
 
@@ -137,12 +138,12 @@ def rescore(
     alpha: float = 0.75,
     temperature: float = 0.05,
 ) -> Float[Tensor, "query candidate"]:
-    """Takes from each candidate's score what it gets from reference queries anyway.
+    """Corrects each candidate's scores by what it gets from reference queries.
 
     Args:
         similarity: cosines of queries and candidates.
-        reference: cosines of reference queries and the same candidates. They come from training
-            data: captions to rescore text→image, pictures for image→text.
+        reference: cosines of reference queries and the same candidates. Reference queries come from
+            training data: captions to rescore text→image, pictures for image→text.
         method: as in `Rescoring`, like the settings that follow.
         k: for "nnn".
         alpha: for "nnn" and "bsap_h".
@@ -150,14 +151,14 @@ def rescore(
 
     Raises:
         ValueError: the method is unknown, a setting is out of range, there is no reference query,
-            they are of other candidates, or a cosine is not finite.
+            `reference` has other candidates, or a cosine is not finite.
     """
     similarity = take_finite("similarity", similarity, "query candidate")
     reference = take_finite("reference", reference, "reference_query candidate")
     if not len(reference) or reference.shape[1] != similarity.shape[1]:
         raise ValueError(
             f"Expected reference scores of the {similarity.shape[1]} candidates, got "
-            f"{tuple(reference.shape)}; score the same candidates by training data."
+            f"{tuple(reference.shape)}; score the same candidates with training data."
         )
     rescoring = Rescoring(method, k, alpha, temperature)
     return rescoring.apply(similarity, rescoring._take(reference))
@@ -168,10 +169,10 @@ def add_bias(
     candidates: Float[Tensor, "candidate embed"],
     bias: Float[Tensor, "candidate"],
 ) -> tuple[Float[Tensor, "query wider"], Float[Tensor, "candidate wider"]]:
-    """Vectors whose cosines rank candidates by `query · candidate − bias`.
+    """Widens vectors so that their cosines rank candidates by `query · candidate − bias`.
 
-    So a bias needs no more than an index that ranks by cosine. One dimension holds it, and another
-    makes all candidates equally long.
+    So any index that ranks by cosine can apply a bias. One dimension holds it, and another makes
+    all candidates equally long.
 
     Args:
         queries, candidates: of length 1.
@@ -180,7 +181,7 @@ def add_bias(
     Returns:
         Queries and candidates, two dimensions wider.
     """
-    rest = (bias.square().max() - bias.square()).sqrt()
-    wider = torch.cat([candidates, -bias[:, None], rest[:, None]], dim=1)
+    filler = (bias.square().max() - bias.square()).sqrt()
+    wider = torch.cat([candidates, -bias[:, None], filler[:, None]], dim=1)
     ones = torch.ones_like(queries[:, :1])
     return torch.cat([queries, ones, torch.zeros_like(ones)], dim=1), wider

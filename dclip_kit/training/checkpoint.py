@@ -1,4 +1,4 @@
-"""Where a training is, in one file: weights, optimizer, random state and place, of one moment."""
+"""A training's checkpoint: weights, optimizer, random state and place, of one moment, in a file."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from dclip_kit.features.store import differing_entries
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.processes import exists_for_all, gather_rows, is_main_process
 
-DECAYED = "matrices"  # what weight decay shrinks; kept, beside groups of parameters made by it
+DECAYED = "matrices"  # what weight decay shrinks; checkpoints store it, as it forms the groups
 
 
 @dataclass
@@ -22,11 +22,13 @@ class Place:
     """How far a training has come.
 
     Attributes:
-        settings: what it is made with.
-        history: a row of figures for each epoch that is done.
-        step: steps of the epoch begun that are done.
-        sums: their figures, added up over batches; and how many these are.
-        seconds: that they took before `since`, by the clock.
+        settings: the training's.
+        history: a row of figures for each finished epoch.
+        step: steps done in the current epoch.
+        sums: their figures, summed over batches.
+        batches: the number of these batches.
+        seconds: time spent on the current epoch before `since`.
+        since: when it was begun or continued, by the monotonic clock.
     """
 
     settings: dict[str, Any]
@@ -38,16 +40,16 @@ class Place:
     since: float = 0.0
 
     def add(self, figures: Sequence[Sequence[float]]) -> None:
-        """Counts a step, of the figures of its batches."""
+        """Counts a step, given the figures of each of its batches."""
         self.step += 1
         for values in figures:
-            before = self.sums or [0.0] * len(values)
-            self.sums = [one + other for one, other in zip(before, values, strict=True)]
+            sums = self.sums or [0.0] * len(values)
+            self.sums = [total + value for total, value in zip(sums, values, strict=True)]
             self.batches += 1
 
     def close_epoch(self, names: Sequence[str]) -> dict[str, float]:
-        """Adds a row to the history, of the means by these names, which it returns."""
-        row = {n: each / self.batches for n, each in zip(names, self.sums, strict=True)}
+        """Adds a row with the mean of each named figure to the history; returns these means."""
+        row = {name: total / self.batches for name, total in zip(names, self.sums, strict=True)}
         seconds = self.seconds + time.monotonic() - self.since
         self.history.append({"epoch": len(self.history) + 1, **row, "seconds": seconds})
         self.step, self.sums, self.batches, self.seconds = 0, [], 0, 0.0
@@ -61,28 +63,28 @@ def restore_place(
     optimizer: torch.optim.Optimizer,
     identity: Mapping[str, Any],
 ) -> Place:
-    """Where a training goes on: where its checkpoint was written, or at its beginning.
+    """Where a training goes on: where its checkpoint was written, or at the start.
 
     Raises:
-        ValueError: the checkpoint is damaged, of another run, or not the same for all processes.
+        ValueError: the checkpoint is damaged, of another run, or differs between processes.
     """
     settings = {"decayed": DECAYED, **identity}
     if path is None or not exists_for_all(path):
         return Place(settings)
-    kept = load_training_state(path, module, optimizer)
-    # What only the checkpoint has is compared, too: its steps were taken by that.
-    differing = differing_entries(kept["settings"], dict.fromkeys(kept["settings"]) | settings)
+    state = load_training_state(path, module, optimizer)
+    # Settings that only the checkpoint has are compared too: its steps were taken with them.
+    differing = differing_entries(state["settings"], dict.fromkeys(state["settings"]) | settings)
     if differing:
         raise ValueError(
             f"Expected a run with these settings in {path}, but they differ in "
             f"{', '.join(differing)}; give another file or delete it."
         )
-    place = Place(settings, **{name: kept[name] for name in kept if name != "settings"})
+    place = Place(settings, **{name: state[name] for name in state if name != "settings"})
     places = gather_rows(torch.tensor([[len(place.history), place.step]]))
     if (places != places[0]).any():
         raise ValueError(
-            f"Expected all processes to go on from one place, but of epoch and step {path} says "
-            f"{places.tolist()}; put it where every machine reads the same."
+            f"Expected all processes to go on from one place, but {path} gives epochs and steps "
+            f"{places.tolist()}; put it where every machine reads the same file."
         )
     return place
 
@@ -90,24 +92,25 @@ def restore_place(
 def keep_place(
     path: Path | None, module: nn.Module, optimizer: torch.optim.Optimizer, place: Place
 ) -> None:
-    """Writes the checkpoint, if there is to be one."""
+    """Writes the checkpoint in the main process, if there is a path."""
     if path is not None and is_main_process():
         seconds = place.seconds + time.monotonic() - place.since
-        kept = {n: v for n, v in vars(place).items() if n != "since"} | {"seconds": seconds}
-        save_training_state(path, module, optimizer, kept)
+        progress = {name: value for name, value in vars(place).items() if name != "since"}
+        progress["seconds"] = seconds
+        save_training_state(path, module, optimizer, progress)
 
 
 def save_training_state(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> None:
-    """Writes all that exact continuation needs into one safetensors file.
+    """Writes everything that exact continuation needs into one safetensors file.
 
     Args:
         path: the file.
         module: the trained module.
-        optimizer: its per-parameter tensors are kept; its hyperparameters are the caller's.
-        progress: JSON values: step, history, …; in the file they are a tensor of UTF-8 bytes, so
-            that weights and progress can never be of different moments.
+        optimizer: its per-parameter tensors are saved; its hyperparameters are the caller's.
+        progress: JSON values: step, history, …; stored in the file as a tensor of UTF-8 bytes, so
+            that weights and progress are always of the same moment.
     """
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -126,11 +129,14 @@ def load_training_state(
     """Restores what `save_training_state` wrote and returns its progress.
 
     Raises:
-        FileNotFoundError, ValueError: no file, a damaged one, or one of another architecture.
+        FileNotFoundError: there is no file.
+        ValueError: it is damaged, or of another architecture.
     """
     tensors = load_tensors(path)
     if "progress" not in tensors or "random_state" not in tensors:
-        raise ValueError(f"Expected a training state, but {path} holds other tensors.")
+        raise ValueError(
+            f"Expected a training state in {path}, got other tensors; name another file."
+        )
     weights = {
         name.removeprefix("module."): value
         for name, value in tensors.items()
@@ -145,11 +151,11 @@ def load_training_state(
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
-    for parameter, own in optimizer.state.items():
-        for key, value in own.items():
-            # Fused optimizers read both in one order of memory. Of another run's state, some may
-            # belong to no parameter here.
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            # Fused optimizers need both in the same memory format. In another run's state, some
+            # values may belong to no parameter here.
             if isinstance(parameter, Tensor) and value.shape == parameter.shape:
-                own[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     torch.set_rng_state(tensors["random_state"])
     return json.loads(bytes(tensors["progress"].tolist()).decode())

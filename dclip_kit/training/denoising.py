@@ -1,4 +1,4 @@
-"""The term of SDS-CLIP (arXiv 2307.09233): a frozen denoiser, told the caption, is the teacher."""
+"""The term of SDS-CLIP (arXiv 2307.09233): a frozen denoiser, given the caption, is the teacher."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from dclip_kit.training.terms import Batch, Term
 
 @dataclass(frozen=True, eq=False)
 class DenoiserTerm(Term):
-    """What a linear map makes of the picture's features is to be easy to denoise.
+    """A linear map should turn the picture's features into latents that are easy to denoise.
 
     Attributes:
-        denoiser: frozen; it works where it is, which is perhaps not where the student trains.
-        texts: all captions; the denoiser is told a picture's first of the batch.
+        denoiser: frozen; it runs on its own device, perhaps not the student's.
+        texts: all captions; the denoiser is given each picture's first one in the batch.
         seed: of noise and timesteps.
-        timesteps: the shares of the denoiser's that they are drawn between.
-        precision: that the denoiser works in.
+        timesteps: two shares of the denoiser's timesteps, to draw between.
+        precision: of the denoiser's computation.
     """
 
     name = "sds"
@@ -38,17 +38,19 @@ class DenoiserTerm(Term):
 
     def __call__(self, batch: Batch) -> Float[Tensor, ""]:
         denoiser, rows, mapped = self.denoiser, batch.rows, batch.heads[self.name]
-        own, device, steps = own_share(len(rows)), denoiser.unet.device, len(denoiser.kept)
+        share, device, steps = own_share(len(rows)), denoiser.unet.device, len(denoiser.kept)
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + batch.number)
-        first = min(round(self.timesteps[0] * steps), steps - 1)  # of one timestep at least
+        first = min(round(self.timesteps[0] * steps), steps - 1)  # at least one timestep
         end = max(round(self.timesteps[1] * steps), first + 1)
-        drawn = torch.randint(first, end, (len(rows),), generator=generator)[own]
-        noise = torch.randn((len(rows), *denoiser.shape), generator=generator)[own]
-        told = denoiser.describe([self.texts[index] for index in rows[own, 0].tolist()])
-        predict = partial(denoiser.predict_noise, timesteps=send(drawn, device), condition=told)
+        timesteps = torch.randint(first, end, (len(rows),), generator=generator)[share]
+        noise = torch.randn((len(rows), *denoiser.shape), generator=generator)[share]
+        condition = denoiser.describe([self.texts[index] for index in rows[share, 0].tolist()])
+        predict = partial(
+            denoiser.predict_noise, timesteps=send(timesteps, device), condition=condition
+        )
         with autocast(device, self.precision):
             losses = sds_loss(
-                mapped.float().to(device), send(noise, device), denoiser.kept[drawn], predict
+                mapped.float().to(device), send(noise, device), denoiser.kept[timesteps], predict
             ).to(mapped.device)
         return gather_batch(losses[:, None], losses[:, None], len(rows), len(rows))[0].mean()
 

@@ -1,4 +1,4 @@
-"""Fine-tuning the student: by the terms of a recipe, or of its control."""
+"""Fine-tuning the student by the terms of a recipe, or of its control."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +37,7 @@ from dclip_kit.training.terms import (
 
 @dataclass(frozen=True, eq=False)
 class StudentRun:
-    """A fine-tuned CLIP, and a row of figures an epoch."""
+    """A fine-tuned CLIP, and a row of figures for each epoch."""
 
     student: ClipBundle
     history: History
@@ -53,21 +53,21 @@ def choose_terms(
     denoiser: Denoiser | None = None,
     seed: int = 0,
 ) -> list[Term]:
-    """The terms that settings give a weight, each with what it learns from.
+    """Makes the terms that have a weight in the settings, each with what it learns from.
 
     Args:
-        settings: weights, and what each term does; `distillation_weight=0` is the control.
+        settings: weights and options of the terms; `distillation_weight=0` is the control.
         captioned: the training pictures.
         teacher_embeddings: a teacher's embedding for each caption: from `embed_with_teacher`, or
             `embed_pictures(…)[features.image_of_text]`. The control needs none.
-        uncaptioned: pictures without captions and a teacher's embeddings of them, drawn beside each
+        uncaptioned: pictures without captions and a teacher's embeddings of them, drawn for each
             batch; only needed with an `uncaptioned_batch`.
-        rehearsal: what is repeated in every batch; only needed with a `rehearsal_weight`.
+        rehearsal: crops to rehearse in every batch; only needed with a `rehearsal_weight`.
         denoiser: frozen; only needed with an `sds_weight`.
-        seed: of the run, on which what terms draw depends.
+        seed: of the run; the terms' draws depend on it.
 
     Raises:
-        ValueError: a term lacks what it learns from, that does not fit, or no term has a weight.
+        ValueError: what a term learns from is missing or does not fit, or no term has a weight.
     """
     terms: list[Term] = []
     if settings.contrastive_weight:
@@ -128,8 +128,8 @@ def _choose_teacher_term(
         )
     if beside and settings.train_text:
         raise ValueError(
-            "Expected no uncaptioned pictures where captions are drawn to the teacher, too, got "
-            "some; set uncaptioned_batch=0, train_text=False or distillation='anchored_kl'."
+            "Expected no uncaptioned pictures, since train_text distils captions too, got some; "
+            "set uncaptioned_batch=0, train_text=False or distillation='anchored_kl'."
         )
     return CosineTerm(settings.distillation_weight, targets, settings.train_text, beside=beside)
 
@@ -139,7 +139,7 @@ def _require_targets(embeddings: Tensor | None, captioned: EncodedPictures) -> T
     text = captioned.features.text
     if embeddings is None or embeddings.shape != text.shape:
         raise ValueError(
-            f"Expected teacher embeddings of shape {tuple(text.shape)}, a row a caption, got "
+            f"Expected teacher embeddings of shape {tuple(text.shape)}, a row per caption, got "
             f"{embeddings if embeddings is None else tuple(embeddings.shape)}; make them from "
             "these features with embed_with_teacher or embed_pictures, or set "
             "distillation_weight=0 for the control."
@@ -154,13 +154,13 @@ def _require_texts(captioned: EncodedPictures) -> Sequence[str]:
     if len(texts) != len(features):
         raise ValueError(
             f"Expected the {len(features)} captions of the features, which train_text and "
-            f"sds_weight read, got {len(texts)}; give the data set that they were made from."
+            f"sds_weight read, got {len(texts)}; give the data set that the features come from."
         )
     return texts
 
 
 class _Student(nn.Module):
-    """What trains: a CLIP, or its image tower alone, and the heads that terms have on it."""
+    """The trained module: a CLIP, or its image tower alone, with the terms' heads on it."""
 
     def __init__(self, tower: nn.Module, heads: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -169,14 +169,14 @@ class _Student(nn.Module):
     def forward(
         self, pixels: Tensor, ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """Features of pictures, of captions where their tower trains, and what heads make."""
-        found = self.tower(pixels) if ids is None else self.tower(pixels, ids)
-        if isinstance(found, dict):  # CoCa's
-            found = found["image_features"], found["text_features"]
-        # Beside a tower's features CoCa has tokens, of no use here.
-        image = found[0] if isinstance(found, tuple) else found
+        """Features of pictures, of captions if their tower trains, and the heads' outputs."""
+        output = self.tower(pixels) if ids is None else self.tower(pixels, ids)
+        if isinstance(output, dict):  # CoCa's
+            output = output["image_features"], output["text_features"]
+        # Besides a tower's features, CoCa returns tokens, which are not needed here.
+        image = output[0] if isinstance(output, tuple) else output
         heads = {name: head(image) for name, head in self.heads.items()}
-        return image, None if ids is None else found[1], heads
+        return image, None if ids is None else output[1], heads
 
 
 def distill(
@@ -196,13 +196,13 @@ def distill(
     weights as one process would. Call it in all of them, with the same arguments.
 
     Args:
-        bundle: the untouched CLIP. The student trains where this one is; of several processes,
-            each where accelerate says, to return then.
+        bundle: the untouched CLIP. The student trains on its device, or with several processes on
+            the one that accelerate gives each, and is moved back afterwards.
         captioned: the training pictures, with features from the same CLIP.
-        terms: what is learned; `choose_terms` makes those of a recipe.
-        settings: what trains, how fast and how long. With `train_text` the student's texts have to
-            be encoded anew afterwards.
-        seed: of the order; arms with one seed see the same batches.
+        terms: what to learn; `choose_terms` makes those of a recipe.
+        settings: what trains, how fast and how long. After `train_text`, texts have to be encoded
+            again with the student.
+        seed: of the order; arms with the same seed see the same batches.
         checkpoint: file to continue from, and to write after each epoch and every ten minutes.
         on_epoch: called after each epoch, in every process, with the student and the history, to
             whose last row it may add figures.
@@ -221,8 +221,8 @@ def distill(
         )
     if features.text.shape[1] != bundle.embed_dim:
         raise ValueError(
-            f"Expected features of {bundle.embed_dim} numbers, as {bundle.name} has them, got "
-            f"{features.text.shape[1]}; give those that this CLIP has made."
+            f"Expected features of {bundle.embed_dim} numbers, as {bundle.name} makes them, got "
+            f"{features.text.shape[1]}; give features from this CLIP."
         )
     require_directions(text_features=features.text)
     torch.manual_seed(seed)
@@ -245,7 +245,7 @@ def distill(
         {
             "kind": "student",
             "seed": seed,
-            # Of pictures the vectors tell, too, which tower training begins with.
+            # The pictures' features also identify the tower that training starts from.
             "data": fingerprint(captions, features.image, features.image_of_text),
             "terms": {term.name: term.describe() for term in terms},
             **asdict(settings),
@@ -266,16 +266,16 @@ def _make_student(
     settings: StudentSettings,
     device: torch.device,
 ) -> tuple[ClipBundle, _Student, Tensor]:
-    """A copy of CLIP; what of it trains, with the terms' heads; and the captions for the loss."""
+    """A copy of CLIP; its trained part with the terms' heads; and the captions for the loss."""
     student = clone_clip(bundle)
-    # As the pictures are laid out: else every step would turn the weights of convolutions around.
+    # In the pictures' memory format: otherwise each step would convert convolution weights.
     student.model.to(device, memory_format=torch.channels_last)
     freeze(student, settings.train)
     tower, captions = student.model.visual, captioned.features.text
     if settings.train_text:  # captions as the text tower takes them
         tower, captions = student.model, _unfreeze_text(student, _require_texts(captioned))
-    built = {term.name: term.build_head(bundle.embed_dim) for term in terms}
-    heads = {name: head for name, head in built.items() if head}
+    all_heads = {term.name: term.build_head(bundle.embed_dim) for term in terms}
+    heads = {name: head for name, head in all_heads.items() if head}
     return student, _Student(tower, heads).to(device), captions
 
 
@@ -287,18 +287,18 @@ def _read(
     batches: Sequence[Tensor],
     first: int,
 ) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
-    """Batches, what terms draw beside each, and this process's pixels of both, in this order."""
-    wanted = {term.name: term.beside for term in terms if term.beside}
+    """Yields each batch, the pictures that terms draw for it, and this process's pixels of both."""
+    sources = {term.name: term.beside for term in terms if term.beside}
     drawn = [
-        {name: each.draw(number)[own_share(each.count)] for name, each in wanted.items()}
+        {name: source.draw(number)[own_share(source.count)] for name, source in sources.items()}
         for number in range(first, first + len(batches))
     ]
     images = (captioned.features.image_of_text[rows[:, 0]] for rows in batches)
-    own = (batch[own_share(len(batch))] for batch in images)
-    parts = [read_batches(student, captioned.pictures, own, busy=device)]
-    for name, each in wanted.items():
-        shown = [indices[name] for indices in drawn]
-        parts.append(read_batches(student, each.targets.pictures, shown, busy=device))
+    shares = (batch[own_share(len(batch))] for batch in images)
+    parts = [read_batches(student, captioned.pictures, shares, busy=device)]
+    for name, source in sources.items():
+        beside_indices = [indices[name] for indices in drawn]
+        parts.append(read_batches(student, source.targets.pictures, beside_indices, busy=device))
     return zip(batches, drawn, map(torch.cat, zip(*parts, strict=True)), strict=True)
 
 
@@ -308,47 +308,47 @@ def _encode(
     terms: Sequence[Term],
     precision: str,
     module: nn.Module,
-    given: tuple[Tensor, dict[str, Tensor], Tensor],
+    inputs: tuple[Tensor, dict[str, Tensor], Tensor],
     number: int,
 ) -> Batch:
-    """Features of a batch, of which each process makes its share.
+    """Computes the features of a batch; each process encodes its share.
 
     Args:
-        student: that trains.
-        captions: features of all captions, or their ids where the text tower trains.
-        terms: what they want beside the batch is encoded with it.
+        student: the CLIP that trains.
+        captions: features of all captions, or their token ids if the text tower trains.
+        terms: the pictures that they draw are encoded with the batch.
         precision: as in `autocast`.
         module: a `_Student`, perhaps wrapped for several processes.
-        given: as `_read` yields it.
+        inputs: as `_read` yields them.
         number: of the batch.
     """
-    rows, drawn, pixels = given
-    chosen = rows[rows >= 0]
-    own = own_share(len(chosen))
+    rows, drawn, pixels = inputs
+    captions_of_batch = rows[rows >= 0]
+    share = own_share(len(captions_of_batch))
     device = student.device
     with autocast(device, precision):
         if captions.is_floating_point():
             image, _, heads = module(student.normalize(pixels))
-            text = send(captions[chosen[own]], device)
-        else:  # with gradient through both towers, L2-normalised
-            # By the whole batch: processes share their buffers, one of which is cut short here.
-            with shortened(student.model, captions[chosen]) as ids:
-                image, text, heads = module(student.normalize(pixels), send(ids[own], device))
+            text = send(captions[captions_of_batch[share]], device)
+        else:  # with gradients through both towers, L2-normalised
+            # Shortened for the whole batch, since processes share buffers and this cuts one short.
+            with shortened(student.model, captions[captions_of_batch]) as ids:
+                image, text, heads = module(student.normalize(pixels), send(ids[share], device))
     shares = [len(own_share(len(rows))), *map(len, drawn.values())]
-    image, *others = F.normalize(image.float(), dim=-1).split(shares)
-    beside, wanted = {}, {term.name: term.beside for term in terms if term.beside}
-    for (name, indices), features in zip(drawn.items(), others, strict=True):
-        count, targets = wanted[name].count, wanted[name].targets.features
+    image, *beside_features = F.normalize(image.float(), dim=-1).split(shares)
+    beside, sources = {}, {term.name: term.beside for term in terms if term.beside}
+    for (name, indices), features in zip(drawn.items(), beside_features, strict=True):
+        count, targets = sources[name].count, sources[name].targets.features
         beside[name] = gather_batch(
             features, send(targets[indices], device).to(features), count, count
         )
-    image, text = gather_batch(image, text.float(), len(rows), len(chosen))
+    image, text = gather_batch(image, text.float(), len(rows), len(captions_of_batch))
     heads = {name: mapped[: shares[0]] for name, mapped in heads.items()}
     return Batch(number, rows, image, text, beside, heads)
 
 
 def _unfreeze_text(student: ClipBundle, texts: Sequence[str]) -> Tensor:
-    """Lets the text tower train, as the published code does (5 in `config.RECIPES`).
+    """Unfreezes the text tower, as the published code does (5 in `config.RECIPES`).
 
     Its logit scale and bias stay as they are, since no loss here reads them.
 

@@ -1,4 +1,4 @@
-"""What a student is shown, made before it trains: a teacher's embeddings, crops to rehearse."""
+"""What a student learns from, made before it trains: teacher embeddings, crops to rehearse."""
 
 from dataclasses import replace
 
@@ -25,15 +25,16 @@ def prepare_lessons(
     """Embeds what a student learns from with its teacher.
 
     Args:
-        teacher: trained; or a fine-tuned CLIP that teaches another.
+        teacher: trained; or a fine-tuned CLIP as the teacher.
         captioned: the training data.
         uncaptioned: pictures without captions, if any.
-        regions: of the pictures; a teacher that reads captions heeds whether they are weighted.
-        settings: what a region teacher sees of them.
+        regions: of the pictures; says whether a teacher that reads captions weights them.
+        settings: what a region teacher sees of the pictures.
 
     Returns:
-        The teacher's embeddings of the captioned pictures, one for each caption, and the pictures
-        without captions with theirs; None where there are none, or the teacher reads captions.
+        The teacher's embeddings of the captioned pictures, one for each caption; and the pictures
+        without captions with their embeddings, or None if there are none or the teacher reads
+        captions.
     """
     if isinstance(teacher, MetaTeacher):
         return embed_with_teacher(teacher, captioned.features, regions), None
@@ -43,17 +44,17 @@ def prepare_lessons(
             return encode_images(teacher, encoded.pictures)
         return embed_pictures(teacher, encoded.features, settings)
 
-    others = PictureTargets(uncaptioned.pictures, embed(uncaptioned)) if uncaptioned else None
-    return embed(captioned)[captioned.features.image_of_text], others
+    targets = PictureTargets(uncaptioned.pictures, embed(uncaptioned)) if uncaptioned else None
+    return embed(captioned)[captioned.features.image_of_text], targets
 
 
 def prepare_rehearsal(
     bundle: ClipBundle, captioned: EncodedPictures, settings: RegionSettings
 ) -> PictureTargets:
-    """The crops of the training data, to be rehearsed, read once.
+    """Reads the crops of the training data that the student rehearses, once.
 
-    Where the features of regions are not what CLIP makes of pictures, as the published code's are
-    not, crops are encoded anew.
+    If the stored region features are not CLIP's usual ones, as in the published code, the crops
+    are encoded again.
 
     Args:
         bundle: the untouched CLIP.
@@ -63,9 +64,9 @@ def prepare_rehearsal(
     Raises:
         ValueError: as `read_pixels`.
     """
-    usual = replace(settings, normalized_crops=True, undetected_as_zeros=False)
-    crops = RegionCrops(captioned.dataset.paths, captioned.features, usual)
+    clip_settings = replace(settings, normalized_crops=True, undetected_as_zeros=False)
+    crops = RegionCrops(captioned.dataset.paths, captioned.features, clip_settings)
     pictures, features = read_few(bundle, crops), captioned.features.region
-    if usual != settings:
+    if clip_settings != settings:
         features = encode_images(bundle, pictures)
     return PictureTargets(pictures, features)

@@ -1,7 +1,7 @@
 """One plain loop on accelerate, for both trainings: read a batch, encode it, add the terms, step.
 
-Exact continuation comes from order: what a batch holds depends on seed and epoch alone, and
-learning rates on the step. So beside weights, optimizer and random state, a run needs its place.
+Exact continuation comes from order: a batch's content depends on seed and epoch alone, and learning
+rates on the step. So a run needs only weights, optimizer, random state and its place.
 """
 
 import time
@@ -22,20 +22,21 @@ from dclip_kit.training.checkpoint import keep_place, restore_place
 from dclip_kit.training.rates import schedule_rate
 from dclip_kit.training.terms import Batch, Term
 
-History = list[dict[str, int | float]]  # a row of figures an epoch
+History = list[dict[str, int | float]]  # a row of figures for each epoch
 MINUTES = 10.0  # between two checkpoints within an epoch
-Plan = list[list[Tensor]]  # an epoch's steps, each of so many batches as are accumulated
+Plan = list[list[Tensor]]  # an epoch's steps, each a list of batches to accumulate
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a training takes, and how its rates go.
+    """The length of a training, and how its rates change.
 
     Attributes:
         epochs: in all.
-        gradient_accumulation: batches a step; the last of an epoch may have fewer.
-        clip_norm: most that all gradients together may measure; None lets them be.
-        warmup_share: of all steps, in which rates rise before they fall; None keeps them constant.
+        gradient_accumulation: batches per step; the last step of an epoch may have fewer.
+        clip_norm: largest norm of all gradients together; None does not clip.
+        warmup_share: share of all steps in which rates rise, before they fall; None keeps them
+            constant.
     """
 
     epochs: int
@@ -46,19 +47,19 @@ class Schedule:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What one of the two trainings brings to the loop.
+    """What each of the two trainings gives to the loop.
 
     Attributes:
         name: of the progress bar.
         module: what trains, on the device.
-        groups: of its parameters, as `split_decayed` makes them.
-        schedule: how long.
-        plan: an epoch's steps.
-        encode: of the module (perhaps wrapped for several processes), what was read of a batch, and
-            the batch's number: what the terms take.
-        terms: whose weighted sum is the loss.
-        identity: what a checkpoint must have been made with; JSON values.
-        read: makes what `encode` takes from batches, the first of which has this number.
+        groups: of its parameters, from `split_decayed`.
+        schedule: its length and rates.
+        plan: returns an epoch's steps.
+        encode: turns the module (perhaps wrapped for several processes), a batch's inputs and the
+            batch's number into what the terms take.
+        terms: the loss is their weighted sum.
+        identity: settings that a checkpoint must have been made with; JSON values.
+        read: turns batches, and the number of the first, into the inputs of `encode`.
     """
 
     name: str
@@ -80,33 +81,34 @@ def train(
 ) -> History:
     """Trains a module, and goes on from its checkpoint as if it had never stopped.
 
-    The main process writes the checkpoint for all processes; each of them reads.
+    The main process writes the checkpoint; every process reads it.
 
     Args:
-        training: what is trained, and how.
-        checkpoint: the file; None keeps nothing.
-        on_epoch, on_step: as in `distill`, but for what has been trained.
+        training: what to train, and how.
+        checkpoint: the file; None writes none.
+        on_epoch, on_step: as in `distill`, but without the student.
 
     Returns:
-        A row of figures an epoch.
+        A row of figures for each epoch.
 
     Raises:
-        ValueError: the loss is not finite, or the checkpoint is damaged, of another run, or not the
-            same for all processes.
+        ValueError: the loss is not finite, or the checkpoint is damaged, of another run, or differs
+            between processes.
     """
-    # For the precision see `autocast`; the module is where it trains already.
+    # `autocast` sets the precision, and the module is already on its device.
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
-    optimizer = torch.optim.AdamW(training.groups, fused=True)  # one pass: else a seventh of a step
+    # Fused, the update is one pass; otherwise it takes a seventh of a step.
+    optimizer = torch.optim.AdamW(training.groups, fused=True)
     place = restore_place(checkpoint, training.module, optimizer, training.identity)
-    # The wrapped module itself is called: a method of the unwrapped one would skip the gradient
-    # synchronisation of several processes.
+    # The wrapped module itself is called: calling the unwrapped one's methods would skip the
+    # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(training.module, optimizer)
-    schedule, each = training.schedule, len(training.plan(0))
+    schedule, epoch_steps = training.schedule, len(training.plan(0))
     with tqdm(
-        total=schedule.epochs * each,
+        total=schedule.epochs * epoch_steps,
         desc=training.name,
         unit="step",
-        initial=each * len(place.history) + place.step,
+        initial=epoch_steps * len(place.history) + place.step,
         delay=2,
         disable=not is_main_process(),
     ) as bar:
@@ -114,7 +116,9 @@ def train(
             _set_to_train(wrapped)
             place.since = written = time.monotonic()
             for number, inputs in _read_epoch(training, epoch, place.step):
-                _set_rates(prepared, number / (schedule.epochs * each), schedule.warmup_share)
+                _set_rates(
+                    prepared, number / (schedule.epochs * epoch_steps), schedule.warmup_share
+                )
                 figures = _accumulate(accelerator, wrapped, training, inputs, number)
                 place.add(figures)
                 if schedule.clip_norm is not None:
@@ -145,7 +149,7 @@ def train(
 
 
 def _read_epoch(training: Training, epoch: int, done: int) -> Iterator[tuple[int, list[Any]]]:
-    """Yields the rest of an epoch's steps: each one's number, and what was read of its batches."""
+    """Yields the remaining steps of an epoch: their numbers, and the inputs of their batches."""
     steps = training.plan(epoch)
     number = epoch * len(steps) + done
     batches = [batch for step in steps[done:] for batch in step]
@@ -159,21 +163,21 @@ def _read_epoch(training: Training, epoch: int, done: int) -> Iterator[tuple[int
 def _accumulate(
     accelerator: Accelerator, wrapped: nn.Module, training: Training, inputs: list[Any], number: int
 ) -> list[list[float]]:
-    """Adds up the gradients of a step's batches; their figures: the loss, and each term's."""
-    found = []
-    for place, given in enumerate(inputs):
-        last = place == len(inputs) - 1  # gradients are put together after it
+    """Adds up the gradients of a step's batches; returns for each its loss and each term's."""
+    batch_figures = []
+    for index, batch_inputs in enumerate(inputs):
+        last = index == len(inputs) - 1  # processes exchange gradients after it
         with nullcontext() if last else accelerator.no_sync(wrapped):
             accumulated = training.schedule.gradient_accumulation
-            batch = training.encode(wrapped, given, number * accumulated + place)
+            batch = training.encode(wrapped, batch_inputs, number * accumulated + index)
             losses = torch.stack([term(batch) for term in training.terms])
             weights = [term.weight for term in training.terms]
             total = (losses * losses.new_tensor(weights)).sum()
             accelerator.backward(total / len(inputs))
-        found.append(torch.cat([total[None], losses]).detach())
-    figures = torch.stack(found).tolist()  # the only time that a step waits for the device
+        batch_figures.append(torch.cat([total[None], losses]).detach())
+    figures = torch.stack(batch_figures).tolist()  # the only wait for the device in a step
     for loss, *_ in figures:
-        if not isfinite(loss):  # before it moves any weight
+        if not isfinite(loss):  # before any weight changes
             raise ValueError(
                 f"Expected a finite loss, got {loss} in step {number + 1}; lower the learning rate."
             )
@@ -181,7 +185,7 @@ def _accumulate(
 
 
 def _set_to_train(wrapped: nn.Module) -> None:
-    """Batch norm goes on normalising by what CLIP saw: a few pictures of one kind would bend it."""
+    """Sets train mode; batch norms keep CLIP's statistics, which few pictures would skew."""
     wrapped.train()
     for layer in wrapped.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):

@@ -1,4 +1,4 @@
-"""What trains at which rate: groups of parameters, weight decay, warm-up and decay of rates."""
+"""Learning rates: groups of parameters, weight decay, warm-up and decay of rates."""
 
 from collections.abc import Iterable
 from math import cos, pi
@@ -15,7 +15,7 @@ def split_decayed(
 ) -> list[dict[str, Any]]:
     """An optimizer's groups: matrices, which decay, and biases, norms and scales, which do not.
 
-    As open_clip's own training has it. Shrinking a norm's scale is no prior of any use.
+    As in open_clip's own training: shrinking the scale of a norm is not a useful prior.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in named:
@@ -32,27 +32,27 @@ def split_decayed(
 
 
 def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
-    """What trains, by its highest learning rate: in the blocks (and all texts), and after them.
+    """Groups the trained parameters by peak learning rate: blocks (with all texts), and the rest.
 
-    Each in two groups, by `split_decayed`.
+    `split_decayed` splits each of them in two.
     """
     parts: dict[bool, list[tuple[str, nn.Parameter]]] = {False: [], True: []}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            own = name.removeprefix("tower.").removeprefix("visual.")
-            after = own.startswith("heads.") or bool(AFTER_BLOCKS.match(own))
-            parts[after].append((name, parameter))
+            local_name = name.removeprefix("tower.").removeprefix("visual.")
+            is_after = local_name.startswith("heads.") or bool(AFTER_BLOCKS.match(local_name))
+            parts[is_after].append((name, parameter))
     rate, decay = settings.learning_rate, settings.weight_decay
     blocks = split_decayed(parts[False], rate * settings.block_rate, decay)
     return blocks + split_decayed(parts[True], rate, decay)
 
 
 def schedule_rate(done: float, warmup: float) -> float:
-    """Share of the learning rate: linear warm-up, then a cosine to zero.
+    """Share of the peak learning rate: linear warm-up, then a cosine to zero.
 
     Args:
-        done: share of the steps that are done, 0 to 1.
-        warmup: share of the steps in which it rises.
+        done: share of the steps done, 0 to 1.
+        warmup: share of the steps in which the rate rises.
     """
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)

@@ -33,7 +33,7 @@ from dclip_kit.training.terms import Batch, CaptionTerm
 
 @dataclass(frozen=True, eq=False)
 class TeacherRun:
-    """A trained teacher (`MetaTeacher` or `RegionTeacher`), and a row of figures an epoch."""
+    """A trained teacher (`MetaTeacher` or `RegionTeacher`), and a row of figures for each epoch."""
 
     teacher: Any
     settings: TeacherSettings | RegionTeacherSettings
@@ -48,20 +48,20 @@ def apply_teacher(
     images: Int[Tensor, "pair"] | None = None,
     check_values: bool = True,
 ) -> TeacherOutput:
-    """The teacher on captions and regions: their own picture's, or (for the probe) others'.
+    """Applies the teacher to captions and regions of their own picture, or of others for the probe.
 
     Args:
         teacher: perhaps wrapped for several processes.
         features: of the pictures.
-        texts: captions, by index.
-        regions: as it was trained with.
-        images: whose regions it sees; None for the captions' own.
+        texts: indices of captions.
+        regions: the settings that it was trained with.
+        images: pictures whose regions it sees; None for the captions' own.
         check_values: as in `MetaTeacher.forward`.
     """
     images = features.image_of_text[texts] if images is None else images
     device = next(teacher.parameters()).device
-    region, region_mask = (send(each, device) for each in features.regions_of(images))
-    token, token_mask = (send(each, device) for each in features.tokens_of(texts))
+    region, region_mask = (send(tensor, device) for tensor in features.regions_of(images))
+    token, token_mask = (send(tensor, device) for tensor in features.tokens_of(texts))
     weights = None
     if regions.weighted:
         weights = region_weights(
@@ -82,13 +82,13 @@ def embed_with_teacher(
 ) -> Float[Tensor, "text embed"]:
     """The frozen teacher's embedding of every image-caption pair: the students' targets.
 
-    It is cheap beside CLIP, so that each of several processes makes them all.
+    It is cheap compared with CLIP, so each of several processes computes them all.
 
     Args:
         teacher: trained.
         features: of the training pictures.
-        regions: as it was trained with.
-        batch_size: pairs at a time; a teacher that attends to padding sees that of such a batch.
+        regions: the settings that it was trained with.
+        batch_size: pairs at a time; it matters to a teacher that attends to padding.
     """
     teacher.eval()
     batches = torch.arange(len(features.text)).split(batch_size)
@@ -129,24 +129,26 @@ def train_teacher(
             whose last row it may add figures.
         on_step: called after each step, in every process, with its number and its loss. Whatever
             it raises stops the training; the checkpoint has all steps up to this one.
-        device: where it trains; of several processes, each does where accelerate says.
+        device: where it trains; with several processes, accelerate chooses.
 
     Raises:
         ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
     """
-    # Once all that the teacher is going to see, so that no step has to look.
+    # All the teacher's inputs are checked once here, so that no step has to.
     require_directions(text_features=features.text)
     require_directions(zeros=True, region_features=features.region)
-    seen = torch.stack([features.area, features.confidence], dim=1)
-    require_directions(zeros=True, token_features=features.token, areas_and_confidences=seen)
+    area_and_confidence = torch.stack([features.area, features.confidence], dim=1)
+    require_directions(
+        zeros=True, token_features=features.token, areas_and_confidences=area_and_confidence
+    )
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
 
     def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
         texts = rows[:, 0]
-        own = texts[own_share(len(texts))]
-        embedding = apply_teacher(model, features, own, regions, check_values=False).embedding
-        target = send(features.text[own], embedding.device)
+        share = texts[own_share(len(texts))]
+        embedding = apply_teacher(model, features, share, regions, check_values=False).embedding
+        target = send(features.text[share], embedding.device)
         return Batch(number, rows, *gather_batch(embedding, target, len(texts), len(texts)))
 
     training = Training(
@@ -180,8 +182,8 @@ def train_region_teacher(
 ) -> TeacherRun:
     """Trains the caption-free teacher by symmetric InfoNCE, with all captions of a picture.
 
-    Each step leaves out a share of the regions at random. Processes and arguments otherwise as in
-    `train_teacher`; errors too.
+    Each step leaves out a share of the regions at random. Processes, arguments and errors are
+    otherwise as in `train_teacher`.
     """
     require_directions(text_features=features.text, image_features=features.image)
     require_directions(zeros=True, region_features=features.region)
@@ -191,12 +193,12 @@ def train_region_teacher(
 
     def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
         captions = rows[rows >= 0]
-        own, texts = own_share(len(rows)), captions[own_share(len(captions))]
-        # Of seed and step alone, so that processes and resumed runs leave out the same regions.
+        share, texts = own_share(len(rows)), captions[own_share(len(captions))]
+        # From seed and step alone, so that processes and resumed runs leave out the same regions.
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
-        kept = torch.rand(len(rows), most, generator=generator) >= settings.region_dropout
-        images = features.image_of_text[rows[own, 0]]
-        embedding, _ = apply_region_teacher(model, features, images, settings, kept[own])
+        keep = torch.rand(len(rows), most, generator=generator) >= settings.region_dropout
+        images = features.image_of_text[rows[share, 0]]
+        embedding, _ = apply_region_teacher(model, features, images, settings, keep[share])
         target = send(features.text[texts], embedding.device)
         return Batch(number, rows, *gather_batch(embedding, target, len(rows), len(captions)))
 
@@ -232,14 +234,14 @@ def apply_region_teacher(
     settings: RegionTeacherSettings,
     kept: Tensor | None = None,
 ) -> tuple[Float[Tensor, "image embed"], Float[Tensor, "image item item"]]:
-    """What `RegionTeacher` makes of some pictures, from what the settings let it see of them.
+    """Applies a `RegionTeacher` to some pictures, with the inputs that the settings allow.
 
     Args:
         teacher: perhaps wrapped for several processes.
         features: of all pictures.
-        images: which of them.
-        settings: what is seen.
-        kept: of each picture's regions, those that are not left out; None for all.
+        images: indices of the pictures to embed.
+        settings: which inputs it sees.
+        kept: a mask of each picture's regions, False at those to leave out; None keeps all.
     """
     device = next(teacher.parameters()).device
     lenders = images
@@ -250,14 +252,14 @@ def apply_region_teacher(
     if kept is not None:
         mask = mask & kept[:, : mask.shape[1]]
     whole = features.image[images] * settings.whole_picture
-    given = whole, region, mask, features.boxes_of(lenders) * settings.boxes
-    return teacher(*(send(each, device) for each in given))
+    inputs = whole, region, mask, features.boxes_of(lenders) * settings.boxes
+    return teacher(*(send(tensor, device) for tensor in inputs))
 
 
 def choose_lenders(count: int, seed: int = 0) -> Int[Tensor, "image"]:
-    """For each of some pictures another one, by lot, to borrow regions from; each lends once."""
+    """Draws for each picture another one to borrow regions from; each lends once."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order.roll(1)[order.argsort()]  # each borrows of the one before: nobody keeps its own
+    return order.roll(1)[order.argsort()]  # each borrows from the one before, so none keeps its own
 
 
 @torch.no_grad()
@@ -272,7 +274,7 @@ def embed_pictures(
     Args:
         teacher: trained.
         features: of the pictures; they may have no captions.
-        settings: what the teacher sees; as in training, but for a probe.
+        settings: what the teacher sees; as in training, except for a probe.
         batch_size: pictures at a time.
     """
     teacher.eval()

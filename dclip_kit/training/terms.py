@@ -1,7 +1,7 @@
 """What a student learns from: a recipe's loss is the weighted sum of its terms, one idea each.
 
-A term says which pictures it wants beside the captioned ones of a batch, and turns the features of
-both into a number. No term knows another.
+A term says which pictures to add to the captioned ones of a batch, and turns the features of both
+into a number. Terms are independent of each other.
 """
 
 from abc import ABC, abstractmethod
@@ -26,17 +26,16 @@ from dclip_kit.runtime.files import fingerprint
 
 @dataclass(frozen=True, eq=False)
 class PictureTargets:
-    """Pictures, and what the student is to make of them.
+    """Pictures with the features that the student should give them.
 
-    Two kinds are known. To *rehearse*, these are crops of regions with the untouched CLIP's
+    There are two kinds. For *rehearsal*, they are crops of regions with the untouched CLIP's
     features: CLIP forgets how to name single objects when it is tuned on whole scenes, and the
     crops show it single objects (Learning without Forgetting, arXiv 1606.09282, in the joint
-    space; not in the paper). *Uncaptioned* are pictures that nobody has described, with a
-    teacher's embeddings.
+    space; not in the paper). *Uncaptioned* pictures have no captions, but a teacher's embeddings.
 
     Attributes:
         pictures: paths, bytes, or `RegionCrops`.
-        features: one for each of them.
+        features: one row for each picture.
     """
 
     pictures: Pictures
@@ -45,19 +44,19 @@ class PictureTargets:
     def __post_init__(self) -> None:
         if not len(self.pictures) == len(self.features) > 0:
             raise ValueError(
-                f"Expected a feature for each picture, and one at least, got {len(self.pictures)} "
-                f"pictures and {len(self.features)} features."
+                f"Expected at least one picture and a feature for each, got {len(self.pictures)} "
+                f"pictures and {len(self.features)} features; give as many of both."
             )
         require_directions(features=self.features)
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """Pictures that come beside the captioned ones of each batch, drawn anew.
+    """Pictures added to the captioned ones of each batch, drawn each time.
 
     Attributes:
-        targets: what is drawn from.
-        count: pictures a batch.
+        targets: the pictures to draw from.
+        count: pictures per batch.
         seed: of the draw.
     """
 
@@ -66,22 +65,22 @@ class Beside:
     seed: int
 
     def draw(self, number: int) -> Int[Tensor, "picture"]:
-        """Which pictures come beside a batch, by index; a function of its number alone."""
+        """Indices of the pictures added to a batch; a function of its number alone."""
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
         return torch.randint(len(self.targets.features), (self.count,), generator=generator)
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a module makes of a batch: of all of it, whichever process encoded which share.
+    """The features of a whole batch, gathered from all processes.
 
     Attributes:
-        number: counts batches from the training's first; what a term draws depends on it.
-        rows: a row a picture: its captions of this batch, by index; -1 where it has too few.
+        number: counts batches from the training's first; the terms' draws depend on it.
+        rows: for each picture a row of indices of its captions in this batch, padded with -1.
         image: features of the pictures.
         text: features of the captions, row by row.
-        beside: by term, features of the pictures that it wanted, and their targets.
-        heads: by term, what its head makes of this process's share of the pictures.
+        beside: by term, features of the pictures that it drew, and their targets.
+        heads: by term, its head's output for this process's share of the pictures.
     """
 
     number: int
@@ -93,12 +92,12 @@ class Batch:
 
     @cached_property
     def captions(self) -> Int[Tensor, "pair"]:
-        """The captions, by index."""
+        """Indices of the captions."""
         return self.rows[self.rows >= 0]
 
     @cached_property
     def owner(self) -> Int[Tensor, "pair"]:
-        """Each caption's picture, by its row."""
+        """The row of each caption's picture."""
         return send((self.rows >= 0).nonzero()[:, 0], self.image.device)
 
 
@@ -107,9 +106,9 @@ class Term(ABC):
     """One of the things that a student learns from.
 
     Attributes:
-        name: of its figure.
+        name: of its figure in the history.
         weight: in the sum.
-        beside: the pictures that it wants beside the captioned ones.
+        beside: pictures to add to the captioned ones.
     """
 
     name: ClassVar[str]
@@ -121,17 +120,17 @@ class Term(ABC):
         """The loss of a batch."""
 
     def build_head(self, embed_dim: int) -> nn.Module | None:
-        """A layer on the image features that trains with the student, where the term has one."""
+        """A layer on the image features that trains with the student; None if there is none."""
         return None
 
     def describe(self) -> Any:
-        """What it learns from, as JSON: a training goes on with the same alone."""
+        """What it learns from, as JSON; a training only continues with the same."""
         return fingerprint(self.beside.targets.features) if self.beside else None
 
 
 @dataclass(frozen=True, eq=False)
 class CaptionTerm(Term):
-    """Each picture is to find its own captions in the batch, and each caption its picture."""
+    """Each picture should find its own captions in the batch, and each caption its picture."""
 
     name = "contrastive"
     temperature: float
@@ -144,11 +143,11 @@ class CaptionTerm(Term):
 
 @dataclass(frozen=True, eq=False)
 class CosineTerm(Term):
-    """The student's vectors are to be the teacher's.
+    """The student's vectors should equal the teacher's.
 
     Attributes:
         embeddings: the teacher's, one for each caption.
-        of_texts: whether the captions' vectors are to be these, too, as in the published code.
+        of_texts: whether the captions' vectors should equal them too, as in the published code.
     """
 
     name = "distillation"
@@ -165,18 +164,18 @@ class CosineTerm(Term):
         return cosine_distillation_loss(*_join((image, target), batch.beside.get(self.name)))
 
     def describe(self) -> Any:
-        """The teacher's vectors, and what lies beside them."""
+        """The teacher's vectors, and those of the added pictures."""
         return [fingerprint(self.embeddings), super().describe()]
 
 
 @dataclass(frozen=True, eq=False)
 class AnchoredTerm(Term):
-    """The student is to rank anchors, captions drawn anew for each batch, as the teacher does.
+    """The student should rank anchors, captions newly drawn for each batch, as the teacher does.
 
     Attributes:
         embeddings: the teacher's, one for each caption.
-        texts: the captions' features, as the untouched CLIP has them: so has the teacher.
-        anchors: captions a batch.
+        texts: the captions' features from the untouched CLIP, which the teacher shares.
+        anchors: captions per batch.
         temperature: of both rankings.
         seed: of the draw.
     """
@@ -192,18 +191,19 @@ class AnchoredTerm(Term):
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + batch.number)
         drawn = torch.randint(len(self.texts), (self.anchors,), generator=generator)
         device = batch.image.device
-        own = batch.image, send(self.embeddings[batch.rows[:, 0]], device)  # each picture once
-        image, target = _join(own, batch.beside.get(self.name))
+        # Each picture once.
+        captioned = batch.image, send(self.embeddings[batch.rows[:, 0]], device)
+        image, target = _join(captioned, batch.beside.get(self.name))
         return anchored_kl_loss(image, target, send(self.texts[drawn], device), self.temperature)
 
     def describe(self) -> Any:
-        """The teacher's vectors and the anchors', and what lies beside them."""
+        """The teacher's vectors, the anchors', and those of the added pictures."""
         return [fingerprint(self.embeddings, self.texts), super().describe()]
 
 
 @dataclass(frozen=True, eq=False)
 class RehearsalTerm(Term):
-    """Crops are to keep the untouched CLIP's vectors."""
+    """Crops should keep the untouched CLIP's vectors."""
 
     name = "rehearsal"
 
@@ -212,9 +212,9 @@ class RehearsalTerm(Term):
 
 
 def _join(
-    own: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor] | None
+    captioned: tuple[Tensor, Tensor], beside: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """Features and targets of the captioned pictures, and of those beside them if there are any."""
-    if others is None:
-        return own
-    return torch.cat([own[0], others[0]]), torch.cat([own[1], others[1]])
+    """Features and targets of the captioned pictures, and of the added ones if there are any."""
+    if beside is None:
+        return captioned
+    return torch.cat([captioned[0], beside[0]]), torch.cat([captioned[1], beside[1]])

@@ -1,4 +1,4 @@
-"""What lives in a notebook's page and changes there: widgets, and figures that grow."""
+"""Interactive parts of a notebook: widgets, and figures that update."""
 
 from dclip_kit.widgets.gallery import QueryGallery
 from dclip_kit.widgets.inspector import RegionInspector

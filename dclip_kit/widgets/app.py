@@ -1,4 +1,4 @@
-"""The gallery, the playground and the inspector as a page without code: what `app.ipynb` shows."""
+"""The gallery, the playground and the inspector as a page without code, shown by `app.ipynb`."""
 
 import json
 import os
@@ -27,50 +27,50 @@ from dclip_kit.widgets.inspector import RegionInspector
 from dclip_kit.widgets.live import Background
 from dclip_kit.widgets.playground import ZeroShotPlayground
 
-SETTINGS = "DCLIP_APP"  # the variable of the environment that says what is shown, as JSON
+SETTINGS = "DCLIP_APP"  # the environment variable that says what to show, as JSON
 NOTEBOOK = Path(__file__).with_name("app.ipynb")
 
 
 def show_app() -> None:
     """Displays a folder's gallery, or all three widgets on the pocket's test pictures.
 
-    The environment says what: `{"folder": …, "model": …, "device": …}` in SETTINGS.
+    The environment says which: `{"folder": …, "model": …, "device": …}` in SETTINGS.
     """
-    asked = json.loads(os.environ.get(SETTINGS, "{}"))
-    display(
-        open_folder(Path(asked["folder"]), asked["model"], asked["device"], asked["before"])
-        if asked.get("folder")
-        else show_tabs(build_pocket)
-    )
+    settings = json.loads(os.environ.get(SETTINGS, "{}"))
+    if settings.get("folder"):
+        folder = Path(settings["folder"])
+        display(open_folder(folder, settings["model"], settings["device"], settings["before"]))
+    else:
+        display(show_tabs(build_pocket))
 
 
 def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBundle, ClipBundle]:
     """The untouched CLIP, and an arm that was fine-tuned from it.
 
     Args:
-        model: what `distill` wrote, such as runs/mine/region_taught, or "pocket" for the arm that
-            comes with the kit.
+        model: a folder that `distill` wrote, such as runs/mine/region_taught, or "pocket" for the
+            arm that comes with the kit.
         device: where to put both.
-        before: the untouched CLIP, where the arm's training.json does not say it, or it has moved.
+        before: the untouched CLIP, if the arm's training.json does not name it, or it has moved.
 
     Raises:
-        FileNotFoundError: one of them is not there.
-        ValueError: it is no arm and `before` says nothing, or its text tower was trained too, so
-            that one vector of a query cannot serve both.
+        FileNotFoundError: one of them does not exist.
+        ValueError: the folder is not an arm and `before` is empty, or its text tower was trained
+            too, so that one query vector cannot serve both.
     """
     folder = asset_path("pocket_arms", "region_taught") if model == "pocket" else Path(model)
     origin = read_origin(folder)
     if origin is None and not before:
         raise ValueError(
             f"Expected an arm that distill wrote, such as runs/mine/region_taught, got {model}; "
-            "name one, or with --before the CLIP that it was fine-tuned from."
+            "name one, or give the CLIP that it was fine-tuned from with --before."
         )
     clip = origin.load_base(device, before) if origin else load_clip(before, device=device)
     arm = load_clip(folder, device=device)
     if clip.model_config != arm.model_config or not same_text_tower(clip, arm):
         raise ValueError(
             f"Expected an arm with the text tower of {clip.name}, got {model}, whose text tower is "
-            "another or was trained too; take one of another recipe, or search."
+            "another or was trained too; take an arm of another recipe, or use search."
         )
     return clip, arm
 
@@ -80,14 +80,14 @@ Tab = tuple[str, list[str], ipywidgets.DOMWidget]
 
 
 def show_tabs(build: Callable[[Background], Iterator[Tab]]) -> ipywidgets.VBox:
-    """Tabs that are there already, below how far the work on the others is."""
+    """Tabs that appear as they are built, below the progress of the rest."""
     tabs = ipywidgets.Tab(layout={"display": "none"})
 
     def work(background: Background) -> None:
-        tabs.children = []  # of a start that was stopped
-        for title, said, widget in build(background):
-            shown = ipywidgets.VBox([*map(ipywidgets.Label, said), widget])
-            tabs.children = [*tabs.children, shown]
+        tabs.children = []  # drops tabs of a stopped start
+        for title, lines, widget in build(background):
+            tab = ipywidgets.VBox([*map(ipywidgets.Label, lines), widget])
+            tabs.children = [*tabs.children, tab]
             tabs.set_title(len(tabs.children) - 1, title)
             tabs.layout.display = None
         background.box.layout.display = "none"
@@ -100,42 +100,42 @@ def show_tabs(build: Callable[[Background], Iterator[Tab]]) -> ipywidgets.VBox:
 def open_folder(
     folder: Path, model: str, device: str = "cpu", before: str = "", cache: Path | None = None
 ) -> ipywidgets.VBox:
-    """A folder's pictures in a gallery, searched by an arm and by the CLIP that it comes from.
+    """A gallery of a folder's pictures, searched by an arm and by the CLIP that it comes from.
 
     Args:
         folder: of pictures, which need no captions.
         model, before: as in `load_pair`.
         device: where to embed.
-        cache: where vectors are kept; as in `index_pictures`.
+        cache: where to keep vectors; as in `index_pictures`.
 
     Returns:
-        How far embedding is, with a button that stops it; then the gallery. What cannot be done is
-        said there.
+        The progress of embedding, with a button that stops it; then the gallery. Errors are shown
+        there.
     """
 
     def build(background: Background) -> Iterator[Tab]:
         background.tell("Loading the models …")
         pair = load_pair(model, device, before)
-        names, found = ("the untouched CLIP", Path(model).name), []
+        names, indexes = ("the untouched CLIP", Path(model).name), []
         for name, clip in zip(names, pair, strict=True):
 
             def tell(done: int, total: int, name: str = name) -> None:
                 background.tell(f"{name}: {done:,} of {total:,} new pictures", done / total)
 
-            found.append(index_pictures(clip, folder, cache, on_batch=tell))
-        # A picture may have come or gone meanwhile: those that both models have embedded.
-        rows = [{path: row for row, path in enumerate(each.paths)} for each in found]
-        paths = tuple(path for path in found[0].paths if path in rows[1])
+            indexes.append(index_pictures(clip, folder, cache, on_batch=tell))
+        # Only pictures that both models have embedded: files may have come or gone meanwhile.
+        rows = [{path: row for row, path in enumerate(index.paths)} for index in indexes]
+        paths = tuple(path for path in indexes[0].paths if path in rows[1])
         features = {
-            share: torch.cat([*each.vectors.shards.values()])[[row_of[path] for path in paths]]
-            for share, each, row_of in zip((0.0, 1.0), found, rows, strict=True)
+            share: torch.cat([*index.vectors.shards.values()])[[row_of[path] for path in paths]]
+            for share, index, row_of in zip((0.0, 1.0), indexes, rows, strict=True)
         }
         source = CaptionedImages(paths, ((),) * len(paths), "all", str(folder))
         gallery = QueryGallery(pair[0], source, features, fine_tuned=pair[1], names=names)
-        said = [f"{len(paths):,} pictures of {folder}"]
-        if lost := len(found[0].unreadable):
-            said.append(f"Left out, since they cannot be read: {lost:,}.")
-        yield "Search", said, gallery
+        lines = [f"{len(paths):,} pictures of {folder}"]
+        if unreadable := len(indexes[0].unreadable):
+            lines.append(f"Left out, since they cannot be read: {unreadable:,}.")
+        yield "Search", lines, gallery
 
     return show_tabs(build)
 
@@ -150,10 +150,10 @@ def build_pocket(background: Background) -> Iterator[Tab]:
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
     sets = prepare_retrieval(clip, data)
 
-    def encode(pictures: Pictures, what: str, before: int) -> dict[float, torch.Tensor]:
+    def encode(pictures: Pictures, stage: str, before: int) -> dict[float, torch.Tensor]:
         features = {}
         for done, (share, mixture) in enumerate(mixtures.items()):
-            background.tell(f"{what}: the model at {share:.0%}", (before + done) / 7)
+            background.tell(f"{stage}: the model at {share:.0%}", (before + done) / 7)
             features[share] = encode_images(mixture, pictures, progress=False)
         return features
 
@@ -167,7 +167,7 @@ def build_pocket(background: Background) -> Iterator[Tab]:
         things=facets.things_in(scenes),
         text_features=sets.text_features,
         facets=facets.query_facets(data.texts, sets.image_of_text, scenes),
-        # Of all five kinds of captions: every fifth or tenth would be of one.
+        # Every seventh, to have all five kinds of captions; every fifth or tenth is of one kind.
         references=encode_texts(clip, world.load_captioned("train").texts[::7]),
         examples=data.texts[::171],
     )
@@ -175,12 +175,12 @@ def build_pocket(background: Background) -> Iterator[Tab]:
     labelled = world.load_labelled("zero_shot").take_per_class(6)
     recalls = {
         share: retrieval_metrics(
-            each, sets.text_features, sets.image_of_text
+            vectors, sets.text_features, sets.image_of_text
         ).text_to_image.recall_at[1]
-        for share, each in features.items()
+        for share, vectors in features.items()
     }
-    named = encode(labelled.paths, "Embedding labelled pictures", 3)
-    playground = ZeroShotPlayground(clip, taught, labelled, named, recalls)
+    label_features = encode(labelled.paths, "Embedding labelled pictures", 3)
+    playground = ZeroShotPlayground(clip, taught, labelled, label_features, recalls)
     yield "Name", ["Type class names: what was forgotten, and what learned?"], playground
     background.tell("Looking at regions", 6 / 7)
     regions = extract_features(clip, detector, data, settings.regions)

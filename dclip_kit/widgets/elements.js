@@ -1,5 +1,5 @@
-// What every widget's page is made with; `read_page` puts it before each. Whatever a caption, a file
-// or a person says becomes a text node or an attribute, and never HTML.
+// Shared by all widgets' pages: `read_page` puts it before each script. Text from captions, files or
+// users becomes a text node or an attribute, never HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -19,8 +19,8 @@ function makeSvg(tag, attributes) {
   return element;
 }
 
-// The outermost element of a widget. JupyterLab takes Enter and letters for itself, but for elements
-// that say so, and arrow keys from sliders and choices, if they get so far.
+// The outermost element of a widget. JupyterLab handles Enter and letters itself, unless an element is
+// marked, and arrow keys of sliders and choices, unless their events are stopped.
 function makeRoot(name, ...children) {
   const keep = (event) => event.ctrlKey || event.metaKey || event.altKey || event.stopPropagation();
   const marks = { class: `dclip-widget ${name}`, "data-lm-suppress-shortcuts": "true" };
@@ -39,7 +39,7 @@ function followTraits(model, names, follow) {
   for (const name of names) model.on(`change:${name}`, follow);
 }
 
-// A slider over some values of a trait, which says its value in words.
+// A slider over values of a trait, which shows its value in words.
 function makeSlider(model, label, name, values, say) {
   const output = make("span", { class: "value" });
   const range = make("input", {
@@ -61,13 +61,13 @@ function makeSlider(model, label, name, values, say) {
   return make("label", {}, `${label} `, range, output);
 }
 
-// A JPEG that came as bytes, for an <img>.
+// A URL of JPEG bytes, for an <img>.
 function makeUrl(buffer, start = 0, size = buffer.byteLength) {
   const bytes = new Uint8Array(buffer.buffer ?? buffer, (buffer.byteOffset ?? 0) + start, size);
   return URL.createObjectURL(new Blob([bytes.slice()], { type: "image/jpeg" }));
 }
 
-// Lets a person choose a picture by a button in `place`, or drop one on `root`; it goes to Python.
+// Lets a user choose a picture by a button in `place`, or drop one on `root`, and sends it to Python.
 function takePictures(model, root, place, status, mostBytes) {
   const file = make("input", {
     type: "file",
@@ -98,7 +98,7 @@ function takePictures(model, root, place, status, mostBytes) {
   });
 }
 
-// A number of a picture, with buttons to go on and back.
+// An input for a picture's number, with buttons for the previous and the next one.
 function makeNumber(model, name, count, change) {
   const number = make("input", {
     type: "number",

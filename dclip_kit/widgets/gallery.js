@@ -1,8 +1,8 @@
 // The page's half of QueryGallery.
 
 function render({ model, el }) {
-  const told = model.get("_told"); // what does not change: names, shares, groups, what there is
-  let urls = new Map(); // of the thumbnails shown now, by picture
+  const constants = model.get("_told"); // names, shares, groups, available features
+  let urls = new Map(); // of the current thumbnails, by picture
 
   // Controls
 
@@ -10,7 +10,7 @@ function render({ model, el }) {
     type: "search",
     "aria-label": "words to search for",
     placeholder: "type, then press Enter",
-    list: `${told.id}-examples`,
+    list: `${constants.id}-examples`,
     onkeydown: (event) => {
       if (event.key === "Enter") ask();
       if (event.key === "Escape") query.value = model.get("query");
@@ -18,8 +18,8 @@ function render({ model, el }) {
   });
   const ask = () => set(model, { query: query.value, picture: -1 });
   const own = make("span");
-  const examples = make("datalist", { id: `${told.id}-examples` });
-  examples.append(...told.examples.map((text) => make("option", { value: text })));
+  const examples = make("datalist", { id: `${constants.id}-examples` });
+  examples.append(...constants.examples.map((text) => make("option", { value: text })));
   function checkbox(label, name) {
     const box = make("input", { type: "checkbox", onchange: () => set(model, { [name]: box.checked }) });
     followTraits(model, [name], () => (box.checked = model.get(name)));
@@ -47,12 +47,12 @@ function render({ model, el }) {
 
   const place = make("span", { class: "place" });
   const walk = make("div", { class: "row walk", role: "group", "aria-label": "captions whose picture is known" });
-  if (told.outcomes.length) {
+  if (constants.outcomes.length) {
     walk.append(
       "captions ",
-      choice("what fine-tuning did to them", "outcome", [["", told.outcomes]]),
+      choice("what fine-tuning did to them", "outcome", [["", constants.outcomes]]),
       " of ",
-      choice("kind of caption", "group", told.groups),
+      choice("kind of caption", "group", constants.groups),
       " ",
       make("button", { type: "button", class: "plain", "aria-label": "previous caption", onclick: () => step(-1) }, "‹"),
       place,
@@ -60,19 +60,19 @@ function render({ model, el }) {
     );
   }
   const settings = make("div", { class: "row" });
-  const numbers = Array.from({ length: told.most }, (_, i) => i + 1);
+  const numbers = Array.from({ length: constants.most }, (_, i) => i + 1);
   settings.append(
     makeSlider(model, "show", "top_k", numbers, (value) => `${value}`),
     makeSlider(
       model,
       "way from before to after",
       "share",
-      told.shares,
+      constants.shares,
       (value) => `${Math.round(100 * value)} %`,
     ),
   );
-  if (told.rescores) settings.append(checkbox("rescored (NNN)", "rescored"));
-  let waiting = false; // whether this view has requested something; there may be others
+  if (constants.rescores) settings.append(checkbox("rescored (NNN)", "rescored"));
+  let waiting = false; // whether this view has sent a request; there may be other views
   function request(message) {
     waiting = true;
     model.send(message);
@@ -83,10 +83,10 @@ function render({ model, el }) {
   const status = make("p", { role: "status", "aria-live": "polite" });
   const asked = make("div", { class: "asked" });
   const lists = Object.fromEntries(
-    ["before", "after"].map((row) => [row, make("ol", { "aria-labelledby": `${told.id}-${row}` })]),
+    ["before", "after"].map((row) => [row, make("ol", { "aria-labelledby": `${constants.id}-${row}` })]),
   );
   const titles = Object.fromEntries(
-    ["before", "after"].map((row) => [row, make("h4", { id: `${told.id}-${row}` })]),
+    ["before", "after"].map((row) => [row, make("h4", { id: `${constants.id}-${row}` })]),
   );
   const lines = makeSvg("svg", { "aria-hidden": "true", class: "lines" });
   const rows = make(
@@ -105,12 +105,12 @@ function render({ model, el }) {
       own,
       examples,
     ),
-    ...(told.outcomes.length ? [walk] : []),
+    ...(constants.outcomes.length ? [walk] : []),
     settings,
     make("div", { class: "said" }, asked, status),
     rows,
   );
-  if (told.takes_pictures) takePictures(model, root, own, status, told.most_bytes);
+  if (constants.takes_pictures) takePictures(model, root, own, status, constants.most_bytes);
 
   // A picture, opened
 
@@ -185,7 +185,7 @@ function render({ model, el }) {
     const had = document.activeElement?.closest?.(".hit") && root.contains(document.activeElement);
     showThumbnails();
     const results = model.get("results");
-    for (const [row, name] of [["before", told.names[0]], ["after", told.names[1]]]) {
+    for (const [row, name] of [["before", constants.names[0]], ["after", constants.names[1]]]) {
       const share = row === "after" ? `, ${Math.round(100 * model.get("share"))} %` : "";
       titles[row].textContent = `${row}: ${name}${share}`;
       lists[row].replaceChildren(...results[row].map((hit) => makeHit(hit, row)));
@@ -202,7 +202,7 @@ function render({ model, el }) {
     const frame = rows.getBoundingClientRect();
     if (!frame.width) return; // hidden, as while JupyterLab changes its theme
     lines.replaceChildren();
-    lines.setAttribute("width", 0); // else it would hold the rows' own size up
+    lines.setAttribute("width", 0); // otherwise it would keep the rows at their old size
     lines.setAttribute("height", 0);
     const find = (row) =>
       new Map([...lists[row].querySelectorAll(".hit")].map((hit) => [hit.dataset.picture, hit]));
@@ -227,12 +227,12 @@ function render({ model, el }) {
     lines.setAttribute("height", rows.scrollHeight);
   }
 
-  // A picture under the mouse, or with the focus: its boxes, and both of its places.
+  // Highlights a picture with the mouse or the focus in both rows, and shows its boxes.
   function light(picture, on) {
     for (const each of root.querySelectorAll(`[data-picture="${picture}"]`)) {
       each.classList.toggle("lit", on);
     }
-    if (on && told.has_boxes) {
+    if (on && constants.has_boxes) {
       if (model.get("_boxes")[picture]) showBoxes();
       else model.send({ kind: "boxes", picture });
     }
@@ -242,17 +242,17 @@ function render({ model, el }) {
     const boxes = model.get("_boxes");
     for (const hit of root.querySelectorAll(".hit.lit")) {
       const svg = hit.querySelector(".boxes");
-      const found = boxes[hit.dataset.picture];
-      if (!found || svg.childElementCount) continue;
-      const { width, height } = found;
+      const detections = boxes[hit.dataset.picture];
+      if (!detections || svg.childElementCount) continue;
+      const { width, height } = detections;
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-      for (const [left, top, right, bottom, label, color] of found.boxes) {
+      for (const [left, top, right, bottom, label, color] of detections.boxes) {
         const box = { x: left, y: top, width: right - left, height: bottom - top, stroke: color };
         const title = document.createElementNS(SVG, "title");
         title.textContent = label;
         svg.appendChild(makeSvg("rect", box)).append(title);
       }
-      hit.querySelector(".note").textContent ||= found.boxes.map((box) => box[4]).join(", ");
+      hit.querySelector(".note").textContent ||= detections.boxes.map((box) => box[4]).join(", ");
     }
   }
 

@@ -29,33 +29,33 @@ _SIDE = 160  # pixels of a thumbnail's longer side
 _LARGE = 1024  # the same, of a picture that is opened
 _MOST = 12  # pictures a row
 _ANY = "any"
-_OUTCOMES = {  # of a caption: whether its own picture comes first, before and after
+_OUTCOMES = {  # whether a caption's own picture comes first, before and after
     _ANY: "of any outcome",
     "won": "won: first only after",
     "lost": "lost: first only before",
     "both": "first before and after",
 }
-_ASKING = ("query", "picture", "top_k", "share", "rescored")
+_QUERY_TRAITS = ("query", "picture", "top_k", "share", "rescored")
 
 
 class QueryGallery(BeforeAfter):
     """Two rows of pictures, found by the untouched CLIP and by a mixture with the fine-tuned one.
 
-    Whatever is asked can be set here as well as in the page, and what is found be read and
-    observed: `gallery.query = "a red ball"`, then `gallery.results`.
+    Queries can be set in Python as well as in the page, and results can be read and observed:
+    `gallery.query = "a red ball"`, then `gallery.results`.
 
     Attributes:
-        query: the words that are asked with; empty where a picture asks.
-        picture: the number of the picture that is asked with; -1 where words ask.
-        top_k: how many pictures are shown.
-        share: how far the second model is mixed, from the untouched CLIP, 0, to the other, 1.
+        query: the words to search for; empty if a picture is the query.
+        picture: the number of the picture to search with; -1 if words are the query.
+        top_k: how many pictures to show.
+        share: of the fine-tuned model in the mixture: 0 is the untouched CLIP, 1 the other.
         rescored: whether both rows are rescored by nearest-neighbour normalisation.
         outcome, group: which captions to step through: won, lost or both, and of which kind.
-        position: which of these is asked, from 0; -1 for none.
-        matching: how many there are.
-        results: for before and after a list of what is found, each with its image, file, rank and
-            score, whether it is right, and a note.
-        message: what came out, in words.
+        position: the current one of these, from 0; -1 for none.
+        matching: their number.
+        results: for before and after a list of hits, each with its image, file, rank and score,
+            whether it is right, and a note.
+        message: the result in words.
     """
 
     _esm, _css = read_page("gallery")
@@ -69,10 +69,9 @@ class QueryGallery(BeforeAfter):
     position = traitlets.Int(-1).tag(sync=True)
     matching = traitlets.Int(0).tag(sync=True)
     results = traitlets.Dict().tag(sync=True)
-    _thumbnails = traitlets.Bytes().tag(sync=True)  # JPEGs, one behind the other
-    _sizes: traitlets.List[Any] = traitlets.List().tag(
-        sync=True
-    )  # of each: its picture, and how many bytes
+    _thumbnails = traitlets.Bytes().tag(sync=True)  # concatenated JPEGs
+    # Of each JPEG: its picture, and its number of bytes.
+    _sizes: traitlets.List[Any] = traitlets.List().tag(sync=True)
     _boxes = traitlets.Dict().tag(sync=True)
 
     def __init__(
@@ -93,38 +92,38 @@ class QueryGallery(BeforeAfter):
         """Searches for the first example.
 
         Args:
-            clip: the untouched one; its text tower is that of every mixture.
-            dataset: what is searched.
+            clip: the untouched one; all mixtures have its text tower.
+            dataset: the pictures to search.
             image_features: of its pictures, by share; 0 is the untouched CLIP.
-            fine_tuned: CLIP at the share 1, to ask with pictures that are not in the data set.
+            fine_tuned: CLIP at the share 1, for queries with pictures outside the data set.
             detector: for boxes.
-            things: what each picture shows, to tell which pictures resemble one asked with.
-            text_features: of the data set's captions, to step through what was won and lost.
-            facets: for each facet the group of each caption; as `query_facets` makes them.
-            references: of training captions, by which to rescore; see `rescore`.
+            things: the things in each picture, to say which pictures resemble the query picture.
+            text_features: of the data set's captions, to step through those won and lost.
+            facets: for each facet the group of each caption, from `query_facets`.
+            references: features of training captions, to rescore with; see `rescore`.
             examples: captions to suggest.
             names: of the two models.
 
         Raises:
-            ValueError: the untouched CLIP or any mixture is missing, or numbers of pictures differ.
+            ValueError: the untouched CLIP or all mixtures are missing, or picture counts differ.
         """
         super().__init__(clip, fine_tuned, dataset.paths, image_features, names)
         self._dataset, self._detector, self._things = dataset, detector, things or ()
         self._text_features, self._facets = text_features, facets or {}
-        # As queries are: without line breaks and double blanks.
-        self._captions = [{" ".join(each.split()) for each in own} for own in dataset.captions]
+        # Like queries, without line breaks and double spaces.
+        self._captions = [{" ".join(text.split()) for text in texts} for texts in dataset.captions]
         self._bias = {
             share: NNN.measure_bias(references, each)
             for share, each in self._features.items()
             if references is not None
         }
         self._root = os.path.commonpath([path.parent for path in dataset.paths])
-        self._done: tuple[Any, ...] = ()
+        self._last_inputs: tuple[Any, ...] = ()
         self._matches = [*range(len(dataset.texts))] if text_features is not None else []
-        self._first = lru_cache(None)(self._find_first)
+        self._is_first = lru_cache(None)(self._find_first)
         groups = [
-            [facet, [[f"{facet}: {group}", group] for group in dict.fromkeys(found)]]
-            for facet, found in self._facets.items()
+            [facet, [[f"{facet}: {group}", group] for group in dict.fromkeys(caption_groups)]]
+            for facet, caption_groups in self._facets.items()
         ]
         self._told = self._told | {
             "id": f"dclip-{self.model_id}",
@@ -139,44 +138,44 @@ class QueryGallery(BeforeAfter):
         self.matching = len(self._matches)
         self.query = examples[0] if examples else ""
         self.top_k = min(self.top_k, self._told["most"])
-        self.observe(self._ask, list(_ASKING))
+        self.observe(self._ask, list(_QUERY_TRAITS))
         self.observe(self._filter, ["outcome", "group"])
         self.observe(self._step, "position")
         self._search()
 
     @traitlets.validate("top_k", "rescored", "outcome", "group", "position")
     def _check(self, proposal: Any) -> Any:
-        known: dict[str, Any] = {
+        allowed: dict[str, Any] = {
             "top_k": range(1, self._told["most"] + 1),
             "rescored": [False, True] if self._bias else [False],
             "outcome": list(_OUTCOMES) if self._text_features is not None else [_ANY],
             "group": [value for _, options in self._told["groups"] for value, _ in options],
             "position": range(-1, len(self._matches)),
         }
-        return require_known(proposal, known[proposal["trait"].name])
+        return require_known(proposal, allowed[proposal["trait"].name])
 
-    # What is asked
+    # Queries
 
     def _ask(self, change: Any) -> None:
-        """Words, a picture of the data set and one from outside put each other out."""
+        """Searches; words, a picture of the data set and one from outside replace each other."""
         if change["name"] == "query" and self.query:
-            self._own = None
+            self._uploaded = None
             self.picture = -1
         elif change["name"] == "picture" and self._is_pictured():
-            self._own = self._own if self.picture < 0 else None
+            self._uploaded = self._uploaded if self.picture < 0 else None
             self.query = ""
         if change["name"] in ("share", "rescored") and self.outcome != _ANY:
             self._filter()
         self._search()
 
     def _is_pictured(self) -> bool:
-        """Whether a picture asks, and not words."""
-        return self.picture >= 0 or self._own is not None
+        """Whether the query is a picture, not words."""
+        return self.picture >= 0 or self._uploaded is not None
 
     def _filter(self, _: Any = None) -> None:
-        """Finds the captions of an outcome and a group, and asks with the first of them."""
-        before, after = (self._first(share, self.rescored) for share in (0.0, self.share))
-        chosen = {
+        """Finds the captions of an outcome and a group, and searches for the first of them."""
+        before, after = (self._is_first(share, self.rescored) for share in (0.0, self.share))
+        matches = {
             _ANY: torch.ones_like(before),
             "won": after & ~before,
             "lost": before & ~after,
@@ -184,18 +183,18 @@ class QueryGallery(BeforeAfter):
         }[self.outcome]
         if self.group != _ANY:
             facet, _, group = self.group.partition(": ")
-            chosen = chosen & torch.tensor([each == group for each in self._facets[facet]])
-        self._matches = chosen.nonzero().flatten().tolist()
+            matches = matches & torch.tensor([each == group for each in self._facets[facet]])
+        self._matches = matches.nonzero().flatten().tolist()
         with self.hold_sync():
             self.matching = len(self._matches)
             self.position = -1
             if self._matches:
                 self.position = 0
             else:
-                self.message = "No caption of this kind came out so; choose another kind."
+                self.message = "No caption of this kind has this outcome; choose another kind."
 
     def _find_first(self, share: float, rescored: bool) -> Bool[Tensor, "text"]:
-        """For each caption of the data set whether its own picture comes first."""
+        """Whether the own picture of each caption of the data set comes first."""
         queries, images = self._text_features, self._features[share]
         assert queries is not None
         if rescored:
@@ -207,7 +206,7 @@ class QueryGallery(BeforeAfter):
             self.query = self._dataset.texts[self._matches[self.position]]
 
     def _receive(self, _: object, content: Any, buffers: Sequence[Any]) -> None:
-        """Takes what the page sends beside its traits: what to box, to open or to ask with."""
+        """Handles the page's messages: a picture to box, to open or to search with, or a table."""
         kind, picture = content.get("kind"), content.get("picture")
         if kind == "table":
             self.send({"kind": "table", "text": self.to_csv()})
@@ -216,13 +215,13 @@ class QueryGallery(BeforeAfter):
         elif kind == "boxes":
             self._detect(picture)
         elif kind == "open":
-            opened = ImageOps.contain(open_picture(self._paths[picture], _LARGE), (_LARGE, _LARGE))
-            self.send({"kind": "opened", "file": self._name(picture)}, [encode_jpeg(opened)])
+            large = ImageOps.contain(open_picture(self._paths[picture], _LARGE), (_LARGE, _LARGE))
+            self.send({"kind": "opened", "file": self._name(picture)}, [encode_jpeg(large)])
 
-    # What is found
+    # Results
 
     def to_csv(self) -> str:
-        """What is found, as a table: query, row (before, after), rank, score and file."""
+        """The results as a CSV table: query, row (before, after), rank, score and file."""
         table = io.StringIO()
         rows = [
             [self.query, row, hit["rank"], hit["score"], hit["file"]]
@@ -234,53 +233,55 @@ class QueryGallery(BeforeAfter):
         return table.getvalue()
 
     def _search(self) -> None:
-        """Searches with what is asked, and sends what is found to the page, at once."""
-        asked = (*(getattr(self, name) for name in _ASKING), id(self._own))
-        if asked == self._done:
+        """Searches for the current query, and sends all results to the page at once."""
+        inputs = (*(getattr(self, name) for name in _QUERY_TRAITS), id(self._uploaded))
+        if inputs == self._last_inputs:
             return
-        self._done = asked
+        self._last_inputs = inputs
         text = " ".join(self.query.split())
         shares = {"before": 0.0, "after": self.share}
         if self._is_pictured():
-            results, said = self._search_picture(shares)
+            results, message = self._search_picture(shares)
         elif text:
-            results, said = self._search_words(text, shares)
+            results, message = self._search_words(text, shares)
         else:
             results = {row: [] for row in shares}
-            said = "Nothing to look for yet: type some words, then press Enter."
-        shown = dict.fromkeys(hit["image"] for row in results.values() for hit in row)
-        # A picture that has gone since is ranked and not seen.
-        thumbnails = {i: make_thumbnail(self._paths[i]) for i in shown if self._paths[i].is_file()}
+            message = "Nothing to look for yet: type some words, then press Enter."
+        images = dict.fromkeys(hit["image"] for row in results.values() for hit in row)
+        # A picture whose file is gone is ranked but not shown.
+        thumbnails = {i: make_thumbnail(self._paths[i]) for i in images if self._paths[i].is_file()}
         if self._is_pictured():
             thumbnails[-1] = shrink(self._open())
         with self.hold_sync():
-            self._sizes = [[image, len(each)] for image, each in thumbnails.items()]
+            self._sizes = [[image, len(jpeg)] for image, jpeg in thumbnails.items()]
             self._thumbnails = b"".join(thumbnails.values())
-            self.message = said
+            self.message = message
             self.results = results
 
     def _search_words(self, text: str, shares: Mapping[str, float]) -> tuple[dict[str, Any], str]:
         vector = encode_texts(self._clip, [text])[0]
         scores = {row: self._features[share] @ vector for row, share in shares.items()}
         if self.rescored:
-            scores = {row: each - self._bias[shares[row]] for row, each in scores.items()}
-        right = [image for image, own in enumerate(self._captions) if text in own]
-        said = "Nobody has said which picture is right: judge for yourself."
+            scores = {row: values - self._bias[shares[row]] for row, values in scores.items()}
+        right = [image for image, captions in enumerate(self._captions) if text in captions]
+        message = "Nobody has said which picture is right: judge for yourself."
         if right:
             answers = torch.zeros(2, len(self._dataset), dtype=torch.bool)
             answers[:, right] = True
             before, after = ranks(torch.stack([*scores.values()]), answers).tolist()
-            said = (
+            message = (
                 f"The right picture: rank {before:,g} before, rank {after:,g} after, of "
                 f"{len(self._dataset):,}."
             )
         if count_truncated([text], self._clip.tokenizer):
-            said += " It is longer than what CLIP reads; the rest of it counts for nothing."
-        return {row: self._list_hits(each, right) for row, each in scores.items()}, said
+            message += " It is longer than what CLIP reads; the rest of it counts for nothing."
+        return {row: self._list_hits(values, right) for row, values in scores.items()}, message
 
     def _search_picture(self, shares: Mapping[str, float]) -> tuple[dict[str, Any], str]:
-        """By each model's own vector of the picture; scores as they are, since references are
-        captions."""
+        """Searches with each model's own vector of the picture.
+
+        Scores are not rescored, since references are captions.
+        """
         results = {
             row: self._list_hits(self._features[share] @ self._embed(share))
             for row, share in shares.items()
@@ -298,10 +299,10 @@ class QueryGallery(BeforeAfter):
     def _list_hits(
         self, scores: Float[Tensor, "image"], right: Sequence[int] = ()
     ) -> list[dict[str, Any]]:
-        """The best pictures, the one that is asked with left out; of equal ones, the first."""
+        """The best pictures without the query picture; of equal ones, the first."""
         order = scores.sort(descending=True, stable=True).indices[: self.top_k + 1].tolist()
         best = [image for image in order if image != self.picture][: self.top_k]
-        asked = self._things[self.picture] if self._things and self.picture >= 0 else frozenset()
+        things = self._things[self.picture] if self._things and self.picture >= 0 else frozenset()
         return [
             {
                 "image": image,
@@ -309,7 +310,7 @@ class QueryGallery(BeforeAfter):
                 "rank": rank,
                 "score": round(float(scores[image]), 4),
                 "right": image in right,
-                "note": ", ".join(sorted(asked & self._things[image])) if asked else "",
+                "note": ", ".join(sorted(things & self._things[image])) if things else "",
             }
             for rank, image in enumerate(best, start=1)
         ]
@@ -317,43 +318,45 @@ class QueryGallery(BeforeAfter):
     # Pictures
 
     def _name(self, image: int) -> str:
-        """A picture's file, as seen from the folder that has all of them."""
+        """A picture's file, relative to the folder that has all of them."""
         return self._paths[image].relative_to(self._root).as_posix()
 
     def _detect(self, image: int) -> None:
         if self._detector is None or str(image) in self._boxes:
             return
         picture = open_picture(self._paths[image])
-        found = self._detector.detect([picture], progress=False).regions[0]
+        regions = self._detector.detect([picture], progress=False).regions[0]
         rows = zip(
-            found.xyxy.tolist(),
-            found.label,
-            found.confidence.tolist(),
-            label_colors(found.label),
+            regions.xyxy.tolist(),
+            regions.label,
+            regions.confidence.tolist(),
+            label_colors(regions.label),
             strict=True,
         )
-        boxes = [[*box, f"{label} {sure:.2f}", color] for box, label, sure, color in rows]
+        boxes = [[*box, f"{label} {score:.2f}", color] for box, label, score, color in rows]
         self._boxes = self._boxes | {
             str(image): {"width": picture.width, "height": picture.height, "boxes": boxes}
         }
 
     def _draw_still(self) -> tuple[bytes, str]:
-        """Both rows, one below the other, under a line that says what is asked."""
+        """Both rows, one below the other, under a line with the query."""
         hits = [hit for row in self.results.values() for hit in row]
         pictures = [open_picture(self._paths[hit["image"]], _SIDE) for hit in hits]
-        ringed = [number for number, hit in enumerate(hits) if hit["right"]]
-        sheet = tile_pictures(pictures, max(len(hits) // 2, 1), 128, ringed)
+        right_hits = [number for number, hit in enumerate(hits) if hit["right"]]
+        sheet = tile_pictures(pictures, max(len(hits) // 2, 1), 128, right_hits)
         sheet = ImageOps.expand(sheet, (0, 22, 0, 0), "white")
-        asked = f"“{self.query}”" if self.query else "asked with a picture"
-        text = "{}: {} above, {} below".format(asked, *self._told["names"])
+        query = f"“{self.query}”" if self.query else "asked with a picture"
+        text = "{}: {} above, {} below".format(query, *self._told["names"])
         ImageDraw.Draw(sheet).text((4, 3), text, fill="black", font=ImageFont.load_default(14))
-        said = f"QueryGallery: “{self.query}” among {len(self._dataset):,} pictures. {self.message}"
-        return encode_jpeg(sheet), said
+        alt_text = (
+            f"QueryGallery: “{self.query}” among {len(self._dataset):,} pictures. {self.message}"
+        )
+        return encode_jpeg(sheet), alt_text
 
 
 @lru_cache(4096)
 def make_thumbnail(path: Path) -> bytes:
-    """A picture's file as a small JPEG."""
+    """A small JPEG of a picture file."""
     return shrink(open_picture(path, _SIDE))
 
 

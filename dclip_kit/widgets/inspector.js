@@ -1,6 +1,6 @@
 // The page's half of RegionInspector.
 
-// What each column of bars says, and its greatest value; null: the greatest in the column.
+// The title of each column of bars, and its greatest value.
 const COLUMNS = {
   area: ["area", 1],
   confidence: ["confidence", 1],
@@ -12,7 +12,7 @@ const COLUMNS = {
 const KINDS = { own: "its own", another: "another picture's", blank: "a blank one" };
 
 function render({ model, el }) {
-  const told = model.get("_told");
+  const constants = model.get("_told");
   const group = `regions-${Math.random().toString(36).slice(2)}`;
   let url = "";
 
@@ -49,7 +49,7 @@ function render({ model, el }) {
     make(
       "div",
       { class: "row" },
-      ...makeNumber(model, "picture", told.pictures, (picture) => set(model, { picture, caption: 0 })),
+      ...makeNumber(model, "picture", constants.pictures, (picture) => set(model, { picture, caption: 0 })),
       caption,
     ),
     make("div", { class: "row", role: "radiogroup", "aria-label": "regions" }, "regions: ", ...kinds),
@@ -127,7 +127,7 @@ function render({ model, el }) {
     for (const event of ["mouseleave", "blur"]) element.addEventListener(event, () => light(null));
   }
 
-  // A word lights the regions that it looks at, and a region the words that it looks at.
+  // Highlights the regions that a word attends to, or the words that a region attends to.
   function lightFrom(kind, index) {
     const seen = model.get("seen");
     const looks = kind === "token" ? seen.token_to_region[index] : seen.region_to_token[index];

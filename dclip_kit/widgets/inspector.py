@@ -1,4 +1,4 @@
-"""One picture, its regions and a caption: what weighs, and where both teachers look."""
+"""One picture, its regions and a caption: region weights, and where both teachers look."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ from dclip_kit.training import apply_region_teacher, choose_lenders
 from dclip_kit.widgets.page import PictureWidget, read_page
 
 _SIDE = 320  # pixels of the picture's longer side
-_ASKING = ("picture", "caption", "regions", "area", "confidence", "similarity")
+_INPUT_TRAITS = ("picture", "caption", "regions", "area", "confidence", "similarity")
 
 
 class RegionInspector(PictureWidget):
@@ -34,13 +34,13 @@ class RegionInspector(PictureWidget):
 
     Attributes:
         picture, caption: numbers of the picture, and of the caption among its own.
-        regions: whose are shown to the teachers: "own", "another" picture's, or "blank", a plain
-            gray one.
+        regions: whose regions the teachers see: the picture's "own", "another" picture's, or those
+            of a "blank", plain gray one.
         area, confidence, similarity: the power of each factor of the regions' weights; 1 is
             DCLIP's, 0 leaves it out.
-        seen: what follows: tokens; for each region its factors, weight, and what both teachers
-            make of it; attention both ways; ranks of the caption among all pictures' first ones,
-            by CLIP's own vector of the picture and by each teacher's.
+        seen: the results: tokens; for each region its factors, weight, and share with both
+            teachers; attention both ways; ranks of the caption among all pictures' first ones, by
+            CLIP's own vector of the picture and by each teacher's.
         message: the ranks in words.
     """
 
@@ -69,14 +69,14 @@ class RegionInspector(PictureWidget):
         """Begins with a picture and a caption.
 
         Args:
-            clip: the frozen one, that the features are of.
-            dataset: with captions, that the features are of.
-            features: what neither teacher was trained on.
+            clip: the frozen one that made the features.
+            dataset: captioned pictures, whose features these are.
+            features: of pictures that neither teacher was trained on.
             names: of the detector's classes.
             teacher: the paper's, which reads captions.
-            region_teacher: which reads none.
-            picture: its number.
-            caption: its number among the picture's.
+            region_teacher: the one that reads no captions.
+            picture: number of the first picture.
+            caption: its number among the picture's captions.
 
         Raises:
             ValueError: features and data differ in length, or a picture has no caption.
@@ -90,25 +90,25 @@ class RegionInspector(PictureWidget):
         self._paths = dataset.paths
         self._names, self._teacher, self._region_teacher = names, teacher, region_teacher
         self._texts = [(features.image_of_text == i).nonzero()[:, 0] for i in range(len(dataset))]
-        if not all(len(each) for each in self._texts):
+        if not all(len(texts) for texts in self._texts):
             raise ValueError("Expected pictures with captions, got some without; leave them out.")
         self._lender = choose_lenders(len(dataset)).tolist()
-        self._candidates = features.text[torch.stack([each[0] for each in self._texts])]
+        self._candidates = features.text[torch.stack([texts[0] for texts in self._texts])]
         self._gray = encode_images(clip, [Image.new("RGB", (64, 64), (128, 128, 128))])
         super().__init__(picture=picture, caption=caption, _told={"pictures": len(dataset)})
-        self.observe(self._look, list(_ASKING))
-        self._look(None)
+        self.observe(self._update, list(_INPUT_TRAITS))
+        self._update(None)
 
-    def _look(self, _: Any) -> None:
-        """Computes what follows, and sends it to the page at once."""
+    def _update(self, _: Any) -> None:
+        """Computes the results, and sends them to the page at once."""
         with self.hold_sync():
             captions = self._texts[self.picture].tolist()
             if not 0 <= self.caption < len(captions):
                 self.caption = 0
-                return  # which looks again
-            self.seen, shown = self._inspect(captions[self.caption])
-            self._shown = encode_jpeg(shown)
-            ranks = ", ".join(f"{who} {rank:,}" for who, rank in self.seen["ranks"].items())
+                return  # the change triggers another call
+            self.seen, image = self._inspect(captions[self.caption])
+            self._shown = encode_jpeg(image)
+            ranks = ", ".join(f"{name} {rank:,}" for name, rank in self.seen["ranks"].items())
             self.message = f"Rank of the caption among {len(self._dataset):,}: {ranks}."
 
     @torch.no_grad()
@@ -118,22 +118,22 @@ class RegionInspector(PictureWidget):
         picture = open_picture(self._paths[source])
         if self.regions == "blank":
             picture = Image.new("RGB", picture.size, (128, 128, 128))
-            found, vectors = Regions.whole_image(picture.size), self._gray
+            regions, vectors = Regions.whole_image(picture.size), self._gray
         else:
-            found, vectors = stored_regions(self._features, source, self._names)
+            regions, vectors = stored_regions(self._features, source, self._names)
         caption, tokens = self._dataset.texts[text], self._features.tokens_of(torch.tensor([text]))
-        captioned = beside_caption(self._clip, caption, *tokens, found, vectors)
+        captioned = beside_caption(self._clip, caption, *tokens, regions, vectors)
         weights = reweight_regions(captioned, self.area, self.confidence, self.similarity)
         output = attend(self._teacher, captioned, weights)
-        shown: Any = "none" if self.regions == "blank" else self.regions
-        free, attention = apply_region_teacher(
+        region_source: Any = "none" if self.regions == "blank" else self.regions
+        region_embedding, attention = apply_region_teacher(
             self._region_teacher.eval(),
             self._features,
             torch.tensor([image]),
-            RegionTeacherSettings(regions=shown),
+            RegionTeacherSettings(regions=region_source),
         )
-        # What regions receive; the first item is the whole picture.
-        looks = attention[0, :, 1 : 1 + len(found)].sum(0).cpu()
+        # Attention that regions receive; the first item is the whole picture.
+        received = attention[0, :, 1 : 1 + len(regions)].sum(0).cpu()
         candidates = self._candidates.clone()
         candidates[image] = self._features.text[text]
 
@@ -142,37 +142,37 @@ class RegionInspector(PictureWidget):
             return 1 + int((scores > scores[image]).sum())
 
         columns = {
-            "area": found.area,
-            "confidence": found.confidence,
+            "area": regions.area,
+            "confidence": regions.confidence,
             "similarity": captioned.similarity,
             "weight": weights,
             "teacher": output.region_pooling[0],
-            "region teacher": looks / looks.sum().clamp(min=1e-9),
+            "region teacher": received / received.sum().clamp(min=1e-9),
         }
         seen = {
-            "captions": [self._dataset.texts[each] for each in self._texts[image].tolist()],
+            "captions": [self._dataset.texts[index] for index in self._texts[image].tolist()],
             "tokens": list(captioned.tokens),
             "size": list(picture.size),
-            "labels": list(found.label),
-            "colors": label_colors(found.label),
-            "boxes": found.xyxy.tolist(),
-            "columns": {name: _round(each) for name, each in columns.items()},
+            "labels": list(regions.label),
+            "colors": label_colors(regions.label),
+            "boxes": regions.xyxy.tolist(),
+            "columns": {name: _round(values) for name, values in columns.items()},
             "region_to_token": _round(output.region_to_token[0]),
             "token_to_region": _round(output.token_to_region[0]),
             "ranks": {
                 "CLIP": rank(self._features.image[image]),
                 "the paper's teacher": rank(output.embedding[0].cpu()),
-                "the region teacher": rank(free[0].cpu()),
+                "the region teacher": rank(region_embedding[0].cpu()),
             },
         }
         return seen, picture
 
     def _draw_still(self) -> tuple[bytes, str]:
-        found, _ = stored_regions(self._features, self.picture, self._names)
-        picture = draw_boxes(open_picture(self._paths[self.picture]), found, side=_SIDE)
+        regions, _ = stored_regions(self._features, self.picture, self._names)
+        picture = draw_boxes(open_picture(self._paths[self.picture]), regions, side=_SIDE)
         caption = self.seen["captions"][self.caption]
-        said = f"RegionInspector: “{caption}” beside picture {self.picture}. {self.message}"
-        return encode_jpeg(picture), said
+        alt_text = f"RegionInspector: “{caption}” beside picture {self.picture}. {self.message}"
+        return encode_jpeg(picture), alt_text
 
 
 def _round(values: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""What goes on while the page stays its reader's: work in a thread, and figures that change."""
+"""Work in a background thread that keeps the page responsive, and figures that update."""
 
 import asyncio
 import threading
@@ -14,16 +14,16 @@ from dclip_kit.training import History
 
 
 class Stopped(Exception):
-    """Ends work between two of its steps; whoever raises it keeps what is done."""
+    """Ends work between two steps; finished steps are kept."""
 
 
 class Background:
-    """Work in a thread of its own: how far it is, a button that stops it, one that goes on.
+    """Work in a thread of its own, with its progress and buttons to stop and resume.
 
     Attributes:
-        box: what to show.
-        message: how far it is, in words.
-        finished: whether all of it is done.
+        box: the widget to show.
+        message: the progress in words.
+        finished: whether all work is done.
     """
 
     def __init__(self, work: Callable[["Background"], None]) -> None:
@@ -45,7 +45,7 @@ class Background:
         self.box = ipywidgets.HBox([self._stop, self._resume, self._bar, self.message])
 
     def start(self) -> None:
-        """Begins, or goes on; nothing happens where it is running."""
+        """Starts or resumes the work; does nothing while it is running."""
         if self._thread is None or not self._thread.is_alive():
             self._asked_to_stop.clear()
             self._error = None
@@ -54,18 +54,18 @@ class Background:
             self._thread.start()
 
     def stop(self) -> None:
-        """Asks the work to stop after this step."""
+        """Asks the work to stop after the current step."""
         self._asked_to_stop.set()
 
     def tell(self, said: str, share: float | None = None) -> None:
-        """What the work says between two of its steps.
+        """Reports the progress between two steps.
 
         Args:
-            said: how far it is, in words.
-            share: of it that is done, for a bar.
+            said: the progress in words.
+            share: of the work that is done, for a bar.
 
         Raises:
-            Stopped: somebody has asked for it.
+            Stopped: `stop` has been called.
         """
         self.message.value = said
         self._bar.value = share or 0.0
@@ -74,12 +74,12 @@ class Background:
             raise Stopped
 
     async def wait(self) -> bool:
-        """Waits until the work has ended; interrupting it stops the work, too.
+        """Waits until the work has ended; interrupting the wait stops the work too.
 
-        A cell that awaits lets the page's buttons be heard, which one that blocks does not.
+        The page's buttons work while a cell awaits, but not while it blocks.
 
         Returns:
-            Whether it is finished: it was begun, and not stopped.
+            Whether it is finished: it was started, and not stopped.
 
         Raises:
             Exception: whatever the work raised.
@@ -97,24 +97,24 @@ class Background:
     def _run(self) -> None:
         try:
             self._work(self)
-            self.finished, said = True, "Finished."
+            self.finished, message = True, "Finished."
         except Stopped:
-            said = f"Stopped. {self.message.value}"
+            message = f"Stopped. {self.message.value}"
         except Exception as error:
-            self._error, said = error, f"Failed: {error}"
-        self.message.value = said
+            self._error, message = error, f"Failed: {error}"
+        self.message.value = message
         self._bar.layout.display = "none"
         self._stop.disabled, self._resume.disabled = True, self.finished
 
 
 class LiveRun:
-    """Trainings in a thread of their own: curves that grow, a button that stops, one that goes on.
+    """Trainings in a thread of their own, with live curves and buttons to stop and resume.
 
-    Other cells can run meanwhile. A training that is stopped has left a checkpoint of all its steps
-    so far; one that goes on makes the steps that it would have made.
+    Other cells can run meanwhile. A stopped training leaves a checkpoint of all its steps so far; a
+    resumed one makes the steps that it would have made without the stop.
 
     Attributes:
-        histories: a row of figures an epoch, by training.
+        histories: by training, a row of figures for each epoch.
         results: what each finished training returned.
     """
 
@@ -126,10 +126,10 @@ class LiveRun:
         """Nothing runs before `start`.
 
         Args:
-            trainings: by name, one after another; each is called with `on_epoch` and `on_step`, as
-                `train_arm` and `distill` take them, and goes on from its checkpoint if it is called
-                again.
-            untouched: figures of the model that all begin from, such as val_recall_at_1, for the
+            trainings: by name, run one after another; each is called with `on_epoch` and
+                `on_step`, as `train_arm` and `distill` take them, and resumes from its checkpoint
+                if it is called again.
+            untouched: figures of the model that all start from, such as val_recall_at_1, for the
                 curves' points at epoch 0.
         """
         self.histories: dict[str, History] = {}
@@ -137,15 +137,15 @@ class LiveRun:
         self._trainings = dict(trainings)
         self._begin: History = [{"epoch": 0, **untouched}] if untouched else []
         self._background = Background(self._train)
-        self._figure: Any = None  # where it stands on the page
+        self._figure: Any = None  # its display on the page
 
     def start(self) -> None:
-        """Trains what is not finished yet; the first time it shows itself, too."""
+        """Runs the trainings that are not finished; the first call also displays the buttons."""
         if self._figure is None:
-            said = "Buttons that stop the training and go on with it: run the notebook to use them."
-            display(self._background.box._repr_mimebundle_() | {"text/plain": said}, raw=True)
-            # A bundle, as a plotly figure would display itself anew every time. Stored in the
-            # notebook it is the final picture, and needs no kernel to be seen.
+            text = "Buttons that stop the training and go on with it: run the notebook to use them."
+            display(self._background.box._repr_mimebundle_() | {"text/plain": text}, raw=True)
+            # A bundle, since a plotly figure would create a new display each time. The notebook
+            # stores the final figure, which needs no kernel.
             figure = new_figure(230, ["no epoch is done yet"])
             self._figure = display(figure._repr_mimebundle_(), raw=True, display_id=True)
         self._background.start()
@@ -157,7 +157,7 @@ class LiveRun:
             What each of them returned, by name.
 
         Raises:
-            RuntimeError: it was stopped, or has not been started.
+            RuntimeError: the trainings were stopped, or have not been started.
             Exception: whatever a training raised.
         """
         if not await self._background.wait():
@@ -165,7 +165,7 @@ class LiveRun:
                 f"Expected all of {', '.join(self._trainings)} to be finished, got "
                 f"{', '.join(self.results) or 'none'}; press Resume, then run this cell again."
             )
-        self._draw()  # by this cell, so that the figure is stored as it is now
+        self._draw()  # from this cell, so that it stores the current figure
         return self.results
 
     def _train(self, background: Background) -> None:
@@ -186,6 +186,6 @@ class LiveRun:
         if self.histories and self._figure:
             panels = "loss", "val_recall_at_1", "val_retention"
             figure = plots.plot_history(self.histories, panels)
-            # JupyterLab's renderer of plotly keeps a figure until another kind replaces it.
+            # JupyterLab's plotly renderer keeps a figure until another kind of output replaces it.
             self._figure.update({"text/plain": "…"}, raw=True)
             self._figure.update(figure._repr_mimebundle_(), raw=True)

@@ -1,4 +1,4 @@
-"""What widgets share: their pages' files, numbered pictures, and two models side by side."""
+"""Shared parts of widgets: page files, numbered pictures, and two models side by side."""
 
 import base64
 import tempfile
@@ -19,11 +19,11 @@ from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate, same_text_tower
 from dclip_kit.search.index import unit_vectors
 
-MOST_BYTES = 20 << 20  # of a picture that somebody gives
+MOST_BYTES = 20 << 20  # of an uploaded picture
 
 
 def read_page(name: str) -> tuple[str, str]:
-    """A widget's script and styles, each behind those that all widgets share."""
+    """A widget's script and styles, each after those that all widgets share."""
     folder = resources.files(__package__)
     script, styles = (
         "\n".join(folder.joinpath(f"{part}.{ending}").read_text("utf-8") for part in parts)
@@ -33,13 +33,13 @@ def read_page(name: str) -> tuple[str, str]:
 
 
 def open_given(picture: bytes | Path | str) -> Image.Image:
-    """Reads a picture that somebody gave.
+    """Reads a picture that a user gave.
 
     Args:
-        picture: its file, or what is in it.
+        picture: its file, or the file's content.
 
     Raises:
-        ValueError: it is too large, or no picture.
+        ValueError: it is too large, or not a picture.
     """
     content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
     if len(content) > MOST_BYTES:
@@ -54,7 +54,7 @@ def open_given(picture: bytes | Path | str) -> Image.Image:
 
 
 def require_known(proposal: Any, known: Collection[Any]) -> Any:
-    """A trait's new value, if it is among the known ones.
+    """Returns a trait's new value if it is one of the known values.
 
     Raises:
         TraitError: it is not.
@@ -70,13 +70,13 @@ class PictureWidget(anywidget.AnyWidget):
     """A widget over numbered pictures.
 
     Attributes:
-        picture: the number of the one that is looked at.
-        message: what came out, in words.
+        picture: the number of the current picture.
+        message: the result in words.
     """
 
     picture = traitlets.Int(0).tag(sync=True)
     message = traitlets.Unicode().tag(sync=True)
-    _told = traitlets.Dict().tag(sync=True)  # what does not change
+    _told = traitlets.Dict().tag(sync=True)  # constants for the page
     _paths: Sequence[Path]
 
     @traitlets.validate("picture")
@@ -84,12 +84,12 @@ class PictureWidget(anywidget.AnyWidget):
         return require_known(proposal, range(-1, len(self._paths)))
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The widget; a picture and a sentence for readers who have no kernel."""
+        """The widget, with a picture and a sentence for readers without a kernel."""
         data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
-        jpeg, said = self._draw_still()
+        jpeg, alt_text = self._draw_still()
         return data | {
             "image/jpeg": base64.b64encode(jpeg).decode("ascii"),
-            "text/plain": said,
+            "text/plain": alt_text,
         }, metadata
 
     def _draw_still(self) -> tuple[bytes, str]:
@@ -97,11 +97,11 @@ class PictureWidget(anywidget.AnyWidget):
 
 
 class BeforeAfter(PictureWidget):
-    """Asks the untouched CLIP and a mixture with the fine-tuned one.
+    """Queries the untouched CLIP and a mixture with the fine-tuned one.
 
     Attributes:
-        picture: -1 where one is looked at that somebody gave, or none.
-        share: how far the second model is mixed, from the untouched CLIP, 0, to the other, 1.
+        picture: -1 for a picture that a user gave, or none.
+        share: of the fine-tuned model in the mixture: 0 is the untouched CLIP, 1 the other.
     """
 
     share = traitlets.Float(1.0).tag(sync=True)
@@ -114,25 +114,25 @@ class BeforeAfter(PictureWidget):
         image_features: Mapping[float, Float[Tensor, "image embed"]],
         names: tuple[str, str],
     ) -> None:
-        """Asks nothing yet.
+        """Sets up the models, without a query.
 
         Args:
             clip: the untouched one.
-            fine_tuned: CLIP at the share 1, for pictures that somebody gives.
+            fine_tuned: CLIP at the share 1, for pictures that users give.
             paths: of the numbered pictures.
             image_features: of these, by share; 0 is the untouched CLIP.
             names: of the two models.
 
         Raises:
-            ValueError: the untouched CLIP or any mixture is missing, numbers of pictures differ, or
-                the text tower was trained too, so that one vector of a query cannot serve both.
+            ValueError: the untouched CLIP or every mixture is missing, numbers of pictures differ,
+                or the text tower was trained too, so that one query vector cannot serve both.
         """
         if fine_tuned and not same_text_tower(clip, fine_tuned):
             raise ValueError(
                 "Expected a fine-tuned CLIP with the text tower of the untouched one, got another "
                 "text tower; take an arm of another recipe."
             )
-        sizes = {len(paths), *(len(each) for each in image_features.values())}
+        sizes = {len(paths), *(len(features) for features in image_features.values())}
         if len(sizes) > 1 or 0 not in image_features or len(image_features) < 2:
             raise ValueError(
                 f"Expected features of {len(paths)} pictures for the share 0 and another, got "
@@ -142,7 +142,7 @@ class BeforeAfter(PictureWidget):
         self._features = {
             share: unit_vectors(image_features[share]) for share in sorted(image_features)
         }
-        self._own: Image.Image | None = None  # that somebody gave
+        self._uploaded: Image.Image | None = None  # given by a user
         super().__init__(
             share=max(self._features),
             _told={"names": [*names], "shares": [*self._features], "most_bytes": MOST_BYTES},
@@ -154,26 +154,26 @@ class BeforeAfter(PictureWidget):
         return require_known(proposal, self._features)
 
     def ask_with(self, picture: bytes | Path | str) -> None:
-        """Asks with a picture that is not one of the numbered ones.
+        """Queries with a picture that is not one of the numbered ones.
 
         Args:
-            picture: its file, or what is in it.
+            picture: its file, or the file's content.
 
         Raises:
-            ValueError: it is too large or no picture, or there is no model to encode it.
+            ValueError: it is too large or not a picture, or there is no model to encode it.
         """
         if self._fine_tuned is None:
             raise ValueError("Expected a fine-tuned CLIP to encode the picture, got none; give it.")
-        self._own = open_given(picture)
+        self._uploaded = open_given(picture)
         self.picture = -1
         self._ask({"name": "picture"})
 
     def _ask(self, change: Any) -> None:
-        """Asks both models anew, since a trait has changed."""
+        """Queries both models again after a trait has changed."""
         raise NotImplementedError
 
     def _receive(self, _: object, content: Any, buffers: Sequence[Any]) -> None:
-        """Takes what the page sends beside its traits: a picture to ask with."""
+        """Handles the page's messages: a picture to query with."""
         if content.get("kind") == "picture" and buffers:
             try:
                 self.ask_with(bytes(buffers[0]))
@@ -181,13 +181,13 @@ class BeforeAfter(PictureWidget):
                 self.message = "That is no picture that can be read; take another."
 
     def _open(self) -> Image.Image:
-        """The picture that is asked with."""
-        if self.picture < 0 and self._own is not None:
-            return self._own
+        """The query picture."""
+        if self.picture < 0 and self._uploaded is not None:
+            return self._uploaded
         return open_picture(self._paths[self.picture])
 
     def _embed(self, share: float) -> Float[Tensor, "embed"]:
-        """Its vector from the model of a share."""
+        """The query picture's vector from the mixture of a share."""
         if self.picture >= 0:
             return self._features[share][self.picture]
         assert self._fine_tuned

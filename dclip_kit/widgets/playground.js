@@ -1,9 +1,9 @@
 // The page's half of ZeroShotPlayground.
 
-const MOST = 8; // classes that are listed as forgotten, and as learned
+const MOST = 8; // classes to list as forgotten, and as learned
 
 function render({ model, el }) {
-  const told = model.get("_told");
+  const constants = model.get("_told");
   let url = "";
   const percent = (share) => `${Math.round(100 * share)} %`;
 
@@ -38,9 +38,9 @@ function render({ model, el }) {
     make(
       "div",
       { class: "row" },
-      ...makeNumber(model, "picture", told.pictures, (picture) => set(model, { picture })),
+      ...makeNumber(model, "picture", constants.pictures, (picture) => set(model, { picture })),
       own,
-      makeSlider(model, "way from before to after", "share", told.shares, percent),
+      makeSlider(model, "way from before to after", "share", constants.shares, percent),
     ),
     make(
       "div",
@@ -52,13 +52,13 @@ function render({ model, el }) {
     status,
     changed,
   );
-  takePictures(model, root, own, status, told.most_bytes);
+  takePictures(model, root, own, status, constants.most_bytes);
 
   function show() {
     const answers = model.get("answers");
     ["before", "after"].forEach((row, i) => {
       const share = row === "after" ? `, ${percent(model.get("share"))}` : "";
-      titles[row].textContent = `${row}: ${told.names[i]}${share}`;
+      titles[row].textContent = `${row}: ${constants.names[i]}${share}`;
       lists[row].replaceChildren(
         ...answers[row].map(([name, probability]) =>
           make(
@@ -73,28 +73,28 @@ function render({ model, el }) {
     status.textContent = model.get("message");
   }
 
-  // Two scales, since to forget a tenth is much, and to gain a tenth is little.
+  // Two scales, since forgetting a tenth is much, and gaining a tenth is little.
   function drawCurve() {
     const share = model.get("share");
-    const gains = told.curve.map((point) => point.gain);
-    const kept = told.curve.map((point) => point.retention);
+    const gains = constants.curve.map((point) => point.gain);
+    const kept = constants.curve.map((point) => point.retention);
     const [low, high] = [Math.min(0, ...gains), Math.max(0.05, ...gains)];
     const [least, most] = [Math.min(0.95, ...kept), Math.max(1, ...kept)];
     const x = (value) => 40 + (180 * (value - least)) / (most - least);
     const y = (value) => 130 - (110 * (value - low)) / (high - low);
-    const path = told.curve.map((point) => `${x(point.retention)},${y(point.gain)}`).join(" ");
+    const path = constants.curve.map((point) => `${x(point.retention)},${y(point.gain)}`).join(" ");
     const write = (text, at) => {
       const label = makeSvg("text", at);
       label.textContent = text;
       return label;
     };
-    const now = told.curve.find((point) => point.share === share);
+    const now = constants.curve.find((point) => point.share === share);
     const said = `gain ${percent(now.gain)}, kept ${percent(now.retention)}`;
     figure.setAttribute("aria-label", said);
     figure.replaceChildren(
       makeSvg("line", { x1: 40, y1: y(0), x2: 225, y2: y(0), class: "axis" }),
       makeSvg("polyline", { points: path }),
-      ...told.curve.map((point) =>
+      ...constants.curve.map((point) =>
         makeSvg("circle", {
           cx: x(point.retention),
           cy: y(point.gain),

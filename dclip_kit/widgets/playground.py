@@ -1,4 +1,4 @@
-"""Naming pictures by hand: what fine-tuning has forgotten, and what it has learned."""
+"""Naming pictures by hand: what fine-tuning has forgotten and learned."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,15 +24,15 @@ _ANSWERS = 6
 
 
 class ZeroShotPlayground(BeforeAfter):
-    """Two models name a picture, out of classes that somebody types.
+    """Two models name a picture, choosing among classes that a user types.
 
     Attributes:
         classes: to choose among.
-        picture: the number of the labelled picture; -1 for one that somebody gave.
-        share: how far the second model is mixed, from the untouched CLIP, 0, to the other, 1.
+        picture: the number of the labelled picture; -1 for one that a user gave.
+        share: of the fine-tuned model in the mixture: 0 is the untouched CLIP, 1 the other.
         answers: for before and after the most probable classes, each with its probability.
-        changes: the labelled classes that are named more or less often after than before, the most
-            forgotten first, each with both accuracies and a picture for which the answer changed.
+        changes: the labelled classes whose accuracy changed, the most forgotten first, each with
+            both accuracies and a picture for which the answer changed.
         message: both answers in words.
     """
 
@@ -57,23 +57,23 @@ class ZeroShotPlayground(BeforeAfter):
         """Names the first picture.
 
         Args:
-            clip: the untouched one; its text tower is that of every mixture.
+            clip: the untouched one; all mixtures have its text tower.
             fine_tuned: CLIP at the share 1.
-            labelled: pictures with classes, by which forgetting is measured.
+            labelled: pictures with classes, to measure forgetting on.
             image_features: of these pictures, by share; 0 is the untouched CLIP.
-            recalls: text→image Recall@1 by each share, for what forgetting is paid for.
-            classes: to begin with; left out, those of the labelled pictures.
-            templates: that classes are put into.
+            recalls: text→image Recall@1 of each share, the gain to weigh against forgetting.
+            classes: at the start; by default those of the labelled pictures.
+            templates: prompts for the classes.
             names: of the two models.
 
         Raises:
-            ValueError: the untouched CLIP or any mixture is missing, or numbers of pictures differ.
+            ValueError: the untouched CLIP or all mixtures are missing, or picture counts differ.
         """
         super().__init__(clip, fine_tuned, labelled.paths, image_features, names)
-        self._known = known = prepare_zero_shot(clip, labelled, read=False, templates=templates)
+        self._task = task = prepare_zero_shot(clip, labelled, read=False, templates=templates)
         self._correct = {
-            share: (each @ known.class_features.T).argmax(1) == known.labels
-            for share, each in self._features.items()
+            share: (features @ task.class_features.T).argmax(1) == task.labels
+            for share, features in self._features.items()
         }
         accuracy = {share: float(each.float().mean()) for share, each in self._correct.items()}
         curve = [
@@ -85,49 +85,51 @@ class ZeroShotPlayground(BeforeAfter):
             for share in self._features
         ]
         self._told = self._told | {"curve": curve, "pictures": len(labelled.paths)}
-        self.classes = list(classes or known.class_names)
+        self.classes = list(classes or task.class_names)
         self.observe(self._ask, ["classes", "picture", "share"])
         self._ask({"name": "picture"})
 
     @traitlets.validate("classes")
     def _check_classes(self, proposal: Any) -> Any:
-        classes = [" ".join(each.split()) for each in proposal["value"] if each.strip()]
+        classes = [" ".join(name.split()) for name in proposal["value"] if name.strip()]
         if not classes:
             raise traitlets.TraitError("Expected at least one class, got none; type a name.")
         return classes
 
     def _ask(self, change: Any) -> None:
-        """Asks both models, and sends what they say to the page at once."""
-        if self.picture == -1 and self._own is None:
+        """Queries both models, and sends their answers to the page at once."""
+        if self.picture == -1 and self._uploaded is None:
             self.picture = 0
-            return  # which asks again
-        texts = encode_classes(self._clip, self.classes, self._known.templates)
+            return  # the change triggers another call
+        texts = encode_classes(self._clip, self.classes, self._task.templates)
         answers = {}
         for row, share in (("before", 0.0), ("after", self.share)):
             scores = float(self._clip.model.logit_scale.exp()) * (texts @ self._embed(share))
             best = scores.softmax(0).topk(min(_ANSWERS, len(texts)))
-            found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            answers[row] = [[self.classes[i], round(each, 4)] for i, each in found]
-        said = f"Before: {answers['before'][0][0]}. After: {answers['after'][0][0]}."
+            names = [self.classes[index] for index in best.indices.tolist()]
+            probabilities = [round(value, 4) for value in best.values.tolist()]
+            answers[row] = [list(pair) for pair in zip(names, probabilities, strict=True)]
+        message = f"Before: {answers['before'][0][0]}. After: {answers['after'][0][0]}."
         if self.picture >= 0:
-            label = self._known.class_names[int(self._known.labels[self.picture])]
-            said += f" It is labelled {label}."
+            label = self._task.class_names[int(self._task.labels[self.picture])]
+            message += f" It is labelled {label}."
         with self.hold_sync():
             if change["name"] == "picture":
                 self._shown = encode_jpeg(ImageOps.contain(self._open(), (_SIDE, _SIDE)))
-            self.answers, self.message = answers, said
+            self.answers, self.message = answers, message
             self.changes = self._compare()
 
     def _compare(self) -> list[dict[str, Any]]:
         before, after = self._correct[0.0], self._correct[self.share]
         rows = []
-        for label, name in enumerate(self._known.class_names):
-            own = (self._known.labels == label).nonzero()[:, 0]
-            old, new = (float(each[own].float().mean()) for each in (before, after))
-            if len(own) and old != new:
-                moved = own[(before[own] > after[own]) if old > new else (after[own] > before[own])]
+        for label, name in enumerate(self._task.class_names):
+            images = (self._task.labels == label).nonzero()[:, 0]
+            old, new = (float(correct[images].float().mean()) for correct in (before, after))
+            if len(images) and old != new:
+                lost, won = before[images] > after[images], after[images] > before[images]
+                changed = images[lost if old > new else won]
                 row = {"name": name, "before": round(old, 4), "after": round(new, 4)}
-                rows.append(row | {"picture": int(moved[0])})
+                rows.append(row | {"picture": int(changed[0])})
         return sorted(rows, key=lambda row: row["after"] - row["before"])
 
     def _draw_still(self) -> tuple[bytes, str]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import reprlib
 from pathlib import Path
 
 import pytest
@@ -156,8 +157,8 @@ def test_rows_without_a_known_split_are_broken_where_others_have_one(images) -> 
     assert result.unusable == {
         "f:1": f"expected a split ({words}), got 'holdout'",
         "f:4": f"expected a split ({words}), got 7",
-        "f:2": f"expected a split ({words}) as other rows have, got none",
-        "f:3": f"expected a split ({words}) as other rows have, got none",
+        "f:2": f"expected a split ({words}), as other rows have, got none",
+        "f:3": f"expected a split ({words}), as other rows have, got none",
     }
 
 
@@ -169,9 +170,7 @@ def test_a_picture_of_two_splits_is_left_out_and_named(images) -> None:
     result = gather(found, images, "all", "mine")
     assert result.dataset.paths == (images / "deep/b.png",)
     assert list(result.unusable) == ["f:3"]
-    assert re.search(
-        r"one split a picture, got train \(f:1\) and test for 'a.png'", result.unusable["f:3"]
-    )
+    assert re.search(r"got train \(f:1\) and test for 'a.png'", result.unusable["f:3"])
 
 
 def test_no_row_with_a_split_is_no_split(images) -> None:
@@ -333,7 +332,7 @@ def test_a_split_can_be_read_alone(tmp_path) -> None:
         dataset = read_captioned(folder, split=split).dataset
         assert (len(dataset), dataset.split) == (count, split)
     for split in ("test", "mine"):
-        with pytest.raises(ValueError, match=rf"of mine are of \(train, val\).*got '{split}'"):
+        with pytest.raises(ValueError, match=rf"of mine \(train, val\).*got '{split}'; .*--split"):
             read_captioned(folder, split=split)
     (folder / "val/a.png").unlink()
     (folder / "val/a.txt").unlink()
@@ -401,7 +400,7 @@ def test_a_caption_of_which_a_tokenizer_reads_nothing_is_named(silent, clip, tmp
     result = gather(found, tmp_path, "val", "mine")
     assert result.dataset.texts == ["a dog", "..."]
     assert list(result.unusable) == ["f:1", "f:2"]
-    assert all("tokenizer reads nothing" in why for why in result.unusable.values())
+    assert all(f"got {reprlib.repr(silent.strip())}" in why for why in result.unusable.values())
     encode_tokens(clip, result.dataset.texts)
 
 

@@ -111,8 +111,8 @@ def test_select_keeps_the_given_order_and_all_else() -> None:
     ("captions", "says"),
     [
         ((("one",),), "captions for each of 3 pictures, got 1;"),
-        (("one", "two", "three"), "got a single text; wrap each in a tuple"),
-        ("abc", "got a single text"),
+        (("one", "two", "three"), "got a text; wrap each in a tuple"),
+        ("abc", "got a text"),
         ((("one",), ("two", " \n"), ("",)), r"empty one at b.jpg \(and 1 more pictures\)"),
     ],
 )
@@ -157,5 +157,5 @@ def test_a_few_pictures_of_each_class_keep_their_order_and_labels() -> None:
     assert few.paths == tuple(paths[i] for i in (0, 1, 2, 4)) and few.labels == (1, 0, 1, 0)
     assert (few.class_names, few.in_domain, few.source) == (("cat", "dog"), (True, False), "mine")
     assert data.take_per_class(9) == data
-    with pytest.raises(ValueError, match="at least one picture a class, got 0"):
+    with pytest.raises(ValueError, match=r"at least one picture .* got 0"):
         data.take_per_class(0)

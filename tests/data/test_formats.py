@@ -70,10 +70,11 @@ def test_only_newlines_part_captions(tmp_path) -> None:
 
 
 def test_every_reader_is_tried() -> None:
-    assert set(READERS) == {*FILES, "shards", "manifest"} and set(FORMATS) == {*FILES, "shards"}
+    told = {*FILES, "shards", "datasets"}  # the last has tests of its own
+    assert set(FORMATS) == told and set(READERS) == told | {"manifest"}
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [*FILES, "shards"])
 def test_a_folder_of_each_format_is_recognised_and_read(tmp_path, monkeypatch, format) -> None:
     if format == "shards":
         monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
@@ -114,7 +115,7 @@ def test_the_formats_of_a_folder_are_all_named_with_their_files(tmp_path) -> Non
 
 
 def test_what_is_not_recognised_lists_the_known_formats(tmp_path) -> None:
-    known = "csv, jsonl, files, karpathy, coco, flickr, conceptual, shards"
+    known = "csv, jsonl, files, karpathy, coco, flickr, conceptual, shards, datasets"
     assert ", ".join(FORMATS) == known
     with pytest.raises(ValueError, match=r"found none that is recognised; say .*--format") as error:
         read_captioned(tmp_path)

@@ -206,7 +206,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(opened, tmp_path, m
     monkeypatch.setattr(pictures, "cache_path", (tmp_path / "file").joinpath)  # no folder
     Image.new("RGB", (8, 8), "red").save(tmp_path / "1.png")
     for _ in range(2):
-        with pytest.warns(UserWarning, match="looked at again each time.*DCLIP_CACHE"):
+        with pytest.warns(UserWarning, match=f"again each time.*{tmp_path}.*DCLIP_CACHE"):
             (seen,) = scan_pictures([tmp_path / "1.png"])
         assert seen.pixels and not seen.problem
     assert len(opened) == 2

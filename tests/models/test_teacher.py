@@ -200,8 +200,8 @@ def test_training_mode_drops_nothing(pairs) -> None:
 @pytest.mark.parametrize(
     ("name", "index", "value", "says"),
     [
-        ("region_mask", 1, False, r"real region an image, got none in \[1\]"),
-        ("token_mask", 2, False, r"real token an image, got none in \[2\]"),
+        ("region_mask", 1, False, r"real region .* got none in \[1\]; give"),
+        ("token_mask", 2, False, r"real token .* got none in \[2\]; give"),
         ("region_features", (0, 0, 0), math.nan, "finite region features"),
         ("token_features", (1, 4, 7), math.inf, "finite token features"),
     ],

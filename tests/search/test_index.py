@@ -67,7 +67,7 @@ def test_a_picture_does_not_count_as_its_own_neighbour() -> None:
         ({"query": torch.tensor([1.0, float("nan")])}, "finite"),
         ({"top_k": 0}, "top_k from 1.*got 0"),
         ({"leave_out": [0, 1, 2, 3]}, "something to find, got 0"),
-        ({"image_features": torch.full((3, 2), float("inf"))}, "3 of them not so"),
+        ({"image_features": torch.full((3, 2), float("inf"))}, "3 of them not finite"),
     ],
 )
 def test_a_search_that_cannot_be_says_why(change, says) -> None:
@@ -251,8 +251,12 @@ def test_a_crash_while_writing_loses_nothing(change, cut_off, index, monkeypatch
         ("append", (["e", "a"], torch.ones(2, 2)), "got 2 vectors and 2 names, 1 of them new"),
         ("append", ([], torch.ones(0, 2)), "one vector or more, got 0"),
         ("append", (["e"], torch.ones(1, 3)), "vectors of 2 numbers.*got 1 of 3"),
-        ("append", (["e"], torch.tensor([[1, float("nan")]])), "1 of them not so"),
-        ("append", (["e", "f"], torch.tensor([[1, float("inf")], [0.0, 0]])), "2 of them not so"),
+        ("append", (["e"], torch.tensor([[1, float("nan")]])), "1 of them not finite"),
+        (
+            "append",
+            (["e", "f"], torch.tensor([[1, float("inf")], [0.0, 0]])),
+            "2 of them not finite",
+        ),
         ("search", (torch.ones(1, 3),), "vectors of 2 numbers.*got 1 of 3"),
         ("search", (torch.tensor([[1, float("nan")]]),), "finite vectors"),
         ("search", (torch.zeros(1, 2),), "not all zeros"),

@@ -943,7 +943,7 @@ def test_train_teacher_refuses_features_that_are_not_finite(name, features) -> N
                 settings=replace(STUDENT, train_text=True, uncaptioned_batch=2),
                 uncaptioned=PictureTargets(given["pictures"], given["features"].image),
             ),
-            "no uncaptioned pictures where captions are drawn to the teacher",
+            "no uncaptioned pictures, .*got some; set uncaptioned_batch=0",
         ),
         (lambda given: given["features"].text.fill_(math.nan), "finite"),
         (lambda given: given.update(settings=replace(STUDENT, learning_rate=1e30)), "finite"),
@@ -959,7 +959,7 @@ def test_distill_refuses_bad_input(change, says, clip, pixels, features, targets
 
 @pytest.mark.parametrize("pictures", [0, 6])
 def test_rehearsal_needs_one_feature_for_each_picture(pictures, rehearsal) -> None:
-    says = f"one at least, got {pictures} pictures and 7 features"
+    says = f"got {pictures} pictures and 7 features; give"
     with pytest.raises(ValueError, match=says):
         PictureTargets(rehearsal.pictures[:pictures], rehearsal.features)
 

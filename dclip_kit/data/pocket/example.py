@@ -1,6 +1,6 @@
-"""A folder as people have them: pocket scenes with a captions.csv, and a flaw of each common kind.
+"""An example of a user's own folder: pocket scenes, a captions.csv, and one of each common flaw.
 
-For a first walk with pictures of one's own, by somebody who has none at hand.
+For trying out the kit on a folder of pictures without having one.
 """
 
 import csv
@@ -14,26 +14,27 @@ from dclip_kit.data.pocket.scenes import render_scene
 from dclip_kit.data.pocket.world import make_scene
 from dclip_kit.runtime.files import write_atomically
 
-_CUT, _SPEECHLESS, _TWIN, _TURNED = 7, 8, 9, 10  # which scene has which flaw
+_CUT, _SPEECHLESS, _TWIN, _TURNED = 7, 8, 9, 10  # the scenes that have flaws
 _SHRUNKEN = range(11, 31)
 
 
 def write_example(folder: Path, pictures: int = 400) -> Path:
-    """Writes captioned pictures of pocket scenes, unless they are there already.
+    """Writes captioned pictures of pocket scenes, unless they exist already.
 
-    One file is cut off in the middle; one caption is empty; one row names a picture that is not
-    there; one picture lies there twice under two names; one is stored on its side, with the EXIF
-    entry that says so; and twenty lie there once more at half the size.
+    One file is cut off in the middle; one caption is empty; one row names a missing picture; one
+    picture exists twice under two names; one is stored on its side, with the EXIF entry that says
+    so; and twenty exist once more at half the size.
 
     Args:
         folder: to write captions.csv and the pictures into.
-        pictures: how many scenes, without the copies; at least 31, as the 31st is the last flaw.
+        pictures: how many scenes, without the copies; at least 31, as the 31st is the last with a
+            flaw.
 
     Returns:
         The folder.
     """
-    made = [make_scene("train", index) for index in range(pictures)]
-    captions = [list(texts) for _, texts in made]
+    scenes = [make_scene("train", index) for index in range(pictures)]
+    captions = [list(texts) for _, texts in scenes]
     captions[_SPEECHLESS][0] = " "
     scene_of = {f"scene_{index:03d}.jpg": index for index in range(pictures)} | {"twin.jpg": _TWIN}
     scene_of |= {f"small_{index:03d}.jpg": index for index in _SHRUNKEN}
@@ -44,18 +45,18 @@ def write_example(folder: Path, pictures: int = 400) -> Path:
     ]
     table = io.StringIO()
     csv.writer(table).writerows(rows)
-    listed = table.getvalue().encode()
-    place = folder / "captions.csv"  # written last: where it is, all is
-    if place.is_file() and place.read_bytes() == listed:
+    csv_bytes = table.getvalue().encode()
+    table_path = folder / "captions.csv"  # written last: if it exists, everything does
+    if table_path.is_file() and table_path.read_bytes() == csv_bytes:
         return folder
     for name, index in tqdm(scene_of.items(), desc="drawing the example", delay=2):
-        picture = render_scene(made[index][0])
+        picture = render_scene(scenes[index][0])
         if name.startswith("small"):
             picture = ImageOps.scale(picture, 0.5)
         content = _encode(picture, turned=index == _TURNED)
-        whole = len(content) // 2 if index == _CUT else len(content)
-        write_atomically(folder / name, content[:whole])
-    write_atomically(place, listed)
+        length = len(content) // 2 if index == _CUT else len(content)
+        write_atomically(folder / name, content[:length])
+    write_atomically(table_path, csv_bytes)
     return folder
 
 

@@ -1,6 +1,6 @@
-"""What captions ask for, in words: to see for which of them search gets better.
+"""Facets of captions, by what they ask for: to see for which of them search gets better.
 
-Where the scenes behind the pictures are known (the pocket's are), their objects are facets too.
+Where the scenes behind the pictures are known (as for the pocket data), objects give facets too.
 """
 
 import re
@@ -13,8 +13,7 @@ from dclip_kit.data.pocket.captions import read_caption
 from dclip_kit.data.pocket.scenes import SIZES, Scene
 from dclip_kit.data.pocket.sprites import load_nouns
 
-# Words for where things are. A place "on the left side" is said of one thing; "to the left of"
-# relates two.
+# Words for where things are: "on the left side" places one thing, "to the left of" relates two.
 _WORDS = {
     "one thing’s place": re.compile(
         r"\b(on the (left|right) side|at the (top|bottom)|in the middle)\b"
@@ -31,7 +30,7 @@ FACETS = {
 
 
 def relation_words(caption: str) -> str:
-    """Which words for where things are a caption has: one of the facet's groups, the first."""
+    """The first group of the facet "words for where things are" that fits a caption."""
     return next((group for group, words in _WORDS.items() if words.search(caption)), "none")
 
 
@@ -45,20 +44,20 @@ def query_facets(
     Args:
         texts: captions.
         image_of_text: each caption's picture.
-        scenes: what is in each picture; None where nobody knows, which leaves only the facet that
-            the captions' words decide.
+        scenes: what is in each picture; None if unknown, which leaves only the facet that depends
+            on the captions' words.
     """
     words = {"words for where things are": [relation_words(text) for text in texts]}
     if scenes is None:
         return words
-    owners, smallest = image_of_text.tolist(), []
-    for text, owner in zip(texts, owners, strict=True):
-        named = {mention.noun for mention in read_caption(text).mentions}
-        sizes = {thing.size for thing in scenes[owner].objects if thing.noun in named}
+    indices, smallest = image_of_text.tolist(), []
+    for text, index in zip(texts, indices, strict=True):
+        named_nouns = {mention.noun for mention in read_caption(text).mentions}
+        sizes = {thing.size for thing in scenes[index].objects if thing.noun in named_nouns}
         smallest.append(next(size for size in SIZES if size in sizes))
-    counts = FACETS["objects in the picture"]
-    number = [counts[len(scenes[owner].objects) - 1] for owner in owners]
-    return {"objects in the picture": number, "smallest object named": smallest, **words}
+    count_names = FACETS["objects in the picture"]
+    object_counts = [count_names[len(scenes[index].objects) - 1] for index in indices]
+    return {"objects in the picture": object_counts, "smallest object named": smallest, **words}
 
 
 def things_in(scenes: Sequence[Scene]) -> list[frozenset[str]]:
