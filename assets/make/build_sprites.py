@@ -1,7 +1,7 @@
 """Builds assets/sprites/*.webp from free packages: `python -m assets.make.build_sprites`.
 
 Needs npm and apt-get (to fetch the packages by name) and `pip install dclip-kit[pocket]`
-(resvg, to draw SVG). The result is committed, so only somebody who changes the nouns runs this.
+(resvg, to draw SVG). The result is committed, so this is needed only after a change of the nouns.
 """
 
 import io
@@ -32,14 +32,14 @@ def fetch(folder: Path) -> dict[str, Path]:
     """Downloads and unpacks the packages; returns the root of each style's pictures."""
     roots = {}
     for style, package in PACKAGES.items():
-        packed = subprocess.run(
+        result = subprocess.run(
             ["npm", "pack", "--silent", package],
             cwd=folder,
             check=True,
             capture_output=True,
             text=True,
         )
-        with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
+        with tarfile.open(folder / result.stdout.split()[-1]) as archive:
             archive.extractall(folder / style, filter="data")
         roots[style] = folder / style / "package"
     subprocess.run(["apt-get", "download", PHOTO_PACKAGE], cwd=folder, check=True)
@@ -50,7 +50,7 @@ def fetch(folder: Path) -> dict[str, Path]:
 
 
 def draw_svg(svg: str) -> Image.Image:
-    """Rasterises at twice the tile's side, so that the later trim and resize stay sharp."""
+    """Rasterises at twice the tile's side, so that trimming and resizing keep it sharp."""
     import resvg_py
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=2 * TILE, height=2 * TILE)
@@ -58,7 +58,7 @@ def draw_svg(svg: str) -> Image.Image:
 
 
 def drawers(roots: dict[str, Path]) -> dict[str, Callable[[Noun], Image.Image]]:
-    """How each drawn style turns a noun's code point into a picture."""
+    """For each drawn style, a function that turns a noun's code point into a picture."""
     icons = json.loads((roots["noto"] / "icons.json").read_text())["icons"]
     icon_of = json.loads((roots["noto"] / "chars.json").read_text())
 
@@ -88,7 +88,7 @@ def drawers(roots: dict[str, Path]) -> dict[str, Callable[[Noun], Image.Image]]:
 def fit_tile(picture: Image.Image) -> Image.Image:
     """Trims transparent borders and centres the picture on one atlas tile."""
     picture = picture.convert("RGBA")
-    # Faint shadows would widen the box beyond what a person calls the object.
+    # Faint shadows would widen the box beyond the visible object.
     box = picture.getchannel("A").point(lambda alpha: 255 * (alpha > 24)).getbbox()
     picture = picture.crop(box)
     scale = TILE / max(picture.size)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from dclip_kit.plots import plot_frontiers
 from dclip_kit.runtime.files import asset_path, write_atomically
 
-# Those that README's first paragraph speaks of; `07_does_it_help` draws all.
+# The arms in README's first paragraph; `07_does_it_help` draws all.
 SHOWN = (
     *("contrastive_rehearsal", "dclip", "official_code", "whole_picture_taught", "region_taught"),
     *("contrastive_rehearsal_text", "region_taught_text"),
@@ -19,11 +19,11 @@ def draw_gains(study: Path) -> go.Figure:
     """Gain in text→image Recall@1 over clip against zero-shot accuracy kept, for arms of `SHOWN`.
 
     Args:
-        study: its result, as `assets.make.run_study` writes it.
+        study: the path of its result, written by `assets.make.run_study`.
     """
-    found = json.loads(study.read_text(encoding="utf-8"))
-    arms = {name: found["arms"][name] for name in ("clip", *SHOWN)}
-    figure = plot_frontiers(found | {"arms": arms})
+    result = json.loads(study.read_text(encoding="utf-8"))
+    arms = {name: result["arms"][name] for name in ("clip", *SHOWN)}
+    figure = plot_frontiers(result | {"arms": arms})
     figure.update_layout(width=720, height=460, font_size=14)
     return figure.update_yaxes(title="gain over clip, text→image Recall@1")
 

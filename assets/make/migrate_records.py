@@ -1,7 +1,7 @@
-"""Brings studies' records to today's settings: `python -m assets.make.migrate_records [STUDIES]`.
+"""Updates studies' records to today's settings: `python -m assets.make.migrate_records [STUDIES]`.
 
-Whoever takes a setting out of dclip_kit.config adds it to `REMOVED` and runs this once. It changes
-nothing that was measured.
+After removing a setting from dclip_kit.config, add it to `REMOVED` and run this once. It changes no
+measured figure.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Any
 from dclip_kit.features.store import digest_record
 from dclip_kit.runtime.files import asset_path, read_record, write_record
 
-# By part and name, with the value that all trainings have had since.
+# By part and name, with the value that all later trainings have used.
 REMOVED = {
     ("student", "hard_negatives"): False,
     ("student", "soup"): 1,
@@ -20,16 +20,16 @@ REMOVED = {
 
 
 def migrate_records(folder: Path) -> list[Path]:
-    """Drops removed settings from the records of studies, and digests what remains anew.
+    """Drops removed settings from the records of studies, and renews the settings' digests.
 
-    A record with another value than `REMOVED` says keeps all its settings, since they tell what
-    that training was; its arm has the recipe "recorded" in the study.
+    A record whose value differs from `REMOVED` keeps all its settings, since they describe that
+    training; its arm has the recipe "recorded" in the study.
 
     Args:
-        folder: the studies, with the records of each in a folder of its own.
+        folder: of the studies, with a folder of records for each.
 
     Returns:
-        The files that were rewritten; those with today's settings are left as they are.
+        The rewritten files; those with today's settings are left unchanged.
     """
     changed = []
     for path in sorted(folder.glob("*/*.json")):
@@ -50,7 +50,7 @@ def _drop_removed(settings: dict[str, Any]) -> dict[str, Any]:
         return settings
     return settings | {
         "profile": {
-            part: {name: x for name, x in value.items() if (part, name) not in REMOVED}
+            part: {name: setting for name, setting in value.items() if (part, name) not in REMOVED}
             if isinstance(value, dict)
             else value
             for part, value in profile.items()

@@ -1,4 +1,4 @@
-"""What is done to whole notebooks: `python -m assets.make.notebook_files COMMAND FILE`."""
+"""Processes whole notebooks: `python -m assets.make.notebook_files COMMAND FILE`."""
 
 import argparse
 import base64
@@ -16,23 +16,23 @@ from dclip_kit.runtime.files import write_atomically
 
 # Plotly's own format for JupyterLab, and a PNG (drawn by kaleido's Chromium) for code hosts.
 STORED_FIGURES = "plotly_mimetype+png"
-# Of no use without a running kernel: a reader would see an error where the text beside it helps.
+# Useless without a running kernel: readers would see an error instead of the widget's text.
 LIVE_WIDGET = "application/vnd.jupyter.widget-view+json"
 LARGE = 1_000_000  # characters
 BINDER = "https://mybinder.org"
-# Where there is a variable whose name begins so, tqdm.auto draws bars of text, which live on in a
-# stored notebook, and not widgets, which leave a bar that never gets to its end.
+# If an environment variable's name begins like this, tqdm.auto draws text bars, which a stored
+# notebook keeps, instead of widgets, which would be stored as bars that never reach their end.
 TEXT_BARS = {"SPYDER_TEXT_BARS": "1"}
 
 
 def refresh(path: Path) -> None:
     """Executes a notebook in its own folder and replaces it by the result.
 
-    What differs at every run, timings and progress bars, is not kept; of widgets, only their text
-    is. If a cell fails, the notebook stays as it was.
+    Timings and progress bars, which differ at every run, are dropped; of widgets, only their text
+    is kept. If a cell fails, the notebook stays unchanged.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: A cell failed.
+        nbclient.exceptions.CellExecutionError: a cell failed.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -51,8 +51,10 @@ def refresh(path: Path) -> None:
     drop_widgets(notebook)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":  # bars go, and what the browser that draws figures logs
-            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+        if (
+            cell.cell_type == "code"
+        ):  # drops progress bars, and logs of the browser that draws figures
+            cell.outputs = [item for item in cell.outputs if item.get("name") != "stderr"]
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output["data"]["image/png"] = shrink_png(output["data"]["image/png"])
@@ -60,7 +62,7 @@ def refresh(path: Path) -> None:
 
 
 def drop_widgets(notebook: Any) -> None:
-    """Takes widgets and their state out of a notebook; what they say in plain text stays."""
+    """Removes widgets and their state from a notebook; their plain text stays."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -69,7 +71,7 @@ def drop_widgets(notebook: Any) -> None:
 
 
 def make_static(path: Path) -> None:
-    """Replaces a notebook that was run elsewhere by one for readers without a kernel."""
+    """Replaces a notebook that was run elsewhere by a version for readers without a kernel."""
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
@@ -79,30 +81,30 @@ def make_static(path: Path) -> None:
 
 
 def drop_repeats(notebook: Any) -> None:
-    """Keeps one of equal large pieces of HTML: plotly's script, 5 MB each time it is stored."""
+    """Keeps only the first of equal large outputs in HTML: plotly's script, 5 MB each time."""
     seen: set[str] = set()
     for cell in notebook.cells:
-        kept = []
+        outputs = []
         for output in cell.get("outputs", []):
             html = output.get("data", {}).get("text/html", "")
             if len(html) < LARGE or html not in seen:
-                kept.append(output)
+                outputs.append(output)
             seen.add(html)
         if cell.cell_type == "code":
-            cell.outputs = kept
+            cell.outputs = outputs
 
 
 def put_badge(path: Path, repository: str) -> None:
-    """Puts Binder's badge below the title of a notebook or a Markdown page, or renews it.
+    """Adds or renews Binder's badge below the title of a notebook or a Markdown page.
 
-    A notebook's opens that notebook; a page has two, for the quickstart and for the app.
+    A notebook's badge opens that notebook; a page gets two, for the quickstart and for the app.
 
     Args:
-        path: in the repository's `notebooks/`, or a page at its top.
+        path: of a notebook in the repository's `notebooks/`, or of a page in its root.
         repository: "owner/name" on GitHub.
 
     Raises:
-        ValueError: the repository is not named so, or the text does not begin with a title.
+        ValueError: the repository has another form, or the text does not begin with a title.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"Expected a repository on GitHub as owner/name, got {repository!r}.")
@@ -115,12 +117,12 @@ def put_badge(path: Path, repository: str) -> None:
         raise ValueError(f"Expected a title at the top of {path}, got {title[:40]!r}.")
     if rest.startswith("[![Binder]("):
         rest = rest.partition("\n\n")[2]
-    places = [f"lab/tree/notebooks/{path.name if notebook else '00_quickstart.ipynb'}"]
+    targets = [f"lab/tree/notebooks/{path.name if notebook else '00_quickstart.ipynb'}"]
     if not notebook:
-        places.append("voila/render/dclip_kit/widgets/app.ipynb")
+        targets.append("voila/render/dclip_kit/widgets/app.ipynb")
     badges = [
-        f"[![{name}]({BINDER}/badge_logo.svg)]({BINDER}/v2/gh/{repository}/HEAD?urlpath={place})"
-        for name, place in zip(("Binder", "The app"), places, strict=False)
+        f"[![{name}]({BINDER}/badge_logo.svg)]({BINDER}/v2/gh/{repository}/HEAD?urlpath={target})"
+        for name, target in zip(("Binder", "The app"), targets, strict=False)
     ]
     page = f"{title}\n\n{' '.join(badges)}\n\n{rest}"
     if notebook:
@@ -130,7 +132,7 @@ def put_badge(path: Path, repository: str) -> None:
 
 
 def shrink_png(encoded: str) -> str:
-    """Redraws a PNG (base64) in 128 colours: a quarter of the size, and hardly to be told apart."""
+    """Redraws a PNG (base64) in 128 colours: a quarter of the size, and hardly distinguishable."""
     picture = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
     small = io.BytesIO()
     picture.quantize(128, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)

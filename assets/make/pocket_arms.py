@@ -1,7 +1,7 @@
-"""Brings trained arms of a study into assets/: `python -m assets.make.pocket_arms WORK`.
+"""Copies trained arms of a study into assets/: `python -m assets.make.pocket_arms WORK`.
 
-WORK is the folder in which `python -m assets.make.run_study assets/studies/pocket_table.toml --work
-WORK` trained; the arms and both teachers are those of seed 0.
+WORK is the folder of `python -m assets.make.run_study assets/studies/pocket_table.toml --work
+WORK`; the arms and both teachers are those of seed 0.
 """
 
 import shutil
@@ -15,41 +15,44 @@ from dclip_kit.models.teacher import kind_of, load_teacher, save_teacher
 from dclip_kit.runtime.files import asset_path
 
 ARMS = ("contrastive_rehearsal", "dclip", "region_taught")
-TAUGHT = {"dclip": "teacher", "region_taught": "region_teacher"}  # those whose teachers are kept
+TAUGHT = {
+    "dclip": "teacher",
+    "region_taught": "region_teacher",
+}  # the arms whose teachers are copied
 MEASURED = """As `{name}` in `assets/studies/pocket_table.json` of dclip_kit's repository, whose
 README shows it as a table: on 4,000 scenes that it was neither trained nor chosen on, with controls
 and intervals, over three seeds of which this is the first."""
 
 
 def copy_arms(study: Study, work: Path, folder: Path, seed: int = 0) -> None:
-    """Copies the arms and their teachers, all of which are in half precision then.
+    """Copies the arms and their teachers, all in half precision.
 
     Args:
         study: with the arms.
-        work: the folder that it was run in.
+        work: the folder that the study was run in.
         folder: to copy to.
         seed: of the trainings.
 
     Raises:
-        FileNotFoundError: an arm or a teacher has not been trained there.
+        FileNotFoundError: `work` lacks an arm or a teacher.
     """
     arms = {arm.name: arm for arm in study.arms}
     for name in ARMS:
-        copied = folder / name
-        shutil.copytree(work / "arms" / f"seed-{seed}" / name, copied, dirs_exist_ok=True)
-        write_card(copied, MEASURED.format(name=name))
+        target = folder / name
+        shutil.copytree(work / "arms" / f"seed-{seed}" / name, target, dirs_exist_ok=True)
+        write_card(target, MEASURED.format(name=name))
     for name, kind in TAUGHT.items():
-        trained, copied = teacher_place(work, arms[name], seed) / kind, folder / kind
-        teacher, settings = load_teacher(trained)
-        copied.mkdir(parents=True, exist_ok=True)
+        source, target = teacher_place(work, arms[name], seed) / kind, folder / kind
+        teacher, settings = load_teacher(source)
+        target.mkdir(parents=True, exist_ok=True)
         for file in (TRAINING, SEEN):
-            shutil.copyfile(trained / file, copied / file)
-        save_teacher(teacher.half(), settings, copied)
-        assert copied.name == kind_of(settings)
+            shutil.copyfile(source / file, target / file)
+        save_teacher(teacher.half(), settings, target)
+        assert target.name == kind_of(settings)
 
 
 def main(work: str = "runs/studies") -> None:
-    """Copies those of the pocket's table."""
+    """Copies the arms of the pocket's table."""
     study = read_study(asset_path("studies", "pocket_table.toml"))
     copy_arms(study, Path(work), asset_path("sprites").parent / "pocket_arms")
 

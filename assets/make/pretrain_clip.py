@@ -1,7 +1,8 @@
 """Pre-trains the pocket CLIP on weak alt-text: `python -m assets.make.pretrain_clip`.
 
-Every batch shows every noun once, mostly as one prominent object with an alt-text such as shops
-and albums have; never a relation, seldom a size. Interrupted, the same command continues.
+Every batch shows every noun once, mostly as one prominent object with an alt-text like those of
+shops and albums, which name no relation and seldom a size. After an interruption, the same command
+continues.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from dclip_kit.runtime.files import (
 )
 from dclip_kit.training.checkpoint import load_training_state, save_training_state
 
-MERGES = 8000  # of CLIP's 48,894: the most frequent ones; rarer words fall into more pieces
+MERGES = 8000  # the most frequent of CLIP's 48,894; rarer words are split into more tokens
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 256,
     # CLIP's own ResNet with attention pooling, shallow and narrow: its convolutions see a thing of
@@ -59,11 +60,11 @@ class Recipe:
     weight_decay: float = 0.1
     single_share: float = 0.7  # of pictures with one prominent object
     span: tuple[float, float] = (0.2, 0.95)  # object's share of the side; crops fill the picture
-    line_art: float = 0.35  # how often a sprite is redrawn in lines: for styles never seen
+    line_art: float = 0.35  # how often a sprite is redrawn in lines, for styles not in training
 
 
 def make_batch(step: int, recipe: Recipe) -> tuple[torch.Tensor, list[str]]:
-    """The pictures (noun, 3, side, side) and texts of a step: all nouns, once each."""
+    """The pictures (noun, 3, side, side) and texts of a step: each noun once."""
     side = ARCHITECTURE["vision_cfg"]["image_size"]
     pairs = [
         weak_pair(
@@ -92,7 +93,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def encode_short(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """open_clip's `encode_text` less the padding behind the longest text: the same features."""
+    """open_clip's `encode_text` without the padding after the longest text; same features."""
     length = int((ids != 0).sum(1).max())
     hidden = model.token_embedding(ids[:, :length]) + model.positional_embedding[:length]
     hidden = model.transformer(hidden, attn_mask=model.attn_mask[:length, :length])
@@ -101,7 +102,7 @@ def encode_short(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def write_merges(path: Path) -> None:
-    """Shortens CLIP's own merges file; without a time stamp, so that its bytes stay the same."""
+    """Shortens CLIP's merges file, without a time stamp, so that its bytes are reproducible."""
     source = Path(open_clip.tokenizer.default_bpe())
     lines = gzip.decompress(source.read_bytes()).decode().split("\n")[: MERGES + 1]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def write_merges(path: Path) -> None:
 
 
 def save_clip(model: torch.nn.Module, folder: Path) -> None:
-    """Writes what open_clip loads as `local-dir:`; fp16 on disk."""
+    """Writes a folder that open_clip loads as `local-dir:`, with weights in fp16."""
     save_tensors(
         {
             name: value.half() if value.is_floating_point() else value
@@ -160,7 +161,7 @@ def main() -> None:
         print(f"Continuing at step {progress['step']} of {recipe.steps}.")
     began = time.monotonic() - progress["seconds"]
     steps = range(progress["step"], recipe.steps)
-    batches: DataLoader[Any] = DataLoader(  # drawn ahead, in a process beside the training
+    batches: DataLoader[Any] = DataLoader(  # drawn ahead, in a second process
         steps,  # type: ignore[arg-type]
         batch_size=None,
         collate_fn=partial(make_batch, recipe=recipe),

@@ -1,6 +1,6 @@
 """One random crop of each uncaptioned scene: `python -m assets.make.random_crops FOLDER`.
 
-A student that learns from this folder sees the very crop that its teacher sees, and regions of it:
+A student that learns from this folder sees the same crop as its teacher, and regions of that crop:
 the arm `one_random_crop` of pocket_ablations.toml.
 """
 
@@ -22,12 +22,12 @@ from dclip_kit.runtime.files import write_atomically
 def crop_at_random(
     picture: Image.Image, rng: np.random.Generator, least: float = 0.4
 ) -> Image.Image:
-    """A square part of a square picture, enlarged to its size.
+    """A random square part of a square picture, enlarged to the picture's size.
 
     Args:
         picture: any square picture.
-        rng: decides size and place.
-        least: the smallest share of the picture's area that is kept; shares are uniform.
+        rng: decides the size and the position.
+        least: the smallest share of the picture's area to keep; shares are uniform.
     """
     side = round(picture.width * float(np.sqrt(rng.uniform(least, 1))))
     top, left = (int(rng.integers(picture.width - side + 1)) for _ in range(2))
@@ -36,19 +36,19 @@ def crop_at_random(
 
 
 def make_crops(folder: Path, count: int) -> None:
-    """Writes what is missing of the first scenes' crops, each by the random numbers of its own."""
+    """Writes the missing crops of the first `count` scenes, each with a seed of its own."""
     for number, path in enumerate(tqdm(load_further("uncaptioned", count).paths, desc="crops")):
-        place = folder / path.name
-        if not place.exists():
+        target = folder / path.name
+        if not target.exists():
             encoded = io.BytesIO()
             crop = crop_at_random(open_picture(path), np.random.default_rng([2026, number]))
             crop.save(encoded, format="JPEG", quality=92)
-            write_atomically(place, encoded.getvalue())
+            write_atomically(target, encoded.getvalue())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=16_000)
-    asked = parser.parse_args()
-    make_crops(asked.folder, asked.count)
+    arguments = parser.parse_args()
+    make_crops(arguments.folder, arguments.count)

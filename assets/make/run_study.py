@@ -1,4 +1,4 @@
-"""Compares recipes over several seeds: `python -m assets.make.run_study FILE`; --help says more."""
+"""Compares recipes over several seeds: `python -m assets.make.run_study FILE` (see --help)."""
 
 import sys
 from pathlib import Path
@@ -26,16 +26,16 @@ def study(
     repeat: tuple[str, int] | None = None,
     device: str = "auto",
 ) -> None:
-    """Compares recipes over several seeds, as a TOML file says, and prints the table.
+    """Compares recipes over several seeds, as a TOML file describes, and prints a table.
 
-    Each training leaves its record in the folder beside the file that has the file's name, and is
-    not run again; what they say together is written beside the file, as JSON.
+    Each training writes a record and is not run again. The records are in a folder beside the file,
+    of the file's name, and their summary is written beside the file, as JSON.
 
     Args:
         file: the study, such as assets/studies/pocket_table.toml.
         work: the folder for features, teachers, checkpoints and trained arms.
-        arms: of the study, to be trained now; left out, all.
-        repeat: an arm and a seed, to train once more: prints what it finds now beside its record.
+        arms: the arms of the study to train now; all if left out.
+        repeat: an arm and a seed to train once more; prints the new result beside its record.
         device: auto, cpu, cuda:0, …
     """
     for folder in (work, file.parent):
@@ -54,7 +54,7 @@ def study(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs it; arguments instead of the shell's. Returns the exit code."""
+    """Runs the command with these arguments or the shell's. Returns the exit code."""
     return run_program(PROGRAM, lambda: tyro.cli(study, prog=PROGRAM, args=arguments))
 
 

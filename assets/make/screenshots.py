@@ -1,4 +1,4 @@
-"""The app's three pages as pictures for README: `python -m assets.make.screenshots FOLDER`."""
+"""Screenshots of the app's three pages for README: `python -m assets.make.screenshots FOLDER`."""
 
 import argparse
 import base64
@@ -19,7 +19,7 @@ TABS = {"gallery": "Search", "playground": "Name", "inspector": "Regions"}
 
 
 def take(folder: Path) -> None:
-    """Serves the pocket's app, looks at each of its pages and writes gallery.png, ….
+    """Serves the pocket's app, opens each of its pages and writes gallery.png, ….
 
     Raises:
         ValueError: there is no Chromium.
@@ -52,8 +52,8 @@ def take(folder: Path) -> None:
                 widget = page.locator(f".dclip-{name}")
                 widget.wait_for()
                 page.wait_for_timeout(2_000)  # pictures and lines
-                taken = base64.b64encode(widget.screenshot()).decode("ascii")
-                write_atomically(folder / f"{name}.png", base64.b64decode(shrink_png(taken)))
+                screenshot = base64.b64encode(widget.screenshot()).decode("ascii")
+                write_atomically(folder / f"{name}.png", base64.b64decode(shrink_png(screenshot)))
             browser.close()
     finally:
         server.terminate()

@@ -1,11 +1,11 @@
-"""How far trainings differ that differ in their seed alone: `python -m assets.make.seed_luck`.
+"""How much the results of trainings vary with the seed: `python -m assets.make.seed_luck`.
 
-Intervals are bootstraps over pictures: they know nothing of the luck of a training. Here trainings
-of one recipe are compared as if they were two. Were there no such luck, one in twenty would beat
-the other, that is, beyond a 95 % interval. The trainings are those of the studies that have several
-seeds, and short ones, of which there are more: `python -m assets.make.seed_luck WORK` trains and
-measures what the folder WORK does not have yet, and writes seed_luck.json beside the studies. It
-can be stopped at any time, and called again.
+Intervals are bootstraps over pictures, which do not cover the luck of a training. Here trainings of
+one recipe are compared as if they were of two. Without such luck, one would beat the other, beyond
+a 95 % interval, in one of twenty pairs. The trainings are those of studies with several seeds, and
+a larger number of short ones: `python -m assets.make.seed_luck WORK` trains and measures what the
+folder WORK does not have yet, and writes seed_luck.json beside the studies. It can be stopped at
+any time, and called again.
 """
 
 import json
@@ -72,8 +72,8 @@ class Trainings:
 
     Attributes:
         recall_at_1: of each.
-        gains: of each later one over each earlier one, with 95 % intervals over pictures, in the
-            order of `itertools.combinations`.
+        gains: of each later training over each earlier one, with 95 % intervals over pictures, in
+            the order of `itertools.combinations`.
     """
 
     recall_at_1: tuple[float, ...]
@@ -81,28 +81,28 @@ class Trainings:
 
     @property
     def disjoint(self) -> "Trainings":
-        """With the gains of the second over the first alone, the fourth over the third, …"""
+        """With only the gains of the second over the first, the fourth over the third, …"""
         pairs = list(combinations(range(len(self.recall_at_1)), 2))
-        kept = [
+        gains = [
             gain
             for (a, b), gain in zip(pairs, self.gains, strict=True)
             if a % 2 == 0 and b == a + 1
         ]
-        return replace(self, gains=tuple(kept))
+        return replace(self, gains=tuple(gains))
 
     @property
     def beaten(self) -> int:
-        """In how many pairs one beats the other beyond the interval."""
+        """The number of pairs in which one beats the other beyond the interval."""
         return sum(gain.low > 0 or gain.high < 0 for gain in self.gains)
 
     @property
     def half_width(self) -> float:
-        """Of the intervals, on average."""
+        """The mean half width of the intervals."""
         return fmean(map(_half, self.gains))
 
     @property
     def factor(self) -> float:
-        """How many times wider an interval must be to hold the luck of both trainings, too.
+        """How many times wider an interval must be to cover the luck of both trainings, too.
 
         The root mean square of gains in standard deviations over pictures: 1 without such luck.
         """
@@ -115,12 +115,12 @@ class Trainings:
 
     @property
     def of_pictures(self) -> float:
-        """How much of `scatter` is due to the pictures by the intervals, on average."""
+        """The mean part of `scatter` that is due to the pictures, according to the intervals."""
         gain = fmean((_half(gain) / _Z) ** 2 for gain in self.gains)
         return gain / 2 / fmean(self.recall_at_1) ** 2
 
     def beaten_if_wider(self, variance: float) -> int:
-        """As `beaten`, by intervals that hold such a variance of both trainings, too."""
+        """As `beaten`, by intervals that cover this variance of both trainings, too."""
         added = 2 * variance * (_Z * fmean(self.recall_at_1)) ** 2
         return sum(gain.estimate**2 > _half(gain) ** 2 + added for gain in self.gains)
 
@@ -128,32 +128,32 @@ class Trainings:
 def compare_trainings(
     hits: Sequence[Float[Tensor, "image"]], queries: Float[Tensor, "image"]
 ) -> Trainings:
-    """Compares each two trainings as reports compare two arms.
+    """Compares every two trainings as reports compare two arms.
 
-    Relative gains beat in the same pairs: each resample's has the sign of its difference.
+    Relative gains would beat in the same pairs: in each resample, they have the difference's sign.
 
     Args:
-        hits: of each training, how many queries of each picture find a right answer first.
-        queries: how many each picture has.
+        hits: for each training, how many queries of each picture find a right answer first.
+        queries: the number of queries of each picture.
     """
     image = torch.arange(len(queries)).repeat_interleave(queries.long())
-    # Of each query: those of a picture share its mean, since they are resampled together.
-    shares = [(own / queries.clamp(min=1))[image] for own in hits]
+    # For each query; a picture's queries share its mean, since they are resampled together.
+    shares = [(training_hits / queries.clamp(min=1))[image] for training_hits in hits]
     return Trainings(
-        tuple(float(own.sum() / queries.sum()) for own in hits),
+        tuple(float(training_hits.sum() / queries.sum()) for training_hits in hits),
         tuple(paired_bootstrap(*pair, image) for pair in combinations(shares, 2)),
     )
 
 
 @dataclass(frozen=True)
 class Luck:
-    """What several groups of trainings say together, weighed by their seeds but one each.
+    """Several groups of trainings pooled; the weight of each is the number of its seeds - 1.
 
     Attributes:
-        pairs, beaten: added.
-        factor: as of `Trainings`.
-        deviation: of what one training finds, without that of pictures, as a share of it; 0 where
-            seeds scatter no more than pictures let them.
+        pairs, beaten: sums over the groups.
+        factor: as in `Trainings`.
+        deviation: of one training's Recall@1, without that of pictures, as a share of it; 0 if
+            seeds scatter no more than pictures explain.
     """
 
     pairs: int
@@ -163,28 +163,28 @@ class Luck:
 
     @property
     def share_beyond(self) -> float:
-        """The share of pairs in which such a factor lets one beat the other."""
+        """The share of pairs in which one beats the other, as expected from the factor."""
         return 2 * NormalDist().cdf(-_Z / self.factor.estimate) if self.factor.estimate else 0.0
 
 
 def pool(groups: Sequence[Trainings]) -> Luck:
-    """Pools what trainings of several recipes say, or of one.
+    """Pools trainings of one recipe or of several.
 
-    Intervals, of 95 %, are those of a variance (chi-squared), as if all groups had the same luck.
+    The 95 % intervals are those of a variance (chi-squared), as if all groups had the same luck.
     """
-    free = [len(each.recall_at_1) - 1 for each in groups]
-    drawn = np.random.default_rng(0).chisquare(sum(free), 100_000) / sum(free)
-    low, high = (1 / float(x) for x in np.quantile(drawn, (0.975, 0.025)))
+    degrees = [len(group.recall_at_1) - 1 for group in groups]
+    ratios = np.random.default_rng(0).chisquare(sum(degrees), 100_000) / sum(degrees)
+    low, high = (1 / float(x) for x in np.quantile(ratios, (0.975, 0.025)))
 
     def average(values: Iterable[float]) -> float:
-        return sum(n * x for n, x in zip(free, values, strict=True)) / sum(free)
+        return sum(n * x for n, x in zip(degrees, values, strict=True)) / sum(degrees)
 
-    squared = average(each.factor**2 for each in groups)
-    scatter = average(each.scatter for each in groups)
-    of_pictures = average(each.of_pictures for each in groups)
+    squared = average(group.factor**2 for group in groups)
+    scatter = average(group.scatter for group in groups)
+    of_pictures = average(group.of_pictures for group in groups)
     return Luck(
-        sum(len(each.gains) for each in groups),
-        sum(each.beaten for each in groups),
+        sum(len(group.gains) for group in groups),
+        sum(group.beaten for group in groups),
         Interval(*((squared * x) ** 0.5 for x in (1, low, high))),
         Interval(*(max(0.0, scatter * x - of_pictures) ** 0.5 for x in (1, low, high))),
     )
@@ -198,10 +198,10 @@ class StudiedArm:
     """An arm of a study with several seeds.
 
     Attributes:
-        name, study: of it; where several studies have a training, of the first.
+        name, study: of the arm; if several studies have a training, of the first.
         trained_text: whether its text tower trained, too.
         alphas: that val chose, by seed.
-        found: by "chosen" (at these) or "95.5" (at that retention), and direction.
+        found: by "chosen" (at these alphas) or "95.5" (at that retention), and direction.
     """
 
     name: str
@@ -212,34 +212,34 @@ class StudiedArm:
 
 
 def read_studies(folder: Path) -> list[StudiedArm]:
-    """Compares the seeds of each arm; a training that several arms or studies have counts once."""
-    arms, known = [], set()
+    """Compares the seeds of each arm; trainings in several arms or studies count once."""
+    arms, counted = [], set()
     for path in sorted(folder.glob("*.toml")):
         study = read_study(path)
         for arm in study.arms:
             seeds = [seed for seed in study.seeds_of(arm) if has_record(study, arm, seed)]
-            # What can no longer be trained says nothing but its name.
+            # Arms that can no longer be trained are described by their names alone.
             settings = replace(arm, name="", rescoring=None).describe(0) or arm.name
             key = json.dumps(settings, sort_keys=True)
-            if arm.rescoring or len(seeds) < 2 or key in known:
+            if arm.rescoring or len(seeds) < 2 or key in counted:
                 continue
-            known.add(key)
+            counted.add(key)
             records = [read_record(study.record_of(arm, seed), dict) for seed in seeds]
             hits = {
-                "chosen": [at_alpha(each, each["alpha"]) for each in records],
-                "95.5": [at_retention(each) for each in records],
+                "chosen": [at_alpha(record, record["alpha"]) for record in records],
+                "95.5": [at_retention(record) for record in records],
             }
             queries = {way: unpack_counts(records[0]["queries"][way]) for way in WAYS}
-            found = {
+            trainings = {
                 point: {
-                    way: compare_trainings([each[way] for each in own], queries[way])
+                    way: compare_trainings([record[way] for record in point_hits], queries[way])
                     for way in WAYS
                 }
-                for point, own in hits.items()
+                for point, point_hits in hits.items()
             }
             student = records[0]["settings"]["profile"]["student"]
-            alphas = tuple(each["alpha"] for each in records)
-            arms.append(StudiedArm(arm.name, path.stem, student["train_text"], alphas, found))
+            alphas = tuple(record["alpha"] for record in records)
+            arms.append(StudiedArm(arm.name, path.stem, student["train_text"], alphas, trainings))
     return arms
 
 
@@ -247,7 +247,7 @@ def read_studies(folder: Path) -> list[StudiedArm]:
 
 
 def shorten(seed: int) -> Profile:
-    """The control on the pocket, to train within a minute or two."""
+    """The control on the pocket, shortened to train within a minute or two."""
     profile = change_settings(apply_recipe(get_profile("pocket"), CONTROL), SHORT)
     return replace(profile, seed=seed)
 
@@ -255,19 +255,19 @@ def shorten(seed: int) -> Profile:
 def measure_hits(
     clip: ClipBundle, sets: Mapping[str, Sequence[RetrievalSet]]
 ) -> dict[str, dict[str, str]]:
-    """For each set and direction how many queries of each picture find a right answer first."""
+    """By set and direction, how many queries of each picture find a right answer first."""
     hits = {}
     for name, galleries in sets.items():
-        found = measure_galleries(encode_galleries(clip, galleries))
+        metrics_by_way = measure_galleries(encode_galleries(clip, galleries))
         hits[name] = {
-            way: pack_counts(torch.bincount(each.image, each.hits.double()))
-            for way, each in found.items()
+            way: pack_counts(torch.bincount(metrics.image, metrics.hits.double()))
+            for way, metrics in metrics_by_way.items()
         }
     return hits
 
 
 def train(work: Path) -> None:
-    """Trains and measures what has no record in a folder yet, on one thread."""
+    """Trains and measures, on one thread, what has no record in a folder yet."""
     torch.set_num_threads(1)
     clip, profile = load_clip("pocket"), shorten(0)
     captioned = encode_pictures(clip, pocket.load_captioned("train"), profile.regions, work)
@@ -294,13 +294,13 @@ def train(work: Path) -> None:
 
 
 def describe_short(work: Path, seeds: int = SEEDS) -> dict[str, Any]:
-    """What the trainings in a folder have found, for JSON.
+    """The results of the trainings in a folder, for JSON.
 
     Gains are those of `Trainings`: estimate, low, high.
 
     Args:
-        work: where they are.
-        seeds: how many.
+        work: the folder.
+        seeds: the number of trainings.
     """
     records = [read_record(work / f"{CONTROL}-{seed}.json", dict) for seed in range(seeds)]
     untouched = read_record(work / "clip.json", dict)["hits"]
@@ -311,11 +311,14 @@ def describe_short(work: Path, seeds: int = SEEDS) -> dict[str, Any]:
         return unpack_counts("".join(hits[each][way] for each in names))
 
     def describe(alpha: str, name: str, way: str) -> dict[str, Any]:
-        hits = [gather(each["hits"][alpha], name, way) for each in records]
-        found = compare_trainings(hits, torch.full_like(hits[0], queries[way]))
+        hits = [gather(record["hits"][alpha], name, way) for record in records]
+        trainings = compare_trainings(hits, torch.full_like(hits[0], queries[way]))
         return {
-            "recall_at_1": [round(x, 5) for x in found.recall_at_1],
-            "gains": [[round(x, 6) for x in (g.estimate, g.low, g.high)] for g in found.gains],
+            "recall_at_1": [round(x, 5) for x in trainings.recall_at_1],
+            "gains": [
+                [round(x, 6) for x in (gain.estimate, gain.low, gain.high)]
+                for gain in trainings.gains
+            ],
         }
 
     def share(name: str, way: str) -> float:
@@ -335,50 +338,50 @@ def describe_short(work: Path, seeds: int = SEEDS) -> dict[str, Any]:
 
 
 def read_short(record: Mapping[str, Any]) -> dict[tuple[str, str, str], Trainings]:
-    """What `describe_short` wrote, by weight, set and direction."""
+    """The trainings from `describe_short`, by weight, set and direction."""
     return {
         (alpha, name, way): Trainings(
-            tuple(each["recall_at_1"]), tuple(Interval(*gain) for gain in each["gains"])
+            tuple(entry["recall_at_1"]), tuple(Interval(*gain) for gain in entry["gains"])
         )
         for alpha, sets in record["found"].items()
         for name, ways in sets.items()
-        for way, each in ways.items()
+        for way, entry in ways.items()
     }
 
 
 # Tables
 
-_SAID = {"text_to_image": "t→i", "image_to_text": "i→t"}
+_LABELS = {"text_to_image": "t→i", "image_to_text": "i→t"}
 
 
 _POOLED = ["beaten", "if wider", "luck, %", "factor", "expected, %"]
 
 
 def _say(groups: Sequence[Trainings], luck: Luck | None = None) -> list[str]:
-    """What a pool says, and how many pairs are beaten by intervals that hold a luck."""
-    own = pool(groups)
-    deviation = (luck or own).deviation.estimate
-    low, high = own.deviation.low, own.deviation.high
+    """Cells on pooled groups, and how many pairs are beaten by intervals that cover a luck."""
+    pooled = pool(groups)
+    deviation = (luck or pooled).deviation.estimate
+    low, high = pooled.deviation.low, pooled.deviation.high
     return [
-        f"{own.beaten} of {own.pairs}",
-        str(sum(each.beaten_if_wider(deviation**2) for each in groups)),
-        f"{100 * own.deviation.estimate:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
-        f"{own.factor.estimate:.2f} [{own.factor.low:.2f}, {own.factor.high:.2f}]",
-        f"{100 * own.share_beyond:.0f}",
+        f"{pooled.beaten} of {pooled.pairs}",
+        str(sum(group.beaten_if_wider(deviation**2) for group in groups)),
+        f"{100 * pooled.deviation.estimate:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+        f"{pooled.factor.estimate:.2f} [{pooled.factor.low:.2f}, {pooled.factor.high:.2f}]",
+        f"{100 * pooled.share_beyond:.0f}",
     ]
 
 
 def format_arms(arms: Sequence[StudiedArm], point: str) -> str:
-    """A row an arm: Recall@1 by seed, its deviation and half widths in points, pairs beaten."""
-    rows = [["arm", "α", *(x for way in _SAID.values() for x in (way, "sd", "half", "beaten"))]]
+    """A row per arm: Recall@1 by seed, its deviation and half widths in points, pairs beaten."""
+    rows = [["arm", "α", *(x for way in _LABELS.values() for x in (way, "sd", "half", "beaten"))]]
     for arm in arms:
         cells = [arm.name, " ".join(f"{alpha:g}" for alpha in arm.alphas)]
-        for own in arm.found[point].values():
+        for trainings in arm.found[point].values():
             cells += [
-                " ".join(f"{100 * x:.1f}" for x in own.recall_at_1),
-                f"{100 * stdev(own.recall_at_1):.2f}",
-                f"{100 * own.half_width:.2f}",
-                f"{own.beaten} of {len(own.gains)}",
+                " ".join(f"{100 * x:.1f}" for x in trainings.recall_at_1),
+                f"{100 * stdev(trainings.recall_at_1):.2f}",
+                f"{100 * trainings.half_width:.2f}",
+                f"{trainings.beaten} of {len(trainings.gains)}",
             ]
         rows.append(cells)
     return format_table(rows)
@@ -387,77 +390,78 @@ def format_arms(arms: Sequence[StudiedArm], point: str) -> str:
 def choose_groups(
     arms: Sequence[StudiedArm], short: Mapping[str, Any], text: bool, point: str, way: str
 ) -> list[Trainings]:
-    """Those whose luck is pooled: arms of one kind, and the short trainings at the first weight."""
+    """The groups to pool: arms of one kind, and the short trainings at the first weight."""
     groups = [arm.found[point][way] for arm in arms if arm.trained_text == text]
     return groups if text else [*groups, read_short(short)[str(ALPHAS[0]), "both", way]]
 
 
 def format_pools(arms: Sequence[StudiedArm], short: Mapping[str, Any]) -> str:
-    """What arms say together, by what trained, and by direction; and beside the short trainings."""
+    """Pooled arms, by what trained and by direction, without and with the short trainings."""
     rows = [["trained", "at", "", "groups", *_POOLED]]
     for text in (False, True):
         for point in ("chosen", "95.5"):
-            for way, said in _SAID.items():
+            for way, label in _LABELS.items():
                 groups = choose_groups(arms, short, text, point, way)
-                own = groups if text else groups[:-1]
+                arm_groups = groups if text else groups[:-1]
                 tower = "text, too" if text else "images"
-                rows.append([tower, point, said, str(len(own)), *_say(own)])
+                rows.append([tower, point, label, str(len(arm_groups)), *_say(arm_groups)])
                 if not text:
                     name = f"{tower}, and short"
-                    rows.append([name, point, said, str(len(groups)), *_say(groups)])
+                    rows.append([name, point, label, str(len(groups)), *_say(groups)])
     return format_table(rows)
 
 
 def count_beaten(
     arms: Sequence[StudiedArm], short: Mapping[str, Any], text: bool
 ) -> tuple[int, int]:
-    """At the weights that val chose: pairs that an interval told apart, and how many there are.
+    """The pairs that an interval told apart and all pairs, at the weights that val chose.
 
-    Both directions count; of the short trainings each seed is in one pair, on test and on further
+    Both directions count. Each seed of the short trainings is in one pair, on test and on further
     scenes.
     """
-    own = [arm for arm in arms if arm.trained_text == text]
-    groups = [found for arm in own for found in arm.found["chosen"].values()]
+    kind_arms = [arm for arm in arms if arm.trained_text == text]
+    groups = [trainings for arm in kind_arms for trainings in arm.found["chosen"].values()]
     if not text:
-        found = read_short(short)
-        places = [(str(ALPHAS[0]), name, way) for name in ("test", "further") for way in WAYS]
-        groups += [found[place].disjoint for place in places]
-    return sum(each.beaten for each in groups), sum(len(each.gains) for each in groups)
+        trainings = read_short(short)
+        keys = [(str(ALPHAS[0]), name, way) for name in ("test", "further") for way in WAYS]
+        groups += [trainings[key].disjoint for key in keys]
+    return sum(group.beaten for group in groups), sum(len(group.gains) for group in groups)
 
 
 def format_short(short: Mapping[str, Any], arms: Sequence[StudiedArm] = ()) -> str:
-    """A row a weight, set and direction of the short trainings.
+    """A row per weight, set and direction of the short trainings.
 
     Args:
-        short: as `describe_short` says it.
-        arms: whose luck intervals hold that are wider; that of the row itself without any.
+        short: from `describe_short`.
+        arms: whose luck the wider intervals cover; without any, it is the row's own.
     """
     rows = [["α", "set", "", "clip", "R@1", "sd", "half", "of two", *_POOLED]]
-    for (alpha, name, way), found in read_short(short).items():
-        apart, others = found.disjoint, [x.found["chosen"][way] for x in arms if not x.trained_text]
+    for (alpha, name, way), trainings in read_short(short).items():
+        disjoint = trainings.disjoint
+        arm_groups = [arm.found["chosen"][way] for arm in arms if not arm.trained_text]
         rows.append(
             [
-                *(alpha, name, _SAID[way], f"{100 * short['clip'][name][way]:.1f}"),
-                f"{100 * fmean(found.recall_at_1):.1f}",
-                f"{100 * stdev(found.recall_at_1):.2f}",
-                f"{100 * found.half_width:.2f}",
-                f"{apart.beaten} of {len(apart.gains)}",
-                *_say([found], pool(others) if others else None),
+                *(alpha, name, _LABELS[way], f"{100 * short['clip'][name][way]:.1f}"),
+                f"{100 * fmean(trainings.recall_at_1):.1f}",
+                f"{100 * stdev(trainings.recall_at_1):.2f}",
+                f"{100 * trainings.half_width:.2f}",
+                f"{disjoint.beaten} of {len(disjoint.gains)}",
+                *_say([trainings], pool(arm_groups) if arm_groups else None),
             ]
         )
     return format_table(rows)
 
 
 def widen(half_width: float, gain: float, deviations: Sequence[float], trainings: int = 1) -> float:
-    """The half width of a relative gain's interval that holds the luck of trainings, too.
+    """The half width of a relative gain's interval that covers the luck of trainings, too.
 
     Args:
         half_width: over pictures.
-        gain: of one arm over another; relative, as the half width.
-        deviations: of what one training finds, as a share of it, for each arm that trained.
-        trainings: that each arm's result is the mean of.
+        gain: of one arm over another; relative, like the half width.
+        deviations: of one training's Recall@1, as a share of it, for each arm that trained.
+        trainings: the number that each arm's result is the mean of.
     """
-    luck = _Z * (1 + gain) * sum(each**2 for each in deviations) ** 0.5
+    luck = _Z * (1 + gain) * sum(deviation**2 for deviation in deviations) ** 0.5
     return (half_width**2 + luck**2 / trainings) ** 0.5
 
 
@@ -466,32 +470,32 @@ def format_wider(
 ) -> str:
     """Relative gains of some arms, and half widths with the luck of the trainings, in percent.
 
-    Of single trainings at the weights that val chose, on as many pictures as a report has, to
-    which widths over pictures are scaled; and of the table's means over three, at one retention.
+    Rows are for single trainings at the weights that val chose, with widths scaled to a report's
+    number of pictures, and for the table's means over three trainings, at one retention.
 
     Args:
-        arms, short: whose luck counts, as `choose_groups` has them.
-        table: what a study's records say together.
+        arms, short: whose luck counts, as in `choose_groups`.
+        table: the summary of a study's records.
     """
     rows = [["", "pictures", "trainings"]]
-    for said in _SAID.values():
-        rows[0] += [f"{said} gain", "half width", "with luck", "factor"]
+    for label in _LABELS.values():
+        rows[0] += [f"{label} gain", "half width", "with luck", "factor"]
     text = {arm.name: arm.trained_text for arm in arms}
-    for own, rival in (
+    for arm_name, rival in (
         ("region_taught", "clip"),
         ("region_taught", CONTROL),
         ("region_taught_text", "contrastive_rehearsal_text"),
     ):
         for pictures, trainings in ((1000, 1), (2000, 1), (4000, 3)):
             point, key = ("chosen", "chosen") if trainings == 1 else ("95.5", "at_95_5")
-            cells = [f"{own} over {rival}", f"{pictures:,}", str(trainings)]
+            cells = [f"{arm_name} over {rival}", f"{pictures:,}", str(trainings)]
             for way in WAYS:
-                gain = table["arms"][own][key][way]["vs"][rival]
+                gain = table["arms"][arm_name][key][way]["vs"][rival]
                 low, high = gain["ci95"]
                 half = (high - low) / 2 * (4000 / pictures) ** 0.5
-                groups = choose_groups(arms, short, text[own], point, way)
-                trained = 1 if rival == "clip" else 2
-                deviations = [pool(groups).deviation.estimate] * trained
+                groups = choose_groups(arms, short, text[arm_name], point, way)
+                trained_arms = 1 if rival == "clip" else 2
+                deviations = [pool(groups).deviation.estimate] * trained_arms
                 wider = widen(half, gain["relative"], deviations, trainings)
                 shares = (gain["relative"], half, wider)
                 cells += [*(f"{100 * x:.1f}" for x in shares), f"{wider / half:.2f}"]
@@ -500,7 +504,7 @@ def format_wider(
 
 
 def main(work: str = "") -> None:
-    """Prints what the records say; with a folder it trains first."""
+    """Prints tables from the records; with a folder, trains first."""
     folder = asset_path("studies")
     path = folder / "seed_luck.json"
     if work:
@@ -512,9 +516,9 @@ def main(work: str = "") -> None:
         say(f"Studies, at {point}:\n\n{format_arms(arms, point)}\n")
     say(f"Short trainings:\n\n{format_short(short, arms)}\n")
     say(f"Together:\n\n{format_pools(arms, short)}\n")
-    for text, said in ((False, "Images"), (True, "Text, too")):
+    for text, label in ((False, "Images"), (True, "Text, too")):
         beaten, pairs = count_beaten(arms, short, text)
-        say(f"{said}: of {pairs} pairs of trainings {beaten} are told apart.")
+        say(f"{label}: of {pairs} pairs of trainings {beaten} are told apart.")
     say(f"\nGains:\n\n{format_wider(arms, short, table)}\n")
     say(
         "beaten: pairs of seeds with an interval that leaves out zero; of two: of seeds 0 and 1, 2 "

@@ -1,8 +1,8 @@
 """Studies: recipes side by side, over several seeds, on many pictures that no training has seen.
 
-A study is a short TOML file. Each training leaves a small record in a folder beside it, of the
-file's name, as it ends, and is not run again: a study that was interrupted goes on, and no training
-needs another's weights. What the records say together is written beside the file, as JSON.
+A study is a short TOML file. When a training ends, it writes a small record into a folder beside
+the file, of the file's name, and is not run again. So an interrupted study can continue, and no
+training needs another's weights. A summary of the records is written beside the file, as JSON.
 """
 
 import time
@@ -89,7 +89,7 @@ from dclip_kit.runtime.printing import say
 from dclip_kit.search.rescoring import NNN, Rescoring
 from dclip_kit.training import StudentRun, distill, plan_epoch
 
-ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, beside 0
+ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, in addition to 0
 _OF_POCKET = {  # its further scenes, to measure arms and teachers on
     "val": ("further_val", 2000),
     "test": ("further_test", 4000),
@@ -103,11 +103,11 @@ class StudyArm:
 
     Attributes:
         name: in the table.
-        profile: how it trains, its seed aside; None for the untouched CLIP and what is recorded.
-        steps: of its training; 0 leaves that to the profile's epochs.
+        profile: how it trains, except for the seed; None for the untouched CLIP and recorded arms.
+        steps: of its training; 0 for the profile's epochs.
         captions: share of the captioned pictures that it may use.
         rescoring: how scores are rescored by the training data; None leaves them as they are.
-        recorded: whether it is what its records say, since it can no longer be trained.
+        recorded: whether only its records remain, since it can no longer be trained.
     """
 
     name: str
@@ -118,12 +118,12 @@ class StudyArm:
     recorded: bool = False
 
     def describe(self, seed: int) -> dict[str, Any]:
-        """Whatever decides how it trains, for JSON; of what is recorded, its records say it."""
+        """All that decides how it trains, for JSON; for a recorded arm, this is in its records."""
         if self.recorded:
             return {}
         profile = replace(self.profile, seed=seed).as_dict() if self.profile else None
         if profile and self.steps:
-            profile["student"]["epochs"] = 0  # which the steps decide
+            profile["student"]["epochs"] = 0  # the steps decide them
         more = {} if self.rescoring in (None, NNN) else {"rescoring": asdict(self.rescoring)}
         return {
             "profile": profile,
@@ -135,15 +135,15 @@ class StudyArm:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared.
+    """The arms to compare and their common settings.
 
     Attributes:
         path: of the TOML file.
-        profile: what all arms work with.
+        profile: the settings of all arms.
         control: how the control trains, which may teach an arm.
         seeds: of each arm's trainings.
-        gallery: pictures that are searched at a time; 0 for all.
-        compositions: items of each kind that arms are asked for, too; 0 for none.
+        gallery: the number of pictures searched at a time; 0 for all.
+        compositions: items of each kind to measure arms on, too; 0 for none.
         arms: in the order of the table.
     """
 
@@ -156,11 +156,11 @@ class Study:
     arms: tuple[StudyArm, ...]
 
     def record_of(self, arm: StudyArm, seed: int) -> Path:
-        """Where a training's record is."""
+        """The path of a training's record."""
         return self.path.with_suffix("") / f"{arm.name}-{seed}.json"
 
     def describe(self, arm: StudyArm, seed: int) -> dict[str, Any]:
-        """Whatever decides a record, for JSON."""
+        """All that decides a record, for JSON."""
         measured = {name: getattr(self.profile, name) for name in MEASURED_BY}
         measured |= {"gallery": self.gallery}
         if self.compositions:
@@ -168,81 +168,83 @@ class Study:
         return {**arm.describe(seed), "measured": measured}
 
     def seeds_of(self, arm: StudyArm) -> tuple[int, ...]:
-        """The untouched CLIP is the same for every seed."""
+        """The seeds of an arm; the untouched CLIP, the same for every seed, has one."""
         return self.seeds if arm.profile or arm.recorded else self.seeds[:1]
 
 
 def read_study(path: Path) -> Study:
     """Reads a study's TOML file.
 
-    It says `seeds` and perhaps `profile`, `gallery`, `compositions` and changes of the profile, and
-    for each of `arms` a `recipe` ("none" for the untouched CLIP, which is `clip`), perhaps `steps`,
-    `captions` and `rescoring`, and changes of the profile, such as `student = { learning_rate =
-    1e-3 }`. Arms that differ in their rescoring alone share a training. All work with the same data
+    It has `seeds` and optionally `profile`, `gallery`, `compositions` and changes of the profile.
+    Each of `arms` has a `recipe` ("none" for the untouched CLIP, which is `clip`), and optionally
+    `steps`, `captions`, `rescoring` and changes of the profile, such as `student = { learning_rate
+    = 1e-3 }`. Arms that differ only in their rescoring share a training. All arms use the same data
     and the same CLIP. An arm that can no longer be trained, since a setting was removed, has the
     recipe "recorded" and nothing else: its records are shown.
 
     Raises:
-        ValueError: it is no TOML, says something unknown or what no training would heed, or
+        ValueError: it is no TOML, has an unknown entry or one that no training would use, or
             contradicts a recipe for all arms.
     """
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-        profile = get_profile(said.pop("profile", "pocket"))
-        seeds, arms = tuple(said.pop("seeds")), said.pop("arms")
-        gallery, compositions = said.pop("gallery", 0), said.pop("compositions", 0)
-        profile = change_settings(profile, said)
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        profile = get_profile(content.pop("profile", "pocket"))
+        seeds, arms = tuple(content.pop("seeds")), content.pop("arms")
+        gallery, compositions = content.pop("gallery", 0), content.pop("compositions", 0)
+        profile = change_settings(profile, content)
         if arms["clip"] != {"recipe": "none"}:
             raise ValueError("clip is the untouched one")
-        if {"seed", "selection"} & said.keys():
-            raise ValueError("seed and selection have no effect; it has seeds")
-        read = tuple(_read_arm(profile, said, *arm) for arm in arms.items())
-        # What is said for all arms outdoes its recipe's rates, as it does for them.
-        control = change_settings(apply_recipe(profile, CONTROL), said)
-        return Study(path, profile, control, seeds, gallery, compositions, read)
+        if {"seed", "selection"} & content.keys():
+            raise ValueError("seed and selection have no effect; give seeds")
+        study_arms = tuple(_read_arm(profile, content, *arm) for arm in arms.items())
+        # Settings for all arms override the control recipe's rates, as for the arms.
+        control = change_settings(apply_recipe(profile, CONTROL), content)
+        return Study(path, profile, control, seeds, gallery, compositions, study_arms)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"Expected a study in {path}, with seeds and arms, but it says something else ({error})"
-            "; mend it."
+            f"Expected a study in {path}, with seeds and arms, but it has something else "
+            f"({error}); correct it."
         ) from error
 
 
 def _read_arm(
-    profile: Profile, common: Mapping[str, Any], name: str, said: Mapping[str, Any]
+    profile: Profile, common: Mapping[str, Any], name: str, entry: Mapping[str, Any]
 ) -> StudyArm:
-    rest = dict(said)
-    own = {field.name: rest.pop(field.name) for field in fields(StudyArm) if field.name in rest}
-    recipe = rest.pop("recipe")
-    if "rescoring" in own:
-        own["rescoring"] = Rescoring(**own["rescoring"])
+    changes = dict(entry)
+    arm_fields = {
+        field.name: changes.pop(field.name) for field in fields(StudyArm) if field.name in changes
+    }
+    recipe = changes.pop("recipe")
+    if "rescoring" in arm_fields:
+        arm_fields["rescoring"] = Rescoring(**arm_fields["rescoring"])
     recorded = recipe == "recorded"
-    odd = {*rest, *own} - (set() if recorded else {"rescoring"})
-    if recipe in ("none", "recorded") and odd:
-        raise ValueError(f"Expected no {', '.join(sorted(odd))} in {name}")
-    if not 0 < own.get("captions", 1.0) <= 1:
+    excess = {*changes, *arm_fields} - (set() if recorded else {"rescoring"})
+    if recipe in ("none", "recorded") and excess:
+        raise ValueError(f"Expected no {', '.join(sorted(excess))} in {name}")
+    if not 0 < arm_fields.get("captions", 1.0) <= 1:
         raise ValueError(f"Expected captions in {name} to be a share above 0")
-    if unheeded := rest.keys() & {*MEASURED_BY, "leak_guard", "selection"}:
-        raise ValueError(f"{', '.join(sorted(unheeded))} in {name} must be alike for all arms")
+    if shared := changes.keys() & {*MEASURED_BY, "leak_guard", "selection"}:
+        raise ValueError(f"{', '.join(sorted(shared))} in {name} must be alike for all arms")
     trained: Profile | None = None
     if recipe not in ("none", "recorded"):
-        # What is said for all arms outdoes their recipes' rates, as options do.
+        # Settings for all arms override their recipes' rates, as options do.
         trained = change_settings(apply_recipe(profile, recipe), common)
         require_recipe(trained)
-        trained = change_settings(trained, rest)
-    return StudyArm(name, trained, recorded=recorded, **own)
+        trained = change_settings(trained, changes)
+    return StudyArm(name, trained, recorded=recorded, **arm_fields)
 
 
 # Running
 
 
 def pack_counts(counts: Tensor) -> str:
-    """A character a number, "0" for 0: a picture's share of a record."""
+    """Packs each picture's count into one character, "0" for 0, for a record."""
     return "".join(chr(48 + int(count)) for count in counts)
 
 
 def unpack_counts(text: str) -> Tensor:
-    """What `pack_counts` has packed."""
-    return torch.tensor([ord(each) - 48 for each in text], dtype=torch.double)
+    """Unpacks the counts from `pack_counts`."""
+    return torch.tensor([ord(character) - 48 for character in text], dtype=torch.double)
 
 
 MeasuredOn = tuple[tuple[RetrievalSet, ...], ZeroShotSet, ZeroShotSet | None]
@@ -251,7 +253,7 @@ MeasuredOn = tuple[tuple[RetrievalSet, ...], ZeroShotSet, ZeroShotSet | None]
 def prepare_measuring(
     clip: ClipBundle, study: Study, data: ProfileData, part: Literal["val", "test"]
 ) -> MeasuredOn:
-    """Reads pictures, and encodes texts once. The pocket has further scenes for it.
+    """Reads pictures and encodes texts once; for the pocket, further scenes are used.
 
     Returns:
         Galleries, labelled pictures, and labelled ones of the held-out style if any.
@@ -262,8 +264,8 @@ def prepare_measuring(
     if study.profile.data == "pocket":
         captioned = pocket.load_further(*_OF_POCKET[part])
     size = study.gallery or len(captioned)
-    if rest := len(captioned) % size:
-        say(f"Of galleries of {size:,} the last of {part} has {rest:,}, where more is found.")
+    if remainder := len(captioned) % size:
+        say(f"The last gallery of {part} has {remainder:,} of {size:,} pictures: it finds more.")
     return (
         prepare_galleries(clip, captioned, size),
         prepare_zero_shot(clip, labelled, templates=data.templates),
@@ -276,10 +278,10 @@ class Measurement:
     """One model's results.
 
     Attributes:
-        found: by direction.
-        correct: for each labelled picture whether it is named.
-        held_out: share of the labelled pictures of the held-out style that are.
-        hubness: of rescored scores, as `measure_hubness`, a mean over galleries.
+        found: retrieval by direction.
+        correct: whether each labelled picture is classified correctly.
+        held_out: share of correct ones among the labelled pictures of the held-out style.
+        hubness: of rescored scores, from `measure_hubness`, averaged over galleries.
     """
 
     found: dict[str, GalleryMetrics]
@@ -299,27 +301,28 @@ def measure(
 
     Args:
         clip: the model.
-        place: what is measured.
-        rescorings: of scores, each measured; None leaves them as they are.
-        references: what this model makes of the training data, to rescore candidates by.
+        place: the data to measure on.
+        rescorings: to measure, one after the other; None leaves scores as they are.
+        references: this model's features of the training data, to rescore candidates by.
         hubs: whether to measure the hubness of rescored scores, too.
     """
     galleries, zero_shot, held_out = place
     features = encode_galleries(clip, galleries)
-    known = evaluate_zero_shot(clip, zero_shot, progress=False).correct
-    other = evaluate_zero_shot(clip, held_out, progress=False).top1 if held_out else None
+    correct = evaluate_zero_shot(clip, zero_shot, progress=False).correct
+    held_out_top1 = evaluate_zero_shot(clip, held_out, progress=False).top1 if held_out else None
 
-    def look(how: Rescoring | None) -> Measurement:
-        if how is None:
-            return Measurement(measure_galleries(features), known, other)
+    def look(rescoring: Rescoring | None) -> Measurement:
+        if rescoring is None:
+            return Measurement(measure_galleries(features), correct, held_out_top1)
         assert references
-        found, hubness = measure_galleries(features, references, how), None
+        metrics, hubness = measure_galleries(features, references, rescoring), None
         if hubs:
-            each = [measure_hubness(*some[:2], references, how) for some in features]
+            skews = [measure_hubness(*gallery[:2], references, rescoring) for gallery in features]
             hubness = {
-                way: {x: fmean(one[way][x] for one in each) for x in each[0][way]} for way in WAYS
+                way: {when: fmean(skew[way][when] for skew in skews) for when in skews[0][way]}
+                for way in WAYS
             }
-        return Measurement(found, known, other, hubness)
+        return Measurement(metrics, correct, held_out_top1, hubness)
 
     return {how: look(how) for how in rescorings}
 
@@ -335,27 +338,27 @@ def run_study(
 
     Args:
         study: what to train.
-        clip: the untouched one.
+        clip: the untouched CLIP.
         work: the folder for features, checkpoints, teachers and the trained arms.
-        names: of the arms to train now, beside the untouched CLIP; all if left out.
-        repeat: an arm's name and a seed: trains only this, again from its beginning, and keeps its
-            record in `work`.
+        names: of the arms to train now, in addition to the untouched CLIP; all if left out.
+        repeat: an arm's name and a seed: trains only this one, again from the beginning, and writes
+            its record to `work`.
 
     Raises:
-        ValueError: an arm is unknown, there is nothing to repeat, a record is of other settings, or
-            one of a recorded arm is missing.
+        ValueError: an arm is unknown, there is nothing to repeat, a record has other settings, or
+            a recorded arm lacks a record.
     """
-    known = {arm.name: arm for arm in study.arms}
-    wanted = [repeat[0]] if repeat else ["clip", *names] if names else list(known)
-    if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"Expected arms out of {', '.join(known)}, got {unknown[0]!r}.")
+    arms_by_name = {arm.name: arm for arm in study.arms}
+    wanted = [repeat[0]] if repeat else ["clip", *names] if names else list(arms_by_name)
+    if unknown := [name for name in wanted if name not in arms_by_name]:
+        raise ValueError(f"Expected arms out of {', '.join(arms_by_name)}, got {unknown[0]!r}.")
     if repeat:
-        if known[repeat[0]].recorded:
+        if arms_by_name[repeat[0]].recorded:
             raise ValueError(
-                f"Expected an arm that can be trained, got {repeat[0]}, of which there are only "
-                "records; repeat another."
+                f"Expected an arm that can be trained, got {repeat[0]}, which has only records; "
+                "repeat another."
             )
-        rows = [(known[repeat[0]], repeat[1])]
+        rows = [(arms_by_name[repeat[0]], repeat[1])]
         if not has_record(study, *rows[0]):
             raise ValueError(
                 f"Expected a record of {repeat[0]} with the seed {repeat[1]} to repeat, found "
@@ -365,17 +368,17 @@ def run_study(
         rows = [
             (arm, seed)
             for seed in study.seeds
-            for arm in (known[name] for name in dict.fromkeys(wanted))
+            for arm in (arms_by_name[name] for name in dict.fromkeys(wanted))
             if seed in study.seeds_of(arm) and not has_record(study, arm, seed)
         ]
     if not rows:
         return
-    workshop = _Workshop(study, clip, work, anew=repeat is not None)
+    workshop = _Workshop(study, clip, work, repeated=repeat is not None)
     records = work / "repeated" if repeat else study.path.with_suffix("")
     trainings: dict[tuple[StudyArm, int], list[StudyArm]] = {}
     for arm, seed in rows:
-        alike = replace(arm, name="", rescoring=None)
-        trainings.setdefault((alike, seed), []).append(arm)
+        training = replace(arm, name="", rescoring=None)
+        trainings.setdefault((training, seed), []).append(arm)
     for (_, seed), arms in trainings.items():
         say(f"{study.path.stem}: {', '.join(arm.name for arm in arms)}, seed {seed}.")
         for arm, record in zip(arms, workshop.run(arms, seed), strict=True):
@@ -384,10 +387,10 @@ def run_study(
 
 
 def has_record(study: Study, arm: StudyArm, seed: int) -> bool:
-    """Whether a training has been done, so that it is not run again.
+    """Whether a training is done, so that it is not run again.
 
     Raises:
-        ValueError: its record is damaged or of other settings than the file's, or it is missing and
+        ValueError: its record is damaged or has other settings than the file, or it is missing and
             the arm can no longer be trained.
     """
     path = study.record_of(arm, seed)
@@ -398,33 +401,34 @@ def has_record(study: Study, arm: StudyArm, seed: int) -> bool:
                 f"none; restore it, or take {arm.name} out of {study.path}."
             )
         return False
-    now = study.describe(arm, seed)
-    # Older records lack this, and newer settings; but what they were not asked, they cannot say.
-    known = {"measured": {k: v for k, v in now["measured"].items() if k != "compositions"}}
+    current = study.describe(arm, seed)
+    # Older records lack these and newer settings, which had the defaults. Compositions that were
+    # not measured cannot be filled in.
+    defaults = {"measured": {k: v for k, v in current["measured"].items() if k != "compositions"}}
     if arm.profile:
-        known["profile"] = Profile("", "", None).as_dict()
-    kept = read_record(path, lambda record: _fill(record["settings"], known))
-    if differing := differing_entries(kept, now):
+        defaults["profile"] = Profile("", "", None).as_dict()
+    recorded = read_record(path, lambda record: _fill(record["settings"], defaults))
+    if differing := differing_entries(recorded, current):
         raise ValueError(
             f"Expected {path} to be of the settings in {study.path}, but they differ in "
             f"{', '.join(differing)}; "
-            + (f"take {arm.name} out." if arm.recorded else "delete it to train that anew.")
+            + (f"take {arm.name} out." if arm.recorded else "delete it to train again.")
         )
     return True
 
 
-def _fill(kept: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with what it lacks."""
-    both = {
-        name: _fill(kept[name], value) if isinstance(value, dict) else kept[name]
+def _fill(record: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Fills in what a record lacks."""
+    filled = {
+        name: _fill(record[name], value) if isinstance(value, dict) else record[name]
         for name, value in defaults.items()
-        if name in kept
+        if name in record
     }
-    return {**defaults, **kept, **both}
+    return {**defaults, **record, **filled}
 
 
 def teacher_place(work: Path, arm: StudyArm, seed: int) -> Path:
-    """The folder that a study's work has an arm's teacher in; arms of one teacher share it."""
+    """The folder of an arm's teacher in a study's work; arms with the same teacher share it."""
     assert arm.profile  # the untouched CLIP has no teacher
     settings = asdict(arm.profile)
     decisive = {
@@ -437,23 +441,23 @@ def teacher_place(work: Path, arm: StudyArm, seed: int) -> Path:
 
 
 class _Workshop:
-    """What trainings of a study share: data, features, teachers; each made when it is needed."""
+    """Data, features and teachers that a study's trainings share, made when they are needed."""
 
-    def __init__(self, study: Study, clip: ClipBundle, work: Path, anew: bool) -> None:
+    def __init__(self, study: Study, clip: ClipBundle, work: Path, repeated: bool) -> None:
         self.study, self.clip, self.work = study, clip, work
-        # What is trained anew goes on from no checkpoint, and lies apart.
-        self.place = work / "repeated" if anew else work
-        self.states = None if anew else work / "checkpoints"
+        # Repeated trainings use no checkpoint, and have a folder of their own.
+        self.place = work / "repeated" if repeated else work
+        self.states = None if repeated else work / "checkpoints"
         self.data = load_data(study.profile)
         self.before = load_seen(study.profile.clip)
         if self.before:
             self.data = leave_out_seen(self.data, self.before, study.profile.clip)
         self.read_uncaptioned = cache(self._read_uncaptioned)
-        if study.profile.zero_shot != "pocket":  # whose pictures are apart
+        if study.profile.zero_shot != "pocket":  # whose pictures are separate
             trained = {arm.profile.uncaptioned: arm.profile for arm in study.arms if arm.profile}
-            named = [name for name, each in trained.items() if locate_uncaptioned(each)[0]]
-            for each in ("", *named):
-                self.data = leave_out_trained_labelled(self.data, self._describe_seen(each))
+            sources = [name for name, profile in trained.items() if locate_uncaptioned(profile)[0]]
+            for source in ("", *sources):
+                self.data = leave_out_trained_labelled(self.data, self._describe_seen(source))
         self.chosen_on = prepare_measuring(clip, study, self.data, "val")
         self.measured_on = prepare_measuring(clip, study, self.data, "test")
         self.captioned, self.uncaptioned = cache(self._captioned), cache(self._uncaptioned)
@@ -461,28 +465,30 @@ class _Workshop:
     @cached_property
     def untouched(self) -> tuple[Measurement, Measurement]:
         """The untouched CLIP on val and on test."""
-        one, other = (measure(self.clip, x)[None] for x in (self.chosen_on, self.measured_on))
-        if not (one.correct.any() and other.correct.any()):
+        on_val, on_test = (
+            measure(self.clip, data)[None] for data in (self.chosen_on, self.measured_on)
+        )
+        if not (on_val.correct.any() and on_test.correct.any()):
             raise ValueError(
                 "Expected a CLIP that knows some of the classes, got none right; give it classes "
                 "that it can name."
             )
-        return one, other
+        return on_val, on_test
 
-    def _read_uncaptioned(self, named: str) -> CaptionedImages | None:
-        profile = apply_recipe(replace(self.study.profile, uncaptioned=named), "region_taught")
+    def _read_uncaptioned(self, source: str) -> CaptionedImages | None:
+        profile = apply_recipe(replace(self.study.profile, uncaptioned=source), "region_taught")
         return load_uncaptioned(profile, self.data)
 
-    def _describe_seen(self, named: str = "") -> SeenPictures:
-        """What an arm has seen that learns from these uncaptioned pictures, too."""
+    def _describe_seen(self, source: str = "") -> SeenPictures:
+        """What an arm has seen, including these uncaptioned pictures if any."""
         profile, val = self.study.profile, self.data.val
         if profile.data == "pocket":
             val = pocket.load_further(*_OF_POCKET["val"])
         labelled = () if profile.zero_shot == "pocket" else self.data.zero_shot_val.paths
         by_content, before = profile.leak_guard == "content", [self.before] if self.before else []
         seen = describe_seen(self.data.train, val, labelled, by_content, before)
-        more = self.read_uncaptioned(named) if named else None
-        return add_trained(seen, more, by_content) if more else seen
+        uncaptioned = self.read_uncaptioned(source) if source else None
+        return add_trained(seen, uncaptioned, by_content) if uncaptioned else seen
 
     def _select(self, share: float) -> CaptionedImages:
         train = self.data.train
@@ -492,48 +498,51 @@ class _Workshop:
     def _captioned(self, regions: RegionSettings, share: float) -> EncodedPictures:
         return encode_pictures(self.clip, self._select(share), regions, self.work)
 
-    def _uncaptioned(self, regions: RegionSettings, named: str) -> EncodedPictures | None:
-        pictures = self.read_uncaptioned(named)
+    def _uncaptioned(self, regions: RegionSettings, source: str) -> EncodedPictures | None:
+        pictures = self.read_uncaptioned(source)
         return encode_pictures(self.clip, pictures, regions, self.work) if pictures else None
 
     def run(self, arms: Sequence[StudyArm], seed: int) -> list[dict[str, Any]]:
-        """Records of one training, for arms that differ in their rescoring alone.
+        """Trains once and returns a record for each arm; they differ only in their rescoring.
 
-        Each has the frontier from the untouched CLIP to the student, and how it came.
+        A record has the frontier from the untouched CLIP to the student, and how it was made.
         """
         began, profile = time.monotonic(), arms[0].profile
         rescorings = list(dict.fromkeys(arm.rescoring for arm in arms))
-        seen: dict[float, list[dict[Rescoring | None, Measurement]]] = {}
+        measured: dict[float, list[dict[Rescoring | None, Measurement]]] = {}
 
-        def look(alpha: float, clip: ClipBundle) -> None:
-            """On val and on test."""
-            known = self._select(arms[0].captions)
-            references = prepare_references(clip, known) if any(rescorings) else None
-            seen[alpha] = [
+        def measure_mix(alpha: float, clip: ClipBundle) -> None:
+            """Measures a mix on val and on test."""
+            train = self._select(arms[0].captions)
+            references = prepare_references(clip, train) if any(rescorings) else None
+            measured[alpha] = [
                 measure(clip, self.chosen_on, rescorings, references),
                 measure(clip, self.measured_on, rescorings, references, hubs=True),
             ]
 
-        first, base = self.untouched
+        base_on_val, base_on_test = self.untouched
         steps, probe, run, alpha = 0, None, None, 0.0
         if rescorings == [None]:
-            seen[0.0] = [{None: each} for each in self.untouched]
+            measured[0.0] = [{None: measurement} for measurement in self.untouched]
         else:
-            look(0.0, self.clip)
+            measure_mix(0.0, self.clip)
         if profile:
             run, steps, probe = self._train(arms[0], replace(profile, seed=seed))
             for share in ALPHAS:
-                look(share, interpolate(self.clip, run.student, share))
+                measure_mix(share, interpolate(self.clip, run.student, share))
         records = []
         for arm in arms:
-            points = {share: [each[arm.rescoring] for each in two] for share, two in seen.items()}
+            points = {
+                share: [results[arm.rescoring] for results in parts]
+                for share, parts in measured.items()
+            }
             val = [
                 Candidate(
                     share,
-                    each.found["text_to_image"].figures["recall_at_1"],
-                    _retention(each, first),
+                    on_val.found["text_to_image"].figures["recall_at_1"],
+                    _retention(on_val, base_on_val),
                 )
-                for share, (each, _) in points.items()
+                for share, (on_val, _) in points.items()
             ]
             mixed = self.clip
             if profile and run:
@@ -548,8 +557,10 @@ class _Workshop:
                 "steps": steps,
                 "seconds": round(time.monotonic() - began, 1),
                 "alpha": alpha,
-                "val": [asdict(each) for each in val],
-                **_describe_frontier({x: found for x, (_, found) in points.items()}, base, alpha),
+                "val": [asdict(candidate) for candidate in val],
+                **_describe_frontier(
+                    {share: on_test for share, (_, on_test) in points.items()}, base_on_test, alpha
+                ),
                 "probe": probe,
                 "compositions": self._ask_compositions(mixed),
                 "settings": settings,
@@ -558,24 +569,27 @@ class _Workshop:
         return records
 
     def _save(self, arm: Arm, name: str, profile: Profile, seed: int) -> None:
-        """Keeps an arm; what is recorded of it was measured before its weights are rounded."""
+        """Saves an arm; its record was measured before its weights are rounded."""
         rounded = clone_clip(arm.clip)
         round_changed(self.clip, rounded)
-        named = profile.uncaptioned if profile.student.uncaptioned_batch else ""
+        source = profile.uncaptioned if profile.student.uncaptioned_batch else ""
         origin = describe_origin(replace(profile, seed=seed), self.clip)
-        place = self.place / "arms" / f"seed-{seed}" / name
-        save_arm(replace(arm, clip=rounded), place, origin, self._describe_seen(named))
+        folder = self.place / "arms" / f"seed-{seed}" / name
+        save_arm(replace(arm, clip=rounded), folder, origin, self._describe_seen(source))
 
     def _ask_compositions(self, clip: ClipBundle) -> dict[str, dict[str, str]] | None:
         if not self.study.compositions:
             return None
         return {
-            kind: {name: pack_counts(each) for name, each in composition_scores(found).items()}
-            for kind, found in score_compositions(clip, self.study.compositions).items()
+            kind: {
+                name: pack_counts(correct)
+                for name, correct in composition_scores(similarity).items()
+            }
+            for kind, similarity in score_compositions(clip, self.study.compositions).items()
         }
 
     def _train(self, arm: StudyArm, profile: Profile) -> tuple[StudentRun, int, Any]:
-        """A student, how many steps it took, and the probe of its teacher."""
+        """Trains a student; returns it, its number of steps, and the probe of its teacher."""
         captioned, student = self.captioned(profile.regions, arm.captions), profile.student
         steps = len(plan_epoch(captioned.features, student, profile.seed, 0))  # of an epoch
         if arm.steps:
@@ -593,51 +607,53 @@ class _Workshop:
             if profile.teacher_model == "control":
                 teacher = self._train_control(arm, profile)
             else:
-                place = teacher_place(self.place, arm, profile.seed)
-                state = self.states and self.states / f"teacher-{place.name}.safetensors"
+                teacher_folder = teacher_place(self.place, arm, profile.seed)
+                state = self.states and self.states / f"teacher-{teacher_folder.name}.safetensors"
                 run = train_teacher_of(profile, captioned.features, state, self.clip.device)
-                folder, seen = place / kind_of(run.settings), self._describe_seen()
+                folder, seen = teacher_folder / kind_of(run.settings), self._describe_seen()
                 save_teacher_run(run, folder, profile, self.clip, seen)
                 teacher = run.teacher
             if profile.teacher_model == "region":
                 further = self.data.test
                 if self.study.profile.data == "pocket":
                     further = pocket.load_further(*_OF_POCKET["probe"])
-                tested = load_or_extract_features(self.clip, further, profile.regions, self.work)
-                probe = asdict(region_probe(teacher, tested, profile.region_teacher))
+                test_features = load_or_extract_features(
+                    self.clip, further, profile.regions, self.work
+                )
+                probe = asdict(region_probe(teacher, test_features, profile.region_teacher))
         terms = prepare_terms(profile, self.clip, captioned, teacher, uncaptioned)
         key = digest_record(replace(arm, rescoring=None).describe(profile.seed))
-        # Of no arm's name: those that differ in their rescoring go on from one another's.
+        # Without the arm's name: arms that differ only in their rescoring share a checkpoint.
         state = self.states and self.states / f"student-{key}.safetensors"
         trained = distill(self.clip, captioned, terms, student, seed=profile.seed, checkpoint=state)
         return trained, student.epochs * steps, probe
 
     def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
-        """The control by its own settings, trained once for its own row and for what it teaches."""
+        """The control, trained once by its own settings, for its own row and as a teacher."""
         control = replace(self.study.control, seed=profile.seed)
         captioned = self.captioned(control.regions, arm.captions)
         sets = prepare_evaluation(self.clip, self.data)
-        shown = prepare_training(self.clip, captioned, sets, control.selection)
+        training_set = prepare_training(self.clip, captioned, sets, control.selection)
         key = digest_record(
             replace(arm, profile=control, steps=0, rescoring=None).describe(profile.seed)
         )
         state = self.states and self.states / f"student-{key}.safetensors"
         terms = prepare_terms(control, self.clip, captioned)
         student, seed = control.student, profile.seed
-        return train_arm(self.clip, shown, terms, student, seed=seed, checkpoint=state).clip
+        return train_arm(self.clip, training_set, terms, student, seed=seed, checkpoint=state).clip
 
 
-def _retention(found: Measurement, base: Measurement) -> float:
-    return float(found.correct.double().mean() / base.correct.double().mean())
+def _retention(measurement: Measurement, base: Measurement) -> float:
+    return float(measurement.correct.double().mean() / base.correct.double().mean())
 
 
 def _describe_frontier(
     points: Mapping[float, Measurement], base: Measurement, alpha: float
 ) -> dict[str, Any]:
-    """What is recorded of mixes by their weights, one of which was chosen."""
+    """The part of a record on the mixes, by weight, one of which was chosen."""
     chosen = points[alpha]
     return {
-        "frontier": [_describe(share, found, base) for share, found in points.items()],
+        "frontier": [_describe(share, measurement, base) for share, measurement in points.items()],
         "queries": {way: pack_counts(base.found[way].image.bincount()) for way in WAYS},
         "chosen": {
             **{way: chosen.found[way].figures for way in WAYS},
@@ -647,15 +663,15 @@ def _describe_frontier(
     }
 
 
-def _describe(alpha: float, found: Measurement, base: Measurement) -> dict[str, Any]:
-    held_out = found.held_out and base.held_out and found.held_out / base.held_out
+def _describe(alpha: float, measurement: Measurement, base: Measurement) -> dict[str, Any]:
+    held_out = measurement.held_out and base.held_out and measurement.held_out / base.held_out
     return {
         "alpha": alpha,
-        **{way: each.figures["recall_at_1"] for way, each in found.found.items()},
-        "retention": _retention(found, base),
+        **{way: metrics.figures["recall_at_1"] for way, metrics in measurement.found.items()},
+        "retention": _retention(measurement, base),
         "retention_held_out_style": held_out,
         "hits": {
-            way: pack_counts(torch.bincount(each.image, each.hits.double()))
-            for way, each in found.found.items()
+            way: pack_counts(torch.bincount(metrics.image, metrics.hits.double()))
+            for way, metrics in measurement.found.items()
         },
     }

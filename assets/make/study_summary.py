@@ -1,4 +1,4 @@
-"""What a study's records say together: arms beside each other, at one retention."""
+"""Summarises a study's records: compares its arms at one retention."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -18,67 +18,74 @@ from dclip_kit.runtime.files import read_record
 
 
 def summarise(study: Study) -> dict[str, Any]:
-    """What all records of a study say together; arms without any are left out.
+    """Summarises all records of a study; arms without any are left out.
 
-    Arms are compared at one retention, read off each one's frontier linearly between its weights
-    α; values of a picture are averaged over seeds, and intervals are bootstraps over pictures.
+    Arms are compared at one retention, by linear interpolation of each one's frontier between its
+    weights α. A picture's values are averaged over seeds; intervals are bootstraps over pictures.
 
     Raises:
-        ValueError: a record is damaged, or of other settings than the study's, or pictures have
-            come or gone between two.
+        ValueError: a record is damaged or has other settings than the study, or records are of
+            different pictures.
     """
-    kept: dict[str, list[dict[str, Any]]] = {}
+    records: dict[str, list[dict[str, Any]]] = {}
     for arm in study.arms:
         seeds = [seed for seed in study.seeds_of(arm) if has_record(study, arm, seed)]
-        found = [read_record(study.record_of(arm, seed), dict) for seed in seeds]
-        if found:
-            kept[arm.name] = found
-    pictures = {  # the same for all arms, else nothing is paired
-        name: {(*each["queries"].values(), len(each["chosen"]["correct"])) for each in own}
-        for name, own in kept.items()
+        arm_records = [read_record(study.record_of(arm, seed), dict) for seed in seeds]
+        if arm_records:
+            records[arm.name] = arm_records
+    pictures = {  # must be the same for all arms, to be paired
+        name: {(*run["queries"].values(), len(run["chosen"]["correct"])) for run in runs}
+        for name, runs in records.items()
     }
-    for name, each in pictures.items():
-        if each != pictures["clip"]:
+    for name, counts in pictures.items():
+        if counts != pictures["clip"]:
             raise ValueError(
                 f"Expected records of the same pictures beside {study.path}, but {name} was "
                 "measured on others than clip; delete the older records, and run the study again."
             )
-    fixed = {name: [at_retention(each) for each in own] for name, own in kept.items()}
-    chosen = {name: [at_alpha(each, each["alpha"]) for each in own] for name, own in kept.items()}
+    hits_at_retention = {
+        name: [at_retention(run) for run in runs] for name, runs in records.items()
+    }
+    hits_at_chosen = {
+        name: [at_alpha(run, run["alpha"]) for run in runs] for name, runs in records.items()
+    }
     arms = {
         name: {
             "runs": [
-                {key: each[key] for key in ("seed", "settings_digest", "steps", "seconds", "alpha")}
-                | {x: float(hits[x].sum() / unpack_counts(each["queries"][x]).sum()) for x in WAYS}
-                for each, hits in zip(own, fixed[name], strict=True)
+                {key: run[key] for key in ("seed", "settings_digest", "steps", "seconds", "alpha")}
+                | {
+                    way: float(hits[way].sum() / unpack_counts(run["queries"][way]).sum())
+                    for way in WAYS
+                }
+                for run, hits in zip(runs, hits_at_retention[name], strict=True)
             ],
-            "frontier": _average_frontiers(own),
-            "at_95_5": _compare(name, fixed, kept),
-            "chosen": _describe_chosen(_compare(name, chosen, kept), own, kept),
-            "val": sum(_on_val(each) for each in own) / len(own),
-            "probe": own[0]["probe"],
-            **_average_hubness(own),
-            **_compare_compositions(name, kept),
+            "frontier": _average_frontiers(runs),
+            "at_95_5": _compare(name, hits_at_retention, records),
+            "chosen": _describe_chosen(_compare(name, hits_at_chosen, records), runs, records),
+            "val": sum(_on_val(run) for run in runs) / len(runs),
+            "probe": runs[0]["probe"],
+            **_average_hubness(runs),
+            **_compare_compositions(name, records),
         }
-        for name, own in kept.items()
+        for name, runs in records.items()
     }
     return {"profile": study.profile.name, "seeds": list(study.seeds), "arms": arms}
 
 
 def at_alpha(record: Mapping[str, Any], alpha: float) -> dict[str, Tensor]:
-    point = next(each for each in record["frontier"] if each["alpha"] == alpha)
+    point = next(entry for entry in record["frontier"] if entry["alpha"] == alpha)
     return {way: unpack_counts(point["hits"][way]) for way in WAYS}
 
 
 def at_retention(record: Mapping[str, Any]) -> dict[str, Tensor]:
     """Hits by direction and picture at `RETENTION`."""
     before, after, share = _find_retention(record["frontier"])
-    old, new = (at_alpha(record, each["alpha"]) for each in (before, after))
+    old, new = (at_alpha(record, point["alpha"]) for point in (before, after))
     return {way: torch.lerp(old[way], new[way], share) for way in WAYS}
 
 
 def _on_val(record: Mapping[str, Any]) -> float:
-    """Text→image Recall@1 on val at `RETENTION`: what settings are chosen by."""
+    """Text→image Recall@1 on val at `RETENTION`, which settings are chosen by."""
     before, after, share = _find_retention(record["val"])
     return before["recall_at_1"] + share * (after["recall_at_1"] - before["recall_at_1"])
 
@@ -86,7 +93,7 @@ def _on_val(record: Mapping[str, Any]) -> float:
 def _find_retention(points: Sequence[Any]) -> tuple[Any, Any, float]:
     """Two points of a frontier, and how far between them it first falls to `RETENTION`.
 
-    Where it never does, that is its end.
+    If it never does, both are its last point.
     """
     for before, after in pairwise(points):
         if after["retention"] < RETENTION:
@@ -97,116 +104,126 @@ def _find_retention(points: Sequence[Any]) -> tuple[Any, Any, float]:
 
 def _compare(
     name: str,
-    found: Mapping[str, Sequence[Mapping[str, Tensor]]],
-    kept: Mapping[str, Sequence[Mapping[str, Any]]],
+    hits: Mapping[str, Sequence[Mapping[str, Tensor]]],
+    records: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
     """An arm's Recall@1 by direction, and what it gains over each other arm."""
 
     result: dict[str, Any] = {}
     for way in WAYS:
-        queries = unpack_counts(kept[name][0]["queries"][way])  # all arms have the same pictures
+        queries = unpack_counts(records[name][0]["queries"][way])  # all arms have the same pictures
         image = torch.arange(len(queries)).repeat_interleave(queries.long())
-        # Of each query, on average over seeds; queries of a picture share its mean.
+        # For each query, averaged over seeds; a picture's queries share its mean.
         shares = {
-            arm: (torch.stack([each[way] for each in own]).mean(0) / queries.clamp(min=1))[image]
-            for arm, own in found.items()
+            arm: (torch.stack([run[way] for run in runs]).mean(0) / queries.clamp(min=1))[image]
+            for arm, runs in hits.items()
         }
-        mine, versus = shares.pop(name), {}
-        for other, theirs in shares.items():
-            if theirs.any():
-                gain = paired_bootstrap(theirs, mine, image, "relative")
-                versus[other] = {"relative": gain.estimate, "ci95": [gain.low, gain.high]}
-        result[way] = {"recall_at_1": float(mine.mean()), "vs": versus}
+        own_shares, versus = shares.pop(name), {}
+        for rival, rival_shares in shares.items():
+            if rival_shares.any():
+                gain = paired_bootstrap(rival_shares, own_shares, image, "relative")
+                versus[rival] = {"relative": gain.estimate, "ci95": [gain.low, gain.high]}
+        result[way] = {"recall_at_1": float(own_shares.mean()), "vs": versus}
     return result
 
 
 def _describe_chosen(
     compared: Mapping[str, Any],
-    own: Sequence[Mapping[str, Any]],
-    kept: Mapping[str, Sequence[Mapping[str, Any]]],
+    runs: Sequence[Mapping[str, Any]],
+    records: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
     """What an arm finds and retains at the weights that val chose, averaged over seeds."""
 
     ways = {
         way: {
-            metric: sum(each["chosen"][way][metric] for each in own) / len(own)
-            for metric in own[0]["chosen"][way]
+            metric: sum(run["chosen"][way][metric] for run in runs) / len(runs)
+            for metric in runs[0]["chosen"][way]
         }
-        | found
-        for way, found in compared.items()
+        | retrieval
+        for way, retrieval in compared.items()
     }
-    correct = torch.stack([unpack_counts(each["chosen"]["correct"]) for each in own]).mean(0)
-    base = unpack_counts(kept["clip"][0]["chosen"]["correct"])
-    share = paired_bootstrap(base, correct, torch.arange(len(base)), "ratio")
-    return {**ways, "retention": {"estimate": share.estimate, "ci95": [share.low, share.high]}}
+    correct = torch.stack([unpack_counts(run["chosen"]["correct"]) for run in runs]).mean(0)
+    base = unpack_counts(records["clip"][0]["chosen"]["correct"])
+    interval = paired_bootstrap(base, correct, torch.arange(len(base)), "ratio")
+    return {
+        **ways,
+        "retention": {"estimate": interval.estimate, "ci95": [interval.low, interval.high]},
+    }
 
 
-def _average_hubness(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _average_hubness(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     key = "skewness_of_k_occurrence"
-    if not all(each.get(key) for each in own):  # those that are not rescored
+    if not all(run.get(key) for run in runs):  # arms without rescoring
         return {}
     return {
         key: {
-            way: {x: fmean(each[key][way][x] for each in own) for x in ("before", "after")}
+            way: {
+                moment: fmean(run[key][way][moment] for run in runs)
+                for moment in ("before", "after")
+            }
             for way in WAYS
         }
     }
 
 
 def _compare_compositions(
-    name: str, kept: Mapping[str, Sequence[Mapping[str, Any]]]
+    name: str, records: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Shares of items that an arm tells apart, and how much more these are than of others."""
-    asked = {
-        arm: [each["compositions"] for each in own]
-        for arm, own in kept.items()
-        if all(each.get("compositions") for each in own)
+    """The shares of items that an arm tells apart, and its gains over the other arms."""
+    compositions = {
+        arm: [run["compositions"] for run in runs]
+        for arm, runs in records.items()
+        if all(run.get("compositions") for run in runs)
     }
-    if name not in asked:
+    if name not in compositions:
         return {}
 
     def describe(kind: str, score: str) -> dict[str, Any]:
         shares = {
-            arm: torch.stack([unpack_counts(each[kind][score]) for each in own]).mean(0)
-            for arm, own in asked.items()
+            arm: torch.stack([unpack_counts(run[kind][score]) for run in runs]).mean(0)
+            for arm, runs in compositions.items()
         }
-        mine = shares.pop(name)
-        item = torch.arange(len(mine))
-        own = paired_bootstrap(torch.zeros_like(mine), mine, item)
-        gains = {arm: paired_bootstrap(each, mine, item) for arm, each in shares.items()}
+        own_shares = shares.pop(name)
+        item = torch.arange(len(own_shares))
+        interval = paired_bootstrap(torch.zeros_like(own_shares), own_shares, item)
+        gains = {arm: paired_bootstrap(rival, own_shares, item) for arm, rival in shares.items()}
         versus = {
             arm: {"difference": gain.estimate, "ci95": [gain.low, gain.high]}
             for arm, gain in gains.items()
         }
-        return {"estimate": own.estimate, "ci95": [own.low, own.high], "vs": versus}
+        return {"estimate": interval.estimate, "ci95": [interval.low, interval.high], "vs": versus}
 
     return {
         "compositions": {
             kind: {score: describe(kind, score) for score in scores}
-            for kind, scores in asked[name][0].items()
+            for kind, scores in compositions[name][0].items()
         }
     }
 
 
-def _average_frontiers(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _average_frontiers(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = ("alpha", *WAYS, "retention", "retention_held_out_style")
     return [
         {
-            name: None if row[0][name] is None else sum(each[name] for each in row) / len(row)
+            name: None
+            if points[0][name] is None
+            else sum(point[name] for point in points) / len(points)
             for name in names
         }
-        for row in zip(*(each["frontier"] for each in own), strict=True)
+        for points in zip(*(run["frontier"] for run in runs), strict=True)
     ]
 
 
 def format_repeated(study: Study, work: Path, name: str, seed: int) -> str:
-    """What a repeated training finds beside what its record says, by weight α."""
-    arm = next(each for each in study.arms if each.name == name)
+    """The result of a repeated training beside that of its record, by weight α."""
+    arm = next(candidate for candidate in study.arms if candidate.name == name)
     paths = [study.record_of(arm, seed), work / "repeated" / f"{name}-{seed}.json"]
-    before, now = ({p["alpha"]: p for p in read_record(path, dict)["frontier"]} for path in paths)
+    before, now = (
+        {point["alpha"]: point for point in read_record(path, dict)["frontier"]} for path in paths
+    )
     names = (*WAYS, "retention")
     rows = [["α", *(f"{name}, now" for name in names)]]
     for alpha in sorted(before.keys() & now.keys()):
-        pairs = ((before[alpha][each], now[alpha][each]) for each in names)
+        pairs = ((before[alpha][key], now[alpha][key]) for key in names)
         rows.append([f"{alpha:g}", *(f"{100 * old:.1f}, {100 * new:.1f}" for old, new in pairs)])
     return format_table(rows)

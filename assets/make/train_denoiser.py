@@ -1,8 +1,8 @@
 """Trains the pocket denoiser: `python -m assets.make.train_denoiser`.
 
 A small UNet of diffusers that draws pocket scenes of 32 pixels from the pocket CLIP's caption
-tokens; it learns from scenes drawn from seeds of their own. Interrupted, the same command
-continues. At the end it measures whether that is a denoiser, and draws a sheet of samples.
+tokens; it learns from scenes drawn with their own seeds. After an interruption, the same command
+continues. At the end it measures how well the UNet denoises, and draws a sheet of samples.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from dclip_kit.training.checkpoint import load_training_state, save_training_sta
 
 SIDE = 32
 SPAN = (0.4, 0.95)  # a single thing's longer side, as a share of the picture's
-MINUTES = 10.0  # between two states on disk
+MINUTES = 10.0  # between two saved states
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Recipe:
 
     seed: int = 13
     scenes: int = 40_000  # drawn once
-    single_share: float = 0.5  # of scenes with one thing, mostly larger than in others
+    single_share: float = 0.5  # of scenes with a single thing, mostly larger than in others
     steps: int = 9_000
     batch_size: int = 64
     learning_rate: float = 8e-4
     warmup_steps: int = 300
     weight_decay: float = 0.01
-    ema_decay: float = 0.999  # of the averaged weights that are kept
-    silent_share: float = 0.1  # of captions that are left out, for classifier-free guidance
+    ema_decay: float = 0.999  # of the averaged weights, which are saved
+    silent_share: float = 0.1  # of captions to leave out, for classifier-free guidance
     channels: tuple[int, ...] = (16, 32, 64, 128)
 
 
@@ -95,7 +95,7 @@ def draw_scene(
 
 
 def draw_scenes(count: int, seed: int, single_share: float = 0.0) -> Scenes:
-    """As many scenes, of a stream of their own; a share of them with a single, large thing."""
+    """Draws `count` scenes with their own seeds; a share of them has a single, large thing."""
     with ProcessPoolExecutor() as pool:
         draw = partial(draw_scene, seed=seed, single_share=single_share)
         drawn = pool.map(draw, range(count), chunksize=100)
@@ -104,9 +104,9 @@ def draw_scenes(count: int, seed: int, single_share: float = 0.0) -> Scenes:
 
 
 def build_unet(recipe: Recipe) -> Any:
-    """The untrained UNet; at full and half size it has no attention, which would cost most.
+    """The untrained UNet; it has no attention at full and half size, where it would cost most.
 
-    What a caption says as a whole reaches every block beside the timestep: by attention alone,
+    Every block also gets an embedding of the whole caption with the timestep: by attention alone,
     places hardly followed captions after 3,600 steps.
     """
     plain = len(recipe.channels) - 2  # levels without attention
@@ -132,18 +132,17 @@ def build_unet(recipe: Recipe) -> Any:
 
 @torch.no_grad()
 def whiten(unet: Any, tokens: Float[Tensor, "token width"]) -> None:
-    """Lets an untrained UNet hear each direction of caption tokens equally loud.
+    """Whitens the caption tokens for an untrained UNet, so that all their directions count alike.
 
-    Tokens vary in half a dozen directions, and which nouns are meant lies in good part elsewhere:
-    in directions with less than a hundredth of the variance, where a layer that starts at random
-    hardly looks.
+    Tokens vary mostly in half a dozen directions, but much of what tells nouns apart is in others,
+    with less than a hundredth of the variance, which a randomly initialised layer hardly uses.
     """
     values, vectors = torch.linalg.eigh(tokens.double().T @ tokens.double() / len(tokens))
     loudness = (values + 1e-6 * values.sum()).rsqrt()
     whitening = (vectors * loudness @ vectors.T).to(tokens)
     unet.encoder_hid_proj.weight.copy_(whitening)
     unet.encoder_hid_proj.bias.zero_()
-    pool = unet.add_embedding.pool  # it reads tokens before that layer
+    pool = unet.add_embedding.pool  # it reads the tokens before that layer
     for layer in (pool.q_proj, pool.k_proj, pool.v_proj):
         layer.weight.copy_(layer.weight @ whitening)
 
@@ -161,34 +160,34 @@ def draw_batch(step: int, scenes: Scenes, recipe: Recipe) -> tuple[Tensor, list[
     rng = np.random.default_rng([recipe.seed, 1, step])
     chosen = rng.integers(len(scenes.captions), size=recipe.batch_size)
     captions = [
-        "" if rng.random() < recipe.silent_share else str(rng.choice(scenes.captions[each]))
-        for each in chosen
+        "" if rng.random() < recipe.silent_share else str(rng.choice(scenes.captions[scene]))
+        for scene in chosen
     ]
     timesteps = torch.from_numpy(rng.integers(1000, size=recipe.batch_size))
     return scenes.pictures[chosen].float() / 127.5 - 1, captions, timesteps
 
 
 def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
-    """Trains, or goes on; keeps its state every ten minutes."""
+    """Trains, or continues; saves its state every ten minutes."""
     torch.manual_seed(recipe.seed)
     unet = build_unet(recipe)
     describe, width = describe_by_tokens(clip)
     scenes = draw_scenes(recipe.scenes, recipe.seed, recipe.single_share)
-    heard = describe([captions[0] for captions in scenes.captions[:4000]])
-    whiten(unet, heard.features[heard.mask])
+    caption_tokens = describe([captions[0] for captions in scenes.captions[:4000]])
+    whiten(unet, caption_tokens.features[caption_tokens.mask])
     average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
-    both = torch.nn.ModuleDict({"unet": unet, "average": average})  # so that both are resumed
+    modules = torch.nn.ModuleDict({"unet": unet, "average": average})  # so that both are resumed
     optimizer = torch.optim.AdamW(unet.parameters(), weight_decay=recipe.weight_decay, fused=True)
     state = folder / "state.safetensors"
-    said = repr(recipe)
-    progress: dict[str, Any] = {"recipe": said, "step": 0, "seconds": 0.0, "loss": []}
+    recipe_text = repr(recipe)
+    progress: dict[str, Any] = {"recipe": recipe_text, "step": 0, "seconds": 0.0, "loss": []}
     if state.exists():
-        progress = load_training_state(state, both, optimizer)
-        if progress.get("recipe") != said:
-            raise SystemExit(f"Expected {state} to be of {said}; delete it to train anew.")
+        progress = load_training_state(state, modules, optimizer)
+        if progress.get("recipe") != recipe_text:
+            raise SystemExit(f"Expected {state} to be of {recipe_text}; delete it to train again.")
         print(f"Continuing at step {progress['step']} of {recipe.steps}.")
-    # Of velocities, whose error counts what is to be seen in much noise, too: of noise, nothing was
-    # learned from captions in 1,400 steps.
+    # Predicts velocities, whose error also counts what is visible in much noise: when noise was
+    # predicted, nothing was learned from captions in 1,400 steps.
     scheduler = DDPMScheduler(
         1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"
     )
@@ -196,7 +195,7 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
     unet.requires_grad_(True).train()
     losses: list[float] = []
     began = time.monotonic() - progress["seconds"]
-    written = time.monotonic()
+    saved = time.monotonic()
     bar = tqdm(range(progress["step"], recipe.steps), "denoiser", mininterval=10)
     for step in bar:
         for group in optimizer.param_groups:
@@ -215,7 +214,7 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
                 learning.kept[timesteps],
                 partial(learning.predict_noise, timesteps=timesteps, condition=condition),
             )
-            loss = (loss / learning.kept[timesteps]).mean()  # of noise, to that of velocities
+            loss = (loss / learning.kept[timesteps]).mean()  # from noise's to velocities'
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -225,11 +224,11 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
         if (step + 1) % 100 == 0:
             progress["loss"].append([step + 1, round(sum(losses) / len(losses), 4)])
             losses.clear()
-        if time.monotonic() - written >= 60 * MINUTES or step + 1 == recipe.steps:
-            written = time.monotonic()
-            progress |= {"step": step + 1, "seconds": written - began}
-            save_training_state(state, both, optimizer, progress)
-    kept = average.module.eval().requires_grad_(False)
+        if time.monotonic() - saved >= 60 * MINUTES or step + 1 == recipe.steps:
+            saved = time.monotonic()
+            progress |= {"step": step + 1, "seconds": saved - began}
+            save_training_state(state, modules, optimizer, progress)
+    averaged = average.module.eval().requires_grad_(False)
     log = {
         "recipe": asdict(recipe),
         "seconds": round(progress["seconds"]),
@@ -237,27 +236,29 @@ def train(recipe: Recipe, clip: ClipBundle, folder: Path) -> Denoiser:
         "loss": progress["loss"],
     }
     write_record(log, folder / "training.json")
-    return build_denoiser("pocket", kept, scheduler, describe, width, clip=clip)
+    return build_denoiser("pocket", averaged, scheduler, describe, width, clip=clip)
 
 
-# What it is worth
+# Measuring the denoiser
 
 
 def prefers_own_caption(denoiser: Denoiser, scenes: Scenes) -> float:
-    """Share of scenes whose noise is predicted better beside their caption than the next one's."""
-    captions, latents = [each[0] for each in scenes.captions], scenes.pictures.float() / 127.5 - 1
-    own = caption_losses(denoiser, latents, captions)
-    other = caption_losses(denoiser, latents, captions[1:] + captions[:1])
-    return float((own < other).double().mean())
+    """Share of scenes whose noise is predicted better with their caption than the next one's."""
+    captions = [scene_captions[0] for scene_captions in scenes.captions]
+    latents = scenes.pictures.float() / 127.5 - 1
+    own_losses = caption_losses(denoiser, latents, captions)
+    other_losses = caption_losses(denoiser, latents, captions[1:] + captions[:1])
+    return float((own_losses < other_losses).double().mean())
 
 
 def name_pictures(clip: ClipBundle, pictures: Tensor, scenes: Sequence[Scene]) -> float:
-    """Share of pictures of which a CLIP's first name is that of a thing that they are to show."""
+    """Share of pictures whose nearest noun, by CLIP, is that of a thing that they should show."""
     classes = encode_classes(clip, [noun.noun for noun in load_nouns()])
     large = resize(pictures, [clip.side] * 2).clamp(0, 1)
-    named = (encode_images(clip, large) @ classes.T).argmax(1).tolist()
-    shown = [{thing.noun for thing in scene.objects} for scene in scenes]
-    return sum(name in here for name, here in zip(named, shown, strict=True)) / len(named)
+    nearest = (encode_images(clip, large) @ classes.T).argmax(1).tolist()
+    scene_nouns = [{thing.noun for thing in scene.objects} for scene in scenes]
+    correct = [name in nouns for name, nouns in zip(nearest, scene_nouns, strict=True)]
+    return sum(correct) / len(correct)
 
 
 @torch.no_grad()
@@ -274,49 +275,56 @@ def draw_samples(
         denoiser: of pixels.
         captions: what to draw.
         steps: of denoising.
-        guidance: how far each step goes beyond what an empty caption would say; 1: not at all.
+        guidance: how far each step is moved away from an empty caption's; 1: not at all.
         seed: of the noise.
     """
     scheduler = DDIMScheduler.from_config(denoiser.scheduler.config)
     scheduler.set_timesteps(steps)
-    told, silent = (denoiser.describe(each) for each in (captions, [""] * len(captions)))
-    drawn = torch.randn(
+    conditional, unconditional = (
+        denoiser.describe(texts) for texts in (captions, [""] * len(captions))
+    )
+    latents = torch.randn(
         (len(captions), *denoiser.shape), generator=torch.Generator().manual_seed(seed)
     )
     for step in scheduler.timesteps:
-        found, plain = (
-            denoiser.unet(drawn, step, x.features, encoder_attention_mask=x.mask).sample
-            for x in (told, silent)
+        with_caption, without_caption = (
+            denoiser.unet(
+                latents, step, condition.features, encoder_attention_mask=condition.mask
+            ).sample
+            for condition in (conditional, unconditional)
         )
-        drawn = scheduler.step(plain + guidance * (found - plain), step, drawn).prev_sample
-    return (drawn.float() / 2 + 0.5).clamp(0, 1)
+        latents = scheduler.step(
+            without_caption + guidance * (with_caption - without_caption), step, latents
+        ).prev_sample
+    return (latents.float() / 2 + 0.5).clamp(0, 1)
 
 
 def validate(
     denoiser: Denoiser, clip: ClipBundle, folder: Path, count: int = 512, steps: int = 30
 ) -> None:
-    """Writes validation.json, and samples.png: twelve samples above the scenes they describe."""
-    # Scenes of another seed than the training's.
+    """Writes validation.json, and samples.png: twelve samples above their captions' scenes."""
+    # Scenes with another seed than in training.
     scenes = draw_scenes(count, Recipe().seed + 1)
-    captions = [each[0] for each in scenes.captions]
+    captions = [scene_captions[0] for scene_captions in scenes.captions]
     parts = [captions[start : start + 64] for start in range(0, count, 64)]
     with torch.autocast("cpu", torch.bfloat16):
-        drawn = [
-            draw_samples(denoiser, x, steps, seed=i) for i, x in enumerate(tqdm(parts, "samples"))
+        batches = [
+            draw_samples(denoiser, part, steps, seed=i)
+            for i, part in enumerate(tqdm(parts, "samples"))
         ]
-    samples = torch.cat(drawn)
-    real = scenes.pictures.float() / 255
+    samples = torch.cat(batches)
+    scene_pictures = scenes.pictures.float() / 255
     figures: dict[str, float] = {
         "scenes": count,
         "prefers_own_caption": round(prefers_own_caption(denoiser, scenes), 3),
         "samples_named": round(name_pictures(clip, samples, scenes.scenes), 3),
-        "scenes_named": round(name_pictures(clip, real, scenes.scenes), 3),
+        "scenes_named": round(name_pictures(clip, scene_pictures, scenes.scenes), 3),
     }
     print(json.dumps(figures, indent=1))
     write_record(figures, folder / "validation.json")
-    sheet = make_grid(torch.cat([samples[:12], real[:12]]), nrow=12, pad_value=1.0)
-    shown = resize(to_pil_image(sheet), [sheet.shape[1] * 3], interpolation=0)
-    shown.save(folder / "samples.png")
+    sheet = make_grid(torch.cat([samples[:12], scene_pictures[:12]]), nrow=12, pad_value=1.0)
+    enlarged = resize(to_pil_image(sheet), [sheet.shape[1] * 3], interpolation=0)
+    enlarged.save(folder / "samples.png")
     write_atomically(folder / "samples.txt", "\n".join(captions[:12]) + "\n")
 
 

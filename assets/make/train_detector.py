@@ -1,9 +1,9 @@
 """Trains the pocket YOLO: `python -m assets.make.train_detector`.
 
-An ultralytics YOLOv8n and ultralytics' own loss, on scenes of all nouns drawn as they are needed,
-from seeds of their own; labels are super-categories. Ultralytics' trainer would want half a million
-files and fp32; bf16 with channels last is three times as fast on a CPU that has it.
-Interrupted, the same command continues.
+An ultralytics YOLOv8n with ultralytics' own loss, on scenes of all nouns that are drawn on the fly
+with their own seeds; labels are super-categories. Ultralytics' trainer would need half a million
+files and fp32; bf16 with channels last is three times as fast on a CPU that supports it.
+After an interruption, the same command continues.
 """
 
 import argparse
@@ -42,11 +42,11 @@ class Recipe:
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 5e-4
-    ema_decay: float = 0.998  # of the averaged weights that are kept
+    ema_decay: float = 0.998  # of the averaged weights, which are saved
 
 
 def make_batch(step: int, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Ultralytics' form of a batch: img, and cls, bboxes (xywh, shares), batch_idx for each box."""
+    """A batch in ultralytics' format: img; and cls, bboxes (xywh, shares), batch_idx per box."""
     nouns, categories = load_nouns(), load_categories()
     images, labels, boxes, owners = [], [], [], []
     for index in range(recipe.batch_size):
@@ -84,14 +84,14 @@ class _WithAverage(torch.nn.Module):
 
     @torch.no_grad()
     def update(self, step: int, decay: float) -> None:
-        decay *= 1 - math.exp(-step / 200)  # early weights are worth nothing
-        for kept, new in zip(
+        decay *= 1 - math.exp(-step / 200)  # early weights are worthless
+        for average, current in zip(
             self.average.state_dict().values(), self.model.state_dict().values(), strict=True
         ):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
+            if average.is_floating_point():
+                average.lerp_(current, 1 - decay)
             else:
-                kept.copy_(new)
+                average.copy_(current)
 
 
 def build_model() -> Any:
@@ -108,17 +108,19 @@ def build_model() -> Any:
 def save_detector(model: Any, folder: str | Path, names: Sequence[str], image_size: int) -> None:
     """Writes a detector as safetensors, YAML and JSON, for `load_detector(folder)`.
 
-    Each file is renamed into place; `config.json` goes first and comes last, so that a folder left
-    half-way is noticed. Weights are in half precision; biases and normalisation, few, in full.
+    Each file is renamed into place; `config.json` is deleted first and written last, so that an
+    incomplete folder is noticed. Weights are in half precision; the few biases and normalisation
+    parameters in full.
 
     Args:
         model: an ultralytics YOLO or DetectionModel, not fused.
-        folder: where to; other files in it are left alone.
+        folder: to write to; other files in it are left alone.
         names: the labels, by class number.
         image_size: side in pixels that it was trained at.
 
     Raises:
-        ValueError: if it is no detector or fused, not finite in half precision, or misnamed.
+        ValueError: the model is no detector or is fused, its weights are not finite in half
+            precision, or the names do not fit its classes.
     """
     import yaml
 
@@ -140,7 +142,7 @@ def save_detector(model: Any, folder: str | Path, names: Sequence[str], image_si
             f"Expected {model.yaml['nc']} different names, one for each class, got {names}."
         )
     architecture = {key: value for key, value in model.yaml.items() if key != "yaml_file"}
-    if architecture.get("scales"):  # only its own, so that plain ultralytics builds the same
+    if architecture.get("scales"):  # only its own, so that plain ultralytics builds the same model
         scale = architecture.get("scale") or next(iter(architecture["scales"]))
         architecture |= {"scale": scale, "scales": {scale: architecture["scales"][scale]}}
     tensors = {}
@@ -165,14 +167,14 @@ def main() -> None:
     recipe = Recipe()
     folder = asset_path("sprites").parent / "pocket_yolo"
     torch.manual_seed(recipe.seed)
-    both = _WithAverage(build_model(), build_model().requires_grad_(False).eval())
-    both.average.load_state_dict(both.model.state_dict())
-    both.model.train()
-    optimizer = torch.optim.AdamW(both.model.parameters(), weight_decay=recipe.weight_decay)
+    models = _WithAverage(build_model(), build_model().requires_grad_(False).eval())
+    models.average.load_state_dict(models.model.state_dict())
+    models.model.train()
+    optimizer = torch.optim.AdamW(models.model.parameters(), weight_decay=recipe.weight_decay)
     state = arguments.runs / "state.safetensors"
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": []}
     if state.exists():
-        progress = load_training_state(state, both, optimizer)
+        progress = load_training_state(state, models, optimizer)
         print(f"Continuing at step {progress['step']} of {recipe.steps}.")
     began = time.monotonic() - progress["seconds"]
     for step in tqdm(
@@ -186,26 +188,26 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
         with torch.autocast("cpu", torch.bfloat16):
-            output = both.model(batch["img"])
+            output = models.model(batch["img"])
         output = {
             name: value.float() if torch.is_tensor(value) else [v.float() for v in value]
             for name, value in output.items()
         }
-        loss, _ = both.model.loss(batch, output)
+        loss, _ = models.model.loss(batch, output)
         optimizer.zero_grad()
         loss.sum().backward()
-        torch.nn.utils.clip_grad_norm_(both.model.parameters(), 10.0)
+        torch.nn.utils.clip_grad_norm_(models.model.parameters(), 10.0)
         optimizer.step()
-        both.update(step + 1, recipe.ema_decay)
+        models.update(step + 1, recipe.ema_decay)
         if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
             progress["step"], progress["seconds"] = step + 1, time.monotonic() - began
             progress["loss"].append(
                 [step + 1, *(round(x / recipe.batch_size, 4) for x in loss.tolist())]
             )
-            save_training_state(state, both, optimizer, progress)
+            save_training_state(state, models, optimizer, progress)
             done = step + 1 == recipe.steps
             save_detector(
-                both.average,
+                models.average,
                 folder if done else arguments.runs / "yolo",
                 load_categories(),
                 recipe.image_size,

@@ -1,4 +1,4 @@
-"""Weak image-text pairs, such as CLIP was trained on: alt-text that names, and seldom describes."""
+"""Weak image-text pairs like CLIP's training data: alt-text that names and seldom describes."""
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -41,12 +41,12 @@ LIST_TEXTS = (
     "a picture with {things}",
     "there is {things}",
 )
-# How often a thing beside the main one is named: alt-text says what a picture is about.
+# How often a thing other than the main one is named: alt-text tells what a picture is about.
 NAMED_BESIDE = {"small": 0.15, "medium": 0.4, "large": 0.75}
 
 
 def weak_text(scene: Scene, rng: np.random.Generator) -> str:
-    """Writes alt-text: names things, now and then the place; leaves out much; relates nothing.
+    """Writes alt-text: names things and sometimes the place, omits much, and states no relation.
 
     The scene's first object is what the picture is about.
     """
@@ -77,7 +77,7 @@ def weak_text(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def draw_as_lines(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Redraws a sprite as a pen would: dark lines where its colours meet, over paler fills."""
+    """Redraws a sprite like a pen drawing: dark lines where colours meet, over paler fills."""
     smooth = sprite.convert("L").filter(ImageFilter.GaussianBlur(0.8))  # fur has no outlines
     edges = smooth.filter(ImageFilter.FIND_EDGES).point(lambda edge: 255 * (edge > 35))
     if rng.random() < 0.5:
@@ -93,13 +93,13 @@ def draw_as_lines(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
 def augment_sprite(
     sprite: Image.Image, side: int, rng: np.random.Generator, line_art: float = 0.0
 ) -> Image.Image:
-    """Changes colours, turns, outlines: so that shape counts, and other drawing styles are read.
+    """Varies colours, rotation and outlines, so that shape counts and other styles are recognised.
 
     Args:
         sprite: RGBA, at the atlas's size.
-        side: of the picture that it is for, in pixels; it needs no more.
+        side: of the target picture, in pixels; the sprite needs no more.
         rng: the only source of randomness.
-        line_art: how often it is redrawn in lines.
+        line_art: how often the sprite is redrawn in lines.
     """
     sprite = ImageOps.contain(sprite, (side, side))
     lines = line_art > 0 and rng.random() < line_art
@@ -146,24 +146,24 @@ def weak_pair(
     """One picture in which a noun appears, and its alt-text.
 
     Args:
-        noun: index of the noun that is shown for certain.
+        noun: index of the noun that is always shown.
         side: of the picture in pixels, CLIP's own input size.
         rng: the only source of randomness.
-        single_share: how often it is alone.
-        span: share of the side that a single object takes, from and to.
+        single_share: how often the noun is alone.
+        span: the smallest and the largest share of the side that a single object takes.
         line_art: how often a sprite is redrawn in lines.
     """
     if rng.random() < single_share:
         scene = sample_single(rng, noun, KNOWN_STYLES, span)
     else:
         everything = range(len(load_nouns()))
-        while True:  # until the noun is the largest thing: that is what alt-text would name
+        while True:  # until the noun is the largest thing, the one that alt-text would name
             scene = sample_scene(rng, everything, KNOWN_STYLES, (0.0, 0.5, 0.3, 0.2), first=noun)
             if _longer_side(scene.objects[0]) == max(map(_longer_side, scene.objects)):
                 break
     text = weak_text(scene, rng)
     picture = render_scene(scene, side, lambda sprite: augment_sprite(sprite, side, rng, line_art))
-    if rng.random() < 0.2:  # small crops arrive enlarged, that is soft
+    if rng.random() < 0.2:  # small crops are enlarged, and therefore soft
         small = int(side * rng.uniform(0.4, 0.9))
         picture = picture.resize((small, small), Image.Resampling.BILINEAR)
         picture = picture.resize((side, side), Image.Resampling.BICUBIC)

@@ -18,16 +18,16 @@ Settings = Annotated[Profile, arg(name="")]  # its fields are options of the com
 def train_teacher(
     *, out: Path, settings: Settings, features: Path | None = None, device: str = "auto"
 ) -> None:
-    """Trains the teacher that distill would train, and keeps it in OUT.
+    """Trains only the teacher that distill would train, and saves it in OUT.
 
-    Run again with the same options, it continues where it was stopped. --profile and --recipe
-    choose what the options below are unless given.
+    Run it again with the same options to continue where it stopped. --profile and --recipe choose
+    the defaults of the options below.
 
     Args:
-        out: the folder of the run, such as runs/mine; distill with the same options goes on there.
+        out: the folder of the run, such as runs/mine; distill with the same options continues it.
         settings: of the run.
-        features: the folder that keeps encoded pictures, for several runs to share if they encode
-            the same ones alike; else OUT.
+        features: a folder for encoded pictures, which runs that encode the same pictures in the
+            same way can share; OUT if left out.
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
@@ -53,27 +53,26 @@ def distill(
     """Fine-tunes a CLIP by a recipe and by its control, and measures both.
 
     It learns from captioned pictures (--data) and, by default, from pictures without captions
-    (--uncaptioned), which a region teacher labels. Writes into OUT a folder for each model, the
-    teacher if the recipe has one and the arms contrastive_rehearsal (the control) and the recipe's,
-    each mixed with the untouched CLIP at the weight that is best on val; and report.json, whose
-    table it prints. An arm's folder is one of open_clip's. Run again with the same options, it
-    continues where it was stopped. --profile and --recipe choose
-    what the options below are unless given.
+    (--uncaptioned), which a region teacher labels. OUT gets a folder for each model: the teacher,
+    if the recipe has one, and two arms, contrastive_rehearsal (the control) and the recipe's, each
+    mixed with the untouched CLIP at the weight that is best on val. It also gets report.json, whose
+    table is printed. open_clip loads an arm's folder. Run it again with the same options to
+    continue where it stopped. --profile and --recipe choose the defaults of the options below.
 
     Args:
         out: the folder of the run, such as runs/mine.
         settings: of the run.
-        teacher: the folder of a trained teacher (runs/x/region_teacher), to be used instead of
+        teacher: the folder of a trained teacher (runs/x/region_teacher), to use instead of
             training one.
-        features: the folder that keeps encoded pictures, for several runs to share if they encode
-            the same ones alike; else OUT.
+        features: a folder for encoded pictures, which runs that encode the same pictures in the
+            same way can share; OUT if left out.
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
     if teacher and not trains_teacher(settings):
         raise ValueError(
-            f"Expected no --teacher for the recipe {settings.recipe}, which has none of its own, "
-            f"got {teacher}; leave it out, or take --recipe region_taught."
+            f"Expected no --teacher for the recipe {settings.recipe}, which trains none, got "
+            f"{teacher}; leave it out, or take --recipe region_taught."
         )
     _require_room(settings, out, features or out, teacher)
     from dclip_kit.evaluation import experiment
@@ -88,23 +87,23 @@ def distill(
             format_report(report),
             *report["notes"],
             f"Written to {printable(out)}. Plain open_clip loads {arm}, as its README.md shows. To "
-            "publish it without seen.json, which tells whoever has a picture whether it was trained"
-            " on (training.json names the folders of your data: read it before):",
+            "publish it without seen.json, from which anyone who has a picture can tell whether it "
+            "was trained on (read training.json first: it names the folders of your data):",
             f"  hf upload YOU/NAME {arm} . --exclude seen.json",
             sep="\n",
         )
 
 
 def _require_room(settings: Profile, out: Path, features: Path, teacher: Path | None) -> None:
-    """Checks both folders, and says what a recipe does not heed of its settings."""
+    """Checks both folders, and names the changed settings that the recipe ignores."""
     require_own_folder(out, "settings.json")
     require_own_folder(features, "settings.json", "features-*")
-    usual = apply_recipe(PROFILES.get(settings.name, settings), settings.recipe)
-    taught_by = trains_teacher(settings) and not teacher and settings.teacher_model
-    for part, heeded in (
-        ("region_teacher", taught_by == "region"),
-        ("teacher", taught_by == "cross_attention"),
+    defaults = apply_recipe(PROFILES.get(settings.name, settings), settings.recipe)
+    teacher_kind = trains_teacher(settings) and not teacher and settings.teacher_model
+    for part, used in (
+        ("region_teacher", teacher_kind == "region"),
+        ("teacher", teacher_kind == "cross_attention"),
         ("denoiser", settings.student.sds_weight),
     ):
-        if not heeded and getattr(settings, part) != getattr(usual, part):
-            say(f"The recipe {settings.recipe} does not heed what was set of {part}.")
+        if not used and getattr(settings, part) != getattr(defaults, part):
+            say(f"The recipe {settings.recipe} ignores the settings of {part}.")

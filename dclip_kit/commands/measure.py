@@ -1,4 +1,4 @@
-"""Commands on models: measuring them, handing them on, searching with them."""
+"""Commands on models: measuring them, probing them, searching with them."""
 
 import asyncio
 import importlib.util
@@ -40,29 +40,29 @@ def evaluate(
 ) -> None:
     """Measures models: retrieval both ways with 95 % intervals, and zero-shot classification.
 
-    Pictures that one of the models has trained on, whatever data set they come from, are left out
-    for all of them, and so are labelled pictures that one was trained or chosen on; both are
-    counted. Each model's folder says what it has seen, wherever it was copied to.
+    Pictures that any of the models has trained on, in whatever data set, are left out for all of
+    them, and so are labelled pictures that any was trained or chosen on; the output counts both.
+    A model's folder records what the model has seen, also when it is copied.
 
     Args:
-        model: one or more, the first of which the others are compared with: "pocket", an
-            architecture of open_clip, or a folder that open_clip loads, such as an arm of distill
-            (runs/x/dclip).
+        model: one or more; the others are compared with the first. "pocket", an architecture of
+            open_clip, or a folder that open_clip loads, such as an arm of distill (runs/x/dclip).
         pretrained: for architectures: a tag of open_clip, such as openai, or a file.
-        data: captioned pictures, as inspect takes them, or "pocket"; left out, those of the first
-            arm's run, which it measured on, and where there is no arm, the profile's.
+        data: captioned pictures, as in inspect, or "pocket"; if left out, those that the first
+            arm's run measured on, or the profile's if no model is an arm.
         zero_shot: labelled pictures: "pocket", imagenet:FOLDER, cifar10:FOLDER, cifar100:FOLDER, or
-            a folder with a folder a class; "" leaves this out. Left out, as for data.
-        templates: what classes are put into: auto is CLIP's 80 except for the pocket, paper is one.
-            Left out, as for data.
-        images: the folder that the pictures' names are below; else it is looked for.
+            a folder with a subfolder for each class; "" skips zero-shot. Same default as data.
+        templates: the texts that class names are put into: auto is CLIP's 80 (the pocket's own for
+            the pocket), paper is a single one. Same default as data.
+        images: the folder that the pictures' names are relative to; searched for if left out.
         split: "test" is what distill measures on, a tenth where the data has no splits; "all" is
             everything; formats with splits have more (val, test_1k_0, …).
-        seed: of drawing splits that data has not; left out, that of the first arm's run, else 0.
-        rescore: measures each model once more, with scores rescored by what the data's training
-            split makes of each candidate; nothing is trained for it. Its settings are those of a
-            few that find most on val.
-        json: file for all figures.
+        seed: for drawing splits where the data has none; if left out, that of the first arm's run,
+            or 0.
+        rescore: also measures each model with rescored scores, which allow for how each candidate
+            scores with the data's training split; nothing is trained. Of a few settings, those that
+            find most on val are used.
+        json: a file to write all figures to.
         device: auto, cpu, cuda:0, …
     """
     if json:
@@ -72,18 +72,22 @@ def evaluate(
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
-    asked: dict[str, Any] = {"data": data, "images": images and str(images), "zero_shot": zero_shot}
-    asked |= {"templates": templates, "seed": seed}
-    on = measuring.choose_measured_on(model, PROFILES[profile], split, **asked)
-    parts = measuring.load_rescoring_parts(on) if rescore else None
+    choices: dict[str, Any] = {
+        "data": data,
+        "images": images and str(images),
+        "zero_shot": zero_shot,
+    }
+    choices |= {"templates": templates, "seed": seed}
+    measured_on = measuring.choose_measured_on(model, PROFILES[profile], split, **choices)
+    parts = measuring.load_rescoring_parts(measured_on) if rescore else None
     results = {}
     for name in model:
         clip = load_clip(name, tag_for(name, pretrained), choose_device(device))
-        results[name] = measuring.measure_model(clip, on, rescore, parts)
+        results[name] = measuring.measure_model(clip, measured_on, rescore, parts)
     if is_main_process():
         if json:
-            write_record(measuring.describe_results(results, on, rescore), json)
-        print(measuring.format_results(results, on, rescore))
+            write_record(measuring.describe_results(results, measured_on, rescore), json)
+        print(measuring.format_results(results, measured_on, rescore))
 
 
 def probe(
@@ -95,27 +99,27 @@ def probe(
     json: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Asks models what they know of order and relations, and teachers whether they look.
+    """Tests whether models understand order and relations, and whether teachers use the regions.
 
-    Models and teachers are asked for pairs of pocket scenes and captions that differ in order,
-    relation, size, number or attribute alone. Teachers are also given another picture's regions,
-    and none: one that finds as much by these does not use its own.
+    Models and teachers must tell apart pairs of pocket scenes and captions that differ only in
+    order, relation, size, number or attribute. Teachers are also measured with another picture's
+    regions and with none: one that finds as much with these does not use the picture's own.
 
     Args:
         model: as in evaluate.
         teacher: the folder of a teacher (runs/x/region_teacher), of a run with one, or "pocket" for
-            both that come with the kit. It is asked with the CLIP that its features came from, on
-            the test pictures of its run that it has not trained on.
+            the two that come with the kit. It is tested with the CLIP that its features came from,
+            on those test pictures of its run that it has not trained on.
         pretrained: for architectures: a tag of open_clip, such as openai, or a file.
-        items: how many pairs of each kind.
-        json: file for all figures.
+        items: the number of pairs of each kind.
+        json: a file to write all figures to.
         device: auto, cpu, cuda:0, …
     """
     if json:
         require_writable(json)
     if not model and not teacher:
         raise ValueError(
-            "Expected models or teachers to ask, got none; name some with --model and --teacher."
+            "Expected models or teachers to probe, got none; name some with --model or --teacher."
         )
     if items < 1:
         raise ValueError(f"Expected --items from 1, got {items}; ask for more.")
@@ -124,14 +128,18 @@ def probe(
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
-    where = choose_device(device)
-    folders = {name: each for x in teacher for name, each in probing.find_teachers(x).items()}
+    torch_device = choose_device(device)
+    folders = {
+        name: teacher_folder
+        for reference in teacher
+        for name, teacher_folder in probing.find_teachers(reference).items()
+    }
     results = {}
     for name in model:
-        clip = load_clip(name, tag_for(name, pretrained), where)
+        clip = load_clip(name, tag_for(name, pretrained), torch_device)
         results[name] = probing.probe_model(clip, items)
     for name, folder in folders.items():
-        results[name] = probing.probe_saved_teacher(folder, items, where)
+        results[name] = probing.probe_saved_teacher(folder, items, torch_device)
     if is_main_process():
         if json:
             write_record(probing.describe_probes(results, items), json)
@@ -150,23 +158,23 @@ def search(
     json: FlagCreatePairsOff[bool] = False,
     device: str = "auto",
 ) -> None:
-    """Searches a folder's pictures by a text; captions are not needed.
+    """Searches a folder's pictures by a text; the pictures need no captions.
 
-    The first search embeds the pictures and keeps that in the user's cache folder (or in
-    DCLIP_CACHE); later ones embed what is new or has changed.
+    The first search embeds the pictures and saves the embeddings in the user's cache folder (or in
+    DCLIP_CACHE); later ones embed only pictures that are new or have changed.
 
     Args:
-        folder: of pictures; folders in it count too.
+        folder: of pictures, with its subfolders.
         query: what to look for, such as "a dog on a beach".
         model: "pocket" (which knows a hundred drawn things), an architecture of open_clip, or a
             folder that open_clip loads, such as an arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
-        top_k: how many to find.
-        rescore: takes from each picture's score what it gets from captions of other pictures.
-        references: the data whose training captions these are, as inspect takes it, or "pocket";
-            left out, those that the arm was trained on.
-        json: prints JSON, a list of path and score, which is a cosine; with --rescore it is what
-            the method makes of one, and the cosine stands beside it.
+        top_k: the number of pictures to find.
+        rescore: corrects each picture's score for how it scores with captions of other pictures.
+        references: the data with these captions, in its training split, as in inspect, or "pocket";
+            if left out, the data that the arm was trained on.
+        json: prints a JSON list of paths and scores. A score is a cosine; with --rescore it is the
+            rescored one, and the cosine is given, too.
         device: auto, cpu, cuda:0, …
     """
     from dclip_kit.evaluation.profile_data import read_references
@@ -175,18 +183,18 @@ def search(
     from dclip_kit.search.folder_index import find_pictures, index_pictures
     from dclip_kit.search.rescoring import Rescoring
 
-    find_pictures(folder)  # an empty folder is told before a model is loaded
+    find_pictures(folder)  # refuses an empty folder before the model loads
     if top_k < 1 or not query.strip():
         raise ValueError(
-            f"Expected a query that says something and a --top-k from 1, got {query!r} and {top_k}."
+            f"Expected a query with some text and a --top-k from 1, got {query!r} and {top_k}."
         )
     if references and not rescore:
         raise ValueError(
             f"Expected no --references without --rescore, got {references}; give both or neither."
         )
-    captions_of = _choose_references(model, references) if rescore else None
+    reference_profile = _choose_references(model, references) if rescore else None
     clip = load_clip(model, tag_for(model, pretrained), choose_device(device))
-    with redirect_stdout(sys.stderr):  # that another process is waited for is no hit
+    with redirect_stdout(sys.stderr):  # a message about waiting for another process is no hit
         index = index_pictures(clip, folder)
     if index.embedded or index.unreadable:
         print(
@@ -195,18 +203,22 @@ def search(
             + (f" Links out of the folder led to {index.linked:,}." if index.linked else ""),
             file=sys.stderr,
         )
-    asked, captions, how = encode_texts(clip, [query]), None, Rescoring(rescore or "nnn")
-    if captions_of:
-        captions = encode_texts(clip, read_references(captions_of))
-    found = index.search(asked, top_k, captions, how)
+    query_features, reference_features, rescoring = (
+        encode_texts(clip, [query]),
+        None,
+        Rescoring(rescore or "nnn"),
+    )
+    if reference_profile:
+        reference_features = encode_texts(clip, read_references(reference_profile))
+    ranking = index.search(query_features, top_k, reference_features, rescoring)
     hits: list[dict[str, Any]] = [
         {"path": str(index.paths[i]), "score": score}
-        for i, score in zip(found.images, found.scores, strict=True)
+        for i, score in zip(ranking.images, ranking.scores, strict=True)
     ]
     if rescore:
-        cosines = index.search(asked, len(index.paths))
+        cosines = index.search(query_features, len(index.paths))
         cosine_of = dict(zip(cosines.images, cosines.scores, strict=True))
-        hits = [hit | {"cosine": cosine_of[i]} for hit, i in zip(hits, found.images, strict=True)]
+        hits = [hit | {"cosine": cosine_of[i]} for hit, i in zip(hits, ranking.images, strict=True)]
     if json:
         print(json_format.dumps(hits, indent=1))
     else:
@@ -215,19 +227,19 @@ def search(
 
 
 def _choose_references(model: str, references: str) -> Profile:
-    """Where captions to rescore by are: as named, else those that the model was trained on."""
+    """The profile whose captions rescore: the references', or that of the model's training."""
     from dclip_kit.evaluation.arms import read_origin
 
     origin = read_origin(model)
-    place = origin.profile if origin else PROFILES["pocket"]
+    profile = origin.profile if origin else PROFILES["pocket"]
     if references:
-        return replace(place, data=references, images="", test="")
+        return replace(profile, data=references, images="", test="")
     if not origin and model != "pocket":
         raise ValueError(
-            f"Expected captions to rescore by, got none with {model}; name their data with "
+            f"Expected captions to rescore by, but {model} comes with none; name their data with "
             "--references."
         )
-    return place
+    return profile
 
 
 def app(
@@ -241,22 +253,22 @@ def app(
 ) -> None:
     """Opens a page that searches a folder's pictures, before and after fine-tuning; no code needed.
 
-    The page is served to this machine alone, at 127.0.0.1, and only to whoever has the whole
-    address that is printed: it ends with a token, a new one each time. The page gives out pictures
-    that were made smaller, and never the folder. Vectors of pictures are kept, as search keeps
+    The page is served only to this machine, at 127.0.0.1, and only to those who have the whole
+    address that is printed: it ends with a token, a new one each time. The page shows reduced
+    copies of the pictures and gives no access to the folder. Embeddings are saved as search saves
     them.
 
-    What remains open: each tab takes about 600 MB of memory, and nothing limits how many are
-    opened; it is freed when the tab is closed, or five minutes after its connection is lost. And
-    the browser tells every other server at 127.0.0.1 that it visits what lets it in here: visit
-    none that you do not trust while the app runs.
+    Known limits: each tab takes about 600 MB of memory, and nothing limits the number of tabs; the
+    memory is freed when the tab is closed, or five minutes after its connection is lost. The
+    browser also sends the cookie that lets it in here to every other server at 127.0.0.1 that it
+    visits: visit none that you do not trust while the app runs.
 
     Args:
-        folder: of pictures, which need no captions; folders in it count too. Left out, the pocket's
-            pictures, with all that can be seen of them.
-        model: an arm that distill wrote (runs/x/region_taught), searched with beside the CLIP that
+        folder: of pictures, with its subfolders; they need no captions. If left out, the pocket's
+            pictures, for which there is more to see.
+        model: an arm that distill wrote (runs/x/region_taught), to search with beside the CLIP that
             it comes from; "pocket" is the arm that comes with the kit.
-        before: that CLIP, where the arm does not say it or it has moved.
+        before: that CLIP, if the arm does not name it or it has moved.
         port: where to serve, from 1 to 65535.
         browser: whether to open a browser, too.
         device: auto, cpu, cuda:0, …
@@ -271,57 +283,57 @@ def app(
     from dclip_kit.widgets.app import NOTEBOOK, SETTINGS
 
     if folder:
-        find_pictures(Path(folder))  # an empty folder is told before anything is served
+        find_pictures(Path(folder))  # refuses an empty folder before the server starts
     elif model != "pocket":
         raise ValueError(f"Expected a folder to search with {model}, got none; name one.")
-    asked = {
+    settings = {
         "folder": folder and str(Path(folder).absolute()),
         "model": model if model == "pocket" else str(Path(model).absolute()),
         "before": str(Path(before).absolute()) if Path(before or "none").is_dir() else before,
         "device": choose_device(device),
     }
     os.environ |= {
-        SETTINGS: json_format.dumps(asked),
+        SETTINGS: json_format.dumps(settings),
         "TQDM_DISABLE": "1",
-    }  # which the kernel inherits
+    }  # the kernel inherits them
     for name in ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE"):
-        os.environ.pop(name, None)  # else the token would be another server's
-    with tempfile.TemporaryDirectory() as root:  # all that the server can see
+        os.environ.pop(name, None)  # else the token would be that of another server
+    with tempfile.TemporaryDirectory() as root:  # the server sees nothing else
         shutil.copy(NOTEBOOK, root)
         _serve(Path(root, NOTEBOOK.name), port, browser)
 
 
 def _serve(notebook: Path, port: int, browser: bool) -> None:
-    """Serves a notebook's page until Ctrl-C, to this machine and whoever has its token."""
+    """Serves a notebook's page until Ctrl-C, to this machine and only with the token."""
     from voila.app import Voila
 
     options = [
         *(str(notebook), f"--port={port}", "--Voila.ip=127.0.0.1"),
         *("--Voila.port_retries=0", "--VoilaConfiguration.file_allowlist=[]"),
         *("--show_tracebacks=False", "--no-browser", "--Voila.auto_token=True"),
-        # Empty is False: no Host but localhost and loopback addresses.
+        # Empty means False: only localhost and loopback addresses as Host.
         "--Voila.tornado_settings=allow_remote_access=",
-        # A tab that is closed asks for the end of its kernel without the token against forged
-        # requests. Other sites cannot forge one: they have no cookie, and another origin.
+        # A tab being closed asks to end its kernel without the XSRF token. Other sites cannot
+        # forge that request: they lack the cookie, and their origin differs.
         "--Voila.tornado_settings=disable_check_xsrf=1",
         "--IdentityProvider.cookie_options=samesite=Strict",
-        # Kernels without a connection end; a page that is only looked at has one.
+        # Ends kernels without a connection; an idle page still has one.
         "--MappingKernelManager.cull_idle_timeout=300",
         "--MappingKernelManager.cull_interval=60",
-        f"--MappingKernelManager.root_dir={Path.cwd()}",  # to which paths are relative
+        f"--MappingKernelManager.root_dir={Path.cwd()}",  # relative paths start here
     ]
     voila = Voila.instance()
     voila.initialize(options)
 
     def open_page() -> None:
-        # Voilà would leave out the token. By way of a file that only this account can read: others
-        # can see what programs are called with.
+        # Voilà would leave out the token. The address goes through a file that only this account
+        # can read, since others can see the arguments of programs.
         page = notebook.with_name("open.html")
         page.write_text(f'<meta http-equiv="refresh" content="0; url={voila.display_url}">')
         threading.Thread(target=webbrowser.open, args=(page.as_uri(),)).start()
 
     if browser:
         loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)  # runs once the server listens
+        asyncio.set_event_loop(loop)  # runs the call once the server listens
         loop.call_soon(open_page)
     voila.start()

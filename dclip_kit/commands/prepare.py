@@ -22,15 +22,15 @@ def inspect(
     against: tuple[Path, ...] = (),
     json: Path | None = None,
 ) -> int:
-    """Looks at captioned pictures as training would read them: what is usable, twice, or leaks.
+    """Reads captioned pictures as training would, and reports the unusable, the equal, and leaks.
 
-    Exit code 1 if no usable picture has a caption.
+    The exit code is 1 if no usable picture has a caption.
 
     Args:
-        data: captioned pictures: a file of a kind that --format lists, or the folder that has it.
-        images: the folder that the pictures' names are below; else it is looked for.
-        against: evaluation sets whose pictures must not be among these.
-        json: file for the whole report.
+        data: captioned pictures: a file in a format that --format lists, or the folder it is in.
+        images: the folder that the pictures' names are relative to; searched for if left out.
+        against: evaluation sets, whose pictures must not be among these.
+        json: a file to write the whole report to.
     """
     if json:
         require_writable(json)
@@ -39,7 +39,7 @@ def inspect(
 
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        # Of metadata that nobody can read, picture by picture, and without saying which.
+        # Pillow warns of damaged metadata once a picture, without naming the picture.
         warnings.filterwarnings("ignore", module=r"PIL\b")
         report = inspect_data(data, images, format, against)
     if json:
@@ -65,30 +65,31 @@ def curate(
 ) -> None:
     """Draws the paper's training mixture, without evaluation pictures, into a manifest for --data.
 
-    50,000 pictures of COCO, 15,000 of Flickr30k and 10,000 of Conceptual Captions, of which a tenth
-    is held out for val; from those that are given.
+    It has 50,000 pictures from COCO, 15,000 from Flickr30k and 10,000 from Conceptual Captions, as
+    far as these are given. A tenth is held out for val.
 
     Args:
         out: the .json file to write.
-        against: the sets to be measured on, such as Karpathy's two files; their val and test
+        against: the sets to measure on later, such as Karpathy's two files; their val and test
             pictures are left out.
-        coco: as inspect takes it, such as the folder with annotations/ and train2017/.
-        flickr30k: as inspect takes it.
-        conceptual_captions: as inspect takes it: the TSV over an img2dataset download.
+        coco: as in inspect, such as the folder with annotations/ and train2017/.
+        flickr30k: as in inspect.
+        conceptual_captions: as in inspect: the TSV over an img2dataset download.
         seed: of the draw.
-        leak_guard: compare by content too, or by names alone, without reading evaluation pictures.
+        leak_guard: compare pictures by content, too, or by names alone, which reads no evaluation
+            picture.
     """
     require_writable(out)
     from dclip_kit.data import curate as draw
     from dclip_kit.data import read_captioned, recognise_format
     from dclip_kit.data.splits import read_evaluation
 
-    given = {"coco": coco, "flickr30k": flickr30k, "conceptual_captions": conceptual_captions}
+    folders = {"coco": coco, "flickr30k": flickr30k, "conceptual_captions": conceptual_captions}
     evaluation = [read_evaluation(path) for path in against]
     datasets = {}
-    for name, path in given.items():
+    for name, path in folders.items():
         if path:
-            # Karpathy's trains on restval too; what is drawn is read whole then.
+            # Karpathy's training split includes restval. Only the drawn pictures are decoded.
             split = "train+restval" if recognise_format(path) == "karpathy" else "train"
             datasets[name] = read_captioned(path, split=split, checks="names").dataset
     record = draw(datasets, out, evaluation, seed=seed, by_content=leak_guard == "content")
@@ -114,17 +115,17 @@ def detect(
 ) -> None:
     """Finds the regions of pictures.
 
-    Writes a JSON with each picture's size and regions (label, confidence, and box in pixels: left,
-    top, right, bottom), most confident first, and with the pictures that cannot be read.
+    Writes a JSON file with each picture's size and its regions (label, confidence, and box in
+    pixels: left, top, right, bottom), most confident first, and lists the unreadable pictures.
 
     Args:
-        pictures: a picture, or a folder of pictures; folders in it count too.
+        pictures: a picture, or a folder of pictures, with its subfolders.
         out: the .json file to write.
-        detector: "pocket", or a .pt of ultralytics by name or path (a pickle: from people you
-            trust).
+        detector: "pocket", or a .pt file of ultralytics by name or path (a pickle: load only those
+            from people you trust).
         confidence: what a region's confidence must exceed, 0 to 1.
-        max_regions: how many a picture, at most.
-        drawn: folder to write the pictures into with their boxes drawn.
+        max_regions: the most regions a picture.
+        drawn: a folder for the pictures with their boxes drawn in.
         device: auto, cpu, cuda:0, …
     """
     require_writable(out)
@@ -137,17 +138,19 @@ def detect(
     from dclip_kit.search.folder_index import find_pictures
 
     paths = find_pictures(pictures)
-    found = load_detector(
+    detections = load_detector(
         detector, confidence=confidence, max_regions=max_regions, device=choose_device(device)
     ).detect(paths, skip_unreadable=True)
-    readable = [path for i, path in enumerate(paths) if i not in found.unreadable]
+    readable = [path for i, path in enumerate(paths) if i not in detections.unreadable]
     entries = []
-    for path, regions in zip(readable, found.regions, strict=True):
+    for path, regions in zip(readable, detections.regions, strict=True):
         width, height = regions.image_size
-        every = zip(regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True)
+        columns = zip(
+            regions.label, regions.confidence.tolist(), regions.xyxy.tolist(), strict=True
+        )
         boxes = [
-            {"label": label, "confidence": sure, "xyxy": box}
-            for label, sure, box in every
+            {"label": label, "confidence": score, "xyxy": box}
+            for label, score, box in columns
             if not regions.is_whole_image
         ]
         entries.append({"path": str(path), "width": width, "height": height, "regions": boxes})
@@ -165,16 +168,16 @@ def detect(
             "max_regions": max_regions,
             "pictures": entries,
             "unreadable": [
-                {"path": str(paths[i]), "reason": r} for i, r in found.unreadable.items()
+                {"path": str(paths[i]), "reason": r} for i, r in detections.unreadable.items()
             ],
         },
         out,
     )
-    count = sum(len(regions) for regions in found.regions) - found.without_detections
+    count = sum(len(regions) for regions in detections.regions) - detections.without_detections
     print(
         f"Found {count:,} regions in {len(readable):,} pictures, none in "
-        f"{found.without_detections:,} of them; {len(found.unreadable):,} cannot be read. "
-        f"Written to {printable(out)}."
+        f"{detections.without_detections:,} of them; {len(detections.unreadable):,} cannot be "
+        f"read. Written to {printable(out)}."
     )
 
 
@@ -192,20 +195,20 @@ def embed(
 ) -> None:
     """Encodes captioned pictures once: whole, region by region, captions and their tokens.
 
-    Fills a folder with features.safetensors (tensors image, region, text, token, image_of_text and
-    more), source.json, which says what they are made from, and contents.json, with the pictures and
-    captions in the tensors' order, and what was left out. Run again, it continues where it was
-    stopped; several processes share the work under accelerate launch.
+    Writes into a folder: features.safetensors (tensors image, region, text, token, image_of_text
+    and more), source.json, which says what they were made from, and contents.json, with the
+    pictures and captions in the tensors' order and those left out. Run it again to continue where
+    it stopped; under accelerate launch, several processes share the work.
 
     Args:
-        data: captioned pictures, as inspect takes them.
-        out: the folder to fill.
+        data: captioned pictures, as in inspect.
+        out: the folder to write.
         model: "pocket", an architecture of open_clip, or a folder that open_clip loads, such as an
             arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
-        regions: of the pictures.
-        images: the folder that the pictures' names are below; else it is looked for.
-        split: of data with splits of their own: train, val, test, all, …
+        regions: how regions are found and cropped.
+        images: the folder that the pictures' names are relative to; searched for if left out.
+        split: train, val, test, all, … where the data has splits of its own.
         device: auto, cpu, cuda:0, …
     """
     require_own_folder(out, "source.json")
@@ -216,26 +219,27 @@ def embed(
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
-    found = read_captioned(data, images, format, split)
-    if split != "all" and not found.splits_from:
-        say(f"{found.dataset.source} has no splits of its own: all is encoded, and not {split}.")
+    reading = read_captioned(data, images, format, split)
+    if split != "all" and not reading.splits_from:
+        source = reading.dataset.source
+        say(f"{source} has no splits of its own: everything is encoded, not only {split}.")
     clip = load_clip(model, tag_for(model, pretrained), choose_device(device))
     detector = choose_detector(regions, clip)
-    features = extract_features(clip, detector, found.dataset, regions, folder=out)
+    features = extract_features(clip, detector, reading.dataset, regions, folder=out)
     if not is_main_process():
         return
     write_record(
         {
             "model": clip.name,
-            "pictures": [str(path) for path in found.dataset.paths],
-            "captions": found.dataset.texts,
-            "unusable": list_reasons(found.unusable),
-            "empty_captions": found.empty_captions,
+            "pictures": [str(path) for path in reading.dataset.paths],
+            "captions": reading.dataset.texts,
+            "unusable": list_reasons(reading.unusable),
+            "empty_captions": reading.empty_captions,
         },
         out / "contents.json",
     )
     print(
         f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
         f"{len(features.text):,} captions into {printable(out)}; unusable: "
-        f"{len(found.unusable):,}; without detections: {features.without_detections:,}."
+        f"{len(reading.unusable):,}; without detections: {features.without_detections:,}."
     )

@@ -1,4 +1,4 @@
-"""What commands ask of their surroundings: whether a file can be written, and which device."""
+"""What commands check first: whether their output can be written, and the device to compute on."""
 
 import os
 from pathlib import Path
@@ -7,48 +7,53 @@ from dclip_kit.runtime.printing import printable
 
 
 def require_writable(path: Path, kind: str = "file") -> None:
-    """Checks before the work whether its result can be written.
+    """Checks, before the work begins, whether its result can be written.
 
     Args:
-        path: where to.
+        path: of the result.
         kind: "file" or "folder".
 
     Raises:
-        ValueError: something of another kind is there: a folder, a file, a device.
+        ValueError: something of another kind (a folder, a file, a device) is there, or the place is
+            write-protected.
     """
-    inside = path if kind == "folder" else path.absolute().parent
-    above = next(each for each in (inside, *inside.absolute().parents) if each.exists())
-    fits = path.is_dir() if kind == "folder" else path.is_file()
-    if (path.exists() and not fits) or not above.is_dir() or not os.access(above, os.W_OK):
+    folder = path if kind == "folder" else path.absolute().parent
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    same_kind = path.is_dir() if kind == "folder" else path.is_file()
+    if (
+        (path.exists() and not same_kind)
+        or not existing.is_dir()
+        or not os.access(existing, os.W_OK)
+    ):
         raise ValueError(
-            f"Expected a {kind} that can be written at {printable(path)}, but something else is "
-            "there or it must not be written; name another."
+            f"Expected a {kind} that can be written at {printable(path)}, got a path that is no "
+            f"{kind} or is write-protected; name another."
         )
 
 
 def require_own_folder(path: Path, *marks: str) -> None:
-    """Checks that a folder is empty or the command's own, so that nothing is strewn among others.
+    """Checks that a folder is empty or the command's own, so that its files do not mix with others.
 
     Args:
-        path: of the folder, which may not be there yet.
-        marks: patterns of files, of which the command's own folders have one.
+        path: of the folder, which need not exist yet.
+        marks: patterns of file names; the command's own folders have a file that matches one.
 
     Raises:
-        ValueError: it has other things.
+        ValueError: it has other files.
     """
     require_writable(path, "folder")
-    there = [] if not path.is_dir() else [each.name for each in path.iterdir()]
-    # A hidden file says nothing, nor does one that a stop left half written.
-    others = sorted(each for each in there if not each.startswith(".") and each[-4:] != ".tmp")
-    if others and not any(any(path.glob(mark)) for mark in marks):
+    names = [] if not path.is_dir() else [name.name for name in path.iterdir()]
+    # Hidden files do not count, nor do those that an interrupted run left half written.
+    foreign = sorted(name for name in names if not name.startswith(".") and name[-4:] != ".tmp")
+    if foreign and not any(any(path.glob(mark)) for mark in marks):
         raise ValueError(
             f"Expected a folder at {printable(path)} that is empty or that this command began, got "
-            f"one with {printable(', '.join(others[:3]))}; name another."
+            f"one with {printable(', '.join(foreign[:3]))}; name another."
         )
 
 
 def choose_device(name: str) -> str:
-    """The device by its name; "auto" is a GPU of one's own if there is one, else the CPU.
+    """The device by its name; "auto" is this process's GPU if there is one, else the CPU.
 
     Raises:
         ValueError: there is no such device.

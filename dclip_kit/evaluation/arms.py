@@ -1,6 +1,6 @@
-"""Arms, the ways to treat CLIP that are compared: trained, chosen by one rule, measured, and kept.
+"""Arms, the compared ways to treat CLIP: trained, chosen by one rule, measured, and saved.
 
-The untouched CLIP is one of them. Of a trained one the folder is an ordinary one of open_clip's.
+The untouched CLIP is one of them. A trained arm's folder is an ordinary open_clip folder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,8 +67,8 @@ class Arm:
     Attributes:
         clip: the result, after interpolation.
         alpha: its weight; None for the untouched CLIP.
-        candidates: what the selection on val saw.
-        history: a row of figures an epoch.
+        candidates: the interpolations that val chose from.
+        history: a row of figures for each epoch.
     """
 
     clip: ClipBundle
@@ -102,7 +102,7 @@ class EvaluationSets:
 
 
 def prepare_evaluation(clip: ClipBundle, data: ProfileData) -> EvaluationSets:
-    """Encodes all texts once; pictures are read when they are looked at."""
+    """Encodes all texts once; pictures are read when they are encoded."""
 
     def prepare(labelled: LabelledImages) -> ZeroShotSet:
         return prepare_zero_shot(clip, labelled, False, data.templates)
@@ -124,8 +124,8 @@ class TrainingSet:
 
     Attributes:
         captioned: to train on.
-        val, zero_shot_val: what decides.
-        rule: how.
+        val, zero_shot_val: to choose on.
+        rule: how the choice is made.
     """
 
     captioned: EncodedPictures
@@ -137,7 +137,7 @@ class TrainingSet:
 def prepare_training(
     clip: ClipBundle, captioned: EncodedPictures, sets: EvaluationSets, rule: SelectionRule
 ) -> TrainingSet:
-    """Reads val, which trainings look at after each epoch.
+    """Reads val, which every training measures after each epoch.
 
     Raises:
         ValueError: as `read_pixels`.
@@ -161,42 +161,42 @@ def measure_interpolations(
     alphas: Sequence[float],
     precision: str = "no",
 ) -> tuple[Candidate, ...]:
-    """Measures what each interpolation between two CLIPs finds, and how much it remembers.
+    """Measures the retrieval and the zero-shot retention of interpolations between two CLIPs.
 
     Args:
         before, after: the ends.
-        retrieval, zero_shot: what is measured on.
+        retrieval, zero_shot: the data to measure on.
         alphas: weights of `after`; 0, which is `before`, always comes first.
-        precision: what pictures are encoded in, alike for all: "no" (float32) or "bf16".
+        precision: to encode all pictures in: "no" (float32) or "bf16".
 
     Raises:
-        ValueError: `before` classifies nothing, so that there is nothing to retain.
+        ValueError: `before` classifies no picture correctly, so that there is nothing to retain.
     """
-    before, found = replace(before, precision=precision), []
+    before, rows = replace(before, precision=precision), []
     for alpha in tqdm(
         sorted({0.0, *alphas}), desc="interpolations", delay=2, disable=not is_main_process()
     ):
         mixed = interpolate(before, after, alpha)
         recall = evaluate_retrieval(mixed, retrieval, progress=False).text_to_image.recall_at[1]
         top1 = evaluate_zero_shot(mixed, zero_shot, progress=False).top1
-        found.append((alpha, recall, top1))
-        base = found[0][2]
+        rows.append((alpha, recall, top1))
+        base = rows[0][2]
         if base == 0:
             raise ValueError(
                 "Expected a CLIP that knows some of the classes, got none right; give it classes "
                 "that it can name."
             )
-    return tuple(Candidate(alpha, recall, top1 / base) for alpha, recall, top1 in found)
+    return tuple(Candidate(alpha, recall, top1 / base) for alpha, recall, top1 in rows)
 
 
 def choose_candidate(candidates: Sequence[Candidate], least_retention: float) -> Candidate:
     """Chooses between interpolations measured on val, by one rule for every arm.
 
-    Of those that retain enough of the zero-shot accuracy, the one with the best text→image
-    Recall@1; the first, the untouched CLIP, if none does.
+    It is the one with the best text→image Recall@1 among those that retain enough of the zero-shot
+    accuracy; if none does, the first, the untouched CLIP.
     """
-    able = [each for each in candidates if each.retention >= least_retention]
-    return max(able or candidates[:1], key=lambda candidate: candidate.recall_at_1)
+    retaining = [candidate for candidate in candidates if candidate.retention >= least_retention]
+    return max(retaining or candidates[:1], key=lambda candidate: candidate.recall_at_1)
 
 
 def train_arm(
@@ -212,13 +212,13 @@ def train_arm(
 ) -> Arm:
     """Fine-tunes a copy of CLIP and chooses its interpolation on val.
 
-    The weights that trained are rounded to half precision, in which `save_arm` keeps them, so that
-    the arm measures the same once it is loaded.
+    The trained weights are rounded to half precision, as `save_arm` stores them, so that the arm
+    measures the same after it is loaded.
 
     Args:
         clip: the untouched CLIP.
-        shown: the training data, and val, which decides; test is not looked at.
-        terms: what is learned; as `choose_terms` makes them.
+        shown: the training data, and val to choose on; test is not used.
+        terms: of the loss, from `choose_terms`.
         settings, seed, checkpoint, on_epoch, on_step: as in `distill`.
     """
     precision = choose_precision(settings.mixed_precision)
@@ -245,12 +245,13 @@ def train_arm(
 
 def _validator(
     clip: ClipBundle,
-    shown: TrainingSet,
+    training_set: TrainingSet,
     precision: str,
     on_epoch: Callable[[ClipBundle, History], None] | None,
 ) -> Callable[[ClipBundle, History], None]:
-    """Adds to an epoch's figures what val says; then calls on_epoch."""
-    sample = shown.zero_shot_val.every(20)  # for the curves; all of it would double the training
+    """Makes a callback that adds val's figures to an epoch's row, then calls on_epoch."""
+    # A sample for the curves: with all pictures training would take twice as long.
+    sample = training_set.zero_shot_val.every(20)
 
     def name_sample(model: ClipBundle) -> float:
         return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1
@@ -259,13 +260,14 @@ def _validator(
 
     def validate(trained: ClipBundle, history: History) -> None:
         student = replace(trained, precision=precision)
-        found, named = evaluate_retrieval(student, shown.val, progress=False), name_sample(trained)
+        metrics = evaluate_retrieval(student, training_set.val, progress=False)
+        top1 = name_sample(trained)
         history[-1] |= {
-            "val_recall_at_1": found.text_to_image.recall_at[1],
-            "val_zero_shot": named,
+            "val_recall_at_1": metrics.text_to_image.recall_at[1],
+            "val_zero_shot": top1,
         }
         if untouched:
-            history[-1]["val_retention"] = named / untouched
+            history[-1]["val_retention"] = top1 / untouched
         if on_epoch:
             on_epoch(trained, history)
 
@@ -273,11 +275,11 @@ def _validator(
 
 
 def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, ArmResult]:
-    """Measures arms on test: retrieval, zero-shot, zero-shot in a held-out style if any.
+    """Measures arms on test: retrieval, zero-shot, and zero-shot in a held-out style if any.
 
-    A set at a time, whose pictures are read once for all arms if they fit into memory.
+    One set at a time, so that its pictures are read once for all arms if they fit into memory.
     """
-    clip, found = next(iter(arms.values())).clip, []
+    clip, columns = next(iter(arms.values())).clip, []
     measurements: list[tuple[Callable[..., Any], Any]] = [
         (evaluate_retrieval, sets.test),
         (evaluate_zero_shot, sets.zero_shot),
@@ -286,9 +288,9 @@ def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, Ar
     for evaluate, data in measurements:
         if data:
             data = replace(data, pictures=read_few(clip, data.pictures))
-        shown = tqdm(arms.values(), "measuring arms", disable=not data or not is_main_process())
-        found.append([data and evaluate(arm.clip, data, progress=False) for arm in shown])
-    return dict(zip(arms, map(ArmResult, arms.values(), *found), strict=True))
+        bar = tqdm(arms.values(), "measuring arms", disable=not data or not is_main_process())
+        columns.append([data and evaluate(arm.clip, data, progress=False) for arm in bar])
+    return dict(zip(arms, map(ArmResult, arms.values(), *columns), strict=True))
 
 
 # On disk
@@ -299,8 +301,8 @@ class Origin:
     """Where a model comes from.
 
     Attributes:
-        profile: what of its settings a model is loaded and measured with.
-        digest: of the CLIP that it was made from, whose name the profile has.
+        profile: the settings that the model is loaded and measured with.
+        digest: of the CLIP that it was made from, which the profile names.
     """
 
     profile: Profile
@@ -311,10 +313,10 @@ class Origin:
 
         Args:
             device: where to put it.
-            instead: its name now, if it has moved.
+            instead: its present name, if it has moved.
 
         Raises:
-            FileNotFoundError, ValueError: as `load_clip`, or it is another CLIP.
+            FileNotFoundError, ValueError: as `load_clip`, or it is a different CLIP.
         """
         name = instead or self.profile.clip
         try:
@@ -322,18 +324,18 @@ class Origin:
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(
                 f"Expected the CLIP that the model was made from at {name}, but it does not load "
-                f"({error}); restore it, or tell app with --before where it is."
+                f"({error}); restore it, or give app its new place with --before."
             ) from error
         if clip.digest != self.digest:
             raise ValueError(
                 f"Expected the CLIP that the model was made from, of the digest {self.digest}, got "
-                f"{name} of {clip.digest}; restore it, or tell app with --before where it is."
+                f"{name} of {clip.digest}; restore it, or give app its new place with --before."
             )
         return clip
 
 
 def describe_origin(profile: Profile, clip: ClipBundle) -> dict[str, Any]:
-    """What every model of a run says of itself in its training.json."""
+    """What the training.json of every model of a run begins with."""
     base = {"clip": profile.clip, "pretrained": profile.pretrained, "digest": clip.digest}
     return {"base": base, "recipe": profile.recipe, "settings": profile.as_dict()}
 
@@ -352,25 +354,26 @@ def read_origin(reference: Path | str) -> Origin | None:
         return None
 
     def build(record: dict[str, Any]) -> Origin:
-        known = {x: record["settings"][x] for x in (*MEASURED_BY, "leak_guard", "regions")}
-        profile = change_settings(PROFILES["pocket"], known)
+        names = (*MEASURED_BY, "leak_guard", "regions")
+        settings = {name: record["settings"][name] for name in names}
+        profile = change_settings(PROFILES["pocket"], settings)
         return Origin(profile, str(record["base"]["digest"]))
 
     return read_record(folder / TRAINING, build)
 
 
 def save_arm(arm: Arm, folder: Path, origin: Mapping[str, Any], seen: SeenPictures) -> None:
-    """Writes an arm as a folder that open_clip loads, and beside it how it came about.
+    """Writes an arm as a folder that open_clip loads, with a record of its training.
 
-    What has trained is in half precision, the rest bit for bit as it was loaded.
+    Trained weights are stored in half precision, the others bit for bit as they were loaded.
 
     Args:
-        arm: trained.
-        folder: whose name is the arm's.
-        origin: as `describe_origin` says it.
-        seen: by the arm, its base and its teacher.
+        arm: a trained one.
+        folder: to write to, named like the arm.
+        origin: from `describe_origin`.
+        seen: the pictures that the arm, its base and its teacher have seen.
     """
-    seen.save(folder)  # before there are weights whose pictures would not be known
+    seen.save(folder)  # first, so that no weights are ever without this record
     chosen = {
         "alpha": arm.alpha,
         "candidates": [asdict(candidate) for candidate in arm.candidates],
@@ -385,17 +388,17 @@ def load_arm(folder: Path, device: str = "cpu") -> Arm:
     """Reads what `save_arm` wrote.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there or damaged; or as `load_clip`.
+        FileNotFoundError, ValueError: it is missing or damaged; or as `load_clip`.
     """
 
     def build(record: dict[str, Any]) -> tuple[Any, ...]:
-        candidates = tuple(Candidate(**each) for each in record["candidates"])
+        candidates = tuple(Candidate(**candidate) for candidate in record["candidates"])
         return record["alpha"], candidates, record["history"]
 
     if not (folder / TRAINING).is_file():
         raise FileNotFoundError(
             f"Expected an arm in {folder}, found no {TRAINING}; name the folder of one that "
-            "distill has trained."
+            "distill trained."
         )
     chosen = read_record(folder / TRAINING, build)
     return Arm(load_clip(folder, device=device), *chosen)
@@ -404,7 +407,7 @@ def load_arm(folder: Path, device: str = "cpu") -> Arm:
 def load_arms(
     clip: ClipBundle, folder: Path, names: Sequence[str] = (CONTROL, "region_taught")
 ) -> dict[str, Arm]:
-    """Reads some arms of a run, beside the untouched CLIP, and says so.
+    """Reads some arms of a run, adds the untouched CLIP, and prints what it loaded.
 
     Raises:
         FileNotFoundError, ValueError: as `load_arm`, or an arm was made from another CLIP.
@@ -418,8 +421,8 @@ def load_arms(
                 f"Expected an arm of {clip.name} in {folder / name}, got one that was made from "
                 f"another CLIP, {origin.profile.clip}; load that, or name another folder."
             )
-    mixed = ", ".join(f"{name} (α = {arm.alpha:g})" for name, arm in trained.items())
-    say(f"Loaded the saved arms, trained earlier: {mixed}.")
+    weights = ", ".join(f"{name} (α = {arm.alpha:g})" for name, arm in trained.items())
+    say(f"Loaded the saved arms, trained earlier: {weights}.")
     return {"clip": Arm(clip)} | trained
 
 
@@ -427,21 +430,21 @@ def find_saved(profile: Profile, folder: str = "") -> Path:
     """The folder of a profile's teacher and arms, for a notebook.
 
     Args:
-        profile: the pocket's come with the kit, another's have to be trained before.
-        folder: where a run of yours left them, instead.
+        profile: the pocket's arms come with the kit; those of others must be trained first.
+        folder: of a run of yours, to take them from instead.
 
     Raises:
         FileNotFoundError: they have not been trained.
     """
     if not folder and profile.name == profile.data == "pocket":
         return asset_path("pocket_arms")
-    place = Path(folder or f"../runs/{profile.name}/arms")  # from notebooks/
-    if not (place / profile.recipe / TRAINING).is_file():
+    arms_folder = Path(folder or f"../runs/{profile.name}/arms")  # from notebooks/
+    if not (arms_folder / profile.recipe / TRAINING).is_file():
         raise FileNotFoundError(
-            f"Expected a teacher and arms of the profile {profile.name} in {place}, found none; "
-            f"run: python -m dclip_kit distill --profile {profile.name} --out {place}"
+            f"Expected a teacher and arms of the profile {profile.name} in {arms_folder}, found "
+            f"none; run: python -m dclip_kit distill --profile {profile.name} --out {arms_folder}"
         )
-    return place
+    return arms_folder
 
 
 _CARD = """---
@@ -475,33 +478,33 @@ def write_card(folder: Path, measured: str = "Not measured.") -> None:
     """Writes the card of an arm in a folder: what it is, how it is loaded, what was measured.
 
     Args:
-        folder: that has the arm's training.json already.
+        folder: of the arm, with its training.json.
         measured: Markdown.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such record, or it is damaged.
+        FileNotFoundError, ValueError: training.json is missing or damaged.
     """
 
     def build(record: dict[str, Any]) -> dict[str, str]:
         base, settings = record["base"], record["settings"]
-        # Of paths the last part alone: the rest is nobody else's business.
+        # Only the last part of each path, since the rest is private.
         tag = f" ({Path(base['pretrained']).name})" if base["pretrained"] else ""
-        said = {
+        fields = {
             "base": f"{Path(base['clip']).name}{tag}",
             "recipe": record["recipe"],
             "data": Path(settings["data"]).name,
             "name": folder.name,
         }
-        return {name: _as_code(text) for name, text in said.items()} | {
+        return {name: _as_code(text) for name, text in fields.items()} | {
             "seed": str(settings["seed"]),
             "alpha": f"{record['alpha']:g}",
         }
 
-    said = read_record(folder / TRAINING, build)
+    fields = read_record(folder / TRAINING, build)
     merges = ', bpe_path="FOLDER/merges.txt.gz"' if (folder / "merges.txt.gz").is_file() else ""
-    write_atomically(folder / CARD, _CARD.format(**said, merges=merges, measured=measured))
+    write_atomically(folder / CARD, _CARD.format(**fields, merges=merges, measured=measured))
 
 
 def _as_code(text: str) -> str:
-    """Text in a Markdown code span, in which nothing else means anything."""
+    """Text in a Markdown code span, where no character has another meaning."""
     return f"`{printable(text).replace('`', '’')}`"

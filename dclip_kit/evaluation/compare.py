@@ -1,4 +1,4 @@
-"""Results beside each other: tables, gains with intervals, queries won and lost, a run's report.
+"""Compares results: tables, gains with intervals, queries won and lost, a run's report.
 
 Intervals are bootstraps over images: the captions of one picture are not independent.
 """
@@ -42,7 +42,7 @@ from dclip_kit.runtime.printing import printable
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Lays rows out as a Markdown table, the first as its head."""
+    """Formats rows as a Markdown table with the first as its header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * (width - 1) + ":" for width in widths]
     return "\n".join(
@@ -52,26 +52,26 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def warn_of_captions(captioned: CaptionedImages, clip: ClipBundle) -> str:
-    """What cannot be found by these captions, in sentences; nothing where there is nothing.
+    """Sentences on what limits retrieval by these captions; empty if nothing does.
 
-    That is what stands beyond the CLIP's context or an end token, and which of the pictures with
-    the same caption is meant.
+    The limits are text beyond the CLIP's context or an end token, which it does not read, and
+    captions that several pictures share.
     """
-    owners = Counter(text for own in captioned.captions for text in {*own})
-    pictures = [owners[text] for text in captioned.texts]
+    owners = Counter(text for captions in captioned.captions for text in {*captions})
+    counts = [owners[text] for text in captioned.texts]
     cut = count_truncated(captioned.texts, clip.tokenizer)
-    shared = sum(count > 1 for count in pictures)
+    shared = sum(count > 1 for count in counts)
     notes = {
         f"{cut:,} captions are longer than what {clip.name} reads, which is their beginning.": cut,
         f"{shared:,} captions are those of several pictures, which tie: no text → image Recall@1 "
-        f"is above {recall_ceiling(torch.tensor(pictures)):.1%}, and in image → text they are "
+        f"is above {recall_ceiling(torch.tensor(counts)):.1%}, and in image → text they are "
         "not found first.": shared,
     }
     return " ".join(note for note, count in notes.items() if count)
 
 
 def warn_of_few(pictures: int, source: str) -> str:
-    """A sentence where a test is too small for its figures to say much; else nothing."""
+    """A sentence if a test is too small for its figures to say much; else empty."""
     note = (
         f"Note: {pictures} pictures of {source} are few to measure on: one more or less moves "
         f"these figures by {100 / max(pictures, 1):.0f} points or more, and intervals of so few "
@@ -80,54 +80,55 @@ def warn_of_few(pictures: int, source: str) -> str:
     return printable(note) if pictures < 100 else ""
 
 
-def _values(found: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:
-    """Per query what each metric is the mean of, by the metric's name."""
+def _values(metrics: DirectionMetrics) -> dict[str, Float[Tensor, "query"]]:
+    """By metric, the values per query whose mean the metric is."""
     return {
-        **{f"Recall@{k}": found.hits(k).double() for k in found.recall_at},
-        "MAP": found.average_precision.double(),
-        "MRR": 1 / found.ranks.double(),
+        **{f"Recall@{k}": metrics.hits(k).double() for k in metrics.recall_at},
+        "MAP": metrics.average_precision.double(),
+        "MRR": 1 / metrics.ranks.double(),
     }
 
 
 def _format_mean(values: Tensor, group: Tensor) -> str:
     """The mean of some shares with its 95 % interval, in percent."""
-    # The mean itself is its difference to nothing.
+    # The mean is the difference to zeros.
     return _format_interval(paired_bootstrap(torch.zeros_like(values), values, group))
 
 
-def _format_interval(spread: Interval) -> str:
-    return f"{100 * spread.estimate:.1f} [{100 * spread.low:.1f}–{100 * spread.high:.1f}]"
+def _format_interval(interval: Interval) -> str:
+    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}–{100 * interval.high:.1f}]"
 
 
 def format_retrieval(retrievals: Mapping[str, RetrievalMetrics]) -> str:
-    """Lays results out: for each direction a row a metric and a column an arm, in percent.
+    """Formats results: for each direction a row per metric and a column per arm, in percent.
 
-    Behind each figure stands the 95 % interval of that figure alone; whether two arms differ is
-    decided by `compare`, whose intervals are narrower.
+    Each figure is followed by its own 95 % interval; whether two arms differ is decided by
+    `compare`, whose intervals are narrower.
 
     Args:
         retrievals: by arm, at least one.
     """
     rows: list[list[str]] = []
     for way, title in WAYS.items():
-        found = [getattr(result, way) for result in retrievals.values()]
-        values = [_values(each) for each in found]
+        results = [getattr(result, way) for result in retrievals.values()]
+        values = [_values(metrics) for metrics in results]
         rows.append([title, *retrievals])
         for metric in values[0]:
             cells = (
-                _format_mean(own[metric], each.image_of_query)
-                for own, each in zip(values, found, strict=True)
+                _format_mean(metric_values[metric], metrics.image_of_query)
+                for metric_values, metrics in zip(values, results, strict=True)
             )
             rows.append([metric, *cells])
-        rows += [["median rank", *(f"{each.median_rank:g}" for each in found)], []]
+        rows += [["median rank", *(f"{metrics.median_rank:g}" for metrics in results)], []]
     wide = max(19, *(2 + len(cell) for row in rows for cell in row[1:]))
     return "\n".join(
-        "".join([f"{row[0]:13s}", *(x.rjust(wide) for x in row[1:])]) if row else "" for row in rows
+        "".join([f"{row[0]:13s}", *(cell.rjust(wide) for cell in row[1:])]) if row else ""
+        for row in rows
     ).rstrip()
 
 
 def format_zero_shot(results: Mapping[str, ZeroShot]) -> str:
-    """A line a model: its accuracy with its 95 % interval, and what it keeps of the first one's.
+    """A line per model: its accuracy with its 95 % interval, and its share of the first one's.
 
     Args:
         results: by model, on the same pictures.
@@ -135,25 +136,25 @@ def format_zero_shot(results: Mapping[str, ZeroShot]) -> str:
     lines, first = [], next(iter(results.values()))
     for name, result in results.items():
         accuracy = _format_mean(result.correct.double(), torch.arange(len(result.correct)))
-        kept = ""
+        retained = ""
         if result is not first and first.top1:
             share = _format_interval(retention(first.correct, result.correct))
-            kept = f", {share} % of the first's"
-        lines.append(f"{name}: {accuracy} %{kept}")
+            retained = f", {share} % of the first's"
+        lines.append(f"{name}: {accuracy} %{retained}")
     return "\n".join(lines)
 
 
 def format_compositions(found: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
-    """A row a kind and model: scores in percent with their 95 % intervals, and chance.
+    """A row per kind and model: scores in percent with their 95 % intervals, and chance.
 
     Args:
-        found: by model, what `evaluate_compositions` gave.
+        found: by model, from `evaluate_compositions`.
     """
     scores = [f"{name} (chance {100 * x:.1f})" for name, x in COMPOSITION_CHANCE.items()]
     rows = [
-        [kind, name, *map(_format_interval, each[kind].values())]
+        [kind, name, *map(_format_interval, intervals[kind].values())]
         for kind in next(iter(found.values()))
-        for name, each in found.items()
+        for name, intervals in found.items()
     ]
     return format_table([["kind", "model", *scores], *rows])
 
@@ -163,11 +164,13 @@ def compare(before: RetrievalMetrics, after: RetrievalMetrics) -> dict[str, tupl
     gains = {}
     for way, title in WAYS.items():
         old, new = getattr(before, way), getattr(after, way)
-        values = _values(new)
+        new_values = _values(new)
         gains[title] = tuple(
             gain
-            for metric, own in _values(old).items()
-            for gain in gain_by_group(own, values[metric], old.image_of_query, [metric] * len(own))
+            for metric, old_values in _values(old).items()
+            for gain in gain_by_group(
+                old_values, new_values[metric], old.image_of_query, [metric] * len(old_values)
+            )
         )
     return gains
 
@@ -184,8 +187,8 @@ def recall_gains(
     Args:
         before, after: one direction of two models.
         facets: by name, each query's group.
-        orders: by facet, the order to name the groups in.
-        k: places looked at.
+        orders: by facet, the order of its groups.
+        k: the number of places that count.
     """
     hits = before.hits(k).double(), after.hits(k).double()
     return {
@@ -197,16 +200,16 @@ def recall_gains(
 def say_gain(gain: Gain, what: str) -> str:
     """A gain as a sentence that claims no more than its interval allows."""
     low, high = 100 * gain.change.low, 100 * gain.change.high
-    judged = "better" if low > 0 else "worse" if high < 0 else "not known to differ"
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not known to differ"
     return (
         f"{what}: {100 * gain.before:.1f} → {100 * gain.after:.1f} %, "
-        f"{100 * gain.change.estimate:+.1f} points [{low:+.1f} to {high:+.1f}]: {judged}"
+        f"{100 * gain.change.estimate:+.1f} points [{low:+.1f} to {high:+.1f}]: {verdict}"
     )
 
 
 @dataclass(frozen=True)
 class Swing:
-    """How queries fared under two models: indices of those won and lost, counts of the others."""
+    """Queries under two models: indices of those won and lost, counts of the others."""
 
     won: tuple[int, ...]
     lost: tuple[int, ...]
@@ -235,7 +238,7 @@ def won_and_lost(before: DirectionMetrics, after: DirectionMetrics, k: int = 1) 
 def draw_queries(
     chosen: Sequence[int], image_of_query: Int[Tensor, "query"], count: int, seed: int = 0
 ) -> list[int]:
-    """Some of the chosen queries, by lot and never two of one picture: examples, not trophies."""
+    """A random sample of the chosen queries, at most one per picture, to show as examples."""
     drawn: dict[int, int] = {}
     generator = torch.Generator().manual_seed(seed)
     for index in torch.randperm(len(chosen), generator=generator).tolist():
@@ -249,9 +252,9 @@ def draw_queries(
 def describe_gain(
     before: Bool[Tensor, "query"], after: Bool[Tensor, "_query"], image: Int[Tensor, "_query"]
 ) -> dict[str, Any]:
-    """From queries' hits: difference and ratio - 1, with bootstraps over the images they are of.
+    """From queries' hits: difference and ratio - 1, with bootstraps over the queries' images.
 
-    The ratio to nothing found is None.
+    The ratio is None if `before` finds nothing.
     """
     absolute = paired_bootstrap(before, after, image, "difference")
     relative = paired_bootstrap(before, after, image, "relative") if before.any() else None
@@ -272,11 +275,11 @@ def describe_arm(
     Args:
         result: of the arm.
         untouched: of CLIP.
-        reciprocal_rank_as_map: gives the reciprocal rank of the best match under the name of the
-            mean average precision, as the published code does (7 in `config.RECIPES`).
+        reciprocal_rank_as_map: reports the reciprocal rank of the best match as mean average
+            precision, as the published code does (7 in `config.RECIPES`).
     """
-    known = untouched.zero_shot.correct
-    kept = retention(known, result.zero_shot.correct) if known.any() else None
+    correct = untouched.zero_shot.correct
+    retained = retention(correct, result.zero_shot.correct) if correct.any() else None
     entry: dict[str, Any] = {
         "text_to_image": result.retrieval.text_to_image.as_dict(),
         "image_to_text": result.retrieval.image_to_text.as_dict(),
@@ -286,8 +289,8 @@ def describe_arm(
             "top1_domain": result.zero_shot.top1_domain,
             "top1_never_fine_tuned": result.zero_shot.top1_other,
             "top1_held_out_style": result.held_out and result.held_out.top1,
-            "retention": kept and kept.estimate,
-            "retention_ci95": kept and [kept.low, kept.high],
+            "retention": retained and retained.estimate,
+            "retention_ci95": retained and [retained.low, retained.high],
         },
         "alpha": result.arm.alpha,
     }
@@ -309,10 +312,10 @@ def make_report(
     """Gathers a run's result.
 
     Args:
-        profile: its settings, kept whole under "settings".
+        profile: its settings, all of which go under "settings".
         results: by arm: "clip", the control and the recipe's, and perhaps more.
         probe: of the teacher; None where the recipe has none.
-        ceiling: text→image Recall@1 that a perfect model could reach, where that is known.
+        ceiling: text→image Recall@1 that a perfect model could reach; None where unknown.
         seconds: since the run was last started.
         trained: the arms that were trained in this run; the others were loaded.
         more: further entries.
@@ -330,9 +333,9 @@ def make_report(
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak_memory_mb()),
         "arms": {
-            name: describe_arm(found, results["clip"], profile.reciprocal_rank_as_map)
+            name: describe_arm(result, results["clip"], profile.reciprocal_rank_as_map)
             | {"trained": name in trained}
-            for name, found in results.items()
+            for name, result in results.items()
         },
         "gain": gain("clip", profile.recipe),
         "gain_over_control": gain(CONTROL, profile.recipe),
@@ -347,53 +350,55 @@ def make_report(
 def measure_fresh(
     arms: Mapping[str, Arm], recipe: str, count: int = 2000, size: int = 1000
 ) -> dict[str, Any]:
-    """What an arm gains on further pocket scenes, that decided nothing: a report's "fresh".
+    """An arm's gain on further pocket scenes, which no choice was made on: a report's "fresh".
 
     Args:
-        arms: "clip", the control and the recipe's among them.
-        recipe: whose gain is asked for.
-        count: scenes, drawn on first use.
+        arms: must include "clip", the control and the recipe's.
+        recipe: the arm whose gain is measured.
+        count: the number of scenes, drawn on first use.
         size: of a gallery.
     """
     scenes = pocket.load_further("further_test", count)
     galleries = prepare_galleries(arms["clip"].clip, scenes, size)
-    found = {
+    results = {
         name: measure_galleries(encode_galleries(arms[name].clip, galleries))["text_to_image"]
         for name in ("clip", CONTROL, recipe)
     }
-    own = found[recipe]
+    recipe_result = results[recipe]
     return {
         "pictures": count,
         "gallery": size,
-        "recall_at_1": {name: each.figures["recall_at_1"] for name, each in found.items()},
-        "gain": describe_gain(found["clip"].hits, own.hits, own.image),
-        "gain_over_control": describe_gain(found[CONTROL].hits, own.hits, own.image),
+        "recall_at_1": {name: result.figures["recall_at_1"] for name, result in results.items()},
+        "gain": describe_gain(results["clip"].hits, recipe_result.hits, recipe_result.image),
+        "gain_over_control": describe_gain(
+            results[CONTROL].hits, recipe_result.hits, recipe_result.image
+        ),
     }
 
 
 def say_luck(train_text: bool) -> str:
-    """What an interval over pictures does not cover, in a sentence with the numbers measured.
+    """A sentence on what an interval over pictures does not cover, with measured numbers.
 
-    By `python -m assets.make.seed_luck`: the standard deviation of what one training finds, and how
-    many pairs of trainings, equal but for their seed, such an interval told apart.
+    `python -m assets.make.seed_luck` measured them: the standard deviation of one training's
+    Recall@1, and how many pairs of trainings that differ only in their seed it told apart.
 
     Args:
         train_text: whether the text encoder trains, too.
     """
-    percent, told, pairs = ("3 to 4", 8, 24) if train_text else ("1", 4, 106)
+    percent, distinguished, pairs = ("3 to 4", 8, 24) if train_text else ("1", 4, 106)
     advice = "; train it with several seeds before you believe a small gain" if train_text else ""
     return (
         "Intervals know the pictures and not the luck of a training: with another seed, Recall@1 "
         f"was another by {percent} % of itself (standard deviation), and of {pairs} pairs of such "
-        f"trainings {told} were told apart{advice}."
+        f"trainings {distinguished} were told apart{advice}."
     )
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """Lays out a report: a Markdown table, then sentences; shares in percent.
+    """Formats a report: a Markdown table, then sentences; shares in percent.
 
     Args:
-        report: as `make_report` makes it, or as JSON says it; older ones have fewer settings.
+        report: from `make_report`, or read from JSON; older ones have fewer settings.
     """
     rows = [
         [
@@ -407,14 +412,14 @@ def format_report(report: Mapping[str, Any]) -> str:
             shares += [*side["recall_at"].values(), side["mean_average_precision"]]
         shares += [zero_shot["top1"], zero_shot["top1_held_out_style"]]
         low, high = zero_shot["retention_ci95"] or (None, None)
-        kept = f"{_percent(zero_shot['retention'])} [{_percent(low)}, {_percent(high)}]"
+        retained = f"{_percent(zero_shot['retention'])} [{_percent(low)}, {_percent(high)}]"
         alpha = "–" if arm["alpha"] is None else f"{arm['alpha']:.2f}"
-        rows.append([name, *map(_percent, shares), kept, alpha])
+        rows.append([name, *map(_percent, shares), retained, alpha])
     return "\n".join([format_table(rows), "", *say_report(report)])
 
 
 def say_report(report: Mapping[str, Any]) -> list[str]:
-    """What a report says beside its table, a sentence each."""
+    """The sentences below a report's table."""
     settings, lines = report.get("settings", {}), []
     if settings.get("reciprocal_rank_as_map"):
         lines.append(
@@ -433,9 +438,9 @@ def say_report(report: Mapping[str, Any]) -> list[str]:
     lines.append(say_luck(settings.get("student", {}).get("train_text", False)))
     if report["teacher_probe"]:
         lines.append(format_probe(report["teacher_probe"]))
-    made = "trained in this run" if report["trained_in_this_run"] else "loaded, not trained"
+    origin = "trained in this run" if report["trained_in_this_run"] else "loaded, not trained"
     cost = f"{report['seconds']:.0f} s, {report['peak_memory_mb']:.0f} MB at most"
-    return [*lines, f"Profile {report['profile']}, {made}: {cost}."]
+    return [*lines, f"Profile {report['profile']}, {origin}: {cost}."]
 
 
 def format_probe(probe: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Measuring retrieval, in all of a data set or in galleries, and zero-shot accuracy."""
+"""Measures retrieval, in a whole data set or in galleries, and zero-shot accuracy."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,14 +44,14 @@ WAYS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 
 Templates = Sequence[str] | Sequence[Callable[[str], str]]
 
-# The pocket's classes bring their article, "a pair of glasses"; those of the others have none.
+# The pocket's class names include an article ("a pair of glasses"); others have none.
 TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "{}", "a close-up of {}")
 TEMPLATE_SETS: dict[str, Templates] = {
     "pocket": TEMPLATES,
     "paper": ("a photo of a {}.",),
-    "imagenet": open_clip.OPENAI_IMAGENET_TEMPLATES,  # the 80 that CLIP's own figures come from
+    "imagenet": open_clip.OPENAI_IMAGENET_TEMPLATES,  # the 80 behind CLIP's published figures
 }
-_PROMPTS_AT_ONCE = 512  # so that ImageNet's 80,000 show a bar while they take their minutes
+_PROMPTS_AT_ONCE = 512  # so that ImageNet's 80,000, which take minutes, show a progress bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +62,8 @@ class RetrievalSet:
         pictures: or their bytes.
         text_features: of the captions.
         image_of_text: each caption's picture.
-        texts: the captions, to encode them anew for a model whose text tower has been trained.
-        encoder: the CLIP that `text_features` came from; None says that they fit every model.
+        texts: the captions, to encode them again for a model with a trained text tower.
+        encoder: the CLIP that `text_features` came from; None if they fit every model.
     """
 
     pictures: Pictures
@@ -87,9 +87,9 @@ class ZeroShotSet:
         pictures: or their bytes.
         labels: each picture's class.
         class_features: from `encode_classes`.
-        in_domain: for each class whether fine-tuning shows it.
+        in_domain: whether each class occurs in fine-tuning.
         class_names, templates: what the classes were encoded from.
-        encoder: the CLIP that encoded them; None says that they fit every model.
+        encoder: the CLIP that encoded them; None if they fit every model.
     """
 
     pictures: Pictures
@@ -107,21 +107,21 @@ class ZeroShotSet:
         return encode_classes(bundle, self.class_names, self.templates)
 
     def every(self, step: int) -> "ZeroShotSet":
-        """Each `step`-th picture only."""
+        """Only every `step`-th picture."""
         return replace(self, pictures=self.pictures[::step], labels=self.labels[::step])
 
 
 @dataclass(frozen=True, eq=False)
 class ZeroShot:
-    """A zero-shot result; `metrics.retention` of two results' `correct` says what was kept.
+    """A zero-shot result; two results' `correct` give `metrics.retention`.
 
     Attributes:
         correct: for each picture.
         top1: share of correct pictures.
-        top1_domain: over classes that fine-tuning shows.
-        top1_other: over classes that it never shows; None where there are none.
-        top5: share of pictures whose class is among the five nearest; None where there are no more
-            than five.
+        top1_domain: over classes that occur in fine-tuning; None where there are none.
+        top1_other: over classes that do not; None where there are none.
+        top5: share of pictures whose class is among the five nearest; None for five classes or
+            fewer.
     """
 
     correct: Bool[Tensor, "image"]
@@ -138,7 +138,7 @@ def encode_classes(
 
     Args:
         bundle: the CLIP.
-        class_names: as they stand in a prompt.
+        class_names: as a prompt has them.
         templates: texts with {} for the name, or functions of it, as open_clip's are.
     """
     require_texts(class_names)
@@ -154,18 +154,18 @@ def encode_classes(
         disable=not is_main_process(),
     )
     parts = [encode_texts(bundle, prompts[start : start + _PROMPTS_AT_ONCE]) for start in starts]
-    # Of each class's prompts the mean.
+    # The mean of each class's prompts.
     return F.normalize(torch.cat(parts).unflatten(0, (-1, len(templates))).mean(1), dim=-1)
 
 
 def prepare_retrieval(
     bundle: ClipBundle, dataset: CaptionedImages, read: bool = True
 ) -> RetrievalSet:
-    """Encodes the captions once, since text towers are mostly frozen, and reads the pictures once.
+    """Encodes the captions once, since most text towers stay frozen, and reads the pictures once.
 
-    Without `read` the pictures stay paths: read whenever they are measured, for sets that seldom
-    are, they take no memory meanwhile. What is read fits models with this one's preprocessing: for
-    others leave `read` out.
+    With `read=False` the pictures stay paths and are read at each measurement, which saves memory
+    for sets that are seldom measured. Pictures that are read here fit only models with the same
+    preprocessing: for others give `read=False`.
     """
     return RetrievalSet(
         read_pixels(bundle, dataset.paths) if read else dataset.paths,
@@ -184,15 +184,15 @@ def prepare_zero_shot(
 ) -> ZeroShotSet:
     """Encodes the classes once, by `encode_classes`; reads the pictures as `prepare_retrieval`.
 
-    Classes of equal names, of which ImageNet has two pairs, are one.
+    Classes with the same name are merged; ImageNet has two such pairs.
     """
-    place = {name: index for index, name in enumerate(dict.fromkeys(dataset.class_names))}
+    class_index = {name: index for index, name in enumerate(dict.fromkeys(dataset.class_names))}
     return ZeroShotSet(
         read_pixels(bundle, dataset.paths) if read else dataset.paths,
-        torch.tensor([place[dataset.class_names[label]] for label in dataset.labels]),
-        encode_classes(bundle, tuple(place), templates),
-        torch.tensor([dataset.in_domain[dataset.class_names.index(name)] for name in place]),
-        tuple(place),
+        torch.tensor([class_index[dataset.class_names[label]] for label in dataset.labels]),
+        encode_classes(bundle, tuple(class_index), templates),
+        torch.tensor([dataset.in_domain[dataset.class_names.index(name)] for name in class_index]),
+        tuple(class_index),
         templates,
         bundle,
     )
@@ -207,7 +207,7 @@ def nearest_classes(
     """Each image's nearest classes by name, nearest first; all features L2-normalised.
 
     Raises:
-        ValueError: there is not one name a class.
+        ValueError: the numbers of names and classes differ.
     """
     if len(class_names) != len(class_features):
         raise ValueError(
@@ -221,7 +221,7 @@ def nearest_classes(
 def evaluate_retrieval(
     bundle: ClipBundle, data: RetrievalSet, progress: bool = True
 ) -> RetrievalMetrics:
-    """Embeds the pictures, and the captions if the text tower is another; measures both ways."""
+    """Embeds the pictures, and the captions if the text tower differs; measures both ways."""
     return retrieval_metrics(
         encode_images(bundle, data.pictures, progress=progress),
         data.features_for(bundle),
@@ -236,20 +236,20 @@ def evaluate_zero_shot(bundle: ClipBundle, data: ZeroShotSet, progress: bool = T
     correct = ranks <= 1
     domain = data.in_domain[data.labels]
 
-    def share(chosen: Tensor) -> float | None:
-        return correct[chosen].float().mean().item() if chosen.any() else None
+    def share(mask: Tensor) -> float | None:
+        return correct[mask].float().mean().item() if mask.any() else None
 
     top5 = recall_at_k(ranks, 5) if len(data.class_features) > 5 else None
     return ZeroShot(correct, correct.float().mean().item(), share(domain), share(~domain), top5)
 
 
-# Compositions: what differs in one respect alone
+# Compositions: pairs that differ in one respect only
 
 
 def score_compositions(
     bundle: ClipBundle, count: int = 1000
 ) -> dict[str, Float[Tensor, "item 2 2"]]:
-    """Cosines within each of the pocket's items: of its two pictures with its two captions.
+    """Cosines of the two pictures and the two captions of each of the pocket's items.
 
     Args:
         bundle: the CLIP.
@@ -275,7 +275,7 @@ def evaluate_compositions(
     """How often the two captions, and the two pictures, of the pocket's items are told apart.
 
     Args:
-        found: from `score_compositions`, or of a teacher from `inspection.score_teacher`.
+        found: from `score_compositions`, or for a teacher from `inspection.score_teacher`.
 
     Returns:
         By kind, then "text", "image" and "group" as `composition_scores`, with 95 % intervals.
@@ -294,7 +294,7 @@ def evaluate_compositions(
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """Queries that have nothing to do with those that are measured, to rescore candidates by.
+    """Queries to rescore candidates by, independent of the measured ones.
 
     Attributes:
         captions: features of training captions, for text→image.
@@ -309,12 +309,12 @@ def prepare_references(bundle: ClipBundle, train: CaptionedImages) -> References
     """Encodes captions and pictures of the training data.
 
     Raises:
-        ValueError: they are of another split: what is measured must not be known before.
+        ValueError: the data is another split: references must not contain what is measured.
     """
     if train.split != "train":
         raise ValueError(
             f"Expected reference queries of the training data, got those of {train.split!r}; "
-            "measured data would tell what is asked."
+            "give the training split, since measured data would leak its queries."
         )
     return References(encode_texts(bundle, train.texts), encode_images(bundle, train.paths))
 
@@ -327,44 +327,59 @@ def rescored_metrics(
     rescoring: Rescoring,
     back: Rescoring | None = None,
 ) -> RetrievalMetrics:
-    """As `retrieval_metrics`, by rescored scores; features are of length 1.
+    """`retrieval_metrics` by rescored scores; features are of length 1.
 
     Args:
-        image_features, text_features, image_of_text: as there.
+        image_features, text_features, image_of_text: as in `retrieval_metrics`.
         references: to rescore candidates by.
-        rescoring: how.
-        back: how image→text is rescored, if otherwise.
+        rescoring: the method and its settings.
+        back: those for image→text, if they differ.
     """
 
     def search(
         queries: Tensor,
         candidates: Tensor,
-        asked: Tensor,
-        owner: Tensor,
-        image: Tensor,
-        how: Rescoring,
+        reference_queries: Tensor,
+        image_of_candidate: Tensor,
+        image_of_query: Tensor,
+        settings: Rescoring,
     ) -> DirectionMetrics:
-        """The image of a candidate, `owner`, is that of the queries that it answers."""
-        bias = how.measure_bias(asked, candidates)
+        """A candidate answers the queries of the same image."""
+        bias = settings.measure_bias(reference_queries, candidates)
         parts = [
             rank_queries(
-                how.apply(some @ candidates.T, bias),
-                own[:, None] == owner,
-                how.tolerance,
+                settings.apply(query_chunk @ candidates.T, bias),
+                image_chunk[:, None] == image_of_candidate,
+                settings.tolerance,
             )
-            for some, own in zip(queries.split(200), image.split(200), strict=True)
+            for query_chunk, image_chunk in zip(
+                queries.split(200), image_of_query.split(200), strict=True
+            )
         ]
         rank, precision, undecided = map(torch.cat, zip(*parts, strict=True))
-        return summarise_ranks(rank, precision, undecided, len(candidates), image)
+        return summarise_ranks(rank, precision, undecided, len(candidates), image_of_query)
 
-    every, asked = torch.arange(len(image_features)), image_of_text.unique()
+    image_indices, captioned_images = torch.arange(len(image_features)), image_of_text.unique()
     return RetrievalMetrics(
-        search(text_features, image_features, references.captions, every, image_of_text, rescoring),
         search(
-            *(image_features[asked], text_features, references.pictures, image_of_text, asked),
+            text_features,
+            image_features,
+            references.captions,
+            image_indices,
+            image_of_text,
+            rescoring,
+        ),
+        search(
+            *(
+                image_features[captioned_images],
+                text_features,
+                references.pictures,
+                image_of_text,
+                captioned_images,
+            ),
             back or rescoring,
         ),
-        len(every) - len(asked),
+        len(image_indices) - len(captioned_images),
     )
 
 
@@ -375,26 +390,28 @@ def measure_hubness(
     rescoring: Rescoring,
     back: Rescoring | None = None,
 ) -> dict[str, dict[str, float]]:
-    """The skewness of how often candidates are among the first ten; arguments as above.
+    """The skewness of how often candidates are in the top ten; arguments as `rescored_metrics`.
 
     Returns:
-        By direction, "before" and "after" rescoring; 0 where all are found equally often.
+        By direction, "before" and "after" rescoring; 0 if all come up equally often.
     """
-    found = {}
-    forth = text_features, image_features, references.captions, rescoring
-    other = image_features, text_features, references.pictures, back or rescoring
-    for way, (queries, candidates, asked, how) in zip(WAYS, (forth, other), strict=True):
+    skewnesses = {}
+    text_to_image = text_features, image_features, references.captions, rescoring
+    image_to_text = image_features, text_features, references.pictures, back or rescoring
+    for way, (queries, candidates, reference_queries, settings) in zip(
+        WAYS, (text_to_image, image_to_text), strict=True
+    ):
         k = min(10, len(candidates))
-        score = partial(how.apply, bias=how.measure_bias(asked, candidates))
+        score = partial(settings.apply, bias=settings.measure_bias(reference_queries, candidates))
         counts = {
             "before": k_occurrence(queries, candidates, k),
-            "after": k_occurrence(queries, candidates, k, score, how.tolerance),
+            "after": k_occurrence(queries, candidates, k, score, settings.tolerance),
         }
-        found[way] = {
-            name: skewness(each) if (each != each[0]).any() else 0.0
-            for name, each in counts.items()
+        skewnesses[way] = {
+            name: skewness(occurrences) if (occurrences != occurrences[0]).any() else 0.0
+            for name, occurrences in counts.items()
         }
-    return found
+    return skewnesses
 
 
 def try_rescoring(
@@ -404,28 +421,32 @@ def try_rescoring(
     image_of_text: Int[Tensor, "text"],
     references: References,
 ) -> dict[str, dict[Rescoring, float]]:
-    """Settings of a method by direction, the best on val first, with the Recall@1 of each.
+    """By direction, a method's settings with their Recall@1 on val, best first.
 
-    The features are those of val; the rest is as in `rescored_metrics`.
+    The features are those of val; the other arguments are as in `rescored_metrics`.
     """
     features = image_features, text_features, image_of_text
-    tried = {each: rescored_metrics(*features, references, each) for each in list_settings(method)}
+    tried = {
+        settings: rescored_metrics(*features, references, settings)
+        for settings in list_settings(method)
+    }
     recalls = {
-        way: {each: getattr(found, way).recall_at[1] for each, found in tried.items()}
+        way: {how: getattr(metrics, way).recall_at[1] for how, metrics in tried.items()}
         for way in WAYS
     }
     return {
-        way: dict(sorted(each.items(), key=lambda pair: -pair[1])) for way, each in recalls.items()
+        way: dict(sorted(recall_of.items(), key=lambda pair: -pair[1]))
+        for way, recall_of in recalls.items()
     }
 
 
-# Galleries: many pictures in groups of one size, so that figures can be compared
+# Galleries: pictures in groups of equal size, so that figures can be compared
 
 
 def prepare_galleries(
     clip: ClipBundle, dataset: CaptionedImages, size: int
 ) -> tuple[RetrievalSet, ...]:
-    """Reads pictures and encodes captions, in groups of one size; the last may have fewer."""
+    """Reads pictures and encodes captions in groups of equal size; the last may be smaller."""
     parts = torch.arange(len(dataset)).split(size)
     return tuple(prepare_retrieval(clip, dataset.select(part.tolist())) for part in parts)
 
@@ -435,8 +456,8 @@ class GalleryMetrics:
     """One direction in all galleries.
 
     Attributes:
-        hits: for each query whether a right answer is found first.
-        image: the picture that each query belongs to, counted over all galleries.
+        hits: whether each query finds a right answer first.
+        image: each query's picture, numbered over all galleries.
         figures: means over all queries: recall_at_1, recall_at_5, recall_at_10,
             mean_average_precision.
     """
@@ -446,21 +467,21 @@ class GalleryMetrics:
     figures: dict[str, float]
 
 
-# Of each gallery its pictures' features, its captions' features, and each caption's picture.
+# For each gallery: its pictures' features, its captions' features, and each caption's picture.
 GalleryFeatures = Sequence[
     tuple[Float[Tensor, "_image embed"], Float[Tensor, "_text embed"], Int[Tensor, "_text"]]
 ]
 
 
 def encode_galleries(clip: ClipBundle, galleries: Sequence[RetrievalSet]) -> GalleryFeatures:
-    """Embeds what `prepare_galleries` has prepared."""
+    """Embeds the galleries from `prepare_galleries`."""
     return [
         (
-            encode_images(clip, each.pictures, progress=False),
-            each.features_for(clip),
-            each.image_of_text,
+            encode_images(clip, gallery.pictures, progress=False),
+            gallery.features_for(clip),
+            gallery.image_of_text,
         )
-        for each in galleries
+        for gallery in galleries
     ]
 
 
@@ -469,32 +490,36 @@ def measure_galleries(
     references: References | None = None,
     rescoring: Rescoring = NNN,
 ) -> dict[str, GalleryMetrics]:
-    """Retrieval both ways: in each gallery its own captions and pictures search for each other.
+    """Retrieval both ways, within each gallery.
 
     Args:
         galleries: from `encode_galleries`.
         references: to rescore candidates by; None leaves scores as they are.
-        rescoring: how.
+        rescoring: the method and its settings.
     """
-    found: dict[str, list[DirectionMetrics]] = {way: [] for way in WAYS}
-    first = 0
+    metrics_by_way: dict[str, list[DirectionMetrics]] = {way: [] for way in WAYS}
+    first_image = 0
     for features in galleries:
         if references is None:
-            both = retrieval_metrics(*features)
+            retrieval = retrieval_metrics(*features)
         else:
-            both = rescored_metrics(*features, references, rescoring)
+            retrieval = rescored_metrics(*features, references, rescoring)
         for way in WAYS:
-            one: DirectionMetrics = getattr(both, way)
-            found[way].append(replace(one, image_of_query=first + one.image_of_query))
-        first += len(features[0])
-    return {way: _join(each) for way, each in found.items()}
+            metrics: DirectionMetrics = getattr(retrieval, way)
+            metrics_by_way[way].append(
+                replace(metrics, image_of_query=first_image + metrics.image_of_query)
+            )
+        first_image += len(features[0])
+    return {way: _join(parts) for way, parts in metrics_by_way.items()}
 
 
-def _join(found: list[DirectionMetrics]) -> GalleryMetrics:
-    values = {f"recall_at_{k}": torch.cat([each.hits(k) for each in found]) for k in (1, 5, 10)}
-    values["mean_average_precision"] = torch.cat([each.average_precision for each in found])
+def _join(parts: list[DirectionMetrics]) -> GalleryMetrics:
+    values = {
+        f"recall_at_{k}": torch.cat([metrics.hits(k) for metrics in parts]) for k in (1, 5, 10)
+    }
+    values["mean_average_precision"] = torch.cat([metrics.average_precision for metrics in parts])
     return GalleryMetrics(
         values["recall_at_1"],
-        torch.cat([each.image_of_query for each in found]),
+        torch.cat([metrics.image_of_query for metrics in parts]),
         {name: float(value.double().mean()) for name, value in values.items()},
     )

@@ -1,6 +1,6 @@
-"""A run: from a profile to a teacher, arms and a report, all of it in one folder.
+"""A run: from a profile to a teacher, arms and a report, all in one folder.
 
-`run` reads like the method. Each of its steps is public: notebooks and studies call the same ones.
+`run` reads like the method. Its steps are public: notebooks and studies call them, too.
 """
 
 import html
@@ -88,40 +88,42 @@ def run(
 ) -> dict[str, Any]:
     """Fine-tunes a CLIP by a profile's recipe and by its control, and measures both.
 
-    Called again with the same arguments, it goes on where it was stopped.
+    Call it again with the same arguments to continue where it stopped.
 
     Args:
         profile: all settings.
         out: the folder of the run: its settings, a folder for each model, checkpoints, the report.
-        teacher: the folder of a trained teacher, to be used instead of training one.
-        features: the folder that keeps frozen features; left out, `out`.
+        teacher: the folder of a trained teacher, to use instead of training one.
+        features: the folder to store frozen features in; `out` if left out.
         device: where to compute.
 
     Returns:
-        The report, as `make_report` makes it.
+        The report, from `make_report`.
 
     Raises:
-        ValueError: the folder has a run of other settings; data cannot be read or is too little; or
-            the CLIP, the teacher or the policy do not fit each other.
-        FileNotFoundError: a file that the profile names is not there.
+        ValueError: the folder has a run with other settings; data cannot be read or is too little;
+            or the CLIP, the teacher and the policy do not fit each other.
+        FileNotFoundError: a file that the profile names is missing.
     """
     began = time.monotonic()
     begun = begin(profile, out, teacher, device)
     clip, data, regions, features = begun.clip, begun.data, profile.regions, features or out
-    others = load_uncaptioned(profile, data)
-    say_counts(data, others)
+    uncaptioned_data = load_uncaptioned(profile, data)
+    say_counts(data, uncaptioned_data)
 
     captioned = encode_pictures(clip, data.train, regions, features)
-    taught_by = obtain_teacher(begun, captioned.features, teacher)
-    uncaptioned = encode_pictures(clip, others, regions, features) if others else None
+    teacher_run = obtain_teacher(begun, captioned.features, teacher)
+    uncaptioned = None
+    if uncaptioned_data:
+        uncaptioned = encode_pictures(clip, uncaptioned_data, regions, features)
     sets = prepare_evaluation(clip, data)
-    arms = train_arms(begun, captioned, sets, taught_by, uncaptioned)
+    arms = train_arms(begun, captioned, sets, teacher_run, uncaptioned)
 
     results = evaluate_arms(arms, sets)
     probe = None
-    if taught_by:
-        tested = load_or_extract_features(clip, data.test, regions, features)
-        probe = probe_teacher(taught_by, clip, tested, regions)
+    if teacher_run:
+        test_features = load_or_extract_features(clip, data.test, regions, features)
+        probe = probe_teacher(teacher_run, clip, test_features, regions)
     report = make_report(
         profile,
         results,
@@ -139,14 +141,14 @@ def run(
 def run_teacher(
     profile: Profile, out: Path, *, features: Path | None = None, device: str = "cpu"
 ) -> TeacherRun | None:
-    """The beginning of `run`, up to the teacher; `run` goes on there."""
+    """The first part of `run`, up to the teacher; `run` continues from there."""
     begun = begin(profile, out, device=device)
     say_counts(begun.data, None)
     captioned = encode_pictures(begun.clip, begun.data.train, profile.regions, features or out)
     return obtain_teacher(begun, captioned.features)
 
 
-# What a run begins with
+# The start of a run
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +159,8 @@ class Begun:
         profile: its settings.
         out: its folder.
         clip: the untouched CLIP.
-        data: without what its CLIP or its teacher has trained on.
-        seen: by that CLIP and that teacher, and by whatever trains on the captioned pictures.
+        data: without the pictures that its CLIP or its teacher has trained on.
+        seen: what these two have seen, and what training on the captioned pictures sees.
     """
 
     profile: Profile
@@ -169,7 +171,7 @@ class Begun:
 
 
 def begin(profile: Profile, out: Path, teacher: Path | None = None, device: str = "cpu") -> Begun:
-    """Loads CLIP and data once all is checked that can be, and writes the settings down.
+    """Checks what can be checked, loads CLIP and data, and saves the settings.
 
     Args:
         profile, out, teacher, device: as in `run`.
@@ -184,13 +186,13 @@ def begin(profile: Profile, out: Path, teacher: Path | None = None, device: str 
     if teacher:
         require_same_view(profile, clip, teacher)
     data = load_data(profile)
-    models = {str(each): load_seen(each) for each in (teacher, profile.clip) if each}
-    before = {name: seen for name, seen in models.items() if seen}
+    records = {str(model): load_seen(model) for model in (teacher, profile.clip) if model}
+    before = {name: seen for name, seen in records.items() if seen}
     for name, seen in before.items():
         data = leave_out_seen(data, seen, name)
     if is_main_process():
         write_record(profile.as_dict(), out / SETTINGS)
-    # The pocket's labelled pictures to choose on are apart from those to measure on.
+    # The pocket has separate labelled pictures to choose on and to measure on.
     labelled = () if profile.zero_shot == "pocket" else data.zero_shot_val.paths
     by_content = profile.leak_guard == "content"
     seen = describe_seen(data.train, data.val, labelled, by_content, list(before.values()))
@@ -198,7 +200,7 @@ def begin(profile: Profile, out: Path, teacher: Path | None = None, device: str 
 
 
 def say_counts(data: ProfileData, uncaptioned: CaptionedImages | None) -> None:
-    """Prints how many pictures there are, of each kind."""
+    """Prints the number of pictures of each kind."""
     more = f" and {len(uncaptioned):,} without captions" if uncaptioned else ""
     say(
         f"{len(data.train):,} pictures with captions{more} to train on, {len(data.val):,} to "
@@ -207,18 +209,18 @@ def say_counts(data: ProfileData, uncaptioned: CaptionedImages | None) -> None:
 
 
 def require_settings(settings: Profile, folder: Path) -> None:
-    """Checks that a run's folder has no settings yet, or these.
+    """Checks that a run's folder has no settings yet, or the same.
 
     Raises:
-        ValueError: it has others, or a run of an earlier version.
+        ValueError: its settings differ, or the run is of an earlier version.
     """
     path = folder / SETTINGS
     if not path.exists():
         return
     if (folder / "pictures.json").is_file():
         raise ValueError(
-            f"Expected a run of this version in {folder}, got one whose models are no folders of "
-            "their own; name another --out."
+            f"Expected a run of this version in {folder}, got one of an earlier version, without a "
+            "folder for each model; name another --out."
         )
     differing = read_record(path, lambda kept: differing_entries(kept, settings.as_dict()))
     if differing:
@@ -229,12 +231,12 @@ def require_settings(settings: Profile, folder: Path) -> None:
 
 
 def require_trainable(profile: Profile, clip: ClipBundle) -> None:
-    """Checks what a profile asks of its CLIP and of other models, before anything is computed.
+    """Checks that a profile fits its CLIP and other models, before anything is computed.
 
     Raises:
         ValueError: the policy matches nothing in the image tower, or the teacher does not fit CLIP;
             or as `load_denoiser`.
-        FileNotFoundError: there are no weights for the detector.
+        FileNotFoundError: the detector's weights are missing.
         ImportError: as `load_denoiser`.
     """
     choose_parameters(clip, profile.student.train)
@@ -245,24 +247,24 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
 
 
 def require_same_view(profile: Profile, clip: ClipBundle, teacher: Path) -> None:
-    """Checks that a teacher is of a profile's kind, and saw regions as it makes them, by its CLIP.
+    """Checks that a teacher has a profile's kind, and was trained with its CLIP and its regions.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, or does not.
+        FileNotFoundError, ValueError: the teacher is missing, or something differs.
     """
     _, settings = load_teacher(teacher)
     require_teacher(settings, teacher_settings(profile), str(teacher))
     origin = read_origin(teacher)
     if origin is None:
         raise FileNotFoundError(
-            f"Expected {TRAINING} beside the teacher in {teacher}, which says what it has seen, "
-            "found none; train another."
+            f"Expected {TRAINING} beside the teacher in {teacher}, found none, so that its CLIP "
+            "and regions are unknown; train another."
         )
-    kept = {"clip": origin.digest, "regions": origin.profile.as_dict()["regions"]}
-    own = {"clip": clip.digest, "regions": profile.as_dict()["regions"]}
-    if differing := differing_entries(kept, own):
+    saved = {"clip": origin.digest, "regions": origin.profile.as_dict()["regions"]}
+    expected = {"clip": clip.digest, "regions": profile.as_dict()["regions"]}
+    if differing := differing_entries(saved, expected):
         raise ValueError(
-            f"Expected a teacher in {teacher} of the same CLIP and regions, but they differ in "
+            f"Expected a teacher in {teacher} with the same CLIP and regions, but they differ in "
             f"{', '.join(differing)}; take its settings, or train another."
         )
 
@@ -278,12 +280,12 @@ def teacher_settings(profile: Profile) -> Any:
 def obtain_teacher(
     begun: Begun, features: FrozenFeatures, trained: Path | None = None
 ) -> TeacherRun | None:
-    """A run's teacher: trained now, and saved; None where its recipe has none of its own.
+    """Trains and saves a run's teacher; None if its recipe has no teacher of its own.
 
     Args:
         begun: the run.
         features: of the training data.
-        trained: the folder of a teacher that is there, to be loaded instead.
+        trained: the folder of a trained teacher, to load instead.
     """
     profile, out = begun.profile, begun.out
     if not trains_teacher(profile):
@@ -303,7 +305,7 @@ def train_teacher_of(
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> TeacherRun:
-    """Trains the kind of teacher that a profile has, and says so; otherwise as `train_teacher`."""
+    """Trains a profile's kind of teacher, and prints that; otherwise as `train_teacher`."""
     settings, seed = teacher_settings(profile), profile.seed
     if profile.teacher_model == "region":
         run = train_region_teacher(features, settings, seed, checkpoint, device=device)
@@ -316,25 +318,25 @@ def train_teacher_of(
 def save_teacher_run(
     run: TeacherRun, folder: Path, profile: Profile, clip: ClipBundle, seen: SeenPictures
 ) -> None:
-    """Writes a teacher as a folder, and beside its weights how it came about.
+    """Writes a teacher as a folder, with a record of its training.
 
     Args:
-        run: of its training.
+        run: the trained teacher.
         folder: to write to.
-        profile: by which it was trained.
-        clip: the untouched one, whose features it reads.
+        profile: that it was trained by.
+        clip: the untouched CLIP, whose features it reads.
         seen: the pictures that it has trained on.
     """
-    seen.save(folder)  # before there are weights whose pictures would not be known
+    seen.save(folder)  # first, so that no weights are ever without this record
     write_record({**describe_origin(profile, clip), "history": run.history}, folder / TRAINING)
     save_teacher(run.teacher, run.settings, folder)
 
 
 def load_saved_teacher(folder: Path) -> TeacherRun:
-    """Reads what `save_teacher_run` wrote, and says so.
+    """Reads what `save_teacher_run` wrote, and prints that.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_teacher`, or its record is damaged or not there.
+        FileNotFoundError, ValueError: as `load_teacher`, or its record is missing or damaged.
     """
     teacher, settings = load_teacher(folder)
     history = read_record(folder / TRAINING, lambda record: list(record["history"]))
@@ -353,27 +355,27 @@ def prepare_terms(
     uncaptioned: EncodedPictures | None = None,
     rehearsal: PictureTargets | None = None,
 ) -> list[Term]:
-    """The terms of a profile's recipe, with all that they learn from.
+    """The loss terms of a profile's recipe, with the data that they learn from.
 
     Args:
-        profile: whose recipe it is.
-        clip: the untouched one.
+        profile: with the recipe.
+        clip: the untouched CLIP.
         captioned: the training data.
-        teacher, uncaptioned: as in `prepare_lessons`; the teacher of a recipe that has one.
-        rehearsal: as `prepare_rehearsal` gives it; left out, it is made where it is needed.
+        teacher, uncaptioned: as in `prepare_lessons`; a teacher only if the recipe has one.
+        rehearsal: from `prepare_rehearsal`; if left out, it is made where needed.
     """
     student = profile.student
     if rehearsal is None and student.rehearsal_weight:
         rehearsal = prepare_rehearsal(clip, captioned, profile.regions)
-    targets, others = None, None
+    targets, uncaptioned_targets = None, None
     if teacher is not None and student.distillation_weight:
         settings = profile.regions, profile.region_teacher
-        targets, others = prepare_lessons(teacher, captioned, uncaptioned, *settings)
+        targets, uncaptioned_targets = prepare_lessons(teacher, captioned, uncaptioned, *settings)
     return choose_terms(
         student,
         captioned,
         targets,
-        uncaptioned=others,
+        uncaptioned=uncaptioned_targets,
         rehearsal=rehearsal,
         denoiser=choose_denoiser(profile, clip),
         seed=profile.seed,
@@ -381,7 +383,7 @@ def prepare_terms(
 
 
 def choose_denoiser(profile: Profile, clip: ClipBundle) -> Denoiser | None:
-    """A profile's denoiser, on the device of its CLIP; None where its student learns from none."""
+    """A profile's denoiser, on the device of its CLIP; None if its student uses none."""
     return load_denoiser(profile.denoiser, clip) if profile.student.sds_weight else None
 
 
@@ -392,12 +394,12 @@ def train_arms(
     teacher: TeacherRun | None = None,
     uncaptioned: EncodedPictures | None = None,
 ) -> dict[str, Arm]:
-    """Trains a run's recipe and its control, and saves both in folders of their names.
+    """Trains a run's recipe and its control, and saves each in a folder of its name.
 
     Args:
         begun: the run.
         captioned: the training data.
-        sets: what the arms are chosen on.
+        sets: the data that the arms are chosen on.
         teacher: left out for a recipe that has none, or whose teacher is the control.
         uncaptioned: pictures to learn from without captions.
 
@@ -407,14 +409,14 @@ def train_arms(
     profile, clip, seen = begun.profile, begun.clip, begun.seen
     control = control_of(profile)
     rehearsal = prepare_rehearsal(clip, captioned, control.regions)
-    shown = prepare_training(clip, captioned, sets, profile.selection)
+    training_set = prepare_training(clip, captioned, sets, profile.selection)
     arms = {"clip": Arm(clip)}
     for name, settings in {CONTROL: control, profile.recipe: profile}.items():
-        teaches = teacher.teacher if teacher else arms.get(CONTROL, arms["clip"]).clip
-        terms = prepare_terms(settings, clip, captioned, teaches, uncaptioned, rehearsal)
+        teaching_model = teacher.teacher if teacher else arms.get(CONTROL, arms["clip"]).clip
+        terms = prepare_terms(settings, clip, captioned, teaching_model, uncaptioned, rehearsal)
         state = begun.out / "checkpoints" / f"{name}.safetensors"
         arms[name] = train_arm(
-            clip, shown, terms, settings.student, seed=profile.seed, checkpoint=state
+            clip, training_set, terms, settings.student, seed=profile.seed, checkpoint=state
         )
         if uncaptioned and settings.student.uncaptioned_batch:
             seen = add_trained(seen, uncaptioned.dataset, profile.leak_guard == "content")
@@ -425,18 +427,19 @@ def train_arms(
 
 
 def list_notes(data: ProfileData, clip: ClipBundle) -> list[str]:
-    """What is to be known of figures that were measured on data, in sentences."""
-    few = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
-    return [*filter(None, (*few, warn_of_captions(data.test, clip)))]
+    """Sentences on the limits of figures that were measured on data."""
+    size_notes = [warn_of_few(len(part), part.source) for part in (data.test, data.zero_shot)]
+    return [*filter(None, (*size_notes, warn_of_captions(data.test, clip)))]
 
 
 def save_report(report: dict[str, Any], out: Path) -> None:
-    """Writes a run's report, and into the cards of its models what was measured."""
+    """Writes a run's report, and its figures into the models' cards."""
     if is_main_process():
         write_record(report, out / REPORT)
         table, _, _ = format_report(report).partition("\n\n")
-        *sentences, _ = say_report(report)  # but for how long it took
-        every = (html.escape(each, quote=False) for each in (*sentences, *report["notes"]))
-        said = ["- " + each.replace("[", r"\[") for each in every]  # no link
+        *sentences, _ = say_report(report)  # all but the last, the time it took
+        lines = (html.escape(text, quote=False) for text in (*sentences, *report["notes"]))
+        # Escaped brackets make no Markdown link.
+        bullets = ["- " + text.replace("[", r"\[") for text in lines]
         for name in report["arms"].keys() - {"clip"}:
-            write_card(out / name, "\n".join([table, "", *said]))
+            write_card(out / name, "\n".join([table, "", *bullets]))

@@ -1,4 +1,4 @@
-"""A closer look: at the things in scenes, at one picture beside one caption, and at teachers.
+"""A closer look at the things in scenes, at one picture with one caption, and at teachers.
 
 Axes: object, a thing of a scene; region, token, embed; pair, an image-caption pair of a batch.
 """
@@ -47,12 +47,12 @@ _SETTINGS = RegionSettings()  # how crops are cut unless said otherwise
 
 @dataclass(frozen=True, eq=False)
 class SceneObjects:
-    """The things of a number of scenes, scene by scene.
+    """The things in several scenes, scene by scene.
 
     Attributes:
-        image: the scene that each stands in.
+        image: each thing's scene.
         label: each thing's noun, an index into `load_nouns()`.
-        size: "small", "medium" or "large", of each.
+        size: each thing's: "small", "medium" or "large".
         xyxy: each thing's box in pixels.
     """
 
@@ -65,12 +65,12 @@ class SceneObjects:
         return len(self.size)
 
     def of_size(self, size: str) -> Bool[Tensor, "object"]:
-        """Which of them are of a size."""
-        return torch.tensor([each == size for each in self.size])
+        """Which of the things have this size."""
+        return torch.tensor([own_size == size for own_size in self.size])
 
 
 def list_objects(scenes: Sequence[Scene]) -> SceneObjects:
-    """All things of these scenes, scene by scene; there must be one."""
+    """All things in the scenes, scene by scene; at least one."""
     things = [(index, thing) for index, scene in enumerate(scenes) for thing in scene.objects]
     return SceneObjects(
         torch.tensor([index for index, _ in things]),
@@ -83,25 +83,25 @@ def list_objects(scenes: Sequence[Scene]) -> SceneObjects:
 def match_regions(
     objects: SceneObjects, regions: Sequence[Regions], least_overlap: float = 0.5
 ) -> Int[Tensor, "object"]:
-    """For each thing the region that found it, by its number in its picture; -1 where none did.
+    """Each thing's region, by its number in its picture; -1 where the detector found none.
 
-    Region and thing belong together if they overlap enough, the best pairs first, each of them
-    once. Labels decide nothing: the detector says where to look, and not what is there.
+    A region and a thing are matched if they overlap enough, best pairs first, each at most once.
+    Labels are ignored: the detector tells where to look, not what is there.
 
     Args:
         objects: of as many pictures as there are `regions`.
         regions: of each picture.
         least_overlap: intersection over union of both boxes, 0 to 1.
     """
-    found = torch.full_like(objects.label, -1)
+    match = torch.full_like(objects.label, -1)
     for image in objects.image.unique().tolist():
         things = (objects.image == image).nonzero().flatten()
         overlap = box_iou(objects.xyxy[things], regions[image].xyxy)  # object region
         while overlap.numel() and overlap.max() >= least_overlap:
             thing, region = divmod(int(overlap.argmax()), overlap.shape[1])
-            found[things[thing]] = region
+            match[things[thing]] = region
             overlap[thing], overlap[:, region] = -1, -1
-    return found
+    return match
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,17 +127,17 @@ def name_objects(
     class_features: Float[Tensor, "class embed"],
     settings: RegionSettings = _SETTINGS,
 ) -> NamedObjects:
-    """Asks CLIP for every thing of every picture, once of the picture and once of its crop.
+    """Lets CLIP name every thing of every picture, once from the picture and once from its crop.
 
-    A thing is named if its noun is nearer than all nouns that the picture does *not* show. Those
-    of the things beside it are no mistake, so they do not compete, and one vector of a picture
-    may name all that it shows.
+    A thing is named if its noun is nearer than all nouns that the picture does *not* show. The
+    nouns of the other things in it are true as well, so they do not compete, and one vector of a
+    picture may name all that it shows.
 
     Args:
-        clip: whose image tower looks.
+        clip: encodes the pictures and the crops.
         paths: of the pictures.
         objects: their things.
-        regions: what a detector found in each picture.
+        regions: of each picture, from a detector.
         class_features: of all nouns, from `encode_classes`.
         settings: how crops are cut; the defaults if left out.
 
@@ -146,15 +146,19 @@ def name_objects(
     """
     if len(paths) != len(regions):
         raise ValueError(
-            f"Expected the regions of each of {len(paths)} pictures, got {len(regions)}; detect in "
-            "these very pictures."
+            f"Expected the regions of each of {len(paths)} pictures, got {len(regions)}; run the "
+            "detector on these pictures."
         )
     match = match_regions(objects, regions)
     found = match >= 0
     crops = []
     for image, path in enumerate(tqdm(paths, "cutting things out", delay=2)):
-        every = crop_regions(open_picture(path), regions[image], settings.margin, settings.square)
-        crops += [every[region] for region in match[found & (objects.image == image)].tolist()]
+        image_crops = crop_regions(
+            open_picture(path), regions[image], settings.margin, settings.square
+        )
+        crops += [
+            image_crops[region] for region in match[found & (objects.image == image)].tolist()
+        ]
     picture_features = encode_images(clip, paths)[objects.image]
     crop_features = torch.zeros_like(picture_features)
     if crops:
@@ -171,25 +175,25 @@ def _is_named(
     objects: SceneObjects,
     class_features: Float[Tensor, "class embed"],
 ) -> Bool[Tensor, "object"]:
-    """Whether each thing's noun ranks first among the nouns that its picture lacks; no tie does."""
+    """Whether each thing's noun ranks first, without a tie, among the nouns its picture lacks."""
     present = torch.zeros(int(objects.image.max()) + 1, len(class_features), dtype=torch.bool)
     present[objects.image, objects.label] = True
-    own = torch.nn.functional.one_hot(objects.label, len(class_features)).bool()
-    cosines = (features @ class_features.T).masked_fill(present[objects.image] & ~own, -2.0)
-    return ranks(cosines, own) <= 1  # -2 is below all
+    own_noun = torch.nn.functional.one_hot(objects.label, len(class_features)).bool()
+    cosines = (features @ class_features.T).masked_fill(present[objects.image] & ~own_noun, -2.0)
+    return ranks(cosines, own_noun) <= 1  # -2 is below all cosines
 
 
-# One picture beside one caption: what its region weights are made of, and where a teacher looks
+# One picture with one caption: the factors of its region weights, and a teacher's attention
 
 
 @dataclass(frozen=True, eq=False)
 class CaptionedRegions:
-    """A picture's regions beside one caption, and what DCLIP weighs them by.
+    """A picture's regions with one caption, and the factors of DCLIP's region weights.
 
     Attributes:
-        regions: with each one's area and confidence.
+        regions: with their areas and confidences.
         caption: the text.
-        tokens: the caption's tokens, as one reads them.
+        tokens: the caption's tokens, in readable form.
         region_features: of the crops, from the frozen CLIP.
         token_features: of the tokens, in the joint space.
         similarity: each region's best cosine with a token, at least 0.
@@ -212,13 +216,13 @@ def read_caption(
     caption: str,
     settings: RegionSettings = _SETTINGS,
 ) -> CaptionedRegions:
-    """Encodes a picture's regions and a caption's tokens, and weighs the ones by the others.
+    """Encodes a picture's regions and a caption's tokens, and weights the regions by the tokens.
 
     Args:
         clip: the frozen CLIP.
-        picture: that the regions were found in.
+        picture: the one with the regions.
         regions: from a detector.
-        caption: need not be true of the picture.
+        caption: any text; it need not describe the picture.
         settings: how crops are cut; the defaults if left out.
 
     Raises:
@@ -238,15 +242,15 @@ def beside_caption(
     regions: Regions,
     region_features: Float[Tensor, "region embed"],
 ) -> CaptionedRegions:
-    """Regions beside a caption, both of which are encoded already; as `read_caption`.
+    """As `read_caption`, from regions and a caption that are already encoded.
 
     Args:
-        clip: reads the caption as tokens.
-        caption: its words.
-        tokens: its features, from `encode_tokens` or `FrozenFeatures.tokens_of`.
-        real: True at tokens, False where there is padding.
-        regions: perhaps of another picture.
-        region_features: of these.
+        clip: splits the caption into readable tokens.
+        caption: the text.
+        tokens: their features, from `encode_tokens` or `FrozenFeatures.tokens_of`.
+        real: True at tokens, False at padding.
+        regions: of this picture or of another.
+        region_features: of these regions.
     """
     similarity = region_similarity(region_features[None], tokens, real)[0]
     product = regions.area * regions.confidence * similarity
@@ -270,8 +274,8 @@ def reweight_regions(
 ) -> Float[Tensor, "region"]:
     """Region weights from the same three factors, each raised to a power of its own.
 
-    Ours, to see what each factor does: 1 for all gives DCLIP's weights, 0 leaves a factor out, and
-    0 for all weighs every region the same.
+    Our addition, to show what each factor does: 1 for all gives DCLIP's weights, 0 leaves a factor
+    out, and 0 for all gives every region the same weight.
 
     Raises:
         ValueError: a power is negative or not finite.
@@ -292,10 +296,10 @@ def attend(
     captioned: CaptionedRegions,
     weights: Float[Tensor, "_region"] | None = None,
 ) -> TeacherOutput:
-    """The teacher on this one picture and caption: a batch of one.
+    """The teacher's output for this picture and caption, as a batch of one.
 
     Args:
-        teacher: of the CLIP that encoded both.
+        teacher: trained with the CLIP that encoded both.
         captioned: from `read_caption`.
         weights: of the regions; left out, DCLIP's own.
     """
@@ -313,13 +317,13 @@ def attend(
 
 @dataclass(frozen=True, eq=False)
 class MaskingEffect:
-    """What a pair's companions in its batch do to its embedding, with and without a mask.
+    """How the other pairs of a batch change a pair's embedding, with and without a mask.
 
     Attributes:
-        padding: share of the pair's regions and tokens in the batch that are padding.
-        masked: cosine of its embedding in the batch with the one it has alone; padding masked.
-        unmasked: the same, where padding is attended to and pooled, as in the published code.
-        attention_on_padding: share of the tokens' attention that goes to padded regions, unmasked.
+        padding: share of padding among the pair's regions and tokens in the batch.
+        masked: cosine of its embeddings in the batch and alone; padding is masked.
+        unmasked: the same; padding is attended to and pooled, as in the published code.
+        attention_on_padding: share of the tokens' attention on padded regions, without the mask.
     """
 
     padding: Float[Tensor, "pair"]
@@ -335,52 +339,54 @@ def compare_masking(
     texts: Int[Tensor, "pair"],
     settings: RegionSettings,
 ) -> MaskingEffect:
-    """Embeds each pair alone and in a batch with the others, with padding masked and not.
+    """Embeds each pair alone and in a batch with the others, with padding masked and unmasked.
 
     Args:
         teacher: one that reads captions.
         features: of the frozen CLIP.
-        texts: captions, by index, each beside its own picture: the batch.
+        texts: the batch: indices of captions, each paired with its own picture.
         settings: whether regions are weighted.
     """
-    careless = copy.copy(teacher.eval())  # of the same weights
-    careless.masked = False
+    unmasked_teacher = copy.copy(teacher.eval())  # shares the weights
+    unmasked_teacher.masked = False
     masked, unmasked = (
-        apply_teacher(each, features, texts, settings) for each in (teacher, careless)
+        apply_teacher(model, features, texts, settings) for model in (teacher, unmasked_teacher)
     )
     alone = torch.cat(
         [apply_teacher(teacher, features, text[None], settings).embedding for text in texts]
     )
     _, region = features.regions_of(features.image_of_text[texts])
     _, token = features.tokens_of(texts)
-    spent = (unmasked.token_to_region.cpu() * ~region[:, None, :]).sum(2)  # pair token
+    padded_attention = (unmasked.token_to_region.cpu() * ~region[:, None, :]).sum(2)  # pair token
     return MaskingEffect(
         padding=1 - torch.cat([region, token], dim=1).float().mean(1),
         masked=(masked.embedding * alone).sum(1).cpu(),
         unmasked=(unmasked.embedding * alone).sum(1).cpu(),
-        attention_on_padding=(spent * token).sum(1) / token.sum(1),
+        attention_on_padding=(padded_attention * token).sum(1) / token.sum(1),
     )
 
 
 def stored_regions(
     features: FrozenFeatures, image: int, names: Sequence[str]
 ) -> tuple[Regions, Float[Tensor, "region embed"]]:
-    """A picture's regions and their vectors, as they were extracted.
+    """A picture's extracted regions and their vectors.
 
     Args:
-        features: with the picture.
-        image: its number.
+        features: that include the picture's.
+        image: the picture's number.
         names: of the detector's classes.
     """
     start = int(features.region_count[:image].sum())
     rows = slice(start, start + int(features.region_count[image]))
     width, height = features.size[image].tolist()
-    labels = [names[each] if each >= 0 else "whole image" for each in features.label[rows].tolist()]
+    labels = [
+        names[label] if label >= 0 else "whole image" for label in features.label[rows].tolist()
+    ]
     box, confidence = features.xyxy[rows], features.confidence[rows]
     return Regions(box, confidence, tuple(labels), (width, height)), features.region[rows]
 
 
-# The shortcut probe: does a teacher look at the picture, or read the caption?
+# The shortcut probe: does a teacher use the picture, or only the caption?
 
 
 @dataclass(frozen=True)
@@ -390,8 +396,8 @@ class ShortcutProbe:
     Attributes:
         own: with the picture's own regions.
         shuffled: with another picture's regions.
-        blank: without them: with a plain gray picture as the one region, or for a region teacher
-            with the whole picture alone.
+        blank: without regions: a plain gray picture is the only region, or for a region teacher
+            the whole picture.
     """
 
     own: float
@@ -407,29 +413,29 @@ def shortcut_probe(
     regions: RegionSettings,
     seed: int = 0,
 ) -> ShortcutProbe:
-    """Does the teacher look? One caption a picture; candidates are all these captions.
+    """Does the teacher use the picture? One caption per picture; all of these are candidates.
 
-    If another picture's regions, or blank ones, score like its own, it reads the caption that it
-    is given and ignores the picture.
+    If another picture's regions, or blank ones, score like the picture's own, the teacher reads the
+    caption that it is given and ignores the picture.
 
     Args:
         teacher: trained.
-        bundle: the frozen CLIP; says what a blank picture looks like.
+        bundle: the frozen CLIP; encodes the blank picture.
         features: of pictures that it was not trained on.
         regions: as in training.
-        seed: of which other picture lends its regions.
+        seed: for choosing the pictures that lend their regions.
 
     Raises:
-        ValueError: there are not two captioned pictures to exchange the regions of.
+        ValueError: there are fewer than two captioned pictures.
     """
     teacher.eval()
     texts = features.first_texts()
     if len(texts) < 2:
         raise ValueError(f"Expected at least two captioned pictures, got {len(texts)}; give more.")
-    other = features.image_of_text[texts][choose_lenders(len(texts), seed)]
+    lenders = features.image_of_text[texts][choose_lenders(len(texts), seed)]
     gray = encode_images(bundle, [Image.new("RGB", (64, 64), (128, 128, 128))])
     count = len(features)
-    blank = replace(  # with one region each, whose box says nothing
+    blank = replace(  # one region each, with an arbitrary box
         features,
         region=gray.expand(count, -1),
         region_count=torch.ones(count, dtype=torch.long),
@@ -447,7 +453,7 @@ def shortcut_probe(
 
     return ShortcutProbe(
         own=score(apply_teacher(teacher, features, texts, regions)),
-        shuffled=score(apply_teacher(teacher, features, texts, regions, other)),
+        shuffled=score(apply_teacher(teacher, features, texts, regions, lenders)),
         blank=score(apply_teacher(teacher, blank, texts, regions)),
     )
 
@@ -475,7 +481,7 @@ def region_probe(
 def probe_teacher(
     run: TeacherRun, clip: ClipBundle, features: FrozenFeatures, regions: RegionSettings
 ) -> ShortcutProbe:
-    """The probe that fits the kind of a teacher; arguments as `shortcut_probe`'s."""
+    """The probe for the teacher's kind; arguments as in `shortcut_probe`."""
     if isinstance(run.settings, RegionTeacherSettings):
         return region_probe(run.teacher, features, run.settings)
     return shortcut_probe(run.teacher, clip, features, regions)
@@ -484,15 +490,15 @@ def probe_teacher(
 def score_teacher(
     run: TeacherRun, clip: ClipBundle, regions: RegionSettings, count: int = 1000
 ) -> dict[str, Float[Tensor, "item 2 2"]]:
-    """Asks a teacher what `score_compositions` asks a CLIP; captions' vectors are frozen CLIP's.
+    """`score_compositions` for a teacher; the captions' vectors are the frozen CLIP's.
 
-    A teacher that reads captions embeds each of an item's pictures beside each of its captions, and
-    the cosine is that with the vector of this caption.
+    A teacher that reads captions embeds each of an item's pictures with each of its captions, and
+    the cosine is the one with that caption's vector.
 
     Args:
-        run: of the teacher.
-        clip: the untouched one.
-        regions: how they are made.
+        run: with the teacher.
+        clip: the untouched CLIP.
+        regions: how regions are found and cropped.
         count: items of each kind.
 
     Returns:
@@ -502,20 +508,22 @@ def score_teacher(
         ValueError: there is no item.
     """
     detector = choose_detector(regions, clip)
-    found: dict[str, Tensor] = {}
-    item = torch.arange(2 * count).reshape(-1, 2)  # its pictures, by number
+    cosines: dict[str, Tensor] = {}
+    item_images = torch.arange(2 * count).reshape(-1, 2)  # each item's pictures
     for kind in KINDS:
         features = extract_features(clip, detector, load_compositions(kind, count), regions)
         if isinstance(run.settings, RegionTeacherSettings):
             embedding = embed_pictures(run.teacher, features, run.settings)
             embedding = embedding.reshape(count, 2, 1, -1)
         else:
-            beside = [  # all captions beside the first picture of their item, and the second
-                replace(features, image_of_text=item[:, [place, place]].flatten())
-                for place in (0, 1)
+            paired_features = [  # all captions with their item's first picture, then its second
+                replace(features, image_of_text=item_images[:, [picture, picture]].flatten())
+                for picture in (0, 1)
             ]
-            pairs = [embed_with_teacher(run.teacher, each, regions) for each in beside]
-            embedding = torch.stack([each.reshape(count, 2, -1) for each in pairs], dim=1)
+            embeddings = [
+                embed_with_teacher(run.teacher, paired, regions) for paired in paired_features
+            ]
+            embedding = torch.stack([paired.reshape(count, 2, -1) for paired in embeddings], dim=1)
         text = features.text.reshape(count, 1, 2, -1)
-        found[kind] = (embedding * text).sum(-1)  # item picture caption
-    return found
+        cosines[kind] = (embedding * text).sum(-1)  # item picture caption
+    return cosines

@@ -1,7 +1,7 @@
-"""Measuring models side by side: what they are measured on, a function a question, and the answers.
+"""Measures models side by side: chooses the data, measures each model, and formats the results.
 
-Retrieval, its rescoring and naming are asked here, of models; what is known of order and relations,
-and whether a teacher looks at its regions, is asked by `probing`.
+This covers retrieval, with and without rescoring, and zero-shot classification; `probing` tests
+models on order and relations, and teachers on whether they use their regions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,15 +50,15 @@ from dclip_kit.search.rescoring import Rescoring
 
 @dataclass(frozen=True, eq=False)
 class MeasuredOn:
-    """What models are measured on.
+    """The data that models are measured on.
 
     Attributes:
         profile: with the names of the data.
         split: of the captioned pictures.
         unseen: captioned pictures that no model has trained on.
-        labelled: labelled ones that no model was trained or chosen on, by where they are from.
-        without: of each of these how many were left out.
-        seen: by model; models of which nothing is known have None.
+        labelled: by source, labelled pictures that no model was trained or chosen on.
+        without: by source, how many of them were left out.
+        seen: by model, its record; None if nothing is known of it.
     """
 
     profile: Profile
@@ -75,12 +75,12 @@ class MeasuredOn:
 
     @property
     def templates(self) -> Templates:
-        """What classes are put into."""
+        """The texts that class names are put into."""
         return choose_templates(self.profile.zero_shot, self.profile.templates)
 
     @property
     def name(self) -> str:
-        """What to call the captioned pictures."""
+        """The name of the captioned pictures."""
         profile = self.profile
         return profile.test if profile.test and self.split == "test" else profile.data
 
@@ -88,11 +88,11 @@ class MeasuredOn:
 def choose_measured_on(
     models: Sequence[str], profile: Profile, split: str = "test", **asked: Any
 ) -> MeasuredOn:
-    """Reads what models are measured on, without what one of them has seen.
+    """Reads the data to measure models on, without what any of them has seen.
 
     Args:
-        models: by name; the first that the kit trained decides what its run measured on.
-        profile: for models that came out of no run.
+        models: by name; the run of the first that the kit trained decides the data.
+        profile: decides it if the kit trained none of them.
         split: as in `read_measured`.
         asked: as in `choose_measured`.
 
@@ -102,12 +102,14 @@ def choose_measured_on(
     origins = [origin.profile for name in models if (origin := read_origin(name))]
     chosen = choose_measured(origins, profile, **asked)
     seen = {name: load_seen(name) for name in models}
-    known = {name: each for name, each in seen.items() if each}
-    unseen = leave_out_trained(read_measured(chosen, split), known)
-    digests = frozenset[str]().union(*(each.files for each in known.values()))
-    every = read_zero_shot(chosen.zero_shot) if chosen.zero_shot else ()
-    labelled = {each.source: leave_out_labelled(each, digests) for each in every}
-    without = {each.source: len(each) - len(labelled[each.source]) for each in every}
+    records = {name: record for name, record in seen.items() if record}
+    unseen = leave_out_trained(read_measured(chosen, split), records)
+    digests = frozenset[str]().union(*(record.files for record in records.values()))
+    labelled_sets = read_zero_shot(chosen.zero_shot) if chosen.zero_shot else ()
+    labelled = {images.source: leave_out_labelled(images, digests) for images in labelled_sets}
+    without = {
+        images.source: len(images) - len(labelled[images.source]) for images in labelled_sets
+    }
     return MeasuredOn(chosen, split, unseen, labelled, without, seen)
 
 
@@ -117,7 +119,7 @@ class Rescored:
 
     Attributes:
         retrieval: by the settings that find most on val.
-        tried: by direction, settings with their Recall@1 on val, the best first.
+        tried: by direction, all settings with their Recall@1 on val, best first.
         hubness: as `measure_hubness`.
     """
 
@@ -128,13 +130,13 @@ class Rescored:
 
 @dataclass(frozen=True, eq=False)
 class ModelResult:
-    """What one model answered.
+    """The results of one model.
 
     Attributes:
         retrieval: both ways.
-        rescored: the same by rescored scores, if that was asked.
-        zero_shot: by where the labelled pictures are from.
-        note: on captions that it cannot read, or nothing.
+        rescored: the same by rescored scores, if requested.
+        zero_shot: by the source of the labelled pictures.
+        note: on the limits of the captions, or empty.
     """
 
     retrieval: RetrievalMetrics
@@ -144,16 +146,16 @@ class ModelResult:
 
 
 def load_rescoring_parts(on: MeasuredOn) -> Splits:
-    """Train and val of the data that is measured on, to rescore by.
+    """Train and val of the measured data, to rescore by.
 
     Raises:
-        ValueError: pictures of them are measured on.
+        ValueError: pictures of train or val are measured on.
     """
     parts = load_splits(on.profile)
-    if both := {*parts.train.paths, *parts.val.paths} & {*on.captioned.paths}:
+    if shared := {*parts.train.paths, *parts.val.paths} & {*on.captioned.paths}:
         raise ValueError(
             "Expected a split without pictures of train and val, which rescoring works with, got "
-            f"{on.split!r} with {len(both):,} of them; measure another with --split."
+            f"{on.split!r} with {len(shared):,} of them; measure another with --split."
         )
     return parts
 
@@ -161,13 +163,13 @@ def load_rescoring_parts(on: MeasuredOn) -> Splits:
 def measure_model(
     clip: ClipBundle, on: MeasuredOn, rescore: str | None = None, parts: Splits | None = None
 ) -> ModelResult:
-    """Asks one model all questions.
+    """Measures one model.
 
     Args:
         clip: the model.
-        on: what it is measured on.
-        rescore: a method of rescoring, to be asked as well.
-        parts: for that, from `load_rescoring_parts`.
+        on: the data to measure on.
+        rescore: a method of rescoring to measure as well.
+        parts: for rescoring, from `load_rescoring_parts`.
     """
     captioned = on.captioned
     vectors = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
@@ -178,8 +180,8 @@ def measure_model(
         retrieval_metrics(*vectors, captioned.image_of_text),
         rescored,
         {
-            source: evaluate_zero_shot(clip, prepare_zero_shot(clip, each, False, on.templates))
-            for source, each in on.labelled.items()
+            source: evaluate_zero_shot(clip, prepare_zero_shot(clip, labelled, False, on.templates))
+            for source, labelled in on.labelled.items()
         },
         compare.warn_of_captions(captioned, clip),
     )
@@ -188,18 +190,18 @@ def measure_model(
 def measure_rescoring(
     clip: ClipBundle, features: tuple[Tensor, Tensor, Tensor], method: str, parts: Splits
 ) -> Rescored:
-    """Retrieval by rescored scores, with those settings of a method that find most on val.
+    """Retrieval by rescored scores, with the settings of a method that find most on val.
 
     Args:
         clip: the model.
-        features: of pictures and captions that are measured, and each caption's picture.
+        features: of the measured pictures and captions, and each caption's picture.
         method: of rescoring.
-        parts: train, whose pictures and captions rescore, and val, which chooses.
+        parts: train, to rescore by, and val, to choose the settings on.
     """
     references = prepare_references(clip, parts.train)
     val = encode_images(clip, parts.val.paths), encode_texts(clip, parts.val.texts)
     tried = try_rescoring(method, *val, parts.val.image_of_text, references)
-    best = [next(iter(each)) for each in tried.values()]
+    best = [next(iter(recalls)) for recalls in tried.values()]
     return Rescored(
         rescored_metrics(*features, references, *best),
         tried,
@@ -207,25 +209,25 @@ def measure_rescoring(
     )
 
 
-# The answers, as JSON and for a person
+# The results, as JSON and as text
 
 
 def list_retrievals(
     results: Mapping[str, ModelResult], rescore: str | None = None
 ) -> dict[str, RetrievalMetrics]:
-    """Each model's retrieval by the model's name, and behind it the rescored one."""
-    found = {}
-    for name, each in results.items():
-        found[name] = each.retrieval
-        if each.rescored:
-            found[f"{name} by {rescore}"] = each.rescored.retrieval
-    return found
+    """Each model's retrieval by the model's name, followed by its rescored retrieval."""
+    retrievals = {}
+    for name, result in results.items():
+        retrievals[name] = result.retrieval
+        if result.rescored:
+            retrievals[f"{name} by {rescore}"] = result.rescored.retrieval
+    return retrievals
 
 
 def compare_retrievals(
     found: Mapping[str, RetrievalMetrics],
 ) -> dict[str, dict[str, tuple[compare.Gain, ...]]]:
-    """What each gains over the first."""
+    """What each model gains over the first."""
     first, *others = found
     return {name: compare.compare(found[first], found[name]) for name in others}
 
@@ -234,8 +236,8 @@ def describe_results(
     results: Mapping[str, ModelResult], on: MeasuredOn, rescore: str | None = None
 ) -> dict[str, Any]:
     """All figures, for JSON."""
-    found, profile = list_retrievals(results, rescore), on.profile
-    rescored = {name: each.rescored for name, each in results.items() if each.rescored}
+    retrievals, profile = list_retrievals(results, rescore), on.profile
+    rescored = {name: result.rescored for name, result in results.items() if result.rescored}
     return {
         "data": profile.data,
         "test": profile.test if on.split == "test" else "",
@@ -243,26 +245,26 @@ def describe_results(
         "seed": profile.seed,
         "pictures": len(on.captioned),
         "captions": len(on.captioned.texts),
-        "retrieval": {name: each.as_dict() for name, each in found.items()},
+        "retrieval": {name: metrics.as_dict() for name, metrics in retrievals.items()},
         "gains": {
-            name: {way: [asdict(gain) for gain in each] for way, each in own.items()}
-            for name, own in compare_retrievals(found).items()
+            name: {way: [asdict(gain) for gain in gains] for way, gains in by_way.items()}
+            for name, by_way in compare_retrievals(retrievals).items()
         },
         "zero_shot": {
             source: {
-                name: {"top1": each.zero_shot[source].top1, "top5": each.zero_shot[source].top5}
-                for name, each in results.items()
+                name: {"top1": result.zero_shot[source].top1, "top5": result.zero_shot[source].top5}
+                for name, result in results.items()
             }
             for source in on.labelled
         },
         "rescoring_on_val": {
             name: {
-                way: [how.settings | {"recall_at_1": x} for how, x in each.items()]
-                for way, each in own.tried.items()
+                way: [how.settings | {"recall_at_1": recall} for how, recall in recalls.items()]
+                for way, recalls in result.tried.items()
             }
-            for name, own in rescored.items()
+            for name, result in rescored.items()
         },
-        "skewness_of_k_occurrence": {name: own.hubness for name, own in rescored.items()},
+        "skewness_of_k_occurrence": {name: result.hubness for name, result in rescored.items()},
         "left_out": {
             "trained_on": {
                 name: [leak.as_dict() for leak in leaks]
@@ -276,46 +278,53 @@ def describe_results(
 
 
 def _list_incomplete(on: MeasuredOn) -> list[str]:
-    return [name for name, each in on.seen.items() if each and not each.complete]
+    return [name for name, record in on.seen.items() if record and not record.complete]
 
 
 def format_results(
     results: Mapping[str, ModelResult], on: MeasuredOn, rescore: str | None = None
 ) -> str:
-    """All figures with their intervals, and what is to be known of them, as text."""
-    captioned, found = on.captioned, list_retrievals(results, rescore)
-    shown = {printable(name): each for name, each in found.items()}
+    """All figures with their intervals, and notes on their limits, as text."""
+    captioned, retrievals = on.captioned, list_retrievals(results, rescore)
+    by_name = {printable(name): metrics for name, metrics in retrievals.items()}
     counts = f"{len(captioned):,} pictures, {len(captioned.texts):,} captions"
     lines = [
         f"{counts}: {printable(on.name)} ({printable(on.split)})",
         *map(printable, filter(None, _list_notes(results, on))),
         "",
-        compare.format_retrieval(shown),
+        compare.format_retrieval(by_name),
     ]
-    for name, own in compare_retrievals(shown).items():
-        lines += ["", f"{name} beside {next(iter(shown))}"]
-        lines += [f"  {compare.say_gain(first, f'{x} Recall@1')}" for x, (first, *_) in own.items()]
-    for name, each in results.items():
-        if each.rescored:
+    for name, gains in compare_retrievals(by_name).items():
+        lines += ["", f"{name} beside {next(iter(by_name))}"]
+        for title, (gain, *_) in gains.items():
+            lines.append(f"  {compare.say_gain(gain, f'{title} Recall@1')}")
+    for name, result in results.items():
+        if result.rescored:
             lines += ["", f"{printable(name)}: the best of {rescore} on val, by Recall@1"]
-            lines += _format_rescored(each.rescored)
+            lines += _format_rescored(result.rescored)
     for source, labelled in on.labelled.items():
-        rest, gone = len(labelled), on.without[source]
-        others = f", without the {gone:,} that a model was trained or chosen on" if gone else ""
-        lines += ["", f"Zero-shot top-1, {printable(source)}: {rest:,} pictures{others}"]
-        named = {printable(name): each.zero_shot[source] for name, each in results.items()}
-        lines += filter(None, [compare.format_zero_shot(named), compare.warn_of_few(rest, source)])
+        count, left_out = len(labelled), on.without[source]
+        note = (
+            f", without the {left_out:,} that a model was trained or chosen on" if left_out else ""
+        )
+        lines += ["", f"Zero-shot top-1, {printable(source)}: {count:,} pictures{note}"]
+        zero_shot = {printable(name): result.zero_shot[source] for name, result in results.items()}
+        lines += filter(
+            None, [compare.format_zero_shot(zero_shot), compare.warn_of_few(count, source)]
+        )
     return "\n".join(lines)
 
 
 def _list_notes(results: Mapping[str, ModelResult], on: MeasuredOn) -> list[str]:
     unknown = [
-        x for x, each in on.seen.items() if not each and Path(x.removeprefix("local-dir:")).is_dir()
+        name
+        for name, record in on.seen.items()
+        if not record and Path(name.removeprefix("local-dir:")).is_dir()
     ]
     return [
         on.unseen.describe(on.name),
         compare.warn_of_few(len(on.captioned), on.captioned.source),
-        *dict.fromkeys(each.note for each in results.values()),
+        *dict.fromkeys(result.note for result in results.values()),
         *(
             f"What {x} has trained on is not all known: its record, or its teacher's, is missing."
             for x in _list_incomplete(on)
@@ -330,11 +339,11 @@ def _list_notes(results: Mapping[str, ModelResult], on: MeasuredOn) -> list[str]
 def _format_rescored(rescored: Rescored) -> list[str]:
     lines = []
     for way, recalls in rescored.tried.items():
-        how, recall = next(iter(recalls.items()))
-        chosen = ", ".join(f"{x} {value:g}" for x, value in how.settings.items())
+        rescoring, recall = next(iter(recalls.items()))
+        settings = ", ".join(f"{name} {value:g}" for name, value in rescoring.settings.items())
         skew = rescored.hubness[way]
         lines.append(
-            f"  {WAYS[way]}: {chosen} ({100 * recall:.1f} %); skewness of k-occurrence "
+            f"  {WAYS[way]}: {settings} ({100 * recall:.1f} %); skewness of k-occurrence "
             f"{skew['before']:.2f} → {skew['after']:.2f}"
         )
     return lines

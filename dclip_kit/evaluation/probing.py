@@ -1,4 +1,4 @@
-"""Asking models what they know of order and relations, and teachers whether they look."""
+"""Tests models on order and relations, and whether teachers use their regions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,11 +22,11 @@ from dclip_kit.runtime.printing import printable
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """What one model, or teacher, answered.
+    """The result of one model or teacher.
 
     Attributes:
         compositions: by kind and score, from `evaluate_compositions`.
-        looks: of a teacher, what it finds with its regions exchanged.
+        looks: of a teacher, its Recall@1 with its regions exchanged.
     """
 
     compositions: dict[str, dict[str, Interval]]
@@ -34,32 +34,32 @@ class ProbeResult:
 
 
 def find_teachers(reference: str) -> dict[str, Path]:
-    """The folders of teachers at a place, by what to call them.
+    """The folders of the teachers that a reference names, by the names to print.
 
     Args:
-        reference: a teacher's folder, that of a run with teachers, or "pocket".
+        reference: a teacher's folder, the folder of a run with teachers, or "pocket".
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it names none.
     """
     folder = asset_path("pocket_arms") if reference == "pocket" else Path(reference)
-    every = {reference: folder} | {f"{reference}/{name}": folder / name for name in KINDS}
-    found = {name: each for name, each in every.items() if (each / CONFIG_FILE).is_file()}
-    if not found:
+    candidates = {reference: folder} | {f"{reference}/{name}": folder / name for name in KINDS}
+    teachers = {name: path for name, path in candidates.items() if (path / CONFIG_FILE).is_file()}
+    if not teachers:
         raise FileNotFoundError(
             f"Expected a trained teacher in {folder}, found none; name the folder that train-"
-            'teacher or distill left one in, or "pocket".'
+            'teacher or distill wrote one to, or "pocket".'
         )
-    return found
+    return teachers
 
 
 def probe_model(clip: ClipBundle, items: int) -> ProbeResult:
-    """Asks a CLIP for compositions, so many of each kind."""
+    """Measures a CLIP on compositions, `items` of each kind."""
     return ProbeResult(evaluate_compositions(score_compositions(clip, items)))
 
 
 def probe_saved_teacher(folder: Path, items: int, device: str = "cpu") -> ProbeResult:
-    """Asks a teacher for compositions, and on its run's test pictures whether it looks.
+    """Measures a teacher on compositions, and on its run's test pictures with regions exchanged.
 
     Args:
         folder: of the teacher.
@@ -67,18 +67,18 @@ def probe_saved_teacher(folder: Path, items: int, device: str = "cpu") -> ProbeR
         device: where to put the CLIP whose features it reads.
 
     Raises:
-        FileNotFoundError, ValueError: the teacher, or what it was trained with, is not there.
+        FileNotFoundError, ValueError: the teacher, its CLIP or its data is missing or damaged.
     """
     run, origin = load_saved_teacher(folder), read_origin(folder)
     if origin is None:
         raise FileNotFoundError(
-            f"Expected {TRAINING} beside the teacher in {folder}, which names its CLIP, found "
-            "none; restore it."
+            f"Expected {TRAINING}, which names the teacher's CLIP, in {folder}, found none; "
+            "restore it."
         )
     clip, regions = origin.load_base(device), origin.profile.regions
     seen = load_seen(folder)
-    known = {str(folder): seen} if seen else {}
-    unseen = leave_out_trained(read_measured(origin.profile), known)
+    seen_by_teacher = {str(folder): seen} if seen else {}
+    unseen = leave_out_trained(read_measured(origin.profile), seen_by_teacher)
     features = load_or_extract_features(clip, unseen.dataset, regions, None)
     return ProbeResult(
         evaluate_compositions(score_teacher(run, clip, regions, items)),
@@ -93,24 +93,24 @@ def describe_probes(results: Mapping[str, ProbeResult], items: int) -> dict[str,
         "chance": COMPOSITION_CHANCE,
         "compositions": {
             name: {
-                kind: {score: asdict(x) for score, x in scores.items()}
-                for kind, scores in each.compositions.items()
+                kind: {score: asdict(interval) for score, interval in scores.items()}
+                for kind, scores in result.compositions.items()
             }
-            for name, each in results.items()
+            for name, result in results.items()
         },
-        "looks": {name: asdict(each.looks) for name, each in results.items() if each.looks},
+        "looks": {name: asdict(result.looks) for name, result in results.items() if result.looks},
     }
 
 
 def format_probes(results: Mapping[str, ProbeResult], items: int) -> str:
     """All figures with their intervals, as text."""
-    shown = {printable(name): each for name, each in results.items()}
-    lines = [f"{name}: {format_probe(asdict(x.looks))}" for name, x in shown.items() if x.looks]
+    by_name = {printable(name): result for name, result in results.items()}
+    lines = [f"{name}: {format_probe(asdict(x.looks))}" for name, x in by_name.items() if x.looks]
     return "\n".join(
         [
             *lines,
             *[""] * bool(lines),
             f"Compositions: {items:,} pairs of pocket scenes a kind",
-            format_compositions({name: each.compositions for name, each in shown.items()}),
+            format_compositions({name: result.compositions for name, result in by_name.items()}),
         ]
     )

@@ -35,7 +35,7 @@ from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, TEMPLATES, Templates
 from dclip_kit.metrics import recall_ceiling
 from dclip_kit.runtime.printing import say
 
-# What of a profile decides what is measured: the model, and the pictures.
+# The fields of a profile that decide what is measured: the model and the pictures.
 MEASURED_BY = ("clip", "pretrained", "data", "images", "test", "zero_shot", "templates", "seed")
 
 
@@ -45,11 +45,11 @@ class ProfileData(Splits):
 
     Attributes:
         train, val, test, left_out: as in `Splits`.
-        zero_shot_val, zero_shot, zero_shot_held_out: labelled pictures; those of a style that no
-            training shows are the pocket's, and None elsewhere.
-        ceiling: text→image Recall@1 on test that a perfect model could reach; None where it is not
+        zero_shot_val, zero_shot, zero_shot_held_out: labelled pictures; only the pocket has some in
+            a style that no training shows, elsewhere the last is None.
+        ceiling: text→image Recall@1 on test that a perfect model could reach; None if it is not
             known which other pictures a caption fits.
-        templates: what the labelled pictures' classes are put into.
+        templates: the texts that the labelled pictures' class names are put into.
     """
 
     zero_shot_val: LabelledImages
@@ -60,10 +60,10 @@ class ProfileData(Splits):
 
 
 def require_data(profile: Profile) -> None:
-    """Checks what can be known of a profile's data before any of it is read.
+    """Checks what can be checked of a profile's data before any of it is read.
 
     Raises:
-        ValueError: data must be given, there is nothing at a path, or its format is unknown.
+        ValueError: the profile names no data, a path does not exist, or a format is unknown.
         FileNotFoundError: there is no folder of labelled pictures.
         ModuleNotFoundError: imagehash is needed and not installed.
     """
@@ -76,7 +76,7 @@ def require_data(profile: Profile) -> None:
     if profile.data == "pocket" and (profile.test or profile.images):
         raise ValueError(
             f"Expected no test and no images for the pocket's data, which has its own, got "
-            f"{profile.test or profile.images!r}; name your data, too."
+            f"{profile.test or profile.images!r}; name your own data, too."
         )
     if profile.data != "pocket":
         for path in filter(None, (profile.data, profile.test)):
@@ -89,17 +89,17 @@ def require_data(profile: Profile) -> None:
         raise FileNotFoundError(
             f"Expected a folder of labelled pictures at {labelled}, found none; check the path."
         )
-    place, scenes = locate_uncaptioned(profile)
-    if place and not scenes and not Path(place).exists():
+    source, scenes = locate_uncaptioned(profile)
+    if source and not scenes and not Path(source).exists():
         raise ValueError(
-            f"Expected pictures to learn from at {place}, found nothing; check --uncaptioned."
+            f"Expected pictures to learn from at {source}, found nothing; check --uncaptioned."
         )
 
 
 def load_data(profile: Profile) -> ProfileData:
     """Reads a profile's data; the pocket's is drawn on first use.
 
-    What could not be used of other data is printed.
+    For other data, what cannot be used is printed.
 
     Raises:
         ValueError: as `require_data`, or data cannot be read or is too little.
@@ -115,36 +115,36 @@ def load_data(profile: Profile) -> ProfileData:
     else:
         labelled = (*halve_labelled(read_labelled(profile.zero_shot), profile.seed), None)
     templates = choose_templates(profile.zero_shot, profile.templates)
-    read, ceiling = load_splits(profile), None
+    splits, ceiling = load_splits(profile), None
     if profile.data == "pocket":
         ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
     return ProfileData(
-        read.train, read.val, read.test, read.left_out, *labelled, ceiling, templates
+        splits.train, splits.val, splits.test, splits.left_out, *labelled, ceiling, templates
     )
 
 
 def load_splits(profile: Profile) -> Splits:
-    """A profile's captioned pictures; errors and what is printed as in `load_data`."""
+    """A profile's captioned pictures; raises and prints as `load_data`."""
     if profile.data == "pocket":
-        return Splits(**{each: pocket.load_captioned(each) for each in SPLITS}, left_out=None)
-    read = read_splits(
+        return Splits(**{split: pocket.load_captioned(split) for split in SPLITS}, left_out=None)
+    splits = read_splits(
         profile.data,
         profile.images or None,
         profile.test or None,
         profile.seed,
         profile.leak_guard == "content",
     )
-    if str(read.left_out):
-        say(str(read.left_out))
-    return read
+    if str(splits.left_out):
+        say(str(splits.left_out))
+    return splits
 
 
 def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, ...]]]:
-    """The first test pictures with their captions; of the pocket's, no others are drawn.
+    """The first test pictures with their captions; of the pocket's, only these are drawn.
 
     Args:
-        profile: whose data.
-        count: how many; fewer where there are not so many.
+        profile: with the data.
+        count: of pictures; fewer are returned if there are fewer.
 
     Raises:
         ValueError: as `read_measured`.
@@ -160,93 +160,92 @@ def locate_uncaptioned(profile: Profile) -> tuple[str, int]:
     """Where a profile's pictures without captions are.
 
     Returns:
-        The place as in `Profile`, but never "auto"; and how many further scenes of the pocket it
-        asks for, which is 0 where it names other pictures.
+        `Profile.uncaptioned`, with "auto" resolved; and the number of further scenes of the pocket
+        in it, which is 0 if it names other pictures.
 
     Raises:
-        ValueError: it asks for further scenes in other words than pocket:COUNT.
+        ValueError: it asks for further scenes in a form other than pocket:COUNT.
     """
-    place = profile.uncaptioned
-    if place == "auto":
-        place = "pocket:16000" if profile.data == "pocket" else ""
-    further = re.fullmatch(r"pocket:([1-9]\d{0,5})", place)
-    if not further and place.partition(":")[0] == "pocket":
+    source = profile.uncaptioned
+    if source == "auto":
+        source = "pocket:16000" if profile.data == "pocket" else ""
+    further = re.fullmatch(r"pocket:([1-9]\d{0,5})", source)
+    if not further and source.partition(":")[0] == "pocket":
         raise ValueError(
             f"Expected uncaptioned pictures as a folder or as pocket:COUNT, up to 999,999 scenes, "
-            f"got {place!r}; say pocket:16000, for example."
+            f"got {source!r}; say pocket:16000, for example."
         )
-    return place, int(further[1]) if further else 0
+    return source, int(further[1]) if further else 0
 
 
 def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | None:
-    """The pictures that a profile's student learns from without captions, of which none has any.
+    """The pictures without captions that a profile's student learns from.
 
-    Further scenes of the pocket are drawn on first use. Other pictures that are in val or test are
-    left out, by name and by content as `Profile.leak_guard` says; what is left out is printed.
+    Further scenes of the pocket are drawn on first use. Of other pictures, those in val or test are
+    left out, identified by name and content as `Profile.leak_guard` says, and this is printed.
 
     Returns:
-        None where the profile has none or its recipe cannot use them, which is printed.
+        The pictures; None if the profile has none or its recipe cannot use them, which is printed.
 
     Raises:
         ValueError: as `read_uncaptioned`.
     """
-    place, scenes = locate_uncaptioned(profile)
+    source, scenes = locate_uncaptioned(profile)
     learns = profile.student.distillation_weight and profile.student.uncaptioned_batch
     if not learns or profile.teacher_model == "cross_attention":  # which reads captions
-        if place and not scenes:
-            say(f"The recipe {profile.recipe} learns nothing from {place}, which has no captions.")
+        if source and not scenes:
+            say(f"The recipe {profile.recipe} learns nothing from {source}, which has no captions.")
         return None
-    if not place:
+    if not source:
         say("No uncaptioned pictures are given: the student learns from the captioned ones alone.")
         return None
     if scenes:
         return pocket.load_further("uncaptioned", scenes)
     pictures, left_out = read_uncaptioned(
-        place, (data.val, data.test), profile.leak_guard == "content"
+        source, (data.val, data.test), profile.leak_guard == "content"
     )
     if str(left_out):
-        say(f"Of {place}: {left_out}")
+        say(f"Of {source}: {left_out}")
     return pictures
 
 
 def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> Profile:
-    """What to measure models on: a profile's data, zero_shot, templates and seed.
+    """Chooses what to measure models on: a profile's data, zero_shot, templates and seed.
 
     Args:
-        runs: the profiles of the runs that the models came out of, if any, of which the first
-            decides.
-        profile: for models that came out of none.
-        asked: fields of a profile that were asked for instead; None where one was not.
+        runs: the profiles of the runs that trained the models, if any; the first decides.
+        profile: for models that no run trained.
+        asked: fields of a profile to use instead; None keeps the chosen one.
 
     Raises:
-        ValueError: there is no data, or the runs had different ones and none was asked for.
+        ValueError: there is no data, or the runs' data differ and `asked` names none.
     """
-    given = {name: value for name, value in asked.items() if value is not None}
+    overrides = {name: value for name, value in asked.items() if value is not None}
     for name in ("data", "zero_shot"):
-        places = sorted({getattr(run, name) for run in runs})
-        if name not in given and len(places) > 1:
+        values = sorted({getattr(run, name) for run in runs})
+        if name not in overrides and len(values) > 1:
             raise ValueError(
                 f"Expected {name} to measure on, since the models' runs had different ones "
-                f"({', '.join(places)}); give --{name.replace('_', '-')}."
+                f"({', '.join(values)}); give --{name.replace('_', '-')}."
             )
-    if "data" in given:
-        given = {"images": "", "test": ""} | given
-    chosen = replace([*runs, profile][0], **given)
-    if not chosen.data or (chosen.data == "pocket" and chosen.images):
+    if "data" in overrides:
+        overrides = {"images": "", "test": ""} | overrides
+    measured = replace([*runs, profile][0], **overrides)
+    if not measured.data or (measured.data == "pocket" and measured.images):
         raise ValueError(
             "Expected captioned pictures to measure on, got "
-            f"{f'{chosen.images} alone' if chosen.images else 'none'}; give --data."
+            f"{f'{measured.images} alone' if measured.images else 'none'}; give --data."
         )
-    return chosen
+    return measured
 
 
 def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
-    """Captioned pictures to measure on; what could not be used of the data is printed.
+    """Captioned pictures to measure on; what cannot be used of the data is printed.
 
     Args:
         profile: with the data.
-        split: "test" as `load_data` makes it, "all", or a split that the format has; of data
-            without splits also "train" and "val" as `load_data` makes them.
+        split: "test" as in `load_data`, "all", or a split of the format; for data without splits
+            also "train" and "val" as in `load_data`.
 
     Raises:
         ValueError: there is no such split, or as `read_captioned` and `read_splits`.
@@ -279,28 +278,28 @@ def read_references(profile: Profile) -> list[str]:
     )
     if not captions:
         raise ValueError(
-            f"Expected captions to rescore by in the train of {profile.data}, got none; name other "
-            "data with --references."
+            f"Expected captions to rescore by in the training split of {profile.data}, got none; "
+            "name other data with --references."
         )
     return captions
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
-    """All labelled pictures of a reference; for "pocket" those of the held-out style come too."""
+    """All labelled pictures of a reference; for "pocket" also those in the held-out style."""
     if reference == "pocket":
         return pocket.load_labelled("zero_shot"), pocket.load_labelled("zero_shot_held_out")
     return (read_labelled(reference),)
 
 
 def choose_templates(zero_shot: str, name: str = "auto") -> Templates:
-    """What the classes of labelled pictures are put into, as `Profile.templates` says.
+    """The texts that the class names of labelled pictures are put into: `Profile.templates`.
 
     Args:
         zero_shot: as in `Profile`.
         name: one of `evaluate.TEMPLATE_SETS`, or "auto".
 
     Raises:
-        ValueError: they do not fit the pocket's classes, whose names have an article.
+        ValueError: they do not fit the pocket's class names, which include an article.
     """
     fitting = "pocket" if zero_shot == "pocket" else "imagenet"
     if zero_shot == "pocket" and name not in ("auto", "pocket"):

@@ -1,8 +1,8 @@
-"""What a model has seen, so that it is measured on nothing of it: seen.json, beside its weights.
+"""The pictures that a model has seen, so that none of them is measured on: seen.json in its folder.
 
-Pictures are known by their names in public data sets, by their files' bytes and by what they show,
-as the leak guard knows them, so that it does not matter where they lie or what data set has them.
-The record has no paths, and names only in a form that tells whether two are equal.
+Like the leak guard, this identifies pictures by their names in public data sets, by their files'
+bytes and by what they show, wherever they are stored and whichever data set they belong to. The
+record has no paths, and names only in a form that can be compared but not read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from dclip_kit.runtime.files import read_record, write_record
 from dclip_kit.runtime.printing import printable, say
 
 SEEN = "seen.json"  # in a model's folder
-TRAINING = "training.json"  # beside it, how the model came about
+TRAINING = "training.json"  # beside it, how the model was trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +27,10 @@ class SeenPictures:
     """The pictures that a model, its base and its teacher have seen.
 
     Attributes:
-        trained: captioned ones that they trained on.
-        chosen: captioned ones that their interpolations were chosen on.
-        labelled: digests of the labelled ones that these were chosen on.
-        complete: False where one of them left no record.
+        trained: captioned pictures that they trained on.
+        chosen: captioned pictures that their interpolations were chosen on.
+        labelled: digests of the labelled pictures that the interpolations were chosen on.
+        complete: False if one of them has no record.
     """
 
     trained: EvaluationIndex
@@ -40,12 +40,12 @@ class SeenPictures:
 
     @property
     def files(self) -> frozenset[str]:
-        """Digests of files on which naming is not to be measured: trained, or chosen on."""
-        names = (each.partition("bytes ") for each in self.trained.names)
+        """Digests of files that zero-shot must not be measured on: trained on or chosen on."""
+        names = (name.partition("bytes ") for name in self.trained.names)
         return self.labelled | {digest for before, _, digest in names if digest and not before}
 
     def join(self, other: "SeenPictures") -> "SeenPictures":
-        """With what another model has trained on: what that was chosen on, its base was."""
+        """Adds what another model has trained on; what that one was chosen on is not added."""
         trained = self.trained.join(other.trained)
         return replace(self, trained=trained, complete=self.complete and other.complete)
 
@@ -69,33 +69,33 @@ def describe_seen(
     by_content: bool,
     before: Sequence[SeenPictures] = (),
 ) -> SeenPictures:
-    """What a training sees, and what it begins from has seen.
+    """What a training sees, together with what its teacher and its CLIP have seen.
 
     Args:
         train: captioned pictures to train on.
         val: captioned pictures to choose on.
-        labelled: labelled ones to choose on, of which others are measured on.
-        by_content: whether pictures are known by what they show, too.
-        before: of a teacher, and of a CLIP that was fine-tuned itself.
+        labelled: labelled pictures to choose on; others are measured on.
+        by_content: whether to identify pictures by what they show, too.
+        before: the records of a teacher, and of a CLIP that was fine-tuned itself.
     """
     trained, chosen = (_index_pictures(part, by_content) for part in (train, val))
     seen = SeenPictures(trained, chosen, frozenset(_digest_files(labelled)) - {""})
-    for each in before:
-        seen = seen.join(each)
+    for earlier in before:
+        seen = seen.join(earlier)
     return seen
 
 
 def add_trained(seen: SeenPictures, pictures: CaptionedImages, by_content: bool) -> SeenPictures:
-    """With pictures that were trained on without captions."""
+    """Adds pictures that were trained on without captions."""
     return replace(seen, trained=seen.trained.join(_index_pictures(pictures, by_content)))
 
 
 def _index_pictures(pictures: CaptionedImages, by_content: bool) -> EvaluationIndex:
-    """Pictures by their names and their files' bytes, and perhaps by what they show.
+    """Indexes pictures by their names, by their files' bytes and, if asked, by what they show.
 
-    Scenes of the pocket go by their numbers alone.
+    The pocket's scenes are indexed by their numbers only.
     """
-    if all(each.startswith("pocket:") for each in pictures.image_ids):
+    if all(image_id.startswith("pocket:") for image_id in pictures.image_ids):
         return index_evaluation([pictures], by_content=False)
     index = index_evaluation([pictures], by_content)
     for digest, path in zip(_digest_files(pictures.paths), pictures.paths, strict=True):
@@ -109,13 +109,13 @@ def _digest_files(paths: Sequence[Path]) -> list[str]:
 
 
 def load_seen(reference: Path | str) -> SeenPictures | None:
-    """What a model has seen; None for one that the kit did not train, of which nothing is known.
+    """What a model has seen; None for one that the kit did not train, so that nothing is known.
 
     Args:
         reference: the folder of a CLIP or of a teacher, or another name of a CLIP.
 
     Returns:
-        Of a model whose record was left out, as it is for publishing, one without pictures.
+        A record without pictures if the model's own was left out, as it is for publishing.
 
     Raises:
         ValueError: the record is damaged.
@@ -144,8 +144,8 @@ class Unseen:
 
     Attributes:
         dataset: pictures that no model has trained on.
-        trained: by model, those that it has trained on, which are left out.
-        chosen: by model, how many of those that are left it was chosen on.
+        trained: by model, the pictures that it has trained on, which are left out.
+        chosen: by model, how many of the remaining pictures it was chosen on.
     """
 
     dataset: CaptionedImages
@@ -153,7 +153,7 @@ class Unseen:
     chosen: dict[str, int]
 
     def describe(self, what: str) -> str:
-        """Sentences for a person, or nothing where nothing was left out and nothing chosen on."""
+        """Sentences on what was left out and on what was chosen on; empty if there is neither."""
         notes = [
             f"Left out of {what}: {len(leaks):,} pictures that {name} has trained on (the first, "
             f"{_describe_leak(leaks[0])})."
@@ -177,37 +177,39 @@ def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]
 
     Args:
         dataset: to measure on.
-        seen: by model, what it has seen.
+        seen: by model, its record.
 
     Raises:
         ValueError: fewer than two pictures are left.
-        ModuleNotFoundError: imagehash is not installed, and pictures are known by content.
+        ModuleNotFoundError: pictures are identified by content, and imagehash is not installed.
     """
-    trained = {name: find_leaks(dataset, each.trained).leaks for name, each in seen.items()}
-    gone = {leak.picture for leaks in trained.values() for leak in leaks}
-    left = dataset.select([i for i, path in enumerate(dataset.paths) if path not in gone])
-    if len(left) < 2 <= len(dataset):
+    trained = {name: find_leaks(dataset, record.trained).leaks for name, record in seen.items()}
+    trained_paths = {leak.picture for leaks in trained.values() for leak in leaks}
+    unseen = dataset.select(
+        [i for i, path in enumerate(dataset.paths) if path not in trained_paths]
+    )
+    if len(unseen) < 2 <= len(dataset):
         name, leaks = next((name, leaks) for name, leaks in trained.items() if leaks)
         raise ValueError(
             f"Expected pictures to measure on that no model has trained on, but of {len(dataset)} "
-            f"in {dataset.source} {len(left)} are left; {name} has trained on the others, of which "
-            f"{_describe_leak(leaks[0])}; name other data, or take the seed and the split of its "
+            f"in {dataset.source} {len(unseen)} are left; {name} has trained on others, such as "
+            f"{_describe_leak(leaks[0])}; name other data, or give the seed and the split of its "
             "run."
         )
-    chosen = {name: len(find_leaks(left, each.chosen).leaks) for name, each in seen.items()}
-    return Unseen(left, trained, chosen)
+    chosen = {name: len(find_leaks(unseen, record.chosen).leaks) for name, record in seen.items()}
+    return Unseen(unseen, trained, chosen)
 
 
 def leave_out_seen(data: ProfileData, seen: SeenPictures, name: str) -> ProfileData:
-    """Leaves out of val and test what a model has trained on that a run begins from.
+    """Leaves out of val and test what the model that a run begins from has trained on.
 
     Args:
-        data: of the run that begins.
-        seen: by the model.
+        data: of the run.
+        seen: the model's record.
         name: of the model.
 
     Raises:
-        ValueError: too little is left to choose or to measure on.
+        ValueError: too few pictures are left to choose or to measure on.
     """
     if not seen.complete:
         say(f"What {name} has trained on is not all known: one left no record.")
@@ -218,30 +220,30 @@ def leave_out_seen(data: ProfileData, seen: SeenPictures, name: str) -> ProfileD
 
 
 def leave_out_labelled(dataset: LabelledImages, digests: frozenset[str]) -> LabelledImages:
-    """Leaves out the labelled pictures that some model was trained or chosen on.
+    """Leaves out the labelled pictures that a model was trained or chosen on.
 
     Args:
         dataset: to measure on.
-        digests: of those pictures' files.
+        digests: of the files of those pictures.
 
     Raises:
         ValueError: nothing is left.
     """
     if not digests:
         return dataset
-    kept = [i for i, own in enumerate(_digest_files(dataset.paths)) if own not in digests]
-    if not kept:
+    indices = [i for i, digest in enumerate(_digest_files(dataset.paths)) if digest not in digests]
+    if not indices:
         raise ValueError(
             f"Expected labelled pictures that no model has seen, but all {len(dataset)} of "
-            f"{dataset.source} are such; name others."
+            f"{dataset.source} were seen; name others."
         )
-    return dataset.select(kept)
+    return dataset.select(indices)
 
 
 def leave_out_trained_labelled(data: ProfileData, seen: SeenPictures) -> ProfileData:
-    """Leaves out of a run's own labelled pictures those that it trains on, and says how many.
+    """Leaves out of a run's own labelled pictures those that it trains on, and prints how many.
 
-    What is chosen on is not measured on, either: a copy of it may be in the other half.
+    Those that it chooses on are not measured on, either: the other half may have copies of them.
 
     Raises:
         ValueError: nothing is left to choose or to measure on.
@@ -249,6 +251,6 @@ def leave_out_trained_labelled(data: ProfileData, seen: SeenPictures) -> Profile
     trained = replace(seen, labelled=frozenset()).files
     val = leave_out_labelled(data.zero_shot_val, trained)
     test = leave_out_labelled(data.zero_shot, seen.files)
-    if gone := len(data.zero_shot_val) + len(data.zero_shot) - len(val) - len(test):
-        say(f"{gone:,} labelled pictures are trained or chosen on, and are not measured on.")
+    if left_out := len(data.zero_shot_val) + len(data.zero_shot) - len(val) - len(test):
+        say(f"{left_out:,} labelled pictures are trained or chosen on, and are not measured on.")
     return replace(data, zero_shot_val=val, zero_shot=test)

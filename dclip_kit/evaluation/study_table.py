@@ -1,4 +1,4 @@
-"""What a stored study says, as a table; `assets/make/study.py` runs studies and writes them."""
+"""A stored study as a table; `assets/make/study.py` runs studies and stores them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,34 +14,41 @@ RETENTION = 0.955  # of zero-shot accuracy, at which studies compare arms
 def format_study(result: Mapping[str, Any]) -> str:
     """A study's table: Recall@1 at one retention, in percent, and what each arm gains over two.
 
-    Where arms were asked for compositions, a second table says how many they tell apart.
+    If arms were measured on compositions, a second table shows how many they tell apart.
     """
     arms = result["arms"]
     rivals = [name for name in ("clip", CONTROL) if name in arms]
-    over = [f"over {name}, %" for name in rivals]
-    rows = [["arm", "seeds", "val", "t→i R@1", *over, "i→t R@1", *over, "kept at α"]]
+    gain_columns = [f"over {name}, %" for name in rivals]
+    rows = [
+        ["arm", "seeds", "val", "t→i R@1", *gain_columns, "i→t R@1", *gain_columns, "kept at α"]
+    ]
     for name, arm in arms.items():
         cells = [name, str(len(arm["runs"])), f"{100 * arm['val']:.1f}"]
         for way in WAYS:
-            found = arm["at_95_5"][way]
-            cells.append(f"{100 * found['recall_at_1']:.1f}")
-            cells += [_say_gain(found["vs"].get(rival)) for rival in rivals]
+            retrieval = arm["at_95_5"][way]
+            cells.append(f"{100 * retrieval['recall_at_1']:.1f}")
+            cells += [_say_gain(retrieval["vs"].get(rival)) for rival in rivals]
         cells.append(f"{100 * arm['chosen']['retention']['estimate']:.1f}")
         rows.append(cells)
-    asked = {
+    compositions = {
         name: {
-            kind: {score: Interval(x["estimate"], *x["ci95"]) for score, x in scores.items()}
+            kind: {
+                score: Interval(interval["estimate"], *interval["ci95"])
+                for score, interval in scores.items()
+            }
             for kind, scores in arm["compositions"].items()
         }
         for name, arm in arms.items()
         if "compositions" in arm
     }
-    return "\n\n".join([format_table(rows), *([format_compositions(asked)] if asked else [])])
+    return "\n\n".join(
+        [format_table(rows), *([format_compositions(compositions)] if compositions else [])]
+    )
 
 
 def _say_gain(gain: Mapping[str, Any] | None) -> str:
     if gain is None:
         return "–"
     low, high = gain["ci95"]
-    # With spaces at which narrow pages break no interval.
+    # Non-breaking spaces keep an interval on one line.
     return f"{100 * gain['relative']:+.1f}\xa0[{100 * low:.1f},\xa0{100 * high:.1f}]"

@@ -1,4 +1,4 @@
-"""Trainings epoch by epoch; paths between search and memory; what a study's arms gain."""
+"""Trainings by epoch, retrieval against zero-shot retention, and the gains of a study's arms."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from dclip_kit.plots.style import (
     new_figure,
 )
 
-_PANELS = {  # row's key, heading
+_PANELS = {  # a row's key: the panel's heading
     "loss": "training loss",
     "contrastive": "contrastive term",
     "distillation": "distillation term",
@@ -29,28 +29,28 @@ _PANELS = {  # row's key, heading
     "val_zero_shot": "zero-shot top-1 on val",
     "val_retention": "zero-shot retention on val",
 }
-_VARIANTS = {"text": "dash", "nnn": "dot"}  # by what an arm's name ends in: its line
+_VARIANTS = {"text": "dash", "nnn": "dot"}  # the line by the ending of an arm's name
 
 
 def plot_history(
     histories: Mapping[str, Sequence[Mapping[str, float | int]]],
     panels: Sequence[str] = ("loss", "val_recall_at_1", "val_zero_shot"),
 ) -> go.Figure:
-    """Loss and figures on val, epoch by epoch, a line for each arm (or teacher).
+    """Loss and figures on val by epoch, a line for each arm (or teacher).
 
-    Losses of arms that add up different terms are no measure of each other.
+    Losses of arms with different terms cannot be compared.
 
     Args:
         histories: by name; rows have "epoch", "loss" and perhaps "val_recall_at_1",
             "val_zero_shot" and "val_retention".
         panels: which of the rows' figures to draw, in this order; "contrastive", "distillation"
-            and "rehearsal" are the student's loss term by term. What no row has is left out.
+            and "rehearsal" are the terms of the student's loss. Those in no row are left out.
 
     Raises:
         ValueError: no row has any of the panels' figures, or a panel is unknown.
     """
-    known = {key for rows in histories.values() for row in rows for key in row}
-    keys = [key for key in panels if key in known]
+    available = {key for rows in histories.values() for row in rows for key in row}
+    keys = [key for key in panels if key in available]
     if not keys or not set(keys) <= set(_PANELS):
         raise ValueError(
             f"Expected panels out of {', '.join(_PANELS)} that the histories have, got "
@@ -62,12 +62,12 @@ def plot_history(
     )
     for column, key in enumerate(keys, start=1):
         for name, rows in histories.items():
-            drawn = [row for row in rows if key in row]
-            if not drawn:
+            points = [row for row in rows if key in row]
+            if not points:
                 continue
             figure.add_scatter(
-                x=[row["epoch"] for row in drawn],
-                y=[row[key] for row in drawn],
+                x=[row["epoch"] for row in points],
+                y=[row[key] for row in points],
                 mode="lines+markers",
                 line_color=colors[name],
                 row=1,
@@ -82,15 +82,15 @@ def plot_history(
 
 
 def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = "val") -> go.Figure:
-    """What each interpolation of each arm gains in retrieval and keeps of zero-shot.
+    """Retrieval against zero-shot retention, for each interpolation of each arm.
 
-    A path begins at the untouched CLIP and goes on as more of the fine-tuned weights are mixed in;
-    the chosen point is ringed: the highest that is right of the dashed line. The legend has its α.
+    A path begins at the untouched CLIP and continues as more of the fine-tuned weights are mixed
+    in. The chosen point, the highest one right of the dashed line, is ringed; the legend has its α.
 
     Args:
         arms: by name; those without candidates (the untouched CLIP) are left out.
-        least_retention: the rule's, as share of CLIP's zero-shot accuracy.
-        split: which data the candidates were measured on, for the axes' titles.
+        least_retention: the rule's, as a share of CLIP's zero-shot accuracy.
+        split: that the candidates were measured on, for the axes' titles.
 
     Raises:
         ValueError: no arm has candidates.
@@ -98,7 +98,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
     paths = {name: arm for name, arm in arms.items() if arm.candidates}
     if not paths:
         raise ValueError(
-            "Expected an arm with candidates, got none; train_arm and load_arm give such arms."
+            "Expected an arm with candidates, got none; give arms from train_arm or load_arm."
         )
     colors, split = arm_colors(arms), escape_text(split)
     figure = new_figure(380, legend=True)
@@ -120,7 +120,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
             name=escape_text(f"{name}, α = {arm.alpha:g}"),
         )
     start = path[0]
-    if start.alpha == 0:  # the untouched CLIP, at which all paths begin
+    if start.alpha == 0:  # the untouched CLIP, where all paths begin
         figure.add_scatter(
             x=[start.retention],
             y=[start.recall_at_1],
@@ -139,52 +139,51 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
 
 
 def _variant_colors(names: Iterable[str]) -> dict[str, str]:
-    """Colours of arms, of which variants have that of the arm that they are one of."""
-    like = {}
+    """Colours of arms; a variant has the colour of its base arm."""
+    base_arms = {}
     for name in names:
-        kind, _, last = name.rpartition("_")
-        like[name] = kind if last in _VARIANTS else name
-    colors = arm_colors(like.values())
-    return {name: colors[kind] for name, kind in like.items()}
+        kind, _, suffix = name.rpartition("_")
+        base_arms[name] = kind if suffix in _VARIANTS else name
+    colors = arm_colors(base_arms.values())
+    return {name: colors[kind] for name, kind in base_arms.items()}
 
 
 def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.Figure:
-    """What each arm gains over the untouched CLIP against what it retains, as its weights mix in.
+    """Each arm's gain over the untouched CLIP against its retention, as its weights mix in.
 
-    A line runs from the untouched CLIP (at the right, no gain) to the arm's own weights; that of an
-    arm whose text tower trains ("_text") is dashed, and that of rescored search ("_nnn") dotted, in
-    the colour of the arm that is like it. Where a line falls to the retention at which arms are
-    compared, a point has its 95 % interval; points of several arms stand beside each other. An arm
-    without weights of its own, such as CLIP with rescored search, has no line, and its point is a
-    diamond.
+    A line runs from the untouched CLIP (at the right, no gain) to the arm's own weights. It is
+    dashed for an arm whose text tower trains ("_text") and dotted for rescored search ("_nnn"), in
+    the colour of the base arm. Where a line falls to the retention at which arms are compared, a
+    point shows the 95 % interval; the points of several arms are placed side by side. An arm
+    without weights of its own, such as CLIP with rescored search, has a diamond and no line.
 
     Args:
-        study: what a study's JSON says.
+        study: the content of a study's JSON.
         way: "text_to_image" or "image_to_text".
     """
     arms = study["arms"]
     colors = _variant_colors(arms)
     base = arms["clip"]["at_95_5"][way]["recall_at_1"]
     figure = new_figure(400, legend=True)
-    others = [name for name in arms if name != "clip"]  # which gains nothing over itself
-    for name in others:
-        points, last = arms[name]["frontier"], name.rpartition("_")[2]
+    names = [name for name in arms if name != "clip"]  # it gains nothing over itself
+    for name in names:
+        points, suffix = arms[name]["frontier"], name.rpartition("_")[2]
         if len(points) > 1:
             figure.add_scatter(
                 x=[point["retention"] for point in points],
                 y=[point[way] / base - 1 for point in points],
                 mode="lines",
                 hovertext=[f"{escape_text(name)}, α = {point['alpha']:g}" for point in points],
-                line={"color": colors[name], "dash": _VARIANTS.get(last, "solid")},
+                line={"color": colors[name], "dash": _VARIANTS.get(suffix, "solid")},
                 **legend_entry(figure, name),
             )
-    for number, name in enumerate(others):  # points over all lines
+    for number, name in enumerate(names):  # points over all lines
         gain, points = _read_gain(arms[name], way, "clip"), arms[name]["frontier"]
-        # Beside each other, as else intervals would hide each other.
-        aside = RETENTION + 0.002 * (number - (len(others) - 1) / 2)
-        kept = points[-1]["retention"]
+        # Side by side, so that no interval hides another.
+        shifted = RETENTION + 0.002 * (number - (len(names) - 1) / 2)
+        retention = points[-1]["retention"]
         figure.add_scatter(
-            x=[kept if kept > RETENTION else aside],
+            x=[retention if retention > RETENTION else shifted],
             y=[gain.estimate],
             error_y=make_whiskers([gain]) | {"color": colors[name]},
             mode="markers",
@@ -206,11 +205,12 @@ def plot_frontiers(study: Mapping[str, Any], way: str = "text_to_image") -> go.F
 def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
     """What each arm gains over one of them, both ways, with 95 % intervals.
 
-    A hollow point's interval includes zero: the two are not known to differ on other pictures. How
-    much trainings differ is shown by ticks, one for each: its gain over the rival's of its seed.
+    A hollow point's interval includes zero: the two are not known to differ on other pictures.
+    Ticks show how much trainings differ: each is one training's gain over the rival's with the same
+    seed.
 
     Args:
-        study: what a study's JSON says.
+        study: the content of a study's JSON.
         rival: the arm that the others are compared with.
 
     Raises:
@@ -219,7 +219,7 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
     arms = dict(study["arms"])
     if rival not in arms:
         raise ValueError(f"Expected an arm out of {', '.join(arms)}, got {rival!r}; name another.")
-    beaten = {run["seed"]: run for run in arms.pop(rival)["runs"]}
+    rival_runs = {run["seed"]: run for run in arms.pop(rival)["runs"]}
     colors = _variant_colors(arms)
     figure = new_figure(
         26 * len(arms) + 40,
@@ -230,10 +230,10 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
     )
     for column, way in enumerate(WAYS, start=1):
         for name, arm in arms.items():
-            # One training of either, such as clip's none, stands for all seeds.
-            single = len(beaten) == 1 and next(iter(beaten.values()))
-            pairs = [(run, single or beaten.get(run["seed"])) for run in arm["runs"]]
-            ratios = [run[way] / other[way] - 1 for run, other in pairs if other]
+            # A rival with a single run, such as the untrained clip, is paired with all seeds.
+            only_run = len(rival_runs) == 1 and next(iter(rival_runs.values()))
+            pairs = [(run, only_run or rival_runs.get(run["seed"])) for run in arm["runs"]]
+            ratios = [run[way] / rival_run[way] - 1 for run, rival_run in pairs if rival_run]
             if len(ratios) > 1:
                 figure.add_scatter(
                     x=ratios,
@@ -245,7 +245,7 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
                     col=column,
                 )
             gain = _read_gain(arm, way, rival)
-            known = gain.low > 0 or gain.high < 0
+            differs = gain.low > 0 or gain.high < 0
             figure.add_scatter(
                 x=[gain.estimate],
                 y=[escape_text(name)],
@@ -253,7 +253,7 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
                 mode="markers",
                 marker={
                     "size": 9,
-                    "color": colors[name] if known else "white",
+                    "color": colors[name] if differs else "white",
                     "line": {"color": colors[name], "width": 2},
                 },
                 name=escape_text(name),
@@ -274,20 +274,20 @@ def plot_growth(
     title: str,
     way: str = "text_to_image",
 ) -> go.Figure:
-    """What arms gain over the untouched CLIP, with 95 % intervals, against what they were given.
+    """What arms gain over the untouched CLIP, with 95 % intervals, against the amount they had.
 
     Args:
-        study: what a study's JSON says.
-        amounts: of whatever the arms differ in; for each line, the amount of each of its arms.
+        study: the content of a study's JSON.
+        amounts: of what the arms differ in: for each line, the amount of each of its arms.
         title: of the axis of amounts.
         way: "text_to_image" or "image_to_text".
     """
     colors = arm_colors(amounts)
     figure = new_figure(320, legend=True)
-    for line, given in amounts.items():
-        gains = [_read_gain(study["arms"][name], way, "clip") for name in given]
+    for line, arm_amounts in amounts.items():
+        gains = [_read_gain(study["arms"][name], way, "clip") for name in arm_amounts]
         figure.add_scatter(
-            x=list(given.values()),
+            x=list(arm_amounts.values()),
             y=[gain.estimate for gain in gains],
             error_y=make_whiskers(gains) | {"color": colors[line]},
             mode="lines+markers",
@@ -302,6 +302,6 @@ def plot_growth(
 
 
 def _read_gain(arm: Mapping[str, Any], way: str, rival: str) -> Interval:
-    """What a study's arm gains over another, as a share of the other's Recall@1."""
+    """The gain of a study's arm over a rival, as a share of the rival's Recall@1."""
     gain = arm["at_95_5"][way]["vs"][rival]
     return Interval(gain["relative"], *gain["ci95"])

@@ -1,4 +1,4 @@
-"""Regions: what a detector finds and CLIP gets, what each one weighs, where a teacher looks."""
+"""Regions: what a detector finds, what CLIP gets of them, their weights and their attention."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
@@ -30,9 +30,9 @@ from dclip_kit.plots.style import (
     wrap_text,
 )
 
-_BLUES = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark, both legible on white
+_BLUES = [[0, "#7FA8C9"], [1, "#00335C"]]  # light to dark, all legible on white
 _ROW = 30  # pixels
-_MOST_CROPS = 9  # shown of a picture; a caption counts them
+_MOST_CROPS = 9  # shown per picture; the caption says how many
 
 
 def plot_regions(
@@ -46,8 +46,8 @@ def plot_regions(
     Args:
         pictures: at least one.
         regions: of each picture, in its pixels.
-        captions: a line for each, shown as plain text.
-        columns: pictures in a row.
+        captions: one for each picture, shown as plain text.
+        columns: the number of pictures in a row.
 
     Raises:
         ValueError: the numbers of pictures, regions and captions differ, or regions are of another
@@ -56,8 +56,8 @@ def plot_regions(
     columns = min(columns, len(pictures))
     rows = ceil(len(pictures) / columns)
     below = 60 if captions else 0
-    shown = 600 // max(columns, 2)  # pixels of a picture's longer side
-    height = rows * (shown + below)
+    longer_side = 600 // max(columns, 2)  # pixels of a picture's longer side
+    height = rows * (longer_side + below)
     figure = new_figure(
         height,
         rows=rows,
@@ -65,9 +65,9 @@ def plot_regions(
         horizontal_spacing=0.02,
         vertical_spacing=(below + 4) / height,
     )
-    each = zip(pictures, regions, captions or [""] * len(pictures), strict=True)
-    for index, (picture, found, caption) in enumerate(each):
-        drawn = draw_boxes(picture, found, side=3 * shown // 2, font_size=14)
+    entries = zip(pictures, regions, captions or [""] * len(pictures), strict=True)
+    for index, (picture, picture_regions, caption) in enumerate(entries):
+        drawn = draw_boxes(picture, picture_regions, side=3 * longer_side // 2, font_size=14)
         row, column = divmod(index, columns)
         text = wrap_text(caption, 80 // columns)
         add_picture(figure, drawn, text, row=row + 1, col=column + 1)
@@ -80,16 +80,16 @@ def plot_student_view(
     clip: ClipBundle,
     margin: float = RegionSettings.margin,
 ) -> go.Figure:
-    """DCLIP's premise: what the student gets of a picture, and what it would get of each region.
+    """DCLIP's premise: the student's input from a picture, and its input from each region.
 
-    From the left: the picture; CLIP's input made from it, magnified without smoothing; the inputs
-    made from crops of its regions, each of as many pixels as the whole picture got.
+    From the left: the picture; CLIP's input from it, magnified without smoothing; CLIP's inputs
+    from crops of its regions, each with as many pixels as the whole picture's.
 
     Args:
         picture: as stored.
         regions: of this picture.
-        clip: whose preprocessing is shown.
-        margin: kept around a crop, as share of its side.
+        clip: the model whose preprocessing is shown.
+        margin: around a crop, as a share of its side.
 
     Raises:
         ValueError: the regions are of another picture's size.
@@ -98,9 +98,11 @@ def plot_student_view(
     colors = label_colors(regions.label)
     crops = crop_regions(picture, regions, margin)[:_MOST_CROPS]
     # As CLIP's preprocessing makes them, before normalisation.
-    pixels = [clip.to_pixels(each).permute(1, 2, 0).numpy() for each in (upright(picture), *crops)]
-    seen, *parts = map(Image.fromarray, pixels)
-    size = f"{seen.width} × {seen.height}"
+    pixels = [
+        clip.to_pixels(image).permute(1, 2, 0).numpy() for image in (upright(picture), *crops)
+    ]
+    whole, *parts = map(Image.fromarray, pixels)
+    size = f"{whole.width} × {whole.height}"
     share = "" if len(crops) == len(regions) else f" ({len(crops)} of {len(regions)} shown)"
     captions = (
         f"The picture: {picture.width} × {picture.height} pixels",
@@ -111,7 +113,7 @@ def plot_student_view(
     side = 300 // columns
     sheets = (
         draw_boxes(picture, regions, numbers, side=300, font_size=18),
-        seen.resize((300, 300), Image.Resampling.NEAREST),
+        whole.resize((300, 300), Image.Resampling.NEAREST),
         tile_pictures(parts, columns, side, smooth=False),
     )
     figure = new_figure(260, cols=3, horizontal_spacing=0.02)
@@ -129,7 +131,7 @@ def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
     """Average precision of each category at an overlap of one half, best first, and their mean.
 
     Args:
-        validation: as `assets/make/validate_detector.py` saves it: "map50" and "map50_by_category".
+        validation: from `assets/make/validate_detector.py`: "map50" and "map50_by_category".
     """
     best_first = sorted(validation["map50_by_category"].items(), key=lambda entry: -entry[1])
     names, shares = zip(("mean of all", validation["map50"]), *best_first, strict=True)
@@ -148,9 +150,9 @@ def plot_region_weights(
     weight: Float[Tensor, "_region"] | None = None,
     formula: str = "area × confidence × similarity",
 ) -> go.Figure:
-    """What each region counts for a caption: area × confidence × similarity, made to sum to 1.
+    """Each region's weight for a caption: area × confidence × similarity, scaled to sum to 1.
 
-    Regions are numbered by falling weight; the darker a box, the more it weighs.
+    Regions are numbered by falling weight; a darker box has a higher weight.
 
     Args:
         picture: with the regions.
@@ -159,7 +161,7 @@ def plot_region_weights(
         formula: of the weights, shown as plain text below them.
 
     Raises:
-        ValueError: the picture has another size than the regions'.
+        ValueError: the picture's size is not the regions'.
     """
     regions, weight = captioned.regions, captioned.weight if weight is None else weight
     quantities = {
@@ -176,7 +178,7 @@ def plot_region_weights(
         max(_ROW * len(regions), 200) + 40,
         ["", *quantities],
         cols=6,
-        specs=[[{}, None, {}, {}, {}, {}]],  # the second has room for the regions' names
+        specs=[[{}, None, {}, {}, {}, {}]],  # the second is space for the regions' names
         column_widths=[5, 2, 2, 2, 2, 2],
         horizontal_spacing=0.01,
     )
@@ -194,7 +196,7 @@ def plot_region_weights(
 
 
 def _number_labels(regions: Regions, order: Sequence[int]) -> list[str]:
-    """The regions' words in this order, numbered."""
+    """The regions' labels in this order, numbered."""
     return [f"{n} {wrap_text(regions.label[i], 12, 2)}" for n, i in enumerate(order, start=1)]
 
 
@@ -206,7 +208,7 @@ def _add_bars(
     values: Float[Tensor, "_region"],
     limit: float,
 ) -> None:
-    """A number for each region, on a bar; one of the length `limit` leaves room for its number."""
+    """A labelled bar for each region; a bar of length `limit` leaves room for its number."""
     bars = values[list(order)].tolist()
     figure.add_bar(
         x=bars,
@@ -225,27 +227,28 @@ def _add_bars(
 def plot_attention(
     picture: Image.Image, captioned: CaptionedRegions, output: TeacherOutput
 ) -> go.Figure:
-    """Attention both ways: a row a region, a column a token, the more the darker.
+    """Attention both ways: a row per region, a column per token, darker for more attention.
 
-    Regions are numbered by falling weight, as in `plot_region_weights`. Above, each region spreads
-    its attention over the tokens, so that rows sum to 100 %; below, each token spreads its own over
-    the regions, so that columns do.
+    Regions are numbered by falling weight, as in `plot_region_weights`. In the upper panel, each
+    region spreads its attention over the tokens, so that rows sum to 100 %; in the lower one, each
+    token spreads its attention over the regions, so that columns do.
 
     Args:
         picture: with the regions.
-        captioned: what the teacher was given.
-        output: what it made of it, from `attend`.
+        captioned: the teacher's input.
+        output: the teacher's output, from `attend`.
 
     Raises:
-        ValueError: the teacher was given other regions or tokens, or the picture has another size
-            than the regions'.
+        ValueError: the output is for other regions or tokens, or the picture's size is not the
+            regions'.
     """
-    seen, heard, regions = output.region_to_token, output.token_to_region, captioned.regions
+    region_attention, token_attention = output.region_to_token, output.token_to_region
+    regions = captioned.regions
     shape = (1, len(regions), len(captioned.tokens))
-    if seen.shape != shape:
+    if region_attention.shape != shape:
         raise ValueError(
-            f"Expected attention of shape {shape}, got {tuple(seen.shape)}; attend to these very "
-            "regions and tokens, with `attend`."
+            f"Expected attention of shape {shape}, got {tuple(region_attention.shape)}; attend "
+            "to these regions and tokens, with `attend`."
         )
     order = captioned.weight.argsort(descending=True, stable=True).tolist()
     numbers = [str(order.index(region) + 1) for region in range(len(regions))]
@@ -264,13 +267,13 @@ def plot_attention(
         vertical_spacing=56 / height,
     )
     add_picture(figure, drawn, wrap_text(f"“{captioned.caption}”", 60))
-    for row, weights in ((2, seen[0]), (3, heard[0].T)):
+    for row, weights in ((2, region_attention[0]), (3, token_attention[0].T)):
         shares = weights.detach().cpu()[order].tolist()
         figure.add_heatmap(
             z=[[round(value, 4) for value in line] for line in shares],
             y=_number_labels(regions, order),
             zmin=0,
-            zmax=max(0.5, *map(max, shares)),  # paler where attention is spread thin
+            zmax=max(0.5, *map(max, shares)),  # paler where attention is spread out
             colorscale=PALE_BLUES,
             showscale=False,
             xgap=1,
@@ -294,9 +297,9 @@ def plot_attention(
 
 
 def plot_masking(effect: MaskingEffect) -> go.Figure:
-    """How far a pair's embedding in a batch is from its own, alone, by how much of it is padding.
+    """Cosine of each pair's embeddings in a batch and alone, against its share of padding.
 
-    One point a pair: 1 means that its companions in the batch change nothing.
+    One point per pair: at 1, the other pairs of the batch change nothing.
     """
     points = {
         "padding masked": (effect.masked, PALETTE[2]),

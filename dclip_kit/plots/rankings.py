@@ -1,4 +1,4 @@
-"""What a search finds, before and after."""
+"""What searches find, before and after fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ class PictureRow:
     """A row of pictures.
 
     Attributes:
-        name: what found them, shown as plain text.
+        name: of the model that found them, shown as plain text.
         images: indices of the pictures, from the left.
         ringed: indices of those to ring, such as the right answer.
         notes: lines below the name, shown as plain text.
-        tags: a short plain text on each picture, or none.
+        tags: a short plain text for each picture, or none.
     """
 
     name: str
@@ -56,16 +56,16 @@ def plot_search(
 ) -> go.Figure:
     """The pictures that each model finds first for a few queries, the correct one ringed.
 
-    Below each query stands a row for each model, with the rank that it gives the correct picture
-    (ties count as their mean rank).
+    Each query has a row for each model, with the rank of the correct picture (ties count as their
+    mean rank).
 
     Args:
         queries: shown as plain text.
         query_features: from `encode_texts`; the text tower is the same for all models.
-        pictures: what is searched; only those shown are read.
-        image_features: by the model's name, of these pictures, as `encode_images` gives them.
+        pictures: to search; only those shown are read.
+        image_features: of these pictures, by the model's name, from `encode_images`.
         correct: index of each query's picture.
-        top_k: pictures shown a row.
+        top_k: the number of pictures in a row.
         labels: of each query, such as "won", shown before it as plain text; or none.
 
     Raises:
@@ -80,13 +80,13 @@ def plot_search(
     }
     if labels:
         headings = [f"{a}: {b}" for a, b in zip(labels, headings, strict=True)]
-    asked = zip(headings, query_features, correct.tolist(), strict=True)
-    for query, (heading, vector, answer) in enumerate(asked):
+    entries = zip(headings, query_features, correct.tolist(), strict=True)
+    for query, (heading, vector, answer) in enumerate(entries):
         rows = []
         for name, features in image_features.items():
-            found = search_images(vector, features, top_k).images
+            indices = search_images(vector, features, top_k).images
             notes = [f"rank {ranks[name][query]:,g}", f"of {len(pictures):,}"]
-            rows.append(PictureRow(name, found, frozenset([answer]), notes))
+            rows.append(PictureRow(name, indices, frozenset([answer]), notes))
         sections.append((heading, rows))
     return plot_picture_rows(sections, pictures)
 
@@ -98,15 +98,15 @@ def plot_picture_search(
     things: Sequence[frozenset[str]],
     top_k: int = 5,
 ) -> go.Figure:
-    """The pictures that each model finds most like one of them, which is left out.
+    """The pictures that each model finds most similar to one of them, which is left out.
 
     Args:
-        query: index of the picture asked with.
-        pictures: what is searched; only those shown are read.
+        query: index of the picture to search with.
+        pictures: to search; only those shown are read.
         image_features: by the model's name; each searches with its own vector of the query.
-        things: what each picture shows: those that share a thing with the query are ringed and say
-            what.
-        top_k: pictures shown a row.
+        things: what each picture shows: those that share a thing with the query are ringed, and
+            their tags name it.
+        top_k: the number of pictures in a row.
 
     Raises:
         ValueError: numbers of pictures differ, or as `search_images` and `plot_picture_rows`.
@@ -115,25 +115,27 @@ def plot_picture_search(
     heading = f"asked with this picture: {', '.join(sorted(things[query]))}"
     rows = [PictureRow("query", [query])]
     for name, features in image_features.items():
-        found = search_images(features[query], features, top_k, [query]).images
-        shared = [things[image] & things[query] for image in found]
-        right = frozenset(image for image, each in zip(found, shared, strict=True) if each)
-        tags = [", ".join(sorted(each)) for each in shared]
-        rows.append(PictureRow(name, found, right, (f"{len(right)} of {len(found)}",), tags))
+        indices = search_images(features[query], features, top_k, [query]).images
+        shared = [things[image] & things[query] for image in indices]
+        sharing = frozenset(image for image, common in zip(indices, shared, strict=True) if common)
+        tags = [", ".join(sorted(common)) for common in shared]
+        rows.append(
+            PictureRow(name, indices, sharing, (f"{len(sharing)} of {len(indices)}",), tags)
+        )
     return plot_picture_rows([(heading, rows)], pictures)
 
 
 def _require_pictures(
-    asked: Sequence[int],
+    queries: Sequence[int],
     pictures: Sequence[Path] | Sequence[Image.Image],
     image_features: Mapping[str, Tensor],
 ) -> None:
     sizes = {len(pictures), *(len(features) for features in image_features.values())}
-    if len(sizes) > 1 or not set(asked) <= set(range(len(pictures))):
+    if len(sizes) > 1 or not set(queries) <= set(range(len(pictures))):
         raise ValueError(
-            f"Expected features of each of {len(pictures)} pictures from every model, and pictures "
-            f"among them that are asked for, got {sorted(sizes)} and {list(asked)}; count the "
-            "pictures from 0."
+            f"Expected features of each of {len(pictures)} pictures from every model, and queries "
+            f"among these pictures, got {sorted(sizes)} and {list(queries)}; count the pictures "
+            "from 0."
         )
 
 
@@ -144,19 +146,19 @@ def plot_picture_rows(
     """Rows of pictures under headings, such as what each model finds for one query.
 
     Args:
-        sections: a heading, shown as plain text with its line breaks, and its rows.
-        pictures: what the rows' indices count; only those shown are read.
+        sections: headings, shown as plain text with their line breaks, and their rows.
+        pictures: that the rows' indices refer to; only those shown are read.
 
     Raises:
         ValueError: there is no section or no row, a row shows no picture, an index is out of range,
             or a picture cannot be read.
     """
     rows = [row for _, group in sections for row in group]
-    shown = {image for row in rows for image in row.images}
-    if not all(row.images for row in rows) or not rows or shown - set(range(len(pictures))):
+    indices = {image for row in rows for image in row.images}
+    if not all(row.images for row in rows) or not rows or indices - set(range(len(pictures))):
         raise ValueError(
             f"Expected rows with pictures from 0 to {len(pictures) - 1}, got {len(rows)} rows with "
-            f"{sorted(shown)[:5]}; count the pictures from 0."
+            f"{sorted(indices)[:5]}; count the pictures from 0."
         )
     titles = [
         "<b>{}</b>".format("<br>".join(wrap_text(line, 60, 2) for line in heading.splitlines()))
@@ -172,25 +174,26 @@ def plot_picture_rows(
     columns = max(len(row.images) for row in rows)
     blank = Image.new("RGB", (1, 1), "white")
     for number, (_, group) in enumerate(sections, start=1):
-        # All pictures of a section are on one sheet, and the rows' names and notes on its left.
+        # A section's pictures are on one sheet, with the rows' names and notes on its left.
         cells: list[Image.Image] = []
         ringed, names = [], []
         for row in group:
             ringed += [len(cells) + i for i, image in enumerate(row.images) if image in row.ringed]
-            found = [pictures[image] for image in row.images]
+            row_pictures = [pictures[image] for image in row.images]
             cells += [
-                each if isinstance(each, Image.Image) else open_picture(each) for each in found
+                picture if isinstance(picture, Image.Image) else open_picture(picture)
+                for picture in row_pictures
             ]
-            cells += [blank] * (columns - len(found))
+            cells += [blank] * (columns - len(row_pictures))
             lines = [wrap_text(note, 20) for note in row.notes]
             names.append("<br>".join([f"<b>{wrap_text(row.name, 20)}</b>", *lines]))
         add_picture(figure, tile_pictures(cells, columns, _SIDE, ringed), row=number)
-        for place, row in enumerate(group):
+        for index, row in enumerate(group):
             for column, tag in enumerate(row.tags):
                 if tag:
-                    left, top = column * _SIDE + 6, place * _SIDE + 6
+                    left, top = column * _SIDE + 6, index * _SIDE + 6
                     add_tag(figure, wrap_text(tag, 14, 1), left, top, INK, row=number)
-        middles = [(place + 0.5) * _SIDE for place in range(len(group))]
+        middles = [(index + 0.5) * _SIDE for index in range(len(group))]
         figure.update_yaxes(
             visible=True, showgrid=False, tickvals=middles, ticktext=names, row=number
         )

@@ -1,4 +1,4 @@
-"""What was measured: shares and their intervals, gains, scores, and how often pictures come up."""
+"""Measured shares with their intervals, gains, scores, and how often pictures come up."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,8 +33,7 @@ _ROW = 24  # pixels that a bar takes
 def plot_recall(results: Mapping[str, ArmResult], ceiling: float | None = None) -> go.Figure:
     """Recall of each arm, both ways, with 95 % intervals of a bootstrap over images.
 
-    The intervals are of each arm alone; a difference between arms has a narrower one
-    (`paired_bootstrap`).
+    Each interval is for one arm; a difference between arms has a narrower one (`paired_bootstrap`).
 
     Args:
         results: by the arm's name, at least one, all with the same k.
@@ -53,9 +52,9 @@ def plot_recall(results: Mapping[str, ArmResult], ceiling: float | None = None) 
     )
     for column, way in enumerate(WAYS, start=1):
         for name, result in results.items():
-            found = getattr(result.retrieval, way)
-            bars = make_bars(labels, [found.recall_at[k] for k in ks], colors[name])
-            intervals = [_interval(found.hits(k), found.image_of_query) for k in ks]
+            metrics = getattr(result.retrieval, way)
+            bars = make_bars(labels, [metrics.recall_at[k] for k in ks], colors[name])
+            intervals = [_interval(metrics.hits(k), metrics.image_of_query) for k in ks]
             bars.update(
                 textposition="auto",  # the numbers leave the bars' ends to the whiskers
                 error_x=make_whiskers(intervals),
@@ -79,8 +78,8 @@ def plot_recall(results: Mapping[str, ArmResult], ceiling: float | None = None) 
 def plot_probe(probes: Mapping[str, ShortcutProbe]) -> go.Figure:
     """The shortcut probe of each teacher: does it need the picture's own regions?
 
-    Bars of one length mean that it reads the caption and does not look. They are shades of one
-    colour, which no arm has.
+    Bars of equal length mean that it reads the caption and ignores the picture. Their shades are of
+    a colour that no arm has.
 
     Args:
         probes: by the teacher's name.
@@ -114,7 +113,7 @@ def make_bars(names: Sequence[str], shares: Sequence[float], color: str) -> go.B
 
 def _interval(hits: Bool[Tensor, "query"], image: Int[Tensor, "query"]) -> Interval:
     """The share of hits, with a 95 % interval of a bootstrap over images."""
-    # The mean itself is its difference to nothing.
+    # The mean is the difference to zeros.
     return paired_bootstrap(torch.zeros(len(hits)), hits.float(), image)
 
 
@@ -126,7 +125,7 @@ def plot_naming(named: NamedObjects, objects: SceneObjects) -> go.Figure:
 
     Args:
         named: from `name_objects`.
-        objects: that it was asked for.
+        objects: that `name_objects` was called with.
     """
     lines = {
         "found by the detector": (named.found, PALETTE[0], "dot"),
@@ -142,7 +141,8 @@ def plot_naming(named: NamedObjects, objects: SceneObjects) -> go.Figure:
     figure = new_figure(320, legend=True)
     for name, (hits, color, dash) in lines.items():
         intervals = [
-            _interval(hits[each], objects.image[each]) for each in map(objects.of_size, sizes)
+            _interval(hits[of_size], objects.image[of_size])
+            for of_size in map(objects.of_size, sizes)
         ]
         figure.add_scatter(
             x=ticks,
@@ -161,8 +161,8 @@ def plot_gains(
 ) -> go.Figure:
     """How much each arm gains over another: a point with its 95 % interval, and a line at zero.
 
-    An interval that touches the line says that the arms are not known to differ there; such
-    points are hollow. Where groups have different numbers of queries, these stand behind the names.
+    If an interval touches the line, the arms are not known to differ there, and the point is
+    hollow. If groups have different numbers of queries, these follow the names.
 
     Args:
         gains: by heading, then by arm, a gain for each group; the same groups for each arm.
@@ -181,21 +181,21 @@ def plot_gains(
         vertical_spacing=36 / height,
     )
     for row, arms in enumerate(gains.values(), start=1):
-        for name, each in arms.items():
-            counted = len({gain.queries for gain in each}) > 1
+        for name, group_gains in arms.items():
+            counted = len({gain.queries for gain in group_gains}) > 1
             figure.add_scatter(
-                x=[100 * gain.change.estimate for gain in each],
+                x=[100 * gain.change.estimate for gain in group_gains],
                 y=[
                     escape_text(gain.name) + (f" ({gain.queries:,})" if counted else "")
-                    for gain in each
+                    for gain in group_gains
                 ],
-                error_x=make_whiskers([gain.change for gain in each], scale=100)
+                error_x=make_whiskers([gain.change for gain in group_gains], scale=100)
                 | {"color": colors[name]},
                 mode="markers",
                 orientation="h",
                 offsetgroup=name,
                 marker={
-                    "color": [colors[name] if gain.is_known else "white" for gain in each],
+                    "color": [colors[name] if gain.is_known else "white" for gain in group_gains],
                     "size": 9,
                     "line": {"color": colors[name], "width": 2},
                 },
@@ -204,12 +204,12 @@ def plot_gains(
                 row=row,
                 col=1,
             )
-    for name, color in colors.items():  # full in the legend, whether its first point is or not
+    for name, color in colors.items():  # filled in the legend, even if the first point is hollow
         marker = {"color": color, "size": 9}
-        shown = {"name": escape_text(name), "showlegend": True}
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, **shown)
+        entry = {"name": escape_text(name), "showlegend": True}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, **entry)
     figure.add_vline(0, line=DASHED, row="all", col=1)
-    # Arms beside each other, as bars would be, and rows apart.
+    # Arms side by side, like grouped bars, with space between rows.
     figure.update_layout(scattermode="group", scattergap=0.4)
     figure.update_yaxes(autorange="reversed")
     return figure.update_xaxes(title_text=escape_text(unit), row=len(gains))
@@ -224,13 +224,13 @@ def plot_scores(
     """Every picture's score with every caption: the darker, the higher; pairs are framed.
 
     Args:
-        scores: a row a picture and a column a caption, from 0 to 1.
+        scores: from 0 to 1, a row per picture and a column per caption.
         image_of_text: each caption's picture.
         pictures: names of the rows, shown as plain text.
         captions: names of the columns, likewise.
 
     Raises:
-        ValueError: names and scores are not equally many, or scores are outside 0 to 1.
+        ValueError: the numbers of names and scores differ, or scores are outside 0 to 1.
     """
     if tuple(scores.shape) != (len(pictures), len(captions)) or not (
         scores.numel() and scores.min() >= 0 and scores.max() <= 1
@@ -271,39 +271,41 @@ def plot_scores(
 def plot_occurrences(
     occurrences: Mapping[str, Float[Tensor, "candidate"]], k: int = 10
 ) -> go.Figure:
-    """For each model the pictures in order of how often they come up: hubs stand on the left.
+    """For each model, the pictures sorted by how often they come up, hubs on the left.
 
-    Were no picture favoured, each line would be level, at the dashed one: the mean, which is the
+    If no picture were favoured, each line would be level, at the dashed one: the mean, which is the
     same for all models.
 
     Args:
         occurrences: by the model's name, from `k_occurrence` of the same queries and pictures.
-        k: places looked at, for the axis's title.
+        k: the number of places that count, for the axis's title.
 
     Raises:
         ValueError: there is no model, or numbers of pictures, queries or places differ.
     """
-    totals = {(len(each), round(float(each.sum()))) for each in occurrences.values()}
+    totals = {(len(counts), round(float(counts.sum()))) for counts in occurrences.values()}
     if len(totals) != 1:
         raise ValueError(
             "Expected counts of the same queries and pictures for each model, got "
             f"{len(totals)} different ones; count with one k."
         )
-    first = next(iter(occurrences.values()))
-    # A point for each step of the logarithmic axis: a thousand would only make the file larger.
-    places = torch.logspace(0, float(torch.tensor(len(first)).log10()), 60).round().int().unique()
+    first_counts = next(iter(occurrences.values()))
+    # Points evenly spaced on the logarithmic axis; more would only make the file larger.
+    places = (
+        torch.logspace(0, float(torch.tensor(len(first_counts)).log10()), 60).round().int().unique()
+    )
     colors = arm_colors(occurrences)
     figure = new_figure(320, legend=True)
-    for name, each in occurrences.items():
-        falling = each.sort(descending=True).values[places - 1].tolist()
+    for name, counts in occurrences.items():
+        sorted_counts = counts.sort(descending=True).values[places - 1].tolist()
         figure.add_scatter(
             x=places.tolist(),
-            y=[round(value, 1) for value in falling],
+            y=[round(value, 1) for value in sorted_counts],
             mode="lines",
             line={"color": colors[name], "width": 2.5},
-            name=f"{escape_text(name)}, skewness {skewness(each):.2f}",
+            name=f"{escape_text(name)}, skewness {skewness(counts):.2f}",
         )
-    mean = round(float(first.sum())) / len(first)
+    mean = round(float(first_counts.sum())) / len(first_counts)
     figure.add_hline(mean, line=DASHED, annotation_text=f"mean {mean:g}")
     figure.update_xaxes(type="log", dtick=1, title_text="pictures, the most frequent first")
     return figure.update_yaxes(rangemode="tozero", title_text=f"times among the top {k}")

@@ -1,4 +1,4 @@
-"""How all figures look: colours, type, small pictures, and text of others made harmless."""
+"""The look of all figures: colours, type, small pictures, and escaped text."""
 
 import base64
 import html
@@ -19,7 +19,7 @@ from dclip_kit.models.regions import BOX_COLORS
 INK = "#222222"
 RING = "#00A35C"  # around right answers
 SMALL = 12
-PERCENT = {"tickformat": ".0%", "hoverformat": ".1%"}  # an axis of shares
+PERCENT = {"tickformat": ".0%", "hoverformat": ".1%"}  # for an axis of shares
 DASHED = {"color": INK, "width": 1.5, "dash": "dash"}
 PALE_BLUES = [[0, "#FFFFFF"], [1, "#8FC1E8"]]  # light enough for dark numbers
 
@@ -31,7 +31,7 @@ ARM_COLORS = {
     "dclip": PALETTE[3],
 }
 
-_OTHER_COLORS = ("#8800CC", "#009E73", "#CC79A7", "#220088", "#888800")  # of further arms
+_OTHER_COLORS = ("#8800CC", "#009E73", "#CC79A7", "#220088", "#888800")  # for further arms
 
 _AXIS = {
     "automargin": True,
@@ -63,12 +63,12 @@ TEMPLATE = go.layout.Template(
 def new_figure(
     height: int, titles: Sequence[str] = ("",), legend: bool = False, **grid: Any
 ) -> go.Figure:
-    """Makes an empty figure with a grid of axes, as wide as its place.
+    """Makes an empty figure with a grid of axes, as wide as its container.
 
     Args:
         height: of the grid in pixels, without the titles and the legend above it.
         titles: of the cells, escaped.
-        legend: whether there is one, above everything else.
+        legend: whether to show one, above everything else.
         **grid: further settings of plotly's `make_subplots`, such as rows and cols.
     """
     figure = make_subplots(subplot_titles=titles, **grid)
@@ -84,14 +84,14 @@ def new_figure(
 
 
 def legend_entry(figure: go.Figure, name: str) -> dict[str, object]:
-    """What names a trace, listed once in the legend however many cells have one of that name."""
+    """A trace's name settings; the legend lists a name once even if several cells have it."""
     text = escape_text(name)
     first = all(trace.name != text for trace in figure.data)
     return {"name": text, "legendgroup": text, "showlegend": first}
 
 
 def arm_colors(names: Iterable[str]) -> dict[str, str]:
-    """Chooses a colour for each arm: the ones that come with the kit keep theirs."""
+    """A colour for each arm; the kit's own arms have fixed ones."""
     spare = itertools.cycle(_OTHER_COLORS)
     return {name: ARM_COLORS.get(name) or next(spare) for name in dict.fromkeys(names)}
 
@@ -99,18 +99,18 @@ def arm_colors(names: Iterable[str]) -> dict[str, str]:
 def make_whiskers(intervals: Sequence[Interval], scale: int = 1) -> dict[str, Any]:
     """Plotly's error bars."""
     return {
-        "array": [scale * (each.high - each.estimate) for each in intervals],
-        "arrayminus": [scale * (each.estimate - each.low) for each in intervals],
+        "array": [scale * (interval.high - interval.estimate) for interval in intervals],
+        "arrayminus": [scale * (interval.estimate - interval.low) for interval in intervals],
         "thickness": 1.5,
         "width": 3,
     }
 
 
 def escape_text(text: str) -> str:
-    """Makes text that plotly shows as it stands.
+    """Escapes text so that plotly shows it unchanged.
 
-    Plotly would take tags for markup and $…$ for formulas. Quotes stay: it knows no entity for them
-    and no place where they matter.
+    Plotly would read tags as markup and $…$ as formulas. Quotes stay: plotly decodes no entity for
+    them, and they have no meaning there.
     """
     return html.escape(" ".join(text.split()), quote=False).replace("$", "&#36;")
 
@@ -135,8 +135,8 @@ def tile_pictures(
         pictures: of any shapes.
         columns: cells in a row.
         side: of a cell, in pixels.
-        ringed: which of the pictures, by number, have a green frame.
-        smooth: whether pixels are blended; if not, one can see each.
+        ringed: the numbers of the pictures that get a green frame.
+        smooth: whether to blend pixels; if not, each is visible.
     """
     sheet = Image.new("RGB", (columns * side, ceil(len(pictures) / columns) * side), "white")
     method = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
@@ -146,8 +146,8 @@ def tile_pictures(
         cell = ImageOps.contain(picture.convert("RGB"), (room, room), method)
         cell = ImageOps.expand(cell, frame, RING if number in ringed else "white")
         row, column = divmod(number, columns)
-        place = (side - cell.width) // 2, (side - cell.height) // 2
-        sheet.paste(cell, (column * side + place[0], row * side + place[1]))
+        offset = (side - cell.width) // 2, (side - cell.height) // 2
+        sheet.paste(cell, (column * side + offset[0], row * side + offset[1]))
     return sheet
 
 
@@ -164,13 +164,13 @@ def add_picture(
     """Shows a picture in a cell of a figure, with an escaped caption below it."""
     source = f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(picture)).decode('ascii')}"
     width, height = picture.size
-    place = {"row": row, "col": col}
-    figure.add_image(source=source, zsmooth="fast", hoverinfo="skip", **place)
-    # Without ranges, a text in the picture would make room around it.
+    cell = {"row": row, "col": col}
+    figure.add_image(source=source, zsmooth="fast", hoverinfo="skip", **cell)
+    # Without fixed ranges, a text in the picture would add space around it.
     across = {"range": [-0.5, width - 0.5], "constrain": "domain", "title_text": caption}
     down = {"range": [height - 0.5, -0.5], "constrain": "domain", "constraintoward": "top"}
-    figure.update_xaxes(showticklabels=False, showgrid=False, **across, **place)
-    figure.update_yaxes(visible=False, **down, **place)
+    figure.update_xaxes(showticklabels=False, showgrid=False, **across, **cell)
+    figure.update_yaxes(visible=False, **down, **cell)
 
 
 def add_tag(

@@ -182,7 +182,7 @@ CLIP = '[arms]\nclip = { recipe = "none" }\n'
 )
 def test_what_a_study_cannot_say_is_refused(common, arms, says, tmp_path) -> None:
     path = write_study(tmp_path, arms, common + "\n")
-    with pytest.raises(ValueError, match=rf"Expected a study in {path}, .*{says}.*mend it"):
+    with pytest.raises(ValueError, match=rf"Expected a study in {path}, .*{says}.*correct it"):
         read_study(path)
 
 
@@ -785,11 +785,11 @@ def test_steps_and_galleries_that_do_not_come_out_even_are_told(
     run_study(study, _clip, tmp_path / "work")
     said, steps = capsys.readouterr().out, record(study, "x")["steps"]
     assert steps > 1 and f"x trains {steps} steps for 1, in whole epochs of {steps}." in said
-    assert "Of galleries of 4 the last of val has 2, where more is found." in said
+    assert "The last gallery of val has 2 of 4 pictures" in said
     even = common.replace("gallery = 4", "gallery = 3"), arms.replace("STEPS", str(steps))
     run_study(read_study(write_study(tmp_path / "even", *even[::-1])), _clip, tmp_path / "work")
     said = capsys.readouterr().out
-    assert "in whole epochs" not in said and "Of galleries" not in said
+    assert "in whole epochs" not in said and "last gallery" not in said
 
 
 def test_a_clip_that_knows_no_class_has_nothing_to_retain(world, _clip, tmp_path, monkeypatch):

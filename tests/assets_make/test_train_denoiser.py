@@ -121,7 +121,7 @@ def test_an_interrupted_training_goes_on_exactly(clip, whole, tmp_path, monkeypa
     assert calls == [0, 1, 2, 2, 3]
     for name, value in whole[1].unet.state_dict().items():
         assert torch.equal(resumed.unet.state_dict()[name], value), name
-    with pytest.raises(SystemExit, match="delete it to train anew"):
+    with pytest.raises(SystemExit, match="delete it to train again"):
         made.train(replace(TINY, steps=9), clip, tmp_path)  # would be of two recipes
 
 

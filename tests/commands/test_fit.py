@@ -91,8 +91,8 @@ def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:
     share = ("--teacher", tmp_path / "a/region_teacher", "--features", tmp_path / "a")
     code, said, _ = run("distill", "--out", tmp_path / "b", *share, *options)
     assert code == 0 and "Loaded the saved teacher: 2 epochs." in said
-    assert "region_taught does not heed what was set of teacher." in said
-    assert "region_taught does not heed what was set of region_teacher." in said  # it is there
+    assert "region_taught ignores the settings of teacher." in said
+    assert "region_taught ignores the settings of region_teacher." in said  # it is there
     assert f"Loaded the features in {tmp_path}/a/features-train" in said
     assert not (tmp_path / "b/region_teacher").exists()
     code, _, err = run("distill", "--out", tmp_path / "c", "--teacher", tmp_path / "a", *options)
@@ -135,7 +135,7 @@ def test_a_recipe_without_a_teacher_of_its_own_trains_none(recipe, run, options,
     given = (*options, "--recipe", recipe, "--denoiser", "another")
     code, said, err = run("distill", "--out", out, *given)
     assert code == 0, err
-    unheeded = f"The recipe {recipe} does not heed what was set of"
+    unheeded = f"The recipe {recipe} ignores the settings of"
     assert all(f"{unheeded} {part}." in said for part in ("teacher", "region_teacher", "denoiser"))
     arms = {CONTROL, recipe}
     assert {path.parent.name for path in out.glob("*/training.json")} == arms  # and no teacher
