@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import os
+import re
 import tarfile
+import textwrap
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dclip_kit.data import open_picture
+from dclip_kit.data import formats, open_picture, readers
 from dclip_kit.data.collect import UsableImages
-from dclip_kit.data.formats import READERS, read_format
+from dclip_kit.data.formats import READERS, read_captioned, read_format
 from dclip_kit.data.readers import MANIFEST
 
 # Pictures, by the names that rows give them.
@@ -282,3 +284,17 @@ def test_a_file_in_another_encoding_is_no_text(name, folder) -> None:
     found = read_format(folder, None, FORMATS[name][0], "all", "pictures")
     assert found.dataset.texts == ["a cafe"]
     assert "UTF-8" in next(iter(found.unusable.values()))
+
+
+def test_the_reader_that_contributing_shows_reads(folder, monkeypatch) -> None:
+    """Recognised by its file, its rows checked, a bad one named: for nothing but those lines."""
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(block.splitlines()) <= 20
+    monkeypatch.setattr(formats, "READERS", dict(READERS))
+    exec(textwrap.dedent(block), vars(readers) | vars(formats))
+    _plain(folder / "a.png")
+    (folder / "mine.bars").write_text("a.png | a dog\nno bar\n../b.png|a cat\n")
+    found = read_captioned(folder)
+    assert found.dataset.captions == (("a dog",),)
+    assert {*found.unusable} == {"mine.bars:2", "../b.png"}
