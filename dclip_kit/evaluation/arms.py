@@ -33,6 +33,7 @@ from dclip_kit.evaluation.seen import TRAINING, SeenPictures
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.metrics import RetrievalMetrics
 from dclip_kit.models.clip import (
+    MERGES_FILE,
     ClipBundle,
     choose_precision,
     find_folder,
@@ -501,7 +502,7 @@ def write_card(folder: Path, measured: str = "Not measured.") -> None:
         }
 
     fields = read_record(folder / TRAINING, build)
-    merges = ', bpe_path="FOLDER/merges.txt.gz"' if (folder / "merges.txt.gz").is_file() else ""
+    merges = f', bpe_path="FOLDER/{MERGES_FILE}"' if (folder / MERGES_FILE).is_file() else ""
     write_atomically(folder / CARD, _CARD.format(**fields, merges=merges, measured=measured))
 
 

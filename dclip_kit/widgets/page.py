@@ -93,6 +93,7 @@ class PictureWidget(anywidget.AnyWidget):
         }, metadata
 
     def _draw_still(self) -> tuple[bytes, str]:
+        """A JPEG and a sentence, each widget's own; traitlets' classes cannot be abstract."""
         raise NotImplementedError
 
 
