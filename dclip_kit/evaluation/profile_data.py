@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from dclip_kit.config import Profile
@@ -32,7 +31,6 @@ from dclip_kit.data.splits import (
     say_left_out,
 )
 from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, TEMPLATES, Templates
-from dclip_kit.metrics import recall_ceiling
 from dclip_kit.runtime.printing import say
 
 # The fields of a profile that decide what is measured: the model and the pictures.
@@ -115,9 +113,8 @@ def load_data(profile: Profile) -> ProfileData:
     else:
         labelled = (*halve_labelled(read_labelled(profile.zero_shot), profile.seed), None)
     templates = choose_templates(profile.zero_shot, profile.templates)
-    splits, ceiling = load_splits(profile), None
-    if profile.data == "pocket":
-        ceiling = recall_ceiling(torch.tensor(pocket.caption_matches("test")))
+    splits = load_splits(profile)
+    ceiling = pocket.RECALL_CEILING if profile.data == "pocket" else None
     return ProfileData(
         splits.train, splits.val, splits.test, splits.left_out, *labelled, ceiling, templates
     )

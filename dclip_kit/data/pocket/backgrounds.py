@@ -1,4 +1,4 @@
-"""Ten procedural places, drawn at any size from a random generator."""
+"""Ten procedural backgrounds, painted at any size from a random generator."""
 
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ def _noise(side: int, cells: int, rng: np.random.Generator) -> np.ndarray:
 
 def _vertical(side: int, stops: list[tuple[float | int, tuple[int, ...]]]) -> np.ndarray:
     """A gradient from top (0) to bottom (1) through the given colours."""
-    at = np.linspace(0, 1, side)
-    where, colors = zip(*stops, strict=True)
-    columns = [np.interp(at, where, [color[c] for color in colors]) for c in range(3)]
+    rows = np.linspace(0, 1, side)
+    positions, colors = zip(*stops, strict=True)
+    columns = [np.interp(rows, positions, [color[c] for color in colors]) for c in range(3)]
     return np.repeat(np.stack(columns, -1)[:, None], side, axis=1)
 
 
@@ -69,8 +69,8 @@ def _sky(side: int, rng: np.random.Generator) -> np.ndarray:
 
 def _night(side: int, rng: np.random.Generator) -> np.ndarray:
     picture = _vertical(side, [(0, (10, 12, 40)), (1, (45, 40, 90))])
-    spots = rng.integers(0, side, (45, 2))
-    picture[spots[:, 0], spots[:, 1]] = rng.uniform(150, 255, (45, 1))
+    stars = rng.integers(0, side, (45, 2))
+    picture[stars[:, 0], stars[:, 1]] = rng.uniform(150, 255, (45, 1))
     return picture
 
 
@@ -87,9 +87,9 @@ def _table(side: int, rng: np.random.Generator) -> np.ndarray:
 def _tablecloth(side: int, rng: np.random.Generator) -> np.ndarray:
     count = int(rng.integers(6, 10))
     stripe = (np.arange(side) * count // side) % 2
-    both = (stripe[:, None] + stripe[None, :])[..., None] / 2
+    checks = (stripe[:, None] + stripe[None, :])[..., None] / 2
     color = np.array([(200, 60, 60), (70, 110, 190), (80, 150, 90)][rng.integers(3)])
-    return 248 * (1 - both) + color * both + 3 * _noise(side, 30, rng)
+    return 248 * (1 - checks) + color * checks + 3 * _noise(side, 30, rng)
 
 
 def _brick_wall(side: int, rng: np.random.Generator) -> np.ndarray:
@@ -103,7 +103,7 @@ def _brick_wall(side: int, rng: np.random.Generator) -> np.ndarray:
     return np.where(mortar[..., None], 200, brick) + 5 * _noise(side, 40, rng)
 
 
-# Place -> (painter, the ways in which captions say it).
+# Place -> (painter, its phrases in captions).
 PLACES: dict[str, tuple[Painter, tuple[str, ...]]] = {
     "meadow": (_ground((105, 165, 70), (125, 190, 235), 14), ("on the grass", "in a meadow")),
     "snow": (_ground((238, 242, 248), (170, 190, 215), 6), ("in the snow", "on a snowy field")),
@@ -119,7 +119,7 @@ PLACES: dict[str, tuple[Painter, tuple[str, ...]]] = {
 
 
 def paint_background(place: str, side: int, rng: np.random.Generator) -> Image.Image:
-    """Paints one place as an RGB picture of `side` by `side` pixels.
+    """Paints the background of a place as an RGB picture of `side` by `side` pixels.
 
     Raises:
         ValueError: the place is unknown.
@@ -127,5 +127,5 @@ def paint_background(place: str, side: int, rng: np.random.Generator) -> Image.I
     if place not in PLACES:
         raise ValueError(f"Expected a place out of {', '.join(PLACES)}, got {place!r}.")
     pixels = PLACES[place][0](side, rng)
-    pixels = pixels * rng.uniform(0.88, 1.08) + rng.uniform(-8, 8, 3)  # each day has its light
+    pixels = pixels * rng.uniform(0.88, 1.08) + rng.uniform(-8, 8, 3)  # daylight varies
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

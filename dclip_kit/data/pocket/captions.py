@@ -1,16 +1,9 @@
-"""Captions of scenes: written from templates, read back, and held against any scene.
+"""Captions of scenes, written from templates."""
 
-Reading back is written apart from writing: it proves that every statement is true, and tells how
-many other scenes a caption fits, which bounds the recall that a perfect model can reach.
-"""
-
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from dclip_kit.data.pocket.backgrounds import PLACES
 from dclip_kit.data.pocket.scenes import SIDE, Scene, SceneObject
@@ -18,7 +11,7 @@ from dclip_kit.data.pocket.sprites import load_nouns
 
 COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
 RELATIONS = ("to the left of", "to the right of", "above", "below")
-POSITIONS = {  # said of the middle of an object's box, in thirds of the picture
+POSITIONS = {  # of the centre of an object's box, as shares of the picture
     "on the left side": lambda x, y: x < 1 / 3,
     "on the right side": lambda x, y: x > 2 / 3,
     "at the top": lambda x, y: y < 1 / 3,
@@ -47,18 +40,8 @@ class Mention:
     size: str | None = None
 
 
-@dataclass(frozen=True)
-class Statement:
-    """What a caption says: things, perhaps a relation of the first two, a position, a place."""
-
-    mentions: tuple[Mention, ...]
-    relation: str | None = None
-    position: str | None = None
-    place: str | None = None
-
-
 def related(first: SceneObject, relation: str, second: SceneObject) -> bool:
-    """Whether the boxes lie so, wholly: "left of" means ends before the other begins."""
+    """Whether a relation holds of the whole boxes: "left of" ends before the other begins."""
     a, b = first.xyxy, second.xyxy
     return {
         "to the left of": a[2] <= b[0],
@@ -68,34 +51,9 @@ def related(first: SceneObject, relation: str, second: SceneObject) -> bool:
     }[relation]
 
 
-def holds(statement: Statement, scene: Scene) -> bool:
-    """Whether everything that a caption states is true of a scene."""
-    if statement.place is not None and statement.place != scene.place:
-        return False
-    candidates = []
-    for mention in statement.mentions:
-        same = [thing for thing in scene.objects if thing.noun == mention.noun]
-        fitting = [thing for thing in same if mention.size in (None, thing.size)]
-        if not fitting or (mention.count > 1 and len(same) != mention.count):
-            return False
-        candidates.append(fitting)
-    if statement.position is not None:
-        inside = POSITIONS[statement.position]
-        candidates[0] = [
-            thing
-            for thing in candidates[0]
-            if inside(
-                (thing.xyxy[0] + thing.xyxy[2]) / 2 / SIDE,
-                (thing.xyxy[1] + thing.xyxy[3]) / 2 / SIDE,
-            )
-        ]
-    if statement.relation is not None:
-        return any(
-            related(first, statement.relation, second)
-            for first in candidates[0]
-            for second in candidates[1]
-        )
-    return bool(candidates[0])
+def _is_at(obj: SceneObject, position: str) -> bool:
+    x1, y1, x2, y2 = obj.xyxy
+    return POSITIONS[position]((x1 + x2) / 2 / SIDE, (y1 + y2) / 2 / SIDE)
 
 
 def _phrase(mention: Mention) -> str:
@@ -118,24 +76,29 @@ def _finish(body: str, scene: Scene, with_place: bool, rng: np.random.Generator)
     return f"{place}, {body}" if rng.random() < 0.2 else f"{opening}{body} {place}"
 
 
-def _mention(thing: SceneObject, scene: Scene, sized: bool) -> Mention:
-    count = sum(other.noun == thing.noun for other in scene.objects)
+def _mention(obj: SceneObject, scene: Scene, sized: bool) -> Mention:
+    count = sum(other.noun == obj.noun for other in scene.objects)
     if count > 1:
-        return Mention(thing.noun, count)
-    return Mention(thing.noun, 1, thing.size if sized and thing.size != "medium" else None)
+        return Mention(obj.noun, count)
+    return Mention(obj.noun, 1, obj.size if sized and obj.size != "medium" else None)
 
 
-def _list_text(scene: Scene, share: float, sized: bool, rng: np.random.Generator) -> str:
-    """Names the things, each kind once, or at least one of them and a share of the others."""
-    kinds = list({thing.noun: thing for thing in scene.objects}.values())
-    order = [kinds[i] for i in rng.permutation(len(kinds))]
-    shown = [order[0], *(thing for thing in order[1:] if rng.random() < share)]
-    return _join([_phrase(_mention(thing, scene, sized)) for thing in shown])
+def _single_objects(scene: Scene) -> list[SceneObject]:
+    """The objects that are the only ones of their noun."""
+    return [obj for obj in scene.objects if _mention(obj, scene, sized=False).count == 1]
+
+
+def _list_text(scene: Scene, probability: float, sized: bool, rng: np.random.Generator) -> str:
+    """Names one object of each noun: the first always, the others with a probability."""
+    objects = list({obj.noun: obj for obj in scene.objects}.values())
+    order = [objects[i] for i in rng.permutation(len(objects))]
+    named = [order[0], *(obj for obj in order[1:] if rng.random() < probability)]
+    return _join([_phrase(_mention(obj, scene, sized)) for obj in named])
 
 
 def _relation_text(scene: Scene, rng: np.random.Generator) -> str | None:
-    """How two things that are each alone of their kind stand to each other; None if no two are."""
-    single = [t for t in scene.objects if _mention(t, scene, False).count == 1]
+    """The relation of two single objects; None if there are no two."""
+    single = _single_objects(scene)
     options = [
         (a, relation, b)
         for a in single
@@ -146,29 +109,31 @@ def _relation_text(scene: Scene, rng: np.random.Generator) -> str | None:
     if not options:
         return None
     first, relation, second = options[rng.integers(len(options))]
-    a, b = (_phrase(_mention(thing, scene, rng.random() < 0.4)) for thing in (first, second))
+    a, b = (_phrase(_mention(obj, scene, rng.random() < 0.4)) for obj in (first, second))
     if relation == "to the left of" and rng.random() < 0.3:
         return f"{a} on the left and {b} on the right"
     return f"{a} {relation} {b}"
 
 
 def _position_text(scene: Scene, rng: np.random.Generator) -> str | None:
-    """Where one thing is; None if nothing is alone of its kind and clearly somewhere."""
+    """Where a single object is; None if there is none, or it has no clear position."""
     options = [
-        (thing, position)
-        for thing in scene.objects
+        (obj, position)
+        for obj in _single_objects(scene)
         for position in POSITIONS
-        if _mention(thing, scene, False).count == 1
-        and holds(Statement((Mention(thing.noun),), position=position), scene)
+        if _is_at(obj, position)
     ]
     if not options:
         return None
-    thing, position = options[rng.integers(len(options))]
-    return f"{_phrase(_mention(thing, scene, rng.random() < 0.4))} {position}"
+    obj, position = options[rng.integers(len(options))]
+    return f"{_phrase(_mention(obj, scene, rng.random() < 0.4))} {position}"
 
 
 def write_captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
-    """Writes five different true captions: full, sized, related, partial and positioned ones."""
+    """Writes five different true captions.
+
+    In this order: all objects, all with sizes, a relation, some objects, a position or a relation.
+    """
     captions: dict[str, None] = {}
     while len(captions) < 5:
         kind = len(captions)
@@ -178,71 +143,8 @@ def write_captions(scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
         elif kind == 4:
             body = _position_text(scene, rng) if rng.random() < 0.5 else _relation_text(scene, rng)
         if body is None:
-            share = 0.5 if kind == 3 else 1.0
-            body = _list_text(scene, share, sized=kind in (1, 2), rng=rng)
+            probability = 0.5 if kind == 3 else 1.0
+            body = _list_text(scene, probability, sized=kind in (1, 2), rng=rng)
         with_place = rng.random() < (0.5, 0.4, 0.3, 0.8, 0.5)[kind]
         captions[_finish(body, scene, with_place, rng)] = None
     return tuple(captions)
-
-
-@cache
-def _mention_of() -> dict[str, Mention]:
-    """Every phrase that can name a thing, with what it means."""
-    phrases = {}
-    for index, noun in enumerate(load_nouns()):
-        phrases[noun.singular] = Mention(index)
-        for size in ("small", "large"):
-            phrases[f"a {size} {noun.noun}"] = Mention(index, 1, size)
-        for count, word in COUNT_WORDS.items():
-            phrases[f"{word} {noun.plural}"] = Mention(index, count)
-    return phrases
-
-
-def read_caption(caption: str) -> Statement:
-    """Reads a caption back into what it states.
-
-    Raises:
-        ValueError: the caption is not of the templates' language.
-    """
-    body, place, relation, position = caption, None, None, None
-    said = [(phrase, name) for name, (_, phrases) in PLACES.items() for phrase in phrases]
-    for phrase, name in said:
-        stripped = body.removeprefix(f"{phrase}, ").removesuffix(f" {phrase}")
-        if stripped != body:
-            body, place = stripped, name
-            break
-    for opening in sorted(OPENINGS, key=len, reverse=True):
-        if opening and body.startswith(opening):
-            body = body.removeprefix(opening)
-            break
-    for phrase in POSITIONS:
-        if body.endswith(f" {phrase}"):
-            body, position = body.removesuffix(f" {phrase}"), phrase
-    sides = re.fullmatch(r"(.+) on the left and (.+) on the right", body)
-    if sides:
-        relation, parts = "to the left of", list(sides.groups())
-    else:
-        parts = re.split(r", | and ", body)
-        for word in RELATIONS:
-            if f" {word} " in body:
-                relation, parts = word, body.split(f" {word} ", 1)
-    unknown = [part for part in parts if part not in _mention_of()]
-    if unknown:
-        raise ValueError(
-            f"Expected a pocket caption, but {unknown[0]!r} in {caption!r} names no known thing."
-        )
-    return Statement(tuple(_mention_of()[part] for part in parts), relation, position, place)
-
-
-def count_matches(captions: Sequence[str], scenes: Sequence[Scene]) -> np.ndarray:
-    """For each caption, how many of the scenes it is true of, int array of shape (caption,)."""
-    having: dict[int, list[Scene]] = {}
-    for scene in scenes:
-        for noun in {thing.noun for thing in scene.objects}:
-            having.setdefault(noun, []).append(scene)
-    counts = np.zeros(len(captions), dtype=np.int64)
-    for index, caption in enumerate(tqdm(captions, desc="caption ceiling", delay=2)):
-        statement = read_caption(caption)
-        rarest = min((having.get(m.noun, []) for m in statement.mentions), key=len)
-        counts[index] = sum(holds(statement, scene) for scene in rarest)
-    return counts

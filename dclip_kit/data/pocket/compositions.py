@@ -1,8 +1,8 @@
-"""Pairs of scenes and captions that differ in one respect alone: who is where, how large, how many.
+"""Pairs of scenes and captions that differ in one respect alone: positions, sizes or numbers.
 
 After Winoground (arXiv 2204.03162): of each item's two captions the first is true of the first
-scene alone, and the second of the second. Both are asked of both, so what a caption sounds like,
-without a picture, decides nothing.
+scene alone, and the second of the second. Each caption is compared with each scene, so a caption
+that sounds likelier without a picture gains nothing.
 """
 
 import io
@@ -54,50 +54,50 @@ def make_composition(kind: str, index: int) -> Composition:
     nouns = load_nouns()
     first, second = rng.permutation([i for i, noun in enumerate(nouns) if noun.domain])[:2].tolist()
     a, b = nouns[first], nouns[second]
-    drawn: list[tuple[SceneObject, ...]]
+    objects: list[tuple[SceneObject, ...]]
     if kind in ("order", "relation"):
-        word = str(rng.choice(list(_SWAPPED)))
-        near, far = _two_places(word, rng)
-        one, other = _draw(first, "medium", near, rng), _draw(second, "medium", far, rng)
-        drawn = [(one, other), (_move(one, far), _move(other, near))]
-        said = [f"{a.singular} {word} {b.singular}", f"{b.singular} {word} {a.singular}"]
+        relation = str(rng.choice(list(_SWAPPED)))
+        near, far = _two_centers(relation, rng)
+        one, other = _sample(first, "medium", near, rng), _sample(second, "medium", far, rng)
+        objects = [(one, other), (_move(one, far), _move(other, near))]
+        texts = [f"{a.singular} {relation} {b.singular}", f"{b.singular} {relation} {a.singular}"]
         if kind == "relation":
-            said[1] = f"{a.singular} {_SWAPPED[word]} {b.singular}"
+            texts[1] = f"{a.singular} {_SWAPPED[relation]} {b.singular}"
     elif kind == "size":
-        middle = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)
-        thing = _draw(first, "small", middle, rng)
-        drawn = [(thing,), (_resize(thing, "large", middle, rng),)]
-        said = [f"a small {a.noun}", f"a large {a.noun}"]
+        center = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7)
+        obj = _sample(first, "small", center, rng)
+        objects = [(obj,), (_resize(obj, "large", center, rng),)]
+        texts = [f"a small {a.noun}", f"a large {a.noun}"]
     elif kind == "number":
         corners = [(x, y) for x in (0.25, 0.75) for y in (0.25, 0.75)]
-        places = [corners[i] for i in rng.permutation(4)]
-        things = tuple(_draw(first, "medium", place, rng) for place in places)
+        centers = [corners[i] for i in rng.permutation(4)]
+        same = tuple(_sample(first, "medium", center, rng) for center in centers)
         few = int(rng.integers(2, 4))
-        drawn = [things[:few], things[: few + 1]]
-        said = [f"{COUNT_WORDS[count]} {a.plural}" for count in (few, few + 1)]
+        objects = [same[:few], same[: few + 1]]
+        texts = [f"{COUNT_WORDS[count]} {a.plural}" for count in (few, few + 1)]
     else:
         left, right = (0.18, rng.uniform(0.3, 0.7)), (0.65, rng.uniform(0.3, 0.7))
-        small, large = _draw(first, "small", left, rng), _draw(second, "large", right, rng)
+        small, large = _sample(first, "small", left, rng), _sample(second, "large", right, rng)
         left, right = (1 - right[0], right[1]), (1 - left[0], left[1])
         exchanged = _resize(small, "large", left, rng), _resize(large, "small", right, rng)
-        drawn = [(small, large), exchanged]
-        said = [
+        objects = [(small, large), exchanged]
+        texts = [
             f"a small {a.noun} and a large {b.noun}",
             f"a large {a.noun} and a small {b.noun}",
         ]
     place, seed = str(rng.choice(list(PLACES))), int(rng.integers(2**31))
     opening = OPENINGS[rng.integers(len(OPENINGS))]
     order = [0, 1] if rng.random() < 0.5 else [1, 0]  # neither comes first more often
-    scenes = [Scene(place, seed, drawn[i]) for i in order]
-    captions = [opening + said[i] for i in order]
+    scenes = [Scene(place, seed, objects[i]) for i in order]
+    captions = [opening + texts[i] for i in order]
     return Composition((scenes[0], scenes[1]), (captions[0], captions[1]))
 
 
-Place = tuple[float, float]  # the middle of a thing, as shares of the picture's sides
+Center = tuple[float, float]  # of an object, as shares of the picture's sides
 
 
-def _two_places(relation: str, rng: np.random.Generator) -> tuple[Place, Place]:
-    """Where two things of medium size are, the first in a relation to the second."""
+def _two_centers(relation: str, rng: np.random.Generator) -> tuple[Center, Center]:
+    """The centres of two objects of medium size, the first in a relation to the second."""
     near, far = rng.uniform(0.18, 0.31), rng.uniform(0.69, 0.82)
     across = rng.uniform(0.18, 0.82, 2)
     if relation in ("to the right of", "below"):
@@ -107,29 +107,29 @@ def _two_places(relation: str, rng: np.random.Generator) -> tuple[Place, Place]:
     return (near, across[0]), (far, across[1])
 
 
-def _draw(noun: int, size: str, place: Place, rng: np.random.Generator) -> SceneObject:
+def _sample(noun: int, size: str, center: Center, rng: np.random.Generator) -> SceneObject:
     style, picture = choose_sprite(noun, KNOWN_STYLES, rng)
-    thing = SceneObject(noun, size, (0, 0, 0, 0), style, picture, bool(rng.random() < 0.5))
-    return _resize(thing, size, place, rng)
+    obj = SceneObject(noun, size, (0, 0, 0, 0), style, picture, bool(rng.random() < 0.5))
+    return _resize(obj, size, center, rng)
 
 
-def _resize(thing: SceneObject, size: str, place: Place, rng: np.random.Generator) -> SceneObject:
-    shape = load_sprites(thing.style)[thing.noun][thing.picture].size
+def _resize(obj: SceneObject, size: str, center: Center, rng: np.random.Generator) -> SceneObject:
+    shape = load_sprites(obj.style)[obj.noun][obj.picture].size
     longer = int(rng.integers(SIZES[size][0], SIZES[size][1] + 1))
     width, height = (max(4, round(side * longer / max(shape))) for side in shape)
-    return _move(replace(thing, size=size, xyxy=(0, 0, width, height)), place)
+    return _move(replace(obj, size=size, xyxy=(0, 0, width, height)), center)
 
 
-def _move(thing: SceneObject, place: Place) -> SceneObject:
-    width, height = thing.xyxy[2] - thing.xyxy[0], thing.xyxy[3] - thing.xyxy[1]
-    x, y = round(place[0] * SIDE - width / 2), round(place[1] * SIDE - height / 2)
-    return replace(thing, xyxy=(x, y, x + width, y + height))
+def _move(obj: SceneObject, center: Center) -> SceneObject:
+    width, height = obj.xyxy[2] - obj.xyxy[0], obj.xyxy[3] - obj.xyxy[1]
+    x, y = round(center[0] * SIDE - width / 2), round(center[1] * SIDE - height / 2)
+    return replace(obj, xyxy=(x, y, x + width, y + height))
 
 
 def load_compositions(kind: str, count: int = 1000) -> CaptionedImages:
     """Items of one kind as pictures, two an item, each with its true caption.
 
-    What is missing is drawn now, into `cache_folder()`.
+    Missing pictures are drawn now, into `cache_folder()`.
 
     Raises:
         ValueError: the kind is unknown, or there is no item.
@@ -137,11 +137,11 @@ def load_compositions(kind: str, count: int = 1000) -> CaptionedImages:
     if count < 1:
         raise ValueError(f"Expected one item or more of each kind, got {count}; ask for 1000.")
     items = [make_composition(kind, index) for index in range(count)]
-    drawn_by = sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-    place = cache_folder() / f"compositions-{drawn_by}" / kind
-    place.mkdir(parents=True, exist_ok=True)
+    fingerprint = sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # as `cache_folder`'s
+    folder = cache_folder() / f"compositions-{fingerprint}" / kind
+    folder.mkdir(parents=True, exist_ok=True)
     scenes = [scene for item in items for scene in item.scenes]
-    paths = [place / f"{number // 2:05d}-{number % 2}.jpg" for number in range(len(scenes))]
+    paths = [folder / f"{number // 2:05d}-{number % 2}.jpg" for number in range(len(scenes))]
 
     def draw(number: int) -> None:
         if not paths[number].exists():

@@ -1,6 +1,6 @@
-"""An example of a user's own folder: pocket scenes, a captions.csv, and one of each common flaw.
+"""An example of a user's own folder: pocket scenes, captions.csv and the usual flaws.
 
-For trying out the kit on a folder of pictures without having one.
+To try the kit on a folder of pictures without having one.
 """
 
 import csv
@@ -14,16 +14,16 @@ from dclip_kit.data.pocket.scenes import render_scene
 from dclip_kit.data.pocket.world import make_scene
 from dclip_kit.runtime.files import write_atomically
 
-_CUT, _SPEECHLESS, _TWIN, _TURNED = 7, 8, 9, 10  # the scenes that have flaws
+_TRUNCATED, _EMPTY_CAPTION, _TWIN, _TURNED = 7, 8, 9, 10  # the scenes with flaws
 _SHRUNKEN = range(11, 31)
 
 
 def write_example(folder: Path, pictures: int = 400) -> Path:
     """Writes captioned pictures of pocket scenes, unless they exist already.
 
-    One file is cut off in the middle; one caption is empty; one row names a missing picture; one
-    picture exists twice under two names; one is stored on its side, with the EXIF entry that says
-    so; and twenty exist once more at half the size.
+    One file is truncated; one caption is empty; one row names a missing picture; one
+    picture exists twice under two names; one is stored on its side, with an EXIF
+    orientation; and twenty exist once more at half the size.
 
     Args:
         folder: to write captions.csv and the pictures into.
@@ -35,7 +35,7 @@ def write_example(folder: Path, pictures: int = 400) -> Path:
     """
     scenes = [make_scene("train", index) for index in range(pictures)]
     captions = [list(texts) for _, texts in scenes]
-    captions[_SPEECHLESS][0] = " "
+    captions[_EMPTY_CAPTION][0] = " "
     scene_of = {f"scene_{index:03d}.jpg": index for index in range(pictures)} | {"twin.jpg": _TWIN}
     scene_of |= {f"small_{index:03d}.jpg": index for index in _SHRUNKEN}
     rows = [
@@ -54,14 +54,14 @@ def write_example(folder: Path, pictures: int = 400) -> Path:
         if name.startswith("small"):
             picture = ImageOps.scale(picture, 0.5)
         content = _encode(picture, turned=index == _TURNED)
-        length = len(content) // 2 if index == _CUT else len(content)
+        length = len(content) // 2 if index == _TRUNCATED else len(content)
         write_atomically(folder / name, content[:length])
     write_atomically(table_path, csv_bytes)
     return folder
 
 
 def _encode(picture: Image.Image, turned: bool = False) -> bytes:
-    """A JPEG; if turned, with the note that a quarter turn clockwise sets it upright."""
+    """A JPEG; if turned, its EXIF orientation says to rotate it clockwise by 90 degrees."""
     exif = Image.Exif()
     if turned:
         picture = picture.transpose(Image.Transpose.ROTATE_90)

@@ -5,11 +5,11 @@ Where the scenes behind the pictures are known (as for the pocket data), objects
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 from jaxtyping import Int
 from torch import Tensor
 
-from dclip_kit.data.pocket.captions import read_caption
 from dclip_kit.data.pocket.scenes import SIZES, Scene
 from dclip_kit.data.pocket.sprites import load_nouns
 
@@ -34,6 +34,16 @@ def relation_words(caption: str) -> str:
     return next((group for group, words in _WORDS.items() if words.search(caption)), "none")
 
 
+@cache
+def _noun_names() -> tuple[re.Pattern[str], dict[str, int]]:
+    """What finds the nouns in a caption, and the index of each by its singular and plural name."""
+    index = {}
+    for number, noun in enumerate(load_nouns()):
+        index[noun.noun] = index[noun.plural] = number
+    longest_first = sorted(index, key=len, reverse=True)  # "hot dog" before "dog"
+    return re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})\b"), index
+
+
 def query_facets(
     texts: Sequence[str],
     image_of_text: Int[Tensor, "_text"],
@@ -50,10 +60,11 @@ def query_facets(
     words = {"words for where things are": [relation_words(text) for text in texts]}
     if scenes is None:
         return words
+    pattern, index_of_noun = _noun_names()
     indices, smallest = image_of_text.tolist(), []
     for text, index in zip(texts, indices, strict=True):
-        named_nouns = {mention.noun for mention in read_caption(text).mentions}
-        sizes = {thing.size for thing in scenes[index].objects if thing.noun in named_nouns}
+        named_nouns = {index_of_noun[name] for name in pattern.findall(text)}
+        sizes = {obj.size for obj in scenes[index].objects if obj.noun in named_nouns}
         smallest.append(next(size for size in SIZES if size in sizes))
     count_names = FACETS["objects in the picture"]
     object_counts = [count_names[len(scenes[index].objects) - 1] for index in indices]
@@ -61,6 +72,6 @@ def query_facets(
 
 
 def things_in(scenes: Sequence[Scene]) -> list[frozenset[str]]:
-    """The kinds of things in each scene, by name."""
+    """The names of the nouns in each scene."""
     nouns = load_nouns()
-    return [frozenset(nouns[thing.noun].noun for thing in scene.objects) for scene in scenes]
+    return [frozenset(nouns[obj.noun].noun for obj in scene.objects) for scene in scenes]

@@ -1,4 +1,4 @@
-"""Scenes: one to four objects in a procedural place, with exact boxes, from a random generator."""
+"""Scenes: one to four objects on a procedural background, with exact boxes, all sampled."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ GAP = 3  # pixels between two boxes, so that "left of" is never a matter of opin
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One thing in a scene.
+    """One object in a scene.
 
     Attributes:
         noun: index into `load_nouns()`.
@@ -35,14 +35,14 @@ class SceneObject:
     mirrored: bool
 
     def sprite(self) -> Image.Image:
-        """Its picture, RGBA, at the atlas's size."""
+        """The sprite, RGBA, in the atlas's resolution."""
         sprite = load_sprites(self.style)[self.noun][self.picture]
         return ImageOps.mirror(sprite) if self.mirrored else sprite
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A place, the seed of its background, and its objects."""
+    """A place out of `PLACES`, the random seed that its background is painted with, and objects."""
 
     place: str
     background_seed: int
@@ -52,7 +52,7 @@ class Scene:
 Box = tuple[int, int, int, int]
 
 
-def _apart(box: Box, others: list[Box]) -> bool:
+def _are_apart(box: Box, others: list[Box]) -> bool:
     return all(
         box[2] + GAP <= other[0]
         or other[2] + GAP <= box[0]
@@ -70,7 +70,7 @@ def _place_object(
     for _ in range(20):
         x, y = int(rng.integers(SIDE - width + 1)), int(rng.integers(SIDE - height + 1))
         box = (x, y, x + width, y + height)
-        if _apart(box, taken):
+        if _are_apart(box, taken):
             return box
     return None
 
@@ -88,14 +88,14 @@ def sample_scene(
     repeat_probability: float = 0.2,
     first: int | None = None,
 ) -> Scene:
-    """Draws a scene.
+    """Samples a scene.
 
     Args:
         rng: the only source of randomness.
         nouns: indices of the nouns that may appear.
         styles: sprite styles that may appear.
         count_probabilities: of one, two, … objects.
-        repeat_probability: that an object repeats the previous one's noun ("two dogs").
+        repeat_probability: of an object to have the noun of the one before ("two dogs").
         first: the first object's noun, where the caller wants a certain one.
     """
     count = 1 + int(rng.choice(len(count_probabilities), p=count_probabilities))
@@ -126,14 +126,14 @@ def sample_single(
     styles: tuple[str, ...],
     span: tuple[float, float] = (0.25, 0.75),
 ) -> Scene:
-    """Draws a scene with one object; `span` is its longer side's share of the picture, uniform."""
+    """Samples a scene with one object, its longer side uniform in `span` (shares of `SIDE`)."""
     style, picture = choose_sprite(noun, styles, rng)
     mirrored = rng.random() < 0.5
     longer_side = round(SIDE * rng.uniform(*span))
     box = _place_object(load_sprites(style)[noun][picture].size, longer_side, [], rng)
     assert box is not None  # an empty picture always has room
-    thing = SceneObject(noun, _size_name(longer_side), box, style, picture, mirrored)
-    return Scene(str(rng.choice(list(PLACES))), int(rng.integers(2**31)), (thing,))
+    obj = SceneObject(noun, _size_name(longer_side), box, style, picture, mirrored)
+    return Scene(str(rng.choice(list(PLACES))), int(rng.integers(2**31)), (obj,))
 
 
 def render_scene(
@@ -144,13 +144,13 @@ def render_scene(
     Args:
         scene: what to draw.
         side: pixels; boxes are scaled to it.
-        alter: changes each sprite before it is drawn (augmentation).
+        alter: augments each sprite before it is drawn.
     """
     picture = paint_background(scene.place, side, np.random.default_rng(scene.background_seed))
     scale = side / SIDE
-    for thing in scene.objects:
-        x1, y1, x2, y2 = (round(edge * scale) for edge in thing.xyxy)
-        sprite = alter(thing.sprite()) if alter else thing.sprite()
+    for obj in scene.objects:
+        x1, y1, x2, y2 = (round(edge * scale) for edge in obj.xyxy)
+        sprite = alter(obj.sprite()) if alter else obj.sprite()
         sprite = sprite.resize((max(1, x2 - x1), max(1, y2 - y1)), Image.Resampling.BICUBIC)
         picture.paste(sprite, (x1, y1), sprite)
     return picture

@@ -17,14 +17,14 @@ HELD_OUT_STYLE = "openmoji"  # in no training data of any model
 
 @dataclass(frozen=True)
 class Noun:
-    """One kind of thing that can appear in a scene.
+    """One kind of object that can appear in a scene.
 
     Attributes:
         noun: class name, as zero-shot classification uses it ("pair of glasses").
         singular: with its article ("a pair of glasses").
         plural: without an article ("pairs of glasses").
         category: the super-category that the detector learns.
-        codepoint: the emoji that the drawn styles draw.
+        codepoint: of the emoji that the drawn styles show.
         photos: file names of its photographs in their package; may be empty.
         domain: whether fine-tuning scenes may show it.
     """
@@ -64,8 +64,8 @@ def load_sprites(style: str) -> tuple[tuple[Image.Image, ...], ...]:
         style: one of `KNOWN_STYLES` or `HELD_OUT_STYLE`.
 
     Returns:
-        For each noun its RGBA pictures without transparent borders: one if drawn, none or several
-        if photographed.
+        For each noun its RGBA sprites without transparent borders: one in a drawn style, none or
+        several in the photographed one.
 
     Raises:
         ValueError: the style is unknown.
@@ -89,7 +89,7 @@ def load_sprites(style: str) -> tuple[tuple[Image.Image, ...], ...]:
 def choose_sprite(
     noun_index: int, styles: tuple[str, ...], rng: np.random.Generator
 ) -> tuple[str, int]:
-    """Draws a style that has the noun, then the number of one of its pictures there."""
+    """Samples a style that has the noun, then the number of one of its sprites there."""
     available = [style for style in styles if load_sprites(style)[noun_index]]
     style = available[rng.integers(len(available))]
     return style, int(rng.integers(len(load_sprites(style)[noun_index])))

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 from PIL import Image
+from test_captions import is_true
 
-from dclip_kit.data.pocket.captions import holds, read_caption
 from dclip_kit.data.pocket.compositions import (
     KINDS,
     Composition,
@@ -23,8 +23,7 @@ def make_many(kind: str) -> list[Composition]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_caption_is_true_of_its_own_scene_alone(kind: str) -> None:
     for item in make_many(kind):
-        said = [read_caption(caption) for caption in item.captions]
-        true = [[holds(each, scene) for each in said] for scene in item.scenes]
+        true = [[is_true(caption, scene) for caption in item.captions] for scene in item.scenes]
         assert true == [[True, False], [False, True]], item.captions
 
 
