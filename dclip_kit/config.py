@@ -356,11 +356,14 @@ class Profile:
     name: str  # of the run in reports; for some of PROFILES, recipes have their own rates
     clip: str  # "pocket", an architecture of open_clip, or a folder that open_clip loads
     pretrained: str | None  # of an architecture: a tag of open_clip, or a file
-    data: str = "pocket"  # "pocket", the path of captioned pictures, or of curate's manifest
+    # "pocket", or pocket:COUNT for its first scenes to train on; the path of captioned pictures, or
+    # of curate's manifest.
+    data: str = "pocket"
     images: str = ""  # the folder that the pictures' names start from; empty: searched for
     test: str = ""  # captioned pictures to measure on; empty: the data's own, or a tenth of it
-    # Labelled pictures, half to choose on and half to measure on: "pocket", imagenet:FOLDER,
-    # cifar10:FOLDER, cifar100:FOLDER, or a folder with one folder per class.
+    # Labelled pictures, half to choose on and half to measure on: "pocket", or pocket:COUNT for so
+    # many of each noun; imagenet:FOLDER, cifar10:FOLDER, cifar100:FOLDER, or a folder with one
+    # folder per class.
     zero_shot: str = "pocket"
     # Prompts for the classes of zero_shot: the pocket's own templates, CLIP's 80 (imagenet), or the
     # paper's one; auto is the pocket's for the pocket and CLIP's for others.

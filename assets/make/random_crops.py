@@ -15,7 +15,7 @@ from torchvision.transforms.functional import resized_crop
 from tqdm.auto import tqdm
 
 from dclip_kit.data import open_picture
-from dclip_kit.data.pocket.world import load_further
+from dclip_kit.data.pocket.world import load_captioned
 from dclip_kit.runtime.files import write_atomically
 
 
@@ -37,7 +37,7 @@ def crop_at_random(
 
 def make_crops(folder: Path, count: int) -> None:
     """Writes the missing crops of the first `count` scenes, each with a seed of its own."""
-    for number, path in enumerate(tqdm(load_further("uncaptioned", count).paths, desc="crops")):
+    for number, path in enumerate(tqdm(load_captioned("uncaptioned", count).paths, desc="crops")):
         target = folder / path.name
         if not target.exists():
             encoded = io.BytesIO()

@@ -78,7 +78,7 @@ def write_map(study: Study, work: Path, folder: Path, count: int = 512) -> None:
     """
     clip = load_clip("pocket")
     denoiser = load_denoiser("pocket", clip)
-    scenes = pocket.load_further("further_val", 2000).select(range(count))
+    scenes = pocket.load_captioned("further_val", 2000).select(range(count))
     image_of_text = scenes.image_of_text.tolist()
     captions = [scenes.texts[image_of_text.index(image)] for image in range(count)]
     scene_latents = torch.cat(

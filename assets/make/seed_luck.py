@@ -274,7 +274,7 @@ def train(work: Path) -> None:
     rehearsal = prepare_rehearsal(clip, captioned, profile.regions)
     sets = {
         "test": prepare_galleries(clip, pocket.load_captioned("test"), 1000),
-        "further": prepare_galleries(clip, pocket.load_further("further_test", 2000), 1000),
+        "further": prepare_galleries(clip, pocket.load_captioned("further_test", 2000), 1000),
     }
     write_record({"hits": measure_hits(clip, sets)}, work / "clip.json")
     for seed in range(SEEDS):

@@ -64,6 +64,7 @@ from dclip_kit.evaluation.inspection import region_probe
 from dclip_kit.evaluation.profile_data import (
     MEASURED_BY,
     ProfileData,
+    is_pocket,
     load_data,
     load_uncaptioned,
     locate_uncaptioned,
@@ -261,8 +262,8 @@ def prepare_measuring(
     captioned, labelled, held_out = data.val, data.zero_shot_val, None
     if part == "test":
         captioned, labelled, held_out = data.test, data.zero_shot, data.zero_shot_held_out
-    if study.profile.data == "pocket":
-        captioned = pocket.load_further(*_OF_POCKET[part])
+    if is_pocket(study.profile.data):
+        captioned = pocket.load_captioned(*_OF_POCKET[part])
     size = study.gallery or len(captioned)
     if remainder := len(captioned) % size:
         say(f"The last gallery of {part} has {remainder:,} of {size:,} pictures: it finds more.")
@@ -453,9 +454,9 @@ class _Workshop:
         if self.before:
             self.data = leave_out_seen(self.data, self.before, study.profile.clip)
         self.read_uncaptioned = cache(self._read_uncaptioned)
-        if study.profile.zero_shot != "pocket":  # whose pictures are separate
+        if not is_pocket(study.profile.zero_shot):  # whose pictures are separate
             trained = {arm.profile.uncaptioned: arm.profile for arm in study.arms if arm.profile}
-            sources = [name for name, profile in trained.items() if locate_uncaptioned(profile)[0]]
+            sources = [name for name, profile in trained.items() if locate_uncaptioned(profile)]
             for source in ("", *sources):
                 self.data = leave_out_trained_labelled(self.data, self._describe_seen(source))
         self.chosen_on = prepare_measuring(clip, study, self.data, "val")
@@ -482,9 +483,9 @@ class _Workshop:
     def _describe_seen(self, source: str = "") -> SeenPictures:
         """What an arm has seen, including these uncaptioned pictures if any."""
         profile, val = self.study.profile, self.data.val
-        if profile.data == "pocket":
-            val = pocket.load_further(*_OF_POCKET["val"])
-        labelled = () if profile.zero_shot == "pocket" else self.data.zero_shot_val.paths
+        if is_pocket(profile.data):
+            val = pocket.load_captioned(*_OF_POCKET["val"])
+        labelled = () if is_pocket(profile.zero_shot) else self.data.zero_shot_val.paths
         by_content, before = profile.leak_guard == "content", [self.before] if self.before else []
         seen = describe_seen(self.data.train, val, labelled, by_content, before)
         uncaptioned = self.read_uncaptioned(source) if source else None
@@ -615,8 +616,8 @@ class _Workshop:
                 teacher = run.teacher
             if profile.teacher_model == "region":
                 further = self.data.test
-                if self.study.profile.data == "pocket":
-                    further = pocket.load_further(*_OF_POCKET["probe"])
+                if is_pocket(self.study.profile.data):
+                    further = pocket.load_captioned(*_OF_POCKET["probe"])
                 test_features = load_or_extract_features(
                     self.clip, further, profile.regions, self.work
                 )

@@ -358,7 +358,7 @@ def measure_fresh(
         count: the number of scenes, drawn on first use.
         size: of a gallery.
     """
-    scenes = pocket.load_further("further_test", count)
+    scenes = pocket.load_captioned("further_test", count)
     galleries = prepare_galleries(arms["clip"].clip, scenes, size)
     results = {
         name: measure_galleries(encode_galleries(arms[name].clip, galleries))["text_to_image"]

@@ -35,6 +35,7 @@ from dclip_kit.evaluation.compare import (
 from dclip_kit.evaluation.inspection import probe_teacher
 from dclip_kit.evaluation.profile_data import (
     ProfileData,
+    is_pocket,
     load_data,
     load_uncaptioned,
     require_data,
@@ -193,7 +194,7 @@ def begin(profile: Profile, out: Path, teacher: Path | None = None, device: str 
     if is_main_process():
         write_record(profile.as_dict(), out / SETTINGS)
     # The pocket has separate labelled pictures to choose on and to measure on.
-    labelled = () if profile.zero_shot == "pocket" else data.zero_shot_val.paths
+    labelled = () if is_pocket(profile.zero_shot) else data.zero_shot_val.paths
     by_content = profile.leak_guard == "content"
     seen = describe_seen(data.train, data.val, labelled, by_content, list(before.values()))
     return Begun(profile, out, clip, data, seen)

@@ -71,24 +71,26 @@ def require_data(profile: Profile) -> None:
             f"and {profile.zero_shot!r}; give as data captioned pictures, or curate's manifest and "
             "Karpathy's dataset_coco.json as test, and as zero_shot labelled pictures or 'pocket'."
         )
-    if profile.data == "pocket" and (profile.test or profile.images):
+    if is_pocket(profile.data) and (profile.test or profile.images):
         raise ValueError(
             f"Expected no test and no images for the pocket's data, which has its own, got "
             f"{profile.test or profile.images!r}; name your own data, too."
         )
-    if profile.data != "pocket":
+    for source in filter(is_pocket, (profile.data, profile.zero_shot)):
+        pocket_count(source)
+    if not is_pocket(profile.data):
         for path in filter(None, (profile.data, profile.test)):
             recognise_format(path, profile.images or None)
         if profile.leak_guard == "content":
             require_imagehash()
     kind, _, folder = profile.zero_shot.partition(":")
     labelled = Path(folder if kind in LABELLED_READERS else profile.zero_shot)
-    if profile.zero_shot != "pocket" and not labelled.is_dir():
+    if not is_pocket(profile.zero_shot) and not labelled.is_dir():
         raise FileNotFoundError(
             f"Expected a folder of labelled pictures at {labelled}, found none; check the path."
         )
-    source, scenes = locate_uncaptioned(profile)
-    if source and not scenes and not Path(source).exists():
+    source = locate_uncaptioned(profile)
+    if source and not is_pocket(source) and not Path(source).exists():
         raise ValueError(
             f"Expected pictures to learn from at {source}, found nothing; check --uncaptioned."
         )
@@ -104,17 +106,18 @@ def load_data(profile: Profile) -> ProfileData:
         ModuleNotFoundError: a library of the extra "data" is needed and not installed.
     """
     require_data(profile)
-    if profile.zero_shot == "pocket":
+    if is_pocket(profile.zero_shot):
+        count = pocket_count(profile.zero_shot)
         labelled: tuple[LabelledImages, LabelledImages, LabelledImages | None] = (
-            pocket.load_labelled("zero_shot_val"),
-            pocket.load_labelled("zero_shot"),
-            pocket.load_labelled("zero_shot_held_out"),
+            pocket.load_labelled("zero_shot_val", count),
+            pocket.load_labelled("zero_shot", count),
+            pocket.load_labelled("zero_shot_held_out", count),
         )
     else:
         labelled = (*halve_labelled(read_labelled(profile.zero_shot), profile.seed), None)
     templates = choose_templates(profile.zero_shot, profile.templates)
     splits = load_splits(profile)
-    ceiling = pocket.RECALL_CEILING if profile.data == "pocket" else None
+    ceiling = pocket.RECALL_CEILING if is_pocket(profile.data) else None
     return ProfileData(
         splits.train, splits.val, splits.test, splits.left_out, *labelled, ceiling, templates
     )
@@ -122,8 +125,10 @@ def load_data(profile: Profile) -> ProfileData:
 
 def load_splits(profile: Profile) -> Splits:
     """A profile's captioned pictures; raises and prints as `load_data`."""
-    if profile.data == "pocket":
-        return Splits(**{split: pocket.load_captioned(split) for split in SPLITS}, left_out=None)
+    if is_pocket(profile.data):
+        train = pocket.load_captioned("train", pocket_count(profile.data))
+        val, test = (pocket.load_captioned(split) for split in ("val", "test"))
+        return Splits(train, val, test, left_out=None)
     splits = read_splits(
         profile.data,
         profile.images or None,
@@ -146,33 +151,50 @@ def preview(profile: Profile, count: int) -> list[tuple[Image.Image, tuple[str, 
     Raises:
         ValueError: as `read_measured`.
     """
-    if profile.data == "pocket":
+    if is_pocket(profile.data):
         scenes = (pocket.make_scene("test", index) for index in range(count))
         return [(render_scene(scene), captions) for scene, captions in scenes]
     test = read_measured(profile)
     return [(open_picture(p), c) for p, c in zip(test.paths[:count], test.captions, strict=False)]
 
 
-def locate_uncaptioned(profile: Profile) -> tuple[str, int]:
-    """Where a profile's pictures without captions are.
+def is_pocket(source: str) -> bool:
+    """Whether data are the pocket's: "pocket" or pocket:COUNT."""
+    return source.partition(":")[0] == "pocket"
 
-    Returns:
-        `Profile.uncaptioned`, with "auto" resolved; and the number of further scenes of the pocket
-        in it, which is 0 if it names other pictures.
+
+def pocket_count(source: str) -> int | None:
+    """The number in pocket:COUNT; None for "pocket", which is all.
 
     Raises:
-        ValueError: it asks for further scenes in a form other than pocket:COUNT.
+        ValueError: it is not a whole number from 1 to 999,999.
+    """
+    if source == "pocket":
+        return None
+    count = source.removeprefix("pocket:")
+    if not re.fullmatch(r"[1-9]\d{0,5}", count):
+        raise ValueError(
+            f"Expected pocket:COUNT with a count up to 999,999, got {source!r}; say pocket:4000, "
+            "for example."
+        )
+    return int(count)
+
+
+def locate_uncaptioned(profile: Profile) -> str:
+    """`Profile.uncaptioned`, with "auto" resolved.
+
+    Raises:
+        ValueError: it asks for the pocket's scenes, but not for a number of them.
     """
     source = profile.uncaptioned
     if source == "auto":
-        source = "pocket:16000" if profile.data == "pocket" else ""
-    further = re.fullmatch(r"pocket:([1-9]\d{0,5})", source)
-    if not further and source.partition(":")[0] == "pocket":
+        return "pocket:16000" if is_pocket(profile.data) else ""
+    if is_pocket(source) and pocket_count(source) is None:
         raise ValueError(
-            f"Expected uncaptioned pictures as a folder or as pocket:COUNT, up to 999,999 scenes, "
-            f"got {source!r}; say pocket:16000, for example."
+            "Expected pocket:COUNT as uncaptioned pictures, since the pocket's scenes have no end, "
+            "got 'pocket'; say pocket:16000, for example."
         )
-    return source, int(further[1]) if further else 0
+    return source
 
 
 def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | None:
@@ -187,7 +209,8 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     Raises:
         ValueError: as `read_uncaptioned`.
     """
-    source, scenes = locate_uncaptioned(profile)
+    source = locate_uncaptioned(profile)
+    scenes = pocket_count(source) if is_pocket(source) else None
     learns = profile.student.distillation_weight and profile.student.uncaptioned_batch
     if not learns or profile.teacher_model == "cross_attention":  # which reads captions
         if source and not scenes:
@@ -197,7 +220,7 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
         say("No uncaptioned pictures are given: the student learns from the captioned ones alone.")
         return None
     if scenes:
-        return pocket.load_further("uncaptioned", scenes)
+        return pocket.load_captioned("uncaptioned", scenes)
     pictures, left_out = read_uncaptioned(
         source, (data.val, data.test), profile.leak_guard == "content"
     )
@@ -228,7 +251,7 @@ def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> 
     if "data" in overrides:
         overrides = {"images": "", "test": ""} | overrides
     measured = replace([*runs, profile][0], **overrides)
-    if not measured.data or (measured.data == "pocket" and measured.images):
+    if not measured.data or (is_pocket(measured.data) and measured.images):
         raise ValueError(
             "Expected captioned pictures to measure on, got "
             f"{f'{measured.images} alone' if measured.images else 'none'}; give --data."
@@ -248,7 +271,7 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
         ValueError: there is no such split, or as `read_captioned` and `read_splits`.
     """
     data, images, test = profile.data, profile.images or None, profile.test
-    if data == "pocket":
+    if is_pocket(data):
         return pocket.load_captioned(split)
     if split == "test":
         return read_test(data, images, test or None, profile.seed)
@@ -268,8 +291,8 @@ def read_references(profile: Profile) -> list[str]:
     Raises:
         ValueError: as `read_captioned`, or there is none.
     """
-    if profile.data == "pocket":
-        return pocket.load_captioned("train").texts
+    if is_pocket(profile.data):
+        return pocket.load_captioned("train", pocket_count(profile.data)).texts
     captions = read_training_captions(
         profile.data, profile.images or None, profile.test or None, profile.seed
     )
@@ -283,8 +306,9 @@ def read_references(profile: Profile) -> list[str]:
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
     """All labelled pictures of a reference; for "pocket" also those in the held-out style."""
-    if reference == "pocket":
-        return pocket.load_labelled("zero_shot"), pocket.load_labelled("zero_shot_held_out")
+    if is_pocket(reference):
+        splits, count = ("zero_shot", "zero_shot_held_out"), pocket_count(reference)
+        return tuple(pocket.load_labelled(split, count) for split in splits)
     return (read_labelled(reference),)
 
 
@@ -298,8 +322,8 @@ def choose_templates(zero_shot: str, name: str = "auto") -> Templates:
     Raises:
         ValueError: they do not fit the pocket's class names, which include an article.
     """
-    fitting = "pocket" if zero_shot == "pocket" else "imagenet"
-    if zero_shot == "pocket" and name not in ("auto", "pocket"):
+    fitting = "pocket" if is_pocket(zero_shot) else "imagenet"
+    if fitting == "pocket" and name not in ("auto", "pocket"):
         raise ValueError(
             f"Expected templates for the pocket's classes, which bring their article, got {name}'s;"
             " give --templates pocket."

@@ -448,7 +448,7 @@ def test_fresh_scenes_say_what_a_recipe_gains(clip, tuned, tmp_path, monkeypatch
         {name: Arm(bundle) for name, bundle in arms.items()}, "region_taught", 10, 4
     )
     assert (found["pictures"], found["gallery"]) == (10, 4)
-    scenes = pocket.load_further("further_test", 10)
+    scenes = pocket.load_captioned("further_test", 10)
     recalls = {}
     for name, bundle in arms.items():
         ranks = [rank for _, rank in find_slowly(bundle, scenes, 4)["text_to_image"]]

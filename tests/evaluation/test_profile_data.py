@@ -17,9 +17,11 @@ from dclip_kit.evaluation.experiment import prepare_evaluation
 from dclip_kit.evaluation.profile_data import (
     choose_measured,
     choose_templates,
+    is_pocket,
     load_data,
     load_uncaptioned,
     locate_uncaptioned,
+    pocket_count,
     preview,
     read_measured,
     read_zero_shot,
@@ -175,18 +177,41 @@ def test_models_are_measured_on_what_their_runs_were_unless_asked_otherwise(own)
 
 @pytest.mark.parametrize(
     ("asked", "count"),
-    [("", 0), ("pocket:1", 1), ("pocket:16000", 16000), ("pocket:999999", 999_999), ("a/b", 0)],
+    [("pocket:1", 1), ("pocket:16000", 16000), ("pocket:999999", 999_999)],
 )
 def test_further_scenes_are_asked_for_by_their_number(asked, count) -> None:
     profile = replace(PROFILES["pocket"], uncaptioned=asked)
-    assert locate_uncaptioned(profile) == (asked, count)
+    assert locate_uncaptioned(profile) == asked
+    assert is_pocket(asked) and pocket_count(asked) == count
+
+
+@pytest.mark.parametrize("asked", ["", "a/b", "pockets", "my/pocket:3"])
+def test_other_pictures_are_not_the_pockets(asked) -> None:
+    assert locate_uncaptioned(replace(PROFILES["pocket"], uncaptioned=asked)) == asked
+    assert not is_pocket(asked)
 
 
 @pytest.mark.parametrize("asked", ["pocket", "pocket:", "pocket:0", "pocket:x", "pocket:1000000"])
 def test_further_scenes_asked_for_in_other_words_are_refused(asked, own) -> None:
     for refuse in (locate_uncaptioned, require_data):
-        with pytest.raises(ValueError, match=rf"pocket:COUNT, .* got '{asked}'; say pocket:16000"):
+        with pytest.raises(ValueError, match=rf"pocket:COUNT .* got '{asked}'; say pocket:"):
             refuse(replace(own, uncaptioned=asked))
+
+
+@pytest.mark.parametrize("asked", ["pocket:", "pocket:0", "pocket:x"])
+@pytest.mark.parametrize("name", ["data", "zero_shot"])
+def test_parts_of_the_pocket_asked_for_in_other_words_are_refused(asked, name) -> None:
+    with pytest.raises(ValueError, match=rf"got '{asked}'; say pocket:4000"):
+        require_data(replace(PROFILES["pocket"], **{name: asked}))
+
+
+def test_a_part_of_the_pocket_has_the_same_test(data, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(data.test.paths[0].parents[2]))
+    monkeypatch.setattr(pocket, "SCENE_SPLITS", {"train": 11, "val": 6, "test": 8})
+    part = load_data(replace(PROFILES["pocket"], data="pocket:2", zero_shot="pocket:1"))
+    assert part.train == data.train.select(range(2))
+    assert (part.val, part.test, part.ceiling) == (data.val, data.test, data.ceiling)
+    assert part.zero_shot_val.labels == data.zero_shot_val.labels
 
 
 def test_a_path_without_pictures_is_refused_before_any_data_is_read(own) -> None:
@@ -197,11 +222,11 @@ def test_a_path_without_pictures_is_refused_before_any_data_is_read(own) -> None
 
 def test_further_scenes_are_the_pockets_default_alone(own, data, monkeypatch, capsys) -> None:
     asked = []
-    monkeypatch.setattr(pocket, "load_further", lambda *given: asked.append(given))
+    monkeypatch.setattr(pocket, "load_captioned", lambda *given: asked.append(given))
     load_uncaptioned(PROFILES["pocket"], data)
     assert asked == [("uncaptioned", 16000)] and own.uncaptioned == "auto"
     for profile in (own, replace(PROFILES["pocket"], data=own.data)):
-        assert locate_uncaptioned(profile) == ("", 0)
+        assert locate_uncaptioned(profile) == ""
         assert load_uncaptioned(profile, data) is None
         assert capsys.readouterr().out.startswith("No uncaptioned pictures are given")
     assert len(asked) == 1
@@ -216,7 +241,7 @@ def test_the_pockets_own_test_is_not_exchanged_in_silence(given) -> None:
 def test_further_scenes_are_drawn_and_have_no_captions(data, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
     found = load_uncaptioned(replace(PROFILES["pocket"], uncaptioned="pocket:3"), data)
-    assert found == pocket.load_further("uncaptioned", 3)
+    assert found == pocket.load_captioned("uncaptioned", 3)
     assert len(found) == 3 and not found.texts and found.paths[0].is_file()
     assert capsys.readouterr().out == ""
 

@@ -257,7 +257,7 @@ def describe_pocket(uncaptioned: int = 0) -> SeenPictures:
     train, val = pocket.load_captioned("train"), pocket.load_captioned("val")
     seen = describe_seen(train, val, (), by_content=True)
     if uncaptioned:
-        seen = add_trained(seen, pocket.load_further("uncaptioned", uncaptioned), True)
+        seen = add_trained(seen, pocket.load_captioned("uncaptioned", uncaptioned), True)
     return seen
 
 
@@ -285,11 +285,11 @@ def test_uncaptioned_scenes_are_trained_on_too(count, scenes, tmp_path) -> None:
     seen, plain = load_seen(tmp_path / "run"), load_seen(tmp_path / "plain")
     assert len(seen.trained.names) == len(plain.trained.names) + count
     assert seen.chosen.names == plain.chosen.names
-    further = pocket.load_further("uncaptioned", 5)
+    further = pocket.load_captioned("uncaptioned", 5)
     left = leave_out_trained(further, {"arm": seen}).dataset
     assert left.paths == further.paths[count:]
     for stream in ("further_val", "further_test"):
-        scenes = pocket.load_further(stream, 3)
+        scenes = pocket.load_captioned(stream, 3)
         assert leave_out_trained(scenes, {"arm": seen}).dataset == scenes
 
 
@@ -343,6 +343,6 @@ def test_scenes_of_the_pocket_beside_data_of_ones_own_are_known_too(
     seen = describe_seen(data.train, data.val, data.zero_shot_val.paths, by_content=True)
     seen = add_trained(seen, load_uncaptioned(profile, data), by_content=True)
     assert sum(name.startswith("pocket ") for name in seen.trained.names) == 3
-    further = pocket.load_further("uncaptioned", 5)
+    further = pocket.load_captioned("uncaptioned", 5)
     left = leave_out_trained(further, {"run": seen}).dataset
     assert left.paths == further.paths[3:]

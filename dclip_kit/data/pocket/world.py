@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
@@ -95,13 +95,27 @@ def split_size(split: str) -> int:
     return SCENE_SPLITS.get(split) or SINGLE_SPLITS[split][0] * len(load_nouns())
 
 
-def _make_picture(split: str, index: int, path: Path) -> tuple[Scene, tuple[str, ...]]:
-    scene, captions = make_scene(split, index)
-    if not path.exists():
-        encoded = io.BytesIO()
-        render_scene(scene).save(encoded, format="JPEG", quality=92)
-        write_atomically(path, encoded.getvalue())
-    return scene, captions
+def _paths(folder: Path, numbers: Iterable[int]) -> tuple[Path, ...]:
+    return tuple(folder / f"{number:06d}.jpg" for number in numbers)
+
+
+def _draw(
+    split: str, numbers: Sequence[int], folder: Path, workers: int = 2
+) -> list[tuple[Scene, tuple[str, ...]]]:
+    """Draws those pictures that are missing in a folder; returns what `make_scene` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(number: int, path: Path) -> tuple[Scene, tuple[str, ...]]:
+        scene, captions = make_scene(split, number)
+        if not path.exists():
+            encoded = io.BytesIO()
+            render_scene(scene).save(encoded, format="JPEG", quality=92)
+            write_atomically(path, encoded.getvalue())
+        return scene, captions
+
+    with ThreadPoolExecutor(workers) as pool:
+        made = pool.map(draw, numbers, _paths(folder, numbers))
+        return list(tqdm(made, total=len(numbers), desc=f"drawing {split}", delay=2))
 
 
 def prepare(split: str, workers: int = 2, folder: Path | None = None) -> Path:
@@ -116,27 +130,17 @@ def prepare(split: str, workers: int = 2, folder: Path | None = None) -> Path:
         ValueError: the split is unknown.
     """
     folder = (folder or cache_folder()) / split
-    paths = [folder / f"{index:05d}.jpg" for index in range(split_size(split))]
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "annotations.json").exists() and all(path.exists() for path in paths):
+    numbers, annotations = range(split_size(split)), folder / "annotations.json"
+    if annotations.exists() and all(path.exists() for path in _paths(folder, numbers)):
         return folder
-    with ThreadPoolExecutor(workers) as pool:
-        made = list(
-            tqdm(
-                pool.map(_make_picture, [split] * len(paths), range(len(paths)), paths),
-                total=len(paths),
-                desc=f"drawing {split}",
-                delay=1,
-            )
-        )
+    made = _draw(split, numbers, folder, workers)
     entries = [{"scene": asdict(scene), "captions": captions} for scene, captions in made]
-    write_atomically(folder / "annotations.json", json.dumps(entries).encode())
+    write_atomically(annotations, json.dumps(entries).encode())
     return folder
 
 
-def _read(split: str) -> tuple[Path, list[dict]]:
-    folder = prepare(split)
-    return folder, json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+def _read(split: str) -> list[dict]:
+    return json.loads((prepare(split) / "annotations.json").read_text(encoding="utf-8"))
 
 
 def load_scenes(split: str) -> list[Scene]:
@@ -150,22 +154,35 @@ def load_scenes(split: str) -> list[Scene]:
                 for obj in entry["scene"]["objects"]
             ),
         )
-        for entry in _read(split)[1]
+        for entry in _read(split)
     ]
 
 
-def load_captioned(split: str) -> CaptionedImages:
-    """A split of scenes with five captions each.
+def load_captioned(split: str, count: int | None = None, first: int = 0) -> CaptionedImages:
+    """Scenes with five captions each; those of "uncaptioned" have none.
+
+    Pictures that are missing are drawn now.
+
+    Args:
+        split: one of `SCENE_SPLITS`; or one of `STREAMS`, where count must be given.
+        count: how many; left out, the whole split.
+        first: the number of the first.
 
     Raises:
-        ValueError: it is no split of scenes.
+        ValueError: it is no split of scenes, or does not have as many.
     """
-    _require(split, SCENE_SPLITS)
-    folder, entries = _read(split)
-    paths = tuple(folder / f"{index:05d}.jpg" for index in range(len(entries)))
-    captions = tuple(tuple(entry["captions"]) for entry in entries)
-    ids = tuple(name_scene(split, index) for index in range(len(entries)))
-    return CaptionedImages(paths, captions, split, "pocket scenes", ids)
+    _require(split, SCENE_SPLITS if count is None else (*SCENE_SPLITS, *STREAMS))
+    numbers = range(first, SCENE_SPLITS[split] if count is None else first + count)
+    folder, size = cache_folder() / split, SCENE_SPLITS.get(split, numbers.stop)
+    if not 0 <= first < numbers.stop <= size:
+        raise ValueError(f"Expected at most {size} scenes of {split}, got {count}; ask for fewer.")
+    if count is not None:
+        captions = [texts for _, texts in _draw(split, numbers, folder)]
+    else:
+        captions = [tuple(entry["captions"]) for entry in _read(split)[first:]]
+    ids = tuple(name_scene(split, number) for number in numbers)
+    paths = _paths(folder, numbers)
+    return CaptionedImages(paths, tuple(captions), split, f"pocket {split}", ids)
 
 
 def name_scene(split: str, index: int) -> str:
@@ -173,44 +190,30 @@ def name_scene(split: str, index: int) -> str:
     return f"pocket:{split}/{index}"
 
 
-def load_further(stream: str, count: int, first: int = 0) -> CaptionedImages:
-    """Further scenes, sampled like those of the splits; missing pictures are drawn now.
-
-    Args:
-        stream: one of `STREAMS`. Scenes of "uncaptioned" have no captions: none are written.
-        count: how many.
-        first: the number of the first.
-
-    Raises:
-        ValueError: the stream is unknown.
-    """
-    _require(stream, STREAMS)
-    folder, numbers = cache_folder() / stream, range(first, first + count)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = tuple(folder / f"{number:06d}.jpg" for number in numbers)
-
-    def make(number: int) -> tuple[str, ...]:
-        return _make_picture(stream, number, paths[number - first])[1]
-
-    with ThreadPoolExecutor(2) as pool:
-        made = pool.map(make, numbers)
-        captions = tuple(tqdm(made, total=count, desc=f"{stream} scenes", delay=2))
-    ids = tuple(name_scene(stream, number) for number in numbers)
-    return CaptionedImages(paths, captions, stream, f"pocket {stream}", ids)
-
-
-def load_labelled(split: str) -> LabelledImages:
+def load_labelled(split: str, per_noun: int | None = None) -> LabelledImages:
     """A split of single objects, over all nouns.
 
+    Args:
+        split: one of `SINGLE_SPLITS`.
+        per_noun: how many pictures of each noun; left out, all.
+
     Raises:
-        ValueError: it is no split of single objects.
+        ValueError: it is no split of single objects, or does not have as many.
     """
     _require(split, SINGLE_SPLITS)
-    folder, entries = _read(split)
-    nouns = load_nouns()
+    nouns, most, folder = load_nouns(), SINGLE_SPLITS[split][0], cache_folder() / split
+    count = most if per_noun is None else per_noun
+    if not 1 <= count <= most:
+        raise ValueError(f"Expected 1 to {most} pictures a noun, got {count}; ask for fewer.")
+    labels = [noun for noun in range(len(nouns)) for _ in range(count)]
+    numbers = [most * noun + index % count for index, noun in enumerate(labels)]
+    if per_noun is None:
+        prepare(split)
+    else:
+        _draw(split, numbers, folder)
     return LabelledImages(
-        tuple(folder / f"{index:05d}.jpg" for index in range(len(entries))),
-        tuple(entry["scene"]["objects"][0]["noun"] for entry in entries),
+        _paths(folder, numbers),
+        tuple(labels),
         tuple(noun.singular for noun in nouns),
         tuple(noun.domain for noun in nouns),
         f"pocket {split}",

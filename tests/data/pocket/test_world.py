@@ -123,28 +123,27 @@ def test_neither_workers_nor_order_change_a_byte(small, tmp_path) -> None:
     one = data.prepare("val", 1, tmp_path / "one")
     three = tmp_path / "three" / "val"
     three.mkdir(parents=True)
-    for index in (4, 2):  # two are there already, drawn in another order
-        data._make_picture("val", index, three / f"{index:05d}.jpg")
+    data._draw("val", (4, 2), three)  # two are there already, drawn in another order
     assert data.prepare("val", 3, tmp_path / "three") == three
     assert contents(one) == contents(three)
-    assert sorted(contents(one)) == [f"{i:05d}.jpg" for i in range(6)] + ["annotations.json"]
+    assert sorted(contents(one)) == [f"{i:06d}.jpg" for i in range(6)] + ["annotations.json"]
 
 
 def test_pictures_are_the_scenes_drawn(small, tmp_path) -> None:
     folder = data.prepare("val", 2, tmp_path)
     for index in range(6):
         drawn = np.asarray(render_scene(data.make_scene("val", index)[0])).astype(float)
-        with Image.open(folder / f"{index:05d}.jpg") as stored:
+        with Image.open(folder / f"{index:06d}.jpg") as stored:
             assert np.abs(np.asarray(stored) - drawn).mean() < 6  # JPEG
 
 
 @pytest.mark.parametrize(
     ("lost", "leftover"),
     [
-        (["00000.jpg", "00003.jpg", "00005.jpg", "annotations.json"], None),
-        (["00001.jpg"], None),
+        (["000000.jpg", "000003.jpg", "000005.jpg", "annotations.json"], None),
+        (["000001.jpg"], None),
         (["annotations.json"], None),
-        (["00002.jpg", "annotations.json"], "00002.tmp"),
+        (["000002.jpg", "annotations.json"], "000002.tmp"),
         (["annotations.json"], "annotations.tmp"),
     ],
 )
@@ -213,18 +212,40 @@ def _look(stream: str, number: int) -> tuple:
 
 
 def test_further_scenes_are_drawn_when_they_are_asked_for(small, monkeypatch) -> None:
-    few = data.load_further("further_val", 3)
+    few = data.load_captioned("further_val", 3)
     before = {path: path.stat().st_mtime_ns for path in few.paths}
-    more = data.load_further("further_val", 4, first=1)
+    more = data.load_captioned("further_val", 4, first=1)
     assert more.paths[:2] == few.paths[1:] and more.captions[:2] == few.captions[1:]
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert more.captions == tuple(data.make_scene("further_val", n)[1] for n in range(1, 5))
     assert more.image_ids[-1] == "pocket:further_val/4"
     monkeypatch.setattr(data, "write_captions", lambda *_: pytest.fail("a caption was written"))
-    plain = data.load_further("uncaptioned", 3)
+    plain = data.load_captioned("uncaptioned", 3)
     assert plain.captions == ((), (), ()) and all(path.is_file() for path in plain.paths)
-    with pytest.raises(ValueError, match="out of uncaptioned, further_val, further_test, got"):
-        data.load_further("train", 3)
+    with pytest.raises(ValueError, match="out of train, val, test, got 'uncaptioned'"):
+        data.load_captioned("uncaptioned")  # it has no end
+
+
+def test_a_part_of_a_split_is_drawn_alone_and_equals_the_whole(small) -> None:
+    few, later = data.load_captioned("test", 3), data.load_captioned("test", 2, first=7)
+    assert sorted(path.name for path in few.paths[0].parent.iterdir()) == [
+        f"{number:06d}.jpg" for number in (0, 1, 2, 7, 8)
+    ]
+    assert data.load_captioned("test").select(range(3)) == few
+    assert data.load_captioned("test").select(range(7, 9)) == later
+    for count in (0, 10, -1):
+        with pytest.raises(ValueError, match=f"most 9 scenes of test, got {count}; ask for fewer"):
+            data.load_captioned("test", count)
+
+
+def test_a_few_pictures_of_each_noun_are_those_of_the_whole(small, monkeypatch) -> None:
+    monkeypatch.setitem(data.SINGLE_SPLITS, "zero_shot", (3, KNOWN_STYLES))
+    few = data.load_labelled("zero_shot", 2)
+    assert len(list(few.paths[0].parent.iterdir())) == 2 * len(NOUNS)
+    assert data.load_labelled("zero_shot").take_per_class(2) == few
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"1 to 3 pictures a noun, got {count}; ask for fewer"):
+            data.load_labelled("zero_shot", count)
 
 
 def test_captioned_pictures_come_as_they_were_made(small) -> None:
@@ -232,7 +253,7 @@ def test_captioned_pictures_come_as_they_were_made(small) -> None:
     made = [data.make_scene("test", index) for index in range(9)]
     assert data.load_scenes("test") == [scene for scene, _ in made]
     assert dataset.captions == tuple(captions for _, captions in made)
-    assert [path.name for path in dataset.paths] == [f"{index:05d}.jpg" for index in range(9)]
+    assert [path.name for path in dataset.paths] == [f"{index:06d}.jpg" for index in range(9)]
     assert all(path.is_file() and small in path.parents for path in dataset.paths)
     assert dataset.split == "test" and len(dataset.texts) == 45
 
