@@ -273,7 +273,7 @@ def test_pocket_scenes_are_known_by_their_numbers(scenes) -> None:
     val, test = pocket.load_captioned("val"), pocket.load_captioned("test")
     assert leave_out_trained(test, seen).dataset == test
     assert leave_out_trained(val, seen).chosen == {"arm": 2}
-    with pytest.raises(ValueError, match="of 3 in pocket scenes 0 are left"):
+    with pytest.raises(ValueError, match="of 3 in pocket train 0 are left"):
         leave_out_trained(pocket.load_captioned("train"), seen)
     assert Path(pocket.load_captioned("train").paths[0]).is_file()
 
