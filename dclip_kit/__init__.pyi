@@ -88,6 +88,7 @@ from .models.teacher import MetaTeacher, RegionTeacher
 from .models.weights import freeze, interpolate, same_text_tower
 from .runtime.files import asset_path, read_record, write_record
 from .runtime.machine import peak_memory_mb
+from .runtime.printing import Steps
 from .search.folder_index import index_pictures
 from .search.index import SearchIndex, related_share, search_images
 from .search.rescoring import rescore
@@ -119,6 +120,7 @@ __all__ = [
     "Regions",
     "SearchIndex",
     "ShortcutProbe",
+    "Steps",
     "anchored_kl_loss",
     "asset_path",
     "attend",

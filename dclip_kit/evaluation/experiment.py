@@ -5,6 +5,7 @@
 
 import html
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,7 @@ def train_arms(
     sets: EvaluationSets,
     teacher: TeacherRun | None = None,
     uncaptioned: EncodedPictures | None = None,
+    on_arm: Callable[[str], None] | None = None,
 ) -> dict[str, Arm]:
     """Trains a run's recipe and its control, and saves each in a folder of its name.
 
@@ -403,6 +405,7 @@ def train_arms(
         sets: the data that the arms are chosen on.
         teacher: left out for a recipe that has none, or whose teacher is the control.
         uncaptioned: pictures to learn from without captions.
+        on_arm: called with the name of each arm when it is trained and saved.
 
     Returns:
         clip (untouched), contrastive_rehearsal and the recipe's arm, by name.
@@ -423,6 +426,8 @@ def train_arms(
             seen = add_trained(seen, uncaptioned.dataset, profile.leak_guard == "content")
         if is_main_process():
             save_arm(arms[name], begun.out / name, describe_origin(settings, clip), seen)
+        if on_arm:
+            on_arm(name)
     say("Trained the arms now.")
     return arms
 
