@@ -39,6 +39,7 @@ from dclip_kit.evaluation.arms import (
     load_arms,
     measure_interpolations,
     prepare_evaluation,
+    prepare_training,
     read_origin,
     save_arm,
     train_arm,
@@ -125,6 +126,15 @@ def choose(before, after, sets, rule=PROFILE.selection):
 
 def weights(module) -> torch.Tensor:
     return torch.cat([value.flatten().float() for value in module.state_dict().values()])
+
+
+def test_alpha_is_chosen_on_val(clip, pixels, features, sets) -> None:
+    captioned = join(pixels, features, texts_of(features))
+    given = prepare_training(clip, captioned, sets, PROFILE.selection)
+    assert given.captioned is captioned and given.rule == PROFILE.selection
+    assert torch.equal(given.val.pictures, pixels) and not torch.equal(pixels, pixels.flip(0))
+    assert given.val.text_features is sets.val.text_features
+    assert given.zero_shot_val.labels is sets.zero_shot_val.labels
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -240,7 +250,7 @@ def test_interpolations_are_measured_in_the_asked_precision(
         monkeypatch.setattr(module, name, watched)
     after = clone_clip(clip)
     with torch.no_grad():
-        after.model.visual.proj += 0.3 * torch.randn_like(after.model.visual.proj)
+        after.model.visual.proj += torch.randn_like(after.model.visual.proj)  # labels move
     found = measure_interpolations(clip, after, sets.val, sets.zero_shot_val, (1.0, 0.5), precision)
     assert seen == [precision] * 6 and clip.precision == "no"
     assert [each.alpha for each in found] == [0.0, 0.5, 1.0] and found[0].retention == 1
@@ -250,6 +260,7 @@ def test_interpolations_are_measured_in_the_asked_precision(
         recall = evaluate_retrieval(mixed, sets.val).text_to_image.recall_at[1]
         assert each.recall_at_1 == recall
         assert each.retention == evaluate_zero_shot(mixed, sets.zero_shot_val).top1 / base
+    assert len({each.retention for each in found}) == 3
 
 
 def test_a_clip_that_knows_no_class_has_nothing_to_retain(clip, sets) -> None:

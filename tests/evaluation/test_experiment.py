@@ -512,6 +512,20 @@ def test_a_run_begins_with_its_settings_its_data_and_what_it_will_have_seen(own,
     assert plain.seen.trained.phash is None
 
 
+def test_a_run_is_not_begun_anew_with_other_settings(own, tmp_path) -> None:
+    """Not even with those that no checkpoint knows."""
+    begin(own, tmp_path / "run")
+    begin(own, tmp_path / "run")
+    before = (tmp_path / "run" / SETTINGS).read_bytes()
+    for name, value in [
+        ("selection", replace(own.selection, least_retention=0.5)),
+        ("uncaptioned", ""),
+    ]:
+        with pytest.raises(ValueError, match=rf"differ in {name}[._a-z]*; give"):
+            begin(replace(own, **{name: value}), tmp_path / "run")
+    assert (tmp_path / "run" / SETTINGS).read_bytes() == before
+
+
 def test_of_the_pockets_labelled_pictures_none_is_left_out_later(
     data, clip_folder, tmp_path, monkeypatch
 ) -> None:

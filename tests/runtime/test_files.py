@@ -90,6 +90,24 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch) -> None
     assert (tmp_path / "a.json").read_text() == "old"
 
 
+def test_a_reader_meets_the_old_file_or_the_new_one(tmp_path) -> None:
+    """Files are renamed into place, so whoever has opened the old one goes on reading it."""
+    text, tensors = tmp_path / "a.json", tmp_path / "a.safetensors"
+    write_atomically(text, "old")
+    save_tensors({"x": torch.ones(2)}, tensors)
+    mapped = load_tensors(tensors)["x"]
+    with text.open(encoding="utf-8") as reader:
+        write_atomically(text, "new")
+        save_tensors({"x": torch.zeros(2)}, tensors)
+        assert reader.read() == "old" and text.read_text(encoding="utf-8") == "new"
+    with tensors.open("rb") as reader:
+        first = reader.read()
+        reader.seek(0)
+        save_tensors({"x": torch.full((2,), 5.0)}, tensors)
+        assert reader.read() == first != tensors.read_bytes()
+    assert mapped.tolist() == [1, 1] and load_tensors(tensors)["x"].tolist() == [5, 5]
+
+
 @pytest.mark.parametrize(
     "error", [SafetensorError("No space left on device (os error 28)"), OSError(28, "No space")]
 )
