@@ -21,7 +21,7 @@ define PAGES
 endef
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: help setup test demo walk study lab app screenshots notebooks bench badges pocket clean
+.PHONY: help setup test demo walk study lab app screenshots notebooks bench package badges pocket clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -94,6 +94,11 @@ demo walk test: export SPYDER_TEXT_BARS := 1
 
 bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests/benchmarks/README.md
 	$(THREADS) $(BIN)/python tests/benchmarks/run.py runs/bench
+
+package: $(READY) ## build the wheel and the source distribution; see dist
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	@ls -l dist
 
 REPOSITORY ?= $(shell git remote get-url origin 2>/dev/null | sed -E 's#^.*github\.com[:/]##; s#\.git$$##')
 

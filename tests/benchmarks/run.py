@@ -55,6 +55,8 @@ BARS = (
     Bar("widgets", "milliseconds from Enter, 1,000 pictures", 150),
     Bar("widgets", "milliseconds from Enter, 100,000 pictures", 400),
     Bar("widgets", "KB a query", 200),
+    Bar("first", "search / import", 1.5),
+    Bar("first", "first picture / import", 3),
 )
 
 
