@@ -1,17 +1,12 @@
 """What `make bench` times runs at all: each contender of the training; and how bars are read."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from dclip_kit.features.extract import extract_features
 from dclip_kit.models.clip import load_clip
-
-sys.path.append(str(Path(__file__).parent / "benchmarks"))
-import run
-import training
+from tests.benchmarks import run, training
 
 
 @pytest.mark.parametrize("name", training.CONTENDERS)

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-from test_profile_data import write_classes
-from test_splits import write_own
 
 from assets.make.run_study import main
 from dclip_kit.evaluation.compare import say_luck
 from dclip_kit.evaluation.study_table import format_study
 from dclip_kit.features import extract
+from tests.data.test_splits import write_own
+from tests.evaluation.test_profile_data import write_classes
 
 
 @pytest.fixture

@@ -7,10 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_leaks import dataset as pictures_below
-from test_leaks import scene
-from test_profile_data import write_classes
-from test_splits import write_own
 
 from assets.make import study as module
 from assets.make.study import (
@@ -53,6 +49,10 @@ from dclip_kit.models.weights import interpolate, same_text_tower
 from dclip_kit.runtime.files import write_record
 from dclip_kit.search.rescoring import NNN, Rescoring
 from dclip_kit.training import loop
+from tests.data.test_leaks import dataset as pictures_below
+from tests.data.test_leaks import scene
+from tests.data.test_splits import write_own
+from tests.evaluation.test_profile_data import write_classes
 
 SOFTMAX = Rescoring("dual_softmax")
 COMMON = """

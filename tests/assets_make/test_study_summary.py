@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_study import counts, write_study
 
 from assets.make.study import read_study
 from assets.make.study_summary import summarise
@@ -12,6 +11,7 @@ from dclip_kit.config import CONTROL
 from dclip_kit.evaluation.evaluate import WAYS
 from dclip_kit.evaluation.study_table import format_study
 from dclip_kit.runtime.files import write_record
+from tests.assets_make.test_study import counts, write_study
 
 
 def point(alpha: float, retention: float, forth: str, back: str = "11") -> dict:

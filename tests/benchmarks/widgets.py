@@ -15,8 +15,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from dclip_kit.runtime.files import write_atomically
 
-sys.path.append(str(Path(__file__).parents[1] / "browser"))
-from lab import find_chromium, serve_lab, write_notebook
+sys.path.append(str(Path(__file__).parents[2]))
+from tests.browser.lab import find_chromium, serve_lab, write_notebook
 
 THINGS = ("dog", "cat", "bus", "fish")
 QUERIES = [f"a {size} {thing}" for size in ("small", "large") for thing in THINGS]

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab import find_chromium, serve_lab, write_notebook
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.browser.lab import find_chromium, serve_lab, write_notebook
 
 CHROMIUM = find_chromium()
 expect.set_options(timeout=15_000)  # milliseconds: busy machines draw late

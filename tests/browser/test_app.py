@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from lab import ROOT, find_port, wait_until
 from playwright.sync_api import expect
 
 from dclip_kit.data.pocket import world
 from dclip_kit.runtime.files import asset_path
+from tests.browser.lab import ROOT, find_port, wait_until
 
 PICTURES = 520  # three batches
 WEBSOCKET = {  # what asks for one; the answer is 101

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lab import wait_until
 from plotly.io import to_html
 
 from dclip_kit import plots
@@ -11,6 +10,7 @@ from dclip_kit.evaluation.evaluate import ZeroShot
 from dclip_kit.evaluation.inspection import ShortcutProbe, read_caption
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.regions import Regions
+from tests.browser.lab import wait_until
 
 # A script, a handler, a link, what a terminal would obey, and what turns writing around.
 HOSTILE = (

@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from lab import dark_theme, wait_until
 from playwright.sync_api import expect
+
+from tests.browser.lab import dark_theme, wait_until
 
 PREPARE = """
 from dataclasses import replace

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from lab import wait_until
 from playwright.sync_api import expect
 
 from dclip_kit.runtime.files import load_tensors
+from tests.browser.lab import wait_until
 
 PREPARE = """
 from functools import partial

@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from lab import dark_theme, wait_until
 from PIL import Image
 from playwright.sync_api import expect
+
+from tests.browser.lab import dark_theme, wait_until
 
 PREPARE = """
 import dclip_kit as kit

@@ -5,8 +5,9 @@ import time
 from itertools import takewhile
 
 import pytest
-from lab import ROOT
 from playwright.sync_api import expect
+
+from tests.browser.lab import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from test_profile_data import write_classes
-from test_splits import write_own
 
 from dclip_kit.commands import main
 from dclip_kit.features import extract
 from dclip_kit.models import detector as detectors
+from tests.data.test_splits import write_own
+from tests.evaluation.test_profile_data import write_classes
 
 
 @pytest.fixture

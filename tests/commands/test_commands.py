@@ -11,9 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from test_coco import write_coco
-from test_leaks import scene
-from test_splits import write_own
 
 from dclip_kit.commands import COMMANDS, UNPROFILED, main, measure
 from dclip_kit.commands.terminal import choose_device, require_writable
@@ -41,6 +38,9 @@ from dclip_kit.runtime.files import asset_path
 from dclip_kit.runtime.printing import printable
 from dclip_kit.search.rescoring import METHODS, Rescoring, rescore
 from dclip_kit.training import TeacherRun
+from tests.data.test_coco import write_coco
+from tests.data.test_leaks import scene
+from tests.data.test_splits import write_own
 
 # inspect
 

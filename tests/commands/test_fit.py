@@ -8,8 +8,6 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from test_leaks import scene
-from test_splits import write_own
 
 from dclip_kit.config import CONTROL
 from dclip_kit.data import CaptionedImages
@@ -19,6 +17,8 @@ from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.seen import load_seen
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import load_clip
+from tests.data.test_leaks import scene
+from tests.data.test_splits import write_own
 
 TAUGHT = "region_taught"  # the default
 WEIGHTS = "open_clip_model.safetensors"

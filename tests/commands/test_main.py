@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_splits import write_own
 
 import dclip_kit
+from tests.data.test_splits import write_own
 
 ROOT = Path(__file__).parent.parent.parent
 NO_BARS = {"TQDM_DISABLE": "1"}  # a slow machine would draw them on stderr

@@ -11,9 +11,9 @@ from threading import Event, Thread
 import pytest
 import torch
 from filelock import FileLock
-from test_splits import write_own
 
 from dclip_kit.models.encode import encode_images, encode_texts
+from tests.data.test_splits import write_own
 
 
 def put_special_files(folder: Path) -> Path:

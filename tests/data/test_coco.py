@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reading import read_coco
 
 from dclip_kit.data import read_captioned, recognise_format
 from dclip_kit.data.splits import read_splits
+from tests.data.reading import read_coco
 
 
 def write_coco(root: Path, subset: str, prefix: str, numbers: list[int], **changes) -> Path:

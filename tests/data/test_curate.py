@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reading import read_manifest
 
 from dclip_kit.data.formats import read_captioned
 from dclip_kit.data.pictures import CaptionedImages
 from dclip_kit.data.readers import MANIFEST
 from dclip_kit.data.splits import HELD_OUT, PAPER_MIXTURE, curate
+from tests.data.reading import read_manifest
 
 MIXTURE = {"coco": 20, "flickr30k": 10, "conceptual_captions": 5}
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reading import read_flickr
 
 from dclip_kit.data import read_captioned
+from tests.data.reading import read_flickr
 
 # The first line, the spaces and the broken row are those of the known file.
 CSV = """image_name| comment_number| comment

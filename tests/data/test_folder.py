@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reading import read_conceptual, read_files
 
 from dclip_kit.data.paths import walk_files
+from tests.data.reading import read_conceptual, read_files
 
 
 def write_sample(folder: Path, name: str, text: str | None, **note) -> None:

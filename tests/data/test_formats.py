@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reading import read_files
 
 from dclip_kit.config import FORMATS
 from dclip_kit.data.formats import (
@@ -16,6 +15,7 @@ from dclip_kit.data.formats import (
     read_captioned,
     recognise_format,
 )
+from tests.data.reading import read_files
 
 KARPATHY = {
     "images": [

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_coco import write_coco
 
 from dclip_kit.data import inspect_data
 from dclip_kit.data.splits import count_truncated, summarize
+from tests.data.test_coco import write_coco
 
 
 def noise(seed: int) -> Image.Image:

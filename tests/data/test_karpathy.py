@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reading import read_karpathy
+
+from tests.data.reading import read_karpathy
 
 
 def entry(name: str, split: str, *captions: str, **more) -> dict:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_leaks import scene
-from test_splits import write_own
 
 from dclip_kit.data import inspect_data, pictures
 from dclip_kit.data.pictures import Scan, open_picture, scan_pictures
 from dclip_kit.data.splits import read_splits, read_test
+from tests.data.test_leaks import scene
+from tests.data.test_splits import write_own
 
 
 @pytest.fixture

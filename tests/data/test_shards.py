@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reading import read_shards
+
+from tests.data.reading import read_shards
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_coco import write_coco
-from test_karpathy import coco_entry
-from test_leaks import scene
 
 from dclip_kit.data import curate, read_captioned
 from dclip_kit.data.collect import UsableImages
@@ -22,6 +19,9 @@ from dclip_kit.data.splits import (
     read_test,
     read_uncaptioned,
 )
+from tests.data.test_coco import write_coco
+from tests.data.test_karpathy import coco_entry
+from tests.data.test_leaks import scene
 
 
 def write_own(folder: Path, seeds: range, rows: tuple[str, ...] = (), split: bool = False) -> Path:

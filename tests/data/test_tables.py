@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reading import read_table
 
 from dclip_kit.data import read_captioned
 from dclip_kit.data.pictures import CaptionedImages
+from tests.data.reading import read_table
 
 
 @pytest.fixture

@@ -9,9 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fine_tuning import fine_tune, join
 from nbconvert.filters import markdown2html
-from test_training import texts_of
 from torch.nn import functional as F
 
 from dclip_kit.config import (
@@ -60,6 +58,8 @@ from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.weights import clone_clip, interpolate, round_changed, same_text_tower
 from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors, write_record
 from dclip_kit.training import PictureTargets, choose_terms
+from tests.training.fine_tuning import fine_tune, join
+from tests.training.test_training import texts_of
 
 STUDENT = StudentSettings(batch_size=4, epochs=2, learning_rate=1e-3, mixed_precision="no")
 PROFILE = Profile(

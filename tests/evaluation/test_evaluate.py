@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_leaks import scene
 from torch.nn import functional as F
 
 from dclip_kit.config import CONTROL
@@ -40,6 +39,7 @@ from dclip_kit.metrics import retrieval_metrics, skewness
 from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.weights import clone_clip
 from dclip_kit.search.rescoring import BIASES, METHODS, NNN, Rescoring, list_settings, rescore
+from tests.data.test_leaks import scene
 
 # Zero-shot and retrieval
 

@@ -7,11 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_denoiser import make_denoiser
-from test_leaks import dataset as pictures_below
-from test_leaks import scene
-from test_profile_data import write_classes
-from test_splits import write_own
 
 from dclip_kit.config import (
     CONTROL,
@@ -66,6 +61,11 @@ from dclip_kit.models.teacher import (
 from dclip_kit.models.weights import same_text_tower
 from dclip_kit.runtime.files import asset_path, write_record
 from dclip_kit.training import TeacherRun, loop
+from tests.data.test_leaks import dataset as pictures_below
+from tests.data.test_leaks import scene
+from tests.data.test_splits import write_own
+from tests.evaluation.test_profile_data import write_classes
+from tests.models.test_denoiser import make_denoiser
 
 FEW = {
     "uncaptioned": "",

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_leaks import dataset
-from test_profile_data import write_classes
-from test_splits import write_own
 
 from dclip_kit.config import PROFILES, Profile
 from dclip_kit.data import read_labelled
@@ -36,6 +33,9 @@ from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.weights import clone_clip, round_changed
+from tests.data.test_leaks import dataset
+from tests.data.test_splits import write_own
+from tests.evaluation.test_profile_data import write_classes
 
 
 @pytest.fixture

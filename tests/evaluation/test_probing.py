@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_leaks import dataset
-from test_splits import write_own
 
 from dclip_kit.config import PROFILES, Profile, change_settings
 from dclip_kit.data.splits import read_test
@@ -28,6 +26,8 @@ from dclip_kit.metrics import COMPOSITION_CHANCE
 from dclip_kit.models.teacher import build_teacher
 from dclip_kit.runtime.files import asset_path
 from dclip_kit.training import TeacherRun
+from tests.data.test_leaks import dataset
+from tests.data.test_splits import write_own
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_leaks import scene
-from test_splits import write_own
 
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe, change_settings
 from dclip_kit.data import open_picture
@@ -27,6 +25,8 @@ from dclip_kit.evaluation.profile_data import (
     read_zero_shot,
     require_data,
 )
+from tests.data.test_leaks import scene
+from tests.data.test_splits import write_own
 
 # The pocket's
 

@@ -5,9 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_leaks import dataset, scene
-from test_profile_data import write_classes
-from test_splits import write_own
 
 from dclip_kit.config import PROFILES
 from dclip_kit.data import read_labelled
@@ -28,6 +25,9 @@ from dclip_kit.evaluation.seen import (
     load_seen,
 )
 from dclip_kit.runtime.files import write_record
+from tests.data.test_leaks import dataset, scene
+from tests.data.test_splits import write_own
+from tests.evaluation.test_profile_data import write_classes
 
 
 @pytest.fixture

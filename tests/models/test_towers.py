@@ -8,7 +8,6 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from fine_tuning import fine_tune
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import ClipBundle, load_clip, save_clip
 from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
 from dclip_kit.models.weights import choose_parameters, freeze, interpolate
+from tests.training.fine_tuning import fine_tune
 
 TEXTS = ["a red ball", "two dogs on a very long road"]
 TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 2}

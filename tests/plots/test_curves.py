@@ -1,11 +1,11 @@
 """Curves hold the histories, candidates and studies they were given."""
 
 import pytest
-from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
 from dclip_kit.evaluation.arms import Arm, Candidate
 from dclip_kit.plots.style import ARM_COLORS
+from tests.plots.test_style import HOSTILE, assert_harmless, shown
 
 
 def history(start: float, **more: float) -> list[dict[str, float]]:

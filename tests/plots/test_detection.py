@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from test_style import HOSTILE, assert_harmless, decode, look_alike, shown, texts
 
 from dclip_kit import plots
 from dclip_kit.evaluation.inspection import CaptionedRegions, MaskingEffect
 from dclip_kit.models.regions import Regions, draw_boxes
 from dclip_kit.models.teacher import TeacherOutput
 from dclip_kit.plots import detection
+from tests.plots.test_style import HOSTILE, assert_harmless, decode, look_alike, shown, texts
 
 
 @pytest.fixture

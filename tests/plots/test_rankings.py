@@ -3,12 +3,12 @@
 import pytest
 import torch
 from PIL import Image
-from test_style import HOSTILE, assert_harmless, decode, look_alike, shown
 
 from dclip_kit import plots
 from dclip_kit.metrics import ranks
 from dclip_kit.plots.style import tile_pictures
 from dclip_kit.search.index import search_images
+from tests.plots.test_style import HOSTILE, assert_harmless, decode, look_alike, shown
 
 
 def sheets(figure) -> list[Image.Image]:

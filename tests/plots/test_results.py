@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from test_style import HOSTILE, assert_harmless, shown
 
 from dclip_kit import plots
 from dclip_kit.config import CONTROL
@@ -11,6 +10,7 @@ from dclip_kit.evaluation.evaluate import ZeroShot
 from dclip_kit.evaluation.inspection import NamedObjects, SceneObjects, ShortcutProbe
 from dclip_kit.metrics import Gain, Interval, paired_bootstrap, retrieval_metrics, skewness
 from dclip_kit.plots.style import ARM_COLORS
+from tests.plots.test_style import HOSTILE, assert_harmless, shown
 
 
 @pytest.fixture

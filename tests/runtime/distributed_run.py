@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, notebook_launcher
-from fine_tuning import fine_tune
-from test_denoiser import make_denoiser
 from torch import Tensor
 
 from dclip_kit.config import (
@@ -36,6 +34,8 @@ from dclip_kit.training import (
     train_region_teacher,
     train_teacher,
 )
+from tests.models.test_denoiser import make_denoiser
+from tests.training.fine_tuning import fine_tune
 
 WEIGHTS = asset_path("pocket_yolo")  # what the detector below claims to have
 

@@ -1,6 +1,6 @@
 """Several processes find what one finds: losses, weights, features; and end when one of them does.
 
-Two processes on CPUs, each a fresh interpreter, run tests/distributed_run.py.
+Two processes on CPUs, each a fresh interpreter, run distributed_run.py.
 """
 
 import json
@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import distributed_run
 import pytest
 import torch
 from accelerate import PartialState
@@ -27,6 +26,7 @@ from dclip_kit.runtime.processes import (
     own_share,
     training_device,
 )
+from tests.runtime import distributed_run
 
 WORKER = Path(distributed_run.__file__)
 VISION = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
@@ -55,10 +55,7 @@ def folder(tmp_path_factory, make_clip_folder, make_features, captioned) -> Path
 def launch(folder: Path, job: str, *launcher: str) -> subprocess.CompletedProcess:
     """Runs a job under a launcher's module and options, if any."""
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    tests = WORKER.parent.parent
-    environment["PYTHONPATH"] = os.pathsep.join(
-        map(str, (tests.parent, tests / "models", tests / "training"))
-    )
+    environment["PYTHONPATH"] = str(WORKER.parents[2])
     return subprocess.run(
         [sys.executable, *launcher, str(WORKER), str(folder), job],
         env=environment, capture_output=True, text=True, timeout=120,

@@ -4,7 +4,6 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from fine_tuning import fine_tune
 from torch.nn import functional as F
 
 from dclip_kit.config import (
@@ -29,6 +28,7 @@ from dclip_kit.training import (
     draw_captions,
     train_teacher,
 )
+from tests.training.fine_tuning import fine_tune
 
 OFFICIAL = apply_recipe(get_profile("pocket"), "official_code")
 TEXTS = ("a red ball", "two dogs", "sea", "a box", "boats", "it", "an apple", "a town", "x", "sand")

@@ -5,9 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fine_tuning import fine_tune
-from test_denoiser import make_denoiser
-from test_training import STUDENT, decayed, texts_of, weights
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,6 +13,9 @@ from dclip_kit.models.clip import load_clip
 from dclip_kit.models.denoiser import DenoiserHead
 from dclip_kit.models.weights import choose_parameters, clone_clip
 from dclip_kit.training import draw_captions
+from tests.models.test_denoiser import make_denoiser
+from tests.training.fine_tuning import fine_tune
+from tests.training.test_training import STUDENT, decayed, texts_of, weights
 
 SDS = replace(STUDENT, distillation_weight=0.0, sds_weight=0.5, train="norms")
 

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fine_tuning import fine_tune
-from test_training import CONTROL, REGIONS, REHEARSED, RUNS, STUDENT, TEACHER, Stop, weights
-from test_training import targets as targets  # a fixture
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dclip_kit.config import RegionSettings
@@ -26,6 +23,18 @@ from dclip_kit.training import distillation as student_module
 from dclip_kit.training import loop as loop_module
 from dclip_kit.training import teacher_training as teacher_module
 from dclip_kit.training.rates import group_parameters
+from tests.training.fine_tuning import fine_tune
+from tests.training.test_training import (
+    CONTROL,
+    REGIONS,
+    REHEARSED,
+    RUNS,
+    STUDENT,
+    TEACHER,
+    Stop,
+    weights,
+)
+from tests.training.test_training import targets as targets  # a fixture
 
 MODULES = {"teacher": teacher_module, "student": student_module}
 

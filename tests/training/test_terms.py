@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fine_tuning import join
 from torch.nn import functional as F
 
 from dclip_kit.config import RECIPES, StudentSettings, change_settings
@@ -19,6 +18,7 @@ from dclip_kit.training.terms import (
     CosineTerm,
     RehearsalTerm,
 )
+from tests.training.fine_tuning import join
 
 ROWS = torch.tensor([[2, 5], [0, -1], [4, 1]])  # three pictures, of which one has one caption
 CAPTIONS, OWNER = [2, 5, 0, 4, 1], [0, 0, 1, 2, 2]

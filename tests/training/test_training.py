@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fine_tuning import fine_tune
 from PIL import Image
 from torch.nn import functional as F
 
@@ -39,6 +38,7 @@ from dclip_kit.training import checkpoint as checkpoint_module
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import loop as loop_module
 from dclip_kit.training.terms import Beside
+from tests.training.fine_tuning import fine_tune
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()

@@ -4,7 +4,6 @@ from collections import Counter
 
 import pytest
 from PIL import Image
-from test_captions import is_true
 
 from dclip_kit.data.pocket.compositions import (
     KINDS,
@@ -14,6 +13,7 @@ from dclip_kit.data.pocket.compositions import (
 )
 from dclip_kit.data.pocket.scenes import SIDE
 from dclip_kit.data.pocket.sprites import load_nouns
+from tests.data.pocket.test_captions import is_true
 
 
 def make_many(kind: str) -> list[Composition]:
