@@ -21,10 +21,10 @@ define PAGES
 endef
 NOTEBOOKS = $(sort $(wildcard notebooks/*.ipynb))
 
-.PHONY: help setup test demo walk study lab app screenshots notebooks bench package badges pocket clean
+.PHONY: help setup test test-rest test-all demo walk study lab app screenshots notebooks bench package badges pocket clean
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv with all extras and test tools (again only when pyproject.toml changes)
 
@@ -35,15 +35,24 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[all]'
 	touch $@
 
-# The notebooks, which take minutes each, come first, so that no process is left alone with one; the
+# Notebooks, which take minutes each, come first, so that no process is left alone with one; the
 # browser's tests last and by themselves, since they wait for pages that busy machines draw late.
-test: $(READY) ## ruff, mypy, pytest, the notebooks against their stored outputs, and widgets in a browser; offline
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(THREADS) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests \
+define TESTS
+	$(THREADS) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests -m '$(1)' \
 	  --nbval-lax --nbval-current-env --numprocesses=auto --maxprocesses=4 --dist=loadfile \
 	  --no-loadscope-reorder --ignore=tests/browser
-	$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser
+	$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m '$(1)'
+endef
+
+test: $(READY) ## ruff, mypy, quick tests, four notebooks against their outputs, a widget in a browser: minutes, offline
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(call TESTS,not slow)
+
+test-rest: $(READY) ## what `make test` leaves out: real sizes, trainings, all notebooks and pages; offline
+	$(call TESTS,slow)
+
+test-all: test test-rest ## everything that is checked, offline
 
 demo: $(READY) ## train DCLIP shortly on the pocket profile and measure it (FULL=1: on all of it); see runs/demo
 	mkdir -p $(DEMO)
@@ -90,7 +99,7 @@ demo walk: export PLOTLY_RENDERER := plotly_mimetype+notebook
 # not, where the environment has a variable whose name begins with SPYDER.
 # nbval reads what a cell sends only when the cell has ended, and what does not fit the queue until
 # then is lost, the message that it has ended among them: widgets send more than twice as much.
-demo walk test: export SPYDER_TEXT_BARS := 1
+demo walk test test-rest: export SPYDER_TEXT_BARS := 1
 
 bench: $(READY) ## time what should be fast, in ratios; see runs/bench and tests/benchmarks/README.md
 	$(THREADS) $(BIN)/python tests/benchmarks/run.py runs/bench

@@ -35,6 +35,19 @@ install_import_hook("dclip_kit", "beartype.beartype")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+# What `make test` runs of those that take minutes: notebooks, and pages in a browser.
+QUICK = {"01_region_detection", "04_retrieval_evaluation", "05_query_gallery", "07_does_it_help"}
+QUICK |= {"test_gallery"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the other notebooks and pages as slow."""
+    for item in items:
+        takes_minutes = item.path.suffix == ".ipynb" or item.path.parent.name == "browser"
+        if takes_minutes and item.path.stem not in QUICK:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     random.seed(0)

@@ -64,6 +64,7 @@ def test_links_lead_somewhere() -> None:
     assert len(links) > 5 and all((ROOT / link).exists() for link in links)
 
 
+@pytest.mark.slow
 def test_committed_studies_are_what_their_records_say() -> None:
     paths = sorted((ROOT / "assets" / "studies").glob("*.toml"))
     assert paths

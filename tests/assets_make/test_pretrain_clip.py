@@ -159,6 +159,7 @@ def test_an_interrupted_training_continues_exactly(train, capsys) -> None:
     assert log["recipe"]["steps"] == 3 and log["recipe"]["seed"] == 7 and log["threads"] == 1
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_keeps_the_scale_in_bounds(train, monkeypatch, batch) -> None:
     monkeypatch.setattr(
         pretrain_clip, "make_batch", lambda *_, **__: (batch[0][::20], batch[1][::20])

@@ -13,6 +13,8 @@ from dclip_kit.features import extract
 from tests.data.test_splits import write_own
 from tests.evaluation.test_profile_data import write_classes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def own(tmp_path) -> Path:

@@ -46,6 +46,7 @@ def tower(study, tmp_path) -> torch.nn.Sequential:
     return torch.nn.Sequential(tower, head)
 
 
+@pytest.mark.slow
 def test_a_map_that_shows_all_alike_is_found_out(study, tower, tmp_path) -> None:
     write_map(study, tmp_path / "work", tmp_path, count=9)
     found = json.loads((tmp_path / "mapped.json").read_text())

@@ -54,6 +54,8 @@ from tests.data.test_leaks import scene
 from tests.data.test_splits import write_own
 from tests.evaluation.test_profile_data import write_classes
 
+pytestmark = pytest.mark.slow
+
 SOFTMAX = Rescoring("dual_softmax")
 COMMON = """
 seeds = [0, 1]

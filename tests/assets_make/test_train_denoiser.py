@@ -153,6 +153,7 @@ def test_real_scenes_are_named_by_what_they_show(clip) -> None:
     assert named > 3 * others
 
 
+@pytest.mark.slow
 def test_the_pocket_denoiser_prefers_a_scenes_own_caption(clip) -> None:
     """As its record says, but for what 128 of 512 scenes can differ by."""
     kept = json.loads((asset_path("pocket_denoiser") / "validation.json").read_text())

@@ -53,6 +53,7 @@ def test_every_public_name_can_be_had() -> None:
         dclip_kit.no_such_name  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_read_enough_is_no_error(tmp_path) -> None:
     write_own(tmp_path, range(2))
     command = f"{sys.executable} -m dclip_kit inspect {tmp_path} | true; exit ${{PIPESTATUS[0]}}"
@@ -62,7 +63,7 @@ def test_a_reader_that_has_read_enough_is_no_error(tmp_path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=pytest.mark.slow)])
 def test_what_an_encoding_lacks_is_escaped(encoding, tmp_path) -> None:
     """As where Windows redirects; a search is done by then, and its result would be lost."""
     write_own(tmp_path, range(1)).joinpath("0.png").rename(tmp_path / "漢.png")

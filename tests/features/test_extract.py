@@ -164,6 +164,7 @@ def test_opened_pictures_are_few_whatever_the_batch(
         assert a.dtype == b.dtype and torch.allclose(a.float(), b.float(), atol=1e-5), field.name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_big_photographs_take_little_memory(data, tmp_path) -> None:
     """Eight of 24 million pixels, of 96 MB each when they are open, with a real detector."""

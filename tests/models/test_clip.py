@@ -80,6 +80,7 @@ def check_texts(clip, plain: torch.Tensor) -> None:
     assert torch.allclose(plain, encode_texts(clip, TEXTS), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_plain_open_clip_computes_what_was_saved(clip, captioned, tmp_path) -> None:
     with torch.no_grad():  # a fine-tuned tower
         for parameter in clip.model.visual.parameters():
@@ -117,6 +118,7 @@ def test_plain_open_clip_computes_what_an_arm_does(towers, clip, captioned, tmp_
     check_texts(clip if towers == "visual." else arm, plain["text"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts", [("pocket_clip",), ("pocket_arms", "region_taught")], ids=lambda parts: parts[-1]
 )

@@ -275,6 +275,7 @@ def test_without_diffusers_the_error_names_the_extra(clip, monkeypatch) -> None:
         load_denoiser("pocket", clip)
 
 
+@pytest.mark.slow
 def test_stable_diffusion_steps_in_six_gigabytes() -> None:
     """Classes and sizes of Stable Diffusion 1.5, without weights, in a process of its own."""
     done = subprocess.run([sys.executable, STEP], capture_output=True, text=True, timeout=900)

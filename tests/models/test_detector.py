@@ -617,6 +617,7 @@ def fresh_python(program: str, home: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_process_and_the_home_stay_as_they_were(folder, tmp_path) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -647,6 +648,7 @@ print(json.dumps([before == after, SETTINGS["sync"], events.enabled, str(SETTING
     assert not Path(settings).exists(), "the settings' folder outlived the process"
 
 
+@pytest.mark.slow
 def test_the_users_own_settings_folder_is_kept(tmp_path) -> None:
     program = f"""
 import os

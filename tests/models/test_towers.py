@@ -190,6 +190,7 @@ def features(tower) -> FrozenFeatures:
     )
 
 
+@pytest.mark.slow
 def test_a_step_mixing_and_saving(tower, pixels, features, tmp_path) -> None:
     before = {name: value.clone() for name, value in tower.model.state_dict().items()}
     settings = StudentSettings(
@@ -264,6 +265,7 @@ def test_plain_open_clip_computes_the_same_to_the_last_bit(tmp_path) -> None:
         assert torch.equal(found[name], features), name
 
 
+@pytest.mark.slow
 def test_the_largest_of_the_papers_towers_runs_forward() -> None:
     """428 million parameters with random weights, 1.7 GB."""
     large = load_clip("ViT-L-14-quickgelu", "untrained")

@@ -21,8 +21,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 OPTIONS = ["-x", "-q", "-rfE", "-p", "no:cacheprovider", "--ignore", "tests/browser"]
-# Declared here too, as pytest refuses an expression with a mark that no settings name.
-OPTIONS += ["-o", "markers=slow: takes long", "-m", "not slow"]
+OPTIONS += ["-m", "not slow"]  # what `make test` runs of the tests in Python
 
 
 def copy_tree(copy: Path) -> bytes:

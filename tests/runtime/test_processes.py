@@ -104,6 +104,7 @@ def test_two_processes_share_the_shards_of_a_store(one, two, folder) -> None:
         assert kept[0] == kept[1]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_leaves_a_whole_checkpoint(folder, one) -> None:
     began = time.monotonic()
     launcher = "-m torch.distributed.run --standalone --nproc_per_node=2"
@@ -121,6 +122,7 @@ def test_a_killed_process_ends_the_run_and_leaves_a_whole_checkpoint(folder, one
     assert torch.allclose(weights, one["weights of dclip"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_notebook_trains_in_two_processes(folder, one) -> None:
     done = launch(folder, "notebook")
     assert done.returncode == 0, done.stderr

@@ -197,6 +197,7 @@ def test_two_who_draw_the_same_split_at_once_do_not_disturb_each_other(small, tm
 # Reading them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", data.STREAMS)
 def test_further_scenes_are_of_no_split_and_no_other_stream(made, stream) -> None:
     known = {(scene.place, scene.objects) for scenes in made.values() for scene in scenes}
