@@ -44,7 +44,7 @@ define TESTS
 	$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m '$(1)'
 endef
 
-test: $(READY) ## ruff, mypy, quick tests, four notebooks against their outputs, a widget in a browser: minutes, offline
+test: $(READY) ## ruff, mypy, quick tests, three notebooks against their outputs, a widget in a browser: minutes, offline
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(call TESTS,not slow)

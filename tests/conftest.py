@@ -35,16 +35,21 @@ install_import_hook("dclip_kit", "beartype.beartype")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-# What `make test` runs of those that take minutes: notebooks, and pages in a browser.
-QUICK = {"01_region_detection", "04_retrieval_evaluation", "05_query_gallery", "07_does_it_help"}
-QUICK |= {"test_gallery"}
+# What `make test` runs of notebooks, and of pages in a browser, which take minutes.
+NOTEBOOKS = {"04_retrieval_evaluation", "05_query_gallery", "07_does_it_help"}
+PAGES = {
+    "test_gallery.py::test_enter_searches_with_two_models_and_marks_the_right_answer",
+    "test_gallery.py::test_what_somebody_wrote_is_never_html",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the other notebooks and pages as slow."""
     for item in items:
-        takes_minutes = item.path.suffix == ".ipynb" or item.path.parent.name == "browser"
-        if takes_minutes and item.path.stem not in QUICK:
+        left_out = item.path.suffix == ".ipynb" and item.path.stem not in NOTEBOOKS
+        if left_out or (
+            item.path.parent.name == "browser" and item.nodeid.rpartition("/")[2] not in PAGES
+        ):
             item.add_marker(pytest.mark.slow)
 
 

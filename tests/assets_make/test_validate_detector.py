@@ -32,9 +32,9 @@ def test_ultralytics_is_given_the_scenes_boxes_and_labels(tmp_path) -> None:
     assert len(list(images.iterdir())) == SIZE
     for index in range(SIZE):
         scene = data.make_scene("test", index)[0]
-        with Image.open(images / f"{index:05d}.jpg") as picture:
+        with Image.open(images / f"{index:06d}.jpg") as picture:
             assert picture.size == (256, 256)
-        lines = (tmp_path / "yolo/labels/test" / f"{index:05d}.txt").read_text().splitlines()
+        lines = (tmp_path / "yolo/labels/test" / f"{index:06d}.txt").read_text().splitlines()
         for line, thing in zip(lines, scene.objects, strict=True):
             label, *box = map(float, line.split())
             middle, size = np.array(box[:2]) * 256, np.array(box[2:]) * 256

@@ -216,7 +216,7 @@ def test_every_attention_and_the_projection_train(clip) -> None:
 
 
 def test_reports_call_the_reciprocal_rank_mean_average_precision(clip) -> None:
-    from test_compare import OWNERS, result
+    from tests.evaluation.test_compare import OWNERS, result
 
     shown = result(clip, "dclip", [0, 2, 5], [1, 1, 0], [1, 0])
     measured = retrieval_metrics(torch.eye(4), torch.eye(4)[OWNERS.roll(1)], OWNERS)
