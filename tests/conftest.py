@@ -46,10 +46,10 @@ PAGES = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the other notebooks and pages as slow."""
     for item in items:
-        left_out = item.path.suffix == ".ipynb" and item.path.stem not in NOTEBOOKS
-        if left_out or (
-            item.path.parent.name == "browser" and item.nodeid.rpartition("/")[2] not in PAGES
-        ):
+        name = item.nodeid.rpartition("/")[2]
+        notebook = item.path.suffix == ".ipynb" and item.path.stem not in NOTEBOOKS
+        page = item.path.parent.name == "browser" and name not in PAGES
+        if notebook or page:
             item.add_marker(pytest.mark.slow)
 
 
