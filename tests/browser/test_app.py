@@ -35,7 +35,7 @@ def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     for path in world.load_captioned("test").paths[:PICTURES]:
         shutil.copy(path, folder)
-    (folder / "00011.jpg").rename(folder / "<img src=x onerror=alert(1)>.jpg")
+    (folder / "000011.jpg").rename(folder / "<img src=x onerror=alert(1)>.jpg")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
 
@@ -245,12 +245,12 @@ def test_the_browser_that_is_opened_is_let_in_and_its_kernel_ends_with_the_tab(
 def test_the_folder_is_never_given_out(served, photos, page) -> None:
     base = served.address.partition("/?")[0]
     asked = [
-        "voila/files/00000.jpg",
-        "files/00000.jpg",
-        f"voila/files{photos}/00000.jpg",
+        "voila/files/000000.jpg",
+        "files/000000.jpg",
+        f"voila/files{photos}/000000.jpg",
         "voila/files/app.ipynb",
-        "voila/files/../../00000.jpg",
-        f"voila/files/..%2f..%2f..{photos}/00000.jpg",
+        "voila/files/../../000000.jpg",
+        f"voila/files/..%2f..%2f..{photos}/000000.jpg",
         "api/contents",
     ]
     for place in asked:

@@ -105,7 +105,7 @@ def test_the_module_prints_variables_for_a_shell(given, expected):
 
 def test_make_sets_the_threads_of_what_it_starts() -> None:
     """Of each command that computes: what it would run."""
-    for target in ("test", "demo", "lab", "notebooks", "bench", "pocket"):
+    for target in ("test", "test-rest", "demo", "lab", "notebooks", "bench", "pocket"):
         command = ["make", "--dry-run", "--old-file=.venv/.ready", target]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         started = re.findall(
