@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 from dclip_kit.config import PROFILES, RegionSettings
 from dclip_kit.data import open_picture
@@ -285,7 +287,13 @@ def test_features_of_something_else_are_refused_and_stay(
 
 def live(work: Callable[[Path], object], folder: Path, seconds: float = 60) -> bool:
     """Works in a process of its own, which is killed after so many; whether it came to its end."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=(folder,))
+
+    def alone() -> None:
+        # Forked processes share the lock of tqdm's bars, and one that dies with it keeps it.
+        tqdm.set_lock(threading.RLock())
+        work(folder)
+
+    process = multiprocessing.get_context("fork").Process(target=alone)
     process.start()
     process.join(seconds)
     process.kill()
