@@ -68,7 +68,7 @@ demo: $(READY) ## train DCLIP shortly on the pocket profile and measure it (FULL
 walk: $(READY) ## run all notebooks, with saved weights, into pages; see runs/walk
 	mkdir -p $(WALK)
 	rm -f $(WALK)/*.ipynb $(WALK)/*.html
-	@set -e; for each in $(notdir $(NOTEBOOKS)); do $(RUN) notebooks/$$each $(WALK)/$$each; done
+	@set -e; for each in $(notdir $(NOTEBOOKS)); do $(RUN) --stderr-file - notebooks/$$each $(WALK)/$$each; done
 	$(call PAGES,$(WALK))
 	@echo "Figures: $(CURDIR)/$(WALK)/*.html"
 

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def test_the_table_is_the_one_that_the_study_prints(page) -> None:
     assert {"clip", CONTROL, "region_taught"} <= {*names}
     shown = {name: result["arms"][name] for name in names}
     assert block[3].strip() == format_study(result | {"arms": shown})
+
+
+def test_the_version_has_one_source() -> None:
+    """The changelog's first heading; the package reads it there, and a citation repeats it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    settings = project["tool"]["hatch"]["version"]
+    changelog = (ROOT / settings["path"]).read_text(encoding="utf-8")
+    version = re.search(settings["pattern"], changelog, re.MULTILINE)
+    assert version and "version" in project["project"]["dynamic"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [version["version"]]
 
 
 def test_the_readme_is_short() -> None:
