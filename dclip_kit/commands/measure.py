@@ -1,14 +1,10 @@
 """Commands on models: measuring them, probing them, searching with them."""
 
-import asyncio
 import importlib.util
 import json as json_format
 import os
-import shutil
 import sys
-import tempfile
-import threading
-import webbrowser
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -256,12 +252,10 @@ def app(
     The page is served only to this machine, at 127.0.0.1, and only to those who have the whole
     address that is printed: it ends with a token, a new one each time. The page shows reduced
     copies of the pictures and gives no access to the folder. Embeddings are saved as search saves
-    them.
+    them. One process serves all pages, with one set of models.
 
-    Known limits: each tab takes about 600 MB of memory, and nothing limits the number of tabs; the
-    memory is freed when the tab is closed, or five minutes after its connection is lost. The
-    browser also sends the cookie that lets it in here to every other server at 127.0.0.1 that it
-    visits: visit none that you do not trust while the app runs.
+    Known limit: the browser also sends the cookie that lets it in here to every other server at
+    127.0.0.1 that it visits: visit none that you do not trust while the app runs.
 
     Args:
         folder: of pictures, with its subfolders; they need no captions. If left out, the pocket's
@@ -275,65 +269,26 @@ def app(
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"Expected a --port from 1 to 65535, got {port}; name another.")
-    if importlib.util.find_spec("voila") is None:
+    if not all(map(importlib.util.find_spec, ("uvicorn", "websockets", "anywidget"))):
         raise ImportError(
-            "Expected Voilà, which serves the page, got none; run pip install 'dclip-kit[app]'."
+            "Expected anywidget, uvicorn and websockets, which make the page, got not all of them; "
+            "run pip install 'dclip-kit[app]'."
         )
     from dclip_kit.search.folder_index import find_pictures
-    from dclip_kit.widgets.app import NOTEBOOK, SETTINGS
+    from dclip_kit.widgets.app import build_pocket, open_folder
+    from dclip_kit.widgets.host import SharedPage, Tab, Tell, serve
 
+    os.environ["TQDM_DISABLE"] = "1"  # the page shows the progress
     if folder:
-        find_pictures(Path(folder))  # refuses an empty folder before the server starts
+        place = Path(folder).absolute()
+        find_pictures(place)  # refuses an empty folder before the server starts
+        name, device = place.name, choose_device(device)
+
+        def build(tell: Tell) -> Iterator[Tab]:
+            return open_folder(tell, place, model, device, before)
+
     elif model != "pocket":
         raise ValueError(f"Expected a folder to search with {model}, got none; name one.")
-    settings = {
-        "folder": folder and str(Path(folder).absolute()),
-        "model": model if model == "pocket" else str(Path(model).absolute()),
-        "before": str(Path(before).absolute()) if Path(before or "none").is_dir() else before,
-        "device": choose_device(device),
-    }
-    os.environ |= {
-        SETTINGS: json_format.dumps(settings),
-        "TQDM_DISABLE": "1",
-    }  # the kernel inherits them
-    for name in ("JUPYTER_TOKEN", "JUPYTER_TOKEN_FILE"):
-        os.environ.pop(name, None)  # else the token would be that of another server
-    with tempfile.TemporaryDirectory() as root:  # the server sees nothing else
-        shutil.copy(NOTEBOOK, root)
-        _serve(Path(root, NOTEBOOK.name), port, browser)
-
-
-def _serve(notebook: Path, port: int, browser: bool) -> None:
-    """Serves a notebook's page until Ctrl-C, to this machine and only with the token."""
-    from voila.app import Voila
-
-    options = [
-        *(str(notebook), f"--port={port}", "--Voila.ip=127.0.0.1"),
-        *("--Voila.port_retries=0", "--VoilaConfiguration.file_allowlist=[]"),
-        *("--show_tracebacks=False", "--no-browser", "--Voila.auto_token=True"),
-        # Empty means False: only localhost and loopback addresses as Host.
-        "--Voila.tornado_settings=allow_remote_access=",
-        # A tab being closed asks to end its kernel without the XSRF token. Other sites cannot
-        # forge that request: they lack the cookie, and their origin differs.
-        "--Voila.tornado_settings=disable_check_xsrf=1",
-        "--IdentityProvider.cookie_options=samesite=Strict",
-        # Ends kernels without a connection; an idle page still has one.
-        "--MappingKernelManager.cull_idle_timeout=300",
-        "--MappingKernelManager.cull_interval=60",
-        f"--MappingKernelManager.root_dir={Path.cwd()}",  # relative paths start here
-    ]
-    voila = Voila.instance()
-    voila.initialize(options)
-
-    def open_page() -> None:
-        # Voilà would leave out the token. The address goes through a file that only this account
-        # can read, since others can see the arguments of programs.
-        page = notebook.with_name("open.html")
-        page.write_text(f'<meta http-equiv="refresh" content="0; url={voila.display_url}">')
-        threading.Thread(target=webbrowser.open, args=(page.as_uri(),)).start()
-
-    if browser:
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)  # runs the call once the server listens
-        loop.call_soon(open_page)
-    voila.start()
+    else:
+        name, build = "the pocket's pictures", build_pocket
+    serve(SharedPage(f"Search {name}, before and after fine-tuning", build), port, browser)

@@ -1,47 +1,34 @@
-"""The gallery, the playground and the inspector as a page without code, shown by `app.ipynb`."""
+"""What the page without code shows: a folder's gallery, or the pocket's three widgets."""
 
-import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
-import ipywidgets
 import torch
-from IPython.display import display
+from torch import Tensor
 
 from dclip_kit.config import get_profile
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import facets, world
 from dclip_kit.evaluation.arms import read_origin
-from dclip_kit.evaluation.evaluate import prepare_retrieval
-from dclip_kit.features.extract import choose_detector, extract_features
+from dclip_kit.evaluation.seen import TRAINING
+from dclip_kit.features.extract import load_or_extract_features
+from dclip_kit.features.store import digest_record
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import ClipBundle, load_clip
-from dclip_kit.models.encode import Pictures, encode_images, encode_texts
+from dclip_kit.models.detector import load_detector
+from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
 from dclip_kit.models.teacher import load_teacher
 from dclip_kit.models.weights import interpolate, same_text_tower
-from dclip_kit.runtime.files import asset_path
+from dclip_kit.runtime.files import asset_path, cache_path, load_tensors, read_record, save_tensors
 from dclip_kit.search.folder_index import index_pictures
 from dclip_kit.widgets.gallery import QueryGallery
+from dclip_kit.widgets.host import Tab, Tell
 from dclip_kit.widgets.inspector import RegionInspector
-from dclip_kit.widgets.live import Background
 from dclip_kit.widgets.playground import ZeroShotPlayground
 
-SETTINGS = "DCLIP_APP"  # the environment variable that says what to show, as JSON
-NOTEBOOK = Path(__file__).with_name("app.ipynb")
-
-
-def show_app() -> None:
-    """Displays a folder's gallery, or all three widgets on the pocket's test pictures.
-
-    The environment says which: `{"folder": …, "model": …, "device": …}` in SETTINGS.
-    """
-    settings = json.loads(os.environ.get(SETTINGS, "{}"))
-    if settings.get("folder"):
-        folder = Path(settings["folder"])
-        display(open_folder(folder, settings["model"], settings["device"], settings["before"]))
-    else:
-        display(show_tabs(build_pocket))
+_REFERENCES = 300  # training scenes whose captions rescore
 
 
 def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBundle, ClipBundle]:
@@ -58,7 +45,7 @@ def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBu
         ValueError: the folder is not an arm and `before` is empty, or its text tower was trained
             too, so that one query vector cannot serve both.
     """
-    folder = asset_path("pocket_arms", "region_taught") if model == "pocket" else Path(model)
+    folder = _find_model(model)
     origin = read_origin(folder)
     if origin is None and not before:
         raise ValueError(
@@ -75,117 +62,158 @@ def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBu
     return clip, arm
 
 
-# A tab's title, the lines above its widget, and the widget.
-Tab = tuple[str, list[str], ipywidgets.DOMWidget]
+def describe_cost(model: Path) -> str:
+    """What fine-tuning gained and cost, as its run measured it; empty where nothing is known."""
+    if not (model / TRAINING).is_file():
+        return ""
 
+    def build(record: dict[str, Any]) -> str:
+        measured = {candidate["alpha"]: candidate for candidate in record["candidates"]}
+        before, after = measured[0.0], measured[record["alpha"]]
+        gain = after["recall_at_1"] / max(before["recall_at_1"], 1e-9) - 1
+        found = f"{abs(gain):.0%} {'more' if gain >= 0 else 'fewer'}"
+        return (
+            f"On its validation data the fine-tuned model ranks {found} right pictures first and "
+            f"keeps {after['retention']:.0%} of the untouched CLIP's zero-shot accuracy."
+        )
 
-def show_tabs(build: Callable[[Background], Iterator[Tab]]) -> ipywidgets.VBox:
-    """Tabs that appear as they are built, below the progress of the rest."""
-    tabs = ipywidgets.Tab(layout={"display": "none"})
-
-    def work(background: Background) -> None:
-        tabs.children = []  # drops tabs of a stopped start
-        for title, lines, widget in build(background):
-            tab = ipywidgets.VBox([*map(ipywidgets.Label, lines), widget])
-            tabs.children = [*tabs.children, tab]
-            tabs.set_title(len(tabs.children) - 1, title)
-            tabs.layout.display = None
-        background.box.layout.display = "none"
-
-    background = Background(work)
-    background.start()
-    return ipywidgets.VBox([background.box, tabs])
+    try:
+        return read_record(model / TRAINING, build)
+    except ValueError:  # a run without validation data
+        return ""
 
 
 def open_folder(
-    folder: Path, model: str, device: str = "cpu", before: str = "", cache: Path | None = None
-) -> ipywidgets.VBox:
+    tell: Tell,
+    folder: Path,
+    model: str,
+    device: str = "cpu",
+    before: str = "",
+    cache_dir: Path | None = None,
+) -> Iterator[Tab]:
     """A gallery of a folder's pictures, searched by an arm and by the CLIP that it comes from.
 
     Args:
+        tell: called with the progress of embedding.
         folder: of pictures, which need no captions.
         model, before: as in `load_pair`.
         device: where to embed.
-        cache: where to keep vectors; as in `index_pictures`.
+        cache_dir: where to keep vectors; as in `index_pictures`.
 
-    Returns:
-        The progress of embedding, with a button that stops it; then the gallery. Errors are shown
-        there.
+    Raises:
+        FileNotFoundError, ValueError: as `load_pair` and `index_pictures`.
     """
+    tell("Loading the models …", None)
+    pair = load_pair(model, device, before)
+    names, indexes = ("the untouched CLIP", Path(model).name), []
+    for name, clip in zip(names, pair, strict=True):
 
-    def build(background: Background) -> Iterator[Tab]:
-        background.tell("Loading the models …")
-        pair = load_pair(model, device, before)
-        names, indexes = ("the untouched CLIP", Path(model).name), []
-        for name, clip in zip(names, pair, strict=True):
+        def on_batch(done: int, total: int, name: str = name) -> None:
+            tell(f"{name}: {done:,} of {total:,} new pictures", done / total)
 
-            def tell(done: int, total: int, name: str = name) -> None:
-                background.tell(f"{name}: {done:,} of {total:,} new pictures", done / total)
-
-            indexes.append(index_pictures(clip, folder, cache, on_batch=tell))
-        # Only pictures that both models have embedded: files may have come or gone meanwhile.
-        rows = [{path: row for row, path in enumerate(index.paths)} for index in indexes]
-        paths = tuple(path for path in indexes[0].paths if path in rows[1])
-        features = {
-            share: torch.cat([*index.vectors.shards.values()])[[row_of[path] for path in paths]]
-            for share, index, row_of in zip((0.0, 1.0), indexes, rows, strict=True)
-        }
-        source = CaptionedImages(paths, ((),) * len(paths), "all", str(folder))
-        gallery = QueryGallery(pair[0], source, features, fine_tuned=pair[1], names=names)
-        lines = [f"{len(paths):,} pictures of {folder}"]
-        if unreadable := len(indexes[0].unreadable):
-            lines.append(f"Left out, since they cannot be read: {unreadable:,}.")
-        yield "Search", lines, gallery
-
-    return show_tabs(build)
+        indexes.append(index_pictures(clip, folder, cache_dir, on_batch))
+    # Only pictures that both models have embedded: files may have come or gone meanwhile.
+    rows = [{path: row for row, path in enumerate(index.paths)} for index in indexes]
+    paths = tuple(path for path in indexes[0].paths if path in rows[1])
+    features = {
+        share: torch.cat([*index.vectors.shards.values()])[[row_of[path] for path in paths]]
+        for share, index, row_of in zip((0.0, 1.0), indexes, rows, strict=True)
+    }
+    source = CaptionedImages(paths, ((),) * len(paths), "all", str(folder))
+    lines = [f"{len(paths):,} pictures of {folder}."]
+    if unreadable := len(indexes[0].unreadable):
+        lines.append(f"Left out, since they cannot be read: {unreadable:,}.")
+    lines.append(describe_cost(_find_model(model)))
+    clip, taught = pair
+    make = partial(QueryGallery, clip, source, features, fine_tuned=taught, names=names)
+    yield Tab("Search", [*filter(None, lines)], "gallery", make)
 
 
-def build_pocket(background: Background) -> Iterator[Tab]:
+def build_pocket(tell: Tell) -> Iterator[Tab]:
     """Gallery, playground and inspector over the pocket's test pictures, one after another."""
-    background.tell("Loading the models …")
+    tell("Loading the models …", None)
     settings, saved = get_profile("pocket"), asset_path("pocket_arms")
-    clip, taught = load_pair("pocket")
+    (clip, taught), names = load_pair("pocket"), ("the untouched CLIP", "fine-tuned")
     mixtures = {share: interpolate(clip, taught, share) for share in (0.0, 0.5, 1.0)}
-    detector = choose_detector(settings.regions, clip)
-    data, scenes = world.load_captioned("test"), world.load_scenes("test")
-    sets = prepare_retrieval(clip, data)
 
-    def encode(pictures: Pictures, stage: str, before: int) -> dict[float, torch.Tensor]:
-        features = {}
-        for done, (share, mixture) in enumerate(mixtures.items()):
-            background.tell(f"{stage}: the model at {share:.0%}", (before + done) / 7)
-            features[share] = encode_images(mixture, pictures, progress=False)
+    def encode(name: str, paths: Sequence[Path], first: int) -> dict[float, Tensor]:
+        features, pixels = {}, cache(partial(read_pixels, clip, paths))  # read once, if at all
+        for done, (share, mixture) in enumerate(mixtures.items(), start=first):
+            tell(f"Embedding {name}: the model at {share:.0%}", done / 8)
+            made_from = [mixture.digest, *("/".join(path.parts[-3:]) for path in paths)]
+            features[share] = _remember(
+                made_from, lambda model=mixture: encode_images(model, pixels(), progress=False)
+            )
         return features
 
-    features = encode(sets.pictures, "Embedding test pictures", 0)
-    gallery = QueryGallery(
+    data, scenes = world.load_captioned("test"), world.load_scenes("test")
+    features = encode("pictures", data.paths, 0)
+    tell("Embedding captions", 3 / 8)
+    references = world.load_captioned("train", _REFERENCES).texts
+    texts, reference_features = (
+        _remember([clip.digest, *each], partial(encode_texts, clip, each))
+        for each in (data.texts, references)
+    )
+    detector = load_detector(settings.regions.detector, confidence=settings.regions.confidence)
+    lines = [
+        f"{len(data):,} drawn scenes that no model here was trained on.",
+        describe_cost(_find_model("pocket")),
+    ]
+    gallery = partial(
+        QueryGallery,
         clip,
         data,
         features,
         fine_tuned=taught,
         detector=detector,
         things=facets.things_in(scenes),
-        text_features=sets.text_features,
-        facets=facets.query_facets(data.texts, sets.image_of_text, scenes),
-        # Every seventh, to have all five kinds of captions; every fifth or tenth is of one kind.
-        references=encode_texts(clip, world.load_captioned("train").texts[::7]),
+        text_features=texts,
+        facets=facets.query_facets(data.texts, data.image_of_text, scenes),
+        references=reference_features,
         examples=data.texts[::171],
+        names=names,
     )
-    yield "Search", ["Ask in words or with a picture, before and after fine-tuning."], gallery
-    labelled = world.load_labelled("zero_shot").take_per_class(6)
+    yield Tab("Search", lines, "gallery", gallery)
+    labelled = world.load_labelled("zero_shot", 6)
     recalls = {
-        share: retrieval_metrics(
-            vectors, sets.text_features, sets.image_of_text
-        ).text_to_image.recall_at[1]
+        share: retrieval_metrics(vectors, texts, data.image_of_text).text_to_image.recall_at[1]
         for share, vectors in features.items()
     }
-    label_features = encode(labelled.paths, "Embedding labelled pictures", 3)
-    playground = ZeroShotPlayground(clip, taught, labelled, label_features, recalls)
-    yield "Name", ["Type class names: what was forgotten, and what learned?"], playground
-    background.tell("Looking at regions", 6 / 7)
-    regions = extract_features(clip, detector, data, settings.regions)
+    labelled_features = encode("labelled pictures", labelled.paths, 4)
+    lines = ["Name a picture with classes that you type: what was forgotten, and what was learned?"]
+    playground = partial(ZeroShotPlayground, clip, taught, labelled, labelled_features, recalls)
+    yield Tab("Name", lines, "playground", playground)
+    tell("Looking at regions", 7 / 8)
+    regions = load_or_extract_features(clip, data, settings.regions, cache_path("app"))
     published, region_teacher = (load_teacher(saved / x)[0] for x in ("teacher", "region_teacher"))
-    inspector = RegionInspector(
-        clip, data, regions, detector.names, published, region_teacher, picture=7
+    inspector = partial(
+        RegionInspector,
+        clip,
+        data,
+        regions,
+        detector.names,
+        teacher=published,
+        region_teacher=region_teacher,
+        picture=7,
     )
-    yield "Regions", ["What the detector finds, and whom the teachers listen to."], inspector
+    lines = ["What the detector finds, and which regions each teacher relies on."]
+    yield Tab("Regions", lines, "inspector", inspector)
+
+
+def _find_model(model: str) -> Path:
+    return asset_path("pocket_arms", "region_taught") if model == "pocket" else Path(model)
+
+
+def _remember(made_from: Sequence[str], make: Callable[[], Tensor]) -> Tensor:
+    """Features out of the user's cache folder, made now if they are not there.
+
+    Args:
+        made_from: what they depend on.
+        make: makes them.
+    """
+    path = cache_path("app") / f"{digest_record({'made_from': [*made_from]})}.safetensors"
+    try:
+        return load_tensors(path)["features"]
+    except (FileNotFoundError, ValueError):  # damaged ones, too, can be made again
+        save_tensors({"features": make()}, path)
+    return load_tensors(path)["features"]

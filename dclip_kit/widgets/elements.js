@@ -7,6 +7,8 @@ function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    // One by one: a page's policy may forbid them as an attribute.
+    else if (name === "style") for (const each of Object.entries(value)) element.style.setProperty(...each);
     else if (value !== false && value !== undefined) element.setAttribute(name, value);
   }
   element.append(...children);

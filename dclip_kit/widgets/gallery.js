@@ -153,10 +153,17 @@ function render({ model, el }) {
     }
   }
 
+  function sayMove({ rank, other_rank: other }, row) {
+    const number = other.toLocaleString("en");
+    if (row === "before") return other === rank ? "stays" : `${other < rank ? "rises" : "falls"} to ${number}`;
+    return other === rank ? "as before" : `${other > rank ? "up" : "down"} from ${number}`;
+  }
+
   function makeHit(hit, row) {
     const title = `picture ${hit.image}`;
-    const note = hit.right ? "✓ the answer" : hit.note;
-    const label = [`rank ${hit.rank}`, title, `score ${hit.score.toFixed(2)}`, note];
+    const note = [hit.right && "✓ the answer", hit.note].filter(Boolean).join(", ");
+    const moved = sayMove(hit, row);
+    const label = [`rank ${hit.rank}`, title, `score ${hit.score.toFixed(2)}`, moved, note];
     const image = make("img", { src: urls.get(hit.image), alt: "", draggable: "false" });
     const button = make(
       "button",
@@ -174,7 +181,8 @@ function render({ model, el }) {
         onblur: () => light(hit.image, false),
       },
       make("span", { class: "frame" }, image, makeSvg("svg", { class: "boxes", viewBox: "0 0 1 1" })),
-      make("span", { class: "score" }, `${hit.rank} · ${hit.score.toFixed(2)}`),
+      make("span", { class: "score" }, make("b", {}, `${hit.rank}`), ` · ${hit.score.toFixed(2)}`),
+      make("span", { class: "moved" }, moved),
       make("span", { class: "note" }, note),
     );
     const opens = { type: "button", class: "plain open", tabindex: -1, "aria-label": `open ${title}` };
@@ -185,6 +193,7 @@ function render({ model, el }) {
     const had = document.activeElement?.closest?.(".hit") && root.contains(document.activeElement);
     showThumbnails();
     const results = model.get("results");
+    rows.style.setProperty("--count", model.get("top_k"));
     for (const [row, name] of [["before", constants.names[0]], ["after", constants.names[1]]]) {
       const share = row === "after" ? `, ${Math.round(100 * model.get("share"))} %` : "";
       titles[row].textContent = `${row}: ${name}${share}`;

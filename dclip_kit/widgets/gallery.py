@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from dclip_kit.plots.style import encode_jpeg, tile_pictures
 from dclip_kit.search.rescoring import NNN, add_bias
 from dclip_kit.widgets.page import BeforeAfter, read_page, require_known
 
-_SIDE = 160  # pixels of a thumbnail's longer side
+_SIDE = 256  # pixels of a thumbnail's longer side
 _LARGE = 1024  # the same, of a picture that is opened
 _MOST = 12  # pictures a row
 _ANY = "any"
@@ -53,8 +54,8 @@ class QueryGallery(BeforeAfter):
         outcome, group: which captions to step through: won, lost or both, and of which kind.
         position: the current one of these, from 0; -1 for none.
         matching: their number.
-        results: for before and after a list of hits, each with its image, file, rank and score,
-            whether it is right, and a note.
+        results: for before and after a list of hits, each with its image, file, rank, score and
+            rank in the other row, whether it is right, and a note.
         message: the result in words.
     """
 
@@ -110,8 +111,6 @@ class QueryGallery(BeforeAfter):
         super().__init__(clip, fine_tuned, dataset.paths, image_features, names)
         self._dataset, self._detector, self._things = dataset, detector, things or ()
         self._text_features, self._facets = text_features, facets or {}
-        # Like queries, without line breaks and double spaces.
-        self._captions = [{" ".join(text.split()) for text in texts} for texts in dataset.captions]
         self._bias = {
             share: NNN.measure_bias(references, each)
             for share, each in self._features.items()
@@ -121,6 +120,7 @@ class QueryGallery(BeforeAfter):
         self._last_inputs: tuple[Any, ...] = ()
         self._matches = [*range(len(dataset.texts))] if text_features is not None else []
         self._is_first = lru_cache(None)(self._find_first)
+        _stamps(dataset)
         groups = [
             [facet, [[f"{facet}: {group}", group] for group in dict.fromkeys(caption_groups)]]
             for facet, caption_groups in self._facets.items()
@@ -247,9 +247,19 @@ class QueryGallery(BeforeAfter):
         else:
             results = {row: [] for row in shares}
             message = "Nothing to look for yet: type some words, then press Enter."
-        images = dict.fromkeys(hit["image"] for row in results.values() for hit in row)
-        # A picture whose file is gone is ranked but not shown.
-        thumbnails = {i: make_thumbnail(self._paths[i]) for i in images if self._paths[i].is_file()}
+        hits = [hit for row in results.values() for hit in row]
+        thumbnails = {}
+        for image in dict.fromkeys(hit["image"] for hit in hits):
+            path, problem = self._paths[image], ""
+            stamp = _stamp(path)
+            if stamp != _stamps(self._dataset)[image]:
+                problem = "changed since it was embedded" if stamp else "its file is gone"
+            with suppress(ValueError):  # ranked, but not shown
+                if stamp:
+                    thumbnails[image] = make_thumbnail(path, stamp)
+            for hit in hits:
+                if problem and hit["image"] == image:
+                    hit["note"] = ", ".join(filter(None, [hit["note"], problem]))
         if self._is_pictured():
             thumbnails[-1] = shrink(self._open())
         with self.hold_sync():
@@ -263,11 +273,11 @@ class QueryGallery(BeforeAfter):
         scores = {row: self._features[share] @ vector for row, share in shares.items()}
         if self.rescored:
             scores = {row: values - self._bias[shares[row]] for row, values in scores.items()}
-        right = [image for image, captions in enumerate(self._captions) if text in captions]
+        right = _answers(self._dataset).get(text, ())
         message = "Nobody has said which picture is right: judge for yourself."
         if right:
             answers = torch.zeros(2, len(self._dataset), dtype=torch.bool)
-            answers[:, right] = True
+            answers[:, list(right)] = True
             before, after = ranks(torch.stack([*scores.values()]), answers).tolist()
             message = (
                 f"The right picture: rank {before:,g} before, rank {after:,g} after, of "
@@ -275,17 +285,16 @@ class QueryGallery(BeforeAfter):
             )
         if count_truncated([text], self._clip.tokenizer):
             message += " It is longer than what CLIP reads; the rest of it counts for nothing."
-        return {row: self._list_hits(values, right) for row, values in scores.items()}, message
+        return self._list_rows(scores, right), message
 
     def _search_picture(self, shares: Mapping[str, float]) -> tuple[dict[str, Any], str]:
         """Searches with each model's own vector of the picture.
 
         Scores are not rescored, since references are captions.
         """
-        results = {
-            row: self._list_hits(self._features[share] @ self._embed(share))
-            for row, share in shares.items()
-        }
+        results = self._list_rows(
+            {row: self._features[share] @ self._embed(share) for row, share in shares.items()}
+        )
         if self.picture < 0:
             return results, "What is nearest to your picture."
         if not self._things:
@@ -295,6 +304,19 @@ class QueryGallery(BeforeAfter):
             results,
             f"Pictures that share a thing with this one: {before} before, {after} after.",
         )
+
+    def _list_rows(
+        self, scores: Mapping[str, Float[Tensor, "image"]], right: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """Hits of both rows, each with its picture's rank in the other row."""
+        rows = {row: self._list_hits(values, right) for row, values in scores.items()}
+        for row, other in (("before", "after"), ("after", "before")):
+            values = scores[other].clone()
+            if self.picture >= 0:
+                values[self.picture] = -torch.inf  # is in neither row
+            for hit in rows[row]:
+                hit["other_rank"] = 1 + int((values > values[hit["image"]]).sum())
+        return rows
 
     def _list_hits(
         self, scores: Float[Tensor, "image"], right: Sequence[int] = ()
@@ -354,9 +376,34 @@ class QueryGallery(BeforeAfter):
         return encode_jpeg(sheet), alt_text
 
 
+@lru_cache(4)
+def _answers(dataset: CaptionedImages) -> dict[str, list[int]]:
+    """The pictures of each caption; captions are like queries, without doubled spaces."""
+    images: dict[str, list[int]] = {}
+    for image, captions in enumerate(dataset.captions):
+        for caption in dict.fromkeys(" ".join(text.split()) for text in captions):
+            images.setdefault(caption, []).append(image)
+    return images
+
+
+@lru_cache(4)
+def _stamps(dataset: CaptionedImages) -> list[tuple[int, int] | None]:
+    """Each picture's `_stamp` when its data set was first shown."""
+    return [_stamp(path) for path in dataset.paths]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file's content changes; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 @lru_cache(4096)
-def make_thumbnail(path: Path) -> bytes:
-    """A small JPEG of a picture file."""
+def make_thumbnail(path: Path, stamp: tuple[int, int]) -> bytes:
+    """A small JPEG of a picture file, as it was at this stamp."""
     return shrink(open_picture(path, _SIDE))
 
 

@@ -109,13 +109,13 @@ function render({ model, el }) {
     const seen = model.get("seen");
     const cells = Object.entries(COLUMNS).map(([name, [, most]]) => {
       const value = seen.columns[name][index];
-      const bar = make("span", { class: "bar", style: `width: ${100 * (value / most)}%` });
+      const bar = make("span", { class: "bar", style: { width: `${100 * (value / most)}%` } });
       return make("td", { class: name === "weight" ? "weight" : "" }, bar, make("span", {}, value.toFixed(2)));
     });
     const row = make(
       "tr",
       { tabindex: 0 },
-      make("th", { scope: "row", style: `--color: ${seen.colors[index]}` }, `${index + 1} ${label}`),
+      make("th", { scope: "row", style: { "--color": seen.colors[index] } }, `${index + 1} ${label}`),
       ...cells,
     );
     listen(row, () => lightFrom("region", index));

@@ -64,7 +64,7 @@ function render({ model, el }) {
           make(
             "li",
             {},
-            make("span", { class: "bar", style: `width: ${100 * probability}%` }),
+            make("span", { class: "bar", style: { width: `${100 * probability}%` } }),
             make("span", {}, `${name} ${percent(probability)}`),
           ),
         ),

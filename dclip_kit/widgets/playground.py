@@ -104,7 +104,9 @@ class ZeroShotPlayground(BeforeAfter):
         texts = encode_classes(self._clip, self.classes, self._task.templates)
         answers = {}
         for row, share in (("before", 0.0), ("after", self.share)):
-            scores = float(self._clip.model.logit_scale.exp()) * (texts @ self._embed(share))
+            scores = float(self._clip.model.logit_scale.detach().exp()) * (
+                texts @ self._embed(share)
+            )
             best = scores.softmax(0).topk(min(_ANSWERS, len(texts)))
             names = [self.classes[index] for index in best.indices.tolist()]
             probabilities = [round(value, 4) for value in best.values.tolist()]
