@@ -34,7 +34,10 @@ FLOORS = (
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 TOP = len(FLOORS) - 1
 EXTRAS = FLOOR_OF["plots"]  # from here on up, what an extra brings may be imported
-OPTIONAL = {"plotly", "ipywidgets", "anywidget", "ultralytics", "imagehash"}
+OPTIONAL = {
+    *("plotly", "ipywidgets", "anywidget", "ultralytics", "imagehash"),
+    *("starlette", "uvicorn"),
+}
 
 # Whatever writes or reads pickles. Only `detectors` may hand a .pt file on, and to ultralytics.
 PICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -27,7 +27,7 @@ EXTRAS = {
     "sds": "import dclip_kit as kit; from dclip_kit.models.denoiser import load_denoiser; "
     "load_denoiser('pocket', kit.load_clip('pocket'))",
     "notebooks": "from dclip_kit import plots, widgets",
-    "app": "import voila; from dclip_kit.widgets import app",
+    "app": "from dclip_kit.widgets import app, host",
 }
 # The README is about photographs and weights that are downloaded; here the embedded ones must do.
 PICTURES = """

@@ -117,14 +117,9 @@ def put_badge(path: Path, repository: str) -> None:
         raise ValueError(f"Expected a title at the top of {path}, got {title[:40]!r}.")
     if rest.startswith("[![Binder]("):
         rest = rest.partition("\n\n")[2]
-    targets = [f"lab/tree/notebooks/{path.name if notebook else '00_quickstart.ipynb'}"]
-    if not notebook:
-        targets.append("voila/render/dclip_kit/widgets/app.ipynb")
-    badges = [
-        f"[![{name}]({BINDER}/badge_logo.svg)]({BINDER}/v2/gh/{repository}/HEAD?urlpath={target})"
-        for name, target in zip(("Binder", "The app"), targets, strict=False)
-    ]
-    page = f"{title}\n\n{' '.join(badges)}\n\n{rest}"
+    target = f"lab/tree/notebooks/{path.name if notebook else '00_quickstart.ipynb'}"
+    address = f"{BINDER}/v2/gh/{repository}/HEAD?urlpath={target}"
+    page = f"{title}\n\n[![Binder]({BINDER}/badge_logo.svg)]({address})\n\n{rest}"
     if notebook:
         notebook.cells[0].source = page
         page = nbformat.writes(notebook) + "\n"

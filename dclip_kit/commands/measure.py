@@ -2,7 +2,6 @@
 
 import importlib.util
 import json as json_format
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -278,7 +277,6 @@ def app(
     from dclip_kit.widgets.app import build_pocket, open_folder
     from dclip_kit.widgets.host import SharedPage, Tab, Tell, serve
 
-    os.environ["TQDM_DISABLE"] = "1"  # the page shows the progress
     if folder:
         place = Path(folder).absolute()
         find_pictures(place)  # refuses an empty folder before the server starts

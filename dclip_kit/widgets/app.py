@@ -18,7 +18,7 @@ from dclip_kit.features.store import digest_record
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import ClipBundle, load_clip
 from dclip_kit.models.detector import load_detector
-from dclip_kit.models.encode import encode_images, encode_texts, read_pixels
+from dclip_kit.models.encode import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.models.teacher import load_teacher
 from dclip_kit.models.weights import interpolate, same_text_tower
 from dclip_kit.runtime.files import asset_path, cache_path, load_tensors, read_record, save_tensors
@@ -141,9 +141,8 @@ def build_pocket(tell: Tell) -> Iterator[Tab]:
         for done, (share, mixture) in enumerate(mixtures.items(), start=first):
             tell(f"Embedding {name}: the model at {share:.0%}", done / 8)
             made_from = [mixture.digest, *("/".join(path.parts[-3:]) for path in paths)]
-            features[share] = _remember(
-                made_from, lambda model=mixture: encode_images(model, pixels(), progress=False)
-            )
+            make = partial(_encode, mixture, pixels)
+            features[share] = _remember(made_from, make)
         return features
 
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
@@ -202,6 +201,10 @@ def build_pocket(tell: Tell) -> Iterator[Tab]:
 
 def _find_model(model: str) -> Path:
     return asset_path("pocket_arms", "region_taught") if model == "pocket" else Path(model)
+
+
+def _encode(bundle: ClipBundle, read: Callable[[], Pictures]) -> Tensor:
+    return encode_images(bundle, read(), progress=False)
 
 
 def _remember(made_from: Sequence[str], make: Callable[[], Tensor]) -> Tensor:

@@ -215,8 +215,7 @@ class QueryGallery(BeforeAfter):
         elif kind == "boxes":
             self._detect(picture)
         elif kind == "open":
-            large = ImageOps.contain(open_picture(self._paths[picture], _LARGE), (_LARGE, _LARGE))
-            self.send({"kind": "opened", "file": self._name(picture)}, [encode_jpeg(large)])
+            self._show(picture)
 
     # Results
 
@@ -252,8 +251,10 @@ class QueryGallery(BeforeAfter):
         for image in dict.fromkeys(hit["image"] for hit in hits):
             path, problem = self._paths[image], ""
             stamp = _stamp(path)
-            if stamp != _stamps(self._dataset)[image]:
-                problem = "changed since it was embedded" if stamp else "its file is gone"
+            if stamp is None:
+                problem = "its file is gone"
+            elif stamp != _stamps(self._dataset)[image]:
+                problem = "changed since it was embedded"
             with suppress(ValueError):  # ranked, but not shown
                 if stamp:
                     thumbnails[image] = make_thumbnail(path, stamp)
@@ -338,6 +339,15 @@ class QueryGallery(BeforeAfter):
         ]
 
     # Pictures
+
+    def _show(self, image: int) -> None:
+        try:
+            picture = open_picture(self._paths[image], _LARGE)
+        except (OSError, ValueError):
+            self.message = f"{self._name(image)} cannot be opened any more."
+            return
+        large = ImageOps.contain(picture, (_LARGE, _LARGE))
+        self.send({"kind": "opened", "file": self._name(image)}, [encode_jpeg(large)])
 
     def _name(self, image: int) -> str:
         """A picture's file, relative to the folder that has all of them."""

@@ -31,7 +31,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dclip_kit.runtime.printing import say
 from dclip_kit.widgets.access import Access
@@ -132,8 +132,12 @@ class _SocketComm(BaseComm):
         **keys: Any,
     ) -> None:
         """Sends a widget's state, or a message of its own."""
-        if msg_type == "comm_msg" and data:
+        # A page knows what it has set itself.
+        if msg_type == "comm_msg" and data and data.get("method") != "echo_update":
             self._post(data, buffers or ())
+
+    def close(self, *_: Any, **__: Any) -> None:
+        """Does nothing: what no kernel has registered ends with its socket."""
 
 
 class Visitor:
@@ -198,8 +202,11 @@ class Visitor:
         names = state.keys() & own
         try:
             widget.set_state({name: state[name] for name in names})
-        except (traitlets.TraitError, ValueError):
+        except traitlets.TraitError:
             widget.send_state(names)
+        except Exception as error:  # of any kind: one query that fails does not end the page
+            widget.send_state(names)
+            widget.message = f"That has failed: {error}"
 
 
 def pack(header: Mapping[str, Any], buffers: Sequence[Any] = ()) -> bytes:
@@ -254,18 +261,22 @@ def make_application(page: SharedPage) -> Starlette:
         visitors.add(visitor)
         stop_following = page.follow(lambda state: post(pack({"page": state})))
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(send_all)
-                while (frame := (await socket.receive()).get("bytes")) is not None:
-                    await anyio.to_thread.run_sync(visitor.receive, frame, limiter=turn)
-                    await outbox.join()  # who does not read is not answered further
-                tasks.cancel_scope.cancel()
-        except* Exception:
-            pass  # a visitor who is gone, or whose message the page would not have sent
-        finally:
-            stop_following()
-            visitors.discard(visitor)
-            visitor.close()
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(send_all)
+                    while (message := await socket.receive())["type"] == "websocket.receive":
+                        frame = message.get("bytes") or b""  # text is no message of the page
+                        await anyio.to_thread.run_sync(visitor.receive, frame, limiter=turn)
+                        await outbox.join()  # who does not read is not answered further
+                    tasks.cancel_scope.cancel()
+            finally:  # before the socket is closed, which may take long
+                stop_following()
+                visitors.discard(visitor)
+                visitor.close()
+        except* ValueError:  # a message that the page would not have sent
+            await socket.close(1003)
+        except* WebSocketDisconnect:
+            pass
 
     async def show(request: Request) -> Response:
         return HTMLResponse(_read("host.html"))

@@ -386,13 +386,8 @@ def test_a_badge_goes_below_the_title_and_is_renewed(tmp_path: Path) -> None:
         put_badge(path, repository)
     logo = "[![Binder](https://mybinder.org/badge_logo.svg)]"
     lab = "https://mybinder.org/v2/gh/new/place/HEAD?urlpath=lab/tree/notebooks"
-    app = (
-        "[![The app](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/new/place/HEAD"
-        "?urlpath=voila/render/dclip_kit/widgets/app.ipynb)"
-    )
-    assert page.read_text(encoding="utf-8") == (
-        f"# Kit\n\n{logo}({lab}/00_quickstart.ipynb) {app}\n\nWords.\n"
-    )
+    expected = f"# Kit\n\n{logo}({lab}/00_quickstart.ipynb)\n\nWords.\n"
+    assert page.read_text(encoding="utf-8") == expected
     notebook = nbformat.read(path, as_version=4)
     assert notebook.cells[0].source == f"# Why?\n\n{logo}({lab}/01_first.ipynb)\n\nSo."
     assert len(notebook.cells) == 2

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,9 @@ from dclip_kit.runtime.files import asset_path
 from dclip_kit.runtime.printing import printable
 from dclip_kit.search.rescoring import METHODS, Rescoring, rescore
 from dclip_kit.training import TeacherRun
+from dclip_kit.widgets import app as app_module
+from dclip_kit.widgets import host
+from dclip_kit.widgets.host import SharedPage
 from tests.data.test_coco import write_coco
 from tests.data.test_leaks import scene
 from tests.data.test_splits import write_own
@@ -445,58 +449,48 @@ def test_search_is_told_what_to_rescore_by(run, searched, tmp_path) -> None:
 
 
 @pytest.fixture
-def served(monkeypatch) -> list[tuple[list[str], dict[str, str], list[str]]]:
-    """Each server's options, what the page is told, and what is in the folder that it can see."""
-    from voila.app import Voila
-
-    found, loop = [], SimpleNamespace(call_soon=lambda call: None)
-
-    def initialize(voila, options) -> None:
-        seen = [each.name for each in Path(options[0]).parent.iterdir()]
-        found.append((options, json.loads(os.environ["DCLIP_APP"]), seen))
-
-    monkeypatch.setattr(Voila, "initialize", initialize)
-    monkeypatch.setattr(Voila, "start", lambda voila: None)
-    monkeypatch.setattr(measure.asyncio, "new_event_loop", lambda: loop)
-    monkeypatch.setattr(measure.asyncio, "set_event_loop", lambda loop: None)
-    monkeypatch.setattr(measure.os, "environ", dict(os.environ))
+def served(monkeypatch) -> list[tuple[SharedPage, int, bool]]:
+    """Each page that would be served, its port, and whether a browser opens it."""
+    found = []
+    monkeypatch.setattr(host, "serve", lambda *given: found.append(given))
     return found
 
 
-def test_the_server_is_for_this_machine_and_sees_nothing_but_the_page(
-    run, served, tmp_path, monkeypatch
-) -> None:
+@pytest.fixture
+def opened(monkeypatch) -> list[tuple]:
+    """What each folder's page would be built of."""
+    found = []
+    monkeypatch.setattr(
+        app_module, "open_folder", lambda tell, *given: iter(found.append(given) or ())
+    )
+    return found
+
+
+def build(page: SharedPage) -> dict:
+    """What a page says once it has been built."""
+    states = []
+    page.follow(states.append)
+    page._run()
+    return states[-1]
+
+
+def test_a_folders_page_is_served(run, served, opened, tmp_path, monkeypatch) -> None:
+    """The folder as it was when the command was given."""
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     monkeypatch.chdir(tmp_path)
     given = ["--model", "runs/mine/region_taught", "--port", "8123", "--no-browser"]
-    assert run("app", ".", *given, "--device", "cpu")[0] == 0
-    ((options, told, seen),) = served
-    assert seen == ["app.ipynb"]
-    assert {"--port=8123", "--Voila.ip=127.0.0.1", "--no-browser"} <= {*options}
-    assert "--VoilaConfiguration.file_allowlist=[]" in options
-    assert f"--MappingKernelManager.root_dir={tmp_path}" in options  # where it was begun
-    model = str(tmp_path / "runs/mine/region_taught")
-    assert told == {"folder": str(tmp_path), "model": model, "before": "", "device": "cpu"}
-    assert not Path(options[0]).exists()  # tidied away
+    assert run("app", ".", *given, "--before", "moved", "--device", "cpu")[0] == 0
+    ((page, port, browser),) = served
+    assert (port, browser) == (8123, False)
+    assert build(page)["title"] == f"Search {tmp_path.name}, before and after fine-tuning"
+    assert opened == [(tmp_path, "runs/mine/region_taught", "cpu", "moved")]
 
 
-@pytest.mark.parametrize("given", ["moved", "pocket", "hf-hub:org/name"])
-def test_the_page_is_told_where_the_untouched_clip_is_now(
-    given, run, served, tmp_path, monkeypatch
-) -> None:
-    """A folder from where the command is given; other names as they are."""
-    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
-    (tmp_path / "moved").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert run("app", ".", "--model", "runs/mine/dclip", "--before", given)[0] == 0
-    ((_, told, _),) = served
-    assert told["before"] == (str(tmp_path / "moved") if given == "moved" else given)
-
-
-def test_without_a_folder_it_is_the_pockets(run, served) -> None:
+def test_without_a_folder_it_is_the_pockets(run, served, opened) -> None:
     assert run("app")[0] == 0
-    ((options, told, _),) = served
-    assert "--Voila.auto_token=True" in options and told["folder"] == ""
+    ((page, port, browser),) = served
+    assert (port, browser) == (8866, True) and not opened
+    assert page._build is app_module.build_pocket
 
 
 @pytest.mark.parametrize(
@@ -517,8 +511,21 @@ def test_what_cannot_be_served_is_refused(
     assert code == 2 and says in err and not served
 
 
-def test_a_missing_voila_names_the_line_that_brings_it(run, served, monkeypatch) -> None:
-    monkeypatch.setattr(measure.importlib.util, "find_spec", lambda name: None)
+def test_a_port_that_is_in_use_is_refused(run) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, _, err = run("app", "--port", port, "--no-browser")
+    assert code == 2 and f"Expected a free port, got {port}" in err
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "websockets", "anywidget"])
+def test_a_missing_extra_names_the_line_that_brings_it(missing, run, served, monkeypatch) -> None:
+    find = measure.importlib.util.find_spec
+    monkeypatch.setattr(
+        measure.importlib.util, "find_spec", lambda name: None if name == missing else find(name)
+    )
     code, _, err = run("app")
     assert code == 2 and "pip install 'dclip-kit[app]'" in err and not served
 

@@ -48,39 +48,27 @@ def run(clip, base, captioned, tmp_path):
     return place
 
 
-def wait(background) -> str:
-    """What the page says once its thread has ended."""
-    background._thread.join(60)
-    assert not background._thread.is_alive()
-    return background.message.value
-
-
-@pytest.fixture
-def works(monkeypatch):
-    """What goes on behind the boxes that the functions return."""
-    made = []
-
-    class Watched(app.Background):
-        def __init__(self, work) -> None:
-            made.append(self)
-            super().__init__(work)
-
-    monkeypatch.setattr(app, "Background", Watched)
-    return made
-
-
-def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(
-    folder, run, clip, works, tmp_path
-) -> None:
+def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(folder, run, clip, tmp_path) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
-    box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
-    assert wait(works[0]) == "Finished."
-    buttons, tabs = box.children
-    assert buttons.layout.display == "none" and tabs.layout.display is None
-    assert tabs.titles == ("Search",)
-    said, note, gallery = tabs.children[0].children
-    assert said.value == f"6 pictures of {folder}"
-    assert note.value == "Left out, since they cannot be read: 1."
+    told = []
+    (tab,) = app.open_folder(
+        lambda *state: told.append(state),
+        folder,
+        str(run / "region_taught"),
+        cache_dir=tmp_path / "cache",
+    )
+    assert (tab.title, tab.page) == ("Search", "gallery")
+    assert list(tab.lines) == [
+        f"6 pictures of {folder}.",
+        "Left out, since they cannot be read: 1.",
+    ]
+    assert told == [
+        ("Loading the models …", None),
+        # The broken one counts as new until it is opened.
+        ("the untouched CLIP: 0 of 7 new pictures", 0.0),
+        ("region_taught: 0 of 7 new pictures", 0.0),
+    ]
+    gallery = tab.make()
     gallery.query = "a red ball"
     files = {hit["file"] for hit in gallery.results["before"]}
     assert files < {"0.png", "1.png", "2.png", "3.png", "deep/4.png", "deep/5.png"}
@@ -90,48 +78,57 @@ def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(
         torch.testing.assert_close(gallery._features[share], expected)
 
 
-def test_embedding_that_is_stopped_goes_on(folder, run, works, tmp_path, monkeypatch) -> None:
-    told = []
-
-    def tell(self, said, share=None) -> None:
-        told.append(said)
-        if len(told) == 3:  # the arm's pictures, after loading and the CLIP's
-            self.stop()
-        original(self, said, share)
-
-    original = app.Background.tell
-    monkeypatch.setattr(app.Background, "tell", tell)
-    box = app.open_folder(folder, str(run / "region_taught"), cache=tmp_path / "cache")
-    assert wait(works[0]) == "Stopped. region_taught: 0 of 6 new pictures"
-    buttons, tabs = box.children
-    assert buttons.layout.display is None and tabs.layout.display == "none"
-    works[0]._resume.click()
-    assert wait(works[0]) == "Finished."
-    assert told[3:] == ["Loading the models …", "region_taught: 0 of 6 new pictures"]
-    assert buttons.layout.display == "none" and tabs.titles == ("Search",)
+def test_visitors_share_the_vectors_but_not_the_query(folder, run, tmp_path) -> None:
+    given = (folder, str(run / "region_taught"))
+    (tab,) = app.open_folder(lambda *_: None, *given, cache_dir=tmp_path / "cache")
+    one, two = tab.make(), tab.make()
+    one.query = "a red ball"
+    assert two.query == "" and not two.results["before"]
+    for share in (0.0, 1.0):
+        assert one._features[share].data_ptr() == two._features[share].data_ptr()
 
 
-def test_tabs_of_a_start_that_was_stopped_do_not_come_twice(works) -> None:
-    def build(background):
-        yield "First", ["said"], app.ipywidgets.Label()
-        if len(starts) == 0:
-            starts.append(1)
-            background.stop()
-        background.tell("on")
-        yield "Second", ["said"], app.ipywidgets.Label()
-
-    starts: list[int] = []
-    _, tabs = app.show_tabs(build).children
-    assert wait(works[0]) == "Stopped. on" and tabs.titles == ("First",)
-    works[0]._resume.click()
-    assert wait(works[0]) == "Finished."
-    assert tabs.titles == ("First", "Second") and len(tabs.children) == 2
-
-
-def test_a_folder_without_pictures_is_said(run, works, tmp_path) -> None:
+def test_a_folder_without_pictures_is_said(run, tmp_path) -> None:
     (tmp_path / "<b>empty").mkdir()
-    app.open_folder(tmp_path / "<b>empty", str(run / "region_taught"))
-    assert wait(works[0]).startswith("Failed: Expected pictures (.avif")
+    with pytest.raises(ValueError, match="Expected pictures"):
+        list(app.open_folder(lambda *_: None, tmp_path / "<b>empty", str(run / "region_taught")))
+
+
+def test_gain_and_cost_are_those_of_the_run(run) -> None:
+    """By hand: the chosen one against the share 0."""
+    folder = run / "region_taught"
+    assert app.describe_cost(folder) == ""  # this one had no validation data
+    assert app.describe_cost(run) == ""
+    record = json.loads((folder / "training.json").read_text())
+    candidates = [(0.0, 0.2, 1.0), (0.5, 0.3, 0.95), (1.0, 0.4, 0.5)]
+    record["candidates"] = [
+        dict(zip(("alpha", "recall_at_1", "retention"), each, strict=True)) for each in candidates
+    ]
+    for alpha, gain, kept in ((0.5, "50% more", "95%"), (1.0, "100% more", "50%")):
+        record["alpha"] = alpha
+        (folder / "training.json").write_text(json.dumps(record))
+        said = app.describe_cost(folder)
+        assert f"ranks {gain} right pictures first" in said and f"keeps {kept} of" in said
+    record["candidates"][2]["recall_at_1"] = 0.1
+    (folder / "training.json").write_text(json.dumps(record))
+    assert "ranks 50% fewer" in app.describe_cost(folder)
+
+
+def test_what_was_made_once_is_remembered(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path))
+    made = []
+
+    def make(value: float) -> torch.Tensor:
+        made.append(value)
+        return torch.full((2, 3), value)
+
+    for key, value, expected in (("a", 1.0, 1.0), ("a", 2.0, 1.0), ("b", 3.0, 3.0)):
+        assert (app._remember([key], lambda value=value: make(value)) == expected).all()
+    assert made == [1.0, 3.0]
+    (damaged,) = [path for path in (tmp_path / "app").iterdir() if path.stat().st_mtime][:1]
+    damaged.write_bytes(b"cut")
+    app._remember(["a"], lambda: make(4.0)), app._remember(["b"], lambda: make(4.0))
+    assert made == [1.0, 3.0, 4.0]
 
 
 def same(one, other) -> bool:
@@ -192,15 +189,3 @@ def test_what_one_vector_of_a_query_cannot_serve_is_refused(run, make_clip_folde
 def test_a_run_of_several_models_is_asked_for_one(run) -> None:
     with pytest.raises(FileNotFoundError, match=f"name one of them: .*{run}/region_taught"):
         app.load_pair(str(run), before="pocket")
-
-
-def test_the_environment_says_what_is_shown(monkeypatch) -> None:
-    shown = []
-    monkeypatch.setattr(app, "display", shown.append)
-    monkeypatch.setattr(app, "open_folder", lambda *given: given)
-    monkeypatch.setattr(app, "show_tabs", lambda build: build)
-    app.show_app()
-    asked = {"folder": "/photos", "model": "runs/mine/dclip", "device": "cpu", "before": "base"}
-    monkeypatch.setenv(app.SETTINGS, json.dumps(asked))
-    app.show_app()
-    assert shown == [app.build_pocket, (app.Path("/photos"), "runs/mine/dclip", "cpu", "base")]

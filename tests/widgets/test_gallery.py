@@ -90,6 +90,58 @@ def test_a_picture_that_has_gone_is_ranked_and_not_seen(make, captioned, tmp_pat
     assert "judge for yourself" in gallery.message
 
 
+def test_each_hit_says_its_rank_in_the_other_row(make, features, clip, captioned) -> None:
+    """Against a loop over all pictures, of which those asked with are left out."""
+    gallery = make()
+    for picture in (-1, 3):
+        if picture < 0:
+            gallery.query = "boats"
+            queries = dict.fromkeys((0.0, 1.0), encode_texts(clip, ["boats"])[0])
+        else:
+            gallery.picture = picture
+            queries = {share: features[share][picture] for share in (0.0, 1.0)}
+        seen = 0
+        for row, other in (("before", 1.0), ("after", 0.0)):
+            scores = (features[other] @ queries[other]).tolist()
+            for hit in gallery.results[row]:
+                better = [
+                    image
+                    for image, score in enumerate(scores)
+                    if image != picture and score > scores[hit["image"]] + 1e-7
+                ]
+                assert hit["other_rank"] == 1 + len(better)
+                seen += hit["other_rank"] != hit["rank"]
+        assert seen
+
+
+def test_files_that_change_or_go_meanwhile_are_noticed(make, captioned, tmp_path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(len(captioned))]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(path)
+    gallery = make(dataset=replace(captioned, paths=tuple(paths)), things=None)
+    old = thumbnails(gallery)
+    first, second = images(gallery, "before")[:2]
+    Image.new("RGB", (16, 8), "green").save(paths[first])
+    paths[second].unlink()
+    gallery.query = "boats"
+    gallery.query = "a red ball"
+    notes = {hit["image"]: hit["note"] for row in gallery.results.values() for hit in row}
+    assert notes[first] == "changed since it was embedded" and notes[second] == "its file is gone"
+    assert not any(note for image, note in notes.items() if image not in (first, second))
+    new = thumbnails(gallery)
+    assert new[first] != old[first] and second not in new
+    paths[first].write_bytes(b"no picture")
+    gallery.query = "boats"
+    gallery.query = "a red ball"
+    assert first not in thumbnails(gallery)
+    answers = []
+    gallery.send = lambda content, buffers=None: answers.append(content)
+    for image in (first, second):
+        gallery._receive(gallery, {"kind": "open", "picture": image}, [])
+        assert gallery.message == f"{image}.png cannot be opened any more."
+    assert not answers
+
+
 def test_typed_words_have_no_known_answer(make, clip, features) -> None:
     gallery = make()
     gallery.query = "  a   blue\tball "
@@ -349,7 +401,7 @@ def test_a_page_without_a_kernel_has_a_picture_and_a_sentence(make) -> None:
 
 def test_a_thumbnail_is_small_and_keeps_the_shape() -> None:
     small = Image.open(io.BytesIO(shrink(Image.new("RGB", (1000, 500), "black"))))
-    assert small.size == (160, 80)
+    assert small.size == (256, 128)
 
 
 def test_an_arm_whose_text_tower_was_trained_is_refused(clip, captioned, features) -> None:
