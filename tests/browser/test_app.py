@@ -290,13 +290,15 @@ HOSTILE = [
     b"GET /socket HTTP/1.1\r\nHost: {host}\r\n{upgrade}Origin: http://{host}\r\n\r\n",
     b"GET /socket HTTP/1.1\r\nHost: {host}\r\n{upgrade}Origin: http://{host}\r\n"
     b"Cookie: {cookie}\r\nSec-WebSocket-Protocol: v1.kernel.websocket.jupyter.org\r\n\r\n",
-    # In, but with a frame that is longer than any, one that is no message, and one never finished.
+]
+LET_IN = (
     b"GET /socket HTTP/1.1\r\nHost: {host}\r\n{upgrade}Origin: http://{host}\r\n"
-    b"Cookie: {cookie}\r\n\r\n" + b"\x82\xff" + struct.pack(">Q", 2**40) + b"maskxxxx",
-    b"GET /socket HTTP/1.1\r\nHost: {host}\r\n{upgrade}Origin: http://{host}\r\n"
-    b"Cookie: {cookie}\r\n\r\n" + b"\x82\x84mask" + b"xxxx",
-    b"GET /socket HTTP/1.1\r\nHost: {host}\r\n{upgrade}Origin: http://{host}\r\n"
-    b"Cookie: {cookie}\r\n\r\n" + b"\x82\xff" + struct.pack(">Q", MOST_BYTES) + b"maskxx",
+    b"Cookie: {cookie}\r\n\r\n"
+)
+FRAMES = [  # longer than any, no message, and never finished
+    b"\x82\xff" + struct.pack(">Q", 2**40) + b"maskxxxx",
+    b"\x82\x84mask" + b"xxxx",
+    b"\x82\xff" + struct.pack(">Q", MOST_BYTES) + b"maskxx",
 ]
 
 
@@ -311,11 +313,15 @@ def test_three_hundred_hostile_requests(served, page, browser) -> None:
         b"{upgrade}": upgrade,
     }
     held = []
-    for text in islice(cycle(HOSTILE), 300):
+    asked = [(each, b"") for each in HOSTILE] + [(LET_IN, each) for each in FRAMES]
+    for text, frame in islice(cycle(asked), 300):
         for name, value in words.items():
             text = text.replace(name, value)
         try:
             held.append(served.send(text))
+            if frame:
+                assert held[-1].recv(1000).startswith(b"HTTP/1.1 101 ")
+                held[-1].sendall(frame)
         except OSError:  # refused at once
             continue
     assert len(held) > 250
