@@ -2,19 +2,18 @@
 
 import argparse
 import base64
-import contextlib
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from assets.make.notebook_files import shrink_png
 from dclip_kit.runtime.files import write_atomically
 
 PORT = 8867
+ADDRESS = re.compile(r"http\S+token=\S+")  # as the app prints it
 TABS = {"gallery": "Search", "playground": "Name", "inspector": "Regions"}
 
 
@@ -31,17 +30,14 @@ def take(folder: Path) -> None:
     if chromium is None:
         raise ValueError("Expected a Chromium, got none; install one or set BROWSER_PATH.")
     command = [sys.executable, "-m", "dclip_kit", "app", "--no-browser", f"--port={PORT}"]
-    server = subprocess.Popen(command)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        for _ in range(240):
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", PORT), 1).close()
-                break
-            time.sleep(0.5)
+        assert server.stdout
+        address = next(found[0] for line in server.stdout if (found := ADDRESS.search(line)))
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1000, "height": 800})
-            page.goto(f"http://127.0.0.1:{PORT}", timeout=180_000)
+            page = browser.new_page(viewport={"width": 1100, "height": 900})
+            page.goto(address)
             page.get_by_role("tab", name="Regions").wait_for(timeout=600_000)
             page.get_by_label("what fine-tuning did to them").select_option("won")
             page.get_by_label("next caption").click()

@@ -1,8 +1,9 @@
 """What stands between a person and the first answer, beside importing torch and open_clip.
 
 `python tests/benchmarks/first.py [FILE.json]` searches a folder of 1,000 pictures from a shell,
-when its index is known; and runs notebook 00 in a new kernel up to its first picture, when nothing
-of the kit is cached. Each is the fastest of its rounds, in turns with the import.
+when its index is known; runs notebook 00 in a new kernel up to its first picture, when nothing of
+the kit is cached; and starts the app and asks its page's socket for a query, with an empty cache
+and again. Each is the fastest of its rounds, in turns with the import.
 """
 
 import json
@@ -14,14 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.request import urlopen
 
 import nbformat
 from nbclient import NotebookClient
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from dclip_kit.data.pocket.world import load_captioned
 from dclip_kit.runtime.files import write_atomically
+from dclip_kit.widgets.host import pack, unpack
 
 ROUNDS = 3
+PORT = 8868
 PICTURES = {"image/png", "application/vnd.plotly.v1+json"}
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_quickstart.ipynb"
 
@@ -53,6 +59,44 @@ def show_first_picture() -> None:
     raise ValueError(f"Expected a picture in {NOTEBOOK}, found none.")
 
 
+def ask_app(cache: str) -> list[float]:
+    """Starts the pocket's app; the seconds until its first query is answered, and of two more."""
+    began = time.perf_counter()
+    command = [sys.executable, "-u", "-m", "dclip_kit", "app", "--no-browser", f"--port={PORT}"]
+    variables = {**os.environ, "DCLIP_CACHE": cache}
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=variables
+    )
+    try:
+        assert server.stdout
+        line = next(line for line in server.stdout if "token=" in line)
+        address = next(word for word in line.split() if "token=" in word)
+        with urlopen(address) as reply:
+            cookie = reply.headers["Set-Cookie"].partition(";")[0]
+        home = f"127.0.0.1:{PORT}"
+        headers = {"Cookie": cookie}
+        with connect(
+            f"ws://{home}/socket", origin=Origin(f"http://{home}"), additional_headers=headers
+        ) as page:
+
+            def hear(wanted: Callable[[dict[str, Any]], bool]) -> None:
+                while not wanted(unpack(page.recv(decode=False))[0]):
+                    pass
+
+            hear(lambda header: bool(header["page"]["tabs"]))
+            page.send(pack({"tab": 0, "kind": "open"}))
+            times = []
+            for words in ("a dog on the beach", "a red bus", "two cats"):
+                asked = time.perf_counter()
+                page.send(pack({"tab": 0, "kind": "set", "content": {"query": words}}))
+                hear(lambda header: "results" in header.get("state", {}))
+                times.append(time.perf_counter() - (asked if times else began))
+            return times
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def main() -> None:
     """Measures, and writes what was found."""
     folder = str(load_captioned("test").paths[0].parent)
@@ -63,11 +107,20 @@ def main() -> None:
         "search": lambda: call(*search),
         "first picture of 00": show_first_picture,
     }
-    rounds = [{name: seconds(each) for name, each in work.items()} for _ in range(ROUNDS)]
-    fastest = {name: min(times[name] for times in rounds) for name in work}
+    rounds = []
+    for _ in range(ROUNDS):
+        times = {name: seconds(each) for name, each in work.items()}
+        with TemporaryDirectory() as cache:
+            times["app, empty cache"], *_ = ask_app(cache)
+            times["app"], *queries = ask_app(cache)
+        rounds.append(times | {"query of the app": max(queries)})
+    fastest = {name: min(times[name] for times in rounds) for name in rounds[0]}
     ratios = {
         "search / import": fastest["search"] / fastest["import"],
         "first picture / import": fastest["first picture of 00"] / fastest["import"],
+        "app, empty cache / import": fastest["app, empty cache"] / fastest["import"],
+        "app / import": fastest["app"] / fastest["import"],
+        "milliseconds of a query of the app": 1000 * fastest["query of the app"],
     }
     report = {"seconds": fastest, "ratios": ratios}
     print(json.dumps(report, indent=1))

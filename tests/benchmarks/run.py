@@ -57,6 +57,9 @@ BARS = (
     Bar("widgets", "KB a query", 200),
     Bar("first", "search / import", 1.5),
     Bar("first", "first picture / import", 3),
+    Bar("first", "app, empty cache / import", 8),
+    Bar("first", "app / import", 2),
+    Bar("first", "milliseconds of a query of the app", 150),
 )
 
 
