@@ -101,7 +101,7 @@ def _check(settings: Any, prefix: str = "") -> None:
 class RegionSettings:
     """How regions are found and weighted."""
 
-    detector: str = "pocket"
+    detector: str = "pocket"  # or a .pt, a .json of boxes, "crops", or one of these with "+crops"
     confidence: float = 0.25  # ultralytics' own default
     max_regions: int = 10
     margin: float = 0.1  # share of the box's side kept around a crop: context helps CLIP
@@ -406,13 +406,13 @@ class Profile:
 
 # How each format of captioned pictures looks on disk, for --help and errors.
 FORMATS: dict[str, str] = {
-    "csv": "captions.csv or metadata.csv (or .tsv) with the columns image or file_name, caption or "
-    "text, and perhaps split",
+    "csv": "captions.csv, metadata.csv (or .tsv) or captions.txt with the columns image or "
+    "file_name, caption or text, and perhaps split",
     "jsonl": "a .jsonl with these as keys; captions may be a list",
     "files": "a .txt beside each picture",
     "karpathy": "dataset_*.json",
     "coco": "captions_*.json",
-    "flickr": "results_20130124.token or results.csv",
+    "flickr": "results_20130124.token or results.csv; Flickr8k.token.txt, with its splits' lists",
     "conceptual": "a .tsv of captions and addresses, over what img2dataset downloaded",
     "shards": "webdataset's .tar",
     "datasets": "hf:organisation/name[:split], a .parquet with pictures, or an Arrow data set",

@@ -174,7 +174,7 @@ def make_detector() -> Callable[[], object]:
     from dclip_kit.runtime.files import asset_path
 
     class Fake(Detector):
-        def detect(self, images, batch_size=32, progress=True, skip_unreadable=False):
+        def detect(self, images, batch_size=32, progress=True, skip_unreadable=False, paths=None):
             found = []
             for picture in images:
                 count = picture.width % 3

@@ -121,8 +121,9 @@ def detect(
     Args:
         pictures: a picture, or a folder of pictures, with its subfolders.
         out: the .json file to write.
-        detector: "pocket", or a .pt file of ultralytics by name or path (a pickle: load only those
-            from people you trust).
+        detector: "pocket"; a .pt file of ultralytics by name or path (a pickle: load only those
+            from people you trust); a .json with another detector's boxes, as this command writes
+            it; "crops", five fixed ones; or one of the others with these, such as "pocket+crops".
         confidence: what a region's confidence must exceed, 0 to 1.
         max_regions: the most regions a picture.
         drawn: a folder for the pictures with their boxes drawn in.

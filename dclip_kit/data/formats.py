@@ -49,7 +49,8 @@ class Format:
     own_pictures: bool = False
 
 
-_TABLES = ("captions.csv", "captions.tsv", "metadata.tsv", "metadata.csv")
+_TABLES = ("captions.csv", "captions.tsv", "captions.txt", "metadata.tsv", "metadata.csv")
+_FLICKR = ("results_20130124.token", "results.csv", "Flickr8k.token.txt")
 _COCO = ("annotations/captions_*.json", "captions_*.json")
 READERS = {
     "csv": Format(_TABLES, read_table, in_splits=True),
@@ -57,7 +58,7 @@ READERS = {
     "files": Format((), read_texts, own_pictures=True),
     "karpathy": Format(("dataset_*.json",), read_karpathy, says_splits=True),
     "coco": Format(_COCO, read_coco, "coco", says_splits=True),
-    "flickr": Format(("results_20130124.token", "results.csv"), read_flickr, "flickr30k"),
+    "flickr": Format(_FLICKR, read_flickr, says_splits=True),
     "conceptual": Format(("*.tsv",), read_conceptual, "conceptual_captions"),
     "shards": Format(("*.tar",), read_shards, in_splits=True, own_pictures=True),
     "datasets": Format((), read_table, own_pictures=True),
@@ -75,6 +76,8 @@ _MARKS = (
     (".json", b'"annotations"', "coco"),
     (".json", b'"file_name"', "coco"),
     (".token", b"", "flickr"),
+    (".txt", b"#0\t", "flickr"),
+    (".txt", b"image,caption", "csv"),
     (".tsv", b"", "conceptual"),
     (".tar", b"", "shards"),
 )
@@ -155,6 +158,8 @@ def read_format(
         source = files[0].stem.removeprefix("dataset_")
     elif format_name == "datasets":
         source = path.name
+    elif format_name == "flickr":
+        source = "flickr8k" if files[0].name.startswith("Flickr8k") else "flickr30k"
     else:
         source = reader.source or (path if reader.own_pictures else folder).resolve().stem
     return collect(
@@ -199,7 +204,8 @@ def _find_images(rows: Sequence[Row], file: Path, look_above: bool) -> Path:
     """
     stem = file.stem.removeprefix("captions_").removeprefix("dataset_")
     usual = (stem, f"images/{stem}", "", "images", "Images", f"{stem}_images", f"{stem}-images")
-    subfolders = dict.fromkeys((*usual, "flickr30k_images", "flickr30k-images"))
+    flickr = ("flickr30k_images", "flickr30k-images", "Flicker8k_Dataset")  # the latter's own name
+    subfolders = dict.fromkeys((*usual, *flickr))
     names = [str(row.picture) for row in rows[:_TRIED] if not row.problem]
     bases = (file.parent, file.parent.parent)[: 1 + look_above]
     folders = [base / subfolder for base in bases for subfolder in subfolders]
@@ -269,6 +275,8 @@ def find_formats(path: Path) -> dict[str, Path]:
         return dict.fromkeys(formats[:1], path)
     files = {format: _list_files(path, format) for format in READERS}
     files["conceptual"] = [file for file in files["conceptual"] if not is_table(file)]
+    # The text of a picture called captions is no table.
+    files["csv"] = [file for file in files["csv"] if file.suffix != ".txt" or is_table(file)]
     found = {format: paths[0] for format, paths in files.items() if paths}
     if found:  # texts may lie beside the pictures of any annotation file, which takes precedence
         return found

@@ -244,9 +244,14 @@ def read_conceptual(file: Path, images: Path) -> Iterator[Row]:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a TSV's first line names columns with pictures and captions, as a table's does."""
+    """Whether the first line names columns with pictures and captions, as a table's does.
+
+    Args:
+        path: a TSV, or a file with commas.
+    """
     first = next((line for _, line in read_lines(path)), "")
-    columns = {column.strip().lower() for column in first.split("\t")}
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    columns = {column.strip().lower() for column in first.split(delimiter)}
     return bool(columns & {*PICTURE_COLUMNS} and columns & {*CAPTION_COLUMNS})
 
 
@@ -384,19 +389,24 @@ def read_karpathy(file: Path, images: Path) -> Iterator[Row]:
 
 
 def read_flickr(file: Path, images: Path) -> Iterator[Row]:
-    """Reads Flickr30k's results.csv, with bars, or results_20130124.token; they have no splits.
+    """Reads Flickr30k's results.csv, with bars, or results_20130124.token; or Flickr8k.token.txt.
 
-    The common results.csv has one row (2199200615.jpg's fifth) that lacks the bar before the
-    comment; such rows are reported.
+    Flickr30k has no splits. Flickr8k's are lists of pictures beside the file; a picture in none of
+    them is reported. The common results.csv has one row (2199200615.jpg's fifth) that lacks
+    the bar before the comment; such rows are reported, too.
     """
-    pattern = _BARS if file.suffix == ".csv" else _TOKEN
+    pattern, split_of = _BARS if file.suffix == ".csv" else _TOKEN, dict[str, str]()
+    for split in ("train", "dev", "test"):
+        split_file = file.parent / f"Flickr_8k.{split}Images.txt"
+        if file.name.startswith("Flickr8k") and split_file.is_file():
+            split_of |= {line.strip(): split for _, line in read_lines(split_file)}
     for where, line in read_lines(file):
         match = pattern.fullmatch(line)
         if not match:
             yield Row(where, problem="expected a picture, its caption's number and a caption")
         elif match[1] != "image_name":  # the header's
             name = match[1].strip()
-            yield Row(where, name, match[2], None, f"flickr:{Path(name).stem}")
+            yield Row(where, name, match[2], split_of.get(name), f"flickr:{Path(name).stem}")
 
 
 def read_manifest(file: Path, images: Path) -> Iterator[Row]:

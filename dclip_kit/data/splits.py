@@ -626,7 +626,7 @@ def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
     pictures, captions, splits = report["pictures"], report["captions"], report["splits"]
     yield f"Format: {report['format']}"
     yield f"Pictures: {pictures['usable']:,} usable, {len(pictures['unusable']):,} unusable"
-    yield from _list_some([f"{entry['path']}: {entry['reason']}" for entry in pictures["unusable"]])
+    yield from _list_some(_join_equal(pictures["unusable"]))
     yield (
         f"Captions: {captions['usable']:,} usable ({captions['truncated']:,} of them cut after "
         f"CLIP's 77 tokens or at its end token), {captions['empty']:,} empty"
@@ -644,6 +644,18 @@ def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
         yield from _list_some(
             ["{picture} is {evaluation}, {by}".format(**leak) for leak in report["leaks"]]
         )
+
+
+def _join_equal(entries: Sequence[dict[str, str]]) -> list[str]:
+    """A line for each reason, with the first place and the number of places that share it."""
+    places: dict[str, list[str]] = {}
+    for entry in entries:
+        # A reason may name its picture.
+        places.setdefault(entry["reason"].replace(entry["path"], "it"), []).append(entry["path"])
+    return [
+        f"{first}{f' and {len(others):,} more' if others else ''}: {reason}"
+        for reason, (first, *others) in places.items()
+    ]
 
 
 def _list_some(lines: Sequence[str]) -> Iterator[str]:

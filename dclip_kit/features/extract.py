@@ -63,6 +63,11 @@ def extract_features(
         ValueError: a picture cannot be read, or a feature is not finite; or the folder has features
             that were made from something else (the message says what).
     """
+    if detector.boxes and (unlisted := detector.boxes.count_unlisted(dataset.paths)):
+        say(
+            f"{unlisted:,} of {len(dataset):,} pictures are not in {detector.boxes.file}: the "
+            "whole picture is their region."
+        )
     make = partial(_encode_parts, bundle, detector, dataset, settings, batch_size)
     if folder is None:
         (features,) = make([range(len(dataset))])
@@ -148,10 +153,18 @@ def _encode_parts(
     ) as bar:
         for part in parts:
             paths = [dataset.paths[index] for index in part]
-            groups = ([paths[i] for i in group] for group in split_by_pixels(paths, batch_size))
+            groups = [[paths[i] for i in group] for group in split_by_pixels(paths, batch_size)]
             batches: list[dict[str, Tensor]] = []
+            group_paths = iter(groups)
             for pictures in read_ahead(open_picture, groups, bundle.device):
-                batches.append(_encode_pictures(bundle, detector, settings, batch_size, pictures))
+                regions = detector.detect(
+                    pictures, batch_size, progress=False, paths=next(group_paths)
+                ).regions
+                batches.append(
+                    _encode_pictures(
+                        bundle, detector.names, settings, batch_size, pictures, regions
+                    )
+                )
                 bar.update(len(pictures))
                 del pictures  # before the next ones are opened
             picture_features = {
@@ -162,15 +175,15 @@ def _encode_parts(
 
 def _encode_pictures(
     bundle: ClipBundle,
-    detector: Detector,
+    names: Sequence[str],
     settings: RegionSettings,
     batch_size: int,
     pictures: list[Image.Image],
+    detections: Sequence[Regions],
 ) -> dict[str, Tensor]:
     """Pictures and their regions, by the names of `FrozenFeatures`."""
     regions: list[Regions] = []
     boxes: list[tuple[Image.Image, Box]] = [(image, (0, 0, *image.size)) for image in pictures]
-    detections = detector.detect(pictures, batch_size, progress=False).regions
     for picture, group in zip(pictures, detections, strict=True):
         if settings.whole_image and not group.is_whole_image:
             whole_region = Regions.whole_image(picture.size)
@@ -179,7 +192,7 @@ def _encode_pictures(
             group = Regions(xyxy, confidence, group.label + whole_region.label, picture.size)
         regions.append(group)
         boxes += [(picture, box) for box in crop_boxes(group, settings.margin, settings.square)]
-    class_index = {name: number for number, name in enumerate(detector.names)}
+    class_index = {name: number for number, name in enumerate(names)}
 
     def read(picture_box: tuple[Image.Image, Box]) -> Tensor:
         picture, box = picture_box  # cropped here, so that the crop is dropped again at once

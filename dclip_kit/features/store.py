@@ -24,7 +24,7 @@ from dclip_kit.data import CaptionedImages
 from dclip_kit.data.paths import load_json
 from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.models.detector import Detector, locate_weights
+from dclip_kit.models.detector import Detector, locate_weights, with_crops
 from dclip_kit.models.encode import Pictures
 from dclip_kit.models.regions import pad_rows
 from dclip_kit.runtime.files import (
@@ -295,7 +295,10 @@ def describe_source(
     """
     limits = detector or settings
     weights = detector.source if detector else locate_weights(settings.detector)
-    files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
+    files = [weights] if weights else []
+    if weights and weights.is_dir():
+        files = sorted(weights.rglob("*"))
+    crops = detector.crops if detector else with_crops(settings.detector)
     scans = scan_pictures(dataset.paths, "comparing pictures", decode=False)
     if problem := next((scan.problem for scan in scans if scan.problem), ""):
         raise FileNotFoundError(f"Expected pictures that can be read, but {problem}")
@@ -314,6 +317,7 @@ def describe_source(
             "confidence": limits.confidence,
             "max_regions": limits.max_regions,
             **({"image_size": detector.image_size} if detector else {}),
+            **({"crops": True} if crops else {}),
         },
         "regions": {k: v for k, v in asdict(settings).items() if k not in _NOT_OF_CROPS},
         "pictures": {

@@ -1,7 +1,6 @@
-"""Finding regions: YOLO detectors, the embedded one or any of ultralytics'.
+"""Finding regions: YOLO detectors, the boxes of any other detector in a file, and fixed crops.
 
-Ultralytics is AGPL-3.0 and imported on first use. Regions can also come from any other detector:
-see `Regions.from_boxes`.
+Ultralytics is AGPL-3.0 and imported on first use; boxes in a file and crops need none of it.
 """
 
 import contextlib
@@ -21,11 +20,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dclip_kit.data.pictures import as_seen, open_picture
+from dclip_kit.models.boxes import CROP_NAMES, StoredBoxes, add_crops, read_boxes
 from dclip_kit.models.encode import split_by_pixels
 from dclip_kit.models.regions import Regions
 from dclip_kit.runtime.files import asset_path, load_tensors, load_weights
 
 _STRIDE = 32  # ultralytics silently rounds other image sizes up
+_CROPS = "+crops"  # behind the name of a detector
 _NMS_SECONDS = 2.0  # past this, ultralytics may leave the rest of a batch without boxes
 
 
@@ -53,16 +54,20 @@ class Detector:
         image_size: side in pixels of the square that every picture is fitted into.
         confidence: what a detection's confidence must exceed.
         max_regions: how many of a picture's detections are kept, by falling confidence.
-        source: the weights it was loaded from.
+        source: the weights or boxes it was loaded from; None for crops alone.
         predictor: ultralytics' predictor: its model, letterbox and non-maximum suppression.
+        boxes: what another detector found, in place of a predictor.
+        crops: whether fixed crops are regions, too; alone if there is neither of the others.
     """
 
     names: tuple[str, ...]
     image_size: int
     confidence: float
     max_regions: int
-    source: Path
-    predictor: Any = field(repr=False)
+    source: Path | None
+    predictor: Any = field(default=None, repr=False)
+    boxes: StoredBoxes | None = None
+    crops: bool = False
 
     def detect(
         self,
@@ -70,6 +75,7 @@ class Detector:
         batch_size: int = 32,
         progress: bool = True,
         skip_unreadable: bool = False,
+        paths: Sequence[Path] | None = None,
     ) -> Detections:
         """Finds regions, in pixels of each picture as `open_picture` reads it.
 
@@ -82,9 +88,11 @@ class Detector:
                 than `MOST_PIXELS` pixels.
             progress: shows a bar once the work has lasted for two seconds.
             skip_unreadable: leaves unreadable pictures out and reports them instead of raising.
+            paths: of pictures that are open already; stored boxes are found by them.
 
         Raises:
-            ValueError: as `open_picture`, or an opened picture does not have 8 bits a channel.
+            ValueError: as `open_picture`, or an opened picture does not have 8 bits a channel; or
+                as `StoredBoxes.find`.
         """
         if isinstance(images, str | Path | Image.Image):
             raise TypeError(f"Expected a sequence of pictures, got one; give [{images!r}].")
@@ -94,18 +102,32 @@ class Detector:
             total=len(images), desc="detect", unit="picture", delay=2, disable=not progress
         ) as bar:
             for batch in split_by_pixels(images, batch_size):
-                pictures = []
+                pictures, read_paths = [], []
                 for index in batch:
+                    given = images[index]
                     try:
-                        pictures.append(_read_picture(images[index]))
+                        pictures.append(_read_picture(given))
+                        path = None if isinstance(given, Image.Image) else given
+                        read_paths.append(paths[index] if paths else path)
                     except ValueError as error:
                         if not skip_unreadable:
                             raise
                         unreadable[index] = str(error)
-                regions += self._detect_batch(pictures)
+                regions += self._find(pictures, read_paths)
                 bar.update(len(batch))
         without_detections = sum(item.is_whole_image for item in regions)
         return Detections(tuple(regions), without_detections, unreadable)
+
+    def _find(self, pictures: list[np.ndarray], paths: Sequence[Any]) -> list[Regions]:
+        if self.predictor:
+            regions = self._detect_batch(pictures)
+        else:
+            sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
+            regions = [
+                self.boxes.find(path, size) if self.boxes else Regions.whole_image(size)
+                for path, size in zip(paths, sizes, strict=True)
+            ]
+        return [add_crops(each) for each in regions] if self.crops else regions
 
     def _detect_batch(self, pictures: list[np.ndarray]) -> list[Regions]:
         results = self.predictor(pictures) if pictures else []
@@ -135,9 +157,11 @@ def load_detector(
     """Loads a detector.
 
     Args:
-        name_or_path: "pocket", the embedded one; a folder of the same files; or a `.pt` of
+        name_or_path: "pocket", the embedded one; a folder of the same files; a `.pt` of
             ultralytics, by path or by name (such as "yolov8n.pt", downloaded to torch's cache if
-            needed). A `.pt` is a pickle: take it only from people you trust.
+            needed); a `.json` with the boxes of any detector, as the command detect writes it; or
+            "crops", fixed crops without a detector. With "+crops" behind it, each of the others has
+            these crops as well. A `.pt` is a pickle: take it only from people you trust.
         confidence: what a detection's confidence must exceed, 0 to 1.
         max_regions: how many of a picture's detections are kept, by falling confidence.
         image_size: side in pixels of the square that pictures are fitted into, a multiple of 32;
@@ -156,7 +180,12 @@ def load_detector(
             "Expected a confidence from 0 to 1, max_regions of at least 1 and an image_size that "
             f"is a multiple of {_STRIDE}, got {confidence}, {max_regions} and {image_size}."
         )
-    source = locate_weights(name_or_path)
+    source, crops = locate_weights(name_or_path), with_crops(name_or_path)
+    crop_names = CROP_NAMES if crops else ()
+    if source is None or source.suffix.lower() == ".json":
+        boxes = read_boxes(source, confidence, max_regions) if source else None
+        names = (*(boxes.names if boxes else ()), *crop_names)
+        return Detector(names, 0, confidence, max_regions, source, None, boxes, crops)
     yolo = read_weights(source)
     size = image_size or -(-int(np.max(yolo.overrides.get("imgsz", 640))) // _STRIDE) * _STRIDE
     with contained_ultralytics():
@@ -175,11 +204,19 @@ def load_detector(
         predictor.setup_model(yolo.model, verbose=False)
         predictor([np.zeros((size, size, 3), np.uint8)])  # the first one also warms up
     names = tuple(name for _, name in sorted(yolo.names.items()))
-    return Detector(names, size, confidence, max_regions, source, predictor)
+    names = (*names, *crop_names)
+    return Detector(names, size, confidence, max_regions, source, predictor, crops=crops)
 
 
-def locate_weights(name_or_path: str | Path) -> Path:
-    """Finds a detector's weights, as `load_detector` takes them, without loading them.
+def with_crops(name_or_path: str | Path) -> bool:
+    """Whether a detector's name asks for fixed crops."""
+    return str(name_or_path) == "crops" or str(name_or_path).endswith(_CROPS)
+
+
+def locate_weights(name_or_path: str | Path) -> Path | None:
+    """Finds a detector's weights or boxes, as `load_detector` takes them, without loading them.
+
+    None for crops alone.
 
     Looks at the path itself, then, for a bare name, in torch's cache (`torch.hub.get_dir()`), and
     finally downloads what ultralytics publishes under that name.
@@ -188,9 +225,12 @@ def locate_weights(name_or_path: str | Path) -> Path:
         FileNotFoundError: as `load_detector`; at once if YOLO_OFFLINE is set, otherwise when
             ultralytics gives up.
     """
-    if name_or_path == "pocket":
+    if name_or_path == "crops":
+        return None
+    name = str(name_or_path).removesuffix(_CROPS)
+    if name == "pocket":
         return asset_path("pocket_yolo")
-    path = Path(name_or_path).expanduser()
+    path = Path(name).expanduser()
     if path.exists():
         return path
     cached = Path(torch.hub.get_dir(), "checkpoints", path.name)
@@ -209,7 +249,8 @@ def locate_weights(name_or_path: str | Path) -> Path:
             except Exception as error:  # whatever went wrong, the weights are not there
                 reason += f", and its download failed: {' '.join(str(error).split())}"
     raise FileNotFoundError(
-        f"Expected 'pocket', a folder, a .pt file or a name that ultralytics publishes, got "
+        "Expected 'pocket', 'crops', a folder, a .pt or .json file, or a name that ultralytics "
+        f"publishes, got "
         f"{str(path)!r} ({reason}); give a path that exists, or put the file at {cached}."
     )
 

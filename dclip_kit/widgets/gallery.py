@@ -356,8 +356,8 @@ class QueryGallery(BeforeAfter):
     def _detect(self, image: int) -> None:
         if self._detector is None or str(image) in self._boxes:
             return
-        picture = open_picture(self._paths[image])
-        regions = self._detector.detect([picture], progress=False).regions[0]
+        regions = self._detector.detect([self._paths[image]], progress=False).regions[0]
+        width, height = regions.image_size
         rows = zip(
             regions.xyxy.tolist(),
             regions.label,
@@ -366,9 +366,7 @@ class QueryGallery(BeforeAfter):
             strict=True,
         )
         boxes = [[*box, f"{label} {score:.2f}", color] for box, label, score, color in rows]
-        self._boxes = self._boxes | {
-            str(image): {"width": picture.width, "height": picture.height, "boxes": boxes}
-        }
+        self._boxes = self._boxes | {str(image): {"width": width, "height": height, "boxes": boxes}}
 
     def _draw_still(self) -> tuple[bytes, str]:
         """Both rows, one below the other, under a line with the query."""

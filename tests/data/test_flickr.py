@@ -87,5 +87,67 @@ def test_a_csv_of_another_form_has_nothing_to_use(folder, content, says) -> None
 
 
 def test_a_folder_without_captions_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"one file results_20130124\.token or results\.csv in"):
+    with pytest.raises(ValueError, match=r"one file results_20130124\.token or .* in"):
         read_flickr(tmp_path)
+
+
+# Flickr8k
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Flickr8k as it is published: captions, and each split's list of pictures."""
+    captions = "".join(
+        f"{name}.jpg#{number}\tA {name} number {number} .\n"
+        for name in ("dog", "cat", "boat", "stray")
+        for number in range(2)
+    )
+    (tmp_path / "Flickr8k.token.txt").write_text(captions)
+    for split, name in (("train", "dog"), ("dev", "cat"), ("test", "boat")):
+        (tmp_path / f"Flickr_8k.{split}Images.txt").write_text(f"{name}.jpg\n")
+    return tmp_path
+
+
+def draw(folder, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (4, 4)).save(folder / f"{name}.jpg")
+
+
+@pytest.mark.parametrize("place", ["Images", "Flicker8k_Dataset", "../Flicker8k_Dataset"])
+@pytest.mark.parametrize("file", ["", "Flickr8k.token.txt"])
+def test_flickr8k_has_splits_and_captions(small, place, file) -> None:
+    draw(small / place, "dog", "cat", "boat", "stray")
+    found = read_captioned(small / file, split="all")
+    assert [path.stem for path in found.dataset.paths] == ["dog", "cat", "boat"]
+    assert found.dataset.splits == ("train", "val", "test") and found.splits_from == "file"
+    assert found.dataset.captions[1] == ("A cat number 0 .", "A cat number 1 .")
+    assert found.dataset.source == "flickr8k" and found.dataset.image_ids[0] == "flickr:dog"
+    # A picture in no list is not used, and both its lines are named.
+    assert [*found.unusable] == ["Flickr8k.token.txt:7", "Flickr8k.token.txt:8"]
+
+
+def test_flickr8k_without_lists_has_no_splits(small) -> None:
+    draw(small / "Images", "dog", "cat", "boat", "stray")
+    for file in small.glob("Flickr_8k.*"):
+        file.unlink()
+    found = read_captioned(small, split="mine")
+    assert len(found.dataset) == 4 and not any(found.dataset.splits) and not found.unusable
+
+
+def test_flickr8k_as_it_is_passed_on(tmp_path) -> None:
+    """A table called captions.txt beside Images, and captions with commas in quotes."""
+    draw(tmp_path / "Images", "dog", "cat")
+    table = 'image,caption\ndog.jpg,A dog .\ndog.jpg,"A dog , again ."\ncat.jpg,A cat .\n'
+    (tmp_path / "captions.txt").write_text(table)
+    for place in (tmp_path, tmp_path / "captions.txt"):
+        found = read_captioned(place)
+        assert found.dataset.captions == (("A dog .", "A dog , again ."), ("A cat .",))
+
+
+def test_the_text_of_a_picture_called_captions_is_no_table(tmp_path) -> None:
+    draw(tmp_path, "captions", "dog")
+    (tmp_path / "captions.txt").write_text("words on a page\n")
+    (tmp_path / "dog.txt").write_text("a dog\n")
+    found = read_captioned(tmp_path)
+    assert found.dataset.captions == (("words on a page",), ("a dog",))

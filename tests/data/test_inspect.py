@@ -214,7 +214,10 @@ def test_what_is_drawn_from_the_datas_own_train_is_said(tmp_path) -> None:
 def test_a_report_is_summed_up() -> None:
     report = {
         "format": "csv",
-        "pictures": {"usable": 1200, "unusable": [{"path": "a", "reason": "gone"}] * 12},
+        "pictures": {
+            "usable": 1200,
+            "unusable": [{"path": "a", "reason": f"gone {number}"} for number in range(12)],
+        },
         "captions": {"usable": 5, "empty": 1, "truncated": 2},
         "splits": {"from": "folders", "train": 1000, "val": 100, "test": 100},
         "not_splits": ["fold", "set"],
@@ -223,7 +226,7 @@ def test_a_report_is_summed_up() -> None:
         "leaks": [{"picture": "a", "evaluation": "b", "by": "path"}],
     }
     lines = list(summarize(report, compared=True))
-    assert lines[:3] == ["Format: csv", "Pictures: 1,200 usable, 12 unusable", "  a: gone"]
+    assert lines[:3] == ["Format: csv", "Pictures: 1,200 usable, 12 unusable", "  a: gone 0"]
     assert lines[12] == "  … and 2 more; --json FILE has all"
     assert lines[-7:] == [
         "Splits, from folders: train 1,000, val 100, test 100",
@@ -234,6 +237,12 @@ def test_a_report_is_summed_up() -> None:
         "Leaks: 1 pictures that are evaluation pictures too",
         "  a is b, path",
     ]
+    # What many share is said once.
+    shared = [{"path": x, "reason": f"Expected {x}, gone"} for x in "abc"]
+    shared += [{"path": "d", "reason": "Expected d, broken"}]
+    report["pictures"]["unusable"] = shared
+    lines = list(summarize(report, compared=True))
+    assert lines[2:4] == ["  a and 2 more: Expected it, gone", "  d: Expected it, broken"]
     plain = report | {
         "linked": 0,
         "not_splits": [],
