@@ -238,11 +238,11 @@ def test_a_report_is_summed_up() -> None:
         "  a is b, path",
     ]
     # What many share is said once.
-    shared = [{"path": x, "reason": f"Expected {x}, gone"} for x in "abc"]
-    shared += [{"path": "d", "reason": "Expected d, broken"}]
+    shared = [{"path": x, "reason": f"Expected {x}, gone"} for x in ("x/a.png", "b.png", "c.png")]
+    shared += [{"path": "d.png", "reason": "Expected d.png, broken"}]
     report["pictures"]["unusable"] = shared
     lines = list(summarize(report, compared=True))
-    assert lines[2:4] == ["  a and 2 more: Expected it, gone", "  d: Expected it, broken"]
+    assert lines[2:4] == ["  x/a.png and 2 more: Expected it, gone", "  d.png: Expected it, broken"]
     plain = report | {
         "linked": 0,
         "not_splits": [],

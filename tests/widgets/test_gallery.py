@@ -296,15 +296,15 @@ def test_boxes_are_found_once_and_only_on_demand(make, detector, captioned) -> N
 
     class Counting(type(detector)):
         def detect(self, pictures, *settings, **more):
-            asked.append(pictures[0].size)
-            return super().detect(pictures, *settings, **more)
+            asked.extend(pictures)
+            return super().detect([*map(open_picture, pictures)], *settings, **more)
 
     gallery = make(detector=Counting(**vars(detector)))
     assert not asked and gallery._boxes == {}
     for _ in range(2):
         gallery._handle_custom_msg({"kind": "boxes", "picture": 3}, [])
     picture = open_picture(captioned.paths[3])
-    assert asked == [picture.size]
+    assert asked == [captioned.paths[3]]
     expected = detector.detect([picture], progress=False).regions[0]
     found = gallery._boxes["3"]
     assert (found["width"], found["height"]) == picture.size
