@@ -48,7 +48,7 @@ def take(folder: Path) -> None:
                 widget = page.locator(f".dclip-{name}")
                 widget.wait_for()
                 page.wait_for_timeout(2_000)  # pictures and lines
-                screenshot = base64.b64encode(widget.screenshot()).decode("ascii")
+                screenshot = base64.b64encode(page.screenshot(full_page=True)).decode("ascii")
                 write_atomically(folder / f"{name}.png", base64.b64decode(shrink_png(screenshot)))
             browser.close()
     finally:
