@@ -38,11 +38,10 @@ class Background:
         self._error: Exception | None = None
         self._stop = ipywidgets.Button(description="Stop", icon="stop")
         self._resume = ipywidgets.Button(description="Resume", icon="play", disabled=True)
-        self._bar = ipywidgets.FloatProgress(max=1.0, layout={"display": "none"})
         self.message = ipywidgets.Label()
         self._stop.on_click(lambda _: self.stop())
         self._resume.on_click(lambda _: self.start())
-        self.box = ipywidgets.HBox([self._stop, self._resume, self._bar, self.message])
+        self.box = ipywidgets.HBox([self._stop, self._resume, self.message])
 
     def start(self) -> None:
         """Starts or resumes the work; does nothing while it is running."""
@@ -57,19 +56,16 @@ class Background:
         """Asks the work to stop after the current step."""
         self._asked_to_stop.set()
 
-    def tell(self, said: str, share: float | None = None) -> None:
+    def tell(self, said: str) -> None:
         """Reports the progress between two steps.
 
         Args:
             said: the progress in words.
-            share: of the work that is done, for a bar.
 
         Raises:
             Stopped: `stop` has been called.
         """
         self.message.value = said
-        self._bar.value = share or 0.0
-        self._bar.layout.display = "none" if share is None else None
         if self._asked_to_stop.is_set():
             raise Stopped
 
@@ -103,7 +99,6 @@ class Background:
         except Exception as error:
             self._error, message = error, f"Failed: {error}"
         self.message.value = message
-        self._bar.layout.display = "none"
         self._stop.disabled, self._resume.disabled = True, self.finished
 
 
