@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import tyro
 
-from dclip_kit.commands.fit import distill, train_teacher
+from dclip_kit.commands.fit import distill, pilot, train_teacher
 from dclip_kit.commands.measure import app, evaluate, probe, search
 from dclip_kit.commands.prepare import curate, detect, embed, inspect
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
@@ -43,6 +43,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "curate": curate,
     "detect": detect,
     "embed": embed,
+    "pilot": pilot,
     "train-teacher": train_teacher,
     "distill": distill,
     "evaluate": evaluate,
@@ -152,6 +153,7 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int
             for name in ("detector", "confidence", "max_regions")
         },
         "embed": {**clip, "regions": profile.regions},
+        "pilot": {"settings": profile},
         "train-teacher": {"settings": profile},
         "distill": {"settings": profile},
         "evaluate": {**clip, "model": (profile.clip,), "profile": profile.name},

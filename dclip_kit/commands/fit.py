@@ -1,5 +1,6 @@
 """Commands that train: the teacher alone, and everything from data to a report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,8 @@ def distill(
     settings: Settings,
     teacher: Path | None = None,
     features: Path | None = None,
+    rates: Path | None = None,
+    keep_going: bool = False,
     device: str = "auto",
 ) -> None:
     """Fine-tunes a CLIP by a recipe and by its control, and measures both.
@@ -66,9 +69,15 @@ def distill(
             training one.
         features: a folder for encoded pictures, which runs that encode the same pictures in the
             same way can share; OUT if left out.
+        rates: the pilot.json whose learning rate to take.
+        keep_going: train on though an epoch has ruined a model.
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
+    if rates:
+        from dclip_kit.evaluation.pilot import read_rates
+
+        settings = replace(settings, student=read_rates(rates, settings.student))
     if teacher and not trains_teacher(settings):
         raise ValueError(
             f"Expected no --teacher for the recipe {settings.recipe}, which trains none, got "
@@ -80,7 +89,9 @@ def distill(
     from dclip_kit.runtime.processes import is_main_process
 
     device = choose_device(device)
-    report = experiment.run(settings, out, teacher=teacher, features=features, device=device)
+    report = experiment.run(
+        settings, out, teacher=teacher, features=features, device=device, keep_going=keep_going
+    )
     if is_main_process():
         arm = printable(out / settings.recipe)
         print(
@@ -92,6 +103,33 @@ def distill(
             f"  hf upload YOU/NAME {arm} . --exclude seen.json",
             sep="\n",
         )
+
+
+def pilot(
+    *, out: Path, settings: Settings, pictures: int = 256, steps: int = 10, device: str = "auto"
+) -> None:
+    """Tries a small part of the data: whether fine-tuning helps, at what rate, and how long it takes.
+
+    Trains the control three times for a few steps, at three learning rates, and measures what each
+    finds and remembers. Writes OUT/pilot.json, which distill --rates takes.
+
+    Args:
+        out: a folder of the pilot's own, such as runs/pilot.
+        settings: of the run that may follow.
+        pictures: with captions, to train on.
+        steps: of each training, about.
+        device: auto, cpu, cuda:0, …
+    """
+    require_recipe(settings)
+    require_own_folder(out, "settings.json")
+    if min(pictures, steps) < 1:
+        raise ValueError(f"Expected at least one picture and step, got {pictures} and {steps}.")
+    from dclip_kit.evaluation.pilot import run_pilot, say_pilot
+    from dclip_kit.runtime.files import write_record
+
+    report = run_pilot(settings, out, pictures=pictures, steps=steps, device=choose_device(device))
+    write_record(report, out / "pilot.json")
+    print(*say_pilot(report), f"Written to {printable(out / 'pilot.json')}.", sep="\n")
 
 
 def _require_room(settings: Profile, out: Path, features: Path, teacher: Path | None) -> None:

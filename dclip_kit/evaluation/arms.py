@@ -49,6 +49,7 @@ from dclip_kit.runtime.printing import printable, say
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.training import History, Term, distill
 
+_LEAST_FOUND = 20  # right answers, below which half of them may be luck
 CARD = "README.md"  # of a model's folder, as hubs show it
 
 
@@ -127,18 +128,24 @@ class TrainingSet:
         captioned: to train on.
         val, zero_shot_val: to choose on.
         rule: how the choice is made.
+        stop_collapsed: whether a training that ruins the model ends after its epoch.
     """
 
     captioned: EncodedPictures
     val: RetrievalSet
     zero_shot_val: ZeroShotSet
     rule: SelectionRule
+    stop_collapsed: bool = False
 
 
 def prepare_training(
-    clip: ClipBundle, captioned: EncodedPictures, sets: EvaluationSets, rule: SelectionRule
+    clip: ClipBundle,
+    captioned: EncodedPictures,
+    sets: EvaluationSets,
+    rule: SelectionRule,
+    stop_collapsed: bool = False,
 ) -> TrainingSet:
-    """Reads val, which every training measures after each epoch.
+    """Reads val, which every training measures after each epoch; arguments as in `TrainingSet`.
 
     Raises:
         ValueError: as `read_pixels`.
@@ -148,7 +155,7 @@ def prepare_training(
         sets.zero_shot_val, pictures=read_few(clip, sets.zero_shot_val.pictures)
     )
     return_memory()
-    return TrainingSet(captioned, val, zero_shot_val, rule)
+    return TrainingSet(captioned, val, zero_shot_val, rule, stop_collapsed)
 
 
 # Training, and choosing
@@ -221,6 +228,9 @@ def train_arm(
         shown: the training data, and val to choose on; test is not used.
         terms: of the loss, from `choose_terms`.
         settings, seed, checkpoint, on_epoch, on_step: as in `distill`.
+
+    Raises:
+        ValueError: as `distill`; or the model has collapsed, and `shown` says to stop then.
     """
     precision = choose_precision(settings.mixed_precision)
     run = distill(
@@ -230,7 +240,7 @@ def train_arm(
         settings,
         seed=seed,
         checkpoint=checkpoint,
-        on_epoch=_validator(clip, shown, precision, on_epoch),
+        on_epoch=_validator(clip, shown, precision, settings.learning_rate, on_epoch),
         on_step=on_step,
     )
     return_memory()
@@ -248,6 +258,7 @@ def _validator(
     clip: ClipBundle,
     training_set: TrainingSet,
     precision: str,
+    rate: float,
     on_epoch: Callable[[ClipBundle, History], None] | None,
 ) -> Callable[[ClipBundle, History], None]:
     """Makes a callback that adds val's figures to an epoch's row, then calls on_epoch."""
@@ -257,7 +268,15 @@ def _validator(
     def name_sample(model: ClipBundle) -> float:
         return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1
 
-    untouched = name_sample(clip)
+    untouched, recall = name_sample(clip), 0.0
+    if training_set.stop_collapsed:
+        metrics = evaluate_retrieval(
+            replace(clip, precision=precision), training_set.val, progress=False
+        )
+        # What finds less by chance alone is not known to collapse.
+        found = metrics.text_to_image.hits(1).sum() >= _LEAST_FOUND
+        recall = metrics.text_to_image.recall_at[1] if found else 0.0
+    named = untouched * len(sample.labels) >= _LEAST_FOUND
 
     def validate(trained: ClipBundle, history: History) -> None:
         student = replace(trained, precision=precision)
@@ -271,8 +290,26 @@ def _validator(
             history[-1]["val_retention"] = top1 / untouched
         if on_epoch:
             on_epoch(trained, history)
+        if training_set.stop_collapsed:
+            kept = top1 / untouched if named else 1.0
+            _require_intact(metrics.text_to_image.recall_at[1], recall, kept, rate)
 
     return validate
+
+
+def _require_intact(recall: float, before: float, retention: float, rate: float) -> None:
+    """Checks that a trained model is not ruined.
+
+    Raises:
+        ValueError: it has lost half of what it found or could name.
+    """
+    if recall < before / 2 or retention < 0.5:
+        raise ValueError(
+            "Expected a model that still searches and remembers after an epoch, got "
+            f"{100 * recall:.1f} % R@1 on val (the untouched CLIP: {100 * before:.1f} %) and "
+            f"{retention:.0%} of its zero-shot accuracy; train into another folder with "
+            f"--student.learning-rate {rate / 3:.1e}, or go on with --keep-going."
+        )
 
 
 def evaluate_arms(arms: Mapping[str, Arm], sets: EvaluationSets) -> dict[str, ArmResult]:

@@ -87,6 +87,7 @@ def run(
     teacher: Path | None = None,
     features: Path | None = None,
     device: str = "cpu",
+    keep_going: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes a CLIP by a profile's recipe and by its control, and measures both.
 
@@ -98,13 +99,14 @@ def run(
         teacher: the folder of a trained teacher, to use instead of training one.
         features: the folder to store frozen features in; `out` if left out.
         device: where to compute.
+        keep_going: whether to train on though an epoch has ruined a model.
 
     Returns:
         The report, from `make_report`.
 
     Raises:
         ValueError: the folder has a run with other settings; data cannot be read or is too little;
-            or the CLIP, the teacher and the policy do not fit each other.
+            the CLIP, the teacher and the policy do not fit each other; or a model has collapsed.
         FileNotFoundError: a file that the profile names is missing.
     """
     began = time.monotonic()
@@ -119,7 +121,9 @@ def run(
     if uncaptioned_data:
         uncaptioned = encode_pictures(clip, uncaptioned_data, regions, features)
     sets = prepare_evaluation(clip, data)
-    arms = train_arms(begun, captioned, sets, teacher_run, uncaptioned)
+    arms = train_arms(
+        begun, captioned, sets, teacher_run, uncaptioned, stop_collapsed=not keep_going
+    )
 
     results = evaluate_arms(arms, sets)
     probe = None
@@ -396,6 +400,7 @@ def train_arms(
     teacher: TeacherRun | None = None,
     uncaptioned: EncodedPictures | None = None,
     on_arm: Callable[[str], None] | None = None,
+    stop_collapsed: bool = False,
 ) -> dict[str, Arm]:
     """Trains a run's recipe and its control, and saves each in a folder of its name.
 
@@ -406,6 +411,7 @@ def train_arms(
         teacher: left out for a recipe that has none, or whose teacher is the control.
         uncaptioned: pictures to learn from without captions.
         on_arm: called with the name of each arm when it is trained and saved.
+        stop_collapsed: whether an arm that an epoch has ruined raises an error.
 
     Returns:
         clip (untouched), contrastive_rehearsal and the recipe's arm, by name.
@@ -413,7 +419,7 @@ def train_arms(
     profile, clip, seen = begun.profile, begun.clip, begun.seen
     control = control_of(profile)
     rehearsal = prepare_rehearsal(clip, captioned, control.regions)
-    training_set = prepare_training(clip, captioned, sets, profile.selection)
+    training_set = prepare_training(clip, captioned, sets, profile.selection, stop_collapsed)
     arms = {"clip": Arm(clip)}
     for name, settings in {CONTROL: control, profile.recipe: profile}.items():
         teaching_model = teacher.teacher if teacher else arms.get(CONTROL, arms["clip"]).clip

@@ -13,6 +13,7 @@ from dclip_kit.config import CONTROL
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.leaks import find_leaks
 from dclip_kit.data.splits import read_test
+from dclip_kit.evaluation import arms as arms_module
 from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.seen import load_seen
 from dclip_kit.features.store import FrozenFeatures
@@ -84,6 +85,54 @@ def test_a_run_from_data_to_a_model_of_open_clips(run, options, own, clip, tmp_p
         assert "Recall@1" in card and "few to measure on" in card and str(tmp_path) not in card
     if report["arms"][TAUGHT]["alpha"]:
         assert not torch.allclose(one, before)
+
+
+def test_a_pilot_is_tried_and_its_rate_taken_over(run, options, tmp_path) -> None:
+    part = ("--pictures", "8", "--steps", "3", "--student.learning-rate", "9e-3")
+    code, said, err = run("pilot", "--out", tmp_path / "pilot", *options, *part)
+    assert code == 0, err
+    assert said.count(" steps: R@1 text→image: ") == 3 and "Too few captions: 16 pictures" in said
+    file = tmp_path / "pilot/pilot.json"
+    report = json.loads(file.read_text())
+    rates = [rung["learning_rate"] for rung in report["rungs"]]
+    assert rates == pytest.approx([3e-3, 9e-3, 27e-3])
+    assert report["tried_on"]["captioned"] == 8 and report["pictures"]["captioned"] == 16
+    assert report["student"]["learning_rate"] in rates
+    assert report["seconds_a_step"] > 0 and report["megabytes"] > 100
+    best = max(rung["recall_at_1"] for rung in report["rungs"])
+    taken = report["student"]["learning_rate"]
+    (chosen,) = [rung for rung in report["rungs"] if rung["learning_rate"] == taken]
+    assert chosen["recall_at_1"] == best
+    code, _, err = run("distill", "--out", tmp_path / "run", *options, "--rates", file)
+    assert code == 0, err
+    settings = json.loads((tmp_path / "run/settings.json").read_text())
+    assert settings["student"]["learning_rate"] == report["student"]["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--steps", "0"), "at least one picture and step"),
+        (("--pictures", "0"), "at least one picture and step"),
+        (("--data", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_pilot_of_nothing_is_refused(given, says, run, options, tmp_path) -> None:
+    code, _, err = run("pilot", "--out", tmp_path / "pilot", *options, *given)
+    assert code == 2 and says in err
+
+
+def test_a_run_of_a_ruined_model_stops_unless_it_is_told_to_go_on(
+    run, options, tmp_path, monkeypatch
+) -> None:
+    def ruin(*_: float) -> None:
+        raise ValueError("Expected a model that still searches, got another.")
+
+    monkeypatch.setattr(arms_module, "_require_intact", ruin)
+    code, _, err = run("distill", "--out", tmp_path / "run", *options)
+    assert code == 2 and "still searches" in err
+    code, _, err = run("distill", "--out", tmp_path / "run", *options, "--keep-going")
+    assert code == 0, err
 
 
 def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:

@@ -714,3 +714,69 @@ def test_the_pocket_arms_have_cards_and_records() -> None:
         assert read_origin(folder).profile.clip == "pocket"
         assert read_origin(folder).digest == load_clip("pocket").digest
         assert "Not measured" not in (folder / "README.md").read_text()
+
+
+# A training that ruins the model
+
+
+@pytest.mark.parametrize(
+    ("recall", "before", "retention", "ruined"),
+    [
+        (0.053, 0.173, 1.0, True),
+        (0.087, 0.173, 1.0, False),
+        (0.2, 0.173, 0.49, True),
+        (0.2, 0.173, 0.51, False),
+        (0.0, 0.0, 1.0, False),  # nothing is known
+    ],
+)
+def test_half_of_what_a_model_can_do_is_enough_to_lose(recall, before, retention, ruined) -> None:
+    if not ruined:
+        module._require_intact(recall, before, retention, 3e-4)
+        return
+    with pytest.raises(ValueError, match=r"--student\.learning-rate 1\.0e-04.*--keep-going"):
+        module._require_intact(recall, before, retention, 3e-4)
+
+
+@pytest.fixture
+def checked(monkeypatch) -> list[tuple[float, ...]]:
+    """What each epoch's model is held against."""
+    found = []
+    monkeypatch.setattr(module, "_require_intact", lambda *figures: found.append(figures))
+    return found
+
+
+def test_each_epoch_is_held_against_the_untouched_clip(
+    clip, pixels, features, sets, checked, monkeypatch
+) -> None:
+    shown = training_set(pixels, features, sets)
+    train_by_terms(clip, shown, UNTAUGHT)
+    assert not checked  # unless it is asked for
+    shown = replace(shown, stop_collapsed=True)
+    for least, known in ((1, True), (10_000, False)):  # few right answers may be luck
+        checked.clear()
+        monkeypatch.setattr(module, "_LEAST_FOUND", least)
+        arm = train_by_terms(clip, shown, UNTAUGHT)
+        before = evaluate_retrieval(clip, sets.val).text_to_image.recall_at[1]
+        assert len(checked) == STUDENT.epochs and before
+        for row, (recall, held_against, kept, rate) in zip(arm.history, checked, strict=True):
+            assert recall == row["val_recall_at_1"] and rate == STUDENT.learning_rate
+            assert held_against == (before if known else 0.0)
+            assert kept == (pytest.approx(row["val_retention"]) if known else 1.0)
+
+
+def test_a_stopped_training_goes_on_where_it_was_asked_to(
+    clip, pixels, features, sets, tmp_path, monkeypatch
+) -> None:
+    shown = training_set(pixels, features, sets)
+    expected = train_by_terms(clip, shown, UNTAUGHT)
+
+    def ruin(*_: float) -> None:
+        raise ValueError("ruined")
+
+    monkeypatch.setattr(module, "_require_intact", ruin)
+    more = {"checkpoint": tmp_path / "arm.safetensors"}
+    with pytest.raises(ValueError, match="ruined"):
+        train_by_terms(clip, replace(shown, stop_collapsed=True), UNTAUGHT, **more)
+    found = train_by_terms(clip, shown, UNTAUGHT, **more)
+    assert len(found.history) == STUDENT.epochs
+    assert torch.equal(weights(found.clip.model), weights(expected.clip.model))

@@ -1,0 +1,270 @@
+"""Will it help me? A profile tried on a small part of its data, before hours are spent."""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from dclip_kit.config import Profile, SelectionRule, StudentSettings, control_of, trains_teacher
+from dclip_kit.evaluation.arms import Candidate, choose_candidate
+from dclip_kit.evaluation.compare import compare, say_gain
+from dclip_kit.evaluation.evaluate import (
+    WAYS,
+    RetrievalSet,
+    ZeroShotSet,
+    evaluate_retrieval,
+    evaluate_zero_shot,
+    prepare_retrieval,
+    prepare_zero_shot,
+)
+from dclip_kit.evaluation.experiment import Begun, begin, prepare_terms
+from dclip_kit.evaluation.profile_data import load_uncaptioned
+from dclip_kit.features.extract import encode_pictures
+from dclip_kit.features.store import EncodedPictures
+from dclip_kit.metrics import Gain, RetrievalMetrics
+from dclip_kit.models.clip import ClipBundle
+from dclip_kit.models.encode import read_few
+from dclip_kit.models.weights import interpolate
+from dclip_kit.runtime.files import read_record
+from dclip_kit.runtime.machine import peak_memory_mb
+from dclip_kit.runtime.printing import say
+from dclip_kit.training import distill
+from dclip_kit.training.order import plan_epoch
+
+LADDER = (1 / 3, 1.0, 3.0)  # of the profile's learning rate
+MEASURED = 200  # pictures of val, and labelled ones
+FEW = 500  # captioned pictures, below which fine-tuning mostly learns them by heart
+_ALPHAS = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A learning rate, tried for a few steps.
+
+    Attributes:
+        learning_rate: the peak.
+        alpha, recall_at_1, retention: of the mixture that val chooses; 0 is the untouched CLIP.
+        gain: in text→image Recall@1 over the untouched CLIP.
+        loss: of the last step.
+    """
+
+    learning_rate: float
+    alpha: float
+    recall_at_1: float
+    retention: float
+    gain: Gain
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A small part of a run's data.
+
+    Attributes:
+        captioned: to train on.
+        retrieval, zero_shot: to measure on, from val.
+        seconds_a_picture: that finding and encoding regions took.
+    """
+
+    captioned: EncodedPictures
+    retrieval: RetrievalSet
+    zero_shot: ZeroShotSet
+    seconds_a_picture: float
+
+
+def run_pilot(
+    profile: Profile, out: Path, *, pictures: int = 256, steps: int = 10, device: str = "cpu"
+) -> dict[str, Any]:
+    """Tries the control of a profile's recipe on a part of its data, at three learning rates.
+
+    The control learns from captions alone, so that no teacher has to be trained first.
+
+    Args:
+        profile: all settings.
+        out: a folder of the pilot's own, for its settings.
+        pictures: to train on, with captions.
+        steps: of each training.
+        device: where to compute.
+
+    Returns:
+        What was counted and measured, `rungs`, `advice`, and as `student` the settings to take.
+
+    Raises:
+        FileNotFoundError, ValueError: as `experiment.run`.
+    """
+    begun = begin(profile, out, device=device)
+    data, settings = begun.data, control_of(profile).student
+    uncaptioned = load_uncaptioned(profile, data)
+    part = _take_part(begun, pictures)
+    features = part.captioned.features
+    epoch_steps = len(plan_epoch(features, settings, profile.seed, 0))
+    few = replace(settings, epochs=max(1, -(-steps // epoch_steps)))
+    rungs, step_seconds = _climb_ladder(begun, part, few)
+    best = max(rungs, key=lambda rung: (rung.recall_at_1, -rung.learning_rate))
+    whole_steps = max(1, round(epoch_steps * len(data.train) / len(features)))
+    beside = profile.student.uncaptioned_batch if uncaptioned else 0
+    share = 1 + beside / (settings.batch_size + settings.rehearsal_batch)
+    report = {
+        "profile": profile.name,
+        "recipe": profile.recipe,
+        "pictures": {
+            "captioned": len(data.train),
+            "uncaptioned": len(uncaptioned or ()),
+            "val": len(data.val),
+            "left_out": data.left_out.as_dict() if data.left_out else {},
+        },
+        "tried_on": {
+            "captioned": len(features),
+            "val": len(part.retrieval.pictures),
+            "labelled": len(part.zero_shot.labels),
+        },
+        "regions_a_picture": float(features.region_count.float().mean()),
+        "without_regions": features.without_detections,
+        "seconds_a_step": step_seconds,
+        "seconds_of_the_run": {
+            "regions and features": part.seconds_a_picture
+            * (len(data.train) + len(uncaptioned or ())),
+            "the control": settings.epochs * whole_steps * step_seconds,
+            profile.recipe: profile.student.epochs * whole_steps * step_seconds * share,
+        },
+        "megabytes": peak_memory_mb(),
+        "rungs": [asdict(rung) for rung in rungs],
+        "student": {"learning_rate": best.learning_rate},
+    }
+    return report | {"advice": _advise(best, len(data.train), trains_teacher(profile))}
+
+
+def _take_part(begun: Begun, pictures: int) -> Part:
+    clip, data, profile = begun.clip, begun.data, begun.profile
+    small = data.train.select(_spread(len(data.train), pictures))
+    began = time.monotonic()
+    captioned = encode_pictures(clip, small, profile.regions)
+    seconds = time.monotonic() - began
+    val = data.val.select(_spread(len(data.val), MEASURED))
+    retrieval = prepare_retrieval(clip, val)
+    zero_shot = prepare_zero_shot(clip, data.zero_shot_val, False, data.templates)
+    zero_shot = zero_shot.every(max(1, len(zero_shot.labels) // MEASURED))
+    zero_shot = replace(zero_shot, pictures=read_few(clip, zero_shot.pictures))
+    return Part(captioned, retrieval, zero_shot, seconds / len(small))
+
+
+def _climb_ladder(begun: Begun, part: Part, few: StudentSettings) -> tuple[list[Rung], float]:
+    """Trains once for each rate; also returns the seconds of a step."""
+    clip, profile = begun.clip, begun.profile
+    terms = prepare_terms(replace(profile, student=few), clip, part.captioned)
+    before = evaluate_retrieval(clip, part.retrieval, progress=False)
+    top1 = evaluate_zero_shot(clip, part.zero_shot, progress=False).top1
+    rungs, seconds = [], list[float]()
+    for factor in LADDER:
+        settings = replace(few, learning_rate=few.learning_rate * factor)
+        ticks, losses = [time.monotonic()], list[float]()
+
+        def follow(_: int, loss: float, ticks: list = ticks, losses: list = losses) -> None:
+            ticks.append(time.monotonic())
+            losses.append(loss)
+
+        run = distill(clip, part.captioned, terms, settings, seed=profile.seed, on_step=follow)
+        # The first step also waits for what is prepared once.
+        seconds += [late - early for early, late in pairwise(ticks[1:])]
+        chosen, gain = _choose(clip, run.student, part, before, top1, profile.selection)
+        measured = chosen.alpha, chosen.recall_at_1, chosen.retention
+        rungs.append(Rung(settings.learning_rate, *measured, gain, losses[-1]))
+        say(_say_rung(rungs[-1], len(losses)))
+    return rungs, median(seconds) if seconds else 0.0
+
+
+def _choose(
+    clip: ClipBundle,
+    student: ClipBundle,
+    part: Part,
+    before: RetrievalMetrics,
+    top1: float,
+    rule: SelectionRule,
+) -> tuple[Candidate, Gain]:
+    """The mixture that a rule chooses out of few, and its gain over the untouched CLIP."""
+    candidates = {0.0: Candidate(0.0, before.text_to_image.recall_at[1], 1.0)}
+    metrics = {0.0: before}
+    for alpha in _ALPHAS:
+        mixed = interpolate(clip, student, alpha)
+        metrics[alpha] = evaluate_retrieval(mixed, part.retrieval, progress=False)
+        kept = evaluate_zero_shot(mixed, part.zero_shot, progress=False).top1 / max(top1, 1e-9)
+        recall = metrics[alpha].text_to_image.recall_at[1]
+        candidates[alpha] = Candidate(alpha, recall, kept)
+    chosen = choose_candidate([*candidates.values()], rule.least_retention)
+    gains = compare(before, metrics[chosen.alpha])[WAYS["text_to_image"]]
+    return chosen, gains[0]
+
+
+def read_rates(file: Path, student: StudentSettings) -> StudentSettings:
+    """A student's settings with the rates that a pilot found.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is not a pilot's.
+    """
+    return read_record(
+        file, lambda record: replace(student, learning_rate=record["student"]["learning_rate"])
+    )
+
+
+def say_pilot(report: dict[str, Any]) -> list[str]:
+    """A pilot's report as lines for a person."""
+    pictures, tried = report["pictures"], report["tried_on"]
+    seconds = report["seconds_of_the_run"]
+    parts = ", ".join(f"{name} {_say_time(value)}" for name, value in seconds.items())
+    return [
+        f"Usable: {pictures['captioned']:,} pictures with captions to train on, "
+        f"{pictures['uncaptioned']:,} without, {pictures['val']:,} to choose on. Tried on "
+        f"{tried['captioned']:,} of them, and measured on {tried['val']:,} of val and "
+        f"{tried['labelled']:,} labelled ones.",
+        f"Regions a picture: {report['regions_a_picture']:.1f}; nothing was found in "
+        f"{report['without_regions']:,} of {tried['captioned']:,}.",
+        f"A step takes {report['seconds_a_step']:.2f} s, so the whole run about "
+        f"{_say_time(sum(seconds.values()))} here ({parts}), without the teacher and measuring. "
+        f"So far it took {report['megabytes']:,.0f} MB.",
+        report["advice"],
+    ]
+
+
+def _say_rung(rung: Rung, steps: int) -> str:
+    return (
+        f"Rate {rung.learning_rate:.1e}, {steps} steps: {say_gain(rung.gain, 'R@1 text→image')}; "
+        f"{rung.retention:.0%} of zero-shot kept, at α = {rung.alpha:g}."
+    )
+
+
+def _advise(best: Rung, captioned: int, has_teacher: bool) -> str:
+    """One sentence: what to do."""
+    change = best.gain.change
+    interval = f"{100 * change.low:+.1f} to {100 * change.high:+.1f} points of R@1"
+    if captioned < FEW:
+        return (
+            f"Too few captions: {captioned:,} pictures have some, and below {FEW:,} a model learns "
+            "them by heart; collect more, or search with the CLIP as it is."
+        )
+    if not best.alpha:
+        return (
+            "Nothing to gain was seen: at each rate the model lost more than it found; search with "
+            f"the CLIP as it is, or try a --student.learning-rate below {best.learning_rate:.1e}."
+        )
+    rate = f"--student.learning-rate {best.learning_rate:.1e}"
+    if change.low <= 0:
+        return (
+            f"Run it with {rate} if the hours are cheap: in these few steps no gain was certain "
+            f"({interval})."
+        )
+    more = ", and its teacher comes on top" if has_teacher else ""
+    return f"Run it with {rate}: already these few steps brought {interval}{more}."
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many indices, spread evenly."""
+    step = max(1, count // most)
+    return [*range(0, count, step)][:most]
+
+
+def _say_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
