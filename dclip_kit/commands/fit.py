@@ -108,7 +108,7 @@ def distill(
 def pilot(
     *, out: Path, settings: Settings, pictures: int = 256, steps: int = 10, device: str = "auto"
 ) -> None:
-    """Tries a small part of the data: whether fine-tuning helps, at what rate, and how long it takes.
+    """Tries a part of the data: whether fine-tuning helps, at what rate, and how long it takes.
 
     Trains the control three times for a few steps, at three learning rates, and measures what each
     finds and remembers. Writes OUT/pilot.json, which distill --rates takes.

@@ -125,8 +125,13 @@ def test_long_lists_are_cut_and_names_cannot_steer_the_terminal(tmp_path, run) -
     rows = "".join(f'"gone{i}\x1b[31m.png",a\n' for i in range(15))
     (tmp_path / "captions.csv").write_text("image,caption\n" + rows)
     _, out, _ = run("inspect", tmp_path)
-    assert "\x1b" not in out and "gone0\\x1b[31m.png" in out and "and 5 more" in out
-    assert out.count("gone") // 2 == 10  # the path, and the path in its reason
+    # What all share is said once, whoever is the first.
+    assert "\x1b" not in out and "gone0\\x1b[31m.png and 14 more: " in out
+    rows = "".join(f'{i}.png,a,"split {i}\x1b[31m"\n' for i in range(15)) + "15.png,a,train\n"
+    (tmp_path / "captions.csv").write_text("image,caption,split\n" + rows)
+    _, out, _ = run("inspect", tmp_path)
+    assert "\x1b" not in out and "split 0\\x1b" in out and "… and 6 more" in out
+    assert out.count("expected a split") == 10
 
 
 # curate
@@ -701,7 +706,7 @@ def test_help_is_given_and_flows(command, run) -> None:
     assert code == 0 and "usage: python -m dclip_kit" in out
     assert run()[1].startswith("usage")  # nothing asked is help, too
     assert out.count("--profile {pocket,base,paper}") == (command not in ("", *UNPROFILED))
-    assert ("--recipe STR" in out) is (command in ("train-teacher", "distill"))
+    assert ("--recipe STR" in out) is (command in ("pilot", "train-teacher", "distill"))
 
 
 @pytest.mark.parametrize("command", ["inspect", "embed"])

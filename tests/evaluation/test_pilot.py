@@ -1,6 +1,7 @@
 """What a pilot advises, and the rates that a run takes over from it; the whole is in test_fit."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -28,7 +29,8 @@ def rung(low: float, high: float, alpha: float = 1.0) -> Rung:
 def test_advice_is_one_sentence(best, captioned, says) -> None:
     said = _advise(best, captioned, has_teacher=True)
     assert says in said and said.endswith(".") and "\n" not in said
-    assert ("--student.learning-rate 3.0e-05" in said) == (captioned > FEW)
+    runs = captioned > FEW and best.alpha > 0
+    assert ("Run it with --student.learning-rate 3.0e-05" in said) == runs
 
 
 def test_a_teacher_is_spoken_of_where_there_is_one() -> None:
@@ -57,7 +59,7 @@ def test_a_part_is_spread_over_the_whole(count, most) -> None:
     found = _spread(count, most)
     assert len(found) == min(count, most) and found == sorted(set(found))
     assert found[0] == 0 and found[-1] < count
-    steps = {after - before for before, after in zip(found, found[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(found)}
     assert len(steps) <= 1
 
 

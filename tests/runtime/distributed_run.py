@@ -69,7 +69,9 @@ TEXTS = ("a red ball", "two dogs", "sea", "a box", "boats", "it", "an apple", "a
 class Fake(Detector):
     """Finds no, one or two boxes in a picture, by its width."""
 
-    def detect(self, images, batch_size=32, progress=True, skip_unreadable=False) -> Detections:
+    def detect(
+        self, images, batch_size=32, progress=True, skip_unreadable=False, paths=None
+    ) -> Detections:
         found = []
         for picture in images:
             count = picture.width % 3
