@@ -96,7 +96,7 @@ def test_enter_searches_with_two_models_and_marks_the_right_answer(gallery) -> N
         expect(row(gallery, name)).to_have_count(5)
         first = row(gallery, name).first
         expect(first).to_have_accessible_name(
-            re.compile(r"^rank 1, picture \d+, score 0\.\d\d, ✓ the answer$")
+            re.compile(r"^rank 1, picture \d+, score 0\.\d\d, [a-z0-9 ]+, ✓ the answer$")
         )
         expect(first).to_contain_text("1 · 0.")
     expect(status(gallery)).to_have_text(
