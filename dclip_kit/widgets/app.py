@@ -148,10 +148,11 @@ def build_pocket(tell: Tell) -> Iterator[Tab]:
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
     features = encode("pictures", data.paths, 0)
     tell("Embedding captions", 3 / 8)
-    references = world.load_captioned("train", _REFERENCES).texts
-    texts, reference_features = (
-        _remember([clip.digest, *each], partial(encode_texts, clip, each))
-        for each in (data.texts, references)
+    texts = _remember([clip.digest, *data.texts], partial(encode_texts, clip, data.texts))
+    # Drawn only if they are not remembered.
+    reference_features = _remember(
+        [clip.digest, world.cache_folder().name, f"train {_REFERENCES}"],
+        lambda: encode_texts(clip, world.load_captioned("train", _REFERENCES).texts),
     )
     detector = load_detector(settings.regions.detector, confidence=settings.regions.confidence)
     lines = [
