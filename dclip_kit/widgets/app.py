@@ -1,6 +1,6 @@
 """What the page without code shows: a folder's gallery, or the pocket's three widgets."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -135,18 +135,8 @@ def build_pocket(tell: Tell) -> Iterator[Tab]:
     settings, saved = get_profile("pocket"), asset_path("pocket_arms")
     (clip, taught), names = load_pair("pocket"), ("the untouched CLIP", "fine-tuned")
     mixtures = {share: interpolate(clip, taught, share) for share in (0.0, 0.5, 1.0)}
-
-    def encode(name: str, paths: Sequence[Path], first: int) -> dict[float, Tensor]:
-        features, pixels = {}, cache(partial(read_pixels, clip, paths))  # read once, if at all
-        for done, (share, mixture) in enumerate(mixtures.items(), start=first):
-            tell(f"Embedding {name}: the model at {share:.0%}", done / 8)
-            made_from = [mixture.digest, *("/".join(path.parts[-3:]) for path in paths)]
-            make = partial(_encode, mixture, pixels)
-            features[share] = _remember(made_from, make)
-        return features
-
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
-    features = encode("pictures", data.paths, 0)
+    features = _encode_by(mixtures, "pictures", data.paths, tell, 0)
     tell("Embedding captions", 3 / 8)
     texts = _remember([clip.digest, *data.texts], partial(encode_texts, clip, data.texts))
     # Drawn only if they are not remembered.
@@ -179,9 +169,11 @@ def build_pocket(tell: Tell) -> Iterator[Tab]:
         share: retrieval_metrics(vectors, texts, data.image_of_text).text_to_image.recall_at[1]
         for share, vectors in features.items()
     }
-    labelled_features = encode("labelled pictures", labelled.paths, 4)
+    labelled_features = _encode_by(mixtures, "labelled pictures", labelled.paths, tell, 4)
     lines = ["Name a picture with classes that you type: what was forgotten, and what was learned?"]
-    playground = partial(ZeroShotPlayground, clip, taught, labelled, labelled_features, recalls)
+    playground = partial(
+        ZeroShotPlayground, clip, taught, labelled, labelled_features, recalls, names=names
+    )
     yield Tab("Name", lines, "playground", playground)
     tell("Looking at regions", 7 / 8)
     regions = load_or_extract_features(clip, data, settings.regions, cache_path("app"))
@@ -202,6 +194,19 @@ def build_pocket(tell: Tell) -> Iterator[Tab]:
 
 def _find_model(model: str) -> Path:
     return asset_path("pocket_arms", "region_taught") if model == "pocket" else Path(model)
+
+
+def _encode_by(
+    mixtures: Mapping[float, ClipBundle], name: str, paths: Sequence[Path], tell: Tell, first: int
+) -> dict[float, Tensor]:
+    """Pictures' features by each mixture; they are read once, if at all."""
+    pixels = cache(partial(read_pixels, mixtures[0.0], paths))
+    features = {}
+    for done, (share, mixture) in enumerate(mixtures.items(), start=first):
+        tell(f"Embedding {name}: the model at {share:.0%}", done / 8)
+        made_from = [mixture.digest, *("/".join(path.parts[-3:]) for path in paths)]
+        features[share] = _remember(made_from, partial(_encode, mixture, pixels))
+    return features
 
 
 def _encode(bundle: ClipBundle, read: Callable[[], Pictures]) -> Tensor:
