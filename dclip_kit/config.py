@@ -137,6 +137,10 @@ class TeacherSettings:
 class RegionTeacherSettings:
     """The caption-free teacher over a picture and its regions, and its training (ours)."""
 
+    # never: it is the picture's feature plus a share of its regions' mean, chosen on val. always:
+    # trained, from random weights. auto: trained from that mean, and kept if it finds more on val.
+    train: Literal["always", "never", "auto"] = "always"
+
     width: int = 384
     heads: int = 6
     layers: int = 2
@@ -255,13 +259,19 @@ RECIPES: dict[str, dict[str, Any]] = {
     # rehearsed crops.
     "region_taught": {
         "teacher_model": "region",
-        "region_teacher": {"regions": "own"},
+        "region_teacher": {"regions": "own", "train": "always"},
+        "student": _TAUGHT,
+    },
+    # The same, but nobody trained the teacher: the picture's feature plus its regions' mean.
+    "crops_taught": {
+        "teacher_model": "region",
+        "region_teacher": {"regions": "own", "train": "never"},
         "student": _TAUGHT,
     },
     # The same, but the teacher sees no regions: is it the regions, or only more pictures?
     "whole_picture_taught": {
         "teacher_model": "region",
-        "region_teacher": {"regions": "none"},
+        "region_teacher": {"regions": "none", "train": "always"},
         "student": _TAUGHT,
     },
     # The same, but the teacher is the control: is it the teacher, or only more pictures?
@@ -338,6 +348,7 @@ _OTHER_RATES = {
 _OWN_RATES: dict[str, dict[str, dict[str, Any]]] = {
     "pocket": {
         "region_taught": {"student": _TAUGHT_RATES},
+        "crops_taught": {"student": _TAUGHT_RATES},
         "whole_picture_taught": {"student": _TAUGHT_RATES},
         "self_taught": {"student": _TAUGHT_RATES},
         CONTROL: {"student": _OTHER_RATES | {"captions_per_image": 5}},

@@ -206,13 +206,13 @@ def test_a_change_of_what_is_unknown_or_out_of_range_is_refused(changes, says) -
 # Recipes
 
 KNOWN = (
-    "region_taught, whole_picture_taught, self_taught, contrastive_rehearsal, contrastive, sds, "
-    "dclip, official_code"
+    "region_taught, crops_taught, whole_picture_taught, self_taught, contrastive_rehearsal, "
+    "contrastive, sds, dclip, official_code"
 )
 # By the weights of distillation, of rehearsal and of the denoiser: which recipes have which.
 WEIGHTS = ("distillation_weight", "rehearsal_weight", "sds_weight")
 FITTING = {
-    (True, True, False): "region_taught or whole_picture_taught or self_taught",
+    (True, True, False): "region_taught or crops_taught or whole_picture_taught or self_taught",
     (False, True, False): "contrastive_rehearsal",
     (False, False, False): "contrastive",
     (False, False, True): "sds",

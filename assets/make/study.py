@@ -55,6 +55,7 @@ from dclip_kit.evaluation.evaluate import (
     score_compositions,
 )
 from dclip_kit.evaluation.experiment import (
+    chooses_teacher,
     prepare_terms,
     save_teacher_run,
     teacher_settings,
@@ -90,7 +91,7 @@ from dclip_kit.runtime.printing import say
 from dclip_kit.search.rescoring import NNN, Rescoring
 from dclip_kit.training import StudentRun, distill, plan_epoch
 
-ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, in addition to 0
+ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of each arm's frontier, in addition to 0, unless it says so
 _OF_POCKET = {  # its further scenes, to measure arms and teachers on
     "val": ("further_val", 2000),
     "test": ("further_test", 4000),
@@ -145,6 +146,7 @@ class Study:
         seeds: of each arm's trainings.
         gallery: the number of pictures searched at a time; 0 for all.
         compositions: items of each kind to measure arms on, too; 0 for none.
+        alphas: of each arm's frontier, in addition to 0.
         arms: in the order of the table.
     """
 
@@ -154,6 +156,7 @@ class Study:
     seeds: tuple[int, ...]
     gallery: int
     compositions: int
+    alphas: tuple[float, ...]
     arms: tuple[StudyArm, ...]
 
     def record_of(self, arm: StudyArm, seed: int) -> Path:
@@ -166,6 +169,8 @@ class Study:
         measured |= {"gallery": self.gallery}
         if self.compositions:
             measured["compositions"] = self.compositions
+        if self.alphas != ALPHAS:
+            measured["alphas"] = list(self.alphas)
         return {**arm.describe(seed), "measured": measured}
 
     def seeds_of(self, arm: StudyArm) -> tuple[int, ...]:
@@ -176,7 +181,8 @@ class Study:
 def read_study(path: Path) -> Study:
     """Reads a study's TOML file.
 
-    It has `seeds` and optionally `profile`, `gallery`, `compositions` and changes of the profile.
+    It has `seeds` and optionally `profile`, `gallery`, `compositions`, `alphas` and changes of the
+    profile.
     Each of `arms` has a `recipe` ("none" for the untouched CLIP, which is `clip`), and optionally
     `steps`, `captions`, `rescoring` and changes of the profile, such as `student = { learning_rate
     = 1e-3 }`. Arms that differ only in their rescoring share a training. All arms use the same data
@@ -192,6 +198,7 @@ def read_study(path: Path) -> Study:
         profile = get_profile(content.pop("profile", "pocket"))
         seeds, arms = tuple(content.pop("seeds")), content.pop("arms")
         gallery, compositions = content.pop("gallery", 0), content.pop("compositions", 0)
+        alphas = tuple(content.pop("alphas", ALPHAS))
         profile = change_settings(profile, content)
         if arms["clip"] != {"recipe": "none"}:
             raise ValueError("clip is the untouched one")
@@ -200,7 +207,7 @@ def read_study(path: Path) -> Study:
         study_arms = tuple(_read_arm(profile, content, *arm) for arm in arms.items())
         # Settings for all arms override the control recipe's rates, as for the arms.
         control = change_settings(apply_recipe(profile, CONTROL), content)
-        return Study(path, profile, control, seeds, gallery, compositions, study_arms)
+        return Study(path, profile, control, seeds, gallery, compositions, alphas, study_arms)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected a study in {path}, with seeds and arms, but it has something else "
@@ -522,14 +529,14 @@ class _Workshop:
             ]
 
         base_on_val, base_on_test = self.untouched
-        steps, probe, run, alpha = 0, None, None, 0.0
+        steps, taught, run, alpha = 0, dict[str, Any](), None, 0.0
         if rescorings == [None]:
             measured[0.0] = [{None: measurement} for measurement in self.untouched]
         else:
             measure_mix(0.0, self.clip)
         if profile:
-            run, steps, probe = self._train(arms[0], replace(profile, seed=seed))
-            for share in ALPHAS:
+            run, steps, taught = self._train(arms[0], replace(profile, seed=seed))
+            for share in self.study.alphas:
                 measure_mix(share, interpolate(self.clip, run.student, share))
         records = []
         for arm in arms:
@@ -562,7 +569,8 @@ class _Workshop:
                 **_describe_frontier(
                     {share: on_test for share, (_, on_test) in points.items()}, base_on_test, alpha
                 ),
-                "probe": probe,
+                "probe": taught.get("probe"),
+                **({"teacher": taught["chosen"]} if taught.get("chosen") else {}),
                 "compositions": self._ask_compositions(mixed),
                 "settings": settings,
             }
@@ -589,8 +597,8 @@ class _Workshop:
             for kind, similarity in score_compositions(clip, self.study.compositions).items()
         }
 
-    def _train(self, arm: StudyArm, profile: Profile) -> tuple[StudentRun, int, Any]:
-        """Trains a student; returns it, its number of steps, and the probe of its teacher."""
+    def _train(self, arm: StudyArm, profile: Profile) -> tuple[StudentRun, int, dict[str, Any]]:
+        """Trains a student; returns it, its number of steps, and its teacher's choice and probe."""
         captioned, student = self.captioned(profile.regions, arm.captions), profile.student
         steps = len(plan_epoch(captioned.features, student, profile.seed, 0))  # of an epoch
         if arm.steps:
@@ -601,7 +609,7 @@ class _Workshop:
                     f"whole epochs of {steps:,}."
                 )
         teacher: Any = None
-        uncaptioned = probe = None
+        uncaptioned, taught = None, dict[str, Any]()
         if student.distillation_weight:
             if student.uncaptioned_batch:
                 uncaptioned = self.uncaptioned(profile.regions, profile.uncaptioned)
@@ -610,24 +618,30 @@ class _Workshop:
             else:
                 teacher_folder = teacher_place(self.place, arm, profile.seed)
                 state = self.states and self.states / f"teacher-{teacher_folder.name}.safetensors"
-                run = train_teacher_of(profile, captioned.features, state, self.clip.device)
+                val = None
+                if chooses_teacher(profile):
+                    val = self._encode_further("val", profile.regions)
+                run = train_teacher_of(profile, captioned.features, state, self.clip.device, val)
                 folder, seen = teacher_folder / kind_of(run.settings), self._describe_seen()
                 save_teacher_run(run, folder, profile, self.clip, seen)
-                teacher = run.teacher
+                teacher, taught["chosen"] = run.teacher, run.chosen
             if profile.teacher_model == "region":
-                further = self.data.test
-                if is_pocket(self.study.profile.data):
-                    further = pocket.load_captioned(*_OF_POCKET["probe"])
-                test_features = load_or_extract_features(
-                    self.clip, further, profile.regions, self.work
-                )
-                probe = asdict(region_probe(teacher, test_features, profile.region_teacher))
+                test_features = self._encode_further("probe", profile.regions)
+                probe = region_probe(teacher, test_features, profile.region_teacher)
+                taught["probe"] = asdict(probe)
         terms = prepare_terms(profile, self.clip, captioned, teacher, uncaptioned)
         key = digest_record(replace(arm, rescoring=None).describe(profile.seed))
         # Without the arm's name: arms that differ only in their rescoring share a checkpoint.
         state = self.states and self.states / f"student-{key}.safetensors"
         trained = distill(self.clip, captioned, terms, student, seed=profile.seed, checkpoint=state)
-        return trained, student.epochs * steps, probe
+        return trained, student.epochs * steps, taught
+
+    def _encode_further(self, part: Literal["val", "probe"], regions: RegionSettings) -> Any:
+        """Features of pictures that choose a teacher, or that it is probed on."""
+        pictures = self.data.val if part == "val" else self.data.test
+        if is_pocket(self.study.profile.data):
+            pictures = pocket.load_captioned(*_OF_POCKET[part])
+        return load_or_extract_features(self.clip, pictures, regions, self.work)
 
     def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
         """The control, trained once by its own settings, for its own row and as a teacher."""

@@ -71,6 +71,7 @@ from dclip_kit.training import (
     PictureTargets,
     TeacherRun,
     Term,
+    choose_region_teacher,
     choose_terms,
     train_region_teacher,
     train_teacher,
@@ -116,7 +117,7 @@ def run(
     say_counts(data, uncaptioned_data)
 
     captioned = encode_pictures(clip, data.train, regions, features)
-    teacher_run = obtain_teacher(begun, captioned.features, teacher)
+    teacher_run = obtain_teacher(begun, captioned.features, teacher, features)
     uncaptioned = None
     if uncaptioned_data:
         uncaptioned = encode_pictures(clip, uncaptioned_data, regions, features)
@@ -150,8 +151,9 @@ def run_teacher(
     """The first part of `run`, up to the teacher; `run` continues from there."""
     begun = begin(profile, out, device=device)
     say_counts(begun.data, None)
-    captioned = encode_pictures(begun.clip, begun.data.train, profile.regions, features or out)
-    return obtain_teacher(begun, captioned.features)
+    store = features or out
+    captioned = encode_pictures(begun.clip, begun.data.train, profile.regions, store)
+    return obtain_teacher(begun, captioned.features, store=store)
 
 
 # The start of a run
@@ -284,7 +286,10 @@ def teacher_settings(profile: Profile) -> Any:
 
 
 def obtain_teacher(
-    begun: Begun, features: FrozenFeatures, trained: Path | None = None
+    begun: Begun,
+    features: FrozenFeatures,
+    trained: Path | None = None,
+    store: Path | None = None,
 ) -> TeacherRun | None:
     """Trains and saves a run's teacher; None if its recipe has no teacher of its own.
 
@@ -292,6 +297,7 @@ def obtain_teacher(
         begun: the run.
         features: of the training data.
         trained: the folder of a trained teacher, to load instead.
+        store: the folder for features of val, which some teachers are chosen on.
     """
     profile, out = begun.profile, begun.out
     if not trains_teacher(profile):
@@ -299,7 +305,10 @@ def obtain_teacher(
     if trained:
         return load_saved_teacher(trained)
     state = out / "checkpoints" / "teacher.safetensors"
-    run = train_teacher_of(profile, features, state, begun.clip.device)
+    val = None
+    if chooses_teacher(profile):
+        val = load_or_extract_features(begun.clip, begun.data.val, profile.regions, store)
+    run = train_teacher_of(profile, features, state, begun.clip.device, val)
     if is_main_process():
         save_teacher_run(run, out / kind_of(run.settings), profile, begun.clip, begun.seen)
     return run
@@ -310,15 +319,42 @@ def train_teacher_of(
     features: FrozenFeatures,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
+    val: FrozenFeatures | None = None,
 ) -> TeacherRun:
-    """Trains a profile's kind of teacher, and prints that; otherwise as `train_teacher`."""
+    """Trains a profile's kind of teacher, or takes the mean of picture and regions; prints that.
+
+    Args:
+        profile: with the teacher's settings.
+        features: of the training pictures.
+        checkpoint, device: as in `train_teacher`.
+        val: as in `choose_region_teacher`.
+    """
     settings, seed = teacher_settings(profile), profile.seed
+    if chooses_teacher(profile):
+        run = choose_region_teacher(features, settings, val, seed, checkpoint, device)
+        say(say_chosen(run))
+        return run
     if profile.teacher_model == "region":
         run = train_region_teacher(features, settings, seed, checkpoint, device=device)
     else:
         run = train_teacher(features, settings, profile.regions, seed, checkpoint, device=device)
     say(f"Trained the teacher now: {len(run.history)} epochs.")
     return run
+
+
+def chooses_teacher(profile: Profile) -> bool:
+    """Whether val decides how a profile's teacher comes about: `RegionTeacherSettings.train`."""
+    return profile.teacher_model == "region" and profile.region_teacher.train != "always"
+
+
+def say_chosen(run: TeacherRun) -> str:
+    """What was chosen on val, as a sentence."""
+    chosen = run.chosen
+    recalls = ", ".join(f"{name}: {100 * x:.1f} %" for name, x in chosen["val_recall_at_1"].items())
+    mean = f"the picture plus {chosen['weight']:g} of its regions' mean"
+    kept = mean if chosen["kept"] == "mean" else f"a teacher trained from {mean}"
+    reason = f"chosen on val (R@1 text→image: {recalls})" if recalls else "there is no val to ask"
+    return f"The teacher is {kept}; {reason}."
 
 
 def save_teacher_run(
@@ -334,7 +370,8 @@ def save_teacher_run(
         seen: the pictures that it has trained on.
     """
     seen.save(folder)  # first, so that no weights are ever without this record
-    write_record({**describe_origin(profile, clip), "history": run.history}, folder / TRAINING)
+    record = {**describe_origin(profile, clip), "history": run.history, "chosen": run.chosen}
+    write_record(record, folder / TRAINING)
     save_teacher(run.teacher, run.settings, folder)
 
 
@@ -345,9 +382,12 @@ def load_saved_teacher(folder: Path) -> TeacherRun:
         FileNotFoundError, ValueError: as `load_teacher`, or its record is missing or damaged.
     """
     teacher, settings = load_teacher(folder)
-    history = read_record(folder / TRAINING, lambda record: list(record["history"]))
-    say(f"Loaded the saved teacher: {len(history)} epochs.")
-    return TeacherRun(teacher, settings, history)
+    history, chosen = read_record(
+        folder / TRAINING, lambda record: (list(record["history"]), record.get("chosen", {}))
+    )
+    run = TeacherRun(teacher, settings, history, chosen)
+    say(say_chosen(run) if chosen else f"Loaded the saved teacher: {len(history)} epochs.")
+    return run
 
 
 # Students

@@ -204,6 +204,19 @@ class RegionTeacher(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, embed_dim))
         self.skips = nn.Parameter(torch.ones(2))  # of the regions' mean, of the whole picture
 
+    def start_from_mean(self, weight: float) -> None:
+        """Sets the weights so that it only adds the regions' mean to the picture's feature.
+
+        Trained from there, it begins as this mean, and not as noise.
+
+        Args:
+            weight: of the mean; the picture's is 1.
+        """
+        with torch.no_grad():
+            self.skips.copy_(torch.tensor([weight, 1.0]))
+            for parameter in self.leave[1].parameters():
+                parameter.zero_()
+
     def forward(
         self,
         image_features: Float[Tensor, "image embed"],
@@ -273,7 +286,7 @@ KINDS: dict[str, tuple[type[TeacherSettings | RegionTeacherSettings], tuple[str,
     "teacher": (TeacherSettings, ("heads", "layers", "pooling_temperature", "masked")),
     "region_teacher": (
         RegionTeacherSettings,
-        ("heads", "layers", "width", "regions", "boxes", "whole_picture"),
+        ("heads", "layers", "width", "regions", "boxes", "whole_picture", "train"),
     ),
 }
 

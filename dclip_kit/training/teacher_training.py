@@ -1,7 +1,7 @@
 """Training the teacher alone, and applying it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from dclip_kit.config import RegionSettings, RegionTeacherSettings, TeacherSettings
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.losses import require_directions
+from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import send
 from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import (
@@ -30,14 +31,24 @@ from dclip_kit.training.order import plan_epoch
 from dclip_kit.training.rates import split_decayed
 from dclip_kit.training.terms import Batch, CaptionTerm
 
+MEAN_WEIGHTS = (0.3, 0.6, 1.0)  # of the regions' mean beside the picture, to choose from
+
 
 @dataclass(frozen=True, eq=False)
 class TeacherRun:
-    """A trained teacher (`MetaTeacher` or `RegionTeacher`), and a row of figures for each epoch."""
+    """A teacher, and how it came about.
+
+    Attributes:
+        teacher: a `MetaTeacher` or a `RegionTeacher`.
+        settings: that it was made by.
+        history: a row of figures for each epoch; none if nothing was trained.
+        chosen: what was chosen on val, from `choose_region_teacher`.
+    """
 
     teacher: Any
     settings: TeacherSettings | RegionTeacherSettings
     history: History
+    chosen: dict[str, Any] = field(default_factory=dict)
 
 
 def apply_teacher(
@@ -179,16 +190,20 @@ def train_region_teacher(
     on_epoch: Callable[[RegionTeacher, History], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     device: torch.device | str = "cpu",
+    mean_weight: float | None = None,
 ) -> TeacherRun:
     """Trains the caption-free teacher by symmetric InfoNCE, with all captions of a picture.
 
-    Each step leaves out a share of the regions at random. Processes, arguments and errors are
-    otherwise as in `train_teacher`.
+    Each step leaves out a share of the regions at random. With a mean_weight it starts from the
+    mean of picture and regions (`RegionTeacher.start_from_mean`). Processes, arguments and errors
+    are otherwise as in `train_teacher`.
     """
     require_directions(text_features=features.text, image_features=features.image)
     require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
+    if mean_weight is not None:
+        teacher.start_from_mean(mean_weight)
     most = int(features.region_count.max())
 
     def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
@@ -221,10 +236,66 @@ def train_region_teacher(
                 features.image_of_text,
             ),
             **asdict(settings),
+            "mean_weight": mean_weight,
         },
     )
     history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
     return TeacherRun(teacher, settings, history)
+
+
+def choose_region_teacher(
+    features: FrozenFeatures,
+    settings: RegionTeacherSettings,
+    val: FrozenFeatures | None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> TeacherRun:
+    """Takes the mean of picture and regions as the teacher, or trains one from it that is better.
+
+    Args:
+        features: of the training pictures; of an untrained teacher, only their width is used.
+        settings: with `train` "never" or "auto".
+        val: features of other captioned pictures, by which weight and teacher are chosen; without
+            them, the regions' mean weighs as much as the picture, and nothing is trained.
+        seed, checkpoint, device: as in `train_region_teacher`.
+
+    Returns:
+        The teacher. `chosen` has "kept" ("mean" or "trained"), the mean's "weight", and
+        "val_recall_at_1", text→image, by candidate.
+
+    Raises:
+        ValueError: as `train_region_teacher`.
+    """
+    untrained: Any = build_teacher(features.image.shape[1], settings).to(device).eval()
+    found = dict[float, float]()
+    if val:
+        for weight in MEAN_WEIGHTS:
+            untrained.start_from_mean(weight)
+            found[weight] = _find_on(val, untrained, settings)
+    weight = max(found, key=found.__getitem__, default=1.0)
+    untrained.start_from_mean(weight)
+    # So that its attention says what it does: each item counts the same.
+    for layer in untrained.layers:
+        nn.init.zeros_(layer.attention.in_proj_weight)
+    run = TeacherRun(untrained, settings, [])
+    recalls = {f"mean, {each:g}": recall for each, recall in found.items()}
+    if settings.train == "auto" and val:
+        trained = train_region_teacher(
+            features, settings, seed, checkpoint, device=device, mean_weight=weight
+        )
+        recalls["trained"] = _find_on(val, trained.teacher, settings)
+        if recalls["trained"] > found[weight]:
+            run = trained
+    kept = "mean" if run.teacher is untrained else "trained"
+    return replace(run, chosen={"kept": kept, "weight": weight, "val_recall_at_1": recalls})
+
+
+def _find_on(val: FrozenFeatures, teacher: RegionTeacher, settings: RegionTeacherSettings) -> float:
+    """The text→image Recall@1 of a teacher's embeddings."""
+    embedding = embed_pictures(teacher, val, settings)
+    metrics = retrieval_metrics(embedding, val.text, val.image_of_text)
+    return metrics.text_to_image.recall_at[1]
 
 
 def apply_region_teacher(

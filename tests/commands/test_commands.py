@@ -620,7 +620,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
         ),
         (
             ["--recipe", "contrastive_rehearsal", "--student.distillation-weight", "1"],
-            "got 1.0; give another, or take --recipe region_taught or whole_picture_taught or",
+            "got 1.0; give another, or take --recipe region_taught or crops_taught or whole",
         ),
         (
             ["--recipe", "contrastive_rehearsal", "--student.rehearsal-weight", "0"],

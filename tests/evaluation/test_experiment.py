@@ -1,6 +1,7 @@
 """Runs, step by step and as a whole, on pictures of a few and a tiny CLIP."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,7 @@ from dclip_kit.models.teacher import (
 )
 from dclip_kit.models.weights import same_text_tower
 from dclip_kit.runtime.files import asset_path, write_record
-from dclip_kit.training import TeacherRun, loop
+from dclip_kit.training import TeacherRun, embed_pictures, loop
 from tests.data.test_leaks import dataset as pictures_below
 from tests.data.test_leaks import scene
 from tests.data.test_splits import write_own
@@ -231,6 +232,28 @@ def test_a_saved_teacher_is_the_trained_one(recipe, kind, begun, features, capsy
     assert load_seen(folder).complete and read_origin(folder).digest == run.clip.digest
 
 
+def test_a_teacher_that_nobody_trained_is_chosen_on_val_and_saved_as_others_are(
+    begun, encoded, capsys
+) -> None:
+    run = begun(few("crops_taught"))
+    chosen = obtain_teacher(run, encoded.features)
+    assert re.match(
+        r"The teacher is the picture plus (0\.3|0\.6|1) of its regions' mean; chosen on val "
+        r"\(R@1 text→image: mean, 0\.3: .*, mean, 0\.6: .*, mean, 1: .* %\)\.",
+        capsys.readouterr().out,
+    )
+    assert {path.name for path in run.out.iterdir()} == {"region_teacher"}  # no checkpoint
+    folder = run.out / "region_teacher"
+    loaded = obtain_teacher(begun(few("crops_taught"), "other"), encoded.features, folder)
+    assert loaded.chosen == chosen.chosen and loaded.history == chosen.history == []
+    one, other = (
+        embed_pictures(each.teacher, encoded.features, each.settings) for each in (chosen, loaded)
+    )
+    assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="train='always'"):
+        require_same_view(PROFILE, run.clip, folder)
+
+
 @pytest.mark.parametrize("recipe", ["self_taught", CONTROL, "contrastive", "sds"])
 def test_a_recipe_without_a_teacher_of_its_own_trains_none(recipe, begun, features) -> None:
     run = begun(few(recipe))
@@ -308,7 +331,7 @@ def test_a_teacher_of_another_kind_or_without_its_record_is_not_taken(clip, tmp_
 def test_a_teacher_that_does_not_fit_clip_is_refused_where_one_is_trained(recipe, clip) -> None:
     odd = {"teacher": {"heads": 5}, "region_teacher": {"width": 25}}
     profile = change_settings(few(recipe), odd)
-    trained = recipe in ("region_taught", "whole_picture_taught", "dclip", "official_code")
+    trained = recipe not in ("self_taught", CONTROL, "contrastive", "sds")
     assert trains_teacher(profile) == trained
     if recipe == "sds":  # whose denoiser is the pocket's, and this is another CLIP
         with pytest.raises(ValueError, match="Expected captions of width"):

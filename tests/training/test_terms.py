@@ -97,6 +97,7 @@ def test_what_comes_beside_a_batch_depends_on_its_number_and_seed_alone() -> Non
 
 NAMES = {
     "region_taught": ["contrastive", "distillation", "rehearsal"],
+    "crops_taught": ["contrastive", "distillation", "rehearsal"],
     "whole_picture_taught": ["contrastive", "distillation", "rehearsal"],
     "self_taught": ["contrastive", "distillation", "rehearsal"],
     "contrastive_rehearsal": ["contrastive", "rehearsal"],
