@@ -383,6 +383,11 @@ class Profile:
     # captions are not read), or pocket:COUNT for further scenes; empty: none. auto is pocket:16000
     # if the pocket is the data, else none.
     uncaptioned: str = "auto"
+    # none: captions of the data teach nothing; of a folder of pictures, there need be none.
+    captions: Literal["own", "none"] = "own"
+    # Texts that a student ranks for each picture, as its teacher does: a .txt with one a line, or
+    # any format of captioned pictures; empty: the captions to train on.
+    anchor_texts: str = ""
     leak_guard: Literal["content", "names"] = "content"  # how pictures in several splits are found
     regions: RegionSettings = field(default_factory=RegionSettings)
     # Who teaches: the region teacher, the paper's cross-attention block, or a fine-tuned control.
@@ -475,13 +480,21 @@ def require_recipe(profile: Profile) -> None:
 
     Raises:
         ValueError: the weight of distillation, rehearsal or the denoiser contradicts the recipe; or
-            the teacher would have a text tower of its own, with other captions than the student's.
+            the teacher would have a text tower of its own, with other captions than the student's;
+            or captions are not to be used, and something would learn from them.
     """
 
     def allows(recipe: str, name: str) -> bool:
         return bool(RECIPES[recipe]["student"][name]) == bool(getattr(profile.student, name))
 
     weights = ("distillation_weight", "rehearsal_weight", "sds_weight")
+    teaches = profile.teacher_model == "region" and profile.region_teacher.train == "never"
+    unread = allows("crops_taught", "distillation_weight") and not profile.student.train_text
+    if profile.captions == "none" and not (teaches and unread):
+        raise ValueError(
+            "Expected a teacher that learned from no captions and a frozen text encoder with "
+            f"captions none, got the recipe {profile.recipe}; take --recipe crops_taught."
+        )
     if profile.student.train_text and profile.teacher_model == "control":
         raise ValueError(
             f"Expected a frozen text encoder in the recipe {profile.recipe}, got "
@@ -521,7 +534,8 @@ def control_of(profile: Profile) -> Profile:
     control = replace(profile, student=student, recipe=CONTROL)
     untaught = RECIPES[CONTROL]["student"] | {"train_text": profile.student.train_text}
     untaught["rehearsal_weight"] = student.rehearsal_weight or untaught["rehearsal_weight"]
-    return change_settings(control, {"student": untaught, "reciprocal_rank_as_map": False})
+    changes = {"student": untaught, "reciprocal_rank_as_map": False, "captions": "own"}
+    return change_settings(control, changes)
 
 
 _STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"

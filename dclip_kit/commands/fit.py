@@ -86,9 +86,16 @@ def distill(
     _require_room(settings, out, features or out, teacher)
     from dclip_kit.evaluation import experiment
     from dclip_kit.evaluation.compare import format_report
+    from dclip_kit.evaluation.from_pictures import run_from_pictures, say_from_pictures
+    from dclip_kit.evaluation.profile_data import has_captions
     from dclip_kit.runtime.processes import is_main_process
 
     device = choose_device(device)
+    if settings.captions == "none" and not has_captions(settings):
+        report = run_from_pictures(settings, out, features=features, device=device)
+        if is_main_process():
+            print(*say_from_pictures(report), f"Written to {printable(out)}.", sep="\n")
+        return
     report = experiment.run(
         settings, out, teacher=teacher, features=features, device=device, keep_going=keep_going
     )

@@ -6,7 +6,7 @@
 import html
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from dclip_kit.evaluation.profile_data import (
     is_pocket,
     load_data,
     load_uncaptioned,
+    read_anchors,
     require_data,
 )
 from dclip_kit.evaluation.seen import (
@@ -54,6 +55,7 @@ from dclip_kit.features.store import EncodedPictures, FrozenFeatures, differing_
 from dclip_kit.models.clip import ClipBundle, load_clip, tag_for
 from dclip_kit.models.denoiser import Denoiser, load_denoiser
 from dclip_kit.models.detector import locate_weights
+from dclip_kit.models.encode import encode_texts
 from dclip_kit.models.teacher import (
     MetaTeacher,
     RegionTeacher,
@@ -351,7 +353,7 @@ def say_chosen(run: TeacherRun) -> str:
     """What was chosen on val, as a sentence."""
     chosen = run.chosen
     recalls = ", ".join(f"{name}: {100 * x:.1f} %" for name, x in chosen["val_recall_at_1"].items())
-    mean = f"the picture plus {chosen['weight']:g} of its regions' mean"
+    mean = f"the picture plus its regions' mean, weighted {chosen['weight']:g}"
     kept = mean if chosen["kept"] == "mean" else f"a teacher trained from {mean}"
     reason = f"chosen on val (R@1 text→image: {recalls})" if recalls else "there is no val to ask"
     return f"The teacher is {kept}; {reason}."
@@ -413,8 +415,12 @@ def prepare_terms(
     student = profile.student
     if rehearsal is None and student.rehearsal_weight:
         rehearsal = prepare_rehearsal(clip, captioned, profile.regions)
-    targets, uncaptioned_targets = None, None
+    targets, uncaptioned_targets, anchors = None, None, None
+    if profile.captions == "none":
+        student = replace(student, contrastive_weight=0.0)
     if teacher is not None and student.distillation_weight:
+        if profile.anchor_texts:
+            anchors = encode_texts(clip, read_anchors(profile.anchor_texts))
         settings = profile.regions, profile.region_teacher
         targets, uncaptioned_targets = prepare_lessons(teacher, captioned, uncaptioned, *settings)
     return choose_terms(
@@ -424,6 +430,7 @@ def prepare_terms(
         uncaptioned=uncaptioned_targets,
         rehearsal=rehearsal,
         denoiser=choose_denoiser(profile, clip),
+        anchors=anchors,
         seed=profile.seed,
     )
 

@@ -16,7 +16,7 @@ from dclip_kit.data import (
     read_captioned,
     read_labelled,
 )
-from dclip_kit.data.formats import recognise_format
+from dclip_kit.data.formats import find_formats, recognise_format
 from dclip_kit.data.labelled import LABELLED_READERS
 from dclip_kit.data.pictures import SPLITS, require_imagehash
 from dclip_kit.data.pocket import world as pocket
@@ -79,8 +79,9 @@ def require_data(profile: Profile) -> None:
     for source in filter(is_pocket, (profile.data, profile.zero_shot)):
         pocket_count(source)
     if not is_pocket(profile.data):
-        for path in filter(None, (profile.data, profile.test)):
-            recognise_format(path, profile.images or None)
+        if profile.captions == "own" or has_captions(profile):
+            for path in filter(None, (profile.data, profile.test)):
+                recognise_format(path, profile.images or None)
         if profile.leak_guard == "content":
             require_imagehash()
     kind, _, folder = profile.zero_shot.partition(":")
@@ -302,6 +303,31 @@ def read_references(profile: Profile) -> list[str]:
             "name other data with --references."
         )
     return captions
+
+
+def read_anchors(source: str) -> list[str]:
+    """The texts of `Profile.anchor_texts`.
+
+    Raises:
+        ValueError: it has no text, or as `read_captioned`.
+    """
+    path = Path(source)
+    if path.suffix == ".txt" and path.is_file() and not find_formats(path):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        texts = [line.strip() for line in lines if line.strip()]
+    else:
+        texts = read_captioned(path, split="all", checks="names").dataset.texts
+    if not texts:
+        raise ValueError(
+            f"Expected texts to rank for pictures in {source}, got none; give a .txt of them."
+        )
+    return texts
+
+
+def has_captions(profile: Profile) -> bool:
+    """Whether a profile's data are more than a folder of pictures."""
+    data = Path(profile.data)
+    return not data.is_dir() or bool(find_formats(data))
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:

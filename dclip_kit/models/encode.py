@@ -34,7 +34,7 @@ Read = TypeVar("Read")
 
 _SHORTENING = Lock()  # of models that a page's threads share
 
-KEPT_BYTES = 1 << 30  # of a set's pictures in memory
+KEPT_BYTES = 1 << 29  # of a set's pictures in memory
 MOST_PIXELS = 32_000_000  # of pictures opened at a time, each of 4 bytes in Pillow
 
 

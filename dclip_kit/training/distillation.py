@@ -51,6 +51,7 @@ def choose_terms(
     uncaptioned: PictureTargets | None = None,
     rehearsal: PictureTargets | None = None,
     denoiser: Denoiser | None = None,
+    anchors: Float[Tensor, "anchor embed"] | None = None,
     seed: int = 0,
 ) -> list[Term]:
     """Makes the terms that have a weight in the settings, each with what it learns from.
@@ -64,6 +65,7 @@ def choose_terms(
             batch; only needed with an `uncaptioned_batch`.
         rehearsal: crops to rehearse in every batch; only needed with a `rehearsal_weight`.
         denoiser: frozen; only needed with an `sds_weight`.
+        anchors: features of the texts that anchored_kl ranks; the captions' if left out.
         seed: of the run; the terms' draws depend on it.
 
     Raises:
@@ -77,7 +79,8 @@ def choose_terms(
         beside = None
         if uncaptioned and settings.uncaptioned_batch:
             beside = Beside(uncaptioned, settings.uncaptioned_batch, seed + 500_009)
-        terms.append(_choose_teacher_term(settings, captioned, targets, beside, seed))
+        texts = captioned.features.text if anchors is None else anchors
+        terms.append(_choose_teacher_term(settings, texts, targets, beside, seed))
     if settings.rehearsal_weight:
         if rehearsal is None:
             raise ValueError(
@@ -111,7 +114,7 @@ def choose_terms(
 
 def _choose_teacher_term(
     settings: StudentSettings,
-    captioned: EncodedPictures,
+    anchors: Tensor,
     targets: Tensor,
     beside: Beside | None,
     seed: int,
@@ -120,7 +123,7 @@ def _choose_teacher_term(
         return AnchoredTerm(
             settings.distillation_weight,
             targets,
-            captioned.features.text,
+            anchors,
             settings.anchors,
             settings.temperature,
             seed,

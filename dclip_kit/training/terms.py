@@ -170,19 +170,19 @@ class CosineTerm(Term):
 
 @dataclass(frozen=True, eq=False)
 class AnchoredTerm(Term):
-    """The student should rank anchors, captions newly drawn for each batch, as the teacher does.
+    """The student should rank anchors, texts newly drawn for each batch, as the teacher does.
 
     Attributes:
         embeddings: the teacher's, one for each caption.
-        texts: the captions' features from the untouched CLIP, which the teacher shares.
-        anchors: captions per batch.
+        texts: features of the texts to draw from, by the untouched CLIP, which the teacher shares.
+        anchors: texts per batch.
         temperature: of both rankings.
         seed: of the draw.
     """
 
     name = "distillation"
     embeddings: Float[Tensor, "text embed"]
-    texts: Float[Tensor, "text embed"]
+    texts: Float[Tensor, "anchor embed"]
     anchors: int
     temperature: float
     seed: int

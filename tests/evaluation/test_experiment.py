@@ -238,7 +238,7 @@ def test_a_teacher_that_nobody_trained_is_chosen_on_val_and_saved_as_others_are(
     run = begun(few("crops_taught"))
     chosen = obtain_teacher(run, encoded.features)
     assert re.match(
-        r"The teacher is the picture plus (0\.3|0\.6|1) of its regions' mean; chosen on val "
+        r"The teacher is the picture plus its regions' mean, weighted (0\.3|0\.6|1); chosen on val "
         r"\(R@1 text→image: mean, 0\.3: .*, mean, 0\.6: .*, mean, 1: .* %\)\.",
         capsys.readouterr().out,
     )
