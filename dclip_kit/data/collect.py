@@ -146,7 +146,7 @@ def _join(
     pictures: dict[Path, list[Row]] = {}
     for row, root in rows:
         if with_splits and not row.split:
-            unusable[row.where] = f"{_EXPECTED_SPLIT}, as other rows have, got none"
+            unusable[row.where] = "expected a split, as other rows have, got none"
             continue
         try:
             path = path_inside(root, row.picture) if root else Path(row.picture)

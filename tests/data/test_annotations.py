@@ -157,8 +157,8 @@ def test_rows_without_a_known_split_are_broken_where_others_have_one(images) -> 
     assert result.unusable == {
         "f:1": f"expected a split ({words}), got 'holdout'",
         "f:4": f"expected a split ({words}), got 7",
-        "f:2": f"expected a split ({words}), as other rows have, got none",
-        "f:3": f"expected a split ({words}), as other rows have, got none",
+        "f:2": "expected a split, as other rows have, got none",
+        "f:3": "expected a split, as other rows have, got none",
     }
 
 
