@@ -5,6 +5,7 @@ The untouched CLIP is one of them. A trained arm's folder is an ordinary open_cl
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,7 @@ def train_arm(
         ValueError: as `distill`; or the model has collapsed, and `shown` says to stop then.
     """
     precision = choose_precision(settings.mixed_precision)
+    validator = _Validator(clip, shown, precision, settings.learning_rate)
     run = distill(
         clip,
         shown.captioned,
@@ -240,8 +242,9 @@ def train_arm(
         settings,
         seed=seed,
         checkpoint=checkpoint,
-        on_epoch=_validator(clip, shown, precision, settings.learning_rate, on_epoch),
+        on_epoch=partial(validator.after_epoch, on_epoch),
         on_step=on_step,
+        on_look=validator.require_intact if shown.stop_collapsed else None,
     )
     return_memory()
     candidates = measure_interpolations(
@@ -254,47 +257,54 @@ def train_arm(
     return Arm(student, alpha, candidates, run.history)
 
 
-def _validator(
-    clip: ClipBundle,
-    training_set: TrainingSet,
-    precision: str,
-    rate: float,
-    on_epoch: Callable[[ClipBundle, History], None] | None,
-) -> Callable[[ClipBundle, History], None]:
-    """Makes a callback that adds val's figures to an epoch's row, then calls on_epoch."""
-    # A sample for the curves: with all pictures training would take twice as long.
-    sample = training_set.zero_shot_val.every(20)
+class _Validator:
+    """Measures a training on val: its curves, and whether it ruins the model."""
 
-    def name_sample(model: ClipBundle) -> float:
-        return evaluate_zero_shot(replace(model, precision=precision), sample, progress=False).top1
+    def __init__(self, clip: ClipBundle, shown: TrainingSet, precision: str, rate: float) -> None:
+        self._shown, self._precision, self._rate = shown, precision, rate
+        # A sample for the curves: with all pictures training would take twice as long.
+        self._sample = shown.zero_shot_val.every(20)
+        self._untouched, self._recall = self._name(clip), 0.0
+        if shown.stop_collapsed:
+            metrics = self._search(clip)
+            # What finds less by chance alone is not known to collapse.
+            if metrics.text_to_image.hits(1).sum() >= _LEAST_FOUND:
+                self._recall = metrics.text_to_image.recall_at[1]
 
-    untouched, recall = name_sample(clip), 0.0
-    if training_set.stop_collapsed:
-        metrics = evaluate_retrieval(
-            replace(clip, precision=precision), training_set.val, progress=False
-        )
-        # What finds less by chance alone is not known to collapse.
-        found = metrics.text_to_image.hits(1).sum() >= _LEAST_FOUND
-        recall = metrics.text_to_image.recall_at[1] if found else 0.0
-    named = untouched * len(sample.labels) >= _LEAST_FOUND
+    def _name(self, model: ClipBundle) -> float:
+        student = replace(model, precision=self._precision)
+        return evaluate_zero_shot(student, self._sample, progress=False).top1
 
-    def validate(trained: ClipBundle, history: History) -> None:
-        student = replace(trained, precision=precision)
-        metrics = evaluate_retrieval(student, training_set.val, progress=False)
-        top1 = name_sample(trained)
-        history[-1] |= {
-            "val_recall_at_1": metrics.text_to_image.recall_at[1],
-            "val_zero_shot": top1,
-        }
-        if untouched:
-            history[-1]["val_retention"] = top1 / untouched
+    def _search(self, model: ClipBundle) -> RetrievalMetrics:
+        student = replace(model, precision=self._precision)
+        return evaluate_retrieval(student, self._shown.val, progress=False)
+
+    def after_epoch(
+        self,
+        on_epoch: Callable[[ClipBundle, History], None] | None,
+        trained: ClipBundle,
+        history: History,
+    ) -> None:
+        """Adds val's figures to an epoch's row, and calls on_epoch."""
+        recall = self._search(trained).text_to_image.recall_at[1]
+        top1 = self._name(trained)
+        history[-1] |= {"val_recall_at_1": recall, "val_zero_shot": top1}
+        if self._untouched:
+            history[-1]["val_retention"] = top1 / self._untouched
         if on_epoch:
             on_epoch(trained, history)
-        if training_set.stop_collapsed:
-            kept = top1 / untouched if named else 1.0
-            _require_intact(metrics.text_to_image.recall_at[1], recall, kept, rate)
+        if self._shown.stop_collapsed:
+            self._judge(recall, top1)
 
-    return validate
+    def require_intact(self, trained: ClipBundle) -> None:
+        """Checks that a training has not ruined the model; raises as `_require_intact`."""
+        self._judge(self._search(trained).text_to_image.recall_at[1], self._name(trained))
+
+    def _judge(self, recall: float, top1: float) -> None:
+        kept = 1.0
+        if self._untouched * len(self._sample.labels) >= _LEAST_FOUND:
+            kept = top1 / self._untouched
+        _require_intact(recall, self._recall, kept, self._rate)
 
 
 def _require_intact(recall: float, before: float, retention: float, rate: float) -> None:
@@ -305,7 +315,7 @@ def _require_intact(recall: float, before: float, retention: float, rate: float)
     """
     if recall < before / 2 or retention < 0.5:
         raise ValueError(
-            "Expected a model that still searches and remembers after an epoch, got "
+            "Expected a model that still searches and remembers as it trains, got "
             f"{100 * recall:.1f} % R@1 on val (the untouched CLIP: {100 * before:.1f} %) and "
             f"{retention:.0%} of its zero-shot accuracy; train into another folder with "
             f"--student.learning-rate {rate / 3:.1e}, or go on with --keep-going."

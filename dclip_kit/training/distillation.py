@@ -1,6 +1,6 @@
 """Fine-tuning the student by the terms of a recipe, or of its control."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,8 @@ from dclip_kit.training.terms import (
     RehearsalTerm,
     Term,
 )
+
+LOOKED_AT = 100  # steps, from which the first epoch is looked at before its end
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +194,7 @@ def distill(
     checkpoint: Path | None = None,
     on_epoch: Callable[[ClipBundle, History], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    on_look: Callable[[ClipBundle], None] | None = None,
 ) -> StudentRun:
     """Fine-tunes a copy of CLIP's image tower (the text tower only with `train_text`).
 
@@ -211,6 +214,8 @@ def distill(
             whose last row it may add figures.
         on_step: called after each step, in every process, with its number and its loss. Whatever
             it raises stops the training; the checkpoint has all steps up to this one.
+        on_look: called in the same way with the student, in evaluation mode, after each quarter of
+            the first epoch but the last, if that has steps enough.
 
     Raises:
         ValueError: lengths or widths differ, a feature or the loss is not finite, or the checkpoint
@@ -257,9 +262,23 @@ def distill(
         partial(_read, student, captioned, terms, device),
     )
     after_epoch = on_epoch and partial(on_epoch, student)
-    history = train(training, checkpoint, after_epoch, on_step)
+    looks = _choose_looks(len(training.plan(0))) if on_look else ()
+
+    def after_step(number: int, loss: float) -> None:
+        if on_look and number + 1 in looks:
+            student.model.eval()
+            on_look(student)
+        if on_step:
+            on_step(number, loss)
+
+    history = train(training, checkpoint, after_epoch, after_step)
     student.model.requires_grad_(False).eval().to(bundle.device)
     return StudentRun(student, history)
+
+
+def _choose_looks(steps: int) -> Collection[int]:
+    """How many steps of the first epoch are done at each look; none in a short epoch."""
+    return {steps * quarter // 4 for quarter in (1, 2, 3)} if steps >= LOOKED_AT else ()
 
 
 def _make_student(

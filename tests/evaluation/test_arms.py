@@ -57,7 +57,7 @@ from dclip_kit.models.clip import load_clip, tag_for
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.weights import clone_clip, interpolate, round_changed, same_text_tower
 from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors, write_record
-from dclip_kit.training import PictureTargets, choose_terms
+from dclip_kit.training import PictureTargets, choose_terms, distillation, plan_epoch
 from tests.training.fine_tuning import fine_tune, join
 from tests.training.test_training import texts_of
 
@@ -766,6 +766,36 @@ def test_each_epoch_is_held_against_the_untouched_clip(
             assert recall == row["val_recall_at_1"] and rate == STUDENT.learning_rate
             assert held_against == (before if known else 0.0)
             assert kept == (pytest.approx(row["val_retention"]) if known else 1.0)
+
+
+def test_a_long_first_epoch_is_looked_at_before_its_end(
+    clip, pixels, features, sets, checked, monkeypatch
+) -> None:
+    """After each of its quarters; looking changes nothing of what is trained."""
+    shown = training_set(pixels, features, sets)
+    student = replace(UNTAUGHT.student, batch_size=2)
+    profile = replace(UNTAUGHT, student=student)
+    expected = train_by_terms(clip, shown, profile)
+    steps = len(plan_epoch(features, student, 0, 0))
+    looks = sorted({steps * n // 4 for n in (1, 2, 3)} - {0})
+    assert len(looks) > 1
+    monkeypatch.setattr(distillation, "LOOKED_AT", steps)
+    done, looked = [], []
+    monkeypatch.setattr(module, "_require_intact", lambda *_: looked.append(len(done)))
+    found = train_by_terms(
+        clip,
+        replace(shown, stop_collapsed=True),
+        profile,
+        on_step=lambda step, loss: done.append(step),
+    )
+    whole = [steps * (epoch + 1) for epoch in range(STUDENT.epochs)]
+    # A look comes before its own step is told.
+    assert looked == [look - 1 for look in looks] + whole
+    assert torch.equal(weights(found.clip.model), weights(expected.clip.model))
+    monkeypatch.setattr(distillation, "LOOKED_AT", steps + 1)
+    looked.clear(), done.clear()
+    train_by_terms(clip, replace(shown, stop_collapsed=True), profile)
+    assert len(looked) == STUDENT.epochs
 
 
 def test_a_stopped_training_goes_on_where_it_was_asked_to(
