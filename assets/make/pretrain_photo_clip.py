@@ -65,17 +65,17 @@ class Recipe:
     seed: int = 52
     views: int = 8  # of each picture: random crops and flips
     crop: tuple[float, float] = (0.5, 1.0)  # share of the picture's area in a view
-    steps: int = 2000  # with a frozen image tower
+    steps: int = 700  # with a frozen image tower
     batch: int = 256  # photographs with a caption
     named: int = 64  # pictures of ImageNet with the name of their class
     learning_rate: float = 1e-3
     weight_decay: float = 0.2
-    dropped: float = 0.1  # share of the words that a caption loses
+    dropped: float = 0.25  # share of the words that a caption loses
     warmup: float = 0.1
-    joint_steps: int = 0  # afterwards, with both towers
+    joint_steps: int = 200  # afterwards, with both towers
     joint_batch: int = 128
-    joint_rate: float = 1e-4
-    joint_trunk_rate: float = 3e-5
+    joint_rate: float = 2e-4
+    joint_trunk_rate: float = 1e-4
 
 
 # Pictures and texts
