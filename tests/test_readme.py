@@ -28,13 +28,17 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_table_is_the_one_that_the_study_prints(page) -> None:
     """In the README of a few arms, on the studies' page of all."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    block = re.search(r"<!-- study: (\S+?)(?:: (.+?))? -->\n(.*)<!-- /study -->", text, re.DOTALL)
-    assert block, f"Expected {page} to hold a study's table, found none."
-    result = json.loads((ROOT / block[1]).read_text(encoding="utf-8"))
-    names = block[2].split(", ") if block[2] else list(result["arms"])
-    assert {"clip", CONTROL, "region_taught"} <= {*names}
-    shown = {name: result["arms"][name] for name in names}
-    assert block[3].strip() == format_study(result | {"arms": shown})
+    pattern = r"<!-- study: (\S+?)( chosen)?(?:: (.+?))? -->\n(.*?)<!-- /study -->"
+    blocks = re.findall(pattern, text, re.DOTALL)
+    assert blocks, f"Expected {page} to hold a study's table, found none."
+    assert text.count("<!-- study: ") == len(blocks)
+    for path, chosen, listed, table in blocks:
+        result = json.loads((ROOT / path).read_text(encoding="utf-8"))
+        names = listed.split(", ") if listed else list(result["arms"])
+        assert {"clip", CONTROL, "region_taught"} <= {*names}
+        shown = {name: result["arms"][name] for name in names}
+        at = "chosen" if chosen else "at_95_5"
+        assert table.strip() == format_study(result | {"arms": shown}, at)
 
 
 def test_the_version_has_one_source() -> None:

@@ -31,6 +31,17 @@ def test_an_arm_stands_beside_clip_and_the_control() -> None:
     assert rows[3][-1] == "97.0"
 
 
+def test_arms_may_be_compared_at_what_val_chose() -> None:
+    arms = {"clip": arm(0.1, **{CONTROL: -0.5}), CONTROL: arm(0.2, clip=1.0)}
+    chosen = {
+        way: {"recall_at_1": 0.3, "vs": {"clip": {"relative": 2.0, "ci95": [1, 3]}}} for way in WAYS
+    }
+    arms[CONTROL]["chosen"] |= chosen
+    arms["clip"]["chosen"] |= {way: {"recall_at_1": 0.1, "vs": {}} for way in WAYS}
+    row = rows_of(format_study({"arms": arms}, "chosen"))[3]
+    assert row[3:5] == ["30.0", "+200.0 [100.0, 300.0]"] and row[-1] == "97.0"
+
+
 def test_without_the_control_no_column_compares_with_it() -> None:
     rows = rows_of(format_study({"arms": {"clip": arm(0.1), "dclip": arm(0.2, clip=1.0)}}))
     assert rows[0][4] == "over clip, %" and CONTROL not in "".join(rows[0])
