@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import tyro
 
+from dclip_kit.commands.export import export
 from dclip_kit.commands.fit import distill, pilot, train_teacher
 from dclip_kit.commands.measure import app, evaluate, probe, search
 from dclip_kit.commands.prepare import curate, detect, embed, inspect
@@ -50,8 +51,9 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "probe": probe,
     "search": search,
     "app": app,
+    "export": export,
 }
-UNPROFILED = ("app",)  # its model decides all that a profile would
+UNPROFILED = ("app", "export")  # their model decides all that a profile would
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +124,7 @@ def _parse(argv: list[str]) -> Callable[[], int | None]:
     if rest and rest[0] in UNPROFILED and (chosen.profile or chosen.recipe):
         raise ValueError(
             f"Expected no --profile and no --recipe for {rest[0]}, got "
-            f"{chosen.profile or chosen.recipe}; its --model decides."
+            f"{chosen.profile or chosen.recipe}; the model decides."
         )
     profile = PROFILES[chosen.profile or "pocket"]
     profile, messages = apply_recipe(profile, chosen.recipe or Profile.recipe), io.StringIO()
