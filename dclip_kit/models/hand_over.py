@@ -152,7 +152,7 @@ def build_transformers(bundle: ClipBundle) -> Any:
         model = CLIPModel(_describe(bundle)).eval()
         model.load_state_dict(_rename(bundle.model.state_dict()))
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise _refuse(bundle, str(error).splitlines()[0]) from error
+        raise _refuse(bundle, " ".join(str(error).split())) from error
     difference = _compare(bundle, model)
     if not difference <= TOLERANCE:
         raise _refuse(bundle, f"its vectors would differ by {difference:.1g}")
