@@ -1,9 +1,11 @@
 """What every test runs under: no network, checked shapes, fixed seeds; and a tiny CLIP and data."""
 
+import copy
 import gzip
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -128,6 +130,48 @@ def clip(_clip):
     from dclip_kit.models.weights import clone_clip
 
     return clone_clip(_clip)
+
+
+@pytest.fixture
+def make_vit_folder(tmp_path) -> Callable[..., Path]:
+    """A small vision transformer's folder with the pocket's words, and with changes of it."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    from dclip_kit.runtime.files import asset_path
+
+    vision = {"image_size": 48, "layers": 2, "width": 64, "patch_size": 16, "head_width": 16}
+    text = {"context_length": 20, "vocab_size": 8514, "width": 32, "heads": 2, "layers": 2}
+    vit = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
+
+    def make(name: str = "vit", mode: str = "squash", **changes) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        config = copy.deepcopy(vit)
+        for part, change in changes.items():
+            if isinstance(change, dict):
+                config[part] |= change
+            else:
+                config[part] = change
+        torch.manual_seed(1)
+        kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+        model = kind(**config)
+        for parameter in model.parameters():  # at first, biases are 0 and many scales alike
+            torch.nn.init.normal_(parameter, float(parameter.detach().mean()), 0.05)
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()},
+            folder / "open_clip_model.safetensors",
+        )
+        preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
+        preprocess |= {"interpolation": "bicubic", "resize_mode": mode}
+        if kind is open_clip.CustomTextCLIP:
+            config["custom_text"] = True
+        text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+        (folder / "open_clip_config.json").write_text(text)
+        shutil.copy(asset_path("pocket_clip", "merges.txt.gz"), folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

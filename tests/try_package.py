@@ -26,6 +26,8 @@ EXTRAS = {
     "hub": "import datasets; from dclip_kit.data import hub",
     "sds": "import dclip_kit as kit; from dclip_kit.models.denoiser import load_denoiser; "
     "load_denoiser('pocket', kit.load_clip('pocket'))",
+    "transformers": "from transformers import CLIPImageProcessorPil; "
+    "from dclip_kit.models import hand_over",
     "notebooks": "from dclip_kit import plots, widgets",
     "app": "from dclip_kit.widgets import app, host",
 }

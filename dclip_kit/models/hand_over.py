@@ -103,7 +103,9 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
     from transformers import CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 
     model = build_transformers(bundle)
-    tokenizer = bundle.tokenizer
+    tokenizer: Any = bundle.tokenizer
+    if not isinstance(tokenizer, open_clip.SimpleTokenizer):
+        raise _refuse(bundle, "it has another tokenizer")
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     words = CLIPTokenizer(
         vocab={names.get(token, token): number for token, number in tokenizer.encoder.items()},

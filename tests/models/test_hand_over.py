@@ -1,63 +1,20 @@
 """A CLIP handed over to transformers, compared in what its users have."""
 
 import json
-import shutil
 import subprocess
 import sys
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.hand_over import build_transformers, write_transformers
-from dclip_kit.runtime.files import asset_path
 
 TEXTS = ("a dog", "two red cats beside a tree's trunk", "A  Dog!", "", "ten 10s", "naïve café")
-VIT = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 48, "layers": 2, "width": 64, "patch_size": 16, "head_width": 16},
-    "text_cfg": {"context_length": 20, "vocab_size": 8514, "width": 32, "heads": 2, "layers": 2},
-}
-
-
-@pytest.fixture
-def make(tmp_path):
-    """A small vision transformer's folder with the pocket's words, and changes of it."""
-
-    def make_folder(name: str = "vit", mode: str = "squash", **changes) -> object:
-        folder = tmp_path / name
-        folder.mkdir()
-        config = json.loads(json.dumps(VIT))
-        for part, change in changes.items():
-            if isinstance(change, dict):
-                config[part] |= change
-            else:
-                config[part] = change
-        torch.manual_seed(1)
-        kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
-        model = kind(**config)
-        for parameter in model.parameters():  # at first, biases are 0 and many scales alike
-            torch.nn.init.normal_(parameter, float(parameter.mean()), 0.05)
-        save_file(
-            {key: value.contiguous() for key, value in model.state_dict().items()},
-            folder / "open_clip_model.safetensors",
-        )
-        preprocess = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
-        preprocess |= {"interpolation": "bicubic", "resize_mode": mode}
-        if kind is open_clip.CustomTextCLIP:
-            config["custom_text"] = True
-        text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
-        (folder / "open_clip_config.json").write_text(text)
-        shutil.copy(asset_path("pocket_clip", "merges.txt.gz"), folder)
-        return folder
-
-    return make_folder
 
 
 @pytest.fixture
@@ -73,11 +30,11 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("changes", [{}, {"quick_gelu": True}, {"custom_text": True}])
-def test_transformers_computes_the_same(changes, make, pictures, tmp_path) -> None:
+def test_transformers_computes_the_same(changes, make_vit_folder, pictures, tmp_path) -> None:
     """From files alone, with its own processor and its own tokenizer."""
     from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
-    clip = load_clip(make(**changes))
+    clip = load_clip(make_vit_folder(**changes))
     write_transformers(clip, tmp_path / "out")
     model = CLIPModel.from_pretrained(tmp_path / "out").eval()
     processor = CLIPProcessor.from_pretrained(tmp_path / "out", backend="pil")
@@ -103,10 +60,10 @@ def test_transformers_computes_the_same(changes, make, pictures, tmp_path) -> No
         assert ids == own[: len(ids)].tolist() and not own[len(ids) :].any()
 
 
-def test_a_shorter_side_is_fitted_at_most_a_pixel_aside(make, tmp_path) -> None:
+def test_a_shorter_side_is_fitted_at_most_a_pixel_aside(make_vit_folder, tmp_path) -> None:
     from transformers import CLIPProcessor
 
-    clip = load_clip(make(mode="shortest"))
+    clip = load_clip(make_vit_folder(mode="shortest"))
     write_transformers(clip, tmp_path / "out")
     processor = CLIPProcessor.from_pretrained(tmp_path / "out", backend="pil")
     ramp = np.tile(np.arange(97, dtype=np.uint8)[None, :, None], (48, 1, 3))
@@ -117,8 +74,8 @@ def test_a_shorter_side_is_fitted_at_most_a_pixel_aside(make, tmp_path) -> None:
     assert "one pixel aside" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_files_say_what_others_need(make, tmp_path) -> None:
-    folder = make()
+def test_files_say_what_others_need(make_vit_folder, tmp_path) -> None:
+    folder = make_vit_folder()
     (folder / "README.md").write_text("# vit\n\n## Measured\n\n| R@1 | 12.5 |\n")
     (folder / "seen.json").write_text("{}")
     write_transformers(load_clip(folder), tmp_path / "out")
@@ -150,8 +107,10 @@ def test_files_say_what_others_need(make, tmp_path) -> None:
         ({"text_cfg": {"pool_type": "first"}}, "would differ by"),
     ],
 )
-def test_what_transformers_has_no_model_of_is_refused(changes, reason, make, tmp_path) -> None:
-    clip = load_clip(make(**changes))
+def test_what_transformers_has_no_model_of_is_refused(
+    changes, reason, make_vit_folder, tmp_path
+) -> None:
+    clip = load_clip(make_vit_folder(**changes))
     with pytest.raises(ValueError, match=rf"plain vision transformer.*{reason}.*as ONNX\.$"):
         write_transformers(clip, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -163,9 +122,11 @@ def test_the_pockets_resnet_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_whoever_has_sentence_transformers_alone_opens_it(make, pictures, tmp_path) -> None:
+def test_whoever_has_sentence_transformers_alone_opens_it(
+    make_vit_folder, pictures, tmp_path
+) -> None:
     """In a process that cannot import the kit or open_clip."""
-    clip = load_clip(make())
+    clip = load_clip(make_vit_folder())
     write_transformers(clip, tmp_path / "out")
     pictures[0].save(tmp_path / "picture.png")
     code = """
