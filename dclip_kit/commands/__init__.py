@@ -124,7 +124,7 @@ def _parse(argv: list[str]) -> Callable[[], int | None]:
     if rest and rest[0] in UNPROFILED and (chosen.profile or chosen.recipe):
         raise ValueError(
             f"Expected no --profile and no --recipe for {rest[0]}, got "
-            f"{chosen.profile or chosen.recipe}; the model decides."
+            f"{chosen.profile or chosen.recipe}; its model decides."
         )
     profile = PROFILES[chosen.profile or "pocket"]
     profile, messages = apply_recipe(profile, chosen.recipe or Profile.recipe), io.StringIO()

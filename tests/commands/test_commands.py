@@ -778,7 +778,7 @@ def test_the_device_is_chosen(monkeypatch) -> None:
         choose_device("gpu")
 
 
-@pytest.mark.parametrize("command", [["app", "."]], ids=" ".join)
+@pytest.mark.parametrize("command", [["app", "."], ["export", "pocket"]], ids=" ".join)
 @pytest.mark.parametrize("option", [["--profile", "base"], ["--recipe", "dclip"]], ids=" ".join)
 def test_what_a_command_would_not_heed_is_refused(command, option, capsys) -> None:
     for given in (command + option, option + command):
