@@ -113,7 +113,13 @@ def distill(
 
 
 def pilot(
-    *, out: Path, settings: Settings, pictures: int = 256, steps: int = 10, device: str = "auto"
+    *,
+    out: Path,
+    settings: Settings,
+    pictures: int = 256,
+    steps: int = 10,
+    minutes: float = 10.0,
+    device: str = "auto",
 ) -> None:
     """Tries a part of the data: whether fine-tuning helps, at what rate, and how long it takes.
 
@@ -125,6 +131,7 @@ def pilot(
         settings: of the run that may follow.
         pictures: with captions, to train on.
         steps: of each training, about.
+        minutes: for the trainings, about; where steps are slow, there are fewer.
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
@@ -134,7 +141,8 @@ def pilot(
     from dclip_kit.evaluation.pilot import run_pilot, say_pilot
     from dclip_kit.runtime.files import write_record
 
-    report = run_pilot(settings, out, pictures=pictures, steps=steps, device=choose_device(device))
+    device, few = choose_device(device), {"pictures": pictures, "steps": steps}
+    report = run_pilot(settings, out, **few, minutes=minutes, device=device)
     write_record(report, out / "pilot.json")
     print(*say_pilot(report), f"Written to {printable(out / 'pilot.json')}.", sep="\n")
 

@@ -75,7 +75,13 @@ class Part:
 
 
 def run_pilot(
-    profile: Profile, out: Path, *, pictures: int = 256, steps: int = 10, device: str = "cpu"
+    profile: Profile,
+    out: Path,
+    *,
+    pictures: int = 256,
+    steps: int = 10,
+    minutes: float = 10.0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Tries the control of a profile's recipe on a part of its data, at three learning rates.
 
@@ -85,7 +91,8 @@ def run_pilot(
         profile: all settings.
         out: a folder of the pilot's own, for its settings.
         pictures: to train on, with captions.
-        steps: of each training.
+        steps: of each training, about.
+        minutes: for all trainings, about; where steps are slow, there are fewer, but an epoch.
         device: where to compute.
 
     Returns:
@@ -101,7 +108,7 @@ def run_pilot(
     features = part.captioned.features
     epoch_steps = len(plan_epoch(features, settings, profile.seed, 0))
     few = replace(settings, epochs=max(1, -(-steps // epoch_steps)))
-    rungs, step_seconds = _climb_ladder(begun, part, few)
+    rungs, step_seconds = _climb_ladder(begun, part, few, minutes)
     best = max(rungs, key=lambda rung: (rung.recall_at_1, -rung.learning_rate))
     whole_steps = max(1, round(epoch_steps * len(data.train) / len(features)))
     beside = profile.student.uncaptioned_batch if uncaptioned else 0
@@ -150,12 +157,17 @@ def _take_part(begun: Begun, pictures: int) -> Part:
     return Part(captioned, retrieval, zero_shot, seconds / len(small))
 
 
-def _climb_ladder(begun: Begun, part: Part, few: StudentSettings) -> tuple[list[Rung], float]:
+def _climb_ladder(
+    begun: Begun, part: Part, few: StudentSettings, minutes: float
+) -> tuple[list[Rung], float]:
     """Trains once for each rate; also returns the seconds of a step."""
     clip, profile = begun.clip, begun.profile
     terms = prepare_terms(replace(profile, student=few), clip, part.captioned)
     before = evaluate_retrieval(clip, part.retrieval, progress=False)
     top1 = evaluate_zero_shot(clip, part.zero_shot, progress=False).top1
+    began, once = time.monotonic(), replace(few, epochs=1)
+    distill(clip, part.captioned, terms, once, seed=profile.seed)
+    few = replace(few, epochs=_fit_epochs(few.epochs, time.monotonic() - began, minutes))
     rungs, seconds = [], list[float]()
     for factor in LADDER:
         settings = replace(few, learning_rate=few.learning_rate * factor)
@@ -173,6 +185,11 @@ def _climb_ladder(begun: Begun, part: Part, few: StudentSettings) -> tuple[list[
         rungs.append(Rung(settings.learning_rate, *measured, gain, losses[-1]))
         say(_say_rung(rungs[-1], len(losses)))
     return rungs, median(seconds) if seconds else 0.0
+
+
+def _fit_epochs(epochs: int, seconds: float, minutes: float) -> int:
+    """As many epochs of so many seconds as the minutes allow at three rates; at least one."""
+    return max(1, min(epochs, int(60 * minutes / (len(LADDER) * seconds))))
 
 
 def _choose(

@@ -25,6 +25,8 @@ from assets.make.pretrain_photo_clip import (
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images
 
+pytestmark = pytest.mark.slow  # a tower of its real size
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):

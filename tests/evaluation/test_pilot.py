@@ -6,7 +6,15 @@ from itertools import pairwise
 import pytest
 
 from dclip_kit.config import PROFILES
-from dclip_kit.evaluation.pilot import FEW, Rung, _advise, _spread, read_rates, say_pilot
+from dclip_kit.evaluation.pilot import (
+    FEW,
+    Rung,
+    _advise,
+    _fit_epochs,
+    _spread,
+    read_rates,
+    say_pilot,
+)
 from dclip_kit.metrics import Gain, Interval
 from dclip_kit.runtime.files import write_record
 
@@ -31,6 +39,14 @@ def test_advice_is_one_sentence(best, captioned, says) -> None:
     assert says in said and said.endswith(".") and "\n" not in said
     runs = captioned > FEW and best.alpha > 0
     assert ("Run it with --student.learning-rate 3.0e-05" in said) == runs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "minutes", "fitting"),
+    [(5, 1.0, 10.0, 5), (5, 60.0, 10.0, 3), (5, 1000.0, 10.0, 1), (5, 60.0, 0.0, 1)],
+)
+def test_where_steps_are_slow_there_are_fewer(epochs, seconds, minutes, fitting) -> None:
+    assert _fit_epochs(epochs, seconds, minutes) == fitting
 
 
 def test_a_teacher_is_spoken_of_where_there_is_one() -> None:
