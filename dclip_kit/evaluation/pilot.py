@@ -167,7 +167,8 @@ def _climb_ladder(
     top1 = evaluate_zero_shot(clip, part.zero_shot, progress=False).top1
     began, once = time.monotonic(), replace(few, epochs=1)
     distill(clip, part.captioned, terms, once, seed=profile.seed)
-    few = replace(few, epochs=_fit_epochs(few.epochs, time.monotonic() - began, minutes))
+    epoch_seconds = time.monotonic() - began
+    few = replace(few, epochs=_fit_epochs(few.epochs, epoch_seconds, minutes))
     rungs, seconds = [], list[float]()
     for factor in LADDER:
         settings = replace(few, learning_rate=few.learning_rate * factor)
@@ -184,7 +185,8 @@ def _climb_ladder(
         measured = chosen.alpha, chosen.recall_at_1, chosen.retention
         rungs.append(Rung(settings.learning_rate, *measured, gain, losses[-1]))
         say(_say_rung(rungs[-1], len(losses)))
-    return rungs, median(seconds) if seconds else 0.0
+    steps = len(plan_epoch(part.captioned.features, few, profile.seed, 0))
+    return rungs, median(seconds or [epoch_seconds / steps])
 
 
 def _fit_epochs(epochs: int, seconds: float, minutes: float) -> int:

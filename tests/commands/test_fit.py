@@ -109,6 +109,14 @@ def test_a_pilot_is_tried_and_its_rate_taken_over(run, options, tmp_path) -> Non
     assert settings["student"]["learning_rate"] == report["student"]["learning_rate"]
 
 
+def test_a_pilot_of_a_single_step_times_it(run, options, tmp_path) -> None:
+    part = ("--pictures", "4", "--steps", "1", "--minutes", "0")
+    code, said, err = run("pilot", "--out", tmp_path / "pilot", *options, *part)
+    assert code == 0, err
+    report = json.loads((tmp_path / "pilot/pilot.json").read_text())
+    assert said.count(", 1 steps: ") == 3 and report["seconds_a_step"] > 0
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
