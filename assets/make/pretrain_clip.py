@@ -101,6 +101,16 @@ def encode_short(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return model.ln_final(end) @ model.text_projection
 
 
+def take_step(model: Any, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    """A step of CLIP's training: clipped gradients, and a logit scale of at most 100."""
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, math.log(100))
+
+
 def write_merges(path: Path) -> None:
     """Shortens CLIP's merges file, without a time stamp, so that its bytes are reproducible."""
     source = Path(open_clip.tokenizer.default_bpe())
@@ -181,12 +191,7 @@ def main() -> None:
         logits = model.logit_scale.exp() * image_features @ text_features.T
         target = torch.arange(len(texts))
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
+        take_step(model, optimizer, loss)
         losses.append(loss.item())
         if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
             progress["step"], progress["seconds"] = step + 1, time.monotonic() - began

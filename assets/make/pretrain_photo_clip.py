@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms import InterpolationMode, v2
 from tqdm.auto import tqdm
 
-from assets.make.pretrain_clip import MERGES, encode_short, write_merges
+from assets.make.pretrain_clip import MERGES, encode_short, take_step, write_merges
 from assets.make.split_photographs import OUT as SPLIT
 from dclip_kit.runtime.files import load_tensors, save_tensors, write_atomically
 
@@ -218,12 +218,7 @@ def optimise(
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rates(step, steps, warmup)
         loss = next(losses)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
+        take_step(model, optimizer, loss)
         recent.append(loss.item())
         if (step + 1) % 100 == 0 or step + 1 == steps:
             log.append([step + 1, round(sum(recent) / len(recent), 4)])

@@ -46,7 +46,7 @@ from dclip_kit.models.encode import read_few
 from dclip_kit.models.weights import interpolate, round_changed
 from dclip_kit.runtime.files import asset_path, read_record, write_atomically, write_record
 from dclip_kit.runtime.machine import return_memory
-from dclip_kit.runtime.printing import printable, say
+from dclip_kit.runtime.printing import as_code, say
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.training import History, Term, distill
 
@@ -543,7 +543,7 @@ def write_card(folder: Path, measured: str = "Not measured.") -> None:
             "data": Path(settings["data"]).name,
             "name": folder.name,
         }
-        return {name: _as_code(text) for name, text in fields.items()} | {
+        return {name: as_code(text) for name, text in fields.items()} | {
             "seed": str(settings["seed"]),
             "alpha": f"{record['alpha']:g}",
         }
@@ -551,8 +551,3 @@ def write_card(folder: Path, measured: str = "Not measured.") -> None:
     fields = read_record(folder / TRAINING, build)
     merges = f', bpe_path="FOLDER/{MERGES_FILE}"' if (folder / MERGES_FILE).is_file() else ""
     write_atomically(folder / CARD, _CARD.format(**fields, merges=merges, measured=measured))
-
-
-def _as_code(text: str) -> str:
-    """Text in a Markdown code span, where no character has another meaning."""
-    return f"`{printable(text).replace('`', '’')}`"

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dclip_kit.models.clip import ClipBundle, find_folder
-from dclip_kit.runtime.printing import printable
+from dclip_kit.runtime.printing import as_code
 
 _CARD = """---
 library_name: transformers
@@ -114,7 +114,7 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
     )
     pictures = CLIPImageProcessorPil(**describe_preprocessing(bundle))
     card = _CARD.format(
-        name=_as_code(Path(bundle.name).name),
+        name=as_code(Path(bundle.name).name),
         pixels=_PIXELS[_preprocessing(bundle)["resize_mode"]],
         measured=_read_measured(find_folder(bundle.name)),
     )
@@ -135,10 +135,6 @@ def _read_measured(folder: Path | None) -> str:
     card = folder / "README.md" if folder else None
     text = card.read_text(encoding="utf-8") if card and card.is_file() else ""
     return text.partition("## Measured\n")[2].strip() or "Not measured."
-
-
-def _as_code(text: str) -> str:
-    return f"`{printable(text).replace('`', '’')}`"
 
 
 def build_transformers(bundle: ClipBundle) -> Any:

@@ -53,3 +53,8 @@ class Steps:
     def seconds(self) -> float:
         """The time since the start."""
         return time.monotonic() - self.began
+
+
+def as_code(text: str) -> str:
+    """Text in a Markdown code span, where no character has another meaning."""
+    return f"`{printable(text).replace('`', '’')}`"
