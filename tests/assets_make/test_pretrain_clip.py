@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import torch
 from assets.make import pretrain_clip as pretrain_clip
 from assets.make.pretrain_clip import (
     ARCHITECTURE,
+    FOLDERS,
+    RECIPES,
+    TOWERS,
     Recipe,
     encode_short,
     learning_rate,
@@ -23,6 +27,7 @@ from assets.make.pretrain_clip import (
 from assets.make.weak_pairs import weak_pair
 from dclip_kit.data.pocket.sprites import load_nouns
 from dclip_kit.data.pocket.world import make_scene
+from dclip_kit.models.clip import load_clip
 from dclip_kit.runtime.files import asset_path, load_tensors
 
 SIDE = ARCHITECTURE["vision_cfg"]["image_size"]
@@ -109,7 +114,7 @@ def test_every_text_fits_the_vocabulary_and_the_context(batch) -> None:
 
 def test_plain_open_clip_loads_what_is_saved(tmp_path) -> None:
     model = open_clip.CLIP(**ARCHITECTURE)
-    save_clip(model, tmp_path)
+    save_clip(model, tmp_path, ARCHITECTURE)
     loaded, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.half().float()), name
@@ -124,32 +129,37 @@ def test_plain_open_clip_loads_what_is_saved(tmp_path) -> None:
 def train(tmp_path, monkeypatch, batch):
     """Runs the command in a folder for some steps: a smaller CLIP, seven pairs a batch."""
     small = {"layers": 1, "width": 64, "heads": 1}
-    architecture = ARCHITECTURE | {
-        "vision_cfg": ARCHITECTURE["vision_cfg"] | {"layers": [1, 1, 1, 1], "width": 16},
-        "text_cfg": ARCHITECTURE["text_cfg"] | small,
-    }
-    monkeypatch.setattr(pretrain_clip, "ARCHITECTURE", architecture)
+    resnet, vit = (TOWERS[tower] | {"layers": 1, "width": 64} for tower in ("resnet", "vit"))
+    towers = {"resnet": resnet | {"layers": [1, 1, 1, 1], "width": 16}, "vit": vit}
+    monkeypatch.setattr(pretrain_clip, "TOWERS", towers)
     monkeypatch.setattr(
         pretrain_clip, "make_batch", lambda step, recipe: (batch[0][step::20], batch[1][step::20])
     )
 
-    def run(name: str, steps: int) -> Path:
-        recipe = Recipe(steps=steps)
-        monkeypatch.setattr(pretrain_clip, "Recipe", lambda: recipe)
-        monkeypatch.setattr(pretrain_clip, "asset_path", lambda _: tmp_path / name / "sprites")
-        command = ["pretrain_clip", "--threads", "1", "--runs", str(tmp_path / name / "runs")]
+    def run(name: str, steps: int, tower: str = "resnet") -> Path:
+        text = ARCHITECTURE["text_cfg"] | (small if tower == "resnet" else {})
+        monkeypatch.setattr(pretrain_clip, "ARCHITECTURE", ARCHITECTURE | {"text_cfg": text})
+        recipe = replace(RECIPES[tower], steps=steps)
+        monkeypatch.setitem(pretrain_clip.RECIPES, tower, recipe)
+        monkeypatch.setattr(
+            pretrain_clip, "asset_path", lambda _: tmp_path / name / "assets" / "sprites"
+        )
+        command = ["pretrain_clip", "--threads", "1", "--tower", tower]
+        command += ["--runs", str(tmp_path / name / "runs")]
         monkeypatch.setattr(sys, "argv", command)
         pretrain_clip.main()
-        return tmp_path / name / "pocket_clip"
+        return tmp_path / name / "assets" / FOLDERS[tower]
 
     return run
 
 
-def test_an_interrupted_training_continues_exactly(train, capsys) -> None:
-    straight = train("straight", 3)  # within the warm-up, the rate does not depend on the end
-    train("broken", 2)
+@pytest.mark.parametrize("tower", TOWERS)
+def test_an_interrupted_training_continues_exactly(tower, train, capsys) -> None:
+    # Within the warm-up, the rate does not depend on the end.
+    straight = train("straight", 3, tower)
+    train("broken", 2, tower)
     assert "Continuing" not in capsys.readouterr().out
-    broken = train("broken", 3)
+    broken = train("broken", 3, tower)
     assert "Continuing at step 2 of 3." in capsys.readouterr().out
     name = "open_clip_model.safetensors"
     one, other = load_tensors(straight / name), load_tensors(broken / name)
@@ -170,3 +180,29 @@ def test_training_lowers_the_loss_and_keeps_the_scale_in_bounds(train, monkeypat
         for steps in (1, 20, 21)  # a save's loss is the mean since the one before
     ]
     assert losses[2] < 0.7 * losses[0], losses
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_learns_beside_frozen_texts_what_the_resnet_says(
+    train, monkeypatch, batch
+) -> None:
+    monkeypatch.setattr(
+        pretrain_clip, "make_batch", lambda *_, **__: (batch[0][::20], batch[1][::20])
+    )
+    monkeypatch.setattr(pretrain_clip, "learning_rate", lambda *_: 2e-3)
+    pocket = load_clip("pocket")
+    target = encode_pixels(pocket, batch[0][::20])
+    cosines = []
+    for steps in (1, 15):
+        vit = load_clip(train("run", steps, "vit"))
+        cosines.append(float((encode_pixels(vit, batch[0][::20]) * target).sum(1).mean()))
+        own = pocket.model.state_dict()
+        texts = {k: v for k, v in vit.model.state_dict().items() if not k.startswith("visual.")}
+        assert len(texts) > 30
+        assert all(torch.equal(value, own[name].half().float()) for name, value in texts.items())
+    assert cosines[1] > cosines[0] + 0.2, cosines
+
+
+@torch.no_grad()
+def encode_pixels(clip, pixels):
+    return clip.model.encode_image(pixels, normalize=True)
