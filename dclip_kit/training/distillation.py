@@ -271,7 +271,7 @@ def distill(
 
     def after_step(number: int, loss: float) -> None:
         if on_look and number + 1 in looks:
-            student.model.eval()
+            module.eval()
             on_look(merge_adapters(student))
         if on_step:
             on_step(number, loss)

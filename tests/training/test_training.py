@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from dclip_kit.config import (
+    RECIPES,
     RegionSettings,
     RegionTeacherSettings,
     StudentSettings,
@@ -42,6 +43,7 @@ from dclip_kit.training import checkpoint as checkpoint_module
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import loop as loop_module
 from dclip_kit.training.terms import Beside
+from tests.models.test_denoiser import make_denoiser
 from tests.training.fine_tuning import fine_tune
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
@@ -635,6 +637,33 @@ def test_training_adapters_changes_their_matrices_alone(policy, clip, pixels, fe
     assert not any(parameter.requires_grad for parameter in run.student.model.parameters())
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_adapters_train_by_every_recipe(
+    recipe, clip, pixels, features, targets, uncaptioned, rehearsal
+) -> None:
+    """With sds, in place of its norms; where the text tower trains, all of it does."""
+    wanted = RECIPES[recipe]["student"]
+    policy = "all" if recipe == "sds" else wanted.get("train", "all")
+    settings = replace(STUDENT, **wanted | {"learning_rate": 1e-2, "train": policy, "lora": 2})
+    run = fine_tune(
+        clip,
+        pixels,
+        features,
+        settings,
+        targets,
+        texts=texts_of(features),
+        uncaptioned=uncaptioned,
+        rehearsal=rehearsal,
+        denoiser=make_denoiser(clip) if recipe == "sds" else None,
+    )
+    before, after = clip.model.state_dict(), run.student.model.state_dict()
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    image = {name for name in changed if name.startswith("visual.")}
+    assert len(image) == (4 if policy == "attention" else 8)
+    texts = {name for name in before if not name.startswith(("visual.", "logit_"))}
+    assert changed - image == (texts if settings.train_text else set())
+
+
 def test_training_adapters_is_a_plain_loop(clip, pixels, features) -> None:
     """With factors written down, from where peft's begin."""
     settings = replace(CONTROL, lora=2, learning_rate=1e-2, clip_norm=0.05, block_rate=0.5)
@@ -686,11 +715,28 @@ def test_training_adapters_is_a_plain_loop(clip, pixels, features) -> None:
         assert not torch.allclose(expected, tower.get_parameter(name), atol=1e-3)
 
 
+@pytest.mark.parametrize("policy", ["projection", "last_blocks(1)", "all"])
+def test_looking_in_an_epoch_changes_nothing(policy, clip, pixels, features, monkeypatch) -> None:
+    """Frozen blocks compute by another way if they are left in evaluation mode."""
+    settings = replace(CONTROL, train=policy)
+    expected = fine_tune(clip, pixels, features, settings)
+    monkeypatch.setattr(student_module, "LOOKED_AT", 3)
+    modes = []
+
+    def look(student) -> None:
+        modes.append(student.model.visual.training)
+
+    found = fine_tune(clip, pixels, features, settings, on_look=look)
+    assert modes == [False, False]
+    assert torch.equal(weights(found.student.model), weights(expected.student.model))
+
+
+@pytest.mark.parametrize("policy", ["last_blocks(1)", "all"])
 def test_whoever_looks_at_adapters_in_training_sees_a_clip_and_changes_nothing(
-    clip, pixels, features, tmp_path, monkeypatch
+    policy, clip, pixels, features, monkeypatch
 ) -> None:
     """At each of its looks, and after each epoch, whose weights are those of the end at last."""
-    settings = replace(CONTROL, lora=2, learning_rate=1e-2)
+    settings = replace(CONTROL, train=policy, lora=2, learning_rate=1e-2)
     expected = fine_tune(clip, pixels, features, settings)
     monkeypatch.setattr(student_module, "LOOKED_AT", 3)
     seen = []
