@@ -22,7 +22,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "a whole number from 2": (lambda x: isinstance(x, int) and x >= 2, "batch_size"),
     "a whole number from 0": (
         lambda x: isinstance(x, int) and x >= 0,
-        "rehearsal_batch uncaptioned_batch",
+        "rehearsal_batch uncaptioned_batch lora",
     ),
     # Times a million, it must still be a seed that PyTorch accepts.
     "a whole number from 0 to below 2**32": (
@@ -167,7 +167,11 @@ class StudentSettings:
     """Fine-tuning of CLIP's image tower."""
 
     train: str = "all"  # one of POLICIES
-    train_text: bool = False  # True: the text tower too, as the published code does
+    # LoRA's rank; 0: none. Of the image tower, adapters train alone: those of the attention and MLP
+    # layers that `train` takes in. They need a far higher learning rate.
+    lora: int = 0
+    # True: the text tower too, as the published code does; all of it, with lora as well
+    train_text: bool = False
     learning_rate: float = 3e-4
     block_rate: float = 1.0  # the blocks' share of it; pooling and projection use the full rate
     weight_decay: float = 0.01

@@ -52,6 +52,7 @@ from dclip_kit.evaluation.seen import (
 )
 from dclip_kit.features.extract import encode_pictures, load_or_extract_features
 from dclip_kit.features.store import EncodedPictures, FrozenFeatures, differing_entries
+from dclip_kit.models.adapters import choose_layers
 from dclip_kit.models.clip import ClipBundle, load_clip, tag_for
 from dclip_kit.models.denoiser import Denoiser, load_denoiser
 from dclip_kit.models.detector import locate_weights
@@ -245,11 +246,13 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
 
     Raises:
         ValueError: the policy matches nothing in the image tower, or the teacher does not fit CLIP;
-            or as `load_denoiser`.
+            or as `choose_layers` or `load_denoiser`.
         FileNotFoundError: the detector's weights are missing.
-        ImportError: as `load_denoiser`.
+        ImportError: as `choose_layers` or `load_denoiser`.
     """
     choose_parameters(clip, profile.student.train)
+    if profile.student.lora:
+        choose_layers(clip, profile.student.train)
     if trains_teacher(profile):
         build_teacher(clip.embed_dim, teacher_settings(profile))
     locate_weights(profile.regions.detector)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dclip_kit.config import StudentSettings
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.losses import require_directions
+from dclip_kit.models.adapters import attach_adapters, merge_adapters
 from dclip_kit.models.clip import ClipBundle, autocast, choose_precision, send
 from dclip_kit.models.denoiser import Denoiser
 from dclip_kit.models.encode import read_batches, shortened
@@ -210,8 +211,8 @@ def distill(
             again with the student.
         seed: of the order; arms with the same seed see the same batches.
         checkpoint: file to continue from, and to write after each epoch and every ten minutes.
-        on_epoch: called after each epoch, in every process, with the student and the history, to
-            whose last row it may add figures.
+        on_epoch: called after each epoch, in every process, with the student (a copy, if adapters
+            train) and the history, to whose last row it may add figures.
         on_step: called after each step, in every process, with its number and its loss. Whatever
             it raises stops the training; the checkpoint has all steps up to this one.
         on_look: called in the same way with the student, in evaluation mode, after each quarter of
@@ -219,7 +220,8 @@ def distill(
 
     Raises:
         ValueError: lengths or widths differ, a feature or the loss is not finite, or the checkpoint
-            is damaged or of another run.
+            is damaged or of another run; or as `attach_adapters`.
+        ImportError: as `attach_adapters`.
     """
     features = captioned.features
     if len(captioned.pictures) != len(features):
@@ -261,19 +263,22 @@ def distill(
         },
         partial(_read, student, captioned, terms, device),
     )
-    after_epoch = on_epoch and partial(on_epoch, student)
     looks = _choose_looks(len(training.plan(0))) if on_look else ()
+
+    def after_epoch(history: History) -> None:
+        if on_epoch:
+            on_epoch(merge_adapters(student), history)
 
     def after_step(number: int, loss: float) -> None:
         if on_look and number + 1 in looks:
-            student.model.eval()
-            on_look(student)
+            module.eval()
+            on_look(merge_adapters(student))
         if on_step:
             on_step(number, loss)
 
     history = train(training, checkpoint, after_epoch, after_step)
     student.model.requires_grad_(False).eval().to(bundle.device)
-    return StudentRun(student, history)
+    return StudentRun(merge_adapters(student), history)
 
 
 def _choose_looks(steps: int) -> Collection[int]:
@@ -293,6 +298,8 @@ def _make_student(
     # In the pictures' memory format: otherwise each step would convert convolution weights.
     student.model.to(device, memory_format=torch.channels_last)
     freeze(student, settings.train)
+    if settings.lora:
+        attach_adapters(student, settings.train, settings.lora)
     tower, captions = student.model.visual, captioned.features.text
     if settings.train_text:  # captions as the text tower takes them
         tower, captions = student.model, _unfreeze_text(student, _require_texts(captioned))

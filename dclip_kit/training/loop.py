@@ -135,7 +135,7 @@ def train(
                 except BaseException:
                     keep_place(checkpoint, training.module, optimizer, place)
                     raise
-                if not wrapped.training:  # whoever looked at it has set it to evaluate
+                if not training.module.training:  # whoever looked at it has set it to evaluate
                     _set_to_train(wrapped)
             row = place.close_epoch(["loss", *(term.name for term in training.terms)])
             bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)

@@ -186,6 +186,26 @@ def test_a_recipe_is_run_and_its_arms_are_read_back(run, options, own, tmp_path)
         assert found["text_to_image"]["recall_at"] == expected
 
 
+def test_a_run_that_trains_adapters_leaves_ordinary_models(run, options, clip, tmp_path) -> None:
+    """Both of the recipe and of its control, whose checkpoints are a part of the usual ones."""
+    size = {}
+    for rank in ("0", "2"):
+        out = tmp_path / rank
+        given = (*options, "--student.lora", rank, "--student.learning-rate", "1e-2")
+        code, _, err = run("distill", "--out", out, *given)
+        assert code == 0, err
+        size[rank] = (out / f"checkpoints/{TAUGHT}.safetensors").stat().st_size
+    assert size["2"] < size["0"] / 2
+    before = clip.model.state_dict()
+    for name in (TAUGHT, CONTROL):
+        kept = json.loads((out / name / "training.json").read_text())
+        assert kept["settings"]["student"]["lora"] == 2
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{out / name}")
+        assert list(model.state_dict()) == list(before)
+        changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+        assert len(changed) == (8 if kept["alpha"] else 0)
+
+
 @pytest.mark.parametrize("recipe", ["self_taught", CONTROL, "contrastive"])
 def test_a_recipe_without_a_teacher_of_its_own_trains_none(recipe, run, options, tmp_path) -> None:
     out = tmp_path / "run"
@@ -472,6 +492,8 @@ def test_a_run_of_an_earlier_version_is_not_gone_on_with(run, options, tmp_path)
     ("option", "says"),
     [
         (("--student.train", "last_blocks(9)"), "Expected at most 2 blocks"),
+        (("--student.lora", "2", "--student.train", "norms"), "layers for student.lora to adapt"),
+        (("--student.lora", "2", "--clip", "pocket"), "got pocket with another image tower"),
         (("--region-teacher.heads", "5"), "heads that divide the width 24, got 5"),
         (("--recipe", "dclip", "--teacher.heads", "5"), "heads that divide the width 32, got 5"),
         (("--regions.detector", "no-such.pt"), "no-such.pt"),

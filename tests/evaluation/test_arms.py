@@ -382,14 +382,18 @@ def test_what_an_arm_has_changed_is_halved_and_the_rest_is_kept_to_the_bit(
         assert getattr(loaded, name) == getattr(arm, name)
 
 
+@pytest.mark.parametrize("lora", [0, 2])
 @pytest.mark.parametrize("name", [CONTROL, "dclip"])
 def test_a_trained_arm_measures_the_same_once_it_is_loaded(
-    name, clip, pixels, features, sets, targets, tmp_path
+    name, lora, clip, pixels, features, sets, targets, tmp_path
 ) -> None:
     profile, given = (UNTAUGHT, None) if name == CONTROL else (PROFILE, targets)
-    arm = train_by_terms(clip, training_set(pixels, features, sets), profile, given)
+    profile = replace(profile, student=replace(profile.student, lora=lora))
+    shown = replace(training_set(pixels, features, sets), rule=SelectionRule((1.0,), 0.0))
+    arm = train_by_terms(clip, shown, profile, given)
     loaded = load_arm(keep(arm, clip, tmp_path / name))
     assert torch.equal(weights(loaded.clip.model), weights(arm.clip.model))
+    assert loaded.clip.digest == arm.clip.digest
     for measured in (sets.val, sets.test):
         one, other = (evaluate_retrieval(each.clip, measured) for each in (arm, loaded))
         assert one.as_dict() == other.as_dict()

@@ -46,6 +46,7 @@ STUDENTS = {
     "accumulating": replace(PLAIN, batch_size=2, gradient_accumulation=2),
     "attention": replace(PLAIN, train="attention", distillation_weight=0.0),
     "with text": replace(PLAIN, train_text=True),
+    "adapters": replace(PLAIN, lora=3),
     "resnet": replace(PLAIN, epochs=2),
     "rehearsing": replace(PLAIN, rehearsal_weight=3.0, rehearsal_batch=5),
     "uncaptioned": replace(

@@ -1,5 +1,6 @@
 """The two loops: against loops written by hand, what they leave alone, and continued exactly."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from dclip_kit.config import (
+    RECIPES,
     RegionSettings,
     RegionTeacherSettings,
     StudentSettings,
@@ -17,12 +20,14 @@ from dclip_kit.config import (
 )
 from dclip_kit.losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss
 from dclip_kit.models import encode
+from dclip_kit.models.adapters import attach_adapters
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, read_pixels
 from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import choose_parameters, clone_clip
 from dclip_kit.runtime import processes
+from dclip_kit.runtime.files import load_tensors
 from dclip_kit.training import (
     PictureTargets,
     apply_teacher,
@@ -38,6 +43,7 @@ from dclip_kit.training import checkpoint as checkpoint_module
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import loop as loop_module
 from dclip_kit.training.terms import Beside
+from tests.models.test_denoiser import make_denoiser
 from tests.training.fine_tuning import fine_tune
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
@@ -615,6 +621,167 @@ def test_gradients_reach_what_trains_and_nothing_else(policy, clip, pixels, feat
     assert not any(parameter.requires_grad for parameter in run.student.model.parameters())
 
 
+@pytest.mark.parametrize("policy", ["attention", "last_blocks(1)", "all"])
+def test_training_adapters_changes_their_matrices_alone(policy, clip, pixels, features) -> None:
+    """Not the text tower, nor biases, norms and the projection; each by a matrix of their rank."""
+    settings = replace(CONTROL, train=policy, lora=2, learning_rate=1e-2)
+    run = fine_tune(clip, pixels, features, settings)
+    before, after = clip.model.state_dict(), run.student.model.state_dict()
+    assert list(after) == list(before)
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    ends = ("attn.in_proj_weight", "out_proj.weight", "c_fc.weight", "c_proj.weight")
+    names = choose_parameters(clip, policy)
+    assert changed == {f"visual.{name}" for name in names if name.endswith(ends)}
+    for name in changed:
+        assert torch.linalg.matrix_rank(after[name] - before[name], atol=1e-5) == 2, name
+    assert not any(parameter.requires_grad for parameter in run.student.model.parameters())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_adapters_train_by_every_recipe(
+    recipe, clip, pixels, features, targets, uncaptioned, rehearsal
+) -> None:
+    """With sds, in place of its norms; where the text tower trains, all of it does."""
+    wanted = RECIPES[recipe]["student"]
+    policy = "all" if recipe == "sds" else wanted.get("train", "all")
+    settings = replace(STUDENT, **wanted | {"learning_rate": 1e-2, "train": policy, "lora": 2})
+    run = fine_tune(
+        clip,
+        pixels,
+        features,
+        settings,
+        targets,
+        texts=texts_of(features),
+        uncaptioned=uncaptioned,
+        rehearsal=rehearsal,
+        denoiser=make_denoiser(clip) if recipe == "sds" else None,
+    )
+    before, after = clip.model.state_dict(), run.student.model.state_dict()
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    image = {name for name in changed if name.startswith("visual.")}
+    assert len(image) == (4 if policy == "attention" else 8)
+    texts = {name for name in before if not name.startswith(("visual.", "logit_"))}
+    assert changed - image == (texts if settings.train_text else set())
+
+
+def test_training_adapters_is_a_plain_loop(clip, pixels, features) -> None:
+    """With factors written down, from where peft's begin."""
+    settings = replace(CONTROL, lora=2, learning_rate=1e-2, clip_norm=0.05, block_rate=0.5)
+    run = fine_tune(clip, pixels, features, settings, seed=6)
+
+    torch.manual_seed(6)
+    drawn = clone_clip(clip)
+    attach_adapters(drawn, "all", 2)
+    factors = {n: p for n, p in drawn.model.visual.named_parameters() if p.requires_grad}
+    tower = clone_clip(clip).model.visual.requires_grad_(False)
+    downs = {  # by the name of the matrix
+        "attn.in_proj_weight": "attn",
+        "attn.out_proj.weight": "attn.base_layer.out_proj",
+        "mlp.c_fc.weight": "mlp.c_fc",
+        "mlp.c_proj.weight": "mlp.c_proj",
+    }
+    pairs = {}
+    for block in (f"transformer.resblocks.{number}" for number in (0, 1)):
+        for matrix, layer in downs.items():
+            down, up = (factors[f"model.{block}.{layer}.lora_{x}.default.weight"] for x in "AB")
+            assert not up.any() and down.any()
+            pairs[f"{block}.{matrix}"] = [x.detach().clone().requires_grad_() for x in (up, down)]
+    trained = [factor for pair in pairs.values() for factor in pair]
+    assert len(trained) == len(factors) == 16
+    optimizer = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
+    number = 0
+    for epoch in range(3):
+        order = draw_captions(features, 6, epoch)[:, 0]
+        for texts in (order[:2], order[2:4], order[4:]):
+            weights_now = {
+                name: tower.get_parameter(name) + up @ down for name, (up, down) in pairs.items()
+            }
+            shown = clip.normalize(pixels[features.image_of_text[texts]])
+            image = F.normalize(functional_call(tower, weights_now, (shown,)), dim=-1)
+            optimizer.zero_grad()
+            contrastive_loss(image, features.text[texts], settings.temperature).backward()
+            torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+            done = number / 9
+            share = (done + 1e-3) / (0.1 + 1e-3)
+            if done >= 0.1:
+                share = (1 + math.cos(math.pi * (done - 0.1) / 0.9)) / 2
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * 0.5 * share
+            optimizer.step()
+            number += 1
+    found = dict(run.student.model.visual.named_parameters())
+    for name, (up, down) in pairs.items():
+        expected = tower.get_parameter(name) + up @ down
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-4)
+        assert not torch.allclose(expected, tower.get_parameter(name), atol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["projection", "last_blocks(1)", "all"])
+def test_looking_in_an_epoch_changes_nothing(policy, clip, pixels, features, monkeypatch) -> None:
+    """Frozen blocks compute by another way if they are left in evaluation mode."""
+    settings = replace(CONTROL, train=policy)
+    expected = fine_tune(clip, pixels, features, settings)
+    monkeypatch.setattr(student_module, "LOOKED_AT", 3)
+    modes = []
+
+    def look(student) -> None:
+        modes.append(student.model.visual.training)
+
+    found = fine_tune(clip, pixels, features, settings, on_look=look)
+    assert modes == [False, False]
+    assert torch.equal(weights(found.student.model), weights(expected.student.model))
+
+
+@pytest.mark.parametrize("policy", ["last_blocks(1)", "all"])
+def test_whoever_looks_at_adapters_in_training_sees_a_clip_and_changes_nothing(
+    policy, clip, pixels, features, monkeypatch
+) -> None:
+    """At each of its looks, and after each epoch, whose weights are those of the end at last."""
+    settings = replace(CONTROL, train=policy, lora=2, learning_rate=1e-2)
+    expected = fine_tune(clip, pixels, features, settings)
+    monkeypatch.setattr(student_module, "LOOKED_AT", 3)
+    seen = []
+
+    def look(student, history=None) -> None:
+        assert list(student.model.state_dict()) == list(clip.model.state_dict())
+        assert not student.model.visual.training
+        seen.append(encode_images(student, pixels))
+        for value in student.model.parameters():
+            value.data.zero_()
+
+    run = fine_tune(clip, pixels, features, settings, on_epoch=look, on_look=look)
+    assert len(seen) == 2 + 3
+    assert torch.equal(weights(run.student.model), weights(expected.student.model))
+    assert torch.equal(seen[-1], encode_images(run.student, pixels))
+    assert not any(torch.allclose(one, other) for one, other in itertools.pairwise(seen))
+
+
+def test_a_checkpoint_has_of_the_weights_only_what_trains(
+    clip, pixels, features, make_clip_folder, tmp_path
+) -> None:
+    """And statistics, if they are no parameters."""
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+    resnet = load_clip(make_clip_folder(vision_cfg=vision))
+    norms = {f"tower.{name}" for name in choose_parameters(resnet, "norms")}
+    buffers = {f"tower.{name}" for name, _ in resnet.model.visual.named_buffers()}
+    path, kept = tmp_path / "state.safetensors", {}
+    runs = {
+        "lora": (clip, replace(CONTROL, lora=2)),
+        "projection": (clip, replace(CONTROL, train="projection")),
+        "norms": (resnet, replace(CONTROL, train="norms")),
+    }
+    for name, (model, settings) in runs.items():
+        fine_tune(model, pixels, features, settings, checkpoint=path)
+        tensors = load_tensors(path)
+        saved = {each for each in tensors if each.startswith("module.")}
+        kept[name] = {each.removeprefix("module.") for each in saved}
+        moments = [each for each in tensors if each.endswith("exp_avg_sq")]
+        assert len(moments) == len(saved) - len(buffers) * (name == "norms")
+        path.unlink()
+    assert kept["projection"] == {"tower.proj"}
+    assert kept["norms"] == norms | buffers and len(buffers) > 30
+    assert len(kept["lora"]) == 16 and all(".lora_" in name for name in kept["lora"])
+
+
 def test_batch_norm_keeps_clips_statistics(make_clip_folder, pixels, features, targets) -> None:
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
     resnet = load_clip(make_clip_folder(vision_cfg=vision))
@@ -723,6 +890,8 @@ RUNS = {
     "student that accumulates": run_student(replace(STUDENT, gradient_accumulation=2)),
     "student's attention": run_student(replace(STUDENT, train="attention")),
     "student's text": run_student(replace(STUDENT, train_text=True)),
+    "student's adapters": run_student(replace(REHEARSED, lora=3, gradient_accumulation=2)),
+    "student's adapters and text": run_student(replace(STUDENT, lora=3, train_text=True)),
     "student of uncaptioned pictures": run_student(ANCHORED),
     "student that rehearses": run_student(replace(REHEARSED, gradient_accumulation=2)),
 }
@@ -859,6 +1028,13 @@ def test_processes_that_would_go_on_from_different_places_are_refused(
             run_student(),
             run_student(replace(STUDENT, train="projection", learning_rate=1.0)),
             "differ in learning_rate, train;",
+        ),
+        (run_student(replace(STUDENT, train="norms")), run_student(), "another architecture"),
+        (run_student(), run_student(replace(STUDENT, lora=3)), "another architecture"),
+        (
+            run_student(replace(STUDENT, lora=3)),
+            run_student(replace(STUDENT, lora=3, epochs=2)),
+            "differ in epochs;",
         ),
     ],
 )
