@@ -37,6 +37,7 @@ EXTRAS = FLOOR_OF["plots"]  # from here on up, what an extra brings may be impor
 OPTIONAL = {
     *("plotly", "ipywidgets", "anywidget", "ultralytics", "imagehash"),
     *("starlette", "uvicorn"),
+    *("pyarrow", "ray"),
 }
 
 # Whatever writes or reads pickles. Only `detectors` may hand a .pt file on, and to ultralytics.

@@ -320,14 +320,15 @@ def embed_on_ray(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import, which reads it
     import ray
 
-    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    ray.init(address, logging_level=logging.WARNING, log_to_driver=False, **own)
+    _connect(ray, address)
     try:
         resources = ray.cluster_resources()
         gpus, cores = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
         count = min(gpus or cores, len(shards), workers or len(shards))
         nodes = sum(node["Alive"] for node in ray.nodes())
-        kind: Any = ray.remote(num_cpus=1, num_gpus=int(gpus > 0), max_restarts=-1)(Embedder)
+        asked = {"num_cpus": 1, "num_gpus": int(gpus > 0)}
+        again = {"max_restarts": -1, "max_task_retries": _TRIES - 1}
+        kind: Any = ray.remote(**asked, **again)(Embedder)
         device = "cuda:0" if gpus else "cpu"  # of those that Ray shows to the actor
         actors = [kind.remote(*options, device, -(-count // nodes)) for _ in range(count)]
         # A shard is given only to an actor that runs: in a busy cluster, some may never start.
@@ -351,10 +352,32 @@ def embed_on_ray(
                 raise result
             if left:
                 shard = left.popleft()
-                task = actor.embed.options(max_task_retries=_TRIES - 1, retry_exceptions=[OSError])
+                task = actor.embed.options(retry_exceptions=[OSError])
                 running[task.remote(shard)] = actor, shard
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Joins a cluster, or starts one of this machine alone.
+
+    Raises:
+        ConnectionError: there is none, or it does not start.
+    """
+    own = {"include_dashboard": False} if address == "local" else {}
+    tries = 3 if own else 1  # a busy machine may take longer than the half minute that Ray waits
+    for left in reversed(range(tries)):
+        try:
+            ray.init(address, logging_level=logging.WARNING, log_to_driver=False, **own)
+            return
+        except Exception as error:  # many types, some of them Exception itself
+            ray.shutdown()
+            if not left:
+                reason = " ".join(str(error).split())[:300]
+                raise ConnectionError(
+                    f"Expected a Ray cluster at {address}, but there is none ({reason}); start it "
+                    "with ray start --head, or name another address, or local."
+                ) from error
 
 
 @dataclass(frozen=True)
