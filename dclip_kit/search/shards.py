@@ -7,7 +7,7 @@ one machine or on many under Ray, may stop anywhere and be started again.
 import hashlib
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -33,7 +33,7 @@ from dclip_kit.search.embeddings import (
 )
 
 PATHS = 10_000  # of a folder in a shard
-_TRIES = 4  # for a shard whose worker dies: one that breaks every worker must end
+_TRIES = 4  # for a shard under Ray: one that breaks every worker must end
 
 
 @dataclass(frozen=True)
@@ -299,8 +299,8 @@ def embed_on_ray(
 ) -> Iterator[tuple[Shard, ShardCount | Exception]]:
     """Embeds shards under Ray, an actor a GPU, or a core where the cluster has no GPU.
 
-    An actor that dies is started again, and its shard is tried again. Ray's telemetry is off unless
-    RAY_USAGE_STATS_ENABLED says otherwise.
+    An actor that dies is started again, and a shard that fails is tried again, by any actor. Ray's
+    telemetry is off unless RAY_USAGE_STATS_ENABLED says otherwise.
 
     Args:
         shards: of `list_shards`; all nodes must see their files under the same paths.
@@ -325,35 +325,43 @@ def embed_on_ray(
         resources = ray.cluster_resources()
         gpus, cores = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
         count = min(gpus or cores, len(shards), workers or len(shards))
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        asked = {"num_cpus": 1, "num_gpus": int(gpus > 0)}
-        again = {"max_restarts": -1, "max_task_retries": _TRIES - 1}
-        kind: Any = ray.remote(**asked, **again)(Embedder)
+        siblings = -(-count // sum(node["Alive"] for node in ray.nodes()))
+        asked = {"num_cpus": 1, "num_gpus": int(gpus > 0), "max_restarts": -1}
+        kind: Any = ray.remote(**asked)(Embedder)
         device = "cuda:0" if gpus else "cpu"  # of those that Ray shows to the actor
-        actors = [kind.remote(*options, device, -(-count // nodes)) for _ in range(count)]
-        # A shard is given only to an actor that runs: in a busy cluster, some may never start.
-        running: dict[Any, tuple[Any, Shard | None]] = {
-            actor.__ray_ready__.remote(): (actor, None) for actor in actors
-        }
-        left = deque(shards)
+        running: dict[Any, tuple[Any, Shard | None]] = {}
+
+        def wait_for(actor: Any) -> None:
+            """A shard is given only to an actor that runs: in a busy cluster, some never start."""
+            running[actor.__ray_ready__.options(max_task_retries=-1).remote()] = actor, None
+
+        for _ in range(count):
+            wait_for(kind.remote(*options, device, siblings))
+        left, tries = deque(shards), Counter[str]()
         while left or any(shard for _, shard in running.values()):
             (done,), _ = ray.wait(list(running))
             actor, shard = running.pop(done)
             result: Any
+            died = False
             try:
                 result = ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 result = error.cause
-            except ray.exceptions.RayActorError as error:
-                result = OSError(" ".join(str(error).split())[:300])
-            if shard:
+            except ray.exceptions.RayError as error:
+                result, died = OSError(str(error).strip().splitlines()[-1]), True
+            if died and not shard:
+                raise result  # it has not even loaded the model
+            # Ray's own retries of a task would be used up before the actor has started again.
+            if shard and isinstance(result, OSError) and tries[shard.name] < _TRIES - 1:
+                tries[shard.name] += 1
+                left.append(shard)
+            elif shard:
                 yield shard, result
-            elif isinstance(result, Exception):
-                raise result
-            if left:
+            if died:
+                wait_for(actor)
+            elif left:
                 shard = left.popleft()
-                task = actor.embed.options(retry_exceptions=[OSError])
-                running[task.remote(shard)] = actor, shard
+                running[actor.embed.remote(shard)] = actor, shard
     finally:
         ray.shutdown()
 
