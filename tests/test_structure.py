@@ -36,7 +36,7 @@ TOP = len(FLOORS) - 1
 EXTRAS = FLOOR_OF["plots"]  # from here on up, what an extra brings may be imported
 OPTIONAL = {
     *("plotly", "ipywidgets", "anywidget", "ultralytics", "imagehash"),
-    *("starlette", "uvicorn", "peft"),
+    *("starlette", "uvicorn", "peft", "pyarrow", "ray"),
 }
 
 # Whatever writes or reads pickles. Only `detectors` may hand a .pt file on, and to ultralytics.

@@ -20,7 +20,7 @@ import tyro
 from dclip_kit.commands.export import export
 from dclip_kit.commands.fit import distill, pilot, train_teacher
 from dclip_kit.commands.measure import app, evaluate, probe, search
-from dclip_kit.commands.prepare import curate, detect, embed, inspect
+from dclip_kit.commands.prepare import curate, detect, embed, embed_shards, inspect
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
 from dclip_kit.runtime.printing import printable
 
@@ -44,6 +44,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "curate": curate,
     "detect": detect,
     "embed": embed,
+    "embed-shards": embed_shards,
     "pilot": pilot,
     "train-teacher": train_teacher,
     "distill": distill,
@@ -155,6 +156,7 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int
             for name in ("detector", "confidence", "max_regions")
         },
         "embed": {**clip, "regions": profile.regions},
+        "embed-shards": clip,
         "pilot": {"settings": profile},
         "train-teacher": {"settings": profile},
         "distill": {"settings": profile},

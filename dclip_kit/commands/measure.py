@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import PROFILES, Profile
 from dclip_kit.runtime.printing import printable
+
+if TYPE_CHECKING:
+    from dclip_kit.models.clip import ClipBundle
 
 Method = Literal["nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h"]
 
@@ -142,11 +145,11 @@ def probe(
 
 
 def search(
-    folder: Positional[Path],
-    query: Positional[str],
+    asked: Annotated[Positional[tuple[str, ...]], arg(metavar="[FOLDER] QUERY")],
     *,
     model: str,
     pretrained: str | None,
+    index: Path | None = None,
     top_k: int = 5,
     rescore: Method | None = None,
     references: str = "",
@@ -156,14 +159,16 @@ def search(
     """Searches a folder's pictures by a text; the pictures need no captions.
 
     The first search embeds the pictures and saves the embeddings in the user's cache folder (or in
-    DCLIP_CACHE); later ones embed only pictures that are new or have changed.
+    DCLIP_CACHE); later ones embed only pictures that are new or have changed. With --index, all
+    that embed-shards wrote is read once instead, and no picture.
 
     Args:
-        folder: of pictures, with its subfolders.
-        query: what to look for, such as "a dog on a beach".
+        asked: a folder of pictures, with its subfolders, if there is no --index; and what to look
+            for, such as "a dog on a beach".
         model: "pocket" (which knows a hundred drawn things), an architecture of open_clip, or a
             folder that open_clip loads, such as an arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
+        index: a folder that embed-shards wrote, or clip-retrieval; hits are paths as it has them.
         top_k: the number of pictures to find.
         rescore: corrects each picture's score for how it scores with captions of other pictures.
         references: the data with these captions, in its training split, as in inspect, or "pocket";
@@ -172,13 +177,19 @@ def search(
             rescored one, and the cosine is given, too.
         device: auto, cpu, cuda:0, …
     """
-    from dclip_kit.evaluation.profile_data import read_references
     from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.models.encode import encode_texts
-    from dclip_kit.search.folder_index import find_pictures, index_pictures
-    from dclip_kit.search.rescoring import Rescoring
+    from dclip_kit.search.embeddings import search_embeddings
+    from dclip_kit.search.folder_index import find_pictures
 
-    find_pictures(folder)  # refuses an empty folder before the model loads
+    *folders, query = asked or ("",)
+    if len(folders) != (index is None) or (index and rescore):
+        raise ValueError(
+            "Expected a folder and a query, or, with --index and without --rescore, a query alone, "
+            f"got {', '.join(map(ascii, asked)) or 'none'}; put the query into quotes."
+        )
+    for folder in folders:
+        find_pictures(Path(folder))  # refuses an empty folder before the model loads
     if top_k < 1 or not query.strip():
         raise ValueError(
             f"Expected a query with some text and a --top-k from 1, got {query!r} and {top_k}."
@@ -189,6 +200,34 @@ def search(
         )
     reference_profile = _choose_references(model, references) if rescore else None
     clip = load_clip(model, tag_for(model, pretrained), choose_device(device))
+    if index:
+        found = search_embeddings(clip, index, encode_texts(clip, [query]), top_k)
+        hits: list[dict[str, Any]] = [
+            {"path": x, "score": y} for x, y in zip(found.ids, found.scores, strict=True)
+        ]
+    else:
+        hits = _search_folder(clip, Path(*folders), query, top_k, rescore, reference_profile)
+    if json:
+        print(json_format.dumps(hits, indent=1))
+    else:
+        for hit in hits:
+            print(f"{hit['score']:.3f}  {printable(hit['path'])}")
+
+
+def _search_folder(
+    clip: "ClipBundle",
+    folder: Path,
+    query: str,
+    top_k: int,
+    rescore: Method | None,
+    reference_profile: Profile | None,
+) -> list[dict[str, Any]]:
+    """Embeds what is new in a folder, and finds in it."""
+    from dclip_kit.evaluation.profile_data import read_references
+    from dclip_kit.models.encode import encode_texts
+    from dclip_kit.search.folder_index import index_pictures
+    from dclip_kit.search.rescoring import Rescoring
+
     with redirect_stdout(sys.stderr):  # a message about waiting for another process is no hit
         index = index_pictures(clip, folder)
     if index.embedded or index.unreadable:
@@ -214,11 +253,7 @@ def search(
         cosines = index.search(query_features, len(index.paths))
         cosine_of = dict(zip(cosines.images, cosines.scores, strict=True))
         hits = [hit | {"cosine": cosine_of[i]} for hit, i in zip(hits, ranking.images, strict=True)]
-    if json:
-        print(json_format.dumps(hits, indent=1))
-    else:
-        for hit in hits:
-            print(f"{hit['score']:.3f}  {printable(hit['path'])}")
+    return hits
 
 
 def _choose_references(model: str, references: str) -> Profile:

@@ -244,3 +244,59 @@ def embed(
         f"{len(features.text):,} captions into {printable(out)}; unusable: "
         f"{len(reading.unusable):,}; without detections: {features.without_detections:,}."
     )
+
+
+def embed_shards(
+    source: Positional[Path],
+    *,
+    out: Path,
+    model: str,
+    pretrained: str | None,
+    layout: Literal["parquet", "clip-retrieval"] = "parquet",
+    precision: Literal["fp32", "fp16"] = "fp32",
+    ray: str = "",
+    workers: int = 0,
+    device: str = "auto",
+) -> None:
+    """Embeds pictures without captions by shards, a hundred million if need be.
+
+    A shard is a tar (webdataset), a row group of a parquet file with pictures in it, or ten
+    thousand pictures of a folder. Each is written whole or not at all, with the pictures that
+    cannot be read listed in OUT/_broken; run it again to continue where it stopped. The features
+    are those of encode_images, normalised. CLUSTER.md, beside the commands, says what it takes.
+
+    Args:
+        source: a tar, a parquet file, or a folder of such files or of pictures.
+        out: the folder to write; search --index reads it.
+        model: "pocket", an architecture of open_clip, or a folder that open_clip loads, such as an
+            arm of distill (runs/x/dclip).
+        pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
+        layout: parquet has the columns path and embedding; clip-retrieval is the layout of that
+            program, img_emb/img_emb_0.npy and metadata/metadata_0.parquet.
+        precision: of the stored numbers.
+        ray: the address of a Ray cluster, or local for one of this machine's GPUs or cores alone;
+            left out, this process does all the work.
+        workers: under Ray, at most so many; left out, one for each GPU, or core if there is none.
+        device: auto, cpu, cuda:0, …; without Ray.
+    """
+    require_writable(out, "folder")
+    if workers < 0 or (workers and not ray):
+        raise ValueError(f"Expected --workers from 1, and with --ray, got {workers}; leave it out.")
+    from dclip_kit.models.clip import tag_for
+    from dclip_kit.search.shards import embed_shards as embed_all
+
+    tag = tag_for(model, pretrained)
+    on = "" if ray else choose_device(device)
+    done = embed_all(source, out, model, tag, layout, precision, on, ray, workers)
+    now = [count for count in done.counts.values() if count.new]
+    print(
+        f"Embedded {sum(x.pictures for x in now):,} pictures now, in {len(now):,} shards; "
+        f"{len(done.counts) - len(now):,} shards were there. In all, "
+        f"{sum(x.pictures for x in done.counts.values()):,} pictures, and "
+        f"{sum(x.broken for x in done.counts.values()):,} broken. Written to {printable(out)}."
+    )
+    for name, reason in done.failed.items():
+        raise OSError(
+            f"Expected to embed all shards, but {len(done.failed):,} failed (the first, {name}: "
+            f"{reason}); mend that and run the command again, which does only these."
+        )

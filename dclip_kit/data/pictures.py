@@ -8,6 +8,7 @@ doubt, its bytes decide. Pictures with a problem are scanned again.
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import warnings
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -234,6 +235,22 @@ def open_picture(path: Path | str, side: int | None = None) -> Image.Image:
         ) from error
 
 
+def decode_picture(content: bytes, side: int | None = None) -> Image.Image:
+    """As `open_picture`, from the bytes of a file.
+
+    Raises:
+        ValueError: they are cut short, no picture, or unfold into too many pixels.
+    """
+    try:
+        with _begin(io.BytesIO(content), side) as picture:
+            picture.load()
+            return as_seen(picture)
+    except Exception as error:  # many types, as above
+        # Pillow would name the buffer by its address.
+        reason = "it is none" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"Expected a whole picture, but reading it failed ({reason}).") from error
+
+
 def count_links(paths: Iterable[Path], folder: Path) -> int:
     """How many pictures lie outside a folder, reached by links to them or their folders."""
     root = os.path.realpath(folder)
@@ -250,10 +267,11 @@ def count_pixels(path: Path | str, side: int | None = None) -> int:
     return 1
 
 
-def _begin(path: Path | str, side: int | None) -> Image.Image:
+def _begin(file: Path | str | io.BytesIO, side: int | None) -> Image.Image:
     """Reads a file's header, and sets the size at which the picture will be decoded."""
-    require_file(path)
-    picture = Image.open(path)
+    if not isinstance(file, io.BytesIO):
+        require_file(file)
+    picture = Image.open(file)
     # Pillow itself only warns up to twice this size, which takes 0.7 GB as RGBA.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and picture.width * picture.height > limit:

@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from dclip_kit.runtime.files import cache_path, filling, open_file, write_atomic
 PICTURE_COLUMNS = ("image", "file_name")
 CAPTION_COLUMNS = ("captions", "caption", "text")
 MANIFEST = "dclip-kit manifest 1"  # the format of the file that `curate` writes
+MOST_BYTES = 1 << 27  # of a file in a shard, which is read whole
 _REFUSED = "refused.json"  # what unpacking left out, reported whenever the cache is read
 _COCO_NAME = re.compile(r"captions_(train|val|test)(.*)\.json")
 _SHARD_OF_SPLIT = re.compile(
@@ -310,28 +311,46 @@ def unpack_shards(path: Path, shards: list[Path]) -> Path:
 def _unpack(shard: Path, shard_name: str, folder: Path, refused: dict[str, str]) -> None:
     """Writes the pictures, texts and notes of a shard; other members are ignored."""
     folder.mkdir(parents=True)
+    for name, content in read_members(shard, PICTURE_SUFFIXES | {".txt", ".json"}):
+        place = f"{shard_name}:{ascii(name)[1:-1]}" if name else shard_name
+        if isinstance(content, str):
+            refused[place] = content
+            continue
+        try:
+            path = path_inside(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except ValueError:
+            refused[place] = "its name leads out of the shard"
+
+
+def read_members(shard: Path, suffixes: Collection[str]) -> Iterator[tuple[str, bytes | str]]:
+    """Yields a shard's files, of these suffixes, by name; for those without bytes, the reason.
+
+    Names are as the shard has them: they may lead anywhere. If the shard is damaged, the last name
+    is empty.
+
+    Raises:
+        OSError: the shard cannot be read.
+    """
     try:
         with open_file(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                if Path(member.name).suffix.lower() not in PICTURE_SUFFIXES | {".txt", ".json"}:
+                if Path(member.name).suffix.lower() not in suffixes:
                     continue
-                place = f"{shard_name}:{ascii(member.name)[1:-1]}"
                 file = archive.extractfile(member) if member.isreg() else None
                 if file is None:
-                    refused[place] = "expected a file, got a link, a device or a folder"
-                    continue
-                try:
-                    path = path_inside(folder, member.name)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(file.read())
-                except ValueError:
-                    refused[place] = "its name leads out of the shard"
+                    yield member.name, "expected a file, got a link, a device or a folder"
+                elif member.size > MOST_BYTES:  # of which a sparse file need not have any
+                    yield member.name, f"expected at most {MOST_BYTES:,} bytes, got {member.size:,}"
+                else:
+                    yield member.name, file.read()
             # tarfile takes a damaged header for the end, too; the real end is a block of zeros.
             stream.seek(archive.offset)
             if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("its end is missing")
     except tarfile.TarError as error:
-        refused[shard_name] = f"expected a whole shard, but reading on failed ({error})"
+        yield "", f"expected a whole shard, but reading on failed ({error})"
 
 
 def read_coco(file: Path, images: Path) -> Iterator[Row]:

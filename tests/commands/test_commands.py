@@ -450,6 +450,52 @@ def test_search_is_told_what_to_rescore_by(run, searched, tmp_path) -> None:
     assert code == 2 and "train" in err and err.count("\n") <= 2, err
 
 
+# embed-shards
+
+
+def test_shards_are_embedded_and_searched(run, tmp_path, clip_folder, clip) -> None:
+    (tmp_path / "in").mkdir()
+    for seed in range(6):
+        scene(seed).save(tmp_path / "in" / f"{seed}\n\x1b.png")
+    (tmp_path / "in/bad.png").write_bytes(b"no")
+    asked = ("embed-shards", tmp_path / "in", "--model", clip_folder)
+    for layout in ("parquet", "clip-retrieval"):
+        out = tmp_path / layout
+        code, said, err = run(*asked, "--out", out, "--layout", layout)
+        assert code == 0, err
+        assert "Embedded 6 pictures now, in 1 shards; 0 shards were there. In all, 6" in said
+        assert "1 broken" in said
+        code, said, _ = run(*asked, "--out", out, "--layout", layout)
+        assert code == 0 and "Embedded 0 pictures now, in 0 shards; 1 shards were there" in said
+        question = ("search", "a red ball", "--index", out, "--model", clip_folder, "--top-k", "3")
+        code, said, err = run(*question)
+        assert code == 0, err
+        paths = sorted((tmp_path / "in").glob("[0-9]*"))
+        scores = encode_images(clip, paths) @ encode_texts(clip, ["a red ball"])[0]
+        best = scores.argsort(descending=True)[:3].tolist()
+        assert said.splitlines() == [f"{scores[i]:.3f}  {printable(paths[i].name)}" for i in best]
+        found = json.loads(run(*question, "--json")[1])
+        assert [hit["path"] for hit in found] == [paths[i].name for i in best]
+    code, _, err = run(*asked, "--out", tmp_path / "parquet", "--precision", "fp16")
+    assert code == 2 and "stored_in fp32, not fp16" in err
+
+
+def test_failed_shards_are_told_and_end_with_an_error(
+    run, tmp_path, clip_folder, monkeypatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    scene(0).save(tmp_path / "in/0.png")
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("dclip_kit.search.shards.open_file", fail)
+    asked = ("embed-shards", tmp_path / "in", "--model", clip_folder, "--out", tmp_path / "out")
+    code, said, err = run(*asked)
+    assert code == 2 and "Embedded 0 pictures now" in said
+    assert "but 1 failed (the first, 00000: [Errno 5] Input/output error); mend that" in err
+
+
 # app
 
 
@@ -553,6 +599,14 @@ def test_a_missing_extra_names_the_line_that_brings_it(missing, run, served, mon
         (["search", "empty", "x"], "Expected pictures ("),
         (["search", "own", " "], "Expected a query with some text and a --top-k from 1, got ' '"),
         (["search", "own", "x", "--top-k", "0"], "a --top-k from 1"),
+        (["search", "x"], "Expected a folder and a query, or, with --index"),
+        (["search"], "Expected a folder and a query, or, with --index"),
+        (["search", "own", "x", "--index", "own"], "a query alone, got 'own', 'x'"),
+        (["search", "x", "--index", "own", "--rescore", "nnn"], "without --rescore, a query alone"),
+        (["search", "x", "--index", "empty"], "Expected embeddings in empty, found none"),
+        (["embed-shards", "nowhere", "--out", "o"], "Expected tars, parquet files or pictures at"),
+        (["embed-shards", "own", "--out", "own/o"], "Expected --out outside"),
+        (["embed-shards", "own", "--out", "o", "--workers", "2"], "with --ray, got 2"),
         (["search", "own", "x", "--model", "no-such-clip"], "got 'no-such-clip'"),
         (["search", "own", "x", "--device", "cuda:99"], "Expected a device of this machine"),
         (["evaluate", "--data", "own", "--json", "own"], "Expected a file that can be written"),

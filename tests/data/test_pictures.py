@@ -1,5 +1,6 @@
 """Odd but valid pictures, compared with what a person would see; expectations are by hand."""
 
+import io
 import itertools
 import os
 import struct
@@ -11,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from dclip_kit.data import open_picture
-from dclip_kit.data.pictures import count_pixels
+from dclip_kit.data.pictures import count_pixels, decode_picture
 from dclip_kit.models.clip import load_clip
 
 # Two pixels high, three wide; letters are colours.
@@ -152,6 +153,30 @@ def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch, side) -> None:
         with pytest.raises(ValueError, match=r"bomb\.png, but reading it failed \(.*bomb"):
             open_picture(tmp_path / "bomb.png")
     assert open_picture(tmp_path / "fits.png").size == (10, 10)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("side", [None, 8])
+def test_bytes_are_decoded_as_their_file_is(tmp_path, suffix, side) -> None:
+    path = tmp_path / f"a.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise).save(path, exif=exif)
+    seen = decode_picture(path.read_bytes(), side)
+    assert pixels(seen) == pixels(open_picture(path, side))
+    assert (seen.width < seen.height) and (max(seen.size) < 128) == (suffix == "jpg" and side == 8)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_bytes_that_are_no_picture_are_an_error(monkeypatch) -> None:
+    with pytest.raises(ValueError, match=r"Expected a whole picture, .* \(it is none\)\."):
+        decode_picture(b"no")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    stream = io.BytesIO()
+    Image.new("RGB", (2, 3)).save(stream, "PNG")
+    with pytest.raises(ValueError, match="a decompression bomb"):
+        decode_picture(stream.getvalue())
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path) -> None:

@@ -1,0 +1,526 @@
+"""Shards of any kind get the features of `encode_images`, once, whatever stops the work."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet
+
+from dclip_kit.models.encode import encode_images
+from dclip_kit.search import embeddings, shards
+from dclip_kit.search.shards import ShardCount, embed_on_ray, embed_shard, embed_shards, list_shards
+from tests.data.test_shards import write_shard
+
+
+def encode(picture: Image.Image, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def contents(pictures) -> dict[str, bytes]:
+    return {f"{number}.png": encode(picture) for number, picture in enumerate(pictures)}
+
+
+@pytest.fixture
+def features(clip, pictures) -> torch.Tensor:
+    return encode_images(clip, pictures)
+
+
+def write_tars(folder: Path, contents: dict[str, bytes], size: int = 2) -> Path:
+    names = list(contents)
+    for start in range(0, len(names), size):
+        part = {name: contents[name] for name in names[start : start + size]}
+        write_shard(folder / f"{start // size:05d}.tar", part | {"notes.txt": b"a caption"})
+    return folder
+
+
+def write_rows(folder: Path, contents: dict[str, bytes]) -> Path:
+    """As Hugging Face's datasets writes pictures; the paths beside them lead out."""
+    rows = [{"bytes": x, "path": f"/etc/{name}"} for name, x in contents.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"image": rows, "text": ["a caption"] * len(rows)})
+    parquet.write_table(table, folder / "a.parquet", row_group_size=4)
+    return folder
+
+
+def write_files(folder: Path, contents: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def read(out: Path) -> tuple[list[str], torch.Tensor]:
+    """All paths and embeddings, by pyarrow alone."""
+    table = parquet.read_table(out)
+    rows = table["embedding"].combine_chunks().flatten().to_numpy()
+    return table["path"].to_pylist(), torch.tensor(rows).reshape(len(table), -1)
+
+
+def reasons(out: Path) -> dict[str, str]:
+    lines = [line for file in out.glob("_broken/**/*.jsonl") for line in file.open()]
+    return {record["path"]: record["reason"] for record in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize(
+    ("write", "paths", "count"),
+    [
+        (write_tars, [f"{i // 2:05d}.tar:{i}.png" for i in range(6)], 3),
+        (write_rows, [f"a.parquet:{i}" for i in range(6)], 2),
+        (write_files, [f"{i}.png" for i in range(6)], 2),
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_features_are_those_of_encode_images(
+    write, paths, count, precision, contents, features, clip, tmp_path
+) -> None:
+    found = list_shards(write(tmp_path / "in", contents), size=4)
+    assert [(x.number, x.count) for x in found] == [(i, count) for i in range(count)]
+    done = [embed_shard(clip, shard, tmp_path / "out", precision=precision) for shard in found]
+    assert sum(x.pictures for x in done) == 6 and not any(x.broken for x in done)
+    named, embedded = read(tmp_path / "out")
+    assert named == paths and not (tmp_path / "out/_broken").exists()
+    assert embedded.dtype == (torch.float32 if precision == "fp32" else torch.float16)
+    torch.testing.assert_close(
+        embedded.float(), features, rtol=0, atol=1e-6 if precision == "fp32" else 5e-4
+    )
+
+
+def test_a_single_file_is_a_source_too(contents, tmp_path) -> None:
+    tars, rows = write_tars(tmp_path / "tars", contents), write_rows(tmp_path / "rows", contents)
+    files = write_files(tmp_path / "files", contents)
+    assert [x.name for x in list_shards(tars / "00001.tar")] == ["00001"]
+    assert [x.name for x in list_shards(rows / "a.parquet")] == ["a-00000", "a-00001"]
+    assert [x.paths for x in list_shards(files / "3.png")] == [("3.png",)]
+
+
+def test_shards_in_subfolders_keep_their_names_apart(contents, clip, tmp_path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        write_tars(tmp_path / "in" / split, contents, 6)
+    for shard in list_shards(tmp_path / "in"):
+        embed_shard(clip, shard, tmp_path / "out")
+    assert len(set(read(tmp_path / "out")[0])) == 12
+    assert (tmp_path / "out/train/00000.parquet").exists()
+
+
+def test_only_one_kind_of_source_is_read(contents, tmp_path) -> None:
+    folder = write_tars(tmp_path / "in", contents)
+    (folder / "00000.parquet").write_bytes(b"img2dataset's notes, which are not opened")
+    assert len(list_shards(folder)) == 3
+    (folder / "a.png").write_bytes(contents["0.png"])
+    with pytest.raises(ValueError, match="only one of these kinds, got 3 tars, 1 pictures"):
+        list_shards(folder)
+    with pytest.raises(ValueError, match="got none"):
+        list_shards(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("columns", [{"text": ["a"]}, {"a": [b"1"], "b": [b"2"]}])
+def test_a_table_without_one_column_of_pictures_is_refused(columns, tmp_path) -> None:
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"one column with the bytes of pictures.*call it image"):
+        list_shards(tmp_path)
+
+
+# Pictures that cannot be used
+
+
+def test_hostile_members_of_a_tar_are_counted_and_nothing_else(
+    contents, clip, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("dclip_kit.data.readers.MOST_BYTES", 10_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    members = {
+        "good.png": contents["0.png"],
+        "../../climbed.png": contents["1.png"],  # a name, and nothing that is opened
+        "linked.png": "/etc/passwd",
+        "cut.png": contents["2.png"][:60],
+        "text.png": b"no picture",
+        "bomb.png": encode(Image.new("L", (200, 200))),
+        "large.png": bytes(20_000),
+        "caf\udce9.png": contents["3.png"],
+        "twice.png": contents["4.png"],
+    }
+    write_shard(tmp_path / "in/0.tar", members)
+    with tarfile.open(tmp_path / "in/0.tar", "a") as archive:
+        member = tarfile.TarInfo("twice.png")
+        member.size = len(contents["5.png"])
+        archive.addfile(member, io.BytesIO(contents["5.png"]))
+    (shard,) = list_shards(tmp_path / "in")
+    done = embed_shard(clip, shard, tmp_path / "out/deep")
+    assert done == ShardCount(3, 6, new=True)
+    paths, embedded = read(tmp_path / "out/deep")
+    assert paths == ["0.tar:good.png", "0.tar:../../climbed.png", "0.tar:twice.png"]
+    expected = encode_images(
+        clip, [Image.open(io.BytesIO(contents[f"{i}.png"])) for i in (0, 1, 5)]
+    )
+    torch.testing.assert_close(embedded, expected, rtol=0, atol=1e-6)
+    why = reasons(tmp_path / "out/deep")
+    assert {path.partition(":")[2]: reason.split("(")[0] for path, reason in why.items()} == {
+        "linked.png": "expected a file, got a link, a device or a folder",
+        "cut.png": "Expected a whole picture, but reading it failed ",
+        "text.png": "Expected a whole picture, but reading it failed ",
+        "bomb.png": "Expected a whole picture, but reading it failed ",
+        "large.png": "expected at most 10,000 bytes, got 20,000",
+        "caf\\udce9.png": "expected a name in UTF-8",
+    }
+    assert "decompression bomb" in why["0.tar:bomb.png"] and "0x" not in why["0.tar:text.png"]
+    assert not list(tmp_path.rglob("climbed.png"))
+
+
+def test_a_tar_cut_short_is_named_and_embedded_so_far(contents, clip, tmp_path) -> None:
+    folder = write_tars(tmp_path / "in", contents, 6)
+    whole = (folder / "00000.tar").read_bytes()
+    (folder / "00000.tar").write_bytes(whole[: whole.index(b"5.png") + 700])
+    (shard,) = list_shards(folder)
+    assert embed_shard(clip, shard, tmp_path / "out") == ShardCount(5, 1, new=True)
+    assert "expected a whole shard" in reasons(tmp_path / "out")["00000.tar:"]
+
+
+def test_files_that_are_no_pictures_are_counted(contents, clip, tmp_path) -> None:
+    folder = write_files(tmp_path / "in", contents)
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    (shard,) = list_shards(folder)
+    (folder / "0.png").unlink()
+    assert embed_shard(clip, shard, tmp_path / "out") == ShardCount(5, 3, new=True)
+    assert set(reasons(tmp_path / "out")) == {"0.png", "gone.png", "pipe.png"}
+
+
+def test_a_failing_disk_is_no_property_of_a_picture(contents, clip, tmp_path, monkeypatch) -> None:
+    (shard,) = list_shards(write_files(tmp_path / "in", contents))
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(shards, "open_file", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        embed_shard(clip, shard, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_without_bytes_are_counted(contents, clip, tmp_path) -> None:
+    rows = [
+        {"bytes": contents["0.png"], "path": None},
+        {"bytes": None, "path": "/etc/passwd"},
+        None,
+    ]
+    table = pa.table({"image": rows})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (shard,) = list_shards(tmp_path)
+    assert embed_shard(clip, shard, tmp_path / "out") == ShardCount(1, 2, new=True)
+
+
+def test_a_shard_without_a_picture_is_done_as_well(clip, tmp_path) -> None:
+    write_shard(tmp_path / "in/0.tar", {"a.txt": b"no picture"})
+    (shard,) = list_shards(tmp_path / "in")
+    for layout in ("parquet", "clip-retrieval"):
+        for new in (True, False):
+            done = embed_shard(clip, shard, tmp_path / layout, layout, "fp16")
+            assert done == ShardCount(0, 0, new)
+
+
+# Going on
+
+
+@pytest.mark.parametrize("layout", ["parquet", "clip-retrieval"])
+def test_what_is_there_is_not_embedded_again(layout, contents, clip, tmp_path, monkeypatch) -> None:
+    folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
+    write_shard(folder / "00009.tar", {"bad.png": b"no"})
+    found = list_shards(folder)
+    first = [embed_shard(clip, shard, out, layout) for shard in found]
+    monkeypatch.setattr(shards, "encode_pixels", None)  # would fail if called again
+    again = [embed_shard(clip, shard, out, layout) for shard in found]
+    assert all(x.new for x in first) and not any(x.new for x in again)
+    assert [replace(x, new=True) for x in again] == first
+    assert first[-1] == ShardCount(0, 1, new=True)
+
+
+@pytest.mark.parametrize("layout", ["parquet", "clip-retrieval"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_a_write_that_fails_leaves_no_shard(
+    layout, error, contents, clip, tmp_path, monkeypatch
+) -> None:
+    (shard,), out = list_shards(write_tars(tmp_path / "in", contents, 6)), tmp_path / "out"
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
+        patch.setattr(
+            *((parquet, "write_table") if layout == "parquet" else (embeddings.np, "save")), fail
+        )
+        embed_shard(clip, shard, out, layout)
+    assert not list(out.rglob("*.tmp"))
+    assert embed_shard(clip, shard, out, layout) == ShardCount(6, 0, new=True)
+    assert embed_shard(clip, shard, out, layout) == ShardCount(6, 0, new=False)
+
+
+def test_what_was_broken_in_a_stopped_attempt_is_not_told_for_ever(
+    contents, clip, tmp_path, monkeypatch
+) -> None:
+    folder = write_files(tmp_path / "in", contents | {"late.png": b"no"})
+    (shard,) = list_shards(folder)
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(embeddings, "replacing", None)
+        embed_shard(clip, shard, tmp_path / "out")
+    assert set(reasons(tmp_path / "out")) == {"late.png"}
+    (folder / "late.png").write_bytes(contents["0.png"])
+    assert embed_shard(clip, shard, tmp_path / "out") == ShardCount(7, 0, new=True)
+    assert not reasons(tmp_path / "out")
+
+
+@pytest.mark.parametrize("layout", ["parquet", "clip-retrieval"])
+@pytest.mark.parametrize("changed", ["weights", "preparation", "fp16", "bf16", "pictures"])
+def test_what_is_there_by_another_model_is_not_mixed(
+    layout, changed, contents, clip, tmp_path
+) -> None:
+    folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
+    shard, precision = list_shards(folder)[0], "fp32"
+    embed_shard(clip, shard, out, layout)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    if changed == "weights":
+        with torch.no_grad():
+            clip.model.visual.proj += 0.1
+    elif changed == "preparation":
+        clip = replace(clip, model_config=clip.model_config | {"quick_gelu": True})
+    elif changed == "fp16":
+        precision = "fp16"
+    elif changed == "bf16":
+        clip = replace(clip, precision="bf16")
+    else:
+        write_shard(folder / "00000.tar", {f"{i}.png": contents["0.png"] for i in range(30)})
+    with pytest.raises(ValueError, match=r"Expected .* same model.* another's \(.*; name another"):
+        embed_shard(clip, shard, out, layout, precision)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before and before
+
+
+def test_a_damaged_shard_is_named(contents, clip, tmp_path) -> None:
+    shard, out = list_shards(write_tars(tmp_path / "in", contents))[0], tmp_path / "out"
+    embed_shard(clip, shard, out)
+    (out / "00000.parquet").write_bytes((out / "00000.parquet").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"00000\.parquet.*restore or delete it"):
+        embed_shard(clip, shard, out)
+
+
+# All shards
+
+
+def test_all_shards_in_a_loop_and_again(contents, features, clip_folder, tmp_path) -> None:
+    folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
+    done = embed_shards(folder, out, str(clip_folder))
+    assert not done.failed and [x.new for x in done.counts.values()] == [True] * 3
+    (out / "00001.parquet").unlink()
+    written = (out / "00000.parquet").stat().st_mtime_ns
+    done = embed_shards(folder, out, str(clip_folder))
+    assert {name: x.new for name, x in done.counts.items()} == {
+        "00000": False,
+        "00001": True,
+        "00002": False,
+    }
+    assert (out / "00000.parquet").stat().st_mtime_ns == written
+    torch.testing.assert_close(read(out)[1], features, rtol=0, atol=1e-6)
+
+
+def test_files_of_another_source_or_layout_are_refused(contents, clip_folder, tmp_path) -> None:
+    folder, out, model = write_tars(tmp_path / "in", contents), tmp_path / "out", str(clip_folder)
+    embed_shards(folder, out, model)
+    with pytest.raises(
+        ValueError, match=r"got 3 other files \(00000.parquet\); name another --out"
+    ):
+        embed_shards(folder, out, model, layout="clip-retrieval")
+    (folder / "00002.tar").unlink()
+    with pytest.raises(ValueError, match=r"got 1 other files \(00002.parquet\)"):
+        embed_shards(folder, out, model)
+    with pytest.raises(ValueError, match="--out outside"):
+        embed_shards(folder, folder / "out", model)
+
+
+def test_a_shard_that_cannot_be_read_does_not_stop_the_others(
+    contents, clip_folder, tmp_path, monkeypatch
+) -> None:
+    folder, once = write_tars(tmp_path / "in", contents), shards.read_members
+
+    def fail_at_second(path, *suffixes):
+        if path.name == "00001.tar":
+            raise OSError(5, "Input/output error")
+        return once(path, *suffixes)
+
+    monkeypatch.setattr(shards, "read_members", fail_at_second)
+    done = embed_shards(folder, tmp_path / "out", str(clip_folder))
+    assert set(done.counts) == {"00000", "00002"} and "Input/output" in done.failed["00001"]
+
+
+@pytest.mark.parametrize("missing", ["pyarrow", "ray"])
+def test_a_missing_extra_names_the_line_that_brings_it(missing, tmp_path, monkeypatch) -> None:
+    find = embeddings.importlib.util.find_spec
+    monkeypatch.setattr(
+        embeddings.importlib.util, "find_spec", lambda name: None if name == missing else find(name)
+    )
+    with pytest.raises(ModuleNotFoundError, match=f"{missing} is not .*'dclip-kit.scale.'"):
+        embed_shards(tmp_path, tmp_path / "out", ray="local")
+
+
+# Ray itself
+
+MANY = 30
+
+
+@pytest.fixture
+def large(tmp_path) -> Path:
+    """Shards that take a while, of pictures that are larger than the tiny CLIP's."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (4, 24, 32, 3), dtype=torch.uint8, generator=generator).numpy()
+    drawn = [encode(Image.fromarray(x).resize((1000, 701)), "JPEG") for x in noise]
+    for number in range(MANY):
+        members = {f"{i}.jpg": drawn[(number + i) % 4] for i in range(12)}
+        write_shard(tmp_path / "in" / f"{number:05d}.tar", members | {"bad.jpg": b"no"})
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def start(large, clip_folder, tmp_path):
+    """Starts the command, and waits until it has written some shards."""
+    processes = []
+
+    def begin(*options: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "dclip_kit", "embed-shards", large, *options]
+        command += ["--out", tmp_path / "out", "--model", clip_folder]
+        process = subprocess.Popen(
+            [str(each) for each in command],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        processes.append(process)
+        until(lambda: written(tmp_path / "out") >= 3 or process.poll() is not None)
+        assert process.poll() is None and written(tmp_path / "out") < MANY
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+
+
+def written(out: Path) -> int:
+    return len(list(out.glob("*.parquet")))
+
+
+def until(is_so, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "Expected it sooner."
+        time.sleep(0.01)
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def workers(process: subprocess.Popen[str]) -> set[int]:
+    """The actors' processes, which Ray renames."""
+    found = set()
+    for each in family(process):
+        try:
+            if "Embedder" in "".join(each.cmdline()):
+                found.add(each.pid)
+        except psutil.Error:  # it has just ended
+            continue
+    return found
+
+
+def check_all(large: Path, out: Path, clip) -> None:
+    """Nothing is doubled or lost, and all features are those of encode_images."""
+    paths, embedded = read(out)
+    expected = [f"{n:05d}.tar:{i}.jpg" for n in range(MANY) for i in range(12)]
+    assert paths == expected
+    assert set(reasons(out)) == {f"{n:05d}.tar:bad.jpg" for n in range(MANY)}
+    with tarfile.open(large / "00000.tar") as archive:
+        pictures = [Image.open(archive.extractfile(f"{i}.jpg")) for i in range(4)]
+        # Opened as files are, so that large JPEGs are decoded at reduced size.
+        for i, picture in enumerate(pictures):
+            picture.save(out.parent / f"{i}.png")
+    features = encode_images(clip, [out.parent / f"{i}.png" for i in range(4)])
+    order = [(n + i) % 4 for n in range(MANY) for i in range(12)]
+    torch.testing.assert_close(embedded, features[order], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_its_shard_done_again(start, large, clip, tmp_path) -> None:
+    process = start("--ray", "local", "--workers", "2")
+    first = workers(process)
+    assert len(first) == 2
+    os.kill(min(first), signal.SIGKILL)
+    assert written(tmp_path / "out") < MANY
+    until(lambda: workers(process) - first or process.poll() is not None)
+    assert process.poll() is None  # so a third process has taken over
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert f"Embedded {12 * MANY} pictures now, in {MANY} shards; 0 shards were there" in out
+    check_all(large, tmp_path / "out", clip)
+
+
+@pytest.mark.slow
+def test_after_a_killed_driver_any_loop_goes_on(start, large, clip, clip_folder, tmp_path) -> None:
+    process = start("--ray", "local", "--workers", "2")
+    started = family(process)
+    process.kill()
+    gone, alive = psutil.wait_procs(started, timeout=120)
+    assert not alive and len(gone) > 3  # Ray's own processes end, too
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
+    assert 3 <= len(before) < MANY
+    done = embed_shards(large, tmp_path / "out", str(clip_folder))
+    assert [x.new for x in done.counts.values()].count(False) == len(before)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    check_all(large, tmp_path / "out", clip)
+
+
+@pytest.mark.slow
+def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) -> None:
+    class Fragile:
+        def __init__(self, log, *_):
+            self.log = log
+
+        def embed(self, shard):
+            with open(self.log, "a") as file:
+                file.write(f"{shard.name}\n")
+            if shard.number == 1:
+                os._exit(1)
+            if shard.number == 2:
+                raise OSError("disk")
+            if shard.number == 3:
+                raise ValueError("another model")
+            return shard.number
+
+    monkeypatch.setattr(shards, "Embedder", Fragile)
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    found = list_shards(write_tars(tmp_path / "in", contents, 1))
+    results = {x.number: y for x, y in embed_on_ray(found, "local", 2, str(tmp_path / "log"))}
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert {results[i] for i in (0, 4, 5)} == {0, 4, 5}
+    assert isinstance(results[1], OSError) and isinstance(results[2], OSError)
+    assert isinstance(results[3], ValueError) and str(results[3]) == "another model"
+    tried = (tmp_path / "log").read_text().split()
+    assert [tried.count(f"{i:05d}") for i in range(6)] == [1, 4, 4, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_a_model_that_no_worker_can_load_is_said(tmp_path, contents) -> None:
+    folder = write_tars(tmp_path / "in", contents)
+    with pytest.raises((ValueError, OSError), match="no-such-clip"):
+        embed_shards(folder, tmp_path / "out", "no-such-clip", ray="local", workers=1)
