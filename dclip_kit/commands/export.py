@@ -27,8 +27,9 @@ def export(
         out: the folder to write to.
         to: the library: transformers' CLIPModel, which sentence-transformers opens, too, or
             SiglipModel; or onnx, of any CLIP, for onnxruntime and transformers.js.
-        int8: of onnx, also writes the towers with 8-bit weights, and measures what these find
-            beside the others on the val pictures of the arm's run, else of the pocket.
+        int8: of onnx, also writes the towers with 8-bit weights, of a quarter of the size, and
+            measures what these find, and how fast, beside the others: on the val pictures of the
+            arm's run, or else of the pocket.
         pretrained: of an architecture: a tag of open_clip, or a file of weights.
     """
     require_writable(out, "folder")

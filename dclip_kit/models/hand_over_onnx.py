@@ -84,8 +84,8 @@ learned with {resampling} interpolation, which others should use.
 {measured}
 """
 _QUANTIZED = """
-The files that end in `_quantized` have 8-bit weights; `{ dtype: "q8" }` loads them. Measure what
-they lose before you use them.
+The files that end in `_quantized` have 8-bit weights, and a quarter of the size;
+`{ dtype: "q8" }` loads them. Measure what they lose, and whether they are faster: a ResNet is not.
 """
 
 
@@ -132,7 +132,7 @@ def write_onnx(bundle: ClipBundle, folder: Path | str, int8: bool = False) -> fl
 
     Args:
         bundle: any CLIP of open_clip.
-        folder: to write to; files of the same names are replaced.
+        folder: to write to, of its own; files of the same names are replaced.
         int8: whether to write the towers with 8-bit weights as well. What these lose is not
             checked; `measure_onnx` says it.
 
@@ -142,7 +142,7 @@ def write_onnx(bundle: ClipBundle, folder: Path | str, int8: bool = False) -> fl
 
     Raises:
         ValueError: pictures or texts are prepared in a way that transformers.js has not, a tower
-            has more than 2 GB, or onnxruntime does not compute the same.
+            has more than 1.5 GB, or onnxruntime does not compute the same.
         ImportError: onnx, onnxscript, onnxruntime or transformers is not installed.
     """
     quantize = _require_packages()
@@ -164,10 +164,12 @@ def write_onnx(bundle: ClipBundle, folder: Path | str, int8: bool = False) -> fl
                 f"Expected onnxruntime to compute what {bundle.name} does, but the cosine of their "
                 f"vectors is only {cosine:.6f}; use the model in PyTorch."
             )
-        if int8:
-            for name in towers:
-                source = temporary / "onnx" / f"{name}.onnx"
-                quantize(source, source.with_stem(name + SUFFIXES["int8"]))
+        for name in towers:
+            source, stem = temporary / "onnx" / f"{name}.onnx", name + SUFFIXES["int8"]
+            if int8:
+                quantize(source, source.with_stem(stem))
+            else:  # an earlier model's would be read
+                (folder / "onnx" / f"{stem}.onnx").unlink(missing_ok=True)
         words.save_pretrained(temporary)
         write_preprocessing(pictures | {"resample": _LANCZOS}, temporary)
         write_record(_describe(bundle, words), temporary / "config.json")
@@ -179,11 +181,12 @@ def _require_packages() -> Any:
     """onnxruntime's function that makes weights 8-bit, once all packages are there."""
     try:
         import onnxscript  # noqa: F401  # of which torch.onnx makes its graphs
+        import transformers  # noqa: F401
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise ImportError(
-            f"Expected onnx, onnxscript and onnxruntime, got not all of them ({error}); run pip "
-            "install 'dclip-kit[onnx]'."
+            "Expected onnx, onnxscript, onnxruntime and transformers, got not all of them "
+            f"({error}); run pip install 'dclip-kit[onnx]'."
         ) from error
 
     def quantize(source: Path, target: Path) -> None:
@@ -222,8 +225,8 @@ def _trace(tower: nn.Module, name: str, sample: Tensor, folder: Path) -> None:
     )
     if (folder / f"{name}.onnx.data").exists():
         raise ValueError(
-            f"Expected a tower that fits into one file of ONNX, got the {name} of more than 1.5 "
-            "GB, which torch splits in a way that transformers.js does not read; take a smaller "
+            f"Expected towers that fit into a file of ONNX each, got a {name} of more than 1.5 GB, "
+            "which torch splits in a way that transformers.js does not read; hand over a smaller "
             "model."
         )
 
@@ -237,10 +240,7 @@ def _describe(bundle: ClipBundle, words: Any) -> dict[str, Any]:
         "projection_dim": bundle.embed_dim,
         "logit_scale_init_value": bundle.model.logit_scale.item(),
         "text_config": {"model_type": "clip_text_model", **text},
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "image_size": bundle.side,
-        },
+        "vision_config": {"model_type": "clip_vision_model", "image_size": bundle.side},
         # In browsers it would look for 8-bit files otherwise.
         "transformers.js_config": {"dtype": "fp32"},
     }

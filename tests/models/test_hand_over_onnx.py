@@ -135,6 +135,8 @@ def test_towers_of_all_kinds_compute_the_same(name, tmp_path) -> None:
 def test_files_say_what_transformers_js_needs(make_clip, tmp_path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("stays")
+    (tmp_path / "out" / "onnx").mkdir()
+    (tmp_path / "out" / "onnx" / "text_model_quantized.onnx").write_text("an earlier model's")
     write_onnx(make_clip("siglip"), tmp_path / "out")
     names = {str(x.relative_to(tmp_path / "out")) for x in (tmp_path / "out").rglob("*.*")}
     assert names == {
@@ -180,7 +182,7 @@ def test_nothing_is_written_where_onnxruntime_computes_otherwise(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("package", ["onnxruntime.quantization", "onnxscript"])
+@pytest.mark.parametrize("package", ["onnxruntime.quantization", "onnxscript", "transformers"])
 def test_a_missing_package_is_named(package, clip, monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"\(.*{package}.*\); run pip install 'dclip-kit\[onnx"):
