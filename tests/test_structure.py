@@ -36,7 +36,7 @@ TOP = len(FLOORS) - 1
 EXTRAS = FLOOR_OF["plots"]  # from here on up, what an extra brings may be imported
 OPTIONAL = {
     *("plotly", "ipywidgets", "anywidget", "ultralytics", "imagehash"),
-    *("starlette", "uvicorn", "peft", "pyarrow", "ray"),
+    *("starlette", "uvicorn", "peft", "pyarrow", "ray", "onnx", "onnxruntime", "onnxscript"),
 }
 
 # Whatever writes or reads pickles. Only `detectors` may hand a .pt file on, and to ultralytics.
@@ -345,9 +345,9 @@ for name in {modules}: importlib.import_module(name)
     assert done.returncode == 0, done.stderr
 
 
-# What comes with a declared one: ipykernel, nbconvert (two), ultralytics. transformers is needed by
-# some CLIPs only, and asked for by its pip line.
-WITH_OTHERS = {"ipython", "nbclient", "nbformat", "pyyaml", "transformers"}
+# What comes with a declared one: ipykernel, nbconvert (two), ultralytics, transformers. The last is
+# needed by some CLIPs only, and asked for by its pip line.
+WITH_OTHERS = {"ipython", "nbclient", "nbformat", "pyyaml", "tokenizers", "transformers"}
 
 
 def test_what_the_kit_imports_is_declared_and_what_is_installed_is_within_its_bounds() -> None:

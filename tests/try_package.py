@@ -27,7 +27,9 @@ EXTRAS = {
     "sds": "import dclip_kit as kit; from dclip_kit.models.denoiser import load_denoiser; "
     "load_denoiser('pocket', kit.load_clip('pocket'))",
     "transformers": "from transformers import CLIPImageProcessorPil; "
-    "from dclip_kit.models import hand_over",
+    "from dclip_kit.models import hand_over_transformers",
+    "onnx": "import onnx, onnxruntime, onnxscript; from transformers import CLIPTokenizer; "
+    "from dclip_kit.models import hand_over_onnx",
     "notebooks": "from dclip_kit import plots, widgets",
     "app": "from dclip_kit.widgets import app, host",
 }

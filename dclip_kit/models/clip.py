@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose
 
-from dclip_kit.runtime.files import asset_path, fingerprint, save_tensors, write_atomically
+from dclip_kit.runtime.files import (
+    asset_path,
+    fingerprint,
+    replacing_files,
+    save_tensors,
+    write_atomically,
+)
 
 CONFIG_FILE = "open_clip_config.json"
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
@@ -314,12 +319,9 @@ def save_clip(bundle: ClipBundle, folder: Path | str) -> None:
         write_atomically(folder / MERGES_FILE, bundle.merges.read_bytes())
     else:
         (folder / MERGES_FILE).unlink(missing_ok=True)  # an earlier model's would be read instead
-    folder.mkdir(parents=True, exist_ok=True)
     if hasattr(bundle.tokenizer, "save_pretrained"):
-        with TemporaryDirectory(dir=folder) as temporary:
+        with replacing_files(folder) as temporary:
             bundle.tokenizer.save_pretrained(temporary)
-            for file in Path(temporary).iterdir():
-                file.replace(folder / file.name)
     config = {
         "model_cfg": bundle.model_config,
         "preprocess_cfg": open_clip.model.get_model_preprocess_cfg(bundle.model.visual),

@@ -60,6 +60,18 @@ def filling(folder: Path) -> Iterator[Path]:
             temporary_folder.rename(folder)
 
 
+@contextmanager
+def replacing_files(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder, whose files then replace those of the same names in `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
+        for file in (path for path in Path(temporary).rglob("*") if path.is_file()):
+            target = folder / file.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+
+
 def require_file(path: Path | str) -> None:
     """Refuses folders, pipes and devices: reading those could wait or go on for ever.
 

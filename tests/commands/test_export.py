@@ -14,11 +14,25 @@ def test_a_model_is_handed_over(make_vit_folder, run, tmp_path) -> None:
     assert CLIPModel.from_pretrained(tmp_path / "out").config.projection_dim == 24
 
 
+@pytest.mark.slow
+def test_8_bit_weights_are_measured(run, tmp_path, monkeypatch) -> None:
+    from dclip_kit.data.pocket import world
+
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(world, "SCENE_SPLITS", {"train": 3, "val": 12, "test": 3})
+    code, out, err = run("export", "pocket", "--to", "onnx", "--int8", "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "a cosine of at least 1.0000" in out or "a cosine of at least 0.9999" in out
+    assert "8-bit weights on 12 pictures: pocket val" in out
+    assert "text → image Recall@1: " in out and out.count(" ms a picture") == 2
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         (("pocket",), "got pocket (it has another image tower); hand it over as ONNX"),
         (("nowhere/at/all",), "nowhere/at/all"),
+        (("pocket", "--int8"), "Expected --int8 with --to onnx, got --to transformers"),
         (("pocket", "--profile", "base"), "no --profile and no --recipe for export"),
     ],
 )
