@@ -28,9 +28,9 @@ def gain(study: str, arm: str, rival: str, way: str = FORTH, digits: int = 0) ->
     return [f"{100 * each:.{digits}f}" for each in (found["relative"], *found["ci95"])]
 
 
-def at_chosen(arm: str, rival: str, digits: int = 0) -> list[str]:
+def at_chosen(arm: str, rival: str, way: str = FORTH, digits: int = 0) -> list[str]:
     """A gain on photographs, at the weights that val chose."""
-    found = arms("photo_table")[arm]["chosen"][FORTH]["vs"][rival]
+    found = arms("photo_table")[arm]["chosen"][way]["vs"][rival]
     return [f"{100 * each:.{digits}f}" for each in (found["relative"], *found["ci95"])]
 
 
@@ -124,8 +124,13 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
     ),
     (
         STUDIES,
-        rf"and `region_taught` {INTERVAL}\. The trained",
+        rf"and `region_taught` {INTERVAL}; i→t",
         lambda: at_chosen("region_taught", CONTROL, digits=1),
+    ),
+    (
+        STUDIES,
+        rf"i→t, `region_taught` even finds {INTERVAL} less",
+        lambda: [at_chosen("region_taught", CONTROL, BACK)[each] for each in (0, 2, 1)],
     ),
     (STUDIES, rf"finds more than CLIP, {NUMBER} and not {NUMBER} % on val", untrained),
     (
