@@ -1,6 +1,8 @@
 """Commands on pictures: looking at them, drawing training data, finding regions, encoding."""
 
+import sys
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -287,7 +289,8 @@ def embed_shards(
 
     tag = tag_for(model, pretrained)
     on = "" if ray else choose_device(device)
-    done = embed_all(source, out, model, tag, layout, precision, on, ray, workers)
+    with redirect_stdout(sys.stderr):  # where Ray tells of workers that died
+        done = embed_all(source, out, model, tag, layout, precision, on, ray, workers)
     now = [count for count in done.counts.values() if count.new]
     print(
         f"Embedded {sum(x.pictures for x in now):,} pictures now, in {len(now):,} shards; "
