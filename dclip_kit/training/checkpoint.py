@@ -107,15 +107,12 @@ def save_training_state(
 
     Args:
         path: the file.
-        module: the trained module; its frozen parameters are not saved, since they stay the same.
+        module: the trained module.
         optimizer: its per-parameter tensors are saved; its hyperparameters are the caller's.
         progress: JSON values: step, history, …; stored in the file as a tensor of UTF-8 bytes, so
             that weights and progress are always of the same moment.
     """
-    frozen = _find_frozen(module)
-    tensors = {
-        f"module.{name}": value for name, value in module.state_dict().items() if name not in frozen
-    }
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
@@ -124,11 +121,6 @@ def save_training_state(
         bytearray(json.dumps(dict(progress)).encode()), dtype=torch.uint8
     )
     save_tensors(tensors, path)
-
-
-def _find_frozen(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that do not train, by name."""
-    return {name: value for name, value in module.named_parameters() if not value.requires_grad}
 
 
 def load_training_state(
@@ -145,7 +137,7 @@ def load_training_state(
         raise ValueError(
             f"Expected a training state in {path}, got other tensors; name another file."
         )
-    weights = {name: value.data for name, value in _find_frozen(module).items()} | {
+    weights = {
         name.removeprefix("module."): value
         for name, value in tensors.items()
         if name.startswith("module.")

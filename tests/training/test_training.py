@@ -27,7 +27,6 @@ from dclip_kit.models.regions import pad_rows, region_weights
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.models.weights import choose_parameters, clone_clip
 from dclip_kit.runtime import processes
-from dclip_kit.runtime.files import load_tensors
 from dclip_kit.training import (
     PictureTargets,
     apply_teacher,
@@ -753,33 +752,6 @@ def test_whoever_looks_at_adapters_in_training_sees_a_clip_and_changes_nothing(
     assert torch.equal(weights(run.student.model), weights(expected.student.model))
     assert torch.equal(seen[-1], encode_images(run.student, pixels))
     assert not any(torch.allclose(one, other) for one, other in itertools.pairwise(seen))
-
-
-def test_a_checkpoint_has_of_the_weights_only_what_trains(
-    clip, pixels, features, make_clip_folder, tmp_path
-) -> None:
-    """And statistics, if they are no parameters."""
-    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
-    resnet = load_clip(make_clip_folder(vision_cfg=vision))
-    norms = {f"tower.{name}" for name in choose_parameters(resnet, "norms")}
-    buffers = {f"tower.{name}" for name, _ in resnet.model.visual.named_buffers()}
-    path, kept = tmp_path / "state.safetensors", {}
-    runs = {
-        "lora": (clip, replace(CONTROL, lora=2)),
-        "projection": (clip, replace(CONTROL, train="projection")),
-        "norms": (resnet, replace(CONTROL, train="norms")),
-    }
-    for name, (model, settings) in runs.items():
-        fine_tune(model, pixels, features, settings, checkpoint=path)
-        tensors = load_tensors(path)
-        saved = {each for each in tensors if each.startswith("module.")}
-        kept[name] = {each.removeprefix("module.") for each in saved}
-        moments = [each for each in tensors if each.endswith("exp_avg_sq")]
-        assert len(moments) == len(saved) - len(buffers) * (name == "norms")
-        path.unlink()
-    assert kept["projection"] == {"tower.proj"}
-    assert kept["norms"] == norms | buffers and len(buffers) > 30
-    assert len(kept["lora"]) == 16 and all(".lora_" in name for name in kept["lora"])
 
 
 def test_batch_norm_keeps_clips_statistics(make_clip_folder, pixels, features, targets) -> None:
