@@ -326,7 +326,7 @@ def embed_on_ray(
         gpus, cores = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
         count = min(gpus or cores, len(shards), workers or len(shards))
         siblings = -(-count // sum(node["Alive"] for node in ray.nodes()))
-        asked = {"num_cpus": 1, "num_gpus": int(gpus > 0), "max_restarts": -1}
+        asked: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(gpus > 0), "max_restarts": -1}
         kind: Any = ray.remote(**asked)(Embedder)
         device = "cuda:0" if gpus else "cpu"  # of those that Ray shows to the actor
         running: dict[Any, tuple[Any, Shard | None]] = {}
