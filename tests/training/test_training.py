@@ -1001,7 +1001,6 @@ def test_processes_that_would_go_on_from_different_places_are_refused(
             run_student(replace(STUDENT, train="projection", learning_rate=1.0)),
             "differ in learning_rate, train;",
         ),
-        (run_student(replace(STUDENT, train="norms")), run_student(), "another architecture"),
         (run_student(), run_student(replace(STUDENT, lora=3)), "another architecture"),
         (
             run_student(replace(STUDENT, lora=3)),
