@@ -246,8 +246,9 @@ def decode_picture(content: bytes, side: int | None = None) -> Image.Image:
             picture.load()
             return as_seen(picture)
     except Exception as error:  # many types, as above
-        # Pillow would name the buffer by its address.
-        reason = "it is none" if isinstance(error, UnidentifiedImageError) else error
+        # Pillow would name the buffer by its address; patched by ultralytics, it names a package.
+        unknown = isinstance(error, UnidentifiedImageError | ImportError)
+        reason = "it is none" if unknown else error
         raise ValueError(f"Expected a whole picture, but reading it failed ({reason}).") from error
 
 
