@@ -30,6 +30,9 @@ EXTRAS = {
     "from dclip_kit.models import hand_over_transformers",
     "onnx": "import onnx, onnxruntime, onnxscript; from transformers import CLIPTokenizer; "
     "from dclip_kit.models import hand_over_onnx",
+    "lora": "import peft; from dclip_kit.models import adapters",
+    "scale": "import ray; from dclip_kit.search.embeddings import require_scale; "
+    "require_scale('pyarrow', 'ray')",
     "notebooks": "from dclip_kit import plots, widgets",
     "app": "from dclip_kit.widgets import app, host",
 }
