@@ -246,9 +246,8 @@ def decode_picture(content: bytes, side: int | None = None) -> Image.Image:
             picture.load()
             return as_seen(picture)
     except Exception as error:  # many types, as above
-        # Pillow would name the buffer by its address; patched by ultralytics, it names a package.
-        unknown = isinstance(error, UnidentifiedImageError | ImportError)
-        reason = "it is none" if unknown else error
+        # Pillow would name the buffer by its address.
+        reason = "it is none" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"Expected a whole picture, but reading it failed ({reason}).") from error
 
 
@@ -272,7 +271,10 @@ def _begin(file: Path | str | io.BytesIO, side: int | None) -> Image.Image:
     """Reads a file's header, and sets the size at which the picture will be decoded."""
     if not isinstance(file, io.BytesIO):
         require_file(file)
-    picture = Image.open(file)
+    try:
+        picture = Image.open(file)
+    except ImportError as error:  # ultralytics' Image.open wants a package for what it cannot read
+        raise UnidentifiedImageError("cannot identify image file") from error
     # Pillow itself only warns up to twice this size, which takes 0.7 GB as RGBA.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and picture.width * picture.height > limit:

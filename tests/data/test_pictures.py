@@ -179,6 +179,20 @@ def test_bytes_that_are_no_picture_are_an_error(monkeypatch) -> None:
         decode_picture(stream.getvalue())
 
 
+def test_an_opener_that_wants_a_package_names_none(monkeypatch, tmp_path) -> None:
+    """As that of ultralytics does, for whatever Pillow cannot read."""
+
+    def want(*_):
+        raise ModuleNotFoundError("No module named 'pi_heif'")
+
+    monkeypatch.setattr(Image, "open", want)
+    (tmp_path / "a.jpg").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"a\.jpg, but .*\(cannot identify image file\)"):
+        open_picture(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"\(it is none\)"):
+        decode_picture(b"no")
+
+
 def test_what_is_no_file_is_not_waited_for(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
