@@ -1,6 +1,7 @@
 """A CLIP handed over as ONNX, compared in what its users have: onnxruntime, and transformers.js."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -107,7 +108,7 @@ ARCHITECTURES = ["ViT-B-32", "RN50", "convnext_base", "coca_ViT-B-32", "ViT-B-16
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_towers_of_all_kinds_compute_the_same(name, tmp_path) -> None:
-    """At their real sizes, without weights."""
+    """At their real widths, without weights; more blocks of a tower are only traced again."""
     if name.endswith("SigLIP"):  # whose tokenizer would be downloaded
         model, _, preprocess = open_clip.create_model_and_transforms(name)
         write_t5_tokenizer(tmp_path / "words")
@@ -116,6 +117,10 @@ def test_towers_of_all_kinds_compute_the_same(name, tmp_path) -> None:
         clip = ClipBundle(model.eval(), preprocess, words, name, config)
     else:
         clip = load_clip(name, "untrained")
+    stacks = [x for name, x in clip.model.named_modules() if re.search(r"(blocks|layer\d)$", name)]
+    assert len(stacks) >= 2
+    for stack in stacks:
+        del stack[2:]
     for module in clip.model.modules():  # else a ResNet's statistics would be 0 and 1
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)
