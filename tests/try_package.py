@@ -31,8 +31,7 @@ EXTRAS = {
     "onnx": "import onnx, onnxruntime, onnxscript; from transformers import CLIPTokenizer; "
     "from dclip_kit.models import hand_over_onnx",
     "lora": "import peft; from dclip_kit.models import adapters",
-    "scale": "import ray; from dclip_kit.search.embeddings import require_scale; "
-    "require_scale('pyarrow', 'ray')",
+    "scale": "import pyarrow, ray; from dclip_kit.search import shards",
     "notebooks": "from dclip_kit import plots, widgets",
     "app": "from dclip_kit.widgets import app, host",
 }

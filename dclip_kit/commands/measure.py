@@ -1,6 +1,5 @@
 """Commands on models: measuring them, probing them, searching with them."""
 
-import importlib.util
 import json as json_format
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import PROFILES, Profile
+from dclip_kit.runtime.packages import require_packages
 from dclip_kit.runtime.printing import printable
 
 if TYPE_CHECKING:
@@ -303,11 +303,7 @@ def app(
     """
     if not 1 <= port <= 65535:
         raise ValueError(f"Expected a --port from 1 to 65535, got {port}; name another.")
-    if not all(map(importlib.util.find_spec, ("uvicorn", "websockets", "anywidget"))):
-        raise ImportError(
-            "Expected anywidget, uvicorn and websockets, which make the page, got not all of them; "
-            "run pip install 'dclip-kit[app]'."
-        )
+    require_packages("app", "anywidget", "uvicorn", "websockets")
     from dclip_kit.search.folder_index import find_pictures
     from dclip_kit.widgets.app import build_pocket, open_folder
     from dclip_kit.widgets.host import SharedPage, Tab, Tell, serve

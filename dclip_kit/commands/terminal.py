@@ -43,8 +43,8 @@ def require_own_folder(path: Path, *marks: str) -> None:
     """
     require_writable(path, "folder")
     names = [] if not path.is_dir() else [name.name for name in path.iterdir()]
-    # Hidden files do not count, nor do those that an interrupted run left half written.
-    foreign = sorted(name for name in names if not name.startswith(".") and name[-4:] != ".tmp")
+    # Hidden files do not count: so are named those that an interrupted run left half written.
+    foreign = sorted(name for name in names if not name.startswith("."))
     if foreign and not any(any(path.glob(mark)) for mark in marks):
         raise ValueError(
             f"Expected a folder at {printable(path)} that is empty or that this command began, got "

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.data.readers import CAPTION_COLUMNS, PICTURE_COLUMNS
 from dclip_kit.runtime.files import cache_path, filling
+from dclip_kit.runtime.packages import require_packages
 
 PREFIX = "hf:"  # of a name on the hub
 TABLE = "metadata.jsonl"  # written with the unpacked pictures
@@ -45,16 +46,12 @@ def unpack_dataset(reference: str) -> Path:
         A folder with metadata.jsonl.
 
     Raises:
-        ModuleNotFoundError: datasets is not installed.
+        ImportError: datasets is not installed.
         ValueError: the data set cannot be read, or lacks a column of pictures or of captions.
     """
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Expected Hugging Face's datasets to read {reference}, but it is not installed; pip "
-            "install 'dclip-kit[hub]'."
-        ) from error
+    require_packages("hub", "datasets")
+    import datasets
+
     try:
         version, splits = _open(datasets, reference)
     except Exception as error:  # many types: no network, no such name, a damaged file

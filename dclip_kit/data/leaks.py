@@ -121,7 +121,7 @@ def index_evaluation(
         by_content: whether to read the pictures and hash them.
 
     Raises:
-        ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
+        ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     paths = list(dict.fromkeys(path for dataset in evaluation for path in dataset.paths))
     scans = _scan(paths) if by_content else {}
@@ -149,7 +149,7 @@ def find_leaks(
         by_content: whether to compare by content too, which reads all pictures.
 
     Raises:
-        ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
+        ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     index = (
         evaluation

@@ -35,6 +35,7 @@ from dclip_kit.runtime.files import (
     write_atomically,
 )
 from dclip_kit.runtime.machine import count_workers
+from dclip_kit.runtime.packages import require_packages
 
 SPLITS = ("train", "val", "test")
 _ENOUGH = 4  # times the needed side: at twice, the cosine of some features to ours was 0.995
@@ -443,13 +444,10 @@ def _scan_file(path: Path, decode: bool, with_hashes: bool, known: Scan | None) 
 
 
 def require_imagehash() -> None:
-    """Checks that imagehash is installed, which hashes pictures by their content.
+    """Checks for imagehash, which tells pictures by their content.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ImportError: it is not installed.
     """
-    if importlib.util.find_spec("imagehash") is None:
-        raise ModuleNotFoundError(
-            "Expected imagehash to compare pictures by content, but it is not installed; pip "
-            "install 'dclip-kit[data]', or compare by name alone (--leak-guard names in a shell)."
-        )
+    by_name = ", or compare by name alone (--leak-guard names in a shell)"
+    require_packages("data", "imagehash", instead=by_name)

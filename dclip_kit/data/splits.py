@@ -151,7 +151,7 @@ def read_splits(
 
     Raises:
         ValueError: the data cannot be read, or a split has too few pictures.
-        ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
+        ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     sources = [read_captioned(path, images, split="all")]
     splits = assign_splits(sources[0], seed, ("val", "test") if test is None else ("val",))
@@ -343,7 +343,7 @@ def read_uncaptioned(
 
     Raises:
         ValueError: there is nothing at the path, or no readable picture outside `evaluation`.
-        ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
+        ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     folder = Path(path)
     if not folder.is_dir() or find_formats(folder).keys() - {"files", "csv", "jsonl"}:
@@ -432,7 +432,7 @@ def curate(
 
     Raises:
         ValueError: a data set is not in the mixture, or nothing was drawn.
-        ModuleNotFoundError: imagehash is not installed, and `by_content` asks for it.
+        ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     if unknown := sorted(datasets.keys() - mixture.keys()):
         raise ValueError(
@@ -547,7 +547,7 @@ def inspect_data(
 
     Raises:
         ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
-        ModuleNotFoundError: imagehash is needed and not installed.
+        ImportError: imagehash is needed and not installed.
     """
     format = recognise_format(path, images, format)
     evaluation = [

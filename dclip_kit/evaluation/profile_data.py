@@ -63,7 +63,7 @@ def require_data(profile: Profile) -> None:
     Raises:
         ValueError: the profile names no data, a path does not exist, or a format is unknown.
         FileNotFoundError: there is no folder of labelled pictures.
-        ModuleNotFoundError: imagehash is needed and not installed.
+        ImportError: imagehash is needed and not installed.
     """
     if not profile.data or not profile.zero_shot:
         raise ValueError(
@@ -104,7 +104,7 @@ def load_data(profile: Profile) -> ProfileData:
 
     Raises:
         ValueError: as `require_data`, or data cannot be read or is too little.
-        ModuleNotFoundError: a library of the extra "data" is needed and not installed.
+        ImportError: a library of the extra "data" is needed and not installed.
     """
     require_data(profile)
     if is_pocket(profile.zero_shot):

@@ -181,7 +181,7 @@ def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]
 
     Raises:
         ValueError: fewer than two pictures are left.
-        ModuleNotFoundError: pictures are identified by content, and imagehash is not installed.
+        ImportError: pictures are identified by content, and imagehash is not installed.
     """
     trained = {name: find_leaks(dataset, record.trained).leaks for name, record in seen.items()}
     trained_paths = {leak.picture for leaks in trained.values() for leak in leaks}

@@ -39,7 +39,7 @@ from dclip_kit.runtime.processes import exists_for_all, is_main_process, own_tur
 FEATURES = "features.safetensors"  # in a finished store's folder
 WHOLE_PICTURE = -1  # the label of a region that was not detected
 SOURCE = "source.json"
-_SHARDS = "shard-*.safetensors*"  # including unfinished ones
+_SHARDS = "shard-*.safetensors"
 SHARD = 512  # pictures
 # Region settings that no feature depends on, or that are recorded with the detector.
 _NOT_OF_CROPS = ("detector", "confidence", "max_regions", "weighted")
@@ -230,7 +230,7 @@ def _clear(folder: Path) -> None:
     """Removes shards and temporary files beside the finished file and its record."""
     if is_main_process():
         # The last pattern is that of safetensors 0.8's own temporary files.
-        for pattern in (_SHARDS, f"{FEATURES}.*.tmp", f"{SOURCE}.*.tmp", ".tmp??????"):
+        for pattern in (_SHARDS, ".*.tmp", ".tmp??????"):
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.weights import choose_parameters, clone_clip
+from dclip_kit.runtime.packages import require_packages
 
 _LAYER = re.compile(r"(transformer\.resblocks\.\d+\.(?:attn|mlp\.c_fc|mlp\.c_proj))\.")
 _NAME = "default"  # of the adapter, as peft calls it
@@ -44,13 +45,7 @@ def choose_layers(bundle: ClipBundle, policy: str) -> list[str]:
             "Expected a student.train with attention or MLP layers for student.lora to adapt, got "
             f"{policy!r}; take all, attention or last_blocks(n), or set student.lora to 0."
         )
-    try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"Expected peft for student.lora, but it does not load ({error}); run pip install "
-            "'dclip-kit[lora]'."
-        ) from error
+    require_packages("lora", "peft")
     return layers
 
 

@@ -20,6 +20,7 @@ from dclip_kit.losses import sds_loss
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_tokens
 from dclip_kit.runtime.files import asset_path
+from dclip_kit.runtime.packages import require_packages
 
 
 @dataclass(frozen=True)
@@ -172,13 +173,9 @@ def load_denoiser(name_or_path: str | Path, clip: ClipBundle) -> Denoiser:
         ValueError: it does not load, conditions and UNet differ in width, the scheduler has no
             timesteps to draw from, or it needs more conditions than captions.
     """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError(
-            "Expected diffusers for a denoiser, but it is not installed; run pip install "
-            "'dclip-kit[sds]'."
-        ) from error
+    require_packages("sds", "diffusers")
+    import diffusers
+
     name, unet_class = str(name_or_path), diffusers.UNet2DConditionModel
     if name == "pocket":
         folder = asset_path("pocket_denoiser")

@@ -24,6 +24,7 @@ from dclip_kit.models.boxes import CROP_NAMES, StoredBoxes, add_crops, read_boxe
 from dclip_kit.models.encode import split_by_pixels
 from dclip_kit.models.regions import Regions
 from dclip_kit.runtime.files import asset_path, load_tensors, load_weights
+from dclip_kit.runtime.packages import require_packages
 
 _STRIDE = 32  # ultralytics silently rounds other image sizes up
 _CROPS = "+crops"  # behind the name of a detector
@@ -170,7 +171,7 @@ def load_detector(
 
     Raises:
         FileNotFoundError: the weights are not on disk and cannot be downloaded.
-        ModuleNotFoundError: ultralytics is not installed.
+        ImportError: ultralytics is not installed.
         ValueError: the weights are cut short, of another architecture or not a detector's, or an
             argument is out of range.
     """
@@ -304,7 +305,7 @@ def find_photographs() -> list[Path]:
     """The sample photographs that come with ultralytics; nothing is downloaded.
 
     Raises:
-        ModuleNotFoundError: ultralytics is not installed.
+        ImportError: ultralytics is not installed.
     """
     with contained_ultralytics():
         from ultralytics.utils import ASSETS
@@ -324,7 +325,7 @@ def contained_ultralytics() -> Iterator[None]:
     the home folder, and sends usage statistics; all of this is undone or switched off.
 
     Raises:
-        ModuleNotFoundError: ultralytics is not installed.
+        ImportError: ultralytics is not installed.
     """
     environment = {
         # Defaults that the user can override: without them, settings would go into the home folder
@@ -347,14 +348,10 @@ def contained_ultralytics() -> Iterator[None]:
             torch.random.fork_rng(devices=[]),
             np.printoptions(),
         ):
-            try:
-                from ultralytics.utils import SETTINGS
-                from ultralytics.utils.events import events
-            except ModuleNotFoundError as error:
-                raise ModuleNotFoundError(
-                    f"Expected ultralytics, which YOLO detectors need, but it does not import "
-                    f"({error}); pip install 'dclip-kit[detect]'."
-                ) from error
+            require_packages("detect", "ultralytics.utils")
+            from ultralytics.utils import SETTINGS
+            from ultralytics.utils.events import events
+
             dict.__setitem__(SETTINGS, "sync", False)  # its own __setitem__ writes the user's file
             events.enabled = False
             yield

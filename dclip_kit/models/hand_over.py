@@ -36,7 +36,7 @@ def build_tokenizer(bundle: ClipBundle) -> Any:
 
     Raises:
         ValueError: transformers' would read some text as other tokens.
-        ModuleNotFoundError: transformers is not installed.
+        ImportError: transformers is not installed.
     """
     from transformers import CLIPTokenizer
 

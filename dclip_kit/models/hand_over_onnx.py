@@ -33,6 +33,7 @@ from dclip_kit.models.hand_over import (
     write_preprocessing,
 )
 from dclip_kit.runtime.files import replacing_files, write_atomically, write_record
+from dclip_kit.runtime.packages import require_packages
 from dclip_kit.runtime.printing import as_code
 
 LEAST_COSINE = 0.9999  # between a vector of PyTorch's and of onnxruntime's
@@ -179,15 +180,8 @@ def write_onnx(bundle: ClipBundle, folder: Path | str, int8: bool = False) -> fl
 
 def _require_packages() -> Any:
     """onnxruntime's function that makes weights 8-bit, once all packages are there."""
-    try:
-        import onnxscript  # noqa: F401  # of which torch.onnx makes its graphs
-        import transformers  # noqa: F401
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise ImportError(
-            "Expected onnx, onnxscript, onnxruntime and transformers, got not all of them "
-            f"({error}); run pip install 'dclip-kit[onnx]'."
-        ) from error
+    require_packages("onnx", "onnx", "onnxscript", "onnxruntime.quantization", "transformers")
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     def quantize(source: Path, target: Path) -> None:
         # Signed weights are more exact, but onnxruntime has no convolution with them.

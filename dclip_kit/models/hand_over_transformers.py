@@ -21,6 +21,7 @@ from dclip_kit.models.hand_over import (
     write_preprocessing,
 )
 from dclip_kit.runtime.files import replacing_files, write_atomically
+from dclip_kit.runtime.packages import require_packages
 from dclip_kit.runtime.printing import as_code
 
 _CARD = """---
@@ -126,11 +127,11 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
     Raises:
         ValueError: the towers are others, which transformers has no such model of, or pictures or
             texts are prepared in a way that it has not.
-        ModuleNotFoundError: transformers is not installed.
+        ImportError: transformers is not installed.
     """
+    model = build_transformers(bundle)
     import transformers
 
-    model = build_transformers(bundle)
     kind = type(model).__name__.removesuffix("Model")
     pictures = describe_preprocessing(bundle)
     processor = getattr(transformers, f"{kind}Processor")(
@@ -157,8 +158,9 @@ def build_transformers(bundle: ClipBundle) -> Any:
 
     Raises:
         ValueError: transformers has no such model.
-        ModuleNotFoundError: transformers is not installed.
+        ImportError: transformers is not installed.
     """
+    require_packages("transformers", "transformers")
     from transformers import CLIPModel, SiglipModel
 
     try:

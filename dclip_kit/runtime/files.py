@@ -22,18 +22,18 @@ Built = TypeVar("Built")
 
 
 @contextmanager
-def replacing(path: Path, hidden: bool = False) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary file, renamed to `path` once complete: no reader sees half a file.
+
+    Its name begins with a dot, by which readers of whole folders pass.
 
     Args:
         path: of the file.
-        hidden: whether the temporary name begins with a dot, for folders that others read whole.
 
     Raises:
         OSError: the file cannot be written, for example to a full or read-only disk.
     """
-    name = f"{'.' * hidden}{path.name}.{secrets.token_hex(4)}.tmp"  # two may write at once
-    temporary = path.with_name(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two may write at once
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -7,7 +7,6 @@ in the metadata of the parquet's schema.
 """
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.runtime.files import replacing, write_atomically
+from dclip_kit.runtime.packages import require_packages
 from dclip_kit.search.index import Hits, find_nearest, unit_vectors
 
 Layout = Literal["parquet", "clip-retrieval"]
@@ -29,20 +29,6 @@ Precision = Literal["fp32", "fp16"]
 BROKEN = "_broken"  # readers of whole folders pass by names that begin so
 _ROWS = 1 << 16  # searched at a time
 _DIGEST = "model_digest"
-
-
-def require_scale(*packages: str) -> None:
-    """Checks that packages of the extra are installed.
-
-    Raises:
-        ModuleNotFoundError: one is not.
-    """
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ModuleNotFoundError(
-            f"Expected {' and '.join(packages)} for embeddings at scale, but {missing[0]} is not "
-            "installed; pip install 'dclip-kit[scale]'."
-        )
 
 
 def describe_maker(bundle: ClipBundle, precision: Precision) -> dict[str, str]:
@@ -159,12 +145,12 @@ class ShardFiles:
             {**facts, "broken": str(len(broken))},
         )
         table = pa.Table.from_arrays(list(columns.values()), schema=schema)
-        with replacing(self.table, hidden=True) as temporary:
+        with replacing(self.table) as temporary:
             # Floats do not become smaller by compression.
             compression = {table.column_names[0]: "zstd", "embedding.list.element": "none"}
             parquet.write_table(table, temporary, use_dictionary=False, compression=compression)
         if self.vectors:
-            with replacing(self.vectors, hidden=True) as temporary, temporary.open("wb") as file:
+            with replacing(self.vectors) as temporary, temporary.open("wb") as file:
                 np.save(file, values)
 
 
@@ -185,10 +171,10 @@ def search_embeddings(
         The hits; their `ids` are paths as the files have them.
 
     Raises:
-        ModuleNotFoundError: pyarrow is not installed.
+        ImportError: pyarrow is not installed.
         ValueError: there are no embeddings, a file is damaged, or they are by another model.
     """
-    require_scale("pyarrow")
+    require_packages("scale", "pyarrow")
     hits: list[tuple[float, int, str]] = []
     start = 0
     for paths, embeddings in _read_blocks(folder, bundle.digest):

@@ -24,12 +24,12 @@ from dclip_kit.data.readers import MOST_BYTES, PICTURE_COLUMNS, read_members
 from dclip_kit.models.clip import ClipBundle, load_clip
 from dclip_kit.models.encode import encode_pixels, read_ahead
 from dclip_kit.runtime.files import open_file
+from dclip_kit.runtime.packages import require_packages
 from dclip_kit.search.embeddings import (
     Layout,
     Precision,
     ShardFiles,
     describe_maker,
-    require_scale,
 )
 
 PATHS = 10_000  # of a folder in a shard
@@ -169,7 +169,7 @@ def list_shards(source: Path | str, size: int = PATHS) -> list[Shard]:
         )
     shards = [Shard(str(Path(name).with_suffix("")), root, name) for name in tars]
     for name in tables:
-        require_scale("pyarrow")
+        require_packages("scale", "pyarrow")
         from pyarrow import parquet
 
         with parquet.ParquetFile(root / name) as table:
@@ -222,12 +222,12 @@ def embed_shard(
         batch_size: pictures at a time.
 
     Raises:
-        ModuleNotFoundError: pyarrow is not installed.
+        ImportError: pyarrow is not installed.
         OSError: a file cannot be read or written; another attempt may succeed.
         ValueError: what is there is of other pictures, by another model or in another precision; or
             a feature is not finite.
     """
-    require_scale("pyarrow")
+    require_packages("scale", "pyarrow")
     files = ShardFiles.below(Path(out), layout, shard.name, shard.number, shard.count)
     facts = describe_maker(bundle, precision) | {"shard": shard.identity}
     if counts := files.read_counts(facts):
@@ -312,12 +312,12 @@ def embed_on_ray(
         Each shard, once, with what became of it, or with the error after the last try.
 
     Raises:
-        ModuleNotFoundError: Ray is not installed.
+        ImportError: Ray is not installed.
         ValueError, OSError: the model cannot be loaded by an actor.
         ConnectionError: there is no cluster at the address.
     """
-    require_scale("ray", "pyarrow")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import, which reads it
+    require_packages("scale", "ray", "pyarrow")
     import ray
 
     _connect(ray, address)
@@ -426,11 +426,11 @@ def embed_shards(
         workers: as in `embed_on_ray`.
 
     Raises:
-        ModuleNotFoundError: a package of the extra is not installed.
+        ImportError: a package of the extra is not installed.
         ValueError: there is nothing to embed; the folder has files of another source, model or
             precision; or the model cannot be loaded.
     """
-    require_scale("pyarrow", *(["ray"] if ray else []))
+    require_packages("scale", "pyarrow")
     out = Path(out).absolute()
     shards = list_shards(source)
     if out.is_relative_to(root := shards[0].root.resolve()) or out.resolve().is_relative_to(root):

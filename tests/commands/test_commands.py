@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from dclip_kit.commands import COMMANDS, UNPROFILED, main, measure
+from dclip_kit.commands import COMMANDS, UNPROFILED, main
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.data.splits import read_splits, read_test
@@ -573,10 +574,7 @@ def test_a_port_that_is_in_use_is_refused(run) -> None:
 
 @pytest.mark.parametrize("missing", ["uvicorn", "websockets", "anywidget"])
 def test_a_missing_extra_names_the_line_that_brings_it(missing, run, served, monkeypatch) -> None:
-    find = measure.importlib.util.find_spec
-    monkeypatch.setattr(
-        measure.importlib.util, "find_spec", lambda name: None if name == missing else find(name)
-    )
+    monkeypatch.setitem(sys.modules, missing, None)
     code, _, err = run("app")
     assert code == 2 and "pip install 'dclip-kit[app]'" in err and not served
 

@@ -124,7 +124,7 @@ def test_what_cannot_be_had_is_said_in_a_sentence(tmp_path) -> None:
 
 def test_without_the_library_one_sentence_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[hub\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'dclip-kit\[hub\]'"):
         read_captioned("hf:organisation/name")
 
 

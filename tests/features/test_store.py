@@ -110,11 +110,14 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(store, features)
     begin(store, features)
     features.save(store / "features.safetensors")
     mine = {"shard.txt", "mine.tmp", "contents.json", "features.safetensors", "source.json"}
-    left = {"shard-000000000-000000004.safetensors", "shard-000000004-000000008.safetensors.1f.tmp"}
+    left = {
+        "shard-000000000-000000004.safetensors",
+        ".shard-000000004-000000008.safetensors.1f.tmp",
+    }
     for name in (
         *left,
-        "features.safetensors.0a.tmp",
-        "source.json.0b.tmp",
+        ".features.safetensors.0a.tmp",
+        ".source.json.0b.tmp",
         ".tmp1IQoWf",
         *sorted(mine)[:1],
     ):

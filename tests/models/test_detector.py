@@ -425,7 +425,7 @@ def test_the_packaged_photographs_are_found() -> None:
 
 def test_without_ultralytics_there_are_no_photographs(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ultralytics.utils", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[detect\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'dclip-kit\[detect\]'"):
         find_photographs()
 
 
@@ -666,7 +666,7 @@ print(SETTINGS_FILE)
 
 def test_without_ultralytics_the_pip_line_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ultralytics.utils", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dclip-kit\[detect\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'dclip-kit\[detect\]'"):
         locate_weights("yolov8n.pt")
 
 

@@ -158,6 +158,16 @@ def test_what_transformers_has_no_model_of_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_without_transformers_the_line_that_brings_it_is_named(
+    make_vit_folder, monkeypatch, tmp_path
+) -> None:
+    clip = load_clip(make_vit_folder())
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"run pip install 'dclip-kit\[transformers\]'"):
+        write_transformers(clip, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_pockets_resnet_is_refused() -> None:
     with pytest.raises(ValueError, match=r"got pocket \(it has another image tower\)"):
         build_transformers(load_clip("pocket"))

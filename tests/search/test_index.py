@@ -217,7 +217,7 @@ def test_a_reader_keeps_what_it_opened_and_files_on_no_list_go(index) -> None:
     index.append(["e"], torch.eye(2)[:1])
     index.rewrite(["e"])
     assert reader.search(QUERIES, 9)[0].ids == ("ü\n", "a", "b", "d")
-    (index.folder / "half.safetensors.0a.tmp").write_bytes(b"ha")
+    (index.folder / ".half.safetensors.0a.tmp").write_bytes(b"ha")
     index.rewrite(["e"])
     assert len(list(index.folder.glob("*.safetensors*"))) == 2  # this one's and the last one's
 
@@ -289,7 +289,7 @@ def test_what_cannot_be_is_said_and_changes_nothing(method, arguments, says, ind
 )
 def test_what_cannot_be_is_said_without_type_checks(method, arguments, says, index, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as people's programs run
-    before, orphan = contents(index), index.folder / "half.safetensors.0a.tmp"
+    before, orphan = contents(index), index.folder / ".half.safetensors.0a.tmp"
     orphan.write_bytes(b"ha")
     with pytest.raises(ValueError, match=says) as error:
         getattr(index, method)(*arguments)
