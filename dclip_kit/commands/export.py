@@ -35,8 +35,14 @@ def export(
     require_writable(out, "folder")
     if int8 and to != "onnx":
         raise ValueError(f"Expected --int8 with --to onnx, got --to {to}; leave --int8 out.")
-    from dclip_kit.models.clip import load_clip, tag_for
+    from dclip_kit.models.clip import find_folder, load_clip, tag_for
 
+    folder = find_folder(model)
+    if folder and out.resolve() == folder.resolve():
+        raise ValueError(
+            f"Expected an --out of its own, got the model's folder {printable(out)}, whose card "
+            "would be lost; name another."
+        )
     clip = load_clip(model, tag_for(model, pretrained or None))
     if to == "onnx":
         from dclip_kit.models.hand_over_onnx import write_onnx

@@ -166,15 +166,15 @@ def write_onnx(bundle: ClipBundle, folder: Path | str, int8: bool = False) -> fl
                 f"vectors is only {cosine:.6f}; use the model in PyTorch."
             )
         for name in towers:
-            source, stem = temporary / "onnx" / f"{name}.onnx", name + SUFFIXES["int8"]
             if int8:
-                quantize(source, source.with_stem(stem))
-            else:  # an earlier model's would be read
-                (folder / "onnx" / f"{stem}.onnx").unlink(missing_ok=True)
+                source = temporary / "onnx" / f"{name}.onnx"
+                quantize(source, source.with_stem(name + SUFFIXES["int8"]))
         words.save_pretrained(temporary)
         write_preprocessing(pictures | {"resample": _LANCZOS}, temporary)
         write_record(_describe(bundle, words), temporary / "config.json")
         write_atomically(temporary / "README.md", _describe_on_card(bundle, int8))
+    for name in () if int8 else towers:  # an earlier model's would be read
+        (folder / "onnx" / f"{name}{SUFFIXES['int8']}.onnx").unlink(missing_ok=True)
     return cosine
 
 

@@ -148,6 +148,8 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
     )
     with replacing_files(Path(folder)) as temporary:
         model.save_pretrained(temporary)
+        for file in temporary.glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors makes files that only their owner may read
         processor.save_pretrained(temporary)
         write_preprocessing(pictures, temporary)
         write_atomically(temporary / "README.md", card)

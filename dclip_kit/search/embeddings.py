@@ -91,7 +91,7 @@ class ShardFiles:
         """
         if not self.table.exists():
             return None
-        metadata = _open_table(self.table).metadata
+        metadata = open_table(self.table).metadata
         told = _decode(metadata.metadata)
         if odd := [
             f"{key} {told.get(key)}, not {facts[key]}"
@@ -128,6 +128,8 @@ class ShardFiles:
         import pyarrow as pa
         from pyarrow import parquet
 
+        if self.vectors:  # else an earlier model's would pass for those of the new table
+            self.vectors.unlink(missing_ok=True)
         if broken:
             lines = [json.dumps({"path": path, "reason": why}) for path, why in broken.items()]
             write_atomically(self.broken, "\n".join(lines) + "\n")
@@ -195,26 +197,25 @@ def search_embeddings(
 
 def _read_blocks(folder: Path, digest: str) -> Iterator[tuple[Any, Tensor]]:
     """Yields blocks of paths, as arrays of pyarrow, with their embeddings."""
-    arrays = sorted((folder / "img_emb").glob("*.npy"))
-    tables = [
-        folder / "metadata" / f"{file.stem.replace('img_emb', 'metadata', 1)}.parquet"
-        for file in arrays
+    files: list[tuple[Path, Path | None]] = [
+        (folder / "metadata" / f"{array.stem.replace('img_emb', 'metadata', 1)}.parquet", array)
+        for array in sorted((folder / "img_emb").glob("*.npy"))
     ]
-    for file in tables or sorted(folder.rglob("*.parquet")):
-        table = _open_table(file)
+    for file, array in files or [(file, None) for file in sorted(folder.rglob("*.parquet"))]:
+        table = open_table(file)
         maker = _decode(table.metadata.metadata).get(_DIGEST, digest)  # others do not say theirs
         if maker != digest:
             raise ValueError(
                 f"Expected embeddings by the model that searches (digest {digest}), got those of "
                 f"another ({maker}) in {file}; name that one with --model."
             )
-        columns = ["image_path"] if arrays else ["path", "embedding"]
+        columns = ["image_path"] if array else ["path", "embedding"]
         if missing := [name for name in columns if name not in table.schema_arrow.names]:
             raise ValueError(
                 f"Expected the columns {' and '.join(columns)} in {file}, got none called "
                 f"{missing[0]}; name a folder that embed-shards or clip-retrieval wrote."
             )
-        stored = _map_array(arrays[tables.index(file)], table.metadata.num_rows) if arrays else None
+        stored = _map_array(array, table.metadata.num_rows) if array else None
         start = 0
         for batch in table.iter_batches(_ROWS, columns=columns):
             if not len(batch):
@@ -242,8 +243,12 @@ def _map_array(file: Path, rows: int) -> np.ndarray:
     return array
 
 
-def _open_table(file: Path) -> Any:
-    """pyarrow's reader of a parquet file."""
+def open_table(file: Path) -> Any:
+    """pyarrow's reader of a parquet file.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from dclip_kit.data.paths import PICTURE_SUFFIXES, is_picture, is_text, walk_files
 from dclip_kit.data.pictures import decode_picture
 from dclip_kit.data.readers import MOST_BYTES, PICTURE_COLUMNS, read_members
-from dclip_kit.models.clip import ClipBundle, load_clip
+from dclip_kit.models.clip import ClipBundle, find_folder, load_clip
 from dclip_kit.models.encode import encode_pixels, read_ahead
 from dclip_kit.runtime.files import open_file
 from dclip_kit.runtime.packages import require_packages
@@ -30,9 +30,11 @@ from dclip_kit.search.embeddings import (
     Precision,
     ShardFiles,
     describe_maker,
+    open_table,
 )
 
 PATHS = 10_000  # of a folder in a shard
+_ENDS = 1 << 16  # bytes
 _TRIES = 4  # for a shard under Ray: one that breaks every worker must end
 
 
@@ -60,9 +62,14 @@ class Shard:
 
     @property
     def identity(self) -> str:
-        """A text that is another if the shard is made of other files."""
+        """A text that is another if the shard is made of other files.
+
+        A tar or parquet file is known by its name, its length, its beginning and its end, so that
+        copies are the same, and not each of terabytes is read again.
+        """
         if self.file:
-            return f"{self.file} {self.row_group} {(self.root / self.file).stat().st_size}"
+            ends = _digest_ends(self.root / self.file)
+            return f"{self.file} {self.row_group} {ends}"
         names = "\0".join(self.paths).encode(errors="surrogateescape")
         return f"{len(self.paths)} paths {hashlib.sha256(names).hexdigest()[:16]}"
 
@@ -95,6 +102,16 @@ class Shard:
                     content = value.get("bytes") if isinstance(value, dict) else value
                     yield f"{self.file}:{row}", content or "expected its bytes in the row, got none"
                     row += 1
+
+
+def _digest_ends(path: Path) -> str:
+    with open_file(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        content = b""
+        for start in (0, max(0, size - _ENDS)):
+            file.seek(start)
+            content += file.read(_ENDS)
+    return f"{size} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def _read_file(path: Path) -> bytes | str:
@@ -138,14 +155,17 @@ def _picture_column(schema: Any, file: Path) -> str:
 def list_shards(source: Path | str, size: int = PATHS) -> list[Shard]:
     """The shards of a tar, a parquet file or a picture, or of a folder with files of one kind.
 
-    Parquet files beside tars of the same names are img2dataset's notes, and left out.
+    Parquet files beside tars of the same names are img2dataset's notes, and left out. Embeddings
+    are named after tars and parquet files.
 
     Args:
         source: the file or folder, which is searched with its subfolders.
         size: most paths in a shard, if the pictures are files.
 
     Raises:
-        ValueError: there is nothing to embed, or files of several kinds.
+        ValueError: there is nothing to embed, or files of several kinds; or a file is damaged, or
+            has a name that readers of parquet pass by.
+        ImportError: pyarrow is needed and not installed.
     """
     source = Path(source).absolute()
     root, names = (source.parent, [source.name]) if source.is_file() else (source, [])
@@ -167,12 +187,17 @@ def list_shards(source: Path | str, size: int = PATHS) -> list[Shard]:
             f"Expected tars, parquet files or pictures at {source}, and only one of these kinds, "
             f"got {got or 'none'}; name a folder or a file with one of them."
         )
+    for name in tars + tables:
+        if not is_text(name) or any(part[0] in "_." for part in Path(name).parts):
+            raise ValueError(
+                f"Expected files and folders below {root} with names in UTF-8 that do not begin "
+                "with _ or a dot, as readers of parquet want them of the embeddings, got "
+                f"{name!a}; rename it."
+            )
     shards = [Shard(str(Path(name).with_suffix("")), root, name) for name in tars]
     for name in tables:
         require_packages("scale", "pyarrow")
-        from pyarrow import parquet
-
-        with parquet.ParquetFile(root / name) as table:
+        with open_table(root / name) as table:
             _picture_column(table.schema_arrow, root / name)
             shards += [
                 Shard(f"{Path(name).with_suffix('')}-{group:05d}", root, name, group)
@@ -182,6 +207,8 @@ def list_shards(source: Path | str, size: int = PATHS) -> list[Shard]:
         Shard(f"{start // size:05d}", root, paths=tuple(pictures[start : start + size]))
         for start in range(0, len(pictures), size)
     ]
+    if not shards:
+        raise ValueError(f"Expected rows in the parquet files at {source}, got none; name others.")
     return [replace(x, number=number, count=len(shards)) for number, x in enumerate(shards)]
 
 
@@ -250,8 +277,12 @@ def embed_shard(
     items = shard.read()
     batches = iter(lambda: list(islice(items, batch_size)), [])
     for batch in read_ahead(read, batches, bundle.device):
-        broken |= {path: reason for path, reason in batch if isinstance(reason, str)}
-        pixels = {path: value for path, value in batch if isinstance(value, Tensor)}
+        last = dict(batch)
+        for path in last:  # an earlier one of that path does not count
+            embeddings.pop(path, None)
+            broken.pop(path, None)
+        broken |= {path: reason for path, reason in last.items() if isinstance(reason, str)}
+        pixels = {path: value for path, value in last.items() if isinstance(value, Tensor)}
         if pixels:
             features = encode_pixels(bundle, torch.stack(list(pixels.values())))
             embeddings |= zip(pixels, features.to(dtype), strict=True)
@@ -299,8 +330,9 @@ def embed_on_ray(
 ) -> Iterator[tuple[Shard, ShardCount | Exception]]:
     """Embeds shards under Ray, an actor a GPU, or a core where the cluster has no GPU.
 
-    An actor that dies is started again, and a shard that fails is tried again, by any actor. Ray's
-    telemetry is off unless RAY_USAGE_STATS_ENABLED says otherwise.
+    An actor that dies is started again, and a shard that fails is tried again, by any actor. The
+    telemetry of a local Ray is off unless RAY_USAGE_STATS_ENABLED says otherwise; that of a
+    cluster is for whoever starts it to choose.
 
     Args:
         shards: of `list_shards`; all nodes must see their files under the same paths.
@@ -416,7 +448,7 @@ def embed_shards(
 
     Args:
         source: as in `list_shards`.
-        out: the folder to write, outside the source.
+        out: the folder to write; outside the source, if that is a folder.
         model: as in `load_clip`.
         pretrained: likewise.
         layout: as in `embed_shard`.
@@ -433,7 +465,8 @@ def embed_shards(
     require_packages("scale", "pyarrow")
     out = Path(out).absolute()
     shards = list_shards(source)
-    if out.is_relative_to(root := shards[0].root.resolve()) or out.resolve().is_relative_to(root):
+    root = shards[0].root.resolve()
+    if Path(source).is_dir() and any(x.is_relative_to(root) for x in (out, out.resolve())):
         raise ValueError(f"Expected --out outside {root}, got {out}; name another folder.")
     files = [ShardFiles.below(out, layout, x.name, x.number, x.count) for x in shards]
     known = {path for x in files for path in (x.table, x.vectors)}
@@ -442,6 +475,10 @@ def embed_shards(
             f"Expected in {out} only embeddings of {source} as it is now, in the layout {layout}, "
             f"got {len(foreign)} other files ({min(foreign).relative_to(out)}); name another --out."
         )
+    if (folder := find_folder(model)) and model != "pocket":  # Ray's workers run elsewhere
+        model = str(folder.absolute())
+    if pretrained and Path(pretrained).is_file():
+        pretrained = str(Path(pretrained).absolute())
     options = model, pretrained, out, layout, precision
     results = (
         embed_on_ray(shards, ray, workers, *options)

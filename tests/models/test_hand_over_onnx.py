@@ -158,6 +158,21 @@ def test_files_say_what_transformers_js_needs(make_clip, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_a_hand_over_that_fails_leaves_the_earlier_one(make_clip, monkeypatch, tmp_path) -> None:
+    (tmp_path / "out" / "onnx").mkdir(parents=True)
+    earlier = tmp_path / "out" / "onnx" / "text_model_quantized.onnx"
+    earlier.write_text("an earlier model's")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hand_over_onnx, "write_preprocessing", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_onnx(make_clip("vit"), tmp_path / "out")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [earlier]
+
+
+@pytest.mark.slow
 def test_8_bit_weights_are_measured_beside_the_others(captioned, tmp_path) -> None:
     clip = load_clip("pocket")
     write_onnx(clip, tmp_path / "out", int8=True)

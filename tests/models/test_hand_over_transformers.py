@@ -84,6 +84,8 @@ def test_files_say_what_others_need(make_vit_folder, tmp_path) -> None:
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
         *("processor_config.json", "preprocessor_config.json", "README.md"),
     }
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["text_config"]["eos_token_id"] == 8513
     assert config["text_config"]["hidden_act"] == config["vision_config"]["hidden_act"] == "gelu"

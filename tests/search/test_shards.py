@@ -126,6 +126,35 @@ def test_only_one_kind_of_source_is_read(contents, tmp_path) -> None:
         list_shards(tmp_path / "nowhere")
 
 
+def test_a_single_tar_may_lie_beside_what_is_written(contents, clip_folder, tmp_path) -> None:
+    folder = write_tars(tmp_path, contents)
+    done = embed_shards(folder / "00001.tar", tmp_path / "out", str(clip_folder))
+    assert {name: x.pictures for name, x in done.counts.items()} == {"00001": 2}
+
+
+@pytest.mark.parametrize("name", ["_a.tar", "_train/a.tar", "a/.b.parquet", "caf\udce9.tar"])
+def test_names_that_readers_of_parquet_pass_by_are_refused(name, contents, tmp_path) -> None:
+    if name.endswith(".tar"):
+        write_shard(tmp_path / name, contents)
+    else:
+        write_rows(tmp_path / "rows", contents)
+        (tmp_path / "a").mkdir()
+        (tmp_path / "rows/a.parquet").rename(tmp_path / name)
+    with pytest.raises(ValueError, match=r"do not begin with _ or a dot.*; rename it"):
+        list_shards(tmp_path)
+
+
+def test_parquet_that_is_damaged_or_empty_is_named(contents, tmp_path) -> None:
+    file = write_rows(tmp_path, contents) / "a.parquet"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"a\.parquet, but it is missing or damaged"):
+        list_shards(tmp_path)
+    schema = pa.schema([("image", pa.binary())])
+    parquet.ParquetWriter(file, schema).close()
+    with pytest.raises(ValueError, match="Expected rows in the parquet files"):
+        list_shards(tmp_path)
+
+
 @pytest.mark.parametrize("columns", [{"text": ["a"]}, {"a": [b"1"], "b": [b"2"]}])
 def test_a_table_without_one_column_of_pictures_is_refused(columns, tmp_path) -> None:
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
@@ -177,6 +206,22 @@ def test_hostile_members_of_a_tar_are_counted_and_nothing_else(
     }
     assert "decompression bomb" in why["0.tar:bomb.png"] and "0x" not in why["0.tar:text.png"]
     assert not list(tmp_path.rglob("climbed.png"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+@pytest.mark.parametrize("order", ["good, broken", "broken, good"])
+def test_the_last_of_one_path_counts(order, batch_size, contents, clip, tmp_path) -> None:
+    given = {"good": contents["0.png"], "broken": b"no picture"}
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for each in order.split(", "):
+            member = tarfile.TarInfo("x.png")
+            member.size = len(given[each])
+            archive.addfile(member, io.BytesIO(given[each]))
+    (shard,) = list_shards(tmp_path)
+    done = embed_shard(clip, shard, tmp_path / "out", batch_size=batch_size)
+    is_good = order.endswith("good")
+    assert done == ShardCount(int(is_good), int(not is_good), new=True)
+    assert set(reasons(tmp_path / "out")) == (set() if is_good else {"0.tar:x.png"})
 
 
 def test_a_tar_cut_short_is_named_and_embedded_so_far(contents, clip, tmp_path) -> None:
@@ -269,6 +314,25 @@ def test_a_write_that_fails_leaves_no_shard(
     assert embed_shard(clip, shard, out, layout) == ShardCount(6, 0, new=False)
 
 
+def test_an_earlier_models_vectors_never_pass_for_the_new_ones(
+    contents, clip, tmp_path, monkeypatch
+) -> None:
+    (shard,), out = list_shards(write_tars(tmp_path / "in", contents, 6)), tmp_path / "out"
+    embed_shard(clip, shard, out, "clip-retrieval")
+    (table,) = out.glob("metadata/*")
+    table.unlink()  # as the error advises to embed again
+    with torch.no_grad():
+        clip.model.visual.proj += 0.1
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(embeddings.np, "save", fail)
+        embed_shard(clip, shard, out, "clip-retrieval")
+    assert embed_shard(clip, shard, out, "clip-retrieval") == ShardCount(6, 0, new=True)
+
+
 def test_what_was_broken_in_a_stopped_attempt_is_not_told_for_ever(
     contents, clip, tmp_path, monkeypatch
 ) -> None:
@@ -284,7 +348,9 @@ def test_what_was_broken_in_a_stopped_attempt_is_not_told_for_ever(
 
 
 @pytest.mark.parametrize("layout", ["parquet", "clip-retrieval"])
-@pytest.mark.parametrize("changed", ["weights", "preparation", "fp16", "bf16", "pictures"])
+@pytest.mark.parametrize(
+    "changed", ["weights", "preparation", "fp16", "bf16", "pictures", "pictures of that size"]
+)
 def test_what_is_there_by_another_model_is_not_mixed(
     layout, changed, contents, clip, tmp_path
 ) -> None:
@@ -301,8 +367,12 @@ def test_what_is_there_by_another_model_is_not_mixed(
         precision = "fp16"
     elif changed == "bf16":
         clip = replace(clip, precision="bf16")
-    else:
+    elif changed == "pictures":
         write_shard(folder / "00000.tar", {f"{i}.png": contents["0.png"] for i in range(30)})
+    else:
+        size = (folder / "00000.tar").stat().st_size
+        (folder / "00001.tar").replace(folder / "00000.tar")
+        assert (folder / "00000.tar").stat().st_size == size
     with pytest.raises(ValueError, match=r"Expected .* same model.* another's \(.*; name another"):
         embed_shard(clip, shard, out, layout, precision)
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before and before
@@ -347,6 +417,29 @@ def test_files_of_another_source_or_layout_are_refused(contents, clip_folder, tm
         embed_shards(folder, out, model)
     with pytest.raises(ValueError, match="--out outside"):
         embed_shards(folder, folder / "out", model)
+
+
+def test_workers_elsewhere_load_the_same_model(
+    contents, clip_folder, tmp_path, monkeypatch
+) -> None:
+    """Paths are given to Ray's workers whole, since these run in other folders."""
+    folder, given = write_tars(tmp_path / "in", contents), []
+    monkeypatch.setattr(shards, "embed_on_ray", lambda *asked: given.append(asked[3:5]) or iter(()))
+    monkeypatch.chdir(clip_folder.parent)
+    weights = Path(clip_folder.name, "open_clip_model.safetensors")
+    for model, pretrained in (
+        (clip_folder.name, None),
+        ("pocket", None),
+        ("ViT-B-32", str(weights)),
+        ("ViT-B-32", "openai"),
+    ):
+        embed_shards(folder, tmp_path / "out", model, pretrained, ray="local")
+    assert given == [
+        (str(clip_folder), None),
+        ("pocket", None),
+        ("ViT-B-32", str(clip_folder.parent / weights)),
+        ("ViT-B-32", "openai"),
+    ]
 
 
 def test_a_shard_that_cannot_be_read_does_not_stop_the_others(
