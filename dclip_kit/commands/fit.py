@@ -59,8 +59,10 @@ def distill(
     (--uncaptioned), which a region teacher labels. OUT gets a folder for each model: the teacher,
     if the recipe has one, and two arms, contrastive_rehearsal (the control) and the recipe's, each
     mixed with the untouched CLIP at the weight that is best on val. It also gets report.json, whose
-    table is printed. open_clip loads an arm's folder. Run it again with the same options to
-    continue where it stopped. --profile and --recipe choose the defaults of the options below.
+    table is printed. With --captions none and a folder of pictures alone, there is no val and no
+    control: the one arm keeps half of what it learned. open_clip loads an arm's folder. Run it
+    again with the same options to continue where it stopped. --profile and --recipe choose the
+    defaults of the options below.
 
     Args:
         out: the folder of the run, such as runs/mine.
@@ -69,7 +71,7 @@ def distill(
             training one.
         features: a folder for encoded pictures, which runs that encode the same pictures in the
             same way can share; OUT if left out.
-        rates: the pilot.json whose learning rate to take.
+        rates: the pilot.json that says by what factor to change the learning rate.
         keep_going: train on though an epoch has ruined a model.
         device: auto, cpu, cuda:0, …
     """
@@ -92,6 +94,16 @@ def distill(
 
     device = choose_device(device)
     if settings.captions == "none" and not has_captions(settings):
+        for option, given in (
+            ("--teacher", teacher),
+            ("--test", settings.test),
+            ("--uncaptioned", settings.uncaptioned not in ("", "auto") and settings.uncaptioned),
+        ):
+            if given:
+                raise ValueError(
+                    f"Expected no {option} where no picture has a caption, got {given}; leave it "
+                    "out, and put all pictures to train on into --data."
+                )
         report = run_from_pictures(settings, out, features=features, device=device)
         if is_main_process():
             print(*say_from_pictures(report), f"Written to {printable(out)}.", sep="\n")
@@ -123,21 +135,25 @@ def pilot(
 ) -> None:
     """Tries a part of the data: whether fine-tuning helps, at what rate, and how long it takes.
 
-    Trains the control three times for a few steps, at three learning rates, and measures what each
-    finds and remembers. Writes OUT/pilot.json, which distill --rates takes.
+    Trains the control for an epoch, to see how long a step takes, and then three times for a few
+    steps, at three learning rates, and measures what each finds and remembers. Writes
+    OUT/pilot.json, from which distill --rates changes the recipe's rate by the factor that was best
+    for the control.
 
     Args:
         out: a folder of the pilot's own, such as runs/pilot.
         settings: of the run that may follow.
         pictures: with captions, to train on.
         steps: of each training, about.
-        minutes: for the trainings, about; where steps are slow, there are fewer.
+        minutes: for the three trainings, about; where steps are slow, there are fewer.
         device: auto, cpu, cuda:0, …
     """
     require_recipe(settings)
     require_own_folder(out, "settings.json")
     if min(pictures, steps) < 1:
         raise ValueError(f"Expected at least one picture and step, got {pictures} and {steps}.")
+    if not 0 <= minutes < float("inf"):
+        raise ValueError(f"Expected a number of minutes of 0 or more, got {minutes}; name another.")
     from dclip_kit.evaluation.pilot import run_pilot, say_pilot
     from dclip_kit.runtime.files import write_record
 

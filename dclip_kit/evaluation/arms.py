@@ -356,12 +356,13 @@ class Origin:
     profile: Profile
     digest: str
 
-    def load_base(self, device: str = "cpu", instead: str = "") -> ClipBundle:
+    def load_base(self, device: str = "cpu", instead: str = "", advice: str = "") -> ClipBundle:
         """Loads the CLIP that the model was made from.
 
         Args:
             device: where to put it.
             instead: its present name, if it has moved.
+            advice: what else to do where it does not load, for the end of the error.
 
         Raises:
             FileNotFoundError, ValueError: as `load_clip`, or it is a different CLIP.
@@ -372,12 +373,12 @@ class Origin:
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(
                 f"Expected the CLIP that the model was made from at {name}, but it does not load "
-                f"({error}); restore it, or give app its new place with --before."
+                f"({error}); restore it{advice}."
             ) from error
         if clip.digest != self.digest:
             raise ValueError(
                 f"Expected the CLIP that the model was made from, of the digest {self.digest}, got "
-                f"{name} of {clip.digest}; restore it, or give app its new place with --before."
+                f"{name} of {clip.digest}; restore it{advice}."
             )
         return clip
 

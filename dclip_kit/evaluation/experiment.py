@@ -48,6 +48,7 @@ from dclip_kit.evaluation.seen import (
     add_trained,
     describe_seen,
     leave_out_seen,
+    leave_out_trained_labelled,
     load_seen,
 )
 from dclip_kit.features.extract import encode_pictures, load_or_extract_features
@@ -116,14 +117,13 @@ def run(
     began = time.monotonic()
     begun = begin(profile, out, teacher, device)
     clip, data, regions, features = begun.clip, begun.data, profile.regions, features or out
-    uncaptioned_data = load_uncaptioned(profile, data)
-    say_counts(data, uncaptioned_data)
+    say_counts(data, begun.uncaptioned)
 
     captioned = encode_pictures(clip, data.train, regions, features)
     teacher_run = obtain_teacher(begun, captioned.features, teacher, features)
     uncaptioned = None
-    if uncaptioned_data:
-        uncaptioned = encode_pictures(clip, uncaptioned_data, regions, features)
+    if begun.uncaptioned:
+        uncaptioned = encode_pictures(clip, begun.uncaptioned, regions, features)
     sets = prepare_evaluation(clip, data)
     arms = train_arms(
         begun, captioned, sets, teacher_run, uncaptioned, stop_collapsed=not keep_going
@@ -152,7 +152,7 @@ def run_teacher(
     profile: Profile, out: Path, *, features: Path | None = None, device: str = "cpu"
 ) -> TeacherRun | None:
     """The first part of `run`, up to the teacher; `run` continues from there."""
-    begun = begin(profile, out, device=device)
+    begun = begin(profile, out, device=device, with_uncaptioned=False)
     say_counts(begun.data, None)
     store = features or out
     captioned = encode_pictures(begun.clip, begun.data.train, profile.regions, store)
@@ -170,22 +170,32 @@ class Begun:
         profile: its settings.
         out: its folder.
         clip: the untouched CLIP.
-        data: without the pictures that its CLIP or its teacher has trained on.
-        seen: what these two have seen, and what training on the captioned pictures sees.
+        data: what is measured and chosen on is without pictures that the run, its CLIP or its
+            teacher trains on.
+        uncaptioned: pictures without captions to train on, if any.
+        seen: what CLIP and teacher have seen, and what training on the captioned pictures sees.
     """
 
     profile: Profile
     out: Path
     clip: ClipBundle
     data: ProfileData
+    uncaptioned: CaptionedImages | None
     seen: SeenPictures
 
 
-def begin(profile: Profile, out: Path, teacher: Path | None = None, device: str = "cpu") -> Begun:
+def begin(
+    profile: Profile,
+    out: Path,
+    teacher: Path | None = None,
+    device: str = "cpu",
+    with_uncaptioned: bool = True,
+) -> Begun:
     """Checks what can be checked, loads CLIP and data, and saves the settings.
 
     Args:
         profile, out, teacher, device: as in `run`.
+        with_uncaptioned: whether pictures without captions are read, too.
 
     Raises:
         FileNotFoundError, ValueError: as `run`.
@@ -203,11 +213,15 @@ def begin(profile: Profile, out: Path, teacher: Path | None = None, device: str 
         data = leave_out_seen(data, seen, name)
     if is_main_process():
         write_record(profile.as_dict(), out / SETTINGS)
-    # The pocket has separate labelled pictures to choose on and to measure on.
-    labelled = () if is_pocket(profile.zero_shot) else data.zero_shot_val.paths
+    uncaptioned = load_uncaptioned(profile, data) if with_uncaptioned else None
     by_content = profile.leak_guard == "content"
+    own_labelled = not is_pocket(profile.zero_shot)  # whose pictures are seen nowhere else
+    labelled = data.zero_shot_val.paths if own_labelled else ()
     seen = describe_seen(data.train, data.val, labelled, by_content, list(before.values()))
-    return Begun(profile, out, clip, data, seen)
+    if own_labelled:
+        trained = add_trained(seen, uncaptioned, by_content) if uncaptioned else seen
+        data = leave_out_trained_labelled(data, trained)
+    return Begun(profile, out, clip, data, uncaptioned, seen)
 
 
 def say_counts(data: ProfileData, uncaptioned: CaptionedImages | None) -> None:

@@ -27,7 +27,7 @@ from dclip_kit.evaluation.profile_data import (
     read_anchors,
     require_data,
 )
-from dclip_kit.evaluation.seen import describe_seen, load_seen
+from dclip_kit.evaluation.seen import describe_seen, leave_out_labelled, load_seen
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.metrics import retention
 from dclip_kit.models.clip import load_clip, tag_for
@@ -95,6 +95,8 @@ def run_from_pictures(
     round_changed(clip, student)
 
     labelled = read_own_labelled(profile)
+    if not is_pocket(profile.zero_shot):
+        labelled = leave_out_labelled(labelled, seen.files)
     templates = choose_templates(profile.zero_shot, profile.templates)
     zero_shot = prepare_zero_shot(clip, labelled, templates=templates)
     knew, knows = (evaluate_zero_shot(each, zero_shot) for each in (clip, student))

@@ -20,7 +20,6 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.experiment import Begun, begin, prepare_terms
-from dclip_kit.evaluation.profile_data import load_uncaptioned
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.metrics import Gain, RetrievalMetrics
@@ -33,7 +32,7 @@ from dclip_kit.runtime.printing import say
 from dclip_kit.training import distill
 from dclip_kit.training.order import plan_epoch
 
-LADDER = (1 / 3, 1.0, 3.0)  # of the profile's learning rate
+LADDER = (1 / 3, 1.0, 3.0)  # times the control's learning rate
 MEASURED = 200  # pictures of val, and labelled ones
 FEW = 500  # captioned pictures, below which fine-tuning mostly learns them by heart
 _ALPHAS = (0.5, 1.0)
@@ -44,12 +43,14 @@ class Rung:
     """A learning rate, tried for a few steps.
 
     Attributes:
+        factor: of the control's own learning rate.
         learning_rate: the peak.
         alpha, recall_at_1, retention: of the mixture that val chooses; 0 is the untouched CLIP.
         gain: in text→image Recall@1 over the untouched CLIP.
         loss: of the last step.
     """
 
+    factor: float
     learning_rate: float
     alpha: float
     recall_at_1: float
@@ -85,34 +86,41 @@ def run_pilot(
 ) -> dict[str, Any]:
     """Tries the control of a profile's recipe on a part of its data, at three learning rates.
 
-    The control learns from captions alone, so that no teacher has to be trained first.
+    The control learns from captions alone, so that no teacher has to be trained first; one epoch
+    before shows how long a step takes. What a factor did to the control's rate, it is expected to
+    do to the recipe's.
 
     Args:
         profile: all settings.
         out: a folder of the pilot's own, for its settings.
         pictures: to train on, with captions.
         steps: of each training, about.
-        minutes: for all trainings, about; where steps are slow, there are fewer, but an epoch.
+        minutes: for the three trainings, about; where steps are slow, there are fewer, but an
+            epoch.
         device: where to compute.
 
     Returns:
-        What was counted and measured, `rungs`, `advice`, and as `student` the settings to take.
+        What was counted and measured, `rungs`, `advice`, and as `student` the settings to take:
+        `learning_rate_factor`, of the recipe's own, and the rate that this makes.
 
     Raises:
         FileNotFoundError, ValueError: as `experiment.run`.
     """
     begun = begin(profile, out, device=device)
-    data, settings = begun.data, control_of(profile).student
-    uncaptioned = load_uncaptioned(profile, data)
+    data, uncaptioned, control = begun.data, begun.uncaptioned, control_of(profile)
+    settings = control.student
     part = _take_part(begun, pictures)
     features = part.captioned.features
     epoch_steps = len(plan_epoch(features, settings, profile.seed, 0))
     few = replace(settings, epochs=max(1, -(-steps // epoch_steps)))
-    rungs, step_seconds = _climb_ladder(begun, part, few, minutes)
-    best = max(rungs, key=lambda rung: (rung.recall_at_1, -rung.learning_rate))
-    whole_steps = max(1, round(epoch_steps * len(data.train) / len(features)))
-    beside = profile.student.uncaptioned_batch if uncaptioned else 0
-    share = 1 + beside / (settings.batch_size + settings.rehearsal_batch)
+    rungs, step_seconds = _climb_ladder(begun, part, replace(control, student=few), minutes)
+    best = max(rungs, key=lambda rung: (rung.recall_at_1, -rung.factor))
+    rate = profile.student.learning_rate * best.factor
+    picture_seconds = step_seconds / (settings.batch_size + settings.rehearsal_batch)
+    seconds = {
+        name: picture_seconds * _count_shown(each.student, len(data.train), bool(uncaptioned))
+        for name, each in (("the control", control), (profile.recipe, profile))
+    }
     report = {
         "profile": profile.name,
         "recipe": profile.recipe,
@@ -133,14 +141,21 @@ def run_pilot(
         "seconds_of_the_run": {
             "regions and features": part.seconds_a_picture
             * (len(data.train) + len(uncaptioned or ())),
-            "the control": settings.epochs * whole_steps * step_seconds,
-            profile.recipe: profile.student.epochs * whole_steps * step_seconds * share,
+            **seconds,
         },
         "megabytes": peak_memory_mb(),
         "rungs": [asdict(rung) for rung in rungs],
-        "student": {"learning_rate": best.learning_rate},
+        "student": {"learning_rate_factor": best.factor, "learning_rate": rate},
     }
-    return report | {"advice": _advise(best, len(data.train), trains_teacher(profile))}
+    return report | {"advice": _advise(best, rate, len(data.train), trains_teacher(profile))}
+
+
+def _count_shown(student: StudentSettings, pictures: int, with_uncaptioned: bool) -> int:
+    """How many pictures a whole training encodes, of all kinds."""
+    beside = student.rehearsal_batch if student.rehearsal_weight else 0
+    if with_uncaptioned and student.distillation_weight:
+        beside += student.uncaptioned_batch
+    return student.epochs * -(-pictures // student.batch_size) * (student.batch_size + beside)
 
 
 def _take_part(begun: Begun, pictures: int) -> Part:
@@ -158,11 +173,11 @@ def _take_part(begun: Begun, pictures: int) -> Part:
 
 
 def _climb_ladder(
-    begun: Begun, part: Part, few: StudentSettings, minutes: float
+    begun: Begun, part: Part, control: Profile, minutes: float
 ) -> tuple[list[Rung], float]:
-    """Trains once for each rate; also returns the seconds of a step."""
-    clip, profile = begun.clip, begun.profile
-    terms = prepare_terms(replace(profile, student=few), clip, part.captioned)
+    """Trains the control once for each rate; also returns the seconds of a step."""
+    clip, profile, few = begun.clip, begun.profile, control.student
+    terms = prepare_terms(control, clip, part.captioned)
     before = evaluate_retrieval(clip, part.retrieval, progress=False)
     top1 = evaluate_zero_shot(clip, part.zero_shot, progress=False).top1
     began, once = time.monotonic(), replace(few, epochs=1)
@@ -183,7 +198,7 @@ def _climb_ladder(
         seconds += [late - early for early, late in pairwise(ticks[1:])]
         chosen, gain = _choose(clip, run.student, part, before, top1, profile.selection)
         measured = chosen.alpha, chosen.recall_at_1, chosen.retention
-        rungs.append(Rung(settings.learning_rate, *measured, gain, losses[-1]))
+        rungs.append(Rung(factor, settings.learning_rate, *measured, gain, losses[-1]))
         say(_say_rung(rungs[-1], len(losses)))
     steps = len(plan_epoch(part.captioned.features, few, profile.seed, 0))
     return rungs, median(seconds or [epoch_seconds / steps])
@@ -217,14 +232,17 @@ def _choose(
 
 
 def read_rates(file: Path, student: StudentSettings) -> StudentSettings:
-    """A student's settings with the rates that a pilot found.
+    """A student's settings with its rate times the factor that a pilot found.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it is not a pilot's.
     """
-    return read_record(
-        file, lambda record: replace(student, learning_rate=record["student"]["learning_rate"])
-    )
+
+    def take(record: dict[str, Any]) -> StudentSettings:
+        factor = record["student"]["learning_rate_factor"]
+        return replace(student, learning_rate=student.learning_rate * factor)
+
+    return read_record(file, take)
 
 
 def say_pilot(report: dict[str, Any]) -> list[str]:
@@ -247,14 +265,15 @@ def say_pilot(report: dict[str, Any]) -> list[str]:
 
 
 def _say_rung(rung: Rung, steps: int) -> str:
+    gain = say_gain(rung.gain, "R@1 text→image")
     return (
-        f"Rate {rung.learning_rate:.1e}, {steps} steps: {say_gain(rung.gain, 'R@1 text→image')}; "
+        f"The control's rate {rung.learning_rate:.1e}, {steps} steps: {gain}; "
         f"{rung.retention:.0%} of zero-shot kept, at α = {rung.alpha:g}."
     )
 
 
-def _advise(best: Rung, captioned: int, has_teacher: bool) -> str:
-    """One sentence: what to do."""
+def _advise(best: Rung, rate: float, captioned: int, has_teacher: bool) -> str:
+    """One sentence: what to do; the rate is the recipe's."""
     change = best.gain.change
     interval = f"{100 * change.low:+.1f} to {100 * change.high:+.1f} points of R@1"
     if captioned < FEW:
@@ -265,16 +284,16 @@ def _advise(best: Rung, captioned: int, has_teacher: bool) -> str:
     if not best.alpha:
         return (
             "Nothing to gain was seen: at each rate the model lost more than it found; search with "
-            f"the CLIP as it is, or try a --student.learning-rate below {best.learning_rate:.1e}."
+            f"the CLIP as it is, or try a --student.learning-rate below {rate:.1e}."
         )
-    rate = f"--student.learning-rate {best.learning_rate:.1e}"
+    option = f"--student.learning-rate {rate:.1e}"
     if change.low <= 0:
         return (
-            f"Run it with {rate} if the hours are cheap: in these few steps no gain was certain "
+            f"Run it with {option} if the hours are cheap: in these few steps no gain was certain "
             f"({interval})."
         )
     more = ", and its teacher comes on top" if has_teacher else ""
-    return f"Run it with {rate}: already these few steps brought {interval}{more}."
+    return f"Run it with {option}: already these few steps brought {interval}{more}."
 
 
 def _spread(count: int, most: int) -> list[int]:

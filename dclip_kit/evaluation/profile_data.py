@@ -90,6 +90,8 @@ def require_data(profile: Profile) -> None:
         raise FileNotFoundError(
             f"Expected a folder of labelled pictures at {labelled}, found none; check the path."
         )
+    if profile.anchor_texts:
+        read_anchors(profile.anchor_texts)
     source = locate_uncaptioned(profile)
     if source and not is_pocket(source) and not Path(source).exists():
         raise ValueError(

@@ -29,6 +29,7 @@ class Place:
         batches: the number of these batches.
         seconds: time spent on the current epoch before `since`.
         since: when it was begun or continued, by the monotonic clock.
+        told: whether whoever asked to be called after each epoch was, after the last.
     """
 
     settings: dict[str, Any]
@@ -38,6 +39,7 @@ class Place:
     batches: int = 0
     seconds: float = 0.0
     since: float = 0.0
+    told: bool = True
 
     def add(self, figures: Sequence[Sequence[float]]) -> None:
         """Counts a step, given the figures of each of its batches."""

@@ -104,6 +104,19 @@ def train(
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(training.module, optimizer)
     schedule, epoch_steps = training.schedule, len(training.plan(0))
+
+    def tell() -> None:
+        training.module.eval()
+        place.told = False  # if it raises, it is told again: it may have found the model ruined
+        try:
+            if on_epoch:
+                on_epoch(place.history)
+            place.told = True
+        finally:
+            keep_place(checkpoint, training.module, optimizer, place)
+
+    if not place.told:
+        tell()
     with tqdm(
         total=schedule.epochs * epoch_steps,
         desc=training.name,
@@ -139,12 +152,7 @@ def train(
                     _set_to_train(wrapped)
             row = place.close_epoch(["loss", *(term.name for term in training.terms)])
             bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
-            training.module.eval()
-            try:
-                if on_epoch:
-                    on_epoch(place.history)
-            finally:
-                keep_place(checkpoint, training.module, optimizer, place)
+            tell()
     accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     training.module.eval()
     return place.history

@@ -52,7 +52,8 @@ def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBu
             f"Expected an arm that distill wrote, such as runs/mine/region_taught, got {model}; "
             "name one, or give the CLIP that it was fine-tuned from with --before."
         )
-    clip = origin.load_base(device, before) if origin else load_clip(before, device=device)
+    advice = ", or give its new place with --before"
+    clip = origin.load_base(device, before, advice) if origin else load_clip(before, device=device)
     arm = load_clip(folder, device=device)
     if clip.model_config != arm.model_config or not same_text_tower(clip, arm):
         raise ValueError(

@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from dclip_kit.config import CONTROL
+from dclip_kit.config import CONTROL, control_of, get_profile
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.leaks import find_leaks
 from dclip_kit.data.splits import read_test
@@ -88,21 +88,25 @@ def test_a_run_from_data_to_a_model_of_open_clips(run, options, own, clip, tmp_p
 
 
 def test_a_pilot_is_tried_and_its_rate_taken_over(run, options, tmp_path) -> None:
-    part = ("--pictures", "8", "--steps", "3", "--student.learning-rate", "9e-3")
+    profile = get_profile("pocket")  # whose recipes have rates of their own
+    own, control = (each.student.learning_rate for each in (profile, control_of(profile)))
+    assert own != control
+    options = ["--profile", "pocket", *options]
+    part = ("--pictures", "8", "--steps", "3")
     code, said, err = run("pilot", "--out", tmp_path / "pilot", *options, *part)
     assert code == 0, err
     assert said.count(" steps: R@1 text→image: ") == 3 and "Too few captions: 16 pictures" in said
     file = tmp_path / "pilot/pilot.json"
     report = json.loads(file.read_text())
     rates = [rung["learning_rate"] for rung in report["rungs"]]
-    assert rates == pytest.approx([3e-3, 9e-3, 27e-3])
+    assert rates == pytest.approx([control / 3, control, control * 3])
     assert report["tried_on"]["captioned"] == 8 and report["pictures"]["captioned"] == 16
-    assert report["student"]["learning_rate"] in rates
     assert report["seconds_a_step"] > 0 and report["megabytes"] > 100
     best = max(rung["recall_at_1"] for rung in report["rungs"])
-    taken = report["student"]["learning_rate"]
-    (chosen,) = [rung for rung in report["rungs"] if rung["learning_rate"] == taken]
+    taken = report["student"]["learning_rate_factor"]
+    (chosen,) = [rung for rung in report["rungs"] if rung["factor"] == taken]
     assert chosen["recall_at_1"] == best
+    assert report["student"]["learning_rate"] == pytest.approx(own * taken)
     code, _, err = run("distill", "--out", tmp_path / "run", *options, "--rates", file)
     assert code == 0, err
     settings = json.loads((tmp_path / "run/settings.json").read_text())
@@ -122,6 +126,8 @@ def test_a_pilot_of_a_single_step_times_it(run, options, tmp_path) -> None:
     [
         (("--steps", "0"), "at least one picture and step"),
         (("--pictures", "0"), "at least one picture and step"),
+        (("--minutes", "inf"), "a number of minutes of 0 or more"),
+        (("--minutes", "-1"), "a number of minutes of 0 or more"),
         (("--data", "nowhere"), "nowhere"),
     ],
 )
@@ -139,8 +145,22 @@ def test_a_run_of_a_ruined_model_stops_unless_it_is_told_to_go_on(
     monkeypatch.setattr(arms_module, "_require_intact", ruin)
     code, _, err = run("distill", "--out", tmp_path / "run", *options)
     assert code == 2 and "still searches" in err
+    for _ in range(3):  # the epoch that ruined it is not forgotten
+        code, _, err = run("distill", "--out", tmp_path / "run", *options)
+        assert code == 2 and "still searches" in err
     code, _, err = run("distill", "--out", tmp_path / "run", *options, "--keep-going")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("option", ["--teacher", "--test", "--uncaptioned"])
+def test_what_pictures_alone_cannot_use_is_refused(option, run, options, own, tmp_path) -> None:
+    (own / "captions.csv").unlink()
+    (tmp_path / "texts.txt").write_text("a dog")
+    alone = ("--recipe", "crops_taught", "--captions", "none")
+    given = [*alone, "--anchor-texts", tmp_path / "texts.txt", option, own]
+    code, _, err = run("distill", "--out", tmp_path / "run", *options, *given)
+    assert code == 2 and f"Expected no {option} where no picture has a caption" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_distill_takes_a_teacher_that_is_there(run, options, tmp_path) -> None:

@@ -629,8 +629,8 @@ def test_the_clip_that_an_arm_was_made_from_is_loaded_and_no_other(
     moved = shutil.copytree(clip_folder, tmp_path / "moved")
     assert origin.load_base(instead=str(moved)).name == str(moved)
     for other in (str(make_clip_folder(embed_dim=16)), str(tmp_path / "dclip")):
-        with pytest.raises(ValueError, match=rf"made from, of the digest .*{other} of .*--before"):
-            origin.load_base(instead=other)
+        with pytest.raises(ValueError, match=rf"made from, of the digest .*{other} of .*, or pray"):
+            origin.load_base(instead=other, advice=", or pray")
     gone = read_origin(keep(arm, clip, tmp_path / "b", replace(profile, clip=str(tmp_path / "x"))))
     with pytest.raises(ValueError, match=rf"got '{tmp_path}/x'"):
         gone.load_base()

@@ -186,6 +186,38 @@ def test_a_recipe_that_is_to_be_taught_is_no_control_without_its_teacher(clip, e
         prepare_terms(few("region_taught"), clip, encoded)
 
 
+# The beginning
+
+
+def test_a_run_names_nothing_that_it_trains_on(clip_folder, tmp_path, capsys) -> None:
+    """The folders of classes may have the very pictures that have captions, or need none."""
+    own, more = write_own(tmp_path / "own", range(20), split=True), tmp_path / "more"
+    classes = write_classes(tmp_path / "classes", 12)
+    more.mkdir()
+    for seed in range(30, 34):
+        scene(seed).save(more / f"{seed}.png")
+    for path in [*own.glob("*.png"), *more.glob("*.png")]:
+        shutil.copy(path, classes / "dog" / f"copy of {path.name}")
+    places = {"data": own, "zero_shot": classes, "uncaptioned": more, "clip": clip_folder}
+    profile = few("region_taught", **{name: str(path) for name, path in places.items()})
+    begun = begin(profile, tmp_path / "run")
+    bytes_of = {
+        name: {path.read_bytes() for path in part.paths}
+        for name, part in {
+            "trained": begun.data.train,
+            "uncaptioned": begun.uncaptioned,
+            "chosen": begun.data.zero_shot_val,
+            "measured": begun.data.zero_shot,
+        }.items()
+    }
+    assert len(bytes_of["trained"]) == 16 and len(bytes_of["uncaptioned"]) == 4
+    assert len(bytes_of["chosen"]) + len(bytes_of["measured"]) == 60 - 20
+    assert not (bytes_of["trained"] | bytes_of["uncaptioned"]) & bytes_of["chosen"]
+    learnt = bytes_of["trained"] | bytes_of["uncaptioned"] | bytes_of["chosen"]
+    assert not learnt & bytes_of["measured"]
+    assert "20 labelled pictures are trained or chosen on" in capsys.readouterr().out
+
+
 # Teachers, trained now or loaded
 
 
@@ -198,7 +230,8 @@ def begun(data, clip, clip_folder, tmp_path):
     """A run of some profile that has got as far as its data."""
 
     def begin_run(profile: Profile, out: str = "run") -> Begun:
-        return Begun(replace(profile, clip=str(clip_folder)), tmp_path / out, clip, data, SEEN)
+        profile = replace(profile, clip=str(clip_folder))
+        return Begun(profile, tmp_path / out, clip, data, None, SEEN)
 
     return begin_run
 

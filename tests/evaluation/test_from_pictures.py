@@ -13,7 +13,12 @@ from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.evaluation.evaluate import evaluate_zero_shot, prepare_zero_shot
 from dclip_kit.evaluation.experiment import prepare_terms, train_teacher_of
 from dclip_kit.evaluation.from_pictures import deal_texts, run_from_pictures, say_from_pictures
-from dclip_kit.evaluation.profile_data import choose_templates, has_captions, read_anchors
+from dclip_kit.evaluation.profile_data import (
+    choose_templates,
+    has_captions,
+    read_anchors,
+    require_data,
+)
 from dclip_kit.evaluation.seen import load_seen
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.metrics import retention
@@ -102,8 +107,14 @@ def test_without_texts_or_with_too_much_to_learn_from_it_says_what_to_do(profile
     with pytest.raises(ValueError, match="give --anchor-texts, such as"):
         run_from_pictures(replace(profile, anchor_texts=""), tmp_path / "run")
     (tmp_path / "texts.txt").write_text(" \n\n")
+    settings = tmp_path / "run" / "settings.json"
     with pytest.raises(ValueError, match=r"texts to rank for pictures in .*texts\.txt, got none"):
         run_from_pictures(profile, tmp_path / "run")
+    assert not settings.exists()  # so that the corrected command may go on there
+    for missing in ("captioned", "alone"):
+        data = write_own(tmp_path / "own", range(8)) if missing == "captioned" else profile.data
+        with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
+            require_data(replace(profile, data=str(data), anchor_texts="nowhere.txt"))
 
 
 @pytest.mark.parametrize("recipe", ["region_taught", "contrastive", "dclip", "self_taught"])

@@ -22,7 +22,7 @@ from dclip_kit.runtime.files import write_record
 def rung(low: float, high: float, alpha: float = 1.0) -> Rung:
     middle = (low + high) / 2
     gain = Gain("Recall@1", 100, 0.1, 0.1 + middle, Interval(middle, low, high))
-    return Rung(3e-5, alpha, 0.1 + middle, 0.97, gain, 1.0)
+    return Rung(3.0, 3e-5, alpha, 0.1 + middle, 0.97, gain, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def rung(low: float, high: float, alpha: float = 1.0) -> Rung:
     ],
 )
 def test_advice_is_one_sentence(best, captioned, says) -> None:
-    said = _advise(best, captioned, has_teacher=True)
+    said = _advise(best, 2e-4, captioned, has_teacher=True)
     assert says in said and said.endswith(".") and "\n" not in said
     runs = captioned > FEW and best.alpha > 0
-    assert ("Run it with --student.learning-rate 3.0e-05" in said) == runs
+    assert ("Run it with --student.learning-rate 2.0e-04" in said) == runs
 
 
 @pytest.mark.parametrize(
@@ -50,17 +50,24 @@ def test_where_steps_are_slow_there_are_fewer(epochs, seconds, minutes, fitting)
 
 
 def test_a_teacher_is_spoken_of_where_there_is_one() -> None:
-    assert ["teacher" in _advise(rung(0.01, 0.03), 5000, has) for has in (False, True)] == [0, 1]
+    assert ["teacher" in _advise(rung(0.01, 0.03), 3e-5, 5000, has) for has in (False, True)] == [
+        0,
+        1,
+    ]
 
 
-def test_the_rate_is_taken_over_and_nothing_else(tmp_path) -> None:
-    student = PROFILES["base"].student
-    write_record({"student": {"learning_rate": 0.25}}, tmp_path / "pilot.json")
+def test_the_factor_is_taken_over_and_nothing_else(tmp_path) -> None:
+    """What was tried is the control's rate, and the recipe's own may be another."""
+    student = replace(PROFILES["base"].student, learning_rate=0.25)
+    tried = {"learning_rate_factor": 3.0, "learning_rate": 0.01}
+    write_record({"student": tried}, tmp_path / "pilot.json")
     found = read_rates(tmp_path / "pilot.json", student)
-    assert found == replace(student, learning_rate=0.25)
+    assert found == replace(student, learning_rate=0.75)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "no", '{"student": {"learning_rate": "high"}}'])
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "no", '{"student": {"learning_rate_factor": "high"}}']
+)
 def test_other_files_are_refused(content, tmp_path) -> None:
     file = tmp_path / "pilot.json"
     file.write_text(content)

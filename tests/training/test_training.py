@@ -893,6 +893,27 @@ def test_a_run_stopped_after_an_epoch_continues_exactly(
     assert figures(its_history) == figures(history)
 
 
+@pytest.mark.parametrize("stop_after", [1, 3])  # of three epochs
+def test_who_was_interrupted_after_an_epoch_is_told_of_it_again(
+    stop_after, clip, pixels, features, targets, tmp_path
+) -> None:
+    given, path, told = (clip, pixels, features, targets), tmp_path / "state.safetensors", []
+    run, raising = run_student(replace(STUDENT, epochs=3)), [True, True, False]
+
+    def look(_, history) -> None:
+        told.append(len(history))
+        if len(history) == stop_after and raising.pop(0):
+            raise Stop
+        history[-1]["val"] = 0.5
+
+    for _ in range(2):
+        with pytest.raises(Stop):
+            run(*given, path, look)
+    _, history = run(*given, path, look)
+    assert [row["val"] for row in history] == [0.5] * 3
+    assert told == sorted([1, 2, 3, stop_after, stop_after])
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_stopped_within_an_epoch_continues_exactly(
