@@ -83,7 +83,7 @@ def curate(
     """
     require_writable(out)
     from dclip_kit.data import curate as draw
-    from dclip_kit.data import read_captioned, recognise_format
+    from dclip_kit.data import read_captioned
     from dclip_kit.data.splits import read_evaluation
 
     folders = {"coco": coco, "flickr30k": flickr30k, "conceptual_captions": conceptual_captions}
@@ -91,9 +91,8 @@ def curate(
     datasets = {}
     for name, path in folders.items():
         if path:
-            # Karpathy's training split includes restval. Only the drawn pictures are decoded.
-            split = "train+restval" if recognise_format(path) == "karpathy" else "train"
-            datasets[name] = read_captioned(path, split=split, checks="names").dataset
+            # Only the drawn pictures are decoded.
+            datasets[name] = read_captioned(path, split="train", checks="names").dataset
     record = draw(datasets, out, evaluation, seed=seed, by_content=leak_guard == "content")
     for name in datasets:
         count = record["counts"][name]
@@ -127,7 +126,7 @@ def detect(
             from people you trust); a .json with another detector's boxes, as this command writes
             it; "crops", five fixed ones; or one of the others with these, such as "pocket+crops".
         confidence: what a region's confidence must exceed, 0 to 1.
-        max_regions: the most regions a picture.
+        max_regions: the most regions a picture; fixed crops come beside.
         drawn: a folder for the pictures with their boxes drawn in.
         device: auto, cpu, cuda:0, …
     """

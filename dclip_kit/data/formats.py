@@ -9,7 +9,7 @@ from pathlib import Path
 from dclip_kit.config import FORMATS
 from dclip_kit.data.collect import Checks, PlacedRow, UsableImages, collect
 from dclip_kit.data.columns import SPLIT_OF
-from dclip_kit.data.hub import TABLE, is_dataset, unpack_dataset
+from dclip_kit.data.hub import TABLE, has_parquet, is_dataset, unpack_dataset
 from dclip_kit.data.paths import is_picture, walk_files
 from dclip_kit.data.readers import (
     MANIFEST,
@@ -237,6 +237,8 @@ def recognise_format(
     if not path.exists() and format != "datasets":
         raise ValueError(f"Expected a file or folder at {path}, found nothing; check the path.")
     found = {format: path} if format else find_formats(path)
+    if not found and has_parquet(path):
+        found = {"datasets": path}
     if len(found) > 1:
         files = ", ".join(f"{format} ({file.name})" for format, file in found.items())
         raise ValueError(

@@ -6,6 +6,7 @@ files out, and takes captions like "None" for missing ones.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,12 +26,16 @@ _PARQUET = ("*.parquet", "data/*.parquet")  # as in repositories on the hub
 
 
 def is_dataset(path: Path | str) -> bool:
-    """Whether `unpack_dataset` reads what is at a path."""
+    """Whether a path is clearly a data set's: on the hub, saved as Arrow, or a parquet file."""
     path = Path(path)
     if str(path).startswith(PREFIX) or path.suffix == ".parquet":
         return True
-    parquet = (file for pattern in _PARQUET for file in path.glob(pattern))
-    return any((path / name).is_file() for name in _ARROW) or any(parquet)
+    return any((path / name).is_file() for name in _ARROW)
+
+
+def has_parquet(folder: Path) -> bool:
+    """Whether a folder has parquet files, which may also be notes beside data in another format."""
+    return any(file for pattern in _PARQUET for file in folder.glob(pattern))
 
 
 def unpack_dataset(reference: str) -> Path:
@@ -115,6 +120,18 @@ def _write_pictures(
         file_name = f"{split or 'all'}/{number:09d}{suffix}"
         if picture.get("bytes"):
             (folder / file_name).write_bytes(picture["bytes"])
-        elif picture.get("path") and Path(picture["path"]).is_file():
+        elif picture.get("path") and _is_own(datasets, Path(picture["path"]), reference):
             shutil.copyfile(picture["path"], folder / file_name)
         yield {"image": file_name, "captions": row[caption_columns[0]], "split": split}
+
+
+def _is_own(datasets: Any, path: Path, reference: str) -> bool:
+    """Whether a file belongs to a data set: a path in a table of others may lead anywhere."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    place = Path(reference)
+    folders = [Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
+    if not reference.startswith(PREFIX):
+        folders.append(place if place.is_dir() else place.parent)
+    real = Path(os.path.realpath(path))
+    return real.is_file() and any(real.is_relative_to(os.path.realpath(x)) for x in folders)

@@ -277,13 +277,12 @@ def _begin(file: Path | str | io.BytesIO, side: int | None) -> Image.Image:
     except ImportError as error:  # ultralytics' Image.open wants a package for what it cannot read
         raise UnidentifiedImageError("cannot identify image file") from error
     # Pillow itself only warns up to twice this size, which takes 0.7 GB as RGBA.
-    limit, (short, long) = Image.MAX_IMAGE_PIXELS or float("inf"), sorted(picture.size)
-    # CLIP's own resizing makes the shorter side `side` pixels long, and a sliver enormous.
-    if short * long > limit or (side and long * side * side > limit * short):
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and picture.width * picture.height > limit:
         picture.close()
         raise ValueError(
-            f"{picture.width}×{picture.height} pixels, as they are or resized more than the "
-            f"{limit} that PIL.Image.MAX_IMAGE_PIXELS allows: a decompression bomb?"
+            f"{picture.width}×{picture.height} pixels, more than the {limit} that "
+            "PIL.Image.MAX_IMAGE_PIXELS allows: a decompression bomb?"
         )
     # Only a JPEG can be decoded at a fraction of its size; for other formats this does nothing.
     least = float("inf") if side is None else _ENOUGH * side

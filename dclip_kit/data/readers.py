@@ -5,6 +5,7 @@ To read another format, write a generator and add it to `READERS`.
 """
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -36,6 +37,8 @@ PICTURE_COLUMNS = ("image", "file_name")
 CAPTION_COLUMNS = ("captions", "caption", "text")
 MANIFEST = "dclip-kit manifest 1"  # the format of the file that `curate` writes
 MOST_BYTES = 1 << 27  # of a file in a shard, which is read whole
+# What systems say of a name that cannot be a file's: too long, or a folder's already.
+_ODD_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL}
 _REFUSED = "refused.json"  # what unpacking left out, reported whenever the cache is read
 _COCO_NAME = re.compile(r"captions_(train|val|test)(.*)\.json")
 _SHARD_OF_SPLIT = re.compile(
@@ -91,7 +94,9 @@ def read_table(file: Path, images: Path) -> Iterator[Row]:
             for columns in (PICTURE_COLUMNS, CAPTION_COLUMNS)
         )
         picture = picture.strip() if isinstance(picture, str) else picture
-        yield Row(where, picture, captions, row.get(split), not_splits=not_splits)
+        # A column without a name, as pandas writes one of row numbers, is not the split's.
+        value = row.get(split) if split else None
+        yield Row(where, picture, captions, value, not_splits=not_splits)
 
 
 def _read_cells(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -310,7 +315,7 @@ def unpack_shards(path: Path, shards: list[Path]) -> Path:
 
 def _unpack(shard: Path, shard_name: str, folder: Path, refused: dict[str, str]) -> None:
     """Writes the pictures, texts and notes of a shard; other members are ignored."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # that of train.tar has the one of train-0.tar in it
     for name, content in read_members(shard, PICTURE_SUFFIXES | {".txt", ".json"}):
         place = f"{shard_name}:{ascii(name)[1:-1]}" if name else shard_name
         if isinstance(content, str):
@@ -322,6 +327,10 @@ def _unpack(shard: Path, shard_name: str, folder: Path, refused: dict[str, str])
             path.write_bytes(content)
         except ValueError:
             refused[place] = "its name leads out of the shard"
+        except OSError as error:
+            if error.errno not in _ODD_NAME:
+                raise
+            refused[place] = f"its name cannot be a file's here ({error.strerror})"
 
 
 def read_members(shard: Path, suffixes: Collection[str]) -> Iterator[tuple[str, bytes | str]]:

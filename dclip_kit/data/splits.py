@@ -22,6 +22,7 @@ from typing import Any
 
 from dclip_kit.data.collect import UsableImages, drop_unusable, list_reasons
 from dclip_kit.data.formats import find_formats, read_captioned, read_format, recognise_format
+from dclip_kit.data.hub import has_parquet, is_dataset
 from dclip_kit.data.leaks import (
     OWN,
     EvaluationIndex,
@@ -346,7 +347,9 @@ def read_uncaptioned(
         ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     folder = Path(path)
-    if not folder.is_dir() or find_formats(folder).keys() - {"files", "csv", "jsonl"}:
+    beside = find_formats(folder).keys() if folder.is_dir() else set()
+    in_tables = is_dataset(path) or (not beside and has_parquet(folder))
+    if in_tables or not folder.is_dir() or beside - {"files", "csv", "jsonl"}:
         usable = read_format(path, None, None, "all", "pictures")
     else:  # texts and tables beside the pictures are not read: they may not list all of them
         paths = tuple(folder / name for name in walk_files(folder) if is_picture(name))
@@ -376,8 +379,8 @@ def read_uncaptioned(
 def halve_labelled(dataset: LabelledImages, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
     """Divides labelled pictures into a half to choose on and a half to measure on.
 
-    The pictures of each class, ordered by a digest of the seed and of their names, go to the two
-    halves in turn.
+    The pictures of each class, ordered by a digest of the seed, of their places in the data set and
+    of their names, go to the two halves in turn; so one picture more may change the halves.
     """
     digests = [
         hashlib.sha256(f"{seed} {i} {path.name}".encode(errors="surrogateescape")).hexdigest()

@@ -17,6 +17,7 @@ from dclip_kit.data import (
     read_labelled,
 )
 from dclip_kit.data.formats import find_formats, recognise_format
+from dclip_kit.data.hub import is_dataset
 from dclip_kit.data.labelled import LABELLED_READERS
 from dclip_kit.data.pictures import SPLITS, require_imagehash
 from dclip_kit.data.pocket import world as pocket
@@ -93,7 +94,7 @@ def require_data(profile: Profile) -> None:
     if profile.anchor_texts:
         read_anchors(profile.anchor_texts)
     source = locate_uncaptioned(profile)
-    if source and not is_pocket(source) and not Path(source).exists():
+    if source and not (is_pocket(source) or is_dataset(source) or Path(source).exists()):
         raise ValueError(
             f"Expected pictures to learn from at {source}, found nothing; check --uncaptioned."
         )

@@ -109,9 +109,9 @@ class FrozenFeatures:
 
     def first_texts(self) -> Int[Tensor, "captioned"]:
         """The index of each captioned picture's first caption, in the pictures' order."""
-        image_of_text = self.image_of_text
-        captioned = image_of_text.unique().tolist()
-        return torch.stack([(image_of_text == image).nonzero()[0, 0] for image in captioned])
+        order = self.image_of_text.argsort(stable=True)
+        owners = self.image_of_text[order]
+        return order[owners.diff(prepend=owners.new_tensor([-1])) > 0]
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file, atomically."""

@@ -1,5 +1,7 @@
 """Regions without a detector of ours: the boxes of any other one, in a file, and fixed crops."""
 
+import filecmp
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -31,11 +33,13 @@ class StoredBoxes:
         names: all labels.
         file: where they were read.
         regions: of each picture, by its path below the folder that has all of them.
+        root: that folder, which may have moved since.
     """
 
     names: tuple[str, ...]
     file: Path
     regions: dict[PurePath, Regions]
+    root: PurePath
 
     def find(self, path: Path | str | None, size: tuple[int, int]) -> Regions:
         """A picture's regions; the whole picture if the file does not list it.
@@ -68,7 +72,9 @@ class StoredBoxes:
             )
         parts = PurePath(path).parts
         ends = (PurePath(*parts[start:]) for start in range(len(parts)))
-        return next((end for end in ends if end in self.regions), None)
+        key = next((end for end in ends if end in self.regions), None)
+        # Another folder may have another picture of that name.
+        return key if key is None or _may_be(Path(self.root / key), Path(path)) else None
 
     def count_unlisted(self, paths: Sequence[Path]) -> int:
         """How many pictures the file does not list.
@@ -96,7 +102,7 @@ def read_boxes(file: Path, confidence: float = 0.0, max_regions: int = 1000) -> 
     Args:
         file: the .json.
         confidence: what a region's confidence must exceed.
-        max_regions: the most regions a picture, by falling confidence.
+        max_regions: the most regions a picture, by falling confidence; fixed crops come beside.
 
     Raises:
         ValueError: it has another form, a picture twice, or a box that does not fit its picture.
@@ -111,7 +117,9 @@ def read_boxes(file: Path, confidence: float = 0.0, max_regions: int = 1000) -> 
         root = _common_folder([PurePath(path) for path in entries])
         for path, entry in entries.items():
             kept = [each for each in entry["regions"] if each["confidence"] > confidence]
-            kept = sorted(kept, key=lambda each: -each["confidence"])[:max_regions]
+            kept = sorted(kept, key=lambda each: -each["confidence"])
+            fixed = [each for each in kept if each["label"] in CROP_NAMES]  # beyond those found
+            kept = [each for each in kept if each["label"] not in CROP_NAMES][:max_regions] + fixed
             labels = [str(each["label"]) for each in kept]
             names |= dict.fromkeys(labels)
             found = Regions.from_boxes(
@@ -127,7 +135,7 @@ def read_boxes(file: Path, confidence: float = 0.0, max_regions: int = 1000) -> 
             f"({type(error).__name__}: {str(error)[:200]}); write each picture's path, width, "
             "height and regions (label, confidence, xyxy)."
         ) from error
-    return StoredBoxes(tuple(sorted(names)), file, regions)
+    return StoredBoxes(tuple(sorted(names)), file, regions, root)
 
 
 def add_crops(regions: Regions) -> Regions:
@@ -146,6 +154,12 @@ def add_crops(regions: Regions) -> Regions:
         regions.image_size,
         dropped=regions.dropped,
     )
+
+
+def _may_be(stored: Path, path: Path) -> bool:
+    """Whether boxes of one file can be another's: unless both exist and differ."""
+    both = stored.is_file() and path.is_file()
+    return not both or os.path.samefile(stored, path) or filecmp.cmp(stored, path, shallow=False)
 
 
 def _common_folder(paths: Sequence[PurePath]) -> PurePath:

@@ -21,6 +21,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose
+from torchvision.transforms.functional import center_crop
 
 from dclip_kit.runtime.files import (
     asset_path,
@@ -34,6 +35,7 @@ CONFIG_FILE = "open_clip_config.json"
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 # In the order in which open_clip looks for them in a repository.
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_LONGEST = 100  # times the shorter side, of a picture that is resized by it
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,10 @@ class ClipBundle:
     def to_pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """The preprocessed picture as bytes: a quarter of the memory, and exact."""
         *steps, _, _ = self.preprocess.transforms  # without conversion to floats and normalisation
+        short, long = sorted(picture.size)
+        # Resized by its shorter side, a sliver would fill the memory; only its middle is kept.
+        if isinstance(getattr(steps[0], "size", None), int) and long > _LONGEST * short:
+            picture = center_crop(picture, [min(x, _LONGEST * short) for x in picture.size[::-1]])
         for step in steps:
             picture = step(picture)
         # Called in the threads that read pictures: in each of them, torch's own functions would

@@ -25,7 +25,7 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, read_picture
 from dclip_kit.runtime.files import cache_path, fingerprint
 from dclip_kit.runtime.printing import say
-from dclip_kit.search.index import Hits, SearchIndex
+from dclip_kit.search.index import Hits, SearchIndex, stable_topk
 from dclip_kit.search.rescoring import NNN, Rescoring
 
 _BATCH = 256  # pictures to embed and save at a time, in memory as bytes of CLIP's input size
@@ -68,8 +68,10 @@ class PictureIndex:
             return self.vectors.search(query, top_k)[0]
         vectors = torch.cat(list(self.vectors.shards.values()))
         bias = rescoring.measure_bias(references, vectors)
-        scores, images = rescoring.apply(query @ vectors.T, bias)[0].topk(min(top_k, len(vectors)))
-        return Hits(tuple(images.tolist()), tuple(scores.tolist()))
+        scores, images = stable_topk(rescoring.apply(query @ vectors.T, bias), top_k)
+        found = images[0].tolist()
+        ids = tuple(self.vectors.ids[image] for image in found)
+        return Hits(tuple(found), tuple(scores[0].tolist()), ids)
 
 
 def find_pictures(place: Path) -> list[Path]:

@@ -273,15 +273,15 @@ def find_nearest(
     for batch in queries.split(_QUERIES):
         best, rows, start = batch[:, :0], batch[:, :0].long(), 0
         for tile in tiles:
-            tile_scores, tile_rows = _stable_topk(batch @ tile.T, top_k)
-            best, order = _stable_topk(torch.cat([best, tile_scores], dim=1), top_k)
+            tile_scores, tile_rows = stable_topk(batch @ tile.T, top_k)
+            best, order = stable_topk(torch.cat([best, tile_scores], dim=1), top_k)
             rows = torch.cat([rows, tile_rows + start], dim=1).gather(1, order)
             start += len(tile)
         results.append((best, rows))
     return torch.cat([best for best, _ in results]), torch.cat([rows for _, rows in results])
 
 
-def _stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`torch.topk`, but of equal scores it takes the earlier ones."""
     best, indices = scores.topk(min(k + 1, scores.shape[1]))
     tied = (best[:, 1:] == best[:, :-1]).any(1)

@@ -1,5 +1,6 @@
 """Data sets of Hugging Face's library, read by its own rules and without a network."""
 
+import io
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from PIL import Image
 
 from dclip_kit.data import open_picture, read_captioned, recognise_format
 from dclip_kit.data.hub import is_dataset
-from dclip_kit.data.splits import inspect_data, read_splits
+from dclip_kit.data.splits import inspect_data, read_splits, read_uncaptioned
+from tests.data.test_shards import write_shard
 
 datasets = pytest.importorskip("datasets")
 
@@ -102,6 +104,47 @@ def test_a_picture_that_is_missing_is_named_and_the_others_stay(tmp_path) -> Non
     made.cast_column("image", datasets.Image()).to_parquet(tmp_path / "a.parquet")
     found = read_captioned(tmp_path / "a.parquet", split="all")
     assert len(found.dataset) == 3 and len(found.unusable) == 1
+
+
+def test_a_path_in_a_table_of_others_leads_to_no_file_of_mine(tmp_path, monkeypatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("private.png", "data/own.png"):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / name)
+    (tmp_path / "data/link.png").symlink_to(tmp_path / "private.png")
+    paths = [tmp_path / "private.png", "private.png", "data/../private.png", "data/link.png"]
+    pictures = [{"bytes": None, "path": str(path)} for path in (*paths, tmp_path / "data/own.png")]
+    made = datasets.Dataset.from_dict({"image": pictures, "text": list("abcde")})
+    made.cast_column("image", datasets.Image()).to_parquet(tmp_path / "data/a.parquet")
+    found = read_captioned(tmp_path / "data/a.parquet", split="all")
+    assert found.dataset.texts == ["e"] and len(found.unusable) == 4
+
+
+@pytest.mark.parametrize("kind", ["files", "shards"])
+def test_notes_of_img2dataset_are_no_data_set(kind, tmp_path) -> None:
+    """Beside each folder or tar it writes a parquet of addresses."""
+    web, members = tmp_path / "web", {}
+    for number in range(3):
+        stream = io.BytesIO()
+        Image.new("RGB", (16, 16), (50 * number, 0, 0)).save(stream, "JPEG")
+        members |= {f"{number:09d}.jpg": stream.getvalue(), f"{number:09d}.txt": b"red"}
+    if kind == "shards":
+        write_shard(web / "00000.tar", members)
+    else:
+        (web / "00000").mkdir(parents=True)
+        for name, content in members.items():
+            (web / "00000" / name).write_bytes(content)
+    notes = {"url": ["http://a"], "status": ["success"], "caption": ["red"]}
+    datasets.Dataset.from_dict(notes).to_parquet(web / "00000.parquet")
+    assert recognise_format(web) == kind
+    assert read_captioned(web, split="all").dataset.texts == ["red"] * 3
+
+
+def test_pictures_without_captions_may_be_one(layout, splits, tmp_path) -> None:
+    splits.save_to_disk(tmp_path / "arrow")
+    for place in (layout, tmp_path / "arrow", f"hf:{layout}", layout / "data"):
+        found, _ = read_uncaptioned(place, ())
+        assert len(found) == 15 and not any(found.captions)
 
 
 @pytest.mark.parametrize("lacks", ["image", "text"])

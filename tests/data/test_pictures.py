@@ -143,16 +143,6 @@ def test_one_pixel_and_slivers_are_pictures(tmp_path, size) -> None:
     assert picture.size == size and picture.getpixel((0, 0)) == (0, 0, 128)
 
 
-def test_a_sliver_that_would_be_resized_into_a_bomb_is_an_error(tmp_path) -> None:
-    path = tmp_path / "sliver.png"
-    Image.new("L", (1, 2000)).save(path)
-    assert open_picture(path, 64).size == (1, 2000)
-    with pytest.raises(ValueError, match=r"sliver\.png.*1×2000 pixels, as they are or resized"):
-        open_picture(path, 224)  # 224 × 448,000
-    with pytest.raises(ValueError, match="1×2000 pixels"):
-        decode_picture(path.read_bytes(), 224)
-
-
 @pytest.mark.parametrize("side", [20, 14, 11])  # Pillow would read 14 × 10 with a warning only
 def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch, side) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -280,7 +270,7 @@ def test_pixels_of_what_cannot_be_read_are_told_when_it_is_opened(tmp_path, monk
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         assert count_pixels(tmp_path / "bomb.jpg") == 1
-        with pytest.raises(ValueError, match=r"256×192 pixels, .*more than the 49151 .*bomb"):
+        with pytest.raises(ValueError, match=r"256×192 pixels, more than the 49151 .*bomb"):
             open_picture(tmp_path / "bomb.jpg", 6)  # though it would be decoded smaller
 
 

@@ -129,6 +129,26 @@ def test_what_fails_half_way_leaves_no_cache(shards, cache, monkeypatch, error) 
     assert not list(cache.iterdir())
 
 
+def test_members_whose_names_cannot_be_files_are_named(tmp_path) -> None:
+    members = {
+        "a.jpg": jpeg("red"),
+        "a.txt": b"a cat",
+        "x" * 300 + ".jpg": jpeg("blue"),
+        "a.jpg/b.jpg": jpeg("blue"),
+    }
+    write_shard(tmp_path / "web/0.tar", members)
+    found = read_shards(tmp_path / "web")
+    assert found.dataset.texts == ["a cat"] and len(found.unusable) == 2
+    assert all("its name cannot be a file's here" in reason for reason in found.unusable.values())
+
+
+def test_shards_lie_together_with_and_without_a_number(tmp_path) -> None:
+    for number, name in enumerate(("train.tar", "train-0.tar")):
+        members = {f"{number}.jpg": jpeg("red"), f"{number}.txt": b"a cat"}
+        write_shard(tmp_path / "web" / name, members)
+    assert read_shards(tmp_path / "web", split="all").dataset.texts == ["a cat", "a cat"]
+
+
 def test_a_full_disk_is_no_property_of_a_member(shards, monkeypatch) -> None:
     def fail(*_) -> None:
         raise OSError(28, "No space left on device")

@@ -50,6 +50,13 @@ def test_csv_joins_the_rows_of_a_picture_and_names_what_it_cannot_use(folder) ->
     assert found.unusable.keys() == rows.keys() | pictures
 
 
+def test_pandas_numbers_of_rows_are_no_splits(folder) -> None:
+    """`DataFrame.to_csv()` writes them into a first column without a name."""
+    (folder / "captions.csv").write_text(",image,caption\n0,a.jpg,a cat\n1,b.png,a dog")
+    found = read_table(folder, split="val")
+    assert found.dataset.texts == ["a cat", "a dog"] and not found.unusable
+
+
 def test_a_printed_list_is_no_caption(folder) -> None:
     rows = [
         "image,caption,things",

@@ -371,7 +371,11 @@ def test_any_choice_comes_in_its_order_and_padded(features) -> None:
     assert torch.equal(token[1, 0].half(), features.token[0])
 
 
-def test_the_first_caption_of_each_captioned_picture(features) -> None:
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_first_caption_of_each_captioned_picture(shuffled, features) -> None:
+    if shuffled:
+        order = torch.randperm(len(features.image_of_text), generator=torch.manual_seed(0))
+        features = replace(features, image_of_text=features.image_of_text[order])
     first = features.first_texts()
     owners = features.image_of_text[first].tolist()
     assert owners == sorted(set(features.image_of_text.tolist()))  # picture 0 has none

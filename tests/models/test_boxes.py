@@ -97,6 +97,20 @@ def test_two_pictures_do_not_share_boxes(tmp_path) -> None:
         stored.count_unlisted([Path("x/a.png"), Path("y/a.png")])
 
 
+def test_another_folders_picture_of_that_name_is_not_listed(tmp_path) -> None:
+    here, there, copied = (tmp_path / name / "0.png" for name in ("here", "there", "copied"))
+    for path, colour in ((here, "red"), (there, "blue"), (copied, "red")):
+        path.parent.mkdir()
+        Image.new("RGB", (40, 20), colour).save(path)
+    names = {str(path.with_suffix("")): [region()] for path in (here, here.with_name("1.png"))}
+    stored = read_boxes(write(tmp_path / "boxes.json", **names))
+    assert stored.find(here, (40, 20)).label == stored.find(copied, (40, 20)).label == ("dog",)
+    assert stored.find(there, (40, 20)).is_whole_image
+    assert stored.count_unlisted([there, here]) == 1
+    here.unlink()  # a folder that has moved
+    assert stored.find(there, (40, 20)).label == ("dog",)
+
+
 def test_boxes_of_another_size_are_refused(tmp_path, picture) -> None:
     file = write(tmp_path / "boxes.json", b=[region()])
     Image.new("RGB", (20, 40)).save(picture)
@@ -171,6 +185,13 @@ def test_crops_follow_boxes(tmp_path) -> None:
     stored = read_boxes(write(tmp_path / "boxes.json", a=[region()]))
     found = add_crops(stored.find("a.png", (40, 20)))
     assert found.label == ("dog", *CROP_NAMES) and found.xyxy[0].tolist() == [1, 2, 11, 12]
+
+
+def test_crops_in_a_file_take_no_detections_place(tmp_path) -> None:
+    found = [region(str(number), number / 10) for number in range(1, 4)]
+    crops = [region(name, 1.0) for name in CROP_NAMES]
+    stored = read_boxes(write(tmp_path / "boxes.json", a=found + crops), 0.0, 2)
+    assert stored.find("a.png", (40, 20)).label == ("3", "2", *CROP_NAMES)
 
 
 def test_a_detector_is_named_with_crops_or_without(tmp_path, picture) -> None:

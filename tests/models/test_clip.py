@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -389,6 +390,21 @@ def test_a_repository_that_is_not_whole_on_disk_is_one_sentence_at_once(
         load_clip("hf-hub:org/name")
     assert time.monotonic() - began < 5
     assert "\n" not in str(caught.value)
+
+
+def test_the_middle_of_a_sliver_is_what_is_left_of_it(clip) -> None:
+    """Resized by its shorter side, this one would take gigabytes."""
+    for size in ((1, 3_000_000), (3_000_000, 1)):
+        assert clip.to_pixels(Image.new("RGB", size, "navy")).unique().tolist() == [0, 128]
+    sliver = Image.new("RGB", (2, 300), "red")
+    sliver.paste("blue", (0, 140, 2, 160))
+    (*resize, _, _), side = clip.preprocess.transforms, clip.side
+    whole = resize[0](sliver)
+    for step in resize[1:]:
+        whole = step(whole)
+    found = clip.to_pixels(sliver).permute(1, 2, 0).int()
+    assert found.shape == (side, side, 3)
+    assert (found - torch.tensor(np.asarray(whole)).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])

@@ -15,7 +15,7 @@ from PIL import Image
 from dclip_kit.models.encode import encode_images
 from dclip_kit.search import folder_index as index
 from dclip_kit.search.folder_index import PictureIndex, find_pictures, index_pictures
-from dclip_kit.search.index import search_images
+from dclip_kit.search.index import SearchIndex, search_images
 
 
 @pytest.fixture
@@ -230,3 +230,15 @@ def test_work_that_is_stopped_between_batches_keeps_what_is_embedded(
     again = index_pictures(clip, folder, cache, on_batch=lambda *step: told.append(step))
     assert told[3:] == [(0, 2)] and encoded == [2, 2, 2]
     assert len(again.paths) == 6 and again.embedded == 2
+
+
+def test_of_equal_scores_the_earlier_comes_first_rescored_or_not(tmp_path) -> None:
+    features = torch.eye(3).repeat(40, 1)
+    names = [f"{number}.png" for number in range(len(features))]
+    vectors = SearchIndex(tmp_path)
+    vectors.append(names, features)
+    found = PictureIndex(tuple(map(Path, names)), vectors, {}, 0, 0)
+    for references in (None, torch.eye(3)):
+        hits = found.search(torch.eye(3)[:1], 5, references)
+        assert hits.images == (0, 3, 6, 9, 12)
+        assert hits.ids == tuple(names[image] for image in hits.images)
