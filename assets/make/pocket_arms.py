@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from assets.make.study import Study, read_study, teacher_place
+from assets.make.study import Study, arm_place, read_study, teacher_place
 from dclip_kit.evaluation.arms import write_card
 from dclip_kit.evaluation.seen import SEEN, TRAINING
 from dclip_kit.models.teacher import kind_of, load_teacher, save_teacher
@@ -39,7 +39,7 @@ def copy_arms(study: Study, work: Path, folder: Path, seed: int = 0) -> None:
     arms = {arm.name: arm for arm in study.arms}
     for name in ARMS:
         target = folder / name
-        shutil.copytree(work / "arms" / f"seed-{seed}" / name, target, dirs_exist_ok=True)
+        shutil.copytree(arm_place(work, study, name, seed), target, dirs_exist_ok=True)
         write_card(target, MEASURED.format(name=name))
     for name, kind in TAUGHT.items():
         source, target = teacher_place(work, arms[name], seed) / kind, folder / kind

@@ -22,6 +22,7 @@ from dclip_kit.config import (
     CONTROL,
     Profile,
     RegionSettings,
+    StudentSettings,
     apply_recipe,
     change_settings,
     get_profile,
@@ -142,7 +143,7 @@ class Study:
     Attributes:
         path: of the TOML file.
         profile: the settings of all arms.
-        control: how the control trains, which may teach an arm.
+        control: the control, which may teach an arm: the study's own, if it has a row.
         seeds: of each arm's trainings.
         gallery: the number of pictures searched at a time; 0 for all.
         compositions: items of each kind to measure arms on, too; 0 for none.
@@ -152,7 +153,7 @@ class Study:
 
     path: Path
     profile: Profile
-    control: Profile
+    control: StudyArm
     seeds: tuple[int, ...]
     gallery: int
     compositions: int
@@ -169,8 +170,7 @@ class Study:
         measured |= {"gallery": self.gallery}
         if self.compositions:
             measured["compositions"] = self.compositions
-        if self.alphas != ALPHAS:
-            measured["alphas"] = list(self.alphas)
+        measured["alphas"] = list(self.alphas)
         return {**arm.describe(seed), "measured": measured}
 
     def seeds_of(self, arm: StudyArm) -> tuple[int, ...]:
@@ -199,14 +199,18 @@ def read_study(path: Path) -> Study:
         seeds, arms = tuple(content.pop("seeds")), content.pop("arms")
         gallery, compositions = content.pop("gallery", 0), content.pop("compositions", 0)
         alphas = tuple(content.pop("alphas", ALPHAS))
+        if not alphas or list(alphas) != sorted({*alphas}) or not 0 < alphas[0] <= alphas[-1] <= 1:
+            raise ValueError("alphas ascend from above 0 to at most 1")
         profile = change_settings(profile, content)
         if arms["clip"] != {"recipe": "none"}:
             raise ValueError("clip is the untouched one")
         if {"seed", "selection"} & content.keys():
             raise ValueError("seed and selection have no effect; give seeds")
         study_arms = tuple(_read_arm(profile, content, *arm) for arm in arms.items())
+        own = (arm for arm in study_arms if arm.name == CONTROL and arm.profile)
         # Settings for all arms override the control recipe's rates, as for the arms.
-        control = change_settings(apply_recipe(profile, CONTROL), content)
+        unshown = StudyArm(CONTROL, change_settings(apply_recipe(profile, CONTROL), content))
+        control = next(own, unshown)
         return Study(path, profile, control, seeds, gallery, compositions, alphas, study_arms)
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -412,7 +416,8 @@ def has_record(study: Study, arm: StudyArm, seed: int) -> bool:
     current = study.describe(arm, seed)
     # Older records lack these and newer settings, which had the defaults. Compositions that were
     # not measured cannot be filled in.
-    defaults = {"measured": {k: v for k, v in current["measured"].items() if k != "compositions"}}
+    measured = {k: v for k, v in current["measured"].items() if k != "compositions"}
+    defaults = {"measured": measured | {"alphas": list(ALPHAS)}}
     if arm.profile:
         defaults["profile"] = Profile("", "", None).as_dict()
     recorded = read_record(path, lambda record: _fill(record["settings"], defaults))
@@ -433,6 +438,11 @@ def _fill(record: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]
         if name in record
     }
     return {**defaults, **record, **filled}
+
+
+def arm_place(work: Path, study: Study, name: str, seed: int) -> Path:
+    """The folder of a trained arm in the work of studies, whose arms may have the same names."""
+    return work / "arms" / study.path.stem / f"seed-{seed}" / name
 
 
 def teacher_place(work: Path, arm: StudyArm, seed: int) -> Path:
@@ -583,7 +593,7 @@ class _Workshop:
         round_changed(self.clip, rounded)
         source = profile.uncaptioned if profile.student.uncaptioned_batch else ""
         origin = describe_origin(replace(profile, seed=seed), self.clip)
-        folder = self.place / "arms" / f"seed-{seed}" / name
+        folder = arm_place(self.place, self.study, name, seed)
         save_arm(replace(arm, clip=rounded), folder, origin, self._describe_seen(source))
 
     def _ask_compositions(self, clip: ClipBundle) -> dict[str, dict[str, str]] | None:
@@ -599,15 +609,8 @@ class _Workshop:
 
     def _train(self, arm: StudyArm, profile: Profile) -> tuple[StudentRun, int, dict[str, Any]]:
         """Trains a student; returns it, its number of steps, and its teacher's choice and probe."""
-        captioned, student = self.captioned(profile.regions, arm.captions), profile.student
-        steps = len(plan_epoch(captioned.features, student, profile.seed, 0))  # of an epoch
-        if arm.steps:
-            student = replace(student, epochs=max(1, round(arm.steps / steps)))
-            if abs(student.epochs * steps / arm.steps - 1) > 0.1:
-                say(
-                    f"{arm.name} trains {student.epochs * steps:,} steps for {arm.steps:,}, in "
-                    f"whole epochs of {steps:,}."
-                )
+        captioned = self.captioned(profile.regions, arm.captions)
+        student, steps = _choose_epochs(arm, profile, captioned)
         teacher: Any = None
         uncaptioned, taught = None, dict[str, Any]()
         if student.distillation_weight:
@@ -645,17 +648,33 @@ class _Workshop:
 
     def _train_control(self, arm: StudyArm, profile: Profile) -> ClipBundle:
         """The control, trained once by its own settings, for its own row and as a teacher."""
-        control = replace(self.study.control, seed=profile.seed)
+        control_arm = replace(self.study.control, captions=arm.captions, rescoring=None)
+        assert control_arm.profile
+        control = replace(control_arm.profile, seed=profile.seed)
         captioned = self.captioned(control.regions, arm.captions)
         sets = prepare_evaluation(self.clip, self.data)
         training_set = prepare_training(self.clip, captioned, sets, control.selection)
-        key = digest_record(
-            replace(arm, profile=control, steps=0, rescoring=None).describe(profile.seed)
-        )
+        key = digest_record(control_arm.describe(profile.seed))
         state = self.states and self.states / f"student-{key}.safetensors"
         terms = prepare_terms(control, self.clip, captioned)
-        student, seed = control.student, profile.seed
+        (student, _), seed = _choose_epochs(control_arm, control, captioned), profile.seed
         return train_arm(self.clip, training_set, terms, student, seed=seed, checkpoint=state).clip
+
+
+def _choose_epochs(
+    arm: StudyArm, profile: Profile, captioned: EncodedPictures
+) -> tuple[StudentSettings, int]:
+    """A student's settings, with about as many steps as its arm says; and the steps of an epoch."""
+    student = profile.student
+    steps = len(plan_epoch(captioned.features, student, profile.seed, 0))
+    if arm.steps:
+        student = replace(student, epochs=max(1, round(arm.steps / steps)))
+        if abs(student.epochs * steps / arm.steps - 1) > 0.1:
+            say(
+                f"{arm.name} trains {student.epochs * steps:,} steps for {arm.steps:,}, in whole "
+                f"epochs of {steps:,}."
+            )
+    return student, steps
 
 
 def _retention(measurement: Measurement, base: Measurement) -> float:

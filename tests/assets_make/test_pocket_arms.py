@@ -39,7 +39,7 @@ def worked(clip, captioned, tmp_path: Path) -> Path:
         tuned = clone_clip(clip)
         with torch.no_grad():
             tuned.model.visual.proj += number
-        save_arm(Arm(tuned, number / 10), work / "arms/seed-0" / name, origin, seen)
+        save_arm(Arm(tuned, number / 10), work / "arms/s/seed-0" / name, origin, seen)
     arms = {arm.name: arm for arm in study.arms}
     for name, settings in (("dclip", profile.teacher), ("region_taught", profile.region_teacher)):
         run = TeacherRun(build_teacher(32, settings), settings, [{"epoch": 1, "name": name}])
@@ -56,7 +56,7 @@ def test_arms_and_both_teachers_are_copied(worked, clip, tmp_path: Path, capsys)
         arm = load_arm(folder / name)
         assert arm.alpha == number / 10
         assert torch.equal(arm.clip.model.visual.proj, clip.model.visual.proj + number)
-        trained = worked / "arms/seed-0" / name
+        trained = worked / "arms/s/seed-0" / name
         for file in {each.name for each in trained.iterdir()} - {"README.md"}:
             assert (folder / name / file).read_bytes() == (trained / file).read_bytes()
         card = (folder / name / "README.md").read_text()
@@ -73,7 +73,7 @@ def test_arms_and_both_teachers_are_copied(worked, clip, tmp_path: Path, capsys)
         assert (folder / kind / "seen.json").read_bytes() == (trained / "seen.json").read_bytes()
 
 
-@pytest.mark.parametrize("lost", ["arms/seed-0/dclip", "teachers/*/region_teacher/config.json"])
+@pytest.mark.parametrize("lost", ["arms/s/seed-0/dclip", "teachers/*/region_teacher/config.json"])
 def test_what_was_not_trained_is_named(lost, worked, tmp_path: Path) -> None:
     (place,) = worked.glob(lost)
     place.rename(tmp_path / "lost")

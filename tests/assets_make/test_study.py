@@ -13,6 +13,7 @@ from assets.make.study import (
     ALPHAS,
     RETENTION,
     StudyArm,
+    arm_place,
     measure,
     prepare_measuring,
     read_study,
@@ -173,6 +174,10 @@ CLIP = '[arms]\nclip = { recipe = "none" }\n'
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", data = "x" }', "data in x must be alike"),
         ("seeds = [0]", CLIP + 'x = { recipe = "dclip", seed = 2 }', "seed in x must be alike"),
         ("seeds = [0]\nseed = 2", CLIP, "seed and selection have no effect"),
+        ("seeds = [0]\nalphas = []", CLIP, "alphas ascend"),
+        ("seeds = [0]\nalphas = [1.0, 0.5]", CLIP, "alphas ascend"),
+        ("seeds = [0]\nalphas = [0.5, 1.5]", CLIP, "alphas ascend"),
+        ("seeds = [0]\nalphas = [0.0, 0.5]", CLIP, "alphas ascend"),
         (
             "seeds = [0]\nstudent = { rehearsal_weight = 1.0 }",
             CLIP + 'x = { recipe = "contrastive" }',
@@ -371,7 +376,7 @@ def test_arms_that_differ_in_rescoring_share_a_training(done, world, _clip) -> N
 def test_trained_arms_are_kept(done, _clip) -> None:
     study, work, students = done
     for (name, seed), run in students.items():
-        place = work / "arms" / f"seed-{seed}" / name
+        place = arm_place(work, study, name, seed)
         arm = load_arm(place)
         found = record(study, name, seed)
         assert arm.alpha == found["alpha"] and arm.history == run.history
@@ -467,6 +472,7 @@ def test_an_unknown_arm_lists_the_known_ones(copy, _clip, tmp_path) -> None:
         ("gallery = 4", "gallery = 3", "clip-0", "measured.gallery"),
         ("compositions = 2", "compositions = 3", "clip-0", "measured.compositions"),
         ("gallery = 4", 'gallery = 4\ntemplates = "paper"', "clip-0", "measured.templates"),
+        ("gallery = 4", "gallery = 4\nalphas = [0.5, 1.0]", "clip-0", "measured.alphas"),
     ],
 )
 def test_records_of_other_settings_are_refused(
@@ -667,7 +673,7 @@ def test_other_recipes_are_compared_too(world, _clip, tmp_path, monkeypatch) -> 
     last = record(study, "official_code", 1)["frontier"][-1]
     for way in WAYS:
         assert last[way] == pytest.approx(measured[way].figures["recall_at_1"])
-    arm = load_arm(tmp_path / "work" / "arms" / "seed-1" / "official_code")
+    arm = load_arm(arm_place(tmp_path / "work", study, "official_code", 1))
     assert same_text_tower(arm.clip, _clip) == (arm.alpha == 0)
 
 
@@ -706,9 +712,9 @@ def test_arms_that_the_control_teaches_share_its_training(
     assert len(list((tmp_path / "work" / "checkpoints").glob("student-*.safetensors"))) == 3 + 2
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("first", "steps"), [(True, 0), (False, 0), (True, 3), (False, 3)])
 def test_a_control_that_has_a_row_of_its_own_is_trained_once(
-    first, world, _clip, tmp_path, monkeypatch
+    first, steps, world, _clip, tmp_path, monkeypatch
 ) -> None:
     """What it teaches it has learned for its own row, whichever comes first."""
     taken, accumulate = [], loop._accumulate
@@ -716,7 +722,7 @@ def test_a_control_that_has_a_row_of_its_own_is_trained_once(
         loop, "_accumulate", lambda *given: taken.append(given[2].name) or accumulate(*given)
     )
     rows = [
-        f'{CONTROL} = {{ recipe = "{CONTROL}" }}\n',
+        f'{CONTROL} = {{ recipe = "{CONTROL}", steps = {steps} }}\n',
         'self_taught = { recipe = "self_taught", steps = 2 }\n',
     ]
     study = read_study(write_study(tmp_path, CLIP + "".join(rows if first else rows[::-1])))
@@ -726,11 +732,12 @@ def test_a_control_that_has_a_row_of_its_own_is_trained_once(
         module, "train_arm", lambda *given, **more: arms.append(train(*given, **more)) or arms[-1]
     )
     run_study(study, _clip, tmp_path / "work")
-    epochs = apply_recipe(study.profile, CONTROL).student.epochs  # of eleven pictures: a step each
+    # An epoch of eleven pictures is a step.
+    epochs = steps or apply_recipe(study.profile, CONTROL).student.epochs
     assert (taken.count("fine-tuning"), taken.count("distilling")) == (epochs, 2)
     assert record(study, CONTROL)["steps"] == epochs
     (teacher,) = arms
-    own = load_arm(tmp_path / "work" / "arms" / "seed-0" / CONTROL)
+    own = load_arm(arm_place(tmp_path / "work", study, CONTROL, 0))
     assert [row["loss"] for row in own.history] == [row["loss"] for row in teacher.history]
 
 
@@ -772,7 +779,7 @@ def test_data_of_ones_own_is_studied_on_its_own_val_and_test(
     assert counts(found["queries"]["text_to_image"]) == [2, 2]
     assert found["frontier"][1]["retention_held_out_style"] is None
     assert summarise(study)["arms"]["region_taught"]["frontier"][0]["retention"] == 1
-    made = load_seen(tmp_path / "work" / "arms" / "seed-0" / "region_taught")
+    made = load_seen(arm_place(tmp_path / "work", study, "region_taught", 0))
     assert set(seen.trained.as_dict()["names"]) < made.trained.names.keys()
     # Labelled pictures are trained, chosen or measured on.
     assert made.complete and len(made.labelled) + len(counts(found["chosen"]["correct"])) == 36 - 3
