@@ -19,7 +19,8 @@ LARGEST = 90_000_000  # bytes of a wheel
 
 # By extra, what fails without it; the first needs none.
 EXTRAS = {
-    "": "import dclip_kit as kit; kit.load_clip('pocket')",
+    "": "import dclip_kit as kit; kit.load_clip('pocket'); from pathlib import Path; "
+    "assert Path(kit.__file__).with_name('py.typed').is_file()",
     "detect": "import dclip_kit as kit; clip = kit.load_clip('pocket'); "
     "kit.choose_detector(kit.get_profile('pocket').regions, clip)",
     "data": "from dclip_kit.data.pictures import require_imagehash; require_imagehash()",

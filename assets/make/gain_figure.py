@@ -1,4 +1,4 @@
-"""Draws README's figure from the committed study: `python -m assets.make.gain_figure`."""
+"""Draws the figure of assets/studies from its table: `python -m assets.make.gain_figure`."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from dclip_kit.plots import plot_frontiers
 from dclip_kit.runtime.files import asset_path, write_atomically
 
-# The arms in README's first paragraph; `07_does_it_help` draws all.
+# Those that the page speaks of first; `07_does_it_help` draws all.
 SHOWN = (
     *("contrastive_rehearsal", "dclip", "official_code", "whole_picture_taught", "region_taught"),
     *("contrastive_rehearsal_text", "region_taught_text"),

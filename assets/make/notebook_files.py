@@ -97,7 +97,7 @@ def drop_repeats(notebook: Any) -> None:
 def put_badge(path: Path, repository: str) -> None:
     """Adds or renews Binder's badge below the title of a notebook or a Markdown page.
 
-    A notebook's badge opens that notebook; a page gets two, for the quickstart and for the app.
+    A notebook's badge opens that notebook, and a page's the quickstart.
 
     Args:
         path: of a notebook in the repository's `notebooks/`, or of a page in its root.

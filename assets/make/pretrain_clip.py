@@ -28,11 +28,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.functional import normalize, pil_to_tensor
 from tqdm.auto import tqdm
 
+from assets.make.resuming import begin_or_continue
 from assets.make.weak_pairs import weak_pair
 from dclip_kit.data.pocket.sprites import load_nouns
 from dclip_kit.models.clip import load_clip
 from dclip_kit.runtime.files import asset_path, save_tensors, write_atomically
-from dclip_kit.training.checkpoint import load_training_state, save_training_state
+from dclip_kit.training.checkpoint import save_training_state
 
 MERGES = 8000  # the most frequent of CLIP's 48,894; rarer words are split into more tokens
 TOWERS: dict[str, dict[str, Any]] = {
@@ -200,10 +201,7 @@ def main() -> None:
         fused=True,
     )
     state = runs / "state.safetensors"
-    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": []}
-    if state.exists():
-        progress = load_training_state(state, model, optimizer)
-        print(f"Continuing at step {progress['step']} of {recipe.steps}.")
+    progress = begin_or_continue(state, model, optimizer, recipe)
     began = time.monotonic() - progress["seconds"]
     steps = range(progress["step"], recipe.steps)
     batches: DataLoader[Any] = DataLoader(  # drawn ahead, in a second process

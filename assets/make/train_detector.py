@@ -20,6 +20,7 @@ import torch
 from torchvision.transforms.functional import pil_to_tensor, resize
 from tqdm.auto import tqdm
 
+from assets.make.resuming import begin_or_continue
 from dclip_kit.data.pocket.scenes import SIDE, render_scene, sample_scene
 from dclip_kit.data.pocket.sprites import KNOWN_STYLES, load_categories, load_nouns
 from dclip_kit.models.detector import contained_ultralytics
@@ -28,7 +29,7 @@ from dclip_kit.runtime.files import (
     save_tensors,
     write_atomically,
 )
-from dclip_kit.training.checkpoint import load_training_state, save_training_state
+from dclip_kit.training.checkpoint import save_training_state
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,7 @@ def main() -> None:
     models.model.train()
     optimizer = torch.optim.AdamW(models.model.parameters(), weight_decay=recipe.weight_decay)
     state = arguments.runs / "state.safetensors"
-    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": []}
-    if state.exists():
-        progress = load_training_state(state, models, optimizer)
-        print(f"Continuing at step {progress['step']} of {recipe.steps}.")
+    progress = begin_or_continue(state, models, optimizer, recipe)
     began = time.monotonic() - progress["seconds"]
     for step in tqdm(
         range(progress["step"], recipe.steps),

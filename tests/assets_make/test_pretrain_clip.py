@@ -169,6 +169,18 @@ def test_an_interrupted_training_continues_exactly(tower, train, capsys) -> None
     assert log["recipe"]["steps"] == 3 and log["recipe"]["seed"] == 7 and log["threads"] == 1
 
 
+def test_another_recipes_training_is_not_continued(train, monkeypatch) -> None:
+    folder = train("broken", 2)
+    before = (folder / "pretraining.json").read_text()
+    monkeypatch.setitem(pretrain_clip.RECIPES, "resnet", replace(RECIPES["resnet"], seed=8))
+    with pytest.raises(SystemExit, match="got another recipe's; delete it to train again"):
+        train("broken", 3)
+    monkeypatch.setitem(pretrain_clip.RECIPES, "resnet", replace(RECIPES["resnet"], seed=7))
+    with pytest.raises(SystemExit, match="got another recipe's"):
+        train("broken", 1)  # it has had more steps
+    assert (folder / "pretraining.json").read_text() == before
+
+
 @pytest.mark.slow
 def test_training_lowers_the_loss_and_keeps_the_scale_in_bounds(train, monkeypatch, batch) -> None:
     monkeypatch.setattr(
