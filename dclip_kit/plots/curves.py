@@ -51,7 +51,7 @@ def plot_history(
     """
     available = {key for rows in histories.values() for row in rows for key in row}
     keys = [key for key in panels if key in available]
-    if not keys or not set(keys) <= set(_PANELS):
+    if not keys or not set(panels) <= set(_PANELS):
         raise ValueError(
             f"Expected panels out of {', '.join(_PANELS)} that the histories have, got "
             f"{', '.join(panels) or 'none'}."

@@ -1,5 +1,6 @@
 """Measured shares with their intervals, gains, scores, and how often pictures come up."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -291,9 +292,9 @@ def plot_occurrences(
         )
     first_counts = next(iter(occurrences.values()))
     # Points evenly spaced on the logarithmic axis; more would only make the file larger.
-    places = (
-        torch.logspace(0, float(torch.tensor(len(first_counts)).log10()), 60).round().int().unique()
-    )
+    most = len(first_counts)
+    places = torch.logspace(0, math.log10(most), 60, dtype=torch.float64).round().clamp(max=most)
+    places = places.long().unique()
     colors = arm_colors(occurrences)
     figure = new_figure(320, legend=True)
     for name, counts in occurrences.items():

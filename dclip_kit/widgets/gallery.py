@@ -30,6 +30,7 @@ _SIDE = 256  # pixels of a thumbnail's longer side
 _LARGE = 1024  # the same, of a picture that is opened
 _MOST = 12  # pictures a row
 _ANY = "any"
+_NO_MATCH = "No caption of this kind has this outcome; choose another kind."
 _OUTCOMES = {  # whether a caption's own picture comes first, before and after
     _ANY: "of any outcome",
     "won": "won: first only after",
@@ -120,7 +121,7 @@ class QueryGallery(BeforeAfter):
         self._last_inputs: tuple[Any, ...] = ()
         self._matches = [*range(len(dataset.texts))] if text_features is not None else []
         self._is_first = lru_cache(None)(self._find_first)
-        _stamps(dataset)
+        self._stamps = [_stamp(path) for path in dataset.paths]  # when it was first shown
         groups = [
             [facet, [[f"{facet}: {group}", group] for group in dict.fromkeys(caption_groups)]]
             for facet, caption_groups in self._facets.items()
@@ -164,16 +165,25 @@ class QueryGallery(BeforeAfter):
         elif change["name"] == "picture" and self._is_pictured():
             self._uploaded = self._uploaded if self.picture < 0 else None
             self.query = ""
-        if change["name"] in ("share", "rescored") and self.outcome != _ANY:
-            self._filter()
+        changed = change["name"] in ("share", "rescored") and self.outcome != _ANY
+        if changed:  # what is asked stays, and so does its caption, if it still belongs to them
+            current = self._matches[self.position] if self.position >= 0 else None
+            self._match()
+            with self.hold_sync():
+                self.position = -1
+                self.matching = len(self._matches)
+                if current in self._matches:
+                    self.position = self._matches.index(current)
         self._search()
+        if changed and not self._matches:
+            self.message = _NO_MATCH
 
     def _is_pictured(self) -> bool:
         """Whether the query is a picture, not words."""
         return self.picture >= 0 or self._uploaded is not None
 
-    def _filter(self, _: Any = None) -> None:
-        """Finds the captions of an outcome and a group, and searches for the first of them."""
+    def _match(self) -> None:
+        """Finds the captions of an outcome and a group."""
         before, after = (self._is_first(share, self.rescored) for share in (0.0, self.share))
         matches = {
             _ANY: torch.ones_like(before),
@@ -185,13 +195,17 @@ class QueryGallery(BeforeAfter):
             facet, _, group = self.group.partition(": ")
             matches = matches & torch.tensor([each == group for each in self._facets[facet]])
         self._matches = matches.nonzero().flatten().tolist()
+
+    def _filter(self, _: Any) -> None:
+        """Searches for the first caption of an outcome and a group."""
+        self._match()
         with self.hold_sync():
             self.matching = len(self._matches)
             self.position = -1
             if self._matches:
                 self.position = 0
             else:
-                self.message = "No caption of this kind has this outcome; choose another kind."
+                self.message = _NO_MATCH
 
     def _find_first(self, share: float, rescored: bool) -> Bool[Tensor, "text"]:
         """Whether the own picture of each caption of the data set comes first."""
@@ -253,7 +267,7 @@ class QueryGallery(BeforeAfter):
             stamp = _stamp(path)
             if stamp is None:
                 problem = "its file is gone"
-            elif stamp != _stamps(self._dataset)[image]:
+            elif stamp != self._stamps[image]:
                 problem = "changed since it was embedded"
             with suppress(ValueError):  # ranked, but not shown
                 if stamp:
@@ -262,7 +276,8 @@ class QueryGallery(BeforeAfter):
                 if problem and hit["image"] == image:
                     hit["note"] = ", ".join(filter(None, [hit["note"], problem]))
         if self._is_pictured():
-            thumbnails[-1] = shrink(self._open())
+            with suppress(ValueError):  # its file has gone, and its vector is known
+                thumbnails[-1] = shrink(self._open())
         with self.hold_sync():
             self._sizes = [[image, len(jpeg)] for image, jpeg in thumbnails.items()]
             self._thumbnails = b"".join(thumbnails.values())
@@ -316,7 +331,8 @@ class QueryGallery(BeforeAfter):
             if self.picture >= 0:
                 values[self.picture] = -torch.inf  # is in neither row
             for hit in rows[row]:
-                hit["other_rank"] = 1 + int((values > values[hit["image"]]).sum())
+                own, ahead = values[hit["image"]], values[: hit["image"]]
+                hit["other_rank"] = 1 + int((values > own).sum() + (ahead == own).sum())
         return rows
 
     def _list_hits(
@@ -342,11 +358,10 @@ class QueryGallery(BeforeAfter):
 
     def _show(self, image: int) -> None:
         try:
-            picture = open_picture(self._paths[image], _LARGE)
+            large = _fit(open_picture(self._paths[image], _LARGE), _LARGE)
         except (OSError, ValueError):
             self.message = f"{self._name(image)} cannot be opened any more."
             return
-        large = ImageOps.contain(picture, (_LARGE, _LARGE))
         self.send({"kind": "opened", "file": self._name(image)}, [encode_jpeg(large)])
 
     def _name(self, image: int) -> str:
@@ -368,19 +383,24 @@ class QueryGallery(BeforeAfter):
         boxes = [[*box, f"{label} {score:.2f}", color] for box, label, score, color in rows]
         self._boxes = self._boxes | {str(image): {"width": width, "height": height, "boxes": boxes}}
 
+    def _open_or_blank(self, image: int) -> Image.Image:
+        try:
+            return open_picture(self._paths[image], _SIDE)
+        except ValueError:
+            return Image.new("RGB", (_SIDE, _SIDE), "lightgray")
+
     def _draw_still(self) -> tuple[bytes, str]:
         """Both rows, one below the other, under a line with the query."""
         hits = [hit for row in self.results.values() for hit in row]
-        pictures = [open_picture(self._paths[hit["image"]], _SIDE) for hit in hits]
+        pictures = [self._open_or_blank(hit["image"]) for hit in hits]
         right_hits = [number for number, hit in enumerate(hits) if hit["right"]]
         sheet = tile_pictures(pictures, max(len(hits) // 2, 1), 128, right_hits)
         sheet = ImageOps.expand(sheet, (0, 22, 0, 0), "white")
-        query = f"“{self.query}”" if self.query else "asked with a picture"
+        asked = "asked with a picture" if self._is_pictured() else "nothing asked"
+        query = f"“{self.query}”" if self.query else asked
         text = "{}: {} above, {} below".format(query, *self._told["names"])
         ImageDraw.Draw(sheet).text((4, 3), text, fill="black", font=ImageFont.load_default(14))
-        alt_text = (
-            f"QueryGallery: “{self.query}” among {len(self._dataset):,} pictures. {self.message}"
-        )
+        alt_text = f"QueryGallery: {query} among {len(self._dataset):,} pictures. {self.message}"
         return encode_jpeg(sheet), alt_text
 
 
@@ -392,12 +412,6 @@ def _answers(dataset: CaptionedImages) -> dict[str, list[int]]:
         for caption in dict.fromkeys(" ".join(text.split()) for text in captions):
             images.setdefault(caption, []).append(image)
     return images
-
-
-@lru_cache(4)
-def _stamps(dataset: CaptionedImages) -> list[tuple[int, int] | None]:
-    """Each picture's `_stamp` when its data set was first shown."""
-    return [_stamp(path) for path in dataset.paths]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -417,4 +431,11 @@ def make_thumbnail(path: Path, stamp: tuple[int, int]) -> bytes:
 
 def shrink(picture: Image.Image) -> bytes:
     """A small JPEG of the whole picture."""
-    return encode_jpeg(ImageOps.contain(picture.convert("RGB"), (_SIDE, _SIDE)))
+    return encode_jpeg(_fit(picture.convert("RGB"), _SIDE))
+
+
+def _fit(picture: Image.Image, side: int) -> Image.Image:
+    """Resized into a square, whose side it reaches; even a sliver is a pixel wide."""
+    share = side / max(picture.size)
+    width, height = (max(1, round(share * length)) for length in picture.size)
+    return picture.resize((width, height))

@@ -94,7 +94,12 @@ class SharedPage:
         with self._lock:
             self._followers.append(follower)
             follower(self._state)
-        return lambda: self._followers.remove(follower)
+
+        def stop() -> None:
+            with self._lock:  # a list that loses one while it is gone through skips the next
+                self._followers.remove(follower)
+
+        return stop
 
     def _run(self) -> None:
         def tell(message: str, share: float | None = None) -> None:

@@ -94,7 +94,7 @@ class ZeroShotPlayground(BeforeAfter):
         classes = [" ".join(name.split()) for name in proposal["value"] if name.strip()]
         if not classes:
             raise traitlets.TraitError("Expected at least one class, got none; type a name.")
-        return classes
+        return [*dict.fromkeys(classes)]  # one typed twice would share its probability with itself
 
     def _ask(self, change: Any) -> None:
         """Queries both models, and sends their answers to the page at once."""

@@ -33,7 +33,7 @@ class TestHistory:
         titles = [note.text for note in figure.layout.annotations]
         assert titles == ["distillation term", "contrastive term"]
 
-    @pytest.mark.parametrize("panels", [[], ["distillation"], ["epoch"]])
+    @pytest.mark.parametrize("panels", [[], ["distillation"], ["epoch"], ["loss", "loss_on_val"]])
     def test_panels_that_no_history_has_are_named(self, panels) -> None:
         with pytest.raises(ValueError, match="Expected panels out of loss, contrastive"):
             plots.plot_history({"dclip": history(3.0)}, panels)

@@ -177,10 +177,11 @@ class TestOccurrences:
         assert first.name == f"clip, skewness {skewness(COUNTS['clip']):.2f}"
         assert "mean 3" in shown(figure)
 
-    def test_a_thousand_pictures_take_few_points(self) -> None:
-        (line,) = plots.plot_occurrences({"clip": torch.arange(1000.0)}).data
-        assert len(line.x) <= 60 and (line.x[0], line.x[-1]) == (1, 1000)
-        assert list(line.y) == [1000.0 - place for place in line.x]
+    @pytest.mark.parametrize("count", [1000, 1_207_733])  # whose logarithm is no single's
+    def test_many_pictures_take_few_points(self, count) -> None:
+        (line,) = plots.plot_occurrences({"clip": torch.arange(count, dtype=torch.double)}).data
+        assert len(line.x) <= 60 and (line.x[0], line.x[-1]) == (1, count)
+        assert list(line.y) == [float(count - place) for place in line.x]
 
     def test_names_are_plain_text(self) -> None:
         assert_harmless(plots.plot_occurrences(COUNTS))

@@ -114,6 +114,58 @@ def test_each_hit_says_its_rank_in_the_other_row(make, features, clip, captioned
         assert seen
 
 
+def test_pictures_with_equal_scores_stay_where_they_are(make, features) -> None:
+    for each in features.values():
+        each[:] = features[0.0][0]
+    gallery = make()
+    for picture in (-1, 2):
+        gallery.picture = picture
+        for row in gallery.results.values():
+            assert (
+                [hit["other_rank"] for hit in row] == [hit["rank"] for hit in row] == [1, 2, 3, 4]
+            )
+
+
+def test_what_is_asked_stays_when_the_mixture_changes(make, clip, captioned) -> None:
+    gallery = make(text_features=encode_texts(clip, captioned.texts))
+    gallery.outcome = "both"
+    if gallery.matching:
+        gallery.position = gallery.matching - 1
+        asked = gallery.query
+        gallery.share = 0.5
+        assert gallery.query == asked
+        assert gallery.position < 0 or captioned.texts[gallery._matches[gallery.position]] == asked
+    gallery.query = "my own words"
+    gallery.share = 1.0
+    assert (gallery.query, gallery.position) == ("my own words", -1)
+    gallery.picture = 3
+    gallery.outcome = "won"
+    gallery.picture = 3
+    gallery.share = 0.0  # where nothing is won
+    assert gallery.picture == 3 and gallery.matching == 0
+    assert gallery.message.startswith("No caption of this kind has this outcome")
+
+
+def test_a_picture_that_has_gone_still_asks(make, captioned, tmp_path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(len(captioned))]
+    for path in paths:
+        Image.new("RGB", (8, 8), "red").save(path)
+    Image.new("RGB", (2000, 1)).save(paths[1])
+    gallery = make(dataset=replace(captioned, paths=tuple(paths)), things=None)
+    gallery.picture = 1
+    assert Image.open(io.BytesIO(thumbnails(gallery)[-1])).size == (256, 1)
+    paths[2].unlink()
+    gallery.picture = 2
+    assert gallery.message.startswith("What is nearest") and -1 not in thumbnails(gallery)
+    gallery.picture = 3
+    data, _ = gallery._repr_mimebundle_()  # among whose hits is the one that has gone
+    assert data["text/plain"].startswith("QueryGallery: asked with a picture among 6 pictures.")
+    opened = []
+    gallery.send = lambda content, buffers: opened.append(buffers)
+    gallery._receive(gallery, {"kind": "open", "picture": 1}, [])
+    assert Image.open(io.BytesIO(opened[0][0])).size == (1024, 1)
+
+
 def test_files_that_change_or_go_meanwhile_are_noticed(make, captioned, tmp_path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(len(captioned))]
     for number, path in enumerate(paths):

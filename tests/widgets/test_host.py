@@ -322,6 +322,21 @@ def test_tabs_appear_as_they_are_built() -> None:
     stop()
 
 
+def test_whoever_leaves_takes_no_news_from_others() -> None:
+    page, heard = SharedPage("Title", lambda tell: ()), []
+
+    def leave(state) -> None:
+        if state["message"]:  # as from the thread that sees a page close, while it is told
+            thread = threading.Thread(target=stop)
+            thread.start()
+            thread.join(0.2)
+
+    stop = page.follow(leave)
+    page.follow(lambda state: heard.append(state["message"]))
+    page._change(message="x")
+    assert heard == ["", "x"]
+
+
 def test_a_build_that_fails_says_why(capsys) -> None:
     def build(tell):
         yield TAB

@@ -86,7 +86,7 @@ def name_slowly(clip, vector, classes) -> list[tuple[str, float]]:
 
 def test_both_models_name_a_picture_out_of_typed_classes(make, clip, features, labelled) -> None:
     playground = make(classes=["dog", "red ball"])
-    playground.classes = [" a  cat", "red ball", " ", "boat"]
+    playground.classes = [" a  cat", "red ball", " ", "boat", "a cat"]
     assert playground.classes == ["a cat", "red ball", "boat"]
     for picture in (0, 4):
         playground.picture = picture
