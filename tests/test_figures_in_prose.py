@@ -109,6 +109,44 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
     (README, rf"captions bring {INTERVAL} over CLIP", lambda: at_chosen(CONTROL, "clip")),
     (
         README,
+        rf"over CLIP, {INTERVAL} where the text encoder learns",
+        lambda: at_chosen(f"{CONTROL}_text", "clip"),
+    ),
+    (
+        STUDIES,
+        rf"\(`contrastive_rehearsal_text`\), it finds {INTERVAL} more",
+        lambda: at_chosen(f"{CONTROL}_text", "clip"),
+    ),
+    (
+        STUDIES,
+        rf"and {INTERVAL} more than with a frozen one",
+        lambda: at_chosen(f"{CONTROL}_text", CONTROL),
+    ),
+    (
+        STUDIES,
+        rf"`region_taught_text` finds {INTERVAL} t→i over its control",
+        lambda: at_chosen("region_taught_text", f"{CONTROL}_text"),
+    ),
+    (
+        STUDIES,
+        rf"over its control, and {INTERVAL} less i→t",
+        lambda: [
+            at_chosen("region_taught_text", f"{CONTROL}_text", BACK)[each] for each in (0, 2, 1)
+        ],
+    ),
+    (
+        STUDIES,
+        rf"boxes \(t→i {INTERVAL} over the control\)",
+        lambda: at_chosen("region_taught_crops", CONTROL),
+    ),
+    (
+        STUDIES,
+        rf"`whole_picture_taught` \({INTERVAL}\), and",
+        lambda: at_chosen("whole_picture_taught", CONTROL),
+    ),
+    (STUDIES, rf"the paper's `dclip` \({INTERVAL}\)", lambda: at_chosen("dclip", CONTROL)),
+    (
+        README,
         rf"taught by their own crops, bring {INTERVAL}",
         lambda: at_chosen("crops_taught_unpaired", "clip"),
     ),
