@@ -79,7 +79,7 @@ def test_an_empty_folder_and_one_that_was_begun_are_taken(
     out = tmp_path / "out"
     out.mkdir()
     (out / ".DS_Store").touch()
-    (out / "source.json.1a2b3c4d.tmp").touch()  # of a run that was killed at once
+    (out / ".source.json.1a2b3c4d.tmp").touch()  # of a run that was killed at once
     for _ in range(2):
         code, _, err = run("embed", own, "--out", out, "--model", clip_folder, "--split", "all")
         assert code == 0, err
