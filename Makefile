@@ -14,7 +14,7 @@ RUN := $(THREADS) $(BIN)/papermill --kernel python3 --cwd notebooks --no-progres
   --stdout-file -
 # What `make demo FULL=1` trains on: all scenes, all layers.
 WHOLE := -p scenes pocket -p uncaptioned pocket:4000 -p zero_shot pocket -p teacher_epochs 24 \
-  -p train all -y '{mixes: [0.3, 0.4, 0.5, 0.6, 1.0]}'
+  -p train all -p further_scenes 2000 -y '{mixes: [0.3, 0.4, 0.5, 0.6, 1.0]}'
 define PAGES
 	$(BIN)/python -m assets.make.notebook_files static $(1)/*.ipynb
 	$(BIN)/jupyter nbconvert --log-level WARN --to html --CoalesceStreamsPreprocessor.enabled=True $(1)/*.ipynb
@@ -36,12 +36,13 @@ $(READY): pyproject.toml
 	touch $@
 
 # Notebooks, which take minutes each, come first, so that no process is left alone with one; the
-# browser's tests last and by themselves, since they wait for pages that busy machines draw late.
+# browser's tests last and by themselves, since they wait for pages that busy machines draw late; $(2)
+# are their options.
 define TESTS
 	$(THREADS) HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest notebooks tests -m '$(1)' \
 	  --nbval-lax --nbval-current-env --numprocesses=auto --maxprocesses=4 --dist=loadfile \
 	  --no-loadscope-reorder --ignore=tests/browser
-	$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m '$(1)'
+	$(THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m '$(1)' $(2)
 endef
 
 test: $(READY) ## ruff, mypy, quick tests, three notebooks against their outputs, a widget in a browser: minutes, offline
@@ -50,7 +51,7 @@ test: $(READY) ## ruff, mypy, quick tests, three notebooks against their outputs
 	$(call TESTS,not slow)
 
 test-rest: $(READY) ## what `make test` leaves out: real sizes, trainings, all notebooks and pages; offline
-	$(call TESTS,slow)
+	$(call TESTS,slow,--numprocesses=2 --dist=loadfile)
 
 test-all: test test-rest ## everything that is checked, offline
 
@@ -59,7 +60,7 @@ demo: $(READY) ## train DCLIP shortly on the pocket profile and measure it (FULL
 	rm -f $(DEMO)/report.json $(DEMO)/*.ipynb $(DEMO)/*.html
 	rm -rf $(DEMO)/*/checkpoints
 	@echo "A demonstration: it shows that each step does its work. What the method is worth: assets/studies"
-	$(RUN) -p full True -p run_dir ../$(DEMO) $(if $(FULL),$(WHOLE),-p further_scenes 1000) \
+	$(RUN) -p full True -p run_dir ../$(DEMO) $(if $(FULL),$(WHOLE)) \
 	  notebooks/00_quickstart.ipynb $(DEMO)/00_quickstart.ipynb
 	$(call PAGES,$(DEMO))
 	@$(BIN)/python -m assets.make.notebook_files table $(DEMO)/report.json
@@ -116,9 +117,10 @@ REPOSITORY ?= $(shell git remote get-url origin 2>/dev/null | sed -E 's#^.*githu
 badges: $(READY) ## put Binder's badge on README and notebooks: of origin, or REPOSITORY=owner/name
 	$(BIN)/python -m assets.make.notebook_files badge --repository '$(REPOSITORY)' README.md $(NOTEBOOKS)
 
-pocket: $(READY) ## rebuild everything in assets/: sprites, CLIP, YOLO, teachers and arms (hours)
+pocket: $(READY) ## rebuild everything in assets/: sprites, CLIPs, YOLO, teachers and arms (hours)
 	$(BIN)/python -m assets.make.build_sprites
 	$(THREADS) $(BIN)/python -m assets.make.pretrain_clip
+	$(THREADS) $(BIN)/python -m assets.make.pretrain_clip --tower vit
 	$(THREADS) $(BIN)/python -m assets.make.train_detector
 	$(THREADS) $(BIN)/python -m assets.make.validate_detector
 	$(THREADS) $(BIN)/python -m assets.make.train_denoiser

@@ -61,7 +61,7 @@ from .evaluation.inspection import (
     probe_teacher,
     read_caption,
     reweight_regions,
-    score_teacher,
+    score_teachers,
     shortcut_probe,
 )
 from .evaluation.profile_data import load_data, load_uncaptioned, preview
@@ -79,10 +79,13 @@ from .metrics import (
     retrieval_metrics,
     skewness,
 )
+from .models.attention import map_attention
 from .models.clip import ClipBundle, load_clip, save_clip
 from .models.denoiser import caption_losses, load_denoiser
 from .models.detector import find_photographs, load_detector
 from .models.encode import encode_images, encode_texts, encode_tokens
+from .models.hand_over_onnx import write_onnx
+from .models.hand_over_transformers import write_transformers
 from .models.regions import Regions, crop_regions, region_weights
 from .models.teacher import MetaTeacher, RegionTeacher
 from .models.weights import freeze, interpolate, same_text_tower
@@ -92,6 +95,7 @@ from .runtime.printing import Steps
 from .search.folder_index import index_pictures
 from .search.index import SearchIndex, related_share, search_images
 from .search.rescoring import rescore
+from .search.shards import embed_shards
 from .training import (
     PictureTargets,
     choose_terms,
@@ -140,6 +144,7 @@ __all__ = [
     "distill",
     "draw_queries",
     "embed_pictures",
+    "embed_shards",
     "encode_classes",
     "encode_images",
     "encode_pictures",
@@ -176,6 +181,7 @@ __all__ = [
     "load_scenes",
     "load_uncaptioned",
     "make_report",
+    "map_attention",
     "measure_fresh",
     "measure_hubness",
     "name_objects",
@@ -208,7 +214,7 @@ __all__ = [
     "save_clip",
     "say_gain",
     "score_compositions",
-    "score_teacher",
+    "score_teachers",
     "sds_loss",
     "search_images",
     "shortcut_probe",
@@ -223,5 +229,7 @@ __all__ = [
     "try_rescoring",
     "won_and_lost",
     "write_example",
+    "write_onnx",
     "write_record",
+    "write_transformers",
 ]

@@ -369,7 +369,7 @@ class Profile:
     """All settings of one run."""
 
     name: str  # of the run in reports; for some of PROFILES, recipes have their own rates
-    clip: str  # "pocket", an architecture of open_clip, or a folder that open_clip loads
+    clip: str  # "pocket", "pocket_vit", an architecture of open_clip, or a folder that it loads
     pretrained: str | None  # of an architecture: a tag of open_clip, or a file
     # "pocket", or pocket:COUNT for its first scenes to train on; the path of captioned pictures, or
     # of curate's manifest.
@@ -526,7 +526,7 @@ def control_of(profile: Profile) -> Profile:
     Its text tower trains if the recipe's does; otherwise that effect would look like the teacher's.
 
     If the control has its own rates, as for the pocket, it uses them; settings in which the profile
-    differs from its recipe are carried over.
+    differs from its recipe are carried over, of the learning rate the factor.
     """
     student = profile.student
     by_clip = {candidate.clip: candidate for candidate in PROFILES.values()}
@@ -534,7 +534,11 @@ def control_of(profile: Profile) -> Profile:
     if base and profile.recipe != CONTROL:
         recipe_values = vars(apply_recipe(base, profile.recipe).student)
         changes = {k: v for k, v in vars(student).items() if v != recipe_values[k]}
-        student = replace(apply_recipe(base, CONTROL).student, **changes)
+        own = apply_recipe(base, CONTROL).student
+        usual = recipe_values["learning_rate"]
+        if "learning_rate" in changes and usual not in (0, own.learning_rate):
+            changes["learning_rate"] = own.learning_rate * (student.learning_rate / usual)
+        student = replace(own, **changes)
     control = replace(profile, student=student, recipe=CONTROL)
     untaught = RECIPES[CONTROL]["student"] | {"train_text": profile.student.train_text}
     untaught["rehearsal_weight"] = student.rehearsal_weight or untaught["rehearsal_weight"]

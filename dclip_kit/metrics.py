@@ -7,8 +7,9 @@ Axes with a leading underscore are checked by hand, so that the error can say wh
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import nan
 from typing import Literal
 
 import numpy as np
@@ -601,15 +602,47 @@ def paired_bootstrap(
         )
     inputs = {"before": before, "after": after, "group": group}
     before, after, group = (take_finite(name, x, "query").cpu() for name, x in inputs.items())
-    _, group_index = group.unique(return_inverse=True)
-    groups = int(group_index.max()) + 1
-    values = torch.stack([before.double(), after.double(), torch.ones(len(before))], dim=1)
-    sums = torch.zeros(groups, 3, dtype=torch.double).index_add(0, group_index, values)
-    totals = [sums.sum(dim=0, keepdim=True)]  # of the sample itself, then of the resamples
-    draw = _keep_counts if groups * resamples <= _KEPT_COUNTS else _draw_counts
-    totals += [counts.double() @ sums for counts in draw(groups, resamples, seed)]
+    pairs = torch.stack([before.double(), after.double()], dim=1)
+    old, new, queries = resample_sums(pairs, group, resamples, seed).unbind(dim=1)
+    interval = change_of_means(old, new, queries, statistic, confidence)
+    if (group == group[0]).all():  # every resample is the same, which would look certain
+        return replace(interval, low=nan, high=nan)
+    return interval
 
-    old, new, queries = torch.cat(totals).unbind(dim=1)
+
+def resample_sums(
+    values: Shaped[Array, "query column"],
+    group: Int[Array, "_query"],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Float[Tensor, "resample columns"]:
+    """Sums over queries, of the sample itself and then of resamples of whole groups.
+
+    Returns:
+        In double precision; after the columns, one with the number of queries.
+    """
+    values = torch.as_tensor(values).cpu().double()
+    _, group_index = torch.as_tensor(group).cpu().unique(return_inverse=True)
+    groups = int(group_index.max()) + 1
+    values = torch.cat([values, torch.ones(len(values), 1, dtype=torch.double)], dim=1)
+    sums = values.new_zeros(groups, values.shape[1]).index_add(0, group_index, values)
+    draw = _keep_counts if groups * resamples <= _KEPT_COUNTS else _draw_counts
+    drawn = [counts.double() @ sums for counts in draw(groups, resamples, seed)]
+    return torch.cat([sums.sum(dim=0, keepdim=True), *drawn])
+
+
+def change_of_means(
+    old: Float[Tensor, "resample"],
+    new: Float[Tensor, "resample"],
+    queries: Float[Tensor, "resample"],
+    statistic: Literal["difference", "relative", "ratio"] = "difference",
+    confidence: float = 0.95,
+) -> Interval:
+    """The change of a mean, by sums from `resample_sums`; other arguments as `paired_bootstrap`.
+
+    Raises:
+        ValueError: a ratio divides by 0.
+    """
     if statistic == "difference":
         change = (new - old) / queries
     else:
@@ -621,9 +654,7 @@ def paired_bootstrap(
         )
     tail = (1 - confidence) / 2
     low, high = defined.quantile(torch.tensor([tail, 1 - tail], dtype=torch.double)).tolist()
-    if groups == 1:  # every resample is the same, which would look certain
-        low = high = torch.nan
-    return Interval(float(change[0]), low, high, undefined=resamples - len(defined))
+    return Interval(float(change[0]), low, high, undefined=len(change) - 1 - len(defined))
 
 
 def retention(

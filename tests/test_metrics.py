@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dclip_kit.metrics import (
     Gain,
     Interval,
+    change_of_means,
     class_ranks,
     composition_scores,
     gain_by_group,
@@ -24,6 +25,7 @@ from dclip_kit.metrics import (
     ranks,
     recall_at_k,
     recall_ceiling,
+    resample_sums,
     retention,
     retrieval_metrics,
     skewness,
@@ -874,3 +876,14 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert re.fullmatch(r"Expected .*, got .*; .*\.", str(error.value))
+
+
+def test_sums_of_several_models_give_what_pairs_of_them_give() -> None:
+    values = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+    group = torch.arange(40) // 3
+    *sums, queries = resample_sums(values, group).unbind(dim=1)
+    assert queries[0] == 40 and len(queries) == 1001
+    for old, new in itertools.permutations(range(3), 2):
+        for statistic in ("difference", "relative", "ratio"):
+            found = change_of_means(sums[old], sums[new], queries, statistic)
+            assert found == paired_bootstrap(values[:, old], values[:, new], group, statistic)

@@ -5,8 +5,8 @@ shops and albums, which name no relation and seldom a size. After an interruptio
 continues.
 
 With `--tower vit`, a vision transformer learns the same pairs beside the frozen texts of the pocket
-CLIP, and to say of each picture what the pocket's ResNet says: so few pictures would not teach it
-otherwise.
+CLIP, and to say of each picture, and of its patches, what the pocket's ResNet says: so few pictures
+would not be enough otherwise.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
@@ -63,6 +64,8 @@ class Recipe:
     Attributes:
         distillation_weight: of 1 − the cosine between the image features and the ResNet's, beside
             the contrastive loss; for the vision transformer.
+        hint_weight: of the error with which its patches predict the ResNet's feature maps
+            (`Hints`); likewise.
     """
 
     seed: int = 7
@@ -74,13 +77,14 @@ class Recipe:
     span: tuple[float, float] = (0.2, 0.95)  # object's share of the side; crops fill the picture
     line_art: float = 0.35  # how often a sprite is redrawn in lines, for styles not in training
     distillation_weight: float = 0.0
+    hint_weight: float = 0.0
 
 
 RECIPES = {
     "resnet": Recipe(),
     # The weight of a squared distance of 4, as in CLIP-KD (arXiv 2307.12732): 2,000 × its mean
     # over 512 numbers, which is 8 × (1 − cosine).
-    "vit": Recipe(steps=6000, distillation_weight=8.0),
+    "vit": Recipe(steps=2600, distillation_weight=8.0, hint_weight=2.0),
 }
 
 
@@ -122,11 +126,51 @@ def encode_short(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return model.ln_final(end) @ model.text_projection
 
 
+class Hints(nn.Module):
+    """Linear maps from a transformer's patches to a ResNet's feature maps.
+
+    Patches after a third of the blocks predict the second stage's maps, those after two thirds the
+    third stage's (FitNets, arXiv 1412.6550).
+    """
+
+    def __init__(self, model: Any, teacher: Any) -> None:
+        super().__init__()
+        blocks, stages = model.visual.transformer.resblocks, teacher.visual
+        third = len(blocks) // 3
+        pairs = [(blocks[third - 1], stages.layer2), (blocks[2 * third - 1], stages.layer3)]
+        self.side = model.visual.grid_size[0]
+        self.seen: dict[nn.Module, torch.Tensor] = {}
+        self.pairs = pairs  # in a list, so that they do not count as this module's own
+        width = model.visual.conv1.out_channels
+        self.maps = nn.ModuleList(nn.Linear(width, x[-1].bn3.num_features) for _, x in pairs)
+        for module in (module for pair in pairs for module in pair):
+            module.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        self.seen[module] = output
+
+    def forward(self) -> torch.Tensor:
+        """The sum of both mean squared errors, in variances, for what the towers last saw.
+
+        Targets are cut at four deviations.
+        """
+        errors = []
+        for translate, (block, stage) in zip(self.maps, self.pairs, strict=True):
+            target = self.seen[stage].float()
+            deviation, mean = torch.std_mean(target, (0, 2, 3), keepdim=True)
+            target = ((target - mean) / (deviation + 1e-4)).clamp(-4, 4)
+            patches = self.seen[block][:, 1:].mT.unflatten(2, (self.side, self.side))
+            patches = F.adaptive_avg_pool2d(patches, (target.shape[2], target.shape[3]))
+            found = translate(patches.movedim(1, 3)).movedim(3, 1).float()
+            errors.append(F.mse_loss(found, target))
+        return torch.stack(errors).sum()
+
+
 def take_step(model: Any, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """A step of CLIP's training: clipped gradients, and a logit scale of at most 100."""
+    """A step of CLIP's training: the model's gradients clipped, a logit scale of at most 100."""
     optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(0, math.log(100))
@@ -140,7 +184,7 @@ def write_merges(path: Path) -> None:
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
 
 
-def save_clip(model: torch.nn.Module, folder: Path, architecture: dict[str, Any]) -> None:
+def save_clip(model: nn.Module, folder: Path, architecture: dict[str, Any]) -> None:
     """Writes a folder that open_clip loads as `local-dir:`, with weights in fp16."""
     save_tensors(
         {
@@ -191,7 +235,9 @@ def main() -> None:
     )
     torch.manual_seed(recipe.seed)
     architecture, model, teacher = build(tower)
-    trained = [p for p in model.parameters() if p.requires_grad]
+    hints = Hints(model, teacher) if teacher else None
+    module = nn.ModuleList([model, hints] if hints else [model])
+    trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -201,7 +247,7 @@ def main() -> None:
         fused=True,
     )
     state = runs / "state.safetensors"
-    progress = begin_or_continue(state, model, optimizer, recipe)
+    progress = begin_or_continue(state, module, optimizer, recipe)
     began = time.monotonic() - progress["seconds"]
     steps = range(progress["step"], recipe.steps)
     batches: DataLoader[Any] = DataLoader(  # drawn ahead, in a second process
@@ -226,19 +272,22 @@ def main() -> None:
         ):
             image_features = F.normalize(model.encode_image(images).float(), dim=-1)
             text_features = F.normalize(encode_short(model, tokenizer(texts)).float(), dim=-1)
+            wanted = F.normalize(teacher.encode_image(images).float(), dim=-1) if teacher else None
+            missed = hints() if hints else 0.0
         logits = model.logit_scale.exp() * image_features @ text_features.T
         target = torch.arange(len(texts))
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        if teacher is not None:
-            cosine = (image_features * teacher.encode_image(images, normalize=True)).sum(1)
+        if wanted is not None:
+            cosine = (image_features * wanted).sum(1)
             loss = loss + recipe.distillation_weight * (1 - cosine).mean()
+            loss = loss + recipe.hint_weight * missed
         take_step(model, optimizer, loss)
         losses.append(loss.item())
         if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
             progress["step"], progress["seconds"] = step + 1, time.monotonic() - began
             progress["loss"].append([step + 1, round(sum(losses) / len(losses), 4)])
             losses.clear()
-            save_training_state(state, model, optimizer, progress)
+            save_training_state(state, module, optimizer, progress)
             whole = step + 1 == recipe.steps
             save_clip(model, folder if whole else runs / "clip", architecture)
     log = {

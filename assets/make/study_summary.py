@@ -13,7 +13,7 @@ from assets.make.study import Study, has_record, unpack_counts
 from dclip_kit.evaluation.compare import format_table
 from dclip_kit.evaluation.evaluate import WAYS
 from dclip_kit.evaluation.study_table import RETENTION
-from dclip_kit.metrics import paired_bootstrap
+from dclip_kit.metrics import change_of_means, paired_bootstrap, resample_sums
 from dclip_kit.runtime.files import read_record
 
 
@@ -118,12 +118,12 @@ def _compare(
             arm: (torch.stack([run[way] for run in runs]).mean(0) / queries.clamp(min=1))[image]
             for arm, runs in hits.items()
         }
-        own_shares, versus = shares.pop(name), {}
-        for rival, rival_shares in shares.items():
-            if rival_shares.any():
-                gain = paired_bootstrap(rival_shares, own_shares, image, "relative")
-                versus[rival] = {"relative": gain.estimate, "ci95": [gain.low, gain.high]}
-        result[way] = {"recall_at_1": float(own_shares.mean()), "vs": versus}
+        *sums, counts = resample_sums(torch.stack([*shares.values()], dim=1), image).unbind(dim=1)
+        found, versus = dict(zip(shares, sums, strict=True)), {}
+        for rival in [rival for rival in shares if rival != name and shares[rival].any()]:
+            gain = change_of_means(found[rival], found[name], counts, "relative")
+            versus[rival] = {"relative": gain.estimate, "ci95": [gain.low, gain.high]}
+        result[way] = {"recall_at_1": float(shares[name].mean()), "vs": versus}
     return result
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from dclip_kit.commands.terminal import require_writable
+from dclip_kit.commands.terminal import require_own_folder, require_writable
 from dclip_kit.config import PROFILES
 from dclip_kit.runtime.printing import printable
 
@@ -43,6 +43,7 @@ def export(
             f"Expected an --out of its own, got the model's folder {printable(out)}, whose card "
             "would be lost; name another."
         )
+    require_own_folder(out, "preprocessor_config.json")
     clip = load_clip(model, tag_for(model, pretrained or None))
     if to == "onnx":
         from dclip_kit.models.hand_over_onnx import write_onnx

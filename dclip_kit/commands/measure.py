@@ -43,8 +43,9 @@ def evaluate(
     A model's folder records what the model has seen, also when it is copied.
 
     Args:
-        model: one or more; the others are compared with the first. "pocket", an architecture of
-            open_clip, or a folder that open_clip loads, such as an arm of distill (runs/x/dclip).
+        model: one or more; the others are compared with the first. "pocket" or "pocket_vit", an
+            architecture of open_clip, or a folder that open_clip loads, such as an arm of distill
+            (runs/x/dclip).
         pretrained: for architectures: a tag of open_clip, such as openai, or a file.
         data: captioned pictures, as in inspect, or "pocket"; if left out, those that the first
             arm's run measured on, or the profile's if no model is an arm.
@@ -165,8 +166,8 @@ def search(
     Args:
         asked: a folder of pictures, with its subfolders, if there is no --index; and what to look
             for, such as "a dog on a beach".
-        model: "pocket" (which knows a hundred drawn things), an architecture of open_clip, or a
-            folder that open_clip loads, such as an arm of distill (runs/x/dclip).
+        model: "pocket" or "pocket_vit" (which know a hundred drawn things), an architecture of
+            open_clip, or a folder that open_clip loads, such as an arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         index: a folder that embed-shards wrote, or clip-retrieval; hits are paths as it has them.
         top_k: the number of pictures to find.
@@ -259,12 +260,13 @@ def _search_folder(
 def _choose_references(model: str, references: str) -> Profile:
     """The profile whose captions rescore: the references', or that of the model's training."""
     from dclip_kit.evaluation.arms import read_origin
+    from dclip_kit.models.clip import POCKET
 
     origin = read_origin(model)
     profile = origin.profile if origin else PROFILES["pocket"]
     if references:
         return replace(profile, data=references, images="", test="")
-    if not origin and model != "pocket":
+    if not origin and model not in POCKET:
         raise ValueError(
             f"Expected captions to rescore by, but {model} comes with none; name their data with "
             "--references."

@@ -205,8 +205,8 @@ def embed(
     Args:
         data: captioned pictures, as in inspect.
         out: the folder to write.
-        model: "pocket", an architecture of open_clip, or a folder that open_clip loads, such as an
-            arm of distill (runs/x/dclip).
+        model: "pocket" or "pocket_vit", an architecture of open_clip, or a folder that open_clip
+            loads, such as an arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         regions: how regions are found and cropped.
         images: the folder that the pictures' names are relative to; searched for if left out.
@@ -269,8 +269,8 @@ def embed_shards(
     Args:
         source: a tar, a parquet file, or a folder of such files or of pictures.
         out: the folder to write; search --index reads it.
-        model: "pocket", an architecture of open_clip, or a folder that open_clip loads, such as an
-            arm of distill (runs/x/dclip).
+        model: "pocket" or "pocket_vit", an architecture of open_clip, or a folder that open_clip
+            loads, such as an arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         layout: parquet has the columns path and embedding; clip-retrieval is the layout of that
             program, img_emb/img_emb_0.npy and metadata/metadata_0.parquet.

@@ -20,6 +20,15 @@ _MANY = 20  # different values, more than there are names of splits
 _BOOLEANS = {"true", "false", "yes", "no", "0", "1", "0.0", "1.0"}
 
 
+def names_split(column: str) -> bool:
+    """Whether a column has one of the usual names of those with splits."""
+    return _plain(column) in _SPLIT_COLUMNS
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\W_]+", "", column.lower())
+
+
 def find_split_column(
     rows: Sequence[Mapping[str, Any]], file: Path, others: Collection[str] = ()
 ) -> tuple[str, tuple[str, ...]]:
@@ -47,7 +56,7 @@ def find_split_column(
             word = read_word(row[column])
             if word and (word in SPLIT_OF or len(words_of[column]) < _MANY):
                 words_of[column].add(word)
-    plain = {column: re.sub(r"[\W_]+", "", column.lower()) for column in words_of}
+    plain = {column: _plain(column) for column in words_of}
     candidates = [c for name in _SPLIT_COLUMNS for c in sorted(words_of) if plain[c] == name]
     splits = {column: words for column, words in words_of.items() if words <= SPLIT_OF.keys()}
 

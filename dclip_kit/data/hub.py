@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from dclip_kit.data.columns import names_split
 from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.data.readers import CAPTION_COLUMNS, PICTURE_COLUMNS
 from dclip_kit.runtime.files import cache_path, filling
@@ -65,11 +66,13 @@ def unpack_dataset(reference: str) -> Path:
             f"Expected a Hugging Face data set at {reference}, but it cannot be read "
             f"({reason}); check its name, the network and HF_HUB_OFFLINE."
         ) from error
-    folder = cache_path("datasets", hashlib.sha256(version.encode()).hexdigest()[:16])
+    folder = cache_path("datasets", hashlib.sha256(f"2 {version}".encode()).hexdigest()[:16])
     if not folder.is_dir():
         with filling(folder) as unpacked, (unpacked / TABLE).open("w", encoding="utf-8") as table:
             for split, rows in splits.items():
-                for row in _write_pictures(datasets, rows, unpacked, split, reference):
+                for row in _write_pictures(
+                    datasets, rows, unpacked, split, reference, {*splits} <= {"", "train"}
+                ):
                     table.write(json.dumps(row) + "\n")
     return folder
 
@@ -98,9 +101,13 @@ def _open(datasets: Any, reference: str) -> tuple[str, dict[str, Any]]:
 
 
 def _write_pictures(
-    datasets: Any, rows: Any, folder: Path, split: str, reference: str
+    datasets: Any, rows: Any, folder: Path, split: str, reference: str, unnamed: bool
 ) -> Iterable[dict[str, Any]]:
-    """Writes the pictures of a split, and yields their rows of the table."""
+    """Writes the pictures of a split, and yields their rows of the table.
+
+    The only split of a data set, which is called train where nobody has named it, may have a
+    column that says more.
+    """
     features = rows.features.items()
     picture_columns = [name for name, kind in features if isinstance(kind, datasets.Image)]
     caption_columns = [name for name in CAPTION_COLUMNS if name in rows.features]
@@ -111,7 +118,12 @@ def _write_pictures(
         )
     usual = (name for name in PICTURE_COLUMNS if name in picture_columns)
     picture_column = next(usual, picture_columns[0])
-    rows = rows.select_columns([picture_column, caption_columns[0]])
+    own = [
+        name
+        for name, kind in features
+        if unnamed and names_split(name) and "string" in str(getattr(kind, "dtype", ""))
+    ]
+    rows = rows.select_columns([picture_column, caption_columns[0], *own])
     rows = rows.cast_column(picture_column, datasets.Image(decode=False))
     (folder / (split or "all")).mkdir()
     for number, row in enumerate(tqdm(rows, f"unpacking {split}", delay=2)):
@@ -122,7 +134,8 @@ def _write_pictures(
             (folder / file_name).write_bytes(picture["bytes"])
         elif picture.get("path") and _is_own(datasets, Path(picture["path"]), reference):
             shutil.copyfile(picture["path"], folder / file_name)
-        yield {"image": file_name, "captions": row[caption_columns[0]], "split": split}
+        entry = {"image": file_name, "captions": row[caption_columns[0]]}
+        yield entry | ({name: row[name] for name in own} or {"split": split})
 
 
 def _is_own(datasets: Any, path: Path, reference: str) -> bool:

@@ -19,6 +19,15 @@ from dclip_kit.runtime.files import filling
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 
+def _is_left(name: str) -> bool:
+    """Whether a file or folder is a system's or a program's own."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def _is_labelled(name: str) -> bool:
+    return is_picture(name) and not _is_left(Path(name).name)
+
+
 def read_labelled(reference: str | Path) -> LabelledImages:
     """Reads labelled pictures by a reference, as the command line takes it.
 
@@ -55,7 +64,15 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
         raise FileNotFoundError(
             f"Expected a folder of labelled pictures at {folder}, found none; check the path."
         )
-    image_folder = ImageFolder(folder, is_valid_file=is_picture)
+
+    class Folders(ImageFolder):
+        """Without the folders that systems and programs leave behind, which are no classes."""
+
+        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+            names = [name for name in super().find_classes(directory)[0] if not _is_left(name)]
+            return names, {name: number for number, name in enumerate(names)}
+
+    image_folder = Folders(folder, is_valid_file=_is_labelled)
     folder_names, file = image_folder.classes, folder / "classes.txt"
     if len(folder_names) < 2 or {name.lower() for name in folder_names} <= SPLIT_OF.keys():
         raise ValueError(

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -183,13 +184,29 @@ class LabelledImages:
         return self.select(sorted(i for _, group in classes for i in islice(group, count)))
 
 
+_TURNS = {  # by EXIF's number, what makes a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def upright(picture: Image.Image) -> Image.Image:
     """A loaded picture, turned by its EXIF orientation if it has one."""
     # After loading, as Pillow turns TIFFs itself while it loads. With unreadable metadata the
     # picture stays as stored, which is how viewers show it.
     with suppress(Exception):
-        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            return ImageOps.exif_transpose(picture)
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        if turn is not None:
+            turned = picture.transpose(turn)
+            notes = [key for key in turned.info if re.search("exif|xmp", str(key), re.IGNORECASE)]
+            for key in notes:  # it would be turned again
+                del turned.info[key]
+            return turned
     return picture
 
 

@@ -117,7 +117,7 @@ def _read_cells(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
                 continue
             cells = dict(zip(columns, row or (), strict=False))
             texts = [cells[column] for column in CAPTION_COLUMNS if column in cells]
-            if any(re.fullmatch(r"\s*\[\s*(['\"]).*\1\s*\]\s*", x, re.DOTALL) for x in texts):
+            if any(re.fullmatch(r"\s*\[\s*['\"].*['\"]\s*\]\s*", x, re.DOTALL) for x in texts):
                 yield where, "expected a caption, got a list of them; give each a row"
             elif row and len(row) == len(columns):
                 yield where, cells

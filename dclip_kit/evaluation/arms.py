@@ -47,7 +47,7 @@ from dclip_kit.models.weights import interpolate, round_changed
 from dclip_kit.runtime.files import asset_path, read_record, write_atomically, write_record
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import as_code, say
-from dclip_kit.runtime.processes import is_main_process
+from dclip_kit.runtime.processes import is_main_process, training_device
 from dclip_kit.training import History, Term, distill
 
 _LEAST_FOUND = 20  # right answers, below which half of them may be luck
@@ -149,12 +149,13 @@ def prepare_training(
     """Reads val, which every training measures after each epoch; arguments as in `TrainingSet`.
 
     Raises:
-        ValueError: as `read_pixels`.
+        ValueError: as `read_pixels` and `require_some_named`.
     """
     val = replace(sets.val, pictures=read_few(clip, sets.val.pictures))
     zero_shot_val = replace(
         sets.zero_shot_val, pictures=read_few(clip, sets.zero_shot_val.pictures)
     )
+    require_some_named(clip, zero_shot_val)  # before hours of training
     return_memory()
     return TrainingSet(captioned, val, zero_shot_val, rule, stop_collapsed)
 
@@ -189,13 +190,28 @@ def measure_interpolations(
         recall = evaluate_retrieval(mixed, retrieval, progress=False).text_to_image.recall_at[1]
         top1 = evaluate_zero_shot(mixed, zero_shot, progress=False).top1
         rows.append((alpha, recall, top1))
-        base = rows[0][2]
-        if base == 0:
-            raise ValueError(
-                "Expected a CLIP that knows some of the classes, got none right; give it classes "
-                "that it can name."
-            )
-    return tuple(Candidate(alpha, recall, top1 / base) for alpha, recall, top1 in rows)
+        if rows[0][2] == 0:
+            raise _knows_none()
+    return tuple(Candidate(alpha, recall, top1 / rows[0][2]) for alpha, recall, top1 in rows)
+
+
+def require_some_named(clip: ClipBundle, zero_shot: ZeroShotSet) -> float:
+    """A CLIP's zero-shot accuracy, of which something has to be there to be retained.
+
+    Raises:
+        ValueError: it classifies no picture correctly.
+    """
+    top1 = evaluate_zero_shot(clip, zero_shot, progress=False).top1
+    if top1 == 0:
+        raise _knows_none()
+    return top1
+
+
+def _knows_none() -> ValueError:
+    return ValueError(
+        "Expected a CLIP that knows some of the classes, got none right; give it classes that it "
+        "can name."
+    )
 
 
 def choose_candidate(candidates: Sequence[Candidate], least_retention: float) -> Candidate:
@@ -233,7 +249,7 @@ def train_arm(
     Raises:
         ValueError: as `distill`; or the model has collapsed, and `shown` says to stop then.
     """
-    precision = choose_precision(settings.mixed_precision)
+    precision = choose_precision(settings.mixed_precision, training_device(clip.device))
     validator = _Validator(clip, shown, precision, settings.learning_rate)
     run = distill(
         clip,

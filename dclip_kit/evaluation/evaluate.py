@@ -275,7 +275,7 @@ def evaluate_compositions(
     """How often the two captions, and the two pictures, of the pocket's items are told apart.
 
     Args:
-        found: from `score_compositions`, or for a teacher from `inspection.score_teacher`.
+        found: from `score_compositions`, or for a teacher from `inspection.score_teachers`.
 
     Returns:
         By kind, then "text", "image" and "group" as `composition_scores`, with 95 % intervals.

@@ -39,6 +39,7 @@ from dclip_kit.evaluation.profile_data import (
     is_pocket,
     load_data,
     load_uncaptioned,
+    locate_uncaptioned,
     read_anchors,
     require_data,
 )
@@ -211,8 +212,6 @@ def begin(
     before = {name: seen for name, seen in records.items() if seen}
     for name, seen in before.items():
         data = leave_out_seen(data, seen, name)
-    if is_main_process():
-        write_record(profile.as_dict(), out / SETTINGS)
     uncaptioned = load_uncaptioned(profile, data) if with_uncaptioned else None
     by_content = profile.leak_guard == "content"
     own_labelled = not is_pocket(profile.zero_shot)  # whose pictures are seen nowhere else
@@ -221,6 +220,9 @@ def begin(
     if own_labelled:
         trained = add_trained(seen, uncaptioned, by_content) if uncaptioned else seen
         data = leave_out_trained_labelled(data, trained)
+    require_settings(profile, out)  # another run may have begun there meanwhile
+    if is_main_process():
+        write_record(profile.as_dict(), out / SETTINGS)
     return Begun(profile, out, clip, data, uncaptioned, seen)
 
 
@@ -259,11 +261,26 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
     """Checks that a profile fits its CLIP and other models, before anything is computed.
 
     Raises:
-        ValueError: the policy matches nothing in the image tower, or the teacher does not fit CLIP;
-            or as `choose_layers` or `load_denoiser`.
+        ValueError: the policy matches nothing in the image tower, the teacher does not fit CLIP, or
+            settings contradict one another; or as `choose_layers` or `load_denoiser`.
         FileNotFoundError: the detector's weights are missing.
         ImportError: as `choose_layers` or `load_denoiser`.
     """
+    student = profile.student
+    ranks = student.distillation_weight and student.distillation == "anchored_kl"
+    if profile.anchor_texts and not ranks:
+        raise ValueError(
+            "Expected a student that ranks texts with anchor_texts, got the recipe "
+            f"{profile.recipe} with distillation {student.distillation}; leave them out."
+        )
+    copies_texts = not ranks and student.distillation_weight and student.train_text
+    given = profile.teacher_model != "cross_attention" and student.uncaptioned_batch
+    if copies_texts and given and locate_uncaptioned(profile):
+        raise ValueError(
+            "Expected no uncaptioned pictures with student.distillation cosine and "
+            "student.train_text, which copies captions, too; leave one of the three out."
+        )
+    control_of(profile)  # refuses what the control could not train with
     choose_parameters(clip, profile.student.train)
     if profile.student.lora:
         choose_layers(clip, profile.student.train)

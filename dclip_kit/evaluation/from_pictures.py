@@ -71,8 +71,6 @@ def run_from_pictures(
     require_data(profile)
     clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
     require_trainable(profile, clip)
-    if is_main_process():
-        write_record(profile.as_dict(), out / SETTINGS)
     pictures, left_out = read_uncaptioned(profile.data, (), profile.leak_guard == "content")
     if str(left_out):
         say(str(left_out))
@@ -82,6 +80,13 @@ def run_from_pictures(
         pictures, nothing, (), profile.leak_guard == "content", [before] if before else []
     )
     texts = read_anchors(profile.anchor_texts)
+    labelled = read_own_labelled(profile)
+    if not is_pocket(profile.zero_shot):
+        labelled = leave_out_labelled(labelled, seen.files)
+    templates = choose_templates(profile.zero_shot, profile.templates)
+    zero_shot = prepare_zero_shot(clip, labelled, templates=templates)
+    if is_main_process():  # only now, so that a command may be corrected
+        write_record(profile.as_dict(), out / SETTINGS)
     say(f"{len(pictures):,} pictures without captions to train on, {len(texts):,} texts.")
 
     shown = encode_pictures(clip, deal_texts(pictures, texts), profile.regions, features or out)
@@ -94,11 +99,6 @@ def run_from_pictures(
     student = interpolate(clip, run.student, ALPHA)
     round_changed(clip, student)
 
-    labelled = read_own_labelled(profile)
-    if not is_pocket(profile.zero_shot):
-        labelled = leave_out_labelled(labelled, seen.files)
-    templates = choose_templates(profile.zero_shot, profile.templates)
-    zero_shot = prepare_zero_shot(clip, labelled, templates=templates)
     knew, knows = (evaluate_zero_shot(each, zero_shot) for each in (clip, student))
     report = {
         "captions": "none",

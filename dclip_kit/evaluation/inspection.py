@@ -4,7 +4,7 @@ Axes: object, a thing of a scene; region, token, embed; pair, an image-caption p
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -487,43 +487,46 @@ def probe_teacher(
     return shortcut_probe(run.teacher, clip, features, regions)
 
 
-def score_teacher(
-    run: TeacherRun, clip: ClipBundle, regions: RegionSettings, count: int = 1000
-) -> dict[str, Float[Tensor, "item 2 2"]]:
-    """`score_compositions` for a teacher; the captions' vectors are the frozen CLIP's.
+def score_teachers(
+    runs: Mapping[str, TeacherRun], clip: ClipBundle, regions: RegionSettings, count: int = 1000
+) -> dict[str, dict[str, Float[Tensor, "item 2 2"]]]:
+    """`score_compositions` for teachers; the captions' vectors are the frozen CLIP's.
 
     A teacher that reads captions embeds each of an item's pictures with each of its captions, and
     the cosine is the one with that caption's vector.
 
     Args:
-        run: with the teacher.
+        runs: with the teachers, by name.
         clip: the untouched CLIP.
         regions: how regions are found and cropped.
         count: items of each kind.
 
     Returns:
-        By kind, as `composition_scores` takes them.
+        By name and kind, as `composition_scores` takes them.
 
     Raises:
         ValueError: there is no item.
     """
     detector = choose_detector(regions, clip)
-    cosines: dict[str, Tensor] = {}
-    item_images = torch.arange(2 * count).reshape(-1, 2)  # each item's pictures
+    cosines: dict[str, dict[str, Tensor]] = {name: {} for name in runs}
     for kind in KINDS:
         features = extract_features(clip, detector, load_compositions(kind, count), regions)
-        if isinstance(run.settings, RegionTeacherSettings):
-            embedding = embed_pictures(run.teacher, features, run.settings)
-            embedding = embedding.reshape(count, 2, 1, -1)
-        else:
-            paired_features = [  # all captions with their item's first picture, then its second
-                replace(features, image_of_text=item_images[:, [picture, picture]].flatten())
-                for picture in (0, 1)
-            ]
-            embeddings = [
-                embed_with_teacher(run.teacher, paired, regions) for paired in paired_features
-            ]
-            embedding = torch.stack([paired.reshape(count, 2, -1) for paired in embeddings], dim=1)
         text = features.text.reshape(count, 1, 2, -1)
-        cosines[kind] = (embedding * text).sum(-1)  # item picture caption
+        for name, run in runs.items():
+            embedding = _embed_items(run, features, regions)
+            cosines[name][kind] = (embedding * text).sum(-1)  # item picture caption
     return cosines
+
+
+def _embed_items(run: TeacherRun, features: FrozenFeatures, regions: RegionSettings) -> Tensor:
+    """A teacher's vectors (item, picture, caption, embed); a single caption if it reads none."""
+    count = len(features.image) // 2
+    if isinstance(run.settings, RegionTeacherSettings):
+        return embed_pictures(run.teacher, features, run.settings).reshape(count, 2, 1, -1)
+    item_images = torch.arange(2 * count).reshape(-1, 2)  # each item's pictures
+    paired_features = [  # all captions with their item's first picture, then its second
+        replace(features, image_of_text=item_images[:, [picture, picture]].flatten())
+        for picture in (0, 1)
+    ]
+    embeddings = [embed_with_teacher(run.teacher, paired, regions) for paired in paired_features]
+    return torch.stack([paired.reshape(count, 2, -1) for paired in embeddings], dim=1)

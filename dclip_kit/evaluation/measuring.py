@@ -5,7 +5,7 @@ models on order and relations, and teachers on whether they use their regions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,9 @@ def load_rescoring_parts(on: MeasuredOn) -> Splits:
             "Expected a split without pictures of train and val, which rescoring works with, got "
             f"{on.split!r} with {len(shared):,} of them; measure another with --split."
         )
-    return parts
+    # Settings that are chosen on what a model knows by heart would flatter it.
+    seen = {name: record for name, record in on.seen.items() if record}
+    return replace(parts, val=leave_out_trained(parts.val, seen).dataset)
 
 
 def measure_model(

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from dclip_kit.config import Profile, SelectionRule, StudentSettings, control_of, trains_teacher
-from dclip_kit.evaluation.arms import Candidate, choose_candidate
+from dclip_kit.evaluation.arms import Candidate, choose_candidate, require_some_named
 from dclip_kit.evaluation.compare import compare, say_gain
 from dclip_kit.evaluation.evaluate import (
     WAYS,
@@ -111,12 +111,15 @@ def run_pilot(
     settings = control.student
     part = _take_part(begun, pictures)
     features = part.captioned.features
-    epoch_steps = len(plan_epoch(features, settings, profile.seed, 0))
+    steps_of_epoch = plan_epoch(features, settings, profile.seed, 0)
+    epoch_steps = len(steps_of_epoch)
     few = replace(settings, epochs=max(1, -(-steps // epoch_steps)))
     rungs, step_seconds = _climb_ladder(begun, part, replace(control, student=few), minutes)
     best = max(rungs, key=lambda rung: (rung.recall_at_1, -rung.factor))
     rate = profile.student.learning_rate * best.factor
-    picture_seconds = step_seconds / (settings.batch_size + settings.rehearsal_batch)
+    batches = [batch for step in steps_of_epoch for batch in step]
+    shown = sum(map(len, batches)) + len(batches) * settings.rehearsal_batch
+    picture_seconds = step_seconds * epoch_steps / shown
     seconds = {
         name: picture_seconds * _count_shown(each.student, len(data.train), bool(uncaptioned))
         for name, each in (("the control", control), (profile.recipe, profile))
@@ -179,7 +182,7 @@ def _climb_ladder(
     clip, profile, few = begun.clip, begun.profile, control.student
     terms = prepare_terms(control, clip, part.captioned)
     before = evaluate_retrieval(clip, part.retrieval, progress=False)
-    top1 = evaluate_zero_shot(clip, part.zero_shot, progress=False).top1
+    top1 = require_some_named(clip, part.zero_shot)
     began, once = time.monotonic(), replace(few, epochs=1)
     distill(clip, part.captioned, terms, once, seed=profile.seed)
     epoch_seconds = time.monotonic() - began
@@ -223,7 +226,7 @@ def _choose(
     for alpha in _ALPHAS:
         mixed = interpolate(clip, student, alpha)
         metrics[alpha] = evaluate_retrieval(mixed, part.retrieval, progress=False)
-        kept = evaluate_zero_shot(mixed, part.zero_shot, progress=False).top1 / max(top1, 1e-9)
+        kept = evaluate_zero_shot(mixed, part.zero_shot, progress=False).top1 / top1
         recall = metrics[alpha].text_to_image.recall_at[1]
         candidates[alpha] = Candidate(alpha, recall, kept)
     chosen = choose_candidate([*candidates.values()], rule.least_retention)
@@ -298,8 +301,8 @@ def _advise(best: Rung, rate: float, captioned: int, has_teacher: bool) -> str:
 
 def _spread(count: int, most: int) -> list[int]:
     """At most so many indices, spread evenly."""
-    step = max(1, count // most)
-    return [*range(0, count, step)][:most]
+    number = min(count, most)
+    return [index * count // number for index in range(number)]
 
 
 def _say_time(seconds: float) -> str:

@@ -9,7 +9,7 @@ from dclip_kit.evaluation.arms import read_origin
 from dclip_kit.evaluation.compare import format_compositions, format_probe
 from dclip_kit.evaluation.evaluate import evaluate_compositions, score_compositions
 from dclip_kit.evaluation.experiment import load_saved_teacher
-from dclip_kit.evaluation.inspection import ShortcutProbe, probe_teacher, score_teacher
+from dclip_kit.evaluation.inspection import ShortcutProbe, probe_teacher, score_teachers
 from dclip_kit.evaluation.profile_data import read_measured
 from dclip_kit.evaluation.seen import TRAINING, leave_out_trained, load_seen
 from dclip_kit.features.extract import load_or_extract_features
@@ -80,8 +80,9 @@ def probe_saved_teacher(folder: Path, items: int, device: str = "cpu") -> ProbeR
     seen_by_teacher = {str(folder): seen} if seen else {}
     unseen = leave_out_trained(read_measured(origin.profile), seen_by_teacher)
     features = load_or_extract_features(clip, unseen.dataset, regions, None)
+    cosines = score_teachers({"": run}, clip, regions, items)[""]
     return ProbeResult(
-        evaluate_compositions(score_teacher(run, clip, regions, items)),
+        evaluate_compositions(cosines),
         probe_teacher(run, clip, features, regions),
     )
 

@@ -17,9 +17,10 @@ from dclip_kit.data import (
     read_labelled,
 )
 from dclip_kit.data.formats import find_formats, recognise_format
-from dclip_kit.data.hub import is_dataset
+from dclip_kit.data.hub import has_parquet, is_dataset
 from dclip_kit.data.labelled import LABELLED_READERS
-from dclip_kit.data.pictures import SPLITS, require_imagehash
+from dclip_kit.data.paths import is_text, read_lines
+from dclip_kit.data.pictures import SPLITS, require_imagehash, scan_pictures
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.scenes import render_scene
 from dclip_kit.data.splits import (
@@ -118,13 +119,28 @@ def load_data(profile: Profile) -> ProfileData:
             pocket.load_labelled("zero_shot_held_out", count),
         )
     else:
-        labelled = (*halve_labelled(read_labelled(profile.zero_shot), profile.seed), None)
+        halves = halve_labelled(read_labelled(profile.zero_shot), profile.seed)
+        labelled = (*leave_out_unreadable(halves), None)
     templates = choose_templates(profile.zero_shot, profile.templates)
     splits = load_splits(profile)
     ceiling = pocket.RECALL_CEILING if is_pocket(profile.data) else None
     return ProfileData(
         splits.train, splits.val, splits.test, splits.left_out, *labelled, ceiling, templates
     )
+
+
+def leave_out_unreadable(
+    halves: tuple[LabelledImages, LabelledImages],
+) -> tuple[LabelledImages, LabelledImages]:
+    """Leaves out labelled pictures that cannot be used, and prints how many."""
+    problems = [[scan.problem for scan in scan_pictures(half.paths)] for half in halves]
+    if unusable := [problem for each in problems for problem in each if problem]:
+        say(f"{len(unusable):,} labelled pictures are left out, such as: {unusable[0]}")
+    first, second = (
+        half.select([number for number, problem in enumerate(each) if not problem])
+        for half, each in zip(halves, problems, strict=True)
+    )
+    return first, second
 
 
 def load_splits(profile: Profile) -> Splits:
@@ -316,8 +332,11 @@ def read_anchors(source: str) -> list[str]:
     """
     path = Path(source)
     if path.suffix == ".txt" and path.is_file() and not find_formats(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        texts = [line.strip() for line in lines if line.strip()]
+        texts = [line.strip() for _, line in read_lines(path)]
+        if not all(is_text(text) and "\0" not in text for text in texts):
+            raise ValueError(
+                f"Expected texts in UTF-8 in {path}, got another encoding; save it as UTF-8."
+            )
     else:
         texts = read_captioned(path, split="all", checks="names").dataset.texts
     if not texts:
@@ -330,7 +349,7 @@ def read_anchors(source: str) -> list[str]:
 def has_captions(profile: Profile) -> bool:
     """Whether a profile's data are more than a folder of pictures."""
     data = Path(profile.data)
-    return not data.is_dir() or bool(find_formats(data))
+    return not data.is_dir() or bool(find_formats(data)) or has_parquet(data)
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:

@@ -1,6 +1,7 @@
 """Checks of the notebooks' exercises."""
 
 from dclip_kit.exercises.checks import (
+    check_agreement,
     check_average_precision,
     check_contrastive_loss,
     check_gain,
@@ -16,6 +17,7 @@ from dclip_kit.exercises.checks import (
 )
 
 __all__ = [
+    "check_agreement",
     "check_average_precision",
     "check_contrastive_loss",
     "check_gain",

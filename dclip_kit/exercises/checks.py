@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from torchvision.ops import box_iou
 
 from dclip_kit.metrics import composition_scores
@@ -807,6 +807,71 @@ check_group_score = Exercise(
         ),
         "That is in percent; return a share from 0 to 1.": (
             lambda similarity: 100 * _right(similarity).double().mean()
+        ),
+    },
+)
+
+
+# 09: the same vectors, by two libraries
+
+
+def _draw_libraries(rng: Generator) -> tuple[Any, ...]:
+    """Vectors in pairs, more or less alike, and of any lengths."""
+    count, width = _draw_size(rng, 4, 30), _draw_size(rng, 3, 12)
+    ours = normalize(torch.randn(count, width, generator=rng), dim=-1)
+    noise = torch.randn(count, width, generator=rng) * torch.rand(count, 1, generator=rng)
+    theirs, lengths = ours + noise, 4 * torch.rand(2, count, 1, generator=rng) + 0.2
+    return ours * lengths[0], theirs * lengths[1]
+
+
+check_agreement = Exercise(
+    _draw_libraries,
+    lambda ours, theirs: cosine_similarity(ours, theirs).min(),
+    {
+        "That is a dot product, which grows with both lengths: bring both to length 1 first.": (
+            lambda ours, theirs: (ours * theirs).sum(1).min()
+        ),
+        "Ours are of length 1 now, theirs are not: bring both to length 1.": (
+            lambda ours, theirs: (normalize(ours) * theirs).sum(1).min()
+        ),
+        "Theirs are of length 1 now, ours are not: bring both to length 1.": (
+            lambda ours, theirs: (ours * normalize(theirs)).sum(1).min()
+        ),
+        "norm() without an axis is that of the whole table; each row has a length of its own.": (
+            lambda ours, theirs: (ours / ours.norm() * theirs / theirs.norm()).sum(1).min()
+        ),
+        "Bring each row to length 1, which is a picture's vector, not each column.": (
+            lambda ours, theirs: (normalize(ours, dim=0) * normalize(theirs, dim=0)).sum(1).min()
+        ),
+        "The mean hides the one vector that differs; return the least cosine.": (
+            lambda ours, theirs: cosine_similarity(ours, theirs).mean()
+        ),
+        "That is the pair that agrees best; return the least cosine.": (
+            lambda ours, theirs: cosine_similarity(ours, theirs).max()
+        ),
+        "Those are the cosines, one for each picture; return the least.": cosine_similarity,
+        "That says which pair agrees least; return its cosine.": (
+            lambda ours, theirs: cosine_similarity(ours, theirs).argmin()
+        ),
+        "Compare each vector with the other library's of the same picture, not with all.": (
+            lambda ours, theirs: (normalize(ours) @ normalize(theirs).T).min()
+        ),
+        "That is the greatest difference of two numbers; return the least cosine.": (
+            lambda ours, theirs: (normalize(ours) - normalize(theirs)).abs().max()
+        ),
+        "That is the greatest distance; return the least cosine.": (
+            lambda ours, theirs: (normalize(ours) - normalize(theirs)).norm(dim=1).max()
+        ),
+        "That is the cosine of two columns; the vectors are the rows.": (
+            lambda ours, theirs: cosine_similarity(ours, theirs, dim=0).min()
+        ),
+        "That is one cosine of the whole tables; each row has its own.": (
+            lambda ours, theirs: cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)
+        ),
+        "norm(dim=1) alone is divided by along the wrong axis; give it keepdim=True.": (
+            lambda ours, theirs: (
+                (ours / ours.norm(dim=1) * (theirs / theirs.norm(dim=1))).sum(1).min()
+            )
         ),
     },
 )

@@ -8,6 +8,7 @@ moment; the next one makes the missing shards. When all exist, they are joined i
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -174,6 +175,8 @@ def open_store(folder: Path, source: dict[str, Any]) -> FrozenFeatures | None:
                 "folder, or delete what is in this one."
             )
         return None
+    if "detector" in source:  # in older records, too, an entry only where there are crops
+        source = source | {"detector": {"crops": None} | source["detector"]}
     differing = differing_entries(load_json(record), source)
     if differing:
         entries = ", ".join(f"{name} ({values})" for name, values in differing.items())
@@ -322,7 +325,7 @@ def describe_source(
         "regions": {k: v for k, v in asdict(settings).items() if k not in _NOT_OF_CROPS},
         "pictures": {
             "count": len(dataset),
-            "paths": _digest(str(path.absolute()).encode() for path in dataset.paths),
+            "paths": _digest(os.fsencode(path.absolute()) for path in dataset.paths),
             "bytes": _digest(scan.digest.encode() for scan in scans),
         },
         "captions": _digest(json.dumps(group).encode() for group in dataset.captions),

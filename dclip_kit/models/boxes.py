@@ -129,6 +129,9 @@ def read_boxes(file: Path, confidence: float = 0.0, max_regions: int = 1000) -> 
                 (int(entry["width"]), int(entry["height"])),
             )
             regions[PurePath(path).relative_to(root)] = found
+        found_ones = [x for x in regions.values() if not x.is_whole_image]
+        if found_ones and max(float(x.xyxy.max()) for x in found_ones) <= 1:
+            raise ValueError("no box is longer than a pixel: they are shares of the picture")
     except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected boxes as the command detect writes them in {file}, got another form "

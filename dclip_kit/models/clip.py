@@ -35,6 +35,7 @@ CONFIG_FILE = "open_clip_config.json"
 MERGES_FILE = "merges.txt.gz"  # a shortened vocabulary travels with its model
 # In the order in which open_clip looks for them in a repository.
 WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+POCKET = {"pocket": "pocket_clip", "pocket_vit": "pocket_vit"}  # CLIPs in assets
 _LONGEST = 100  # times the shorter side, of a picture that is resized by it
 
 
@@ -144,9 +145,10 @@ def load_clip(
     Python code that comes with a tokenizer or a text tower is never run.
 
     Args:
-        name_or_path: "pocket"; a folder with open_clip_config.json and weights, as it is or as
-            "local-dir:folder"; a repository, "hf-hub:organisation/name"; or an architecture of
-            open_clip ("ViT-B-32-quickgelu"), those added by `open_clip.add_model_config` included.
+        name_or_path: "pocket", or "pocket_vit" with a vision transformer; a folder with
+            open_clip_config.json and weights, as it is or as "local-dir:folder"; a
+            repository, "hf-hub:organisation/name"; or an architecture of open_clip
+            ("ViT-B-32-quickgelu"), those added by `open_clip.add_model_config` included.
         pretrained: for an architecture only: a tag of open_clip ("openai"), a file of weights, or
             "untrained" for random ones.
         device: where to put it.
@@ -213,8 +215,8 @@ def load_clip(
 
 def find_folder(name: str) -> Path | None:
     """The folder that `load_clip` reads for this name; None if the name is not a folder's."""
-    if name == "pocket":
-        return asset_path("pocket_clip")
+    if name in POCKET:
+        return asset_path(POCKET[name])
     if name.startswith("local-dir:") or Path(name).is_dir():
         return Path(name.removeprefix("local-dir:"))
     return None
@@ -252,8 +254,9 @@ def _require_architecture(name: str) -> None:
         )
     if name not in open_clip.list_models():
         raise ValueError(
-            f"Expected 'pocket', a folder or an architecture of open_clip, got {name!r}; open_"
-            "clip.list_models() lists them, and a repository is 'hf-hub:organisation/name'."
+            f"Expected {', '.join(map(repr, POCKET))}, a folder or an architecture of open_clip, "
+            f"got {name!r}; open_clip.list_models() lists them, and a repository is "
+            "'hf-hub:organisation/name'."
         )
 
 
@@ -346,11 +349,12 @@ def _shorten(values: Tensor) -> Tensor:
 # Precision and device
 
 
-def choose_precision(asked: str) -> str:
+def choose_precision(asked: str, device: torch.device | str) -> str:
     """Turns "auto" into bf16 if `accelerate launch` asks for it or the hardware has it, else fp32.
 
     Args:
         asked: `StudentSettings.mixed_precision`.
+        device: to train on.
 
     Raises:
         ValueError: accelerate was launched with a precision other than no or bf16.
@@ -363,7 +367,7 @@ def choose_precision(asked: str) -> str:
             f"Expected accelerate's mixed precision to be no or bf16, got {launched!r}; launch it "
             "with --mixed_precision bf16, or set the student's mixed_precision to no."
         )
-    if torch.cuda.is_available():
+    if "cuda" in str(device):
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         has_bf16 = torch.cpu._is_avx512_bf16_supported()

@@ -227,7 +227,13 @@ def _trace(tower: nn.Module, name: str, sample: Tensor, folder: Path) -> None:
 
 def _describe(bundle: ClipBundle, words: Any) -> dict[str, Any]:
     """What transformers.js reads of config.json, and what its users may want to know."""
-    text = {"max_position_embeddings": words.model_max_length, "vocab_size": len(words)}
+    text = {
+        "max_position_embeddings": words.model_max_length,
+        "vocab_size": len(words),
+        # Left out, transformers would take those of OpenAI's vocabulary.
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+    }
     return {
         "model_type": "clip",
         "architectures": ["CLIPModel"],

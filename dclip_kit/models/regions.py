@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
@@ -310,14 +310,16 @@ def draw_boxes(
             "detect the regions in this very picture."
         )
     side = side or max(picture.size)
-    copy = ImageOps.contain(picture.convert("RGB"), (side, side))
+    scale = side / max(picture.size)
+    size = [max(1, round(length * scale)) for length in picture.size]  # of a sliver, too
+    copy = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(copy)
     font_size = font_size or max(side // 40, 12)
     font, stroke = _load_font(font_size), max(1, round(font_size / 6))
     detections = zip(regions.label, regions.confidence.tolist(), strict=True)
     labels = labels or [f"{label} {confidence:.2f}" for label, confidence in detections]
     colors = colors or label_colors(regions.label)
-    boxes = (regions.xyxy * (copy.width / picture.width)).tolist()
+    boxes = (regions.xyxy * scale).tolist()
     for left, top, right, bottom in boxes:  # a white rim, visible on any background
         pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=stroke + 2)
     for box, color in zip(boxes, colors, strict=True):

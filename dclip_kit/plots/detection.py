@@ -127,6 +127,38 @@ def plot_student_view(
     return figure
 
 
+def plot_patches(
+    picture: Image.Image,
+    regions: Regions,
+    shares: Float[Tensor, "_row _column"],
+    clip: ClipBundle,
+) -> go.Figure:
+    """A picture's regions, and beside them where a vision transformer looks.
+
+    From the left: the picture with its regions; CLIP's input from it, magnified: the more
+    attention a patch gets, the brighter it is.
+
+    Args:
+        picture: as stored.
+        regions: of this picture.
+        shares: of its patches, from `map_attention`.
+        clip: the model whose attention is shown.
+
+    Raises:
+        ValueError: the regions are of another picture's size.
+    """
+    seen = Image.fromarray(clip.to_pixels(upright(picture)).permute(1, 2, 0).numpy())
+    seen = seen.resize((300, 300), Image.Resampling.NEAREST)
+    light = (255 * shares / shares.max().clamp(min=1e-12)).round().byte()
+    mask = Image.fromarray(light.numpy()).resize(seen.size, Image.Resampling.NEAREST)
+    lit = Image.composite(seen, seen.point(lambda value: value * 0.25), mask)
+    figure = new_figure(260, cols=2, horizontal_spacing=0.02)
+    add_picture(figure, draw_boxes(picture, regions, side=300, font_size=18), "its regions")
+    many = f"its {shares.numel()} patches, the brightest with {shares.max():.0%} of the attention"
+    add_picture(figure, lit, wrap_text(many, 40), col=2)
+    return figure
+
+
 def plot_average_precision(validation: Mapping[str, Any]) -> go.Figure:
     """Average precision of each category at an overlap of one half, best first, and their mean.
 

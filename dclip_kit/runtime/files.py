@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -106,8 +107,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_record(record: Any, path: Path | str) -> None:
-    """Writes JSON values into a file, atomically."""
-    write_atomically(Path(path), json.dumps(record, indent=1) + "\n")
+    """Writes JSON values into a file, atomically; JSON has no NaN, which becomes null."""
+    write_atomically(Path(path), json.dumps(_without_nan(record), indent=1, allow_nan=False) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_record(path: Path, build: Callable[[Any], Built]) -> Built:

@@ -59,12 +59,16 @@ def choose_threads(environment: MutableMapping[str, str], file: Path = CGROUP) -
         environment.setdefault("OMP_NUM_THREADS", str(max(1, int(cores))))
 
 
-def peak_memory_mb() -> float:
-    """The most resident memory that this process has used, in MB (10^6 bytes)."""
-    status = Path("/proc/self/status")
+def peak_memory_mb(status: Path = Path("/proc/self/status")) -> float:
+    """The most resident memory that this process has used, in MB (10^6 bytes).
+
+    Args:
+        status: the file in which Linux says it; elsewhere there is none.
+    """
     if status.exists():  # `getrusage` would count what the parent held when it started this process
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
+        if "VmHWM" in fields:  # some sandboxes have no such line
+            return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
     import psutil  # it comes with accelerate
 
     now = psutil.Process().memory_info()

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from dclip_kit.data.paths import PICTURE_SUFFIXES, is_picture, is_text, walk_files
 from dclip_kit.data.pictures import decode_picture
 from dclip_kit.data.readers import MOST_BYTES, PICTURE_COLUMNS, read_members
-from dclip_kit.models.clip import ClipBundle, find_folder, load_clip
+from dclip_kit.models.clip import POCKET, ClipBundle, find_folder, load_clip
 from dclip_kit.models.encode import encode_pixels, read_ahead
 from dclip_kit.runtime.files import open_file
 from dclip_kit.runtime.packages import require_packages
@@ -475,7 +475,7 @@ def embed_shards(
             f"Expected in {out} only embeddings of {source} as it is now, in the layout {layout}, "
             f"got {len(foreign)} other files ({min(foreign).relative_to(out)}); name another --out."
         )
-    if (folder := find_folder(model)) and model != "pocket":  # Ray's workers run elsewhere
+    if (folder := find_folder(model)) and model not in POCKET:  # Ray's workers run elsewhere
         model = str(folder.absolute())
     if pretrained and Path(pretrained).is_file():
         pretrained = str(Path(pretrained).absolute())

@@ -81,7 +81,8 @@ def restore_place(
             f"Expected a run with these settings in {path}, but they differ in "
             f"{', '.join(differing)}; give another file or delete it."
         )
-    place = Place(settings, **{name: state[name] for name in state if name != "settings"})
+    kept = {name: value for name, value in state.items() if name != "settings"}
+    place = Place(settings, since=time.monotonic(), **kept)
     places = gather_rows(torch.tensor([[len(place.history), place.step]]))
     if (places != places[0]).any():
         raise ValueError(

@@ -105,7 +105,7 @@ def choose_terms(
                 _require_texts(captioned),
                 seed + 250_007,
                 (settings.sds_from, settings.sds_until),
-                choose_precision(settings.mixed_precision),
+                choose_precision(settings.mixed_precision, denoiser.unet.device),
             )
         )
     if not terms:
@@ -238,7 +238,7 @@ def distill(
     torch.manual_seed(seed)
     device = training_device(bundle.device)
     student, module, captions = _make_student(bundle, captioned, terms, settings, device)
-    precision = choose_precision(settings.mixed_precision)
+    precision = choose_precision(settings.mixed_precision, device)
     training = Training(
         "distilling" if any(term.name == "distillation" for term in terms) else "fine-tuning",
         module,
@@ -257,7 +257,8 @@ def distill(
             "seed": seed,
             # The pictures' features also identify the tower that training starts from.
             "data": fingerprint(captions, features.image, features.image_of_text),
-            "terms": {term.name: term.describe() for term in terms},
+            "terms": {term.name: [term.weight, term.describe()] for term in terms},
+            "term_names": [term.name for term in terms],
             **asdict(settings),
             "mixed_precision": precision,
         },

@@ -174,7 +174,15 @@ def train_teacher(
             "kind": "teacher",
             "seed": seed,
             "weighted": regions.weighted,
-            "data": fingerprint(features.region, features.token, features.image_of_text),
+            "data": fingerprint(
+                features.region,
+                features.region_count,
+                features.area,
+                features.confidence,
+                features.text,
+                features.token,
+                features.image_of_text,
+            ),
             **asdict(settings),
         },
     )
@@ -231,7 +239,10 @@ def train_region_teacher(
             "data": fingerprint(
                 features.image,
                 features.region,
+                features.region_count,
+                features.size,
                 features.xyxy,
+                features.confidence,
                 features.text,
                 features.image_of_text,
             ),

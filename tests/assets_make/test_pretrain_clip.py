@@ -17,6 +17,7 @@ from assets.make.pretrain_clip import (
     FOLDERS,
     RECIPES,
     TOWERS,
+    Hints,
     Recipe,
     encode_short,
     learning_rate,
@@ -130,7 +131,10 @@ def train(tmp_path, monkeypatch, batch):
     """Runs the command in a folder for some steps: a smaller CLIP, seven pairs a batch."""
     small = {"layers": 1, "width": 64, "heads": 1}
     resnet, vit = (TOWERS[tower] | {"layers": 1, "width": 64} for tower in ("resnet", "vit"))
-    towers = {"resnet": resnet | {"layers": [1, 1, 1, 1], "width": 16}, "vit": vit}
+    towers = {
+        "resnet": resnet | {"layers": [1, 1, 1, 1], "width": 16},
+        "vit": vit | {"layers": 3},
+    }
     monkeypatch.setattr(pretrain_clip, "TOWERS", towers)
     monkeypatch.setattr(
         pretrain_clip, "make_batch", lambda step, recipe: (batch[0][step::20], batch[1][step::20])
@@ -213,6 +217,44 @@ def test_a_vision_transformer_learns_beside_frozen_texts_what_the_resnet_says(
         assert len(texts) > 30
         assert all(torch.equal(value, own[name].half().float()) for name, value in texts.items())
     assert cosines[1] > cosines[0] + 0.2, cosines
+
+
+@torch.no_grad()
+def test_hints_are_what_patches_miss_of_the_resnets_maps(batch) -> None:
+    """Place by place, from the towers' layers called one after the other."""
+    torch.manual_seed(0)
+    tower = TOWERS["vit"] | {"layers": 3, "width": 64}
+    model = open_clip.CLIP(**ARCHITECTURE | {"vision_cfg": tower}).eval()
+    teacher, pixels = load_clip("pocket").model, batch[0][::20]
+    hints = Hints(model, teacher)
+    assert not {id(p) for p in hints.parameters()} & {
+        id(p) for each in (model, teacher) for p in each.parameters()
+    }
+    model.encode_image(pixels)
+    teacher.encode_image(pixels)
+    error = float(hints())
+    stages = teacher.visual
+    first = stages.layer2(stages.layer1(stages.stem(pixels)))
+    vit = model.visual
+    patches = vit.conv1(pixels).flatten(2).mT
+    token = vit.class_embedding.expand(len(pixels), 1, -1)
+    tokens = vit.ln_pre(torch.cat([token, patches], 1) + vit.positional_embedding)
+    after = [tokens := block(tokens) for block in vit.transformer.resblocks[:2]]
+    expected = 0.0
+    for translate, known, target in zip(
+        hints.maps, after, (first, stages.layer3(first)), strict=True
+    ):
+        values = target.transpose(0, 1).flatten(1)  # by channel
+        mean, deviation = (x[:, None, None] for x in (values.mean(1), values.std(1)))
+        wanted = ((target - mean) / (deviation + 1e-4)).clamp(-4, 4)
+        cells, errors = 8 // target.shape[-1], []  # patches along a place's side
+        for picture, row, column in np.ndindex(len(pixels), *target.shape[2:]):
+            corner = 1 + 8 * cells * row + cells * column
+            places = [corner + 8 * i + j for i, j in np.ndindex(cells, cells)]
+            found = translate(known[picture, places].mean(0))
+            errors.append((found - wanted[picture, :, row, column]).square().mean())
+        expected += float(torch.stack(errors).mean())
+    assert error == pytest.approx(expected, rel=1e-4)
 
 
 @torch.no_grad()

@@ -137,7 +137,7 @@ def plain_student() -> list[float]:
     first = features.text[features.first_texts()]
     optimizer = torch.optim.AdamW(tower.parameters(), lr=1e-6, weight_decay=STUDENT.weight_decay)
     loss_of, device = open_clip.ClipLoss(), torch.device("cpu")
-    precision = choose_precision(STUDENT.mixed_precision)
+    precision = choose_precision(STUDENT.mixed_precision, "cpu")
     seconds = []
     for _ in range(STUDENT.epochs):
         for images in torch.randperm(PICTURES).split(STUDENT.batch_size):
@@ -181,7 +181,7 @@ def compare() -> dict[str, Any]:
     seconds = {name: min(found) for name, found in rounds.items()}
     return {
         "threads": torch.get_num_threads(),
-        "precision": choose_precision(STUDENT.mixed_precision),
+        "precision": choose_precision(STUDENT.mixed_precision, "cpu"),
         "seconds a step": seconds,
         "ratios": {
             "the published code's teacher step / kit": seconds["teacher, the published code's work"]

@@ -27,7 +27,7 @@ from dclip_kit.evaluation.evaluate import (
     score_compositions,
 )
 from dclip_kit.evaluation.experiment import save_teacher_run
-from dclip_kit.evaluation.inspection import probe_teacher, score_teacher
+from dclip_kit.evaluation.inspection import probe_teacher, score_teachers
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.evaluation.seen import describe_seen
 from dclip_kit.features.extract import extract_features
@@ -342,8 +342,7 @@ def test_probe_asks_teachers_for_compositions_and_whether_they_look(
     found = [*record["compositions"]]
     assert found[0] == names[0] and {*found} == {*names}
     assert record["looks"] == {f"{taught.folder}/{x}": found for x, found in taught.looks.items()}
-    for name, trained in taught.runs.items():
-        cosines = score_teacher(trained, clip, taught.regions, 4)
+    for name, cosines in score_teachers(taught.runs, clip, taught.regions, 4).items():
         found = record["compositions"][f"{taught.folder}/{name}"]
         assert found == as_json(evaluate_compositions(cosines))
         assert said.count(f"/taught/{name} |") == len(cosines)

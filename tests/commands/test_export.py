@@ -17,12 +17,13 @@ def test_a_model_is_handed_over(make_vit_folder, run, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_8_bit_weights_are_measured(run, tmp_path, monkeypatch) -> None:
+def test_8_bit_weights_are_measured(run, make_vit_folder, tmp_path, monkeypatch) -> None:
     from dclip_kit.data.pocket import world
 
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(world, "SCENE_SPLITS", {"train": 3, "val": 12, "test": 3})
-    code, out, err = run("export", "pocket", "--to", "onnx", "--int8", "--out", tmp_path / "out")
+    asked = (make_vit_folder(), "--to", "onnx", "--int8", "--out", tmp_path / "out")
+    code, out, err = run("export", *asked)
     assert code == 0, err
     cosine = re.search(r"vectors have a cosine of at least (\S+) with PyTorch's", out)
     assert cosine and 0.9999 <= float(cosine[1]) <= 1.000001
@@ -52,3 +53,12 @@ def test_a_models_own_folder_is_not_written_to(make_vit_folder, run) -> None:
         code, _, err = run("export", folder, "--to", to, "--out", folder)
         assert code == 2 and "Expected an --out of its own" in err
     assert {path: path.read_bytes() for path in folder.iterdir()} == before and before
+
+
+def test_others_files_are_not_replaced(make_vit_folder, run, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    code, _, err = run("export", make_vit_folder(), "--out", out)
+    assert code == 2 and "empty or that this command began" in err
+    assert [path.read_text() for path in out.iterdir()] == ["mine"]

@@ -18,11 +18,13 @@ from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.seen import load_seen
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import load_clip
+from dclip_kit.runtime.files import asset_path
 from tests.data.test_leaks import scene
 from tests.data.test_splits import write_own
 
 TAUGHT = "region_taught"  # the default
 WEIGHTS = "open_clip_model.safetensors"
+A_TEXT = asset_path("sprites", "GPL-2.txt")
 
 # train-teacher, distill, evaluate
 
@@ -524,6 +526,18 @@ def test_a_run_of_an_earlier_version_is_not_gone_on_with(run, options, tmp_path)
         (("--teacher", "nowhere"), "the folder of a teacher at nowhere"),
         (("--teacher", "nowhere", "--recipe", "dclip"), "the folder of a teacher at nowhere"),
         (("--teacher", "x", "--recipe", "self_taught"), "no --teacher for the recipe self_taught"),
+        (("--recipe", "dclip", "--student.rehearsal-batch", "0"), "student.rehearsal_batch to be"),
+        (("--recipe", "contrastive", "--anchor-texts", A_TEXT), "a student that ranks texts"),
+        (
+            (
+                "--student.train-text",
+                "--student.distillation",
+                "cosine",
+                "--uncaptioned",
+                "pocket:4",
+            ),
+            "leave one of the three out",
+        ),
     ],
 )
 def test_what_a_run_cannot_do_is_said_before_data_is_read(

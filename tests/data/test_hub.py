@@ -74,6 +74,17 @@ def test_a_parquet_file_is_one_split(splits, tmp_path) -> None:
     assert len(found.dataset) == 5 and {*found.dataset.splits} == {"train"}  # as datasets has it
 
 
+@pytest.mark.parametrize("column", ["split", "Data-Split"])
+def test_the_only_split_may_have_a_column_that_says_more(column, tmp_path) -> None:
+    said = ["train", "train", "test", "val", "test"]
+    make(5, **{column: said}).to_parquet(tmp_path / "mine.parquet")
+    found = read_captioned(tmp_path / "mine.parquet", split="all")
+    assert found.dataset.splits == tuple(said) and found.splits_from == "column"
+    make(5, set=list(range(5))).to_parquet(tmp_path / "others.parquet")
+    found = read_captioned(tmp_path / "others.parquet", split="all")
+    assert {*found.dataset.splits} == {"train"}
+
+
 def test_it_is_trained_and_looked_at_as_other_data_is(layout) -> None:
     read = read_splits(layout, by_content=False)
     assert [len(each) for each in (read.train, read.val, read.test)] == [5, 3, 4]  # with captions

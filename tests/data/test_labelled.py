@@ -48,6 +48,13 @@ def test_a_folder_a_class_reads_as_torchvision_reads_it(folder) -> None:
     assert read_labelled(str(folder)) == read_labelled(folder) == found
 
 
+def test_what_systems_leave_behind_is_no_class(folder) -> None:
+    before = read_class_folders(folder)
+    left = ["@eaDir/thumb.jpg", ".ipynb_checkpoints/x.png", "__MACOSX/dog/._c.jpg", "dog/._c.jpg"]
+    write_pictures(folder, left)
+    assert read_class_folders(folder) == before
+
+
 def test_pictures_of_every_format_are_read(folder) -> None:
     write_pictures(folder, ["dog/d.gif", "dog/e.webp"])
     assert [path.name for path in read_class_folders(folder).paths][:3] == [

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from dclip_kit.data import open_picture
-from dclip_kit.data.pictures import count_pixels, decode_picture
+from dclip_kit.data.pictures import as_seen, count_pixels, decode_picture
 from dclip_kit.models.clip import load_clip
 
 # Two pixels high, three wide; letters are colours.
@@ -67,6 +67,16 @@ def test_metadata_that_says_nothing_turns_nothing(tmp_path, orientation) -> None
     exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12" + orientation if orientation else b"garbled"
     Image.new("RGB", (8, 4), "red").save(path, exif=b"Exif\0\0" + exif + b"\0" * 4)
     assert open_picture(path).size == (8, 4)
+
+
+def test_a_note_that_cannot_be_written_again_keeps_no_picture_lying(tmp_path) -> None:
+    """Beside the orientation, a number that is too large for what it is."""
+    path = tmp_path / "sideways.jpg"
+    notes = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x02\x13\0\x04\0\0\0\x01\0\x01\x11\x70"
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + notes + b"\0" * 4
+    Image.new("RGB", (8, 4), "red").save(path, exif=exif)
+    picture = open_picture(path)
+    assert picture.size == as_seen(picture).size == (4, 8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -62,13 +62,14 @@ def test_a_printed_list_is_no_caption(folder) -> None:
         "image,caption,things",
         """a.jpg,"['a cat', 'a tabby']",x""",
         """b.png,"[""a dog"", ""two""]",x""",
+        """b.png,"['a dog', ""a dog's toy""]",x""",
         "a.jpg,[unclear] a cat,\"['a', 'b']\"",
     ]
     (folder / "captions.csv").write_text("\n".join(rows))
     found = read_table(folder, split="val")
     assert found.dataset.captions == (("[unclear] a cat",),)
     expected = "expected a caption, got a list of them; give each a row"
-    for line in (2, 3):
+    for line in (2, 3, 4):
         assert found.unusable[f"captions.csv:{line}"] == expected
 
 

@@ -39,6 +39,7 @@ from dclip_kit.evaluation.arms import (
     prepare_evaluation,
     prepare_training,
     read_origin,
+    require_some_named,
     save_arm,
     train_arm,
     write_card,
@@ -269,6 +270,9 @@ def test_a_clip_that_knows_no_class_has_nothing_to_retain(clip, sets) -> None:
     wrong = replace(known, labels=farthest)
     with pytest.raises(ValueError, match="knows some of the classes"):
         measure_interpolations(clip, clip, sets.val, wrong, (1.0,))
+    with pytest.raises(ValueError, match="knows some of the classes"):
+        require_some_named(clip, wrong)
+    assert 0 < require_some_named(clip, known) <= 1
 
 
 # Measuring

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from dclip_kit.config import PROFILES, apply_recipe, change_settings, control_of, require_recipe
 from dclip_kit.data import read_labelled
 from dclip_kit.data.splits import read_uncaptioned
+from dclip_kit.evaluation import from_pictures
 from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.evaluation.evaluate import evaluate_zero_shot, prepare_zero_shot
 from dclip_kit.evaluation.experiment import prepare_terms, train_teacher_of
@@ -134,6 +136,26 @@ def test_captions_none_is_refused_where_captions_teach(recipe) -> None:
 
 def test_texts_come_from_a_file_or_from_captioned_pictures(profile, tmp_path) -> None:
     assert read_anchors(profile.anchor_texts) == list(TEXTS)
+    texts = tmp_path / "other.txt"
+    texts.write_bytes("a café\n".encode("utf-8-sig"))
+    assert read_anchors(str(texts)) == ["a café"]
+    for encoding in ("utf-16", "utf-16-le", "latin-1"):
+        texts.write_bytes("a café\n".encode(encoding))
+        with pytest.raises(ValueError, match=r"texts in UTF-8 in .*other\.txt"):
+            read_anchors(str(texts))
     own = write_own(tmp_path / "own", range(4))
     assert len(read_anchors(str(own))) >= 4
     assert not has_captions(profile) and has_captions(replace(profile, data=str(own)))
+
+
+def test_what_cannot_be_measured_is_refused_before_the_training(
+    profile, tmp_path, monkeypatch
+) -> None:
+    """And the corrected command may go on in that folder."""
+    monkeypatch.setattr(from_pictures, "train_teacher_of", lambda *_, **__: pytest.fail("trains"))
+    monkeypatch.setattr(from_pictures, "distill", lambda *_, **__: pytest.fail("trains"))
+    classes = Path(profile.zero_shot)
+    seen = replace(profile, data=str(classes))
+    with pytest.raises(ValueError, match="labelled"):
+        run_from_pictures(seen, tmp_path / "run")
+    assert not (tmp_path / "run" / "settings.json").exists()

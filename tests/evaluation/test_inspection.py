@@ -25,7 +25,7 @@ from dclip_kit.evaluation.inspection import (
     read_caption,
     region_probe,
     reweight_regions,
-    score_teacher,
+    score_teachers,
     shortcut_probe,
 )
 from dclip_kit.features import extract as extraction
@@ -570,7 +570,7 @@ def test_teachers_are_asked_as_by_a_slow_loop(weighted, clip, detector, drawn) -
         "region_teacher": TeacherRun(region_teacher, seen_by, []),
         "teacher": TeacherRun(teacher, TeacherSettings(heads=2), []),
     }
-    found = {name: score_teacher(run, clip, regions, 3) for name, run in runs.items()}
+    found = score_teachers(runs, clip, regions, 3)
     assert [tuple(kinds) for kinds in found.values()] == [KINDS, KINDS]
     for kind in KINDS:
         items = load_compositions(kind, 3)
@@ -625,10 +625,8 @@ def test_a_teacher_that_copies_the_caption_tells_nothing_apart(
     monkeypatch.setattr(module, "extract_features", lambda *_: two_items)
     regions = RegionSettings(weighted=False)
     teachers = {"reads": Reads(32), "looks": Looks(32)}
-    found = {
-        name: score_teacher(TeacherRun(each, TeacherSettings(), []), clip, regions, 2)
-        for name, each in teachers.items()
-    }
+    runs = {name: TeacherRun(each, TeacherSettings(), []) for name, each in teachers.items()}
+    found = score_teachers(runs, clip, regions, 2)
     for kind in KINDS:
         assert torch.equal(found["reads"][kind], torch.ones(2, 2, 2))  # near whatever it is told
         assert torch.equal(found["looks"][kind], torch.eye(2).expand(2, 2, 2))

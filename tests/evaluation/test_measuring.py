@@ -100,6 +100,15 @@ def test_nothing_is_rescored_by_what_is_measured(arm) -> None:
     assert len(parts.train) + len(parts.val) + len(parts.test) == 60
 
 
+def test_no_setting_is_chosen_on_what_a_model_has_trained_on(arm, profile) -> None:
+    on = choose_measured_on([str(arm)], PROFILES["pocket"])
+    val = read_splits(profile.data).val
+    assert load_rescoring_parts(on).val.paths == val.paths
+    learnt = describe_seen(val.select([1]), val.select([]), (), by_content=False)
+    found = load_rescoring_parts(replace(on, seen={str(arm): learnt}))
+    assert found.val.paths == val.paths[:1] + val.paths[2:] and len(val) > 3
+
+
 def test_a_model_is_asked_all_questions(arm) -> None:
     on, tuned = choose_measured_on([str(arm)], PROFILES["pocket"]), load_clip(arm)
     parts, captioned = load_rescoring_parts(on), on.captioned

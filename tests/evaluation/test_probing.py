@@ -11,7 +11,7 @@ from dclip_kit.config import PROFILES, Profile, change_settings
 from dclip_kit.data.splits import read_test
 from dclip_kit.evaluation.evaluate import evaluate_compositions, score_compositions
 from dclip_kit.evaluation.experiment import save_teacher_run
-from dclip_kit.evaluation.inspection import probe_teacher, score_teacher
+from dclip_kit.evaluation.inspection import probe_teacher, score_teachers
 from dclip_kit.evaluation.probing import (
     ProbeResult,
     describe_probes,
@@ -82,7 +82,8 @@ def test_a_teacher_is_asked_with_its_clip_on_pictures_that_it_has_not_trained_on
     features = extraction.load_or_extract_features(clip, unseen, profile.regions, None)
     for folder, run in taught.items():
         found = probe_saved_teacher(folder, 3)
-        expected = evaluate_compositions(score_teacher(run, clip, profile.regions, 3))
+        (cosines,) = score_teachers({"one": run}, clip, profile.regions, 3).values()
+        expected = evaluate_compositions(cosines)
         assert found.compositions == expected
         assert found.looks == probe_teacher(run, clip, features, profile.regions)
 

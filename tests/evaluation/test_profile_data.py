@@ -90,6 +90,17 @@ def test_a_profile_with_a_path_reads_it(own, capsys, clip) -> None:
     assert load_data(replace(own, seed=1)).test == data.test  # a column says so
 
 
+def test_a_labelled_picture_that_cannot_be_read_is_left_out_of_its_half(own, capsys) -> None:
+    before = load_data(own)
+    path = before.zero_shot.paths[4]
+    path.write_bytes(path.read_bytes()[:40])
+    capsys.readouterr()
+    after = load_data(own)
+    assert "1 labelled pictures are left out, such as: " in capsys.readouterr().out
+    assert after.zero_shot_val == before.zero_shot_val
+    assert after.zero_shot.paths == before.zero_shot.paths[:4] + before.zero_shot.paths[5:]
+
+
 def test_other_data_to_measure_on_is_read_too(own, tmp_path) -> None:
     test = write_own(tmp_path / "test", range(30, 34))
     data = load_data(replace(own, test=str(test)))

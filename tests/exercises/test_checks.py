@@ -20,8 +20,8 @@ MISTAKES = [
 ]
 
 
-def test_there_are_twelve_exercises() -> None:
-    assert len(EVERY) == 12
+def test_there_are_thirteen_exercises() -> None:
+    assert len(EVERY) == 13
 
 
 @pytest.mark.parametrize(("name", "exercise"), EVERY)
@@ -151,6 +151,15 @@ def slow_group_score(similarity):
     return right / len(similarity)
 
 
+def slow_agreement(ours, theirs):
+    """By the lengths of a triangle's sides."""
+    cosines = []
+    for one, other in zip(ours.double(), theirs.double(), strict=True):
+        a, b, c = (float(each.norm()) for each in (one, other, one - other))
+        cosines.append((a * a + b * b - c * c) / (2 * a * b))
+    return min(cosines)
+
+
 def clipped_overlap(first, second):
     first, second = np.reshape(first, (2, 2)), np.reshape(second, (2, 2))
     sides = np.minimum(first[1], second[1]) - np.maximum(first[0], second[0])
@@ -256,6 +265,12 @@ ANSWERS = {
         slow_group_score,
         lambda similarity: [slow_group_score(similarity)],
         lambda similarity: torch.tensor([slow_group_score(similarity)]),
+    ],
+    "agreement": [
+        slow_agreement,
+        lambda ours, theirs: [slow_agreement(ours, theirs)],
+        lambda ours, theirs: np.float64(slow_agreement(ours, theirs)),
+        lambda ours, theirs: torch.nn.functional.cosine_similarity(theirs, ours, dim=1).amin(),
     ],
 }
 

@@ -79,6 +79,10 @@ def group_score(similarity, margin=0.0):
     return (true.amin(1) > false.amax(1) + margin).double()
 
 
+def agreement(ours, theirs):
+    return (normalize(ours, dim=1) * normalize(theirs, dim=1)).sum(1)
+
+
 # By exercise, each with a short name. With constants: those that were once the same in each draw.
 WRONG = {
     "overlap": {
@@ -261,6 +265,17 @@ WRONG = {
             .mean()
         ),
     },
+    "agreement": {
+        "absolute-cosine": lambda *both: agreement(*both).abs().min(),
+        "held-at-0": lambda *both: agreement(*both).clamp(min=0).min(),
+        "first-4-pairs": lambda *both: agreement(*(each[:4] for each in both)).min(),
+        "dims-8": lambda *both: agreement(*(each[:, :8] for each in both)).min(),
+        "median": lambda *both: agreement(*both).median(),
+        "least-but-one": lambda *both: agreement(*both).sort().values[1],
+        "length-plus-tenth": lambda ours, theirs: (
+            (ours * theirs).sum(1) / (ours.norm(dim=1) * theirs.norm(dim=1) + 0.1)
+        ).min(),
+    },
 }
 
 
@@ -277,4 +292,5 @@ def test_every_exercise_has_wrong_answers() -> None:
     ],
 )
 def test_a_wrong_answer_is_refused(name: str, answer) -> None:
-    assert getattr(exercises, f"check_{name}").find_fault(answer) is not None
+    fault = getattr(exercises, f"check_{name}").find_fault(answer)
+    assert fault and "TypeError" not in fault  # which says only that it was called wrongly

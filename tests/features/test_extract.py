@@ -247,6 +247,15 @@ def test_a_store_holds_what_memory_would_and_is_made_once(
         assert torch.allclose(getattr(kept, field.name), value, atol=1e-3), field.name  # halves
 
 
+def test_a_store_with_crops_is_not_one_without(clip, detector, captioned, tmp_path) -> None:
+    crops = replace(detector, crops=True)
+    extract_features(clip, crops, captioned, RegionSettings(), folder=tmp_path / "crops")
+    extract_features(clip, detector, captioned, RegionSettings(), folder=tmp_path / "none")
+    for other, name in ((detector, "crops"), (crops, "none")):
+        with pytest.raises(ValueError, match=r"detector\.crops"):
+            extract_features(clip, other, captioned, RegionSettings(), folder=tmp_path / name)
+
+
 def test_pictures_without_captions_may_fill_a_shard(
     clip, detector, captioned, tmp_path, monkeypatch
 ) -> None:

@@ -266,6 +266,17 @@ OF_CAPTIONED = (
 )
 
 
+def test_a_name_in_another_encoding_is_one_of_many(given) -> None:
+    before = describe_source(**given)
+    path = given["dataset"].paths[2]
+    odd = Path(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.png"))
+    path.rename(odd)
+    given["dataset"] = replace(
+        given["dataset"], paths=tuple(odd if x == path else x for x in given["dataset"].paths)
+    )
+    assert differing_entries(before, describe_source(**given)).keys() == {"pictures.paths"}
+
+
 def test_a_picture_that_is_gone_is_named(given) -> None:
     given["dataset"].paths[2].unlink()
     with pytest.raises(FileNotFoundError, match=given["dataset"].paths[2].name):

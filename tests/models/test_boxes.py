@@ -148,6 +148,15 @@ def test_bad_regions_are_refused(change, tmp_path) -> None:
         read_boxes(write(tmp_path / "boxes.json", a=[region(**change)]))
 
 
+def test_shares_of_the_picture_are_no_pixels(tmp_path) -> None:
+    shares = [region(xyxy=(0.1, 0.2, 0.5, 0.9)), region(xyxy=(0, 0, 1, 1))]
+    with pytest.raises(ValueError, match="they are shares of the picture"):
+        read_boxes(write(tmp_path / "boxes.json", a=shares, b=[]))
+    found = read_boxes(write(tmp_path / "boxes.json", a=shares, b=[region()]))
+    assert len(found.find("a.png", (40, 20))) == 2  # a small thing, in pixels
+    assert len(read_boxes(write(tmp_path / "boxes.json", a=[])).find("a.png", (40, 20))) == 1
+
+
 def test_a_picture_twice_is_refused(tmp_path) -> None:
     file = write(tmp_path / "boxes.json", a=[region()])
     record = json.loads(file.read_text())

@@ -121,7 +121,9 @@ def test_plain_open_clip_computes_what_an_arm_does(towers, clip, captioned, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "parts", [("pocket_clip",), ("pocket_arms", "region_taught")], ids=lambda parts: parts[-1]
+    "parts",
+    [("pocket_clip",), ("pocket_vit",), ("pocket_arms", "region_taught")],
+    ids=lambda parts: parts[-1],
 )
 def test_plain_open_clip_loads_the_pockets_models(parts, captioned, tmp_path) -> None:
     clip = load_clip(asset_path(*parts))
@@ -338,6 +340,7 @@ def test_a_tag_is_for_architectures_alone(clip_folder) -> None:
 
 def test_a_folder_is_found_by_its_name(clip_folder) -> None:
     assert find_folder("pocket") == asset_path("pocket_clip")
+    assert find_folder("pocket_vit") == asset_path("pocket_vit")
     assert find_folder(str(clip_folder)) == find_folder(f"local-dir:{clip_folder}") == clip_folder
     for name in ("ViT-B-32", "hf-hub:org/name", str(clip_folder / "open_clip_config.json")):
         assert find_folder(name) is None
@@ -591,7 +594,7 @@ def test_a_reference_to_no_folder_is_named(folder) -> None:
 
 @pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder"])
 def test_an_unknown_name_says_what_is_known(name) -> None:
-    with pytest.raises(ValueError, match=f"'pocket', a folder or an architecture .*'{name}'"):
+    with pytest.raises(ValueError, match=f"'pocket_vit', a folder or an architecture .*'{name}'"):
         load_clip(name)
 
 
@@ -801,14 +804,17 @@ def test_a_precision_that_nothing_computes_in_is_refused(clip) -> None:
 
 
 def test_the_launchers_precision_holds_where_the_settings_leave_it_open(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # A GPU that the training is not on says nothing.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert choose_precision("auto") == "bf16"
-    assert choose_precision("no") == "no"
+    assert choose_precision("auto", "cpu") == "bf16"
+    assert choose_precision("no", "cpu") == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    assert choose_precision("bf16") == "bf16"
+    assert choose_precision("bf16", "cpu") == "bf16"
     with pytest.raises(ValueError, match="no or bf16, got 'fp16'; launch it"):
-        choose_precision("auto")
+        choose_precision("auto", "cpu")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert choose_precision("auto") == "no"
+    assert choose_precision("auto", "cpu") == "no"
+    assert choose_precision("auto", torch.device("cuda", 1)) == "bf16"

@@ -19,7 +19,7 @@ from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models import hand_over_onnx
 from dclip_kit.models.clip import ClipBundle, load_clip
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.hand_over import TEXTS
+from dclip_kit.models.hand_over import TEXTS, build_tokenizer
 from dclip_kit.models.hand_over_onnx import measure_onnx, write_onnx
 from tests.models.conftest import write_t5_tokenizer
 
@@ -70,6 +70,41 @@ def make_clip(make_vit_folder, make_siglip_folder):
     return make
 
 
+_HANDED: dict[str, tuple[ClipBundle, Path]] = {}  # by kind
+
+
+@pytest.fixture
+def handed_over(make_clip, tmp_path_factory):
+    """A CLIP of a kind and the folder it was handed over to, for all tests that only read them."""
+
+    def hand_over(kind: str) -> tuple[ClipBundle, Path]:
+        if kind not in _HANDED:
+            clip, folder = make_clip(kind), tmp_path_factory.mktemp("handed")
+            before = clip.digest
+            assert write_onnx(clip, folder, int8=kind == "pocket") >= 0.9999
+            assert clip.digest == before and not clip.model.training
+            _HANDED[kind] = clip, folder
+        return _HANDED[kind]
+
+    return hand_over
+
+
+@pytest.fixture
+def traced_before(handed_over, monkeypatch):
+    """A CLIP of a kind, whose towers are not traced again."""
+
+    def take(kind: str) -> ClipBundle:
+        clip, folder = handed_over(kind)
+        monkeypatch.setattr(
+            hand_over_onnx,
+            "_trace",
+            lambda tower, name, sample, out: shutil.copy(folder / "onnx" / f"{name}.onnx", out),
+        )
+        return clip
+
+    return take
+
+
 def encode_with_pytorch(clip: ClipBundle) -> torch.Tensor:
     """As `encode_texts`, which refuses empty texts."""
     with torch.no_grad():
@@ -85,13 +120,10 @@ def find_cosine(found: object, expected: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pocket", "vit", "siglip", "reads padding"])
-def test_whoever_has_onnxruntime_alone_computes_the_same(kind, make_clip, tmp_path) -> None:
-    clip = make_clip(kind)
-    before = clip.digest
-    assert write_onnx(clip, tmp_path / "out") >= 0.9999
-    assert clip.digest == before and not clip.model.training
+def test_whoever_has_onnxruntime_alone_computes_the_same(kind, handed_over, tmp_path) -> None:
+    clip, folder = handed_over(kind)
     pixels = torch.stack([clip.preprocess(picture) for picture in SCENES])
-    files = [tmp_path / name for name in ("out", "given.npz", "found.npz")]
+    files = [folder, tmp_path / "given.npz", tmp_path / "found.npz"]
     np.savez(files[1], pixels=pixels, texts=TEXTS)
     subprocess.run([sys.executable, "-c", ALONE, *files], check=True, cwd=tmp_path)
     found, image, text = np.load(files[2]), encode_images(clip, SCENES), encode_with_pytorch(clip)
@@ -137,12 +169,13 @@ def test_towers_of_all_kinds_compute_the_same(name, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_files_say_what_transformers_js_needs(make_clip, tmp_path) -> None:
+def test_files_say_what_transformers_js_needs(traced_before, tmp_path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("stays")
     (tmp_path / "out" / "onnx").mkdir()
     (tmp_path / "out" / "onnx" / "text_model_quantized.onnx").write_text("an earlier model's")
-    write_onnx(make_clip("siglip"), tmp_path / "out")
+    bundle = traced_before("siglip")
+    write_onnx(bundle, tmp_path / "out")
     names = {str(x.relative_to(tmp_path / "out")) for x in (tmp_path / "out").rglob("*.*")}
     assert names == {
         *("onnx/vision_model.onnx", "onnx/text_model.onnx", "config.json", "README.md"),
@@ -150,6 +183,8 @@ def test_files_say_what_transformers_js_needs(make_clip, tmp_path) -> None:
     }
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["model_type"] == "clip" and config["projection_dim"] == 32
+    words, text = build_tokenizer(bundle), config["text_config"]
+    assert text["eos_token_id"] == words.eos_token_id < text["vocab_size"]
     pictures = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
     assert pictures["image_processor_type"] == "CLIPImageProcessor"
     assert pictures["size"] == {"height": 48, "width": 48} and pictures["image_mean"] == [0.5] * 3
@@ -158,7 +193,9 @@ def test_files_say_what_transformers_js_needs(make_clip, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hand_over_that_fails_leaves_the_earlier_one(make_clip, monkeypatch, tmp_path) -> None:
+def test_a_hand_over_that_fails_leaves_the_earlier_one(
+    traced_before, monkeypatch, tmp_path
+) -> None:
     (tmp_path / "out" / "onnx").mkdir(parents=True)
     earlier = tmp_path / "out" / "onnx" / "text_model_quantized.onnx"
     earlier.write_text("an earlier model's")
@@ -168,22 +205,21 @@ def test_a_hand_over_that_fails_leaves_the_earlier_one(make_clip, monkeypatch, t
 
     monkeypatch.setattr(hand_over_onnx, "write_preprocessing", fail)
     with pytest.raises(OSError, match="No space"):
-        write_onnx(make_clip("vit"), tmp_path / "out")
+        write_onnx(traced_before("vit"), tmp_path / "out")
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [earlier]
 
 
 @pytest.mark.slow
-def test_8_bit_weights_are_measured_beside_the_others(captioned, tmp_path) -> None:
-    clip = load_clip("pocket")
-    write_onnx(clip, tmp_path / "out", int8=True)
-    assert "_quantized" in (tmp_path / "out" / "README.md").read_text()
-    measured = measure_onnx(clip, tmp_path / "out", captioned)
+def test_8_bit_weights_are_measured_beside_the_others(handed_over, captioned) -> None:
+    clip, folder = handed_over("pocket")
+    assert "_quantized" in (folder / "README.md").read_text()
+    measured = measure_onnx(clip, folder, captioned)
     vectors = encode_images(clip, captioned.paths), encode_texts(clip, captioned.texts)
     expected = retrieval_metrics(*vectors, captioned.image_of_text).as_dict()
     assert measured["fp32"].retrieval.as_dict() == expected
     assert measured["int8"].megabytes < 0.3 * measured["fp32"].megabytes
     assert measured["int8"].milliseconds > 0
-    run = hand_over_onnx._open(tmp_path / "out", "vision_model", "int8")
+    run = hand_over_onnx._open(folder, "vision_model", "int8")
     pixels = torch.stack([clip.preprocess(picture) for picture in SCENES])
     assert (
         0.99 < find_cosine(run(pixels), encode_images(clip, SCENES)) < 0.999999
@@ -255,11 +291,10 @@ def node_folder(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pocket", "siglip"])
 def test_transformers_js_computes_the_same(
-    kind, make_clip, node_folder, tmp_path, record_property
+    kind, handed_over, node_folder, tmp_path, record_property
 ) -> None:
     """Its own pictures differ a little, since it resizes them by other means."""
-    clip = make_clip(kind)
-    write_onnx(clip, tmp_path / "out")
+    clip, folder = handed_over(kind)
     pictures = [tmp_path / f"{index}.png" for index in range(len(SCENES))]
     for scene, path in zip(SCENES, pictures, strict=True):
         scene.save(path)
@@ -267,7 +302,7 @@ def test_transformers_js_computes_the_same(
     given = {"texts": TEXTS, "pictures": [str(path) for path in pictures]}
     given |= {"pixels": pixels.flatten().tolist(), "dims": list(pixels.shape)}
     (tmp_path / "given.json").write_text(json.dumps(given))
-    files = [tmp_path / name for name in ("out", "given.json", "found.json")]
+    files = [folder, tmp_path / "given.json", tmp_path / "found.json"]
     subprocess.run(["node", "try.mjs", *files], check=True, cwd=node_folder)
     found, image = json.loads(files[2].read_text()), encode_images(clip, SCENES)
     own, text = clip.tokenizer(list(TEXTS)), encode_with_pytorch(clip)

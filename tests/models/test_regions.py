@@ -486,3 +486,9 @@ def test_a_label_has_one_colour_wherever_it_stands() -> None:
 def test_regions_of_another_picture_are_refused() -> None:
     with pytest.raises(ValueError, match=r"regions' \(100, 100\) pixels, got \(10, 10\)"):
         draw_boxes(Image.new("RGB", (10, 10)), boxed([0.0, 0, 5, 5]))
+
+
+def test_boxes_are_drawn_on_slivers() -> None:
+    for size, expected in (((1, 700), (1, 300)), ((700, 1), (300, 1))):
+        drawn = draw_boxes(Image.new("RGB", size), Regions.whole_image(size), side=300)
+        assert drawn.size == expected

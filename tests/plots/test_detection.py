@@ -91,6 +91,25 @@ class TestStudentView:
             plots.plot_student_view(pictures[1], regions[0], clip)
 
 
+class TestPatches:
+    def test_a_patch_is_the_brighter_the_more_it_gets(self, pictures, regions, clip) -> None:
+        shares = torch.zeros(4, 4)
+        shares[1, 2], shares[3, 0] = 0.75, 0.25
+        figure = plots.plot_patches(pictures[0], regions[0], shares, clip)
+        boxes, lit = [decode(image.source) for image in figure.data]
+        assert boxes.size == (300, 225) and lit.size == (300, 300)
+        seen = torch.tensor(list(lit.resize((4, 4), Image.Resampling.BOX).tobytes())).view(4, 4, 3)
+        pixels = clip.to_pixels(pictures[0]).float().unfold(1, 8, 8).unfold(2, 8, 8)
+        mean = pixels.mean((3, 4)).permute(1, 2, 0)
+        expected = mean * (0.25 + 0.75 * shares / shares.max())[..., None]
+        assert (seen - expected).abs().max() < 10
+        assert "the brightest with 75%" in " ".join(shown(figure)).replace("<br>", " ")
+
+    def test_another_pictures_regions_are_refused(self, pictures, regions, clip) -> None:
+        with pytest.raises(ValueError, match=r"\(40, 30\) pixels, got \(30, 40\)"):
+            plots.plot_patches(pictures[1], regions[0], torch.ones(4, 4) / 16, clip)
+
+
 def square(*sides: float, confidence: float = 0.95) -> Regions:
     """One box a side, in the corner of a picture of 100 pixels a side."""
     boxes = torch.tensor([[0.0, 0, side, side] for side in sides])

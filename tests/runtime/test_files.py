@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import tomllib
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def test_a_record_is_read_as_it_was_written(tmp_path) -> None:
     assert read_record(path, dict) == json.loads(path.read_text()) == {"α": [1, None]}
     with pytest.raises(FileNotFoundError, match=r"Expected a record at .*none\.json"):
         read_record(tmp_path / "none.json", dict)
+
+
+def test_a_record_is_standard_json(tmp_path) -> None:
+    write_record({"low": math.nan, "of": [1.5, (math.inf, "nan")]}, tmp_path / "record.json")
+    text = (tmp_path / "record.json").read_text()
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert found == {"low": None, "of": [1.5, [None, "nan"]]}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"seconds": "x"}', '{"seconds": null}'])

@@ -149,6 +149,11 @@ def test_peak_memory_comes_from_psutil_where_there_is_no_proc(told, mb, monkeypa
     assert peak_memory_mb() == mb
 
 
+def test_some_sandboxes_remember_no_peak(tmp_path) -> None:
+    (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t  100 kB\n")
+    assert peak_memory_mb(tmp_path / "status") > 10
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_peak_memory_is_of_this_process_alone() -> None:
     held = bytearray(b"1") * 600_000_000  # by the parent: not the child's

@@ -7,6 +7,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,14 @@ from pyarrow import parquet
 
 from dclip_kit.models.encode import encode_images
 from dclip_kit.search import embeddings, shards
-from dclip_kit.search.shards import ShardCount, embed_on_ray, embed_shard, embed_shards, list_shards
+from dclip_kit.search.shards import (
+    Shard,
+    ShardCount,
+    embed_on_ray,
+    embed_shard,
+    embed_shards,
+    list_shards,
+)
 from tests.data.test_shards import write_shard
 
 
@@ -429,14 +437,14 @@ def test_workers_elsewhere_load_the_same_model(
     weights = Path(clip_folder.name, "open_clip_model.safetensors")
     for model, pretrained in (
         (clip_folder.name, None),
-        ("pocket", None),
+        ("pocket_vit", None),
         ("ViT-B-32", str(weights)),
         ("ViT-B-32", "openai"),
     ):
         embed_shards(folder, tmp_path / "out", model, pretrained, ray="local")
     assert given == [
         (str(clip_folder), None),
-        ("pocket", None),
+        ("pocket_vit", None),
         ("ViT-B-32", str(clip_folder.parent / weights)),
         ("ViT-B-32", "openai"),
     ]
@@ -487,9 +495,15 @@ def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) 
                 raise ValueError("another model")
             return shard.number
 
+    class Light(Shard):
+        """Comes to a worker without what its class is made of, PyTorch and open_clip."""
+
+        def __reduce__(self):
+            return SimpleNamespace, (), {"name": self.name, "number": self.number}
+
     monkeypatch.setattr(shards, "Embedder", Fragile)
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
-    found = list_shards(write_tars(tmp_path / "in", contents, 1))
+    found = [Light(**vars(x)) for x in list_shards(write_tars(tmp_path / "in", contents, 1))]
     results = {x.number: y for x, y in embed_on_ray(found, "local", 2, str(tmp_path / "log"))}
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert {results[i] for i in (0, 4, 5)} == {0, 4, 5}

@@ -31,6 +31,8 @@ from dclip_kit.training import (
     PictureTargets,
     apply_teacher,
     choose_lenders,
+    choose_terms,
+    distill,
     draw_captions,
     embed_pictures,
     embed_with_teacher,
@@ -43,7 +45,7 @@ from dclip_kit.training import distillation as student_module
 from dclip_kit.training import loop as loop_module
 from dclip_kit.training.terms import Beside
 from tests.models.test_denoiser import make_denoiser
-from tests.training.fine_tuning import fine_tune
+from tests.training.fine_tuning import fine_tune, join
 
 CAPTIONED = [1, 2, 4, 5, 7, 8, 10]  # of the eleven pictures
 REGIONS = RegionSettings()
@@ -813,7 +815,7 @@ def test_bf16_is_for_training_only_and_auto_asks_the_hardware(
         assert torch.equal(weights(train("auto").model), weights(same.model))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    assert student_module.choose_precision("auto") == "no"
+    assert student_module.choose_precision("auto", "cuda") == "no"
 
 
 # Continuing
@@ -1010,12 +1012,12 @@ def test_processes_that_would_go_on_from_different_places_are_refused(
         (run_teacher(), run_teacher(regions=RegionSettings(weighted=False)), "differ in weighted;"),
         (run_teacher(), run_teacher(replace(TEACHER, layers=2)), "another architecture"),
         (run_teacher(), run_student(), "another architecture"),
-        (run_student(), run_student(CONTROL), "differ in distillation_weight;"),
+        (run_student(), run_student(CONTROL), "differ in distillation_weight, term_names;"),
         (run_student(), run_student(seed=1), "differ in seed;"),
         (
             run_student(),
             run_student(REHEARSED),
-            "differ in rehearsal_batch, rehearsal_weight, terms.reh",
+            "differ in rehearsal_batch, rehearsal_weight, term_names, terms.reh",
         ),
         (
             run_student(),
@@ -1065,6 +1067,29 @@ def test_a_checkpoint_of_a_region_teacher_that_saw_otherwise_is_refused(
     run_region_teacher()(*given)
     with pytest.raises(ValueError, match=f"differ in {next(iter(change))};"):
         run_region_teacher(replace(REGION_TEACHER, **change))(*given)
+
+
+@pytest.mark.parametrize("run", [run_teacher(), run_region_teacher()], ids=["reads", "regions"])
+def test_a_teacher_that_was_told_other_confidences_is_refused(
+    run, clip, pixels, features, targets, tmp_path
+) -> None:
+    path = tmp_path / "state.safetensors"
+    run(clip, pixels, features, targets, path)
+    other = replace(features, confidence=features.confidence / 2)
+    with pytest.raises(ValueError, match="differ in data;"):
+        run(clip, pixels, other, targets, path)
+
+
+def test_a_student_of_other_terms_is_refused(clip, pixels, features, targets, tmp_path) -> None:
+    captioned = join(pixels, features)
+    terms = choose_terms(STUDENT, captioned, targets)
+    path = tmp_path / "state.safetensors"
+    distill(clip, captioned, terms, STUDENT, checkpoint=path)
+    heavier = [replace(terms[0], weight=2 * terms[0].weight), *terms[1:]]
+    for others in (heavier, terms[:1], terms[1:]):
+        with pytest.raises(ValueError, match=r"differ in term"):
+            distill(clip, captioned, others, STUDENT, checkpoint=path)
+    assert len(terms) == 2
 
 
 def test_a_student_of_another_clip_is_refused(clip, pixels, features, targets, tmp_path) -> None:

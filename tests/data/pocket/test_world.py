@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,7 @@ def test_further_scenes_are_of_no_split_and_no_other_stream(made, stream) -> Non
     assert len(own) == 2000 and not own & known
 
 
+@cache
 def _look(stream: str, number: int) -> tuple:
     scene = data.make_scene(stream, number)[0]
     return scene.place, scene.objects
