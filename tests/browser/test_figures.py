@@ -71,7 +71,7 @@ def figures(clip, captioned, pictures):
 # Their words are the kit's own, or are drawn by one of those above.
 OWN_WORDS = {
     *("plot_attention", "plot_gains", "plot_masking", "plot_naming"),
-    "plot_student_view",
+    *("plot_patches", "plot_student_view"),
 }
 
 
