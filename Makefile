@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
 WALK := runs/walk
-# Before a command: how PyTorch's threads wait, and how many there are; what is set already stays.
+# Before a command: how PyTorch's threads wait, how many there are, and that freed memory is reused;
+# what is set already stays.
 THREADS := env $$($(BIN)/python -m dclip_kit.runtime.machine)
 RUN := $(THREADS) $(BIN)/papermill --kernel python3 --cwd notebooks --no-progress-bar --log-level ERROR \
   --stdout-file -

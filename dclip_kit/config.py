@@ -387,7 +387,8 @@ class Profile:
     # captions are not read), or pocket:COUNT for further scenes; empty: none. auto is pocket:16000
     # if the pocket is the data, else none.
     uncaptioned: str = "auto"
-    # none: captions of the data teach nothing; of a folder of pictures, there need be none.
+    # none: no picture is paired with its captions, which are only ranked (see anchor_texts); of a
+    # folder of pictures, there need be none.
     captions: Literal["own", "none"] = "own"
     # Texts that a student ranks for each picture, as its teacher does: a .txt with one a line, or
     # any format of captioned pictures; empty: the captions to train on.

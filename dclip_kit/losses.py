@@ -1,4 +1,4 @@
-"""Training losses: pure functions of tensors, each a mean over the batch.
+"""Training losses: pure functions of tensors, each a mean over the batch (but `sds_loss`).
 
 Features need not be normalised; similarity is the cosine, computed in float32 even under autocast,
 since bfloat16 cosines divided by a small temperature are too coarse. Teachers are detached here.

@@ -35,6 +35,7 @@ from dclip_kit.evaluation.arms import (
     Candidate,
     choose_candidate,
     describe_origin,
+    knows_none,
     prepare_evaluation,
     prepare_training,
     save_arm,
@@ -487,10 +488,7 @@ class _Workshop:
             measure(self.clip, data)[None] for data in (self.chosen_on, self.measured_on)
         )
         if not (on_val.correct.any() and on_test.correct.any()):
-            raise ValueError(
-                "Expected a CLIP that knows some of the classes, got none right; give it classes "
-                "that it can name."
-            )
+            raise knows_none()
         return on_val, on_test
 
     def _read_uncaptioned(self, source: str) -> CaptionedImages | None:

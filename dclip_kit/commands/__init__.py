@@ -55,6 +55,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "export": export,
 }
 UNPROFILED = ("app", "export")  # their model decides all that a profile would
+TRAINING = ("pilot", "train-teacher", "distill", "detect", "embed")  # what a recipe changes
+SHARED = ("embed", "train-teacher", "distill", "evaluate")  # several processes do them together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,7 +99,10 @@ def run_program(name: str, call: Callable[[], int | None]) -> int:
             if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is slow to import
                 raise
             reason = message.splitlines()[0]
-            message = f"Expected a device with more memory ({reason}); take smaller batches."
+            message = (
+                f"Expected a device with more memory ({reason}); take smaller batches, where the "
+                "command has an option for them, or --device cpu."
+            )
         print(f"{name}: {printable(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -126,6 +131,18 @@ def _parse(argv: list[str]) -> Callable[[], int | None]:
         raise ValueError(
             f"Expected no --profile and no --recipe for {rest[0]}, got "
             f"{chosen.profile or chosen.recipe}; its model decides."
+        )
+    command = rest[0] if rest and rest[0] in COMMANDS else ""
+    if command and command not in TRAINING and chosen.recipe:
+        raise ValueError(
+            f"Expected no --recipe for {command}, got {chosen.recipe}, which would change nothing; "
+            "leave it out."
+        )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if command and command not in SHARED and processes > 1:
+        raise ValueError(
+            f"Expected one process for {command}, got {processes}; start it without accelerate, "
+            f"which {', '.join(SHARED)} alone can use."
         )
     profile = PROFILES[chosen.profile or "pocket"]
     profile, messages = apply_recipe(profile, chosen.recipe or Profile.recipe), io.StringIO()

@@ -278,11 +278,16 @@ def embed_shards(
         ray: the address of a Ray cluster, or local for one of this machine's GPUs or cores alone;
             left out, this process does all the work.
         workers: under Ray, at most so many; left out, one for each GPU, or core if there is none.
-        device: auto, cpu, cuda:0, …; without Ray.
+        device: auto, cpu, cuda:0, …; not with --ray.
     """
     require_writable(out, "folder")
     if workers < 0 or (workers and not ray):
         raise ValueError(f"Expected --workers from 1, and with --ray, got {workers}; leave it out.")
+    if ray and device != "auto":
+        raise ValueError(
+            f"Expected no --device with --ray, which takes each machine's GPUs or cores, got "
+            f"{device}; leave it out."
+        )
     from dclip_kit.models.clip import tag_for
     from dclip_kit.search.shards import embed_shards as embed_all
 

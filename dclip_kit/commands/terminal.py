@@ -53,19 +53,7 @@ def require_own_folder(path: Path, *marks: str) -> None:
 
 
 def choose_device(name: str) -> str:
-    """The device by its name; "auto" is this process's GPU if there is one, else the CPU.
+    """As `models.clip.choose_device`, whose module is slow to import."""
+    from dclip_kit.models import clip
 
-    Raises:
-        ValueError: there is no such device.
-    """
-    import torch
-
-    from dclip_kit.models.clip import require_device
-
-    if name == "auto":
-        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-        if on_cpu or not torch.cuda.is_available():
-            return "cpu"
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    require_device(name)
-    return name
+    return clip.choose_device(name)

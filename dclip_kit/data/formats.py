@@ -272,6 +272,8 @@ def find_formats(path: Path) -> dict[str, Path]:
             head = file.read(1 << 16)  # files run to 100 MB and more, and begin with an entry
         suffix = path.suffix.lower()
         formats = [kind for ending, mark, kind in _MARKS if suffix == ending and mark in head]
+        if suffix not in {ending for ending, *_ in _MARKS}:  # of a reader that somebody added
+            formats = [kind for kind, reader in READERS.items() if _is_named(path, reader)]
         if formats == ["conceptual"] and is_table(path):
             formats = ["csv"]
         return dict.fromkeys(formats[:1], path)
@@ -285,6 +287,10 @@ def find_formats(path: Path) -> dict[str, Path]:
     names = set(walk_files(path))
     pictures = (Path(name) for name in names if is_picture(name))
     return {"files": path} if any(str(p.with_suffix(".txt")) in names for p in pictures) else {}
+
+
+def _is_named(path: Path, reader: Format) -> bool:
+    return any(path.match(pattern) for pattern in reader.files)
 
 
 def _list_files(folder: Path, format_name: str) -> list[Path]:

@@ -111,6 +111,14 @@ def _write_pictures(
     features = rows.features.items()
     picture_columns = [name for name, kind in features if isinstance(kind, datasets.Image)]
     caption_columns = [name for name in CAPTION_COLUMNS if name in rows.features]
+    if not picture_columns and (
+        named := [name for name in PICTURE_COLUMNS if name in rows.features]
+    ):
+        raise ValueError(
+            f"Expected a column of pictures with the feature Image of datasets in {reference}, got "
+            f"{named[0]} as {rows.features[named[0]]}; store it by cast_column({named[0]!r}, "
+            "datasets.Image())."
+        )
     if not picture_columns or not caption_columns:
         raise ValueError(
             f"Expected columns of pictures and captions ({', '.join(CAPTION_COLUMNS)}) in "

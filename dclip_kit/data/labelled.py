@@ -93,8 +93,12 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
             )
         names = dict(zip(folder_names, IMAGENET_CLASSNAMES, strict=True))
     elif file.is_file():
-        pairs = (line.strip().partition(" ") for _, line in read_lines(file))
-        names = {folder_name: name.strip() for folder_name, _, name in pairs}
+        names = {}
+        for _, line in read_lines(file):
+            told = [name for name in folder_names if line.strip().startswith(f"{name} ")]
+            if told:  # the longest, since names may have spaces in them
+                folder_name = max(told, key=len)
+                names[folder_name] = line.strip()[len(folder_name) :].strip()
     elif id_count == len(folder_names) or all(name.isdecimal() for name in folder_names):
         raise ValueError(
             f"Expected folders in {folder} that are named after their classes, got numbers "

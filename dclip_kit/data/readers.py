@@ -257,7 +257,8 @@ def is_table(path: Path) -> bool:
     """
     first = next((line for _, line in read_lines(path)), "")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    columns = {column.strip().lower() for column in first.split(delimiter)}
+    cells = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+    columns = {column.strip().lower() for column in cells}
     return bool(columns & {*PICTURE_COLUMNS} and columns & {*CAPTION_COLUMNS})
 
 

@@ -191,7 +191,7 @@ def measure_interpolations(
         top1 = evaluate_zero_shot(mixed, zero_shot, progress=False).top1
         rows.append((alpha, recall, top1))
         if rows[0][2] == 0:
-            raise _knows_none()
+            raise knows_none()
     return tuple(Candidate(alpha, recall, top1 / rows[0][2]) for alpha, recall, top1 in rows)
 
 
@@ -203,11 +203,12 @@ def require_some_named(clip: ClipBundle, zero_shot: ZeroShotSet) -> float:
     """
     top1 = evaluate_zero_shot(clip, zero_shot, progress=False).top1
     if top1 == 0:
-        raise _knows_none()
+        raise knows_none()
     return top1
 
 
-def _knows_none() -> ValueError:
+def knows_none() -> ValueError:
+    """The error about a CLIP that classifies no picture correctly."""
     return ValueError(
         "Expected a CLIP that knows some of the classes, got none right; give it classes that it "
         "can name."
@@ -278,8 +279,9 @@ class _Validator:
 
     def __init__(self, clip: ClipBundle, shown: TrainingSet, precision: str, rate: float) -> None:
         self._shown, self._precision, self._rate = shown, precision, rate
-        # A sample for the curves: with all pictures training would take twice as long.
-        self._sample = shown.zero_shot_val.every(20)
+        # A sample: with all pictures training would take twice as long. Of few, it is more of them.
+        labelled = shown.zero_shot_val
+        self._sample = labelled.every(min(20, max(1, len(labelled.labels) // 40)))
         self._untouched, self._recall = self._name(clip), 0.0
         if shown.stop_collapsed:
             metrics = self._search(clip)

@@ -55,10 +55,10 @@ from dclip_kit.evaluation.seen import (
 from dclip_kit.features.extract import encode_pictures, load_or_extract_features
 from dclip_kit.features.store import EncodedPictures, FrozenFeatures, differing_entries
 from dclip_kit.models.adapters import choose_layers
-from dclip_kit.models.clip import ClipBundle, load_clip, tag_for
+from dclip_kit.models.clip import ClipBundle, choose_device, load_clip, tag_for
 from dclip_kit.models.denoiser import Denoiser, load_denoiser
 from dclip_kit.models.detector import locate_weights
-from dclip_kit.models.encode import encode_texts
+from dclip_kit.models.encode import encode_texts, require_tokens
 from dclip_kit.models.teacher import (
     MetaTeacher,
     RegionTeacher,
@@ -92,7 +92,7 @@ def run(
     *,
     teacher: Path | None = None,
     features: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     keep_going: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes a CLIP by a profile's recipe and by its control, and measures both.
@@ -104,7 +104,7 @@ def run(
         out: the folder of the run: its settings, a folder for each model, checkpoints, the report.
         teacher: the folder of a trained teacher, to use instead of training one.
         features: the folder to store frozen features in; `out` if left out.
-        device: where to compute.
+        device: where to compute; "auto" is the GPU if there is one.
         keep_going: whether to train on though an epoch has ruined a model.
 
     Returns:
@@ -116,7 +116,7 @@ def run(
         FileNotFoundError: a file that the profile names is missing.
     """
     began = time.monotonic()
-    begun = begin(profile, out, teacher, device)
+    begun = begin(profile, out, teacher, choose_device(device))
     clip, data, regions, features = begun.clip, begun.data, profile.regions, features or out
     say_counts(data, begun.uncaptioned)
 
@@ -203,6 +203,11 @@ def begin(
     """
     require_settings(profile, out)
     require_data(profile)
+    if teacher and not trains_teacher(profile):
+        raise ValueError(
+            f"Expected no teacher for the recipe {profile.recipe}, which trains none, got "
+            f"{teacher}; leave it out, or take the recipe region_taught."
+        )
     clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
     require_trainable(profile, clip)
     if teacher:
@@ -286,6 +291,8 @@ def require_trainable(profile: Profile, clip: ClipBundle) -> None:
         choose_layers(clip, profile.student.train)
     if trains_teacher(profile):
         build_teacher(clip.embed_dim, teacher_settings(profile))
+        if profile.teacher_model == "cross_attention":
+            require_tokens(clip)
     locate_weights(profile.regions.detector)
     choose_denoiser(profile, clip)
 

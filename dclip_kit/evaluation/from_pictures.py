@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dclip_kit.config import Profile
-from dclip_kit.data import CaptionedImages, read_labelled
-from dclip_kit.data.pocket import world as pocket
+from dclip_kit.data import CaptionedImages
 from dclip_kit.data.splits import read_uncaptioned
 from dclip_kit.evaluation.arms import Arm, describe_origin, save_arm, write_card
 from dclip_kit.evaluation.evaluate import evaluate_zero_shot, prepare_zero_shot
@@ -23,8 +22,8 @@ from dclip_kit.evaluation.experiment import (
 from dclip_kit.evaluation.profile_data import (
     choose_templates,
     is_pocket,
-    pocket_count,
     read_anchors,
+    read_zero_shot,
     require_data,
 )
 from dclip_kit.evaluation.seen import describe_seen, leave_out_labelled, load_seen
@@ -80,11 +79,11 @@ def run_from_pictures(
         pictures, nothing, (), profile.leak_guard == "content", [before] if before else []
     )
     texts = read_anchors(profile.anchor_texts)
-    labelled = read_own_labelled(profile)
+    labelled = read_zero_shot(profile.zero_shot)[0]  # all of them, since none chooses
     if not is_pocket(profile.zero_shot):
         labelled = leave_out_labelled(labelled, seen.files)
     templates = choose_templates(profile.zero_shot, profile.templates)
-    zero_shot = prepare_zero_shot(clip, labelled, templates=templates)
+    zero_shot = prepare_zero_shot(clip, labelled, read=False, templates=templates)
     if is_main_process():  # only now, so that a command may be corrected
         write_record(profile.as_dict(), out / SETTINGS)
     say(f"{len(pictures):,} pictures without captions to train on, {len(texts):,} texts.")
@@ -123,13 +122,6 @@ def deal_texts(pictures: CaptionedImages, texts: list[str]) -> CaptionedImages:
     """Gives each picture some text: batches are planned by them, and nothing learns from pairs."""
     captions = tuple((texts[index % len(texts)],) for index in range(len(pictures)))
     return replace(pictures, captions=captions)
-
-
-def read_own_labelled(profile: Profile) -> Any:
-    """All labelled pictures of a profile, since none of them chooses."""
-    if is_pocket(profile.zero_shot):
-        return pocket.load_labelled("zero_shot", pocket_count(profile.zero_shot))
-    return read_labelled(profile.zero_shot)
 
 
 def say_from_pictures(report: dict[str, Any]) -> list[str]:

@@ -321,7 +321,8 @@ def _list_notes(results: Mapping[str, ModelResult], on: MeasuredOn) -> list[str]
     unknown = [
         name
         for name, record in on.seen.items()
-        if not record and Path(name.removeprefix("local-dir:")).is_dir()
+        if not record
+        and (name.startswith("hf-hub:") or Path(name.removeprefix("local-dir:")).is_dir())
     ]
     return [
         on.unseen.describe(on.name),

@@ -36,6 +36,10 @@ LADDER = (1 / 3, 1.0, 3.0)  # times the control's learning rate
 MEASURED = 200  # pictures of val, and labelled ones
 FEW = 500  # captioned pictures, below which fine-tuning mostly learns them by heart
 _ALPHAS = (0.5, 1.0)
+_UNCHANGED = (
+    "Nothing changed at any rate: these steps are too few to tell; give more with --steps and "
+    "--minutes, or try higher rates with --student.learning-rate."
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Rung:
         alpha, recall_at_1, retention: of the mixture that val chooses; 0 is the untouched CLIP.
         gain: in text→image Recall@1 over the untouched CLIP.
         loss: of the last step.
+        changed: whether any mixture finds or names others than the untouched CLIP.
     """
 
     factor: float
@@ -57,6 +62,7 @@ class Rung:
     retention: float
     gain: Gain
     loss: float
+    changed: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +156,8 @@ def run_pilot(
         "rungs": [asdict(rung) for rung in rungs],
         "student": {"learning_rate_factor": best.factor, "learning_rate": rate},
     }
+    if not any(rung.changed for rung in rungs):
+        return report | {"advice": _UNCHANGED}
     return report | {"advice": _advise(best, rate, len(data.train), trains_teacher(profile))}
 
 
@@ -187,7 +195,7 @@ def _climb_ladder(
     distill(clip, part.captioned, terms, once, seed=profile.seed)
     epoch_seconds = time.monotonic() - began
     few = replace(few, epochs=_fit_epochs(few.epochs, epoch_seconds, minutes))
-    rungs, seconds = [], list[float]()
+    rungs, seconds = list[Rung](), list[float]()
     for factor in LADDER:
         settings = replace(few, learning_rate=few.learning_rate * factor)
         ticks, losses = [time.monotonic()], list[float]()
@@ -196,12 +204,20 @@ def _climb_ladder(
             ticks.append(time.monotonic())
             losses.append(loss)
 
-        run = distill(clip, part.captioned, terms, settings, seed=profile.seed, on_step=follow)
+        try:
+            run = distill(clip, part.captioned, terms, settings, seed=profile.seed, on_step=follow)
+            chosen, gain, changed = _choose(
+                clip, run.student, part, before, top1, profile.selection
+            )
+        except ValueError as error:  # weights that are no longer finite: a lower rate may do
+            if not rungs:
+                raise
+            say(f"The control's rate {settings.learning_rate:.1e} is too high: {error}")
+            continue
         # The first step also waits for what is prepared once.
         seconds += [late - early for early, late in pairwise(ticks[1:])]
-        chosen, gain = _choose(clip, run.student, part, before, top1, profile.selection)
         measured = chosen.alpha, chosen.recall_at_1, chosen.retention
-        rungs.append(Rung(factor, settings.learning_rate, *measured, gain, losses[-1]))
+        rungs.append(Rung(factor, settings.learning_rate, *measured, gain, losses[-1], changed))
         say(_say_rung(rungs[-1], len(losses)))
     steps = len(plan_epoch(part.captioned.features, few, profile.seed, 0))
     return rungs, median(seconds or [epoch_seconds / steps])
@@ -219,8 +235,8 @@ def _choose(
     before: RetrievalMetrics,
     top1: float,
     rule: SelectionRule,
-) -> tuple[Candidate, Gain]:
-    """The mixture that a rule chooses out of few, and its gain over the untouched CLIP."""
+) -> tuple[Candidate, Gain, bool]:
+    """The mixture that a rule chooses out of few, its gain, and whether any differs from CLIP."""
     candidates = {0.0: Candidate(0.0, before.text_to_image.recall_at[1], 1.0)}
     metrics = {0.0: before}
     for alpha in _ALPHAS:
@@ -231,7 +247,8 @@ def _choose(
         candidates[alpha] = Candidate(alpha, recall, kept)
     chosen = choose_candidate([*candidates.values()], rule.least_retention)
     gains = compare(before, metrics[chosen.alpha])[WAYS["text_to_image"]]
-    return chosen, gains[0]
+    results = {(each.recall_at_1, each.retention) for each in candidates.values()}
+    return chosen, gains[0], len(results) > 1
 
 
 def read_rates(file: Path, student: StudentSettings) -> StudentSettings:

@@ -120,7 +120,8 @@ def load_data(profile: Profile) -> ProfileData:
         )
     else:
         halves = halve_labelled(read_labelled(profile.zero_shot), profile.seed)
-        labelled = (*leave_out_unreadable(halves), None)
+        first, second = leave_out_unreadable(*halves)
+        labelled = first, second, None
     templates = choose_templates(profile.zero_shot, profile.templates)
     splits = load_splits(profile)
     ceiling = pocket.RECALL_CEILING if is_pocket(profile.data) else None
@@ -129,18 +130,15 @@ def load_data(profile: Profile) -> ProfileData:
     )
 
 
-def leave_out_unreadable(
-    halves: tuple[LabelledImages, LabelledImages],
-) -> tuple[LabelledImages, LabelledImages]:
+def leave_out_unreadable(*sets: LabelledImages) -> tuple[LabelledImages, ...]:
     """Leaves out labelled pictures that cannot be used, and prints how many."""
-    problems = [[scan.problem for scan in scan_pictures(half.paths)] for half in halves]
+    problems = [[scan.problem for scan in scan_pictures(images.paths)] for images in sets]
     if unusable := [problem for each in problems for problem in each if problem]:
         say(f"{len(unusable):,} labelled pictures are left out, such as: {unusable[0]}")
-    first, second = (
-        half.select([number for number, problem in enumerate(each) if not problem])
-        for half, each in zip(halves, problems, strict=True)
+    return tuple(
+        images.select([number for number, problem in enumerate(each) if not problem])
+        for images, each in zip(sets, problems, strict=True)
     )
-    return first, second
 
 
 def load_splits(profile: Profile) -> Splits:
@@ -295,7 +293,7 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
         return pocket.load_captioned(split)
     if split == "test":
         return read_test(data, images, test or None, profile.seed)
-    if split == "all" or recognise_format(data) in ("karpathy", "coco"):
+    if split == "all" or recognise_format(data) in ("karpathy", "coco", "manifest"):
         return say_left_out(read_captioned(data, images, split=split))
     if split not in SPLITS:
         raise ValueError(
@@ -353,11 +351,11 @@ def has_captions(profile: Profile) -> bool:
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
-    """All labelled pictures of a reference; for "pocket" also those in the held-out style."""
+    """All readable labelled pictures of a reference; for "pocket" also the held-out style's."""
     if is_pocket(reference):
         splits, count = ("zero_shot", "zero_shot_held_out"), pocket_count(reference)
         return tuple(pocket.load_labelled(split, count) for split in splits)
-    return (read_labelled(reference),)
+    return leave_out_unreadable(read_labelled(reference))
 
 
 def choose_templates(zero_shot: str, name: str = "auto") -> Templates:

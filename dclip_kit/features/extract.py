@@ -1,6 +1,7 @@
 """Extracts frozen features, into a store on disk or into memory; cuts out their regions again."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -23,16 +24,19 @@ from dclip_kit.features.store import (
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector, load_detector
 from dclip_kit.models.encode import (
+    encode_own_texts,
     encode_pixels,
     encode_tokens,
+    has_tokens,
     read_ahead,
     read_few,
     split_by_pixels,
 )
 from dclip_kit.models.regions import Box, Regions, crop_boxes, crop_regions
+from dclip_kit.runtime.files import alone_at
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import say
-from dclip_kit.runtime.processes import is_main_process
+from dclip_kit.runtime.processes import is_main_process, wait_for_all
 
 
 def extract_features(
@@ -46,7 +50,8 @@ def extract_features(
     """Detects, crops and encodes a data set once, each picture opened once.
 
     All processes must call it. With a folder, each makes its share of the shards; without one, each
-    makes all features. All of them return everything.
+    makes all features. All of them return everything. Another run that fills the same folder waits
+    (one of several processes no longer than they wait for each other).
 
     Args:
         bundle: the frozen CLIP.
@@ -72,11 +77,14 @@ def extract_features(
     if folder is None:
         (features,) = make([range(len(dataset))])
     else:
-        source = describe_source(bundle, dataset, settings, detector)
-        stored = open_store(Path(folder), source)
-        if stored is not None:
-            return stored
-        features = fill_store(Path(folder), source, len(dataset), make)
+        source, store = describe_source(bundle, dataset, settings, detector), Path(folder)
+        main = is_main_process()
+        with alone_at(store, f"making {store}") if main else nullcontext():
+            wait_for_all()  # for the lock
+            stored = open_store(store, source)
+            if stored is not None:
+                return stored
+            features = fill_store(store, source, len(dataset), make)
     return_memory()
     return features
 
@@ -225,11 +233,18 @@ def _encode_pictures(
 def _encode_captions(
     bundle: ClipBundle, dataset: CaptionedImages, part: range, batch_size: int = 512
 ) -> dict[str, Tensor]:
-    """The pictures' captions and tokens, by the names of `FrozenFeatures`."""
+    """The pictures' captions and tokens, by the names of `FrozenFeatures`.
+
+    Of a text tower without features of tokens, such as SigLIP's, no caption has any.
+    """
     texts = [text for image in part for text in dataset.captions[image]]
     image_indices = [image for image in part for _ in dataset.captions[image]]
     text_features = [torch.empty(0, bundle.embed_dim)]  # there may be no captions
     token_features, token_counts = [text_features[0].half()], [torch.empty(0, dtype=torch.int64)]
+    if texts and not has_tokens(bundle):
+        text_features.append(encode_own_texts(bundle, texts, batch_size // 4))
+        token_counts.append(torch.zeros(len(texts), dtype=torch.int64))
+        texts = []
     for start in range(0, len(texts), batch_size):
         tokens = encode_tokens(bundle, texts[start : start + batch_size], batch_size // 4)
         text_features.append(tokens.text)

@@ -374,6 +374,21 @@ def choose_precision(asked: str, device: torch.device | str) -> str:
     return "bf16" if has_bf16 or launched == "bf16" else "no"
 
 
+def choose_device(name: str) -> str:
+    """The device by its name; "auto" is this process's GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if name == "auto":
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        if on_cpu or not torch.cuda.is_available():
+            return "cpu"
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    require_device(name)
+    return name
+
+
 def require_device(device: str | torch.device) -> None:
     """Checks that this machine has a device that can compute.
 

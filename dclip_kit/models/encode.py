@@ -217,11 +217,20 @@ def encode_texts(
     """
     require_texts(texts)
     share = [texts[index] for index in own_share(len(texts)).tolist()]
-    encoded = torch.empty(len(share), bundle.embed_dim)
-    for indices, ids in token_batches(bundle, share, batch_size):
+    encoded = encode_own_texts(bundle, share, batch_size)
+    return _require_finite(gather_rows(encoded)[: len(texts)], "text")
+
+
+@torch.no_grad()
+def encode_own_texts(
+    bundle: ClipBundle, texts: Sequence[str], batch_size: int
+) -> Float[Tensor, "text embed"]:
+    """As `encode_texts`, in this process alone, and without its checks."""
+    encoded = torch.empty(len(texts), bundle.embed_dim)
+    for indices, ids in token_batches(bundle, texts, batch_size):
         with shortened(bundle.model, ids) as short_ids:
             encoded[indices] = bundle.model.encode_text(short_ids, normalize=True).float().cpu()
-    return _require_finite(gather_rows(encoded)[: len(texts)], "text")
+    return encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +249,28 @@ class TokenFeatures:
 
 
 @torch.no_grad()
+def has_tokens(bundle: ClipBundle) -> bool:
+    """Whether a CLIP's text tower has features of single tokens, as `encode_tokens` needs them."""
+    text_tower = getattr(bundle.model, "text", bundle.model)
+    pooling = getattr(text_tower, "text_pool_type", getattr(text_tower, "pool_type", None))
+    return getattr(text_tower, "text_projection", None) is not None and pooling == "argmax"
+
+
+def require_tokens(bundle: ClipBundle) -> Any:
+    """The projection of a text tower with features of single tokens.
+
+    Raises:
+        ValueError: it has none of this kind.
+    """
+    if not has_tokens(bundle):
+        raise ValueError(
+            f"Expected a text tower with a projection and the end token's pooling, got "
+            f"{bundle.name}, which lacks one; take a CLIP with open_clip's own text transformer, "
+            "or a recipe whose teacher reads no captions, such as region_taught."
+        )
+    return getattr(bundle.model, "text", bundle.model).text_projection
+
+
 def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 512) -> TokenFeatures:
     """Last hidden states at the real tokens, through the text projection: DCLIP's tokens.
 
@@ -250,14 +281,7 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
             no token features of this kind.
     """
     require_texts(texts)
-    text_tower = getattr(bundle.model, "text", bundle.model)
-    projection = getattr(text_tower, "text_projection", None)
-    pooling = getattr(text_tower, "text_pool_type", getattr(text_tower, "pool_type", None))
-    if projection is None or pooling != "argmax":
-        raise ValueError(
-            f"Expected a text tower with a projection and the end token's pooling, got "
-            f"{bundle.name}, which lacks one; take a CLIP with open_clip's own text transformer."
-        )
+    projection = require_tokens(bundle)
     rows: dict[int, Tensor] = {}
     text_features = torch.empty(len(texts), bundle.embed_dim)
     for indices, batch in token_batches(bundle, texts, batch_size):

@@ -34,7 +34,7 @@ class TeacherOutput:
         embedding: the global embedding, L2-normalised.
         region_to_token: attention of each region to the tokens.
         token_to_region: attention of each token to the regions.
-        region_pooling: share of each region in the pooled region vector; 0 where padded.
+        region_pooling: share of each region in the pooled region vector; 0 where padded, if masked.
     """
 
     embedding: Float[Tensor, "image embed"]

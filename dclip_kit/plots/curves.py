@@ -207,7 +207,7 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
 
     A hollow point's interval includes zero: the two are not known to differ on other pictures.
     Ticks show how much trainings differ: each is one training's gain over the rival's with the same
-    seed.
+    seed, or over its only one.
 
     Args:
         study: the content of a study's JSON.
@@ -230,7 +230,6 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
     )
     for column, way in enumerate(WAYS, start=1):
         for name, arm in arms.items():
-            # A rival with a single run, such as the untrained clip, is paired with all seeds.
             only_run = len(rival_runs) == 1 and next(iter(rival_runs.values()))
             pairs = [(run, only_run or rival_runs.get(run["seed"])) for run in arm["runs"]]
             ratios = [run[way] / rival_run[way] - 1 for run, rival_run in pairs if rival_run]

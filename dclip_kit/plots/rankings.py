@@ -112,6 +112,11 @@ def plot_picture_search(
         ValueError: numbers of pictures differ, or as `search_images` and `plot_picture_rows`.
     """
     _require_pictures([query], pictures, image_features)
+    if len(things) != len(pictures):
+        raise ValueError(
+            f"Expected the things of each of {len(pictures):,} pictures, got {len(things):,}; give "
+            "both of the same data."
+        )
     heading = f"asked with this picture: {', '.join(sorted(things[query]))}"
     rows = [PictureRow("query", [query])]
     for name, features in image_features.items():

@@ -143,12 +143,21 @@ def tile_pictures(
     frame = max(2, side // 32)
     for number, picture in enumerate(pictures):
         room = side - 3 * frame
-        cell = ImageOps.contain(picture.convert("RGB"), (room, room), method)
+        cell = fit_picture(picture.convert("RGB"), room, method)
         cell = ImageOps.expand(cell, frame, RING if number in ringed else "white")
         row, column = divmod(number, columns)
         offset = (side - cell.width) // 2, (side - cell.height) // 2
         sheet.paste(cell, (column * side + offset[0], row * side + offset[1]))
     return sheet
+
+
+def fit_picture(
+    picture: Image.Image, side: int, method: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Resized into a square, whose side it reaches; even a sliver is a pixel wide."""
+    share = side / max(picture.size)
+    width, height = (max(1, round(share * length)) for length in picture.size)
+    return picture.resize((width, height), method)
 
 
 def encode_jpeg(picture: Image.Image) -> bytes:

@@ -13,9 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any, TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from dclip_kit.runtime.printing import printable, say
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -64,13 +67,42 @@ def filling(folder: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder, whose files then replace those of the same names in `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-        yield Path(temporary)
-        for file in (path for path in Path(temporary).rglob("*") if path.is_file()):
-            target = folder / file.relative_to(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:  # inside, since the folder may be a disk of its own
+        with TemporaryDirectory(prefix=".", dir=folder, ignore_cleanup_errors=True) as temporary:
+            yield Path(temporary)
+            for file in [path for path in Path(temporary).rglob("*") if path.is_file()]:
+                target = folder / file.relative_to(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+    finally:
+        if made:
+            with suppress(OSError):  # it has what it should have
+                folder.rmdir()
+
+
+@contextmanager
+def alone_at(folder: Path, work: str) -> Iterator[None]:
+    """Locks a folder; if another process of this user holds the lock, prints so and waits.
+
+    Args:
+        folder: which need not exist yet; the lock is in the cache folder.
+        work: what is done there, such as "embedding pictures".
+    """
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    file = cache_path("locks", f"{digest}.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(printable(f"Another process is {work}: waiting for it."))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_file(path: Path | str) -> None:

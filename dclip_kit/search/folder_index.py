@@ -7,14 +7,12 @@ identified by path and bytes, so that only new and changed ones are embedded the
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,8 +21,7 @@ from dclip_kit.data.paths import PICTURE_SUFFIXES, is_picture, walk_files
 from dclip_kit.data.pictures import count_links, scan_pictures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, read_picture
-from dclip_kit.runtime.files import cache_path, fingerprint
-from dclip_kit.runtime.printing import say
+from dclip_kit.runtime.files import alone_at, cache_path, fingerprint
 from dclip_kit.search.index import Hits, SearchIndex, stable_topk
 from dclip_kit.search.rescoring import NNN, Rescoring
 
@@ -115,24 +112,8 @@ def index_pictures(
     """
     paths = find_pictures(folder)
     index_folder = (cache or cache_path("search")) / _key(bundle, folder)
-    with _alone_at(index_folder, folder):
+    with alone_at(index_folder, f"embedding {folder}"):
         return _update(bundle, folder, paths, index_folder, on_batch)
-
-
-@contextmanager
-def _alone_at(index_folder: Path, folder: Path) -> Iterator[None]:
-    """Locks an index; if another process holds the lock, prints so and waits."""
-    index_folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{index_folder}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"Another process is embedding {folder}: waiting for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _update(
@@ -142,7 +123,7 @@ def _update(
     index_folder: Path,
     on_batch: Callable[[int, int], None] | None,
 ) -> PictureIndex:
-    """Brings an index up to date, under the lock of `_alone_at`."""
+    """Brings an index up to date, under the lock of `alone_at`."""
     scans = dict(zip(paths, scan_pictures(paths, "looking for changes", decode=False), strict=True))
     unreadable = {path: scan.problem for path, scan in scans.items() if scan.problem}
     names = {path: f"{scan.digest} {path.relative_to(folder)}" for path, scan in scans.items()}

@@ -171,6 +171,8 @@ class SearchIndex:
         for file in self.folder.glob("*.safetensors*"):
             if file.name not in self.shards:
                 file.unlink(missing_ok=True)
+        if not self.shards:
+            return
         vectors = torch.cat(list(self.shards.values()))[rows]
         self._write_shard(ids, vectors, [])
 

@@ -64,14 +64,15 @@ class Shard:
     def identity(self) -> str:
         """A text that is another if the shard is made of other files.
 
-        A tar or parquet file is known by its name, its length, its beginning and its end, so that
-        copies are the same, and not each of terabytes is read again.
+        A tar or parquet file is known by its name, its length, its beginning and its end, a picture
+        by its path and its length: so copies are the same, and not each of terabytes is read again.
         """
         if self.file:
             ends = _digest_ends(self.root / self.file)
             return f"{self.file} {self.row_group} {ends}"
-        names = "\0".join(self.paths).encode(errors="surrogateescape")
-        return f"{len(self.paths)} paths {hashlib.sha256(names).hexdigest()[:16]}"
+        files = (f"{path}\0{_size(self.root / path)}\0" for path in self.paths)
+        digest = hashlib.sha256("".join(files).encode(errors="surrogateescape")).hexdigest()
+        return f"{len(self.paths)} paths {digest[:16]}"
 
     def read(self) -> Iterator[tuple[str, bytes | str]]:
         """Yields each picture's path and bytes; instead of bytes, why it has none.
@@ -102,6 +103,14 @@ class Shard:
                     content = value.get("bytes") if isinstance(value, dict) else value
                     yield f"{self.file}:{row}", content or "expected its bytes in the row, got none"
                     row += 1
+
+
+def _size(path: Path) -> int:
+    """A file's length in bytes; -1 if there is no such file."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _digest_ends(path: Path) -> str:
@@ -173,7 +182,9 @@ def list_shards(source: Path | str, size: int = PATHS) -> list[Shard]:
         names = list(walk_files(source))
     suffixes = {name: Path(name).suffix.lower() for name in names}
     tars = [name for name in names if suffixes[name] == ".tar"]
+    # img2dataset writes notes beside each tar, or beside each folder of pictures.
     noted = {str(Path(name).with_suffix("")) for name in tars}
+    noted |= {str(Path(name).parent) for name in names if is_picture(name)}
     tables = [
         name
         for name in names

@@ -113,6 +113,7 @@ def train(
                 on_epoch(place.history)
             place.told = True
         finally:
+            place.since = time.monotonic()  # what was done meanwhile is not of the next epoch
             keep_place(checkpoint, training.module, optimizer, place)
 
     if not place.told:
@@ -145,6 +146,8 @@ def train(
                 try:
                     if on_step:
                         on_step(number, sum(values[0] for values in figures) / len(figures))
+                except ValueError:  # the model is ruined: continued, it comes to this step again
+                    raise
                 except BaseException:
                     keep_place(checkpoint, training.module, optimizer, place)
                     raise

@@ -364,6 +364,8 @@ def embed_pictures(
     return torch.cat(
         [
             apply_region_teacher(teacher, features, images, settings)[0].cpu()
-            for images in tqdm(batches, desc="teacher embeddings", delay=2)
+            for images in tqdm(
+                batches, desc="teacher embeddings", delay=2, disable=not is_main_process()
+            )
         ]
     )

@@ -28,7 +28,8 @@ class Access:
             token: which the address ends with.
         """
         self._app, self._token, self._cookie_value = app, token, secrets.token_urlsafe()
-        self._hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost")]
+        shown = "" if port == 80 else f":{port}"  # browsers leave out http's own
+        self._hosts = [name + shown for name in ("127.0.0.1", "localhost")]
         self._cookie_name = f"dclip_{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

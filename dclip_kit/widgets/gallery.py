@@ -22,7 +22,7 @@ from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.detector import Detector
 from dclip_kit.models.encode import encode_texts
 from dclip_kit.models.regions import label_colors
-from dclip_kit.plots.style import encode_jpeg, tile_pictures
+from dclip_kit.plots.style import encode_jpeg, fit_picture, tile_pictures
 from dclip_kit.search.rescoring import NNN, add_bias
 from dclip_kit.widgets.page import BeforeAfter, read_page, require_known
 
@@ -159,6 +159,8 @@ class QueryGallery(BeforeAfter):
 
     def _ask(self, change: Any) -> None:
         """Searches; words, a picture of the data set and one from outside replace each other."""
+        if self.position >= 0 and self.query != self._dataset.texts[self._matches[self.position]]:
+            self.position = -1  # somebody asks for something else
         if change["name"] == "query" and self.query:
             self._uploaded = None
             self.picture = -1
@@ -203,7 +205,9 @@ class QueryGallery(BeforeAfter):
             self.matching = len(self._matches)
             self.position = -1
             if self._matches:
+                self._last_inputs = ()  # the message may be another, also if the caption is not
                 self.position = 0
+                self._search()
             else:
                 self.message = _NO_MATCH
 
@@ -236,8 +240,11 @@ class QueryGallery(BeforeAfter):
     def to_csv(self) -> str:
         """The results as a CSV table: query, row (before, after), rank, score and file."""
         table = io.StringIO()
+        query = self.query
+        if self._is_pictured():
+            query = self._name(self.picture) if self.picture >= 0 else "a picture from outside"
         rows = [
-            [self.query, row, hit["rank"], hit["score"], hit["file"]]
+            [_as_cell(query), row, hit["rank"], hit["score"], _as_cell(hit["file"])]
             for row, hits in self.results.items()
             for hit in hits
         ]
@@ -358,7 +365,7 @@ class QueryGallery(BeforeAfter):
 
     def _show(self, image: int) -> None:
         try:
-            large = _fit(open_picture(self._paths[image], _LARGE), _LARGE)
+            large = fit_picture(open_picture(self._paths[image], _LARGE), _LARGE)
         except (OSError, ValueError):
             self.message = f"{self._name(image)} cannot be opened any more."
             return
@@ -431,11 +438,9 @@ def make_thumbnail(path: Path, stamp: tuple[int, int]) -> bytes:
 
 def shrink(picture: Image.Image) -> bytes:
     """A small JPEG of the whole picture."""
-    return encode_jpeg(_fit(picture.convert("RGB"), _SIDE))
+    return encode_jpeg(fit_picture(picture.convert("RGB"), _SIDE))
 
 
-def _fit(picture: Image.Image, side: int) -> Image.Image:
-    """Resized into a square, whose side it reaches; even a sliver is a pixel wide."""
-    share = side / max(picture.size)
-    width, height = (max(1, round(share * length)) for length in picture.size)
-    return picture.resize((width, height))
+def _as_cell(text: str) -> str:
+    """The text, marked where a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

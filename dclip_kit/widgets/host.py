@@ -33,7 +33,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dclip_kit.runtime.printing import say
+from dclip_kit.runtime.printing import printable, say
 from dclip_kit.widgets.access import Access
 from dclip_kit.widgets.page import MOST_BYTES, PictureWidget, read_page
 
@@ -112,7 +112,7 @@ class SharedPage:
             self._change(message="", share=None)
         except Exception as error:  # of any kind, since a thread's error reaches nobody else
             self._change(message=f"Failed: {error}", share=None, failed=True)
-            say(f"Failed: {error}")
+            say(printable(f"Failed: {error}"))
 
     def _change(self, **state: Any) -> None:
         with self._lock:

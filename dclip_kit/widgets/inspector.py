@@ -1,6 +1,7 @@
 """One picture, its regions and a caption: region weights, and where both teachers look."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,6 +66,7 @@ class RegionInspector(PictureWidget):
         region_teacher: RegionTeacher,
         picture: int = 0,
         caption: int = 0,
+        region_settings: RegionTeacherSettings | None = None,
     ) -> None:
         """Begins with a picture and a caption.
 
@@ -77,6 +79,8 @@ class RegionInspector(PictureWidget):
             region_teacher: the one that reads no captions.
             picture: number of the first picture.
             caption: its number among the picture's captions.
+            region_settings: those that the region teacher was trained with; the defaults if left
+                out. (If the paper's was trained without weights, set their powers to 0.)
 
         Raises:
             ValueError: features and data differ in length, or a picture has no caption.
@@ -89,6 +93,7 @@ class RegionInspector(PictureWidget):
         self._clip, self._dataset, self._features = clip, dataset, features
         self._paths = dataset.paths
         self._names, self._teacher, self._region_teacher = names, teacher, region_teacher
+        self._region_settings = region_settings or RegionTeacherSettings()
         self._texts = [(features.image_of_text == i).nonzero()[:, 0] for i in range(len(dataset))]
         if not all(len(texts) for texts in self._texts):
             raise ValueError("Expected pictures with captions, got some without; leave them out.")
@@ -111,26 +116,32 @@ class RegionInspector(PictureWidget):
             ranks = ", ".join(f"{name} {rank:,}" for name, rank in self.seen["ranks"].items())
             self.message = f"Rank of the caption among {len(self._dataset):,}: {ranks}."
 
-    @torch.no_grad()
-    def _inspect(self, text: int) -> tuple[dict[str, Any], Image.Image]:
+    def _look(self) -> tuple[Tensor, Regions, Image.Image]:
+        """The regions that the teachers see: vectors, boxes, and the picture that has them."""
         image = self.picture
         source = self._lender[image] if self.regions == "another" else image
         picture = open_picture(self._paths[source])
         if self.regions == "blank":
-            picture = Image.new("RGB", picture.size, (128, 128, 128))
-            regions, vectors = Regions.whole_image(picture.size), self._gray
-        else:
-            regions, vectors = stored_regions(self._features, source, self._names)
+            gray = Image.new("RGB", picture.size, (128, 128, 128))
+            return self._gray, Regions.whole_image(picture.size), gray
+        regions, vectors = stored_regions(self._features, source, self._names)
+        return vectors, regions, picture
+
+    @torch.no_grad()
+    def _inspect(self, text: int) -> tuple[dict[str, Any], Image.Image]:
+        image, (vectors, regions, picture) = self.picture, self._look()
         caption, tokens = self._dataset.texts[text], self._features.tokens_of(torch.tensor([text]))
         captioned = beside_caption(self._clip, caption, *tokens, regions, vectors)
         weights = reweight_regions(captioned, self.area, self.confidence, self.similarity)
         output = attend(self._teacher, captioned, weights)
-        region_source: Any = "none" if self.regions == "blank" else self.regions
+        settings = self._region_settings
+        if self.regions != "own":
+            settings = replace(settings, regions="none" if self.regions == "blank" else "another")
         region_embedding, attention = apply_region_teacher(
             self._region_teacher.eval(),
             self._features,
             torch.tensor([image]),
-            RegionTeacherSettings(regions=region_source),
+            settings,
         )
         # Attention that regions receive; the first item is the whole picture.
         received = attention[0, :, 1 : 1 + len(regions)].sum(0).cpu()
@@ -168,10 +179,14 @@ class RegionInspector(PictureWidget):
         return seen, picture
 
     def _draw_still(self) -> tuple[bytes, str]:
-        regions, _ = stored_regions(self._features, self.picture, self._names)
-        picture = draw_boxes(open_picture(self._paths[self.picture]), regions, side=_SIDE)
+        _, regions, picture = self._look()
+        picture = draw_boxes(picture, regions, side=_SIDE)
         caption = self.seen["captions"][self.caption]
-        alt_text = f"RegionInspector: “{caption}” beside picture {self.picture}. {self.message}"
+        whose = {"own": "", "another": ", with another's regions", "blank": ", with a blank one's"}
+        alt_text = (
+            f"RegionInspector: “{caption}” beside picture {self.picture}{whose[self.regions]}. "
+            f"{self.message}"
+        )
         return encode_jpeg(picture), alt_text
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import traitlets
 from jaxtyping import Float
-from PIL import ImageOps
 from torch import Tensor
 
 from dclip_kit.data import LabelledImages
@@ -16,7 +15,7 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.models.clip import ClipBundle
-from dclip_kit.plots.style import encode_jpeg
+from dclip_kit.plots.style import encode_jpeg, fit_picture
 from dclip_kit.widgets.page import BeforeAfter, read_page
 
 _SIDE = 224  # pixels of the picture's longer side
@@ -117,7 +116,7 @@ class ZeroShotPlayground(BeforeAfter):
             message += f" It is labelled {label}."
         with self.hold_sync():
             if change["name"] == "picture":
-                self._shown = encode_jpeg(ImageOps.contain(self._open(), (_SIDE, _SIDE)))
+                self._shown = encode_jpeg(fit_picture(self._open(), _SIDE))
             self.answers, self.message = answers, message
             self.changes = self._compare()
 

@@ -184,7 +184,7 @@ def test_waiting_for_another_search_is_no_hit(run, own, clip_folder, tmp_path, m
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
     asked = ("search", own, "a dog", "--model", clip_folder, "--json")
     expected = json.loads(run(*asked)[1])
-    (lock,) = (tmp_path / "cache/search").glob("*.lock")
+    (lock,) = (tmp_path / "cache/locks").glob("*.lock")
     taken = Event()
 
     def hold() -> None:

@@ -295,6 +295,7 @@ def test_the_reader_that_contributing_shows_reads(folder, monkeypatch) -> None:
     exec(textwrap.dedent(block), vars(readers) | vars(formats))
     _plain(folder / "a.png")
     (folder / "mine.bars").write_text("a.png | a dog\nno bar\n../b.png|a cat\n")
-    found = read_captioned(folder)
-    assert found.dataset.captions == (("a dog",),)
-    assert {*found.unusable} == {"mine.bars:2", "../b.png"}
+    for source in (folder, folder / "mine.bars"):
+        found = read_captioned(source)
+        assert found.dataset.captions == (("a dog",),)
+        assert {*found.unusable} == {"mine.bars:2", "../b.png"}

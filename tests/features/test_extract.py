@@ -291,6 +291,24 @@ def test_features_of_something_else_are_refused_and_stay(
     assert read_folder(tmp_path / "one") == before
 
 
+needs_fork = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="starting afresh takes seconds"
+)
+
+
+@needs_fork
+def test_of_two_runs_at_once_one_makes_it_and_the_other_waits(work, tmp_path, capfd) -> None:
+    context = multiprocessing.get_context("fork")
+    runs = [context.Process(target=work, args=(tmp_path / "one",)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert [run.exitcode for run in runs] == [0, 0]
+    assert begun(tmp_path / "one") == 12
+    assert "waiting for it" in capfd.readouterr().out
+
+
 # Killed
 
 
@@ -317,11 +335,6 @@ def undisturbed(work, tmp_path) -> tuple[dict[str, bytes], float]:
     began = time.monotonic()
     assert live(work, tmp_path / "undisturbed")
     return read_folder(tmp_path / "undisturbed"), time.monotonic() - began
-
-
-needs_fork = pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="starting afresh takes seconds"
-)
 
 
 @needs_fork

@@ -13,9 +13,11 @@ import pytest
 
 from dclip_kit.runtime import machine
 from dclip_kit.runtime.machine import (
+    MALLOC,
     allowed_cores,
     choose_threads,
     count_workers,
+    keep_memory,
     peak_memory_mb,
     return_memory,
 )
@@ -63,7 +65,7 @@ GIVEN = [
 
 
 def run(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in NAMES} | given
+    environment = {k: v for k, v in os.environ.items() if k not in {*NAMES, *MALLOC}} | given
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
     )
@@ -169,16 +171,64 @@ print(peak_memory_mb())
     assert before < peak_memory_mb() - len(held) / 2e6
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_return_memory_frees_blocks_below_one_in_use() -> None:
-    code = """
+RESIDENT = """
 from pathlib import Path
-import torch
-from dclip_kit.runtime.machine import return_memory
 
 def resident() -> float:
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]) * 1024 / 1e6
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, True),  # this process, by a call
+        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False),  # the user's own
+        ({"LD_PRELOAD": ""}, False),  # another allocator's
+    ],
+)
+def test_freed_tensors_are_kept_unless_the_user_has_decided(given, kept) -> None:
+    code = f"""{RESIDENT}
+import os
+import torch
+from dclip_kit.runtime.machine import keep_memory, return_memory
+keep_memory(os.environ)
+tensor = torch.ones(50_000_000)
+full = resident()
+del tensor
+freed = resident()
+return_memory()
+print(full, freed, resident())
+"""
+    done = run("-c", code, **given)
+    full, freed, returned = map(float, done.stdout.split())
+    assert (full - freed < 50, full - freed > 150) == (kept, not kept)
+    assert returned < full - 150
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_processes_started_with_the_variables_keep_freed_tensors() -> None:
+    told = run("-m", "dclip_kit.runtime.machine").stdout.split()
+    given = dict(word.split("=") for word in told if word.startswith("MALLOC"))
+    assert given.keys() == MALLOC.keys()
+    code = f"""{RESIDENT}
+import torch
+tensor = torch.ones(50_000_000)
+full = resident()
+del tensor
+print(full - resident())
+"""
+    assert float(run("-c", code, **given).stdout) < 50
+    assert float(run("-c", code).stdout) > 150
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_return_memory_frees_blocks_below_one_in_use() -> None:
+    code = f"""{RESIDENT}
+import torch
+from dclip_kit.runtime.machine import return_memory
 
 blocks = [torch.ones(25_000) for _ in range(3000)]  # each below what glibc asks the system for
 last = blocks.pop()
@@ -194,6 +244,7 @@ print(full, freed, resident())
     assert returned < full - 250
 
 
-def test_return_memory_does_nothing_without_glibc(monkeypatch) -> None:
+def test_memory_is_left_alone_without_glibc(monkeypatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert return_memory() is None
+    assert keep_memory({}) is None
