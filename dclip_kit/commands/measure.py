@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,7 +56,8 @@ def evaluate(
             the pocket), paper is a single one. Same default as data.
         images: the folder that the pictures' names are relative to; searched for if left out.
         split: "test" is what distill measures on, a tenth where the data has no splits; "all" is
-            everything; formats with splits have more (val, test_1k_0, …).
+            everything (the pocket has train, val and test); formats with splits have more (val,
+            test_1k_0, …).
         seed: for drawing splits where the data has none; if left out, that of the first arm's run,
             or 0.
         rescore: also measures each model with rescored scores, which allow for how each candidate
@@ -320,6 +322,9 @@ def app(
 
     elif model != "pocket":
         raise ValueError(f"Expected a folder to search with {model}, got none; name one.")
+    elif before:
+        raise ValueError(f"Expected no --before without a folder, got {before}; leave it out.")
     else:
-        name, build = "the pocket's pictures", build_pocket
+        require_packages("detect", "ultralytics")  # the pocket's detector
+        name, build = "the pocket's pictures", partial(build_pocket, device=choose_device(device))
     serve(SharedPage(f"Search {name}, before and after fine-tuning", build), port, browser)

@@ -62,7 +62,7 @@ class Rung:
     retention: float
     gain: Gain
     loss: float
-    changed: bool
+    changed: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ def run_pilot(
         "rungs": [asdict(rung) for rung in rungs],
         "student": {"learning_rate_factor": best.factor, "learning_rate": rate},
     }
-    if not any(rung.changed for rung in rungs):
+    if len(data.train) >= FEW and not any(rung.changed for rung in rungs):
         return report | {"advice": _UNCHANGED}
     return report | {"advice": _advise(best, rate, len(data.train), trains_teacher(profile))}
 

@@ -290,7 +290,8 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
     """
     data, images, test = profile.data, profile.images or None, profile.test
     if is_pocket(data):
-        return pocket.load_captioned(split)
+        count = pocket_count(data)
+        return pocket.load_captioned(split, count if split == "train" else None)
     if split == "test":
         return read_test(data, images, test or None, profile.seed)
     if split == "all" or recognise_format(data) in ("karpathy", "coco", "manifest"):

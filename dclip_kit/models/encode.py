@@ -248,7 +248,6 @@ class TokenFeatures:
     text: Float[Tensor, "text embed"]
 
 
-@torch.no_grad()
 def has_tokens(bundle: ClipBundle) -> bool:
     """Whether a CLIP's text tower has features of single tokens, as `encode_tokens` needs them."""
     text_tower = getattr(bundle.model, "text", bundle.model)
@@ -271,6 +270,7 @@ def require_tokens(bundle: ClipBundle) -> Any:
     return getattr(bundle.model, "text", bundle.model).text_projection
 
 
+@torch.no_grad()
 def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 512) -> TokenFeatures:
     """Last hidden states at the real tokens, through the text projection: DCLIP's tokens.
 

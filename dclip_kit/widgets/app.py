@@ -130,11 +130,11 @@ def open_folder(
     yield Tab("Search", [*filter(None, lines)], "gallery", make)
 
 
-def build_pocket(tell: Tell) -> Iterator[Tab]:
+def build_pocket(tell: Tell, device: str = "cpu") -> Iterator[Tab]:
     """Gallery, playground and inspector over the pocket's test pictures, one after another."""
     tell("Loading the models …", None)
     settings, saved = get_profile("pocket"), asset_path("pocket_arms")
-    (clip, taught), names = load_pair("pocket"), ("the untouched CLIP", "fine-tuned")
+    (clip, taught), names = load_pair("pocket", device), ("the untouched CLIP", "fine-tuned")
     mixtures = {share: interpolate(clip, taught, share) for share in (0.0, 0.5, 1.0)}
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
     features = _encode_by(mixtures, "pictures", data.paths, tell, 0)
@@ -145,7 +145,9 @@ def build_pocket(tell: Tell) -> Iterator[Tab]:
         [clip.digest, world.cache_folder().name, f"train {_REFERENCES}"],
         lambda: encode_texts(clip, world.load_captioned("train", _REFERENCES).texts),
     )
-    detector = load_detector(settings.regions.detector, confidence=settings.regions.confidence)
+    detector = load_detector(
+        settings.regions.detector, confidence=settings.regions.confidence, device=device
+    )
     lines = [
         f"{len(data):,} drawn scenes that no model here was trained on.",
         describe_cost(_find_model("pocket")),

@@ -541,13 +541,16 @@ def test_without_a_folder_it_is_the_pockets(run, served, opened) -> None:
     assert run("app")[0] == 0
     ((page, port, browser),) = served
     assert (port, browser) == (8866, True) and not opened
-    assert page._build is app_module.build_pocket
+    assert page._build.func is app_module.build_pocket
+    assert page._build.keywords == {"device": choose_device("auto")}
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--model", "runs/mine/dclip"], "Expected a folder to search with runs/mine/dclip"),
+        (["--before", "runs/clip"], "Expected no --before without a folder, got runs/clip"),
+        (["--device", "gpu"], "got 'gpu'"),
         (["nowhere"], "Expected pictures ("),
         (["--port", "99999"], "Expected a --port from 1 to 65535, got 99999"),
         (["--port", "0"], "Expected a --port from 1 to 65535, got 0"),
@@ -733,7 +736,7 @@ def test_too_little_memory_on_a_device_is_said_in_a_sentence(run, own, monkeypat
     monkeypatch.setattr("dclip_kit.data.inspect_data", run_out)
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore.")
     code, _, err = run("inspect", own)
-    assert code == 2 and "Tried to allocate 9 GiB.); take smaller batches.\n" in err
+    assert code == 2 and "Tried to allocate 9 GiB.); take smaller batches, " in err
     error = RuntimeError("something that nobody has foreseen")
     with pytest.raises(RuntimeError, match="foreseen"):
         run("inspect", own)
@@ -838,3 +841,24 @@ def test_what_a_command_would_not_heed_is_refused(command, option, capsys) -> No
     with pytest.raises(SystemExit):
         main([command[0], "--help"])
     assert "--profile" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["search", "pilot", "inspect", "embed-shards"])
+def test_one_process_is_asked_for_where_several_would_wait_for_each_other(
+    command, run, monkeypatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(command)
+    assert code == 2 and f"Expected one process for {command}, got 2" in err
+
+
+@pytest.mark.parametrize("command", ["inspect", "evaluate", "search", "embed-shards", "probe"])
+def test_a_recipe_that_would_change_nothing_is_refused(command, run) -> None:
+    code, _, err = run(command, "--recipe", "dclip")
+    assert code == 2 and f"Expected no --recipe for {command}, got dclip" in err
+
+
+def test_under_ray_no_device_is_chosen(run, tmp_path) -> None:
+    given = ("--out", tmp_path / "out", "--ray", "local", "--device", "cpu")
+    code, _, err = run("embed-shards", tmp_path, *given)
+    assert code == 2 and "Expected no --device with --ray" in err

@@ -62,3 +62,17 @@ def test_others_files_are_not_replaced(make_vit_folder, run, tmp_path) -> None:
     code, _, err = run("export", make_vit_folder(), "--out", out)
     assert code == 2 and "empty or that this command began" in err
     assert [path.read_text() for path in out.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("to", "file"), [("transformers", "onnx/vision_model.onnx"), ("onnx", "model.safetensors")]
+)
+def test_the_other_librarys_files_are_not_mixed_with(
+    to, file, make_vit_folder, run, tmp_path
+) -> None:
+    """Both have a config.json, which says different things."""
+    for name in (file, "config.json", "preprocessor_config.json"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("{}")
+    code, _, err = run("export", make_vit_folder(), "--to", to, "--out", tmp_path / "out")
+    assert code == 2 and "empty or that this command began" in err

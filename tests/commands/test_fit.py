@@ -14,7 +14,7 @@ from dclip_kit.data import CaptionedImages
 from dclip_kit.data.leaks import find_leaks
 from dclip_kit.data.splits import read_test
 from dclip_kit.evaluation import arms as arms_module
-from dclip_kit.evaluation import experiment
+from dclip_kit.evaluation import experiment, pilot
 from dclip_kit.evaluation.seen import load_seen
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models.clip import load_clip
@@ -121,6 +121,35 @@ def test_a_pilot_of_a_single_step_times_it(run, options, tmp_path) -> None:
     assert code == 0, err
     report = json.loads((tmp_path / "pilot/pilot.json").read_text())
     assert said.count(", 1 steps: ") == 3 and report["seconds_a_step"] > 0
+
+
+def test_a_pilot_goes_on_where_a_rate_ruins_the_weights(
+    run, options, tmp_path, monkeypatch
+) -> None:
+    distilled, rates = pilot.distill, []
+
+    def ruin(clip, captioned, terms, settings, **more):
+        rates.append(settings.learning_rate)
+        if len(rates) == 4:  # the first only times a step
+            raise ValueError("weights that are not finite")
+        return distilled(clip, captioned, terms, settings, **more)
+
+    monkeypatch.setattr(pilot, "distill", ruin)
+    part = ("--pictures", "8", "--steps", "1")
+    code, said, err = run("pilot", "--out", tmp_path / "pilot", *options, *part)
+    assert code == 0, err
+    assert f"rate {max(rates):.1e} is too high: weights that are not finite" in said
+    report = json.loads((tmp_path / "pilot/pilot.json").read_text())
+    assert [rung["learning_rate"] for rung in report["rungs"]] == rates[1:3]
+
+
+def test_a_pilot_says_where_nothing_changed(run, options, tmp_path, monkeypatch) -> None:
+    """Rather than that the model lost more than it found, and to go lower still."""
+    monkeypatch.setattr(pilot, "FEW", 16)
+    part = ("--pictures", "8", "--steps", "1", "--student.learning-rate", "1e-15")
+    code, said, err = run("pilot", "--out", tmp_path / "pilot", *options, *part)
+    assert code == 0, err
+    assert "Nothing changed at any rate" in said
 
 
 @pytest.mark.parametrize(

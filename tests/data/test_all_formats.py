@@ -299,3 +299,10 @@ def test_the_reader_that_contributing_shows_reads(folder, monkeypatch) -> None:
         found = read_captioned(source)
         assert found.dataset.captions == (("a dog",),)
         assert {*found.unusable} == {"mine.bars:2", "../b.png"}
+
+
+def test_a_quoted_header_is_a_tables(folder) -> None:
+    _plain(folder / "a.png")
+    (folder / "captions.tsv").write_text('"image"\t"caption"\n"a.png"\t"a dog"\n')
+    for source in (folder, folder / "captions.tsv"):
+        assert read_captioned(source).dataset.captions == (("a dog",),)

@@ -77,6 +77,13 @@ def test_classes_may_be_called_otherwise(folder) -> None:
     assert read_class_folders(folder).class_names == ("hot dog", "tabby, a cat")
 
 
+def test_folders_with_spaces_may_be_called_otherwise(folder) -> None:
+    (folder / "dog").rename(folder / "dog x")
+    (folder / "tabby_cat").rename(folder / "dog")
+    (folder / "classes.txt").write_text("dog x a white bear\ndog a  cat\n")
+    assert read_class_folders(folder).class_names == ("a  cat", "a white bear")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -183,7 +183,10 @@ def test_an_arm_is_fine_tuned_and_chosen_on_val(
     assert [candidate.alpha for candidate in arm.candidates] == [0, 0.5, 1]
     assert torch.equal(weights(arm.clip.model), weights(student.model))
     assert path.exists() and shown == [1, 2] and steps == [*range(len(steps))]
-    last, sample = arm.history[-1], sets.zero_shot_val.every(20)
+    last, sample = (
+        arm.history[-1],
+        sets.zero_shot_val.every(max(1, len(sets.zero_shot_val.labels) // 40)),
+    )
     assert last["val_recall_at_1"] == arm.candidates[-1].recall_at_1
     assert last["val_zero_shot"] == evaluate_zero_shot(tuned, sample).top1
 
@@ -804,6 +807,28 @@ def test_a_long_first_epoch_is_looked_at_before_its_end(
     looked.clear(), done.clear()
     train_by_terms(clip, replace(shown, stop_collapsed=True), profile)
     assert len(looked) == STUDENT.epochs
+
+
+def test_a_model_that_is_ruined_within_an_epoch_is_not_trained_on_by_the_same_call(
+    clip, pixels, features, sets, tmp_path, monkeypatch
+) -> None:
+    shown = replace(training_set(pixels, features, sets), stop_collapsed=True)
+    profile = replace(UNTAUGHT, student=replace(UNTAUGHT.student, batch_size=2))
+    steps = len(plan_epoch(features, profile.student, 0, 0))
+    monkeypatch.setattr(distillation, "LOOKED_AT", steps)
+
+    def ruin(*_: float) -> None:
+        raise ValueError("ruined")
+
+    monkeypatch.setattr(module, "_require_intact", ruin)
+    more, told = {"checkpoint": tmp_path / "arm.safetensors"}, []
+    for _ in range(2):
+        told.clear()
+        with pytest.raises(ValueError, match="ruined"):
+            train_by_terms(
+                clip, shown, profile, on_step=lambda step, loss: told.append(step), **more
+            )
+        assert max(told, default=-1) < max(1, steps // 4)
 
 
 def test_a_stopped_training_goes_on_where_it_was_asked_to(

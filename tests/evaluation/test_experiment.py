@@ -377,6 +377,15 @@ def test_a_teacher_that_does_not_fit_clip_is_refused_where_one_is_trained(recipe
         require_trainable(profile, clip)
 
 
+def test_a_teacher_that_reads_captions_needs_their_tokens(clip, monkeypatch) -> None:
+    """SigLIP's text tower has none of the kind; other teachers do without."""
+    monkeypatch.setattr(clip.model, "text_pool_type", "last")
+    with pytest.raises(ValueError, match="end token's pooling"):
+        require_trainable(few("dclip"), clip)
+    require_trainable(few("region_taught"), clip)
+    require_trainable(few(CONTROL), clip)
+
+
 # Arms
 
 

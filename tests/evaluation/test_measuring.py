@@ -170,6 +170,9 @@ def test_the_answers_are_text_with_what_is_to_be_known_of_them(answered, arm, cl
     assert "13 pictures, without the 5 that a model was trained or chosen on" in text
     gain = compare_retrievals(list_retrievals(results))[str(arm)]["text → image"][0]
     assert f"{100 * gain.change.estimate:+.1f} points" in text
+    for published in ("hf-hub:x/y", "ViT-B-32"):  # the latter's data are nobody's here
+        text = format_results(results, replace(on, seen={published: None}), "nnn")
+        assert (f"What {published} has trained on is not known" in text) == (":" in published)
 
 
 def test_a_model_whose_record_was_left_out_is_told(arm, clip_folder) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe, change_settings
-from dclip_kit.data import open_picture
+from dclip_kit.data import curate, open_picture, read_captioned
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.data.pocket.sprites import load_nouns
 from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, encode_classes
@@ -99,6 +99,8 @@ def test_a_labelled_picture_that_cannot_be_read_is_left_out_of_its_half(own, cap
     assert "1 labelled pictures are left out, such as: " in capsys.readouterr().out
     assert after.zero_shot_val == before.zero_shot_val
     assert after.zero_shot.paths == before.zero_shot.paths[:4] + before.zero_shot.paths[5:]
+    (all_of_them,) = read_zero_shot(own.zero_shot)  # to measure other models on
+    assert len(all_of_them) == 17 and path not in all_of_them.paths
 
 
 def test_other_data_to_measure_on_is_read_too(own, tmp_path) -> None:
@@ -156,6 +158,17 @@ def test_pictures_to_measure_on_are_those_of_the_profile(own) -> None:
     assert len(read_measured(own, "all")) == 20
     (labelled,) = read_zero_shot(own.zero_shot)
     assert len(labelled) == 18
+
+
+def test_a_manifests_val_is_its_own(own, tmp_path) -> None:
+    dataset = read_captioned(own.data).dataset
+    curate({"own": dataset}, tmp_path / "mixture.json", [], mixture={"own": 20})
+    mixed, test = (
+        replace(own, data=str(tmp_path / "mixture.json")),
+        write_own(tmp_path / "t", range(40, 43)),
+    )
+    val = load_data(replace(mixed, test=str(test))).val
+    assert len(val) == 2 and read_measured(mixed, "val").paths == val.paths
 
 
 def test_a_split_is_never_all_under_another_name(own) -> None:

@@ -456,3 +456,13 @@ def test_encoded_pictures_are_read_if_they_are_few(
     assert torch.equal(found.features.region, features.region)
     monkeypatch.setattr(encode, "KEPT_BYTES", 3 * 32 * 32 * 3 - 1)
     assert encode_pictures(clip, few, POCKET, tmp_path).pictures == few.paths
+
+
+def test_a_text_tower_without_tokens_has_captions_alone(
+    clip, detector, captioned, monkeypatch
+) -> None:
+    """Such as SigLIP's, whose last token stands for the whole."""
+    monkeypatch.setattr(clip.model, "text_pool_type", "last")
+    made = extract_features(clip, detector, captioned, RegionSettings())
+    torch.testing.assert_close(made.text, encode_texts(clip, captioned.texts))
+    assert made.token.shape == (0, clip.embed_dim) and not made.token_count.any()

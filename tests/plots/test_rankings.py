@@ -145,3 +145,5 @@ class TestPictureSearch:
             plots.plot_picture_search(0, pictures[:5], features, THINGS)
         with pytest.raises(ValueError, match=r"got \[6\] and \[6\]"):
             plots.plot_picture_search(6, pictures, features, THINGS)
+        with pytest.raises(ValueError, match="things of each of 6 pictures, got 5"):
+            plots.plot_picture_search(0, pictures, features, THINGS[:5])

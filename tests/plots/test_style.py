@@ -154,6 +154,11 @@ def test_ringed_cells_alone_have_a_frame() -> None:
     assert green and min(green) > 96
 
 
+def test_a_sliver_is_a_pixel_wide() -> None:
+    sheet = tile_pictures([Image.new("RGB", (2000, 1))], 1, 96)
+    assert sum(sheet.getpixel((48, y)) == (0, 0, 0) for y in range(96)) == 1
+
+
 def test_pixels_can_be_kept_apart() -> None:
     picture = Image.new("L", (2, 1))
     picture.putpixel((1, 0), 255)

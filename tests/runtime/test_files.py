@@ -18,6 +18,7 @@ from dclip_kit.runtime.files import (
     load_tensors,
     load_weights,
     read_record,
+    replacing_files,
     save_tensors,
     write_atomically,
     write_record,
@@ -227,3 +228,21 @@ def test_a_wheel_has_the_arm_that_is_shown_and_both_teachers(tmp_path: Path, mon
     for name in ("contrastive_rehearsal", "dclip"):
         with pytest.raises(FileNotFoundError, match=f"'pocket_arms/{name}' .*from the repository"):
             asset_path("pocket_arms", name)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_files_are_replaced_within_their_folder_which_may_be_a_disk(there, tmp_path) -> None:
+    folder = tmp_path / "a" / "out"
+    if there:
+        folder.mkdir(parents=True)
+        (folder / "mine").write_text("mine")
+    with pytest.raises(KeyError), replacing_files(folder) as temporary:
+        assert temporary.parent == folder and temporary.name.startswith(".")
+        (temporary / "half").write_text("")
+        raise KeyError
+    assert folder.exists() == there
+    with replacing_files(folder) as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "new").write_text("new")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert names == {"deep", "deep/new"} | ({"mine"} if there else set())

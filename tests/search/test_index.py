@@ -212,6 +212,12 @@ def test_a_rewritten_index_holds_what_was_named_in_that_order(index) -> None:
     assert index.ids == ["e", "d", "a", "b"]
 
 
+def test_an_empty_index_may_be_rewritten(tmp_path) -> None:
+    index = SearchIndex(tmp_path)
+    index.rewrite([])
+    assert len(index) == 0
+
+
 def test_a_reader_keeps_what_it_opened_and_files_on_no_list_go(index) -> None:
     reader = SearchIndex(index.folder)
     index.append(["e"], torch.eye(2)[:1])

@@ -134,6 +134,26 @@ def test_only_one_kind_of_source_is_read(contents, tmp_path) -> None:
         list_shards(tmp_path / "nowhere")
 
 
+def test_notes_beside_folders_of_pictures_are_not_opened(contents, tmp_path) -> None:
+    for number in ("00000", "00001"):
+        (tmp_path / number).mkdir()
+        write_files(tmp_path / number, contents)
+        (tmp_path / f"{number}.parquet").write_bytes(b"img2dataset's notes")
+    (shard,) = list_shards(tmp_path)
+    assert len(shard.paths) == 2 * len(contents)
+
+
+def test_a_picture_that_was_replaced_is_noticed(contents, clip_folder, tmp_path) -> None:
+    folder = write_files(tmp_path / "in", contents)
+    embed_shards(folder, tmp_path / "out", str(clip_folder))
+    (again,) = embed_shards(folder, tmp_path / "out", str(clip_folder)).counts.values()
+    assert not again.new
+    first = next(iter(contents))
+    (folder / first).write_bytes(contents[first] + b"\0")
+    with pytest.raises(ValueError, match="shard"):
+        embed_shards(folder, tmp_path / "out", str(clip_folder))
+
+
 def test_a_single_tar_may_lie_beside_what_is_written(contents, clip_folder, tmp_path) -> None:
     folder = write_tars(tmp_path, contents)
     done = embed_shards(folder / "00001.tar", tmp_path / "out", str(clip_folder))

@@ -91,6 +91,11 @@ def test_localhost_is_this_machine(known) -> None:
     assert known.get("/", headers={"host": host, "cookie": cookie}).status_code == 200
 
 
+def test_browsers_leave_out_the_usual_port() -> None:
+    visitor = TestClient(Access(Starlette(), 80, TOKEN), base_url="http://127.0.0.1")
+    assert visitor.get(f"/?token={TOKEN}").status_code != 403
+
+
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "nonsense"])
 @pytest.mark.parametrize("mode", ["navigate", "no-cors"])
 def test_other_sites_are_refused_even_with_the_cookie(site, mode, known) -> None:

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -144,6 +145,39 @@ def test_what_is_asked_stays_when_the_mixture_changes(make, clip, captioned) -> 
     gallery.share = 0.0  # where nothing is won
     assert gallery.picture == 3 and gallery.matching == 0
     assert gallery.message.startswith("No caption of this kind has this outcome")
+
+
+def test_own_words_stay_though_the_caption_before_them_still_belongs(
+    make, clip, captioned, features, monkeypatch
+) -> None:
+    gallery = make(text_features=encode_texts(clip, captioned.texts))
+    always = torch.ones(len(captioned.texts), dtype=torch.bool)
+    monkeypatch.setattr(gallery, "_is_first", lambda *_: always)
+    gallery.outcome = "both"
+    assert (gallery.query, gallery.position) == (captioned.texts[0], 0)
+    gallery.query = "my own words"
+    assert gallery.position == -1
+    gallery.share = 0.5
+    assert (gallery.query, gallery.position) == ("my own words", -1)
+    gallery.position = 1
+    gallery.picture = 2
+    gallery.share = 1.0
+    assert (gallery.query, gallery.picture, gallery.position) == ("", 2, -1)
+
+
+def test_a_caption_is_answered_after_a_group_without_any(
+    make, clip, captioned, monkeypatch
+) -> None:
+    kinds = ["all"] * len(captioned.texts)
+    gallery = make(text_features=encode_texts(clip, captioned.texts), facets={"kind": kinds})
+    first = torch.ones(len(kinds), dtype=torch.bool)
+    monkeypatch.setattr(gallery, "_is_first", lambda share, _: first & (share > 0))
+    gallery.outcome = "won"
+    said = gallery.message
+    gallery.outcome = "lost"
+    assert gallery.message.startswith("No caption of this kind")
+    gallery.outcome = "won"
+    assert (gallery.message, gallery.position) == (said, 0)
 
 
 def test_a_picture_that_has_gone_still_asks(make, captioned, tmp_path) -> None:
@@ -436,6 +470,21 @@ def test_what_is_found_is_saved_as_a_table(make, captioned) -> None:
     for row, hit in zip(rows[:4], gallery.results["before"], strict=True):
         assert row["file"] == captioned.paths[hit["image"]].name
         assert (int(row["rank"]), float(row["score"])) == (hit["rank"], hit["score"])
+
+
+def test_a_table_holds_no_formula_and_names_the_picture_that_asks(
+    clip, captioned, features, tmp_path
+) -> None:
+    names = ["=1+1.png", "-2.png", *(f"{number}.png" for number in range(2, len(captioned)))]
+    for name, path in zip(names, captioned.paths, strict=True):
+        shutil.copy(path, tmp_path / name)
+    data = replace(captioned, paths=tuple(tmp_path / name for name in names))
+    gallery = QueryGallery(clip, data, features)
+    gallery.top_k = len(names)
+    gallery.picture = 2
+    rows = [*csv.DictReader(io.StringIO(gallery.to_csv()))]
+    assert {row["query"] for row in rows} == {"2.png"}
+    assert {"'=1+1.png", "'-2.png", "3.png"} <= {row["file"] for row in rows}
 
 
 def test_a_page_without_a_kernel_has_a_picture_and_a_sentence(make) -> None:

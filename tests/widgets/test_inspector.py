@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from dclip_kit.models.regions import crop_regions
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.training import apply_teacher, choose_lenders, embed_pictures
 from dclip_kit.widgets import RegionInspector
+from dclip_kit.widgets import inspector as inspector_module
 
 SETTINGS = RegionSettings()
 
@@ -130,6 +132,21 @@ def test_ranks_are_those_of_both_teachers(make, data, features, teachers) -> Non
     assert inspector.message.startswith(f"Rank of the caption among {len(data)}: CLIP ")
 
 
+def test_a_region_teacher_sees_what_it_was_trained_with(make, monkeypatch) -> None:
+    applied, seen = inspector_module.apply_region_teacher, []
+
+    def apply(teacher, features, images, settings):
+        seen.append(settings)
+        return applied(teacher, features, images, settings)
+
+    monkeypatch.setattr(inspector_module, "apply_region_teacher", apply)
+    trained = RegionTeacherSettings(boxes=False, regions="none")
+    inspector = make(region_settings=trained)
+    inspector.regions = "another"
+    inspector.regions = "blank"
+    assert seen == [trained, replace(trained, regions="another"), trained]
+
+
 def test_powers_weigh_live_and_reach_the_teacher(make) -> None:
     inspector = make()
     before, image = inspector.seen, inspector._shown
@@ -180,6 +197,17 @@ def test_a_page_without_a_kernel_has_a_picture_and_a_sentence(make) -> None:
     assert data["text/plain"].startswith("RegionInspector: “a red ball” beside picture 0. Rank of")
     assert Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"]))).width <= 320
     assert len(json.dumps(data)) < 200_000
+
+
+def test_a_page_without_a_kernel_shows_whose_regions_were_seen(make, data) -> None:
+    inspector = make(picture=1)
+    inspector.regions = "blank"
+    still, text = inspector._draw_still()
+    assert "beside picture 1, with a blank one's. Rank of" in text
+    picture = Image.open(io.BytesIO(still)).convert("RGB")
+    assert picture.resize((8, 8)).getpixel((4, 4)) == pytest.approx((128, 128, 128), abs=4)
+    inspector.regions = "another"
+    assert "with another's regions" in inspector._draw_still()[1]
 
 
 def test_bad_input_is_named(clip, data, features, detector, teachers, make) -> None:
