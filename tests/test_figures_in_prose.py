@@ -56,10 +56,10 @@ def by_training(arm: str, rival: str, way: str = FORTH) -> list[str]:
 
 
 def told_apart(kind: str, score: str) -> list[str]:
-    """Shares of compositions, in percent with their intervals, of two models."""
+    """Shares of compositions, in percent with their intervals, of three models."""
     found = [
         arms("pocket_compositions")[arm]["compositions"][kind][score]
-        for arm in ("region_taught", "clip")
+        for arm in ("region_taught", CONTROL, "clip")
     ]
     return [f"{100 * x:.0f}" for each in found for x in (each["estimate"], *each["ci95"])]
 
@@ -90,6 +90,16 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
         README,
         r"and (\d+) % more than its control",
         lambda: alone("pocket_table", "region_taught", CONTROL),
+    ),
+    (
+        README,
+        rf"without a teacher \({INTERVAL} more than a student that this control teaches",
+        lambda: TABLE("region_taught", "self_taught"),
+    ),
+    (
+        README,
+        rf"the default one loses {INTERVAL} from picture",
+        lambda: [at_chosen("region_taught", CONTROL, BACK)[each] for each in (0, 2, 1)],
     ),
     (
         README,
@@ -234,7 +244,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
     ),
     (
         STUDIES,
-        rf"their own in {INTERVAL} of items, CLIP in {INTERVAL}",
+        rf"their own in {INTERVAL} of items, the control in {INTERVAL}, and CLIP in {INTERVAL}",
         lambda: told_apart("size", "text"),
     ),
     (

@@ -60,9 +60,9 @@ def distill(
     if the recipe has one, and two arms, contrastive_rehearsal (the control) and the recipe's, each
     mixed with the untouched CLIP at the weight that is best on val. It also gets report.json, whose
     table is printed. With --captions none and a folder of pictures alone, there is no val and no
-    control: the one arm keeps half of what it learned. open_clip loads an arm's folder. Run it
-    again with the same options to continue where it stopped. --profile and --recipe choose the
-    defaults of the options below.
+    control: the one arm keeps half of what it learned, and no collapse is noticed. open_clip loads
+    an arm's folder. Run it again with the same options to continue where it stopped. --profile and
+    --recipe choose the defaults of the options below.
 
     Args:
         out: the folder of the run, such as runs/mine.

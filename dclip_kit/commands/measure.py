@@ -168,7 +168,7 @@ def search(
     Args:
         asked: a folder of pictures, with its subfolders, if there is no --index; and what to look
             for, such as "a dog on a beach".
-        model: "pocket" or "pocket_vit" (which know a hundred drawn things), an architecture of
+        model: "pocket" or "pocket_vit" (which know 139 drawn things), an architecture of
             open_clip, or a folder that open_clip loads, such as an arm of distill (runs/x/dclip).
         pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
         index: a folder that embed-shards wrote, or clip-retrieval; hits are paths as it has them.
