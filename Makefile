@@ -118,7 +118,7 @@ REPOSITORY ?= $(shell git remote get-url origin 2>/dev/null | sed -E 's#^.*githu
 badges: $(READY) ## put Binder's badge on README and notebooks: of origin, or REPOSITORY=owner/name
 	$(BIN)/python -m assets.make.notebook_files badge --repository '$(REPOSITORY)' README.md $(NOTEBOOKS)
 
-pocket: $(READY) ## rebuild everything in assets/: sprites, CLIPs, YOLO, teachers and arms (hours)
+pocket: $(READY) ## rebuild sprites, CLIPs, YOLO, teachers and arms in assets/ (about a day on two cores)
 	$(BIN)/python -m assets.make.build_sprites
 	$(THREADS) $(BIN)/python -m assets.make.pretrain_clip
 	$(THREADS) $(BIN)/python -m assets.make.pretrain_clip --tower vit

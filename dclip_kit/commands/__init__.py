@@ -55,7 +55,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "export": export,
 }
 UNPROFILED = ("app", "export")  # their model decides all that a profile would
-TRAINING = ("pilot", "train-teacher", "distill", "detect", "embed")  # what a recipe changes
+TRAINING = ("pilot", "train-teacher", "distill", "embed")  # what a recipe changes
 SHARED = ("embed", "train-teacher", "distill", "evaluate")  # several processes do them together
 
 

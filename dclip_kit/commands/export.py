@@ -43,10 +43,13 @@ def export(
             f"Expected an --out of its own, got the model's folder {printable(out)}, whose card "
             "would be lost; name another."
         )
-    # Not the other library's: both have a config.json, which says different things.
-    require_own_folder(
-        out, {"onnx": "onnx/vision_model.onnx", "transformers": "model.safetensors"}[to]
-    )
+    require_own_folder(out, "preprocessor_config.json")
+    other = out / {"transformers": "onnx", "onnx": "model.safetensors"}[to]
+    if other.exists():
+        raise ValueError(
+            f"Expected an --out for {to} alone, got {printable(out)}, which has {other.name} of an "
+            "earlier export, beside another config.json; name another."
+        )
     clip = load_clip(model, tag_for(model, pretrained or None))
     if to == "onnx":
         from dclip_kit.models.hand_over_onnx import write_onnx
@@ -72,8 +75,9 @@ def _measure_int8(clip: Any, folder: Path) -> str:
     profile = origin.profile if origin else PROFILES["pocket"]
     try:
         val = load_splits(profile).val
-    except (ValueError, OSError) as error:  # moved, or without captions
-        print(f"Measured on the pocket, since the arm's own data cannot be read: {error}")
+    except (ValueError, OSError, ImportError) as error:  # moved, or without captions
+        said = f"Measured on the pocket, since the arm's own data cannot be read: {error}"
+        print(printable(said))
         val = load_splits(PROFILES["pocket"]).val
     measured = measure_onnx(clip, folder, val)
     gains = compare.compare(*(each.retrieval for each in measured.values()))

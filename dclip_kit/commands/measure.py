@@ -56,8 +56,8 @@ def evaluate(
             the pocket), paper is a single one. Same default as data.
         images: the folder that the pictures' names are relative to; searched for if left out.
         split: "test" is what distill measures on, a tenth where the data has no splits; "all" is
-            everything (the pocket has train, val and test); formats with splits have more (val,
-            test_1k_0, …).
+            everything, but not of the pocket, which has train, val and test; formats with splits
+            have more (val, test_1k_0, …).
         seed: for drawing splits where the data has none; if left out, that of the first arm's run,
             or 0.
         rescore: also measures each model with rescored scores, which allow for how each candidate
@@ -127,7 +127,6 @@ def probe(
     from dclip_kit.evaluation import probing
     from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
-    from dclip_kit.runtime.processes import is_main_process
 
     torch_device = choose_device(device)
     folders = {
@@ -141,10 +140,9 @@ def probe(
         results[name] = probing.probe_model(clip, items)
     for name, folder in folders.items():
         results[name] = probing.probe_saved_teacher(folder, items, torch_device)
-    if is_main_process():
-        if json:
-            write_record(probing.describe_probes(results, items), json)
-        print(probing.format_probes(results, items))
+    if json:
+        write_record(probing.describe_probes(results, items), json)
+    print(probing.format_probes(results, items))
 
 
 def search(

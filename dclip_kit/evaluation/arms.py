@@ -48,7 +48,7 @@ from dclip_kit.runtime.files import asset_path, read_record, write_atomically, w
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.printing import as_code, say
 from dclip_kit.runtime.processes import is_main_process, training_device
-from dclip_kit.training import History, Term, distill
+from dclip_kit.training import History, RuinedError, Term, distill
 
 _LEAST_FOUND = 20  # right answers, below which half of them may be luck
 CARD = "README.md"  # of a model's folder, as hubs show it
@@ -279,7 +279,7 @@ class _Validator:
 
     def __init__(self, clip: ClipBundle, shown: TrainingSet, precision: str, rate: float) -> None:
         self._shown, self._precision, self._rate = shown, precision, rate
-        # A sample: with all pictures training would take twice as long. Of few, it is more of them.
+        # A sample, since with all pictures training would take twice as long; of few, a larger one.
         labelled = shown.zero_shot_val
         self._sample = labelled.every(min(20, max(1, len(labelled.labels) // 40)))
         self._untouched, self._recall = self._name(clip), 0.0
@@ -329,10 +329,10 @@ def _require_intact(recall: float, before: float, retention: float, rate: float)
     """Checks that a trained model is not ruined.
 
     Raises:
-        ValueError: it has lost half of what it found or could name.
+        RuinedError: it has lost half of what it found or could name.
     """
     if recall < before / 2 or retention < 0.5:
-        raise ValueError(
+        raise RuinedError(
             "Expected a model that still searches and remembers as it trains, got "
             f"{100 * recall:.1f} % R@1 on val (the untouched CLIP: {100 * before:.1f} %) and "
             f"{retention:.0%} of its zero-shot accuracy; train into another folder with "

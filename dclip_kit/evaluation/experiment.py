@@ -116,7 +116,7 @@ def run(
         FileNotFoundError: a file that the profile names is missing.
     """
     began = time.monotonic()
-    begun = begin(profile, out, teacher, choose_device(device))
+    begun = begin(profile, out, teacher, device)
     clip, data, regions, features = begun.clip, begun.data, profile.regions, features or out
     say_counts(data, begun.uncaptioned)
 
@@ -150,7 +150,7 @@ def run(
 
 
 def run_teacher(
-    profile: Profile, out: Path, *, features: Path | None = None, device: str = "cpu"
+    profile: Profile, out: Path, *, features: Path | None = None, device: str = "auto"
 ) -> TeacherRun | None:
     """The first part of `run`, up to the teacher; `run` continues from there."""
     begun = begin(profile, out, device=device, with_uncaptioned=False)
@@ -189,7 +189,7 @@ def begin(
     profile: Profile,
     out: Path,
     teacher: Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     with_uncaptioned: bool = True,
 ) -> Begun:
     """Checks what can be checked, loads CLIP and data, and saves the settings.
@@ -208,6 +208,7 @@ def begin(
             f"Expected no teacher for the recipe {profile.recipe}, which trains none, got "
             f"{teacher}; leave it out, or take the recipe region_taught."
         )
+    device = choose_device(device)
     clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
     require_trainable(profile, clip)
     if teacher:

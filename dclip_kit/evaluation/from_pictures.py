@@ -29,7 +29,7 @@ from dclip_kit.evaluation.profile_data import (
 from dclip_kit.evaluation.seen import describe_seen, leave_out_labelled, load_seen
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.metrics import retention
-from dclip_kit.models.clip import load_clip, tag_for
+from dclip_kit.models.clip import choose_device, load_clip, tag_for
 from dclip_kit.models.teacher import kind_of
 from dclip_kit.models.weights import interpolate, round_changed
 from dclip_kit.runtime.files import write_record
@@ -41,7 +41,7 @@ ALPHA = 0.5  # of the trained weights, where no captioned val can choose it
 
 
 def run_from_pictures(
-    profile: Profile, out: Path, *, features: Path | None = None, device: str = "cpu"
+    profile: Profile, out: Path, *, features: Path | None = None, device: str = "auto"
 ) -> dict[str, Any]:
     """Fine-tunes a CLIP on pictures without captions, by their own regions.
 
@@ -68,6 +68,7 @@ def run_from_pictures(
         )
     require_settings(profile, out)
     require_data(profile)
+    device = choose_device(device)
     clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
     require_trainable(profile, clip)
     pictures, left_out = read_uncaptioned(profile.data, (), profile.leak_guard == "content")

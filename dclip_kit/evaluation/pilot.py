@@ -7,12 +7,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from dclip_kit.config import Profile, SelectionRule, StudentSettings, control_of, trains_teacher
-from dclip_kit.evaluation.arms import Candidate, choose_candidate, require_some_named
+from dclip_kit.evaluation.arms import Candidate, choose_candidate, knows_none
 from dclip_kit.evaluation.compare import compare, say_gain
 from dclip_kit.evaluation.evaluate import (
     WAYS,
     RetrievalSet,
+    ZeroShot,
     ZeroShotSet,
     evaluate_retrieval,
     evaluate_zero_shot,
@@ -52,7 +55,7 @@ class Rung:
         alpha, recall_at_1, retention: of the mixture that val chooses; 0 is the untouched CLIP.
         gain: in text→image Recall@1 over the untouched CLIP.
         loss: of the last step.
-        changed: whether any mixture finds or names others than the untouched CLIP.
+        changed: whether any mixture finds or names another picture than the untouched CLIP does.
     """
 
     factor: float
@@ -88,7 +91,7 @@ def run_pilot(
     pictures: int = 256,
     steps: int = 10,
     minutes: float = 10.0,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Tries the control of a profile's recipe on a part of its data, at three learning rates.
 
@@ -121,7 +124,10 @@ def run_pilot(
     epoch_steps = len(steps_of_epoch)
     few = replace(settings, epochs=max(1, -(-steps // epoch_steps)))
     rungs, step_seconds = _climb_ladder(begun, part, replace(control, student=few), minutes)
+    unchanged = not any(rung.changed for rung in rungs)
     best = max(rungs, key=lambda rung: (rung.recall_at_1, -rung.factor))
+    if unchanged:  # no rate is known to be better: the recipe's own
+        best = min(rungs, key=lambda rung: abs(rung.factor - 1))
     rate = profile.student.learning_rate * best.factor
     batches = [batch for step in steps_of_epoch for batch in step]
     shown = sum(map(len, batches)) + len(batches) * settings.rehearsal_batch
@@ -156,7 +162,7 @@ def run_pilot(
         "rungs": [asdict(rung) for rung in rungs],
         "student": {"learning_rate_factor": best.factor, "learning_rate": rate},
     }
-    if len(data.train) >= FEW and not any(rung.changed for rung in rungs):
+    if len(data.train) >= FEW and unchanged:
         return report | {"advice": _UNCHANGED}
     return report | {"advice": _advise(best, rate, len(data.train), trains_teacher(profile))}
 
@@ -190,8 +196,11 @@ def _climb_ladder(
     clip, profile, few = begun.clip, begun.profile, control.student
     terms = prepare_terms(control, clip, part.captioned)
     before = evaluate_retrieval(clip, part.retrieval, progress=False)
-    top1 = require_some_named(clip, part.zero_shot)
-    began, once = time.monotonic(), replace(few, epochs=1)
+    named = evaluate_zero_shot(clip, part.zero_shot, progress=False)
+    if not named.top1:
+        raise knows_none()
+    lowest = few.learning_rate * min(LADDER)
+    began, once = time.monotonic(), replace(few, epochs=1, learning_rate=lowest)
     distill(clip, part.captioned, terms, once, seed=profile.seed)
     epoch_seconds = time.monotonic() - began
     few = replace(few, epochs=_fit_epochs(few.epochs, epoch_seconds, minutes))
@@ -207,13 +216,13 @@ def _climb_ladder(
         try:
             run = distill(clip, part.captioned, terms, settings, seed=profile.seed, on_step=follow)
             chosen, gain, changed = _choose(
-                clip, run.student, part, before, top1, profile.selection
+                clip, run.student, part, before, named, profile.selection
             )
         except ValueError as error:  # weights that are no longer finite: a lower rate may do
             if not rungs:
                 raise
             say(f"The control's rate {settings.learning_rate:.1e} is too high: {error}")
-            continue
+            break
         # The first step also waits for what is prepared once.
         seconds += [late - early for early, late in pairwise(ticks[1:])]
         measured = chosen.alpha, chosen.recall_at_1, chosen.retention
@@ -233,22 +242,23 @@ def _choose(
     student: ClipBundle,
     part: Part,
     before: RetrievalMetrics,
-    top1: float,
+    named: ZeroShot,
     rule: SelectionRule,
 ) -> tuple[Candidate, Gain, bool]:
     """The mixture that a rule chooses out of few, its gain, and whether any differs from CLIP."""
     candidates = {0.0: Candidate(0.0, before.text_to_image.recall_at[1], 1.0)}
-    metrics = {0.0: before}
+    metrics, changed = {0.0: before}, False
     for alpha in _ALPHAS:
         mixed = interpolate(clip, student, alpha)
         metrics[alpha] = evaluate_retrieval(mixed, part.retrieval, progress=False)
-        kept = evaluate_zero_shot(mixed, part.zero_shot, progress=False).top1 / top1
-        recall = metrics[alpha].text_to_image.recall_at[1]
-        candidates[alpha] = Candidate(alpha, recall, kept)
+        names = evaluate_zero_shot(mixed, part.zero_shot, progress=False)
+        found, recall = metrics[alpha].text_to_image, metrics[alpha].text_to_image.recall_at[1]
+        candidates[alpha] = Candidate(alpha, recall, names.top1 / named.top1)
+        changed |= not torch.equal(found.hits(1), before.text_to_image.hits(1))
+        changed |= not torch.equal(names.correct, named.correct)
     chosen = choose_candidate([*candidates.values()], rule.least_retention)
     gains = compare(before, metrics[chosen.alpha])[WAYS["text_to_image"]]
-    results = {(each.recall_at_1, each.retention) for each in candidates.values()}
-    return chosen, gains[0], len(results) > 1
+    return chosen, gains[0], changed
 
 
 def read_rates(file: Path, student: StudentSettings) -> StudentSettings:

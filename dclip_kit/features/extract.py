@@ -50,8 +50,8 @@ def extract_features(
     """Detects, crops and encodes a data set once, each picture opened once.
 
     All processes must call it. With a folder, each makes its share of the shards; without one, each
-    makes all features. All of them return everything. Another run that fills the same folder waits
-    (one of several processes no longer than they wait for each other).
+    makes all features. All of them return everything. Another run with the same cache folder that
+    fills the same folder waits; of several processes, only until their barrier times out.
 
     Args:
         bundle: the frozen CLIP.
@@ -235,7 +235,7 @@ def _encode_captions(
 ) -> dict[str, Tensor]:
     """The pictures' captions and tokens, by the names of `FrozenFeatures`.
 
-    Of a text tower without features of tokens, such as SigLIP's, no caption has any.
+    With a text tower that has no features of tokens, such as SigLIP's, counts of tokens are 0.
     """
     texts = [text for image in part for text in dataset.captions[image]]
     image_indices = [image for image in part for _ in dataset.captions[image]]

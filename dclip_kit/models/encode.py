@@ -217,7 +217,7 @@ def encode_texts(
     """
     require_texts(texts)
     share = [texts[index] for index in own_share(len(texts)).tolist()]
-    encoded = encode_own_texts(bundle, share, batch_size)
+    encoded = _encode_texts(bundle, share, batch_size)
     return _require_finite(gather_rows(encoded)[: len(texts)], "text")
 
 
@@ -225,7 +225,12 @@ def encode_texts(
 def encode_own_texts(
     bundle: ClipBundle, texts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "text embed"]:
-    """As `encode_texts`, in this process alone, and without its checks."""
+    """As `encode_texts`, in this process alone."""
+    require_texts(texts)
+    return _require_finite(_encode_texts(bundle, texts, batch_size), "text")
+
+
+def _encode_texts(bundle: ClipBundle, texts: Sequence[str], batch_size: int) -> Tensor:
     encoded = torch.empty(len(texts), bundle.embed_dim)
     for indices, ids in token_batches(bundle, texts, batch_size):
         with shortened(bundle.model, ids) as short_ids:

@@ -78,27 +78,32 @@ def replacing_files(folder: Path) -> Iterator[Path]:
                 file.replace(target)
     finally:
         if made:
-            with suppress(OSError):  # it has what it should have
+            with suppress(OSError):  # not empty: it was filled
                 folder.rmdir()
 
 
 @contextmanager
 def alone_at(folder: Path, work: str) -> Iterator[None]:
-    """Locks a folder; if another process of this user holds the lock, prints so and waits.
+    """Locks a folder; if another process holds the lock, prints so and waits.
+
+    The lock is in the cache folder, so it is among those who share that; without one that can be
+    written to, nothing is locked.
 
     Args:
-        folder: which need not exist yet; the lock is in the cache folder.
+        folder: which need not exist yet.
         work: what is done there, such as "embedding pictures".
     """
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    file = cache_path("locks", f"{digest}.lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file)
+    lock = FileLock(cache_path("locks", f"{digest}.lock"))
     try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         say(printable(f"Another process is {work}: waiting for it."))
         lock.acquire()
+    except OSError:
+        yield
+        return
     try:
         yield
     finally:

@@ -76,7 +76,7 @@ def keep_memory(environment: MutableMapping[str, str]) -> None:
     Args:
         environment: `os.environ`.
     """
-    if {*MALLOC, "LD_PRELOAD"} & environment.keys():
+    if {*MALLOC, "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"} & environment.keys():
         return
     set_option = _find_in_glibc("mallopt")
     for name, (option, value) in MALLOC.items():

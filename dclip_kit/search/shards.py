@@ -164,8 +164,8 @@ def _picture_column(schema: Any, file: Path) -> str:
 def list_shards(source: Path | str, size: int = PATHS) -> list[Shard]:
     """The shards of a tar, a parquet file or a picture, or of a folder with files of one kind.
 
-    Parquet files beside tars of the same names are img2dataset's notes, and left out. Embeddings
-    are named after tars and parquet files.
+    Parquet files beside tars, or folders of pictures, of the same names are img2dataset's notes,
+    and left out. Embeddings are named after tars and parquet files.
 
     Args:
         source: the file or folder, which is searched with its subfolders.

@@ -1,7 +1,7 @@
 """The two trainings, in one plain loop on accelerate: the teacher's, and the student's."""
 
 from dclip_kit.training.distillation import StudentRun, choose_terms, distill
-from dclip_kit.training.loop import History
+from dclip_kit.training.loop import History, RuinedError
 from dclip_kit.training.order import draw_captions, plan_epoch
 from dclip_kit.training.teacher_training import (
     TeacherRun,
@@ -19,6 +19,7 @@ from dclip_kit.training.terms import PictureTargets, Term
 __all__ = [
     "History",
     "PictureTargets",
+    "RuinedError",
     "StudentRun",
     "TeacherRun",
     "Term",

@@ -216,7 +216,8 @@ def distill(
         on_step: called after each step, in every process, with its number and its loss. Whatever
             it raises stops the training; the checkpoint has all steps up to this one.
         on_look: called in the same way with the student, in evaluation mode, after each quarter of
-            the first epoch but the last, if that has steps enough.
+            the first epoch but the last, if that has steps enough. If it raises `RuinedError`, the
+            training stops there each time that it is called.
 
     Raises:
         ValueError: lengths or widths differ, a feature or the loss is not finite, or the checkpoint

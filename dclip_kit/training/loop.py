@@ -27,6 +27,10 @@ MINUTES = 10.0  # between two checkpoints within an epoch
 Plan = list[list[Tensor]]  # an epoch's steps, each a list of batches to accumulate
 
 
+class RuinedError(ValueError):
+    """A training has ruined the model; for whoever looks at it to raise."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The length of a training, and how its rates change.
@@ -140,19 +144,19 @@ def train(
                 prepared.step()
                 prepared.zero_grad()
                 bar.update()
-                if time.monotonic() - written >= 60 * MINUTES:
-                    keep_place(checkpoint, training.module, optimizer, place)
-                    written = time.monotonic()
                 try:
                     if on_step:
                         on_step(number, sum(values[0] for values in figures) / len(figures))
-                except ValueError:  # the model is ruined: continued, it comes to this step again
+                except RuinedError:  # not kept, so that a rerun meets this look again
                     raise
                 except BaseException:
                     keep_place(checkpoint, training.module, optimizer, place)
                     raise
                 if not training.module.training:  # whoever looked at it has set it to evaluate
                     _set_to_train(wrapped)
+                if time.monotonic() - written >= 60 * MINUTES:
+                    keep_place(checkpoint, training.module, optimizer, place)
+                    written = time.monotonic()
             row = place.close_epoch(["loss", *(term.name for term in training.terms)])
             bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
             tell()

@@ -182,7 +182,11 @@ class RegionInspector(PictureWidget):
         _, regions, picture = self._look()
         picture = draw_boxes(picture, regions, side=_SIDE)
         caption = self.seen["captions"][self.caption]
-        whose = {"own": "", "another": ", with another's regions", "blank": ", with a blank one's"}
+        whose = {
+            "own": "",
+            "another": ", with another's regions",
+            "blank": ", with a blank picture's region",
+        }
         alt_text = (
             f"RegionInspector: “{caption}” beside picture {self.picture}{whose[self.regions]}. "
             f"{self.message}"

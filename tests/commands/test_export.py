@@ -75,4 +75,11 @@ def test_the_other_librarys_files_are_not_mixed_with(
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text("{}")
     code, _, err = run("export", make_vit_folder(), "--to", to, "--out", tmp_path / "out")
+    assert code == 2 and "of an earlier export, beside another config.json" in err
+
+
+def test_a_teachers_folder_is_not_written_to(make_vit_folder, run, tmp_path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("a teacher's")
+    code, _, err = run("export", make_vit_folder(), "--out", tmp_path)
     assert code == 2 and "empty or that this command began" in err

@@ -554,7 +554,7 @@ def test_a_run_of_an_earlier_version_is_not_gone_on_with(run, options, tmp_path)
         (("--uncaptioned", "pocket"), "got 'pocket'; say pocket:16000"),
         (("--teacher", "nowhere"), "the folder of a teacher at nowhere"),
         (("--teacher", "nowhere", "--recipe", "dclip"), "the folder of a teacher at nowhere"),
-        (("--teacher", "x", "--recipe", "self_taught"), "no --teacher for the recipe self_taught"),
+        (("--teacher", "x", "--recipe", "self_taught"), "no teacher for the recipe self_taught"),
         (("--recipe", "dclip", "--student.rehearsal-batch", "0"), "student.rehearsal_batch to be"),
         (("--recipe", "contrastive", "--anchor-texts", A_TEXT), "a student that ranks texts"),
         (

@@ -58,7 +58,7 @@ from dclip_kit.models.clip import load_clip, tag_for
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.weights import clone_clip, interpolate, round_changed, same_text_tower
 from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors, write_record
-from dclip_kit.training import PictureTargets, choose_terms, distillation, plan_epoch
+from dclip_kit.training import PictureTargets, RuinedError, choose_terms, distillation, plan_epoch
 from tests.training.fine_tuning import fine_tune, join
 from tests.training.test_training import texts_of
 
@@ -818,13 +818,13 @@ def test_a_model_that_is_ruined_within_an_epoch_is_not_trained_on_by_the_same_ca
     monkeypatch.setattr(distillation, "LOOKED_AT", steps)
 
     def ruin(*_: float) -> None:
-        raise ValueError("ruined")
+        raise RuinedError("ruined")
 
     monkeypatch.setattr(module, "_require_intact", ruin)
     more, told = {"checkpoint": tmp_path / "arm.safetensors"}, []
     for _ in range(2):
         told.clear()
-        with pytest.raises(ValueError, match="ruined"):
+        with pytest.raises(RuinedError, match="ruined"):
             train_by_terms(
                 clip, shown, profile, on_step=lambda step, loss: told.append(step), **more
             )

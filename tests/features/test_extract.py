@@ -300,8 +300,10 @@ needs_fork = pytest.mark.skipif(
 def test_of_two_runs_at_once_one_makes_it_and_the_other_waits(work, tmp_path, capfd) -> None:
     context = multiprocessing.get_context("fork")
     runs = [context.Process(target=work, args=(tmp_path / "one",)) for _ in range(2)]
-    for run in runs:
-        run.start()
+    runs[0].start()
+    while not (tmp_path / "one.log").exists():  # until the first has begun a shard
+        time.sleep(0.001)
+    runs[1].start()
     for run in runs:
         run.join(60)
     assert [run.exitcode for run in runs] == [0, 0]

@@ -140,11 +140,12 @@ def test_a_region_teacher_sees_what_it_was_trained_with(make, monkeypatch) -> No
         return applied(teacher, features, images, settings)
 
     monkeypatch.setattr(inspector_module, "apply_region_teacher", apply)
-    trained = RegionTeacherSettings(boxes=False, regions="none")
+    trained = RegionTeacherSettings(boxes=False)
     inspector = make(region_settings=trained)
     inspector.regions = "another"
     inspector.regions = "blank"
-    assert seen == [trained, replace(trained, regions="another"), trained]
+    kinds = [trained, *(replace(trained, regions=kind) for kind in ("another", "none"))]
+    assert seen == kinds
 
 
 def test_powers_weigh_live_and_reach_the_teacher(make) -> None:
@@ -203,7 +204,7 @@ def test_a_page_without_a_kernel_shows_whose_regions_were_seen(make, data) -> No
     inspector = make(picture=1)
     inspector.regions = "blank"
     still, text = inspector._draw_still()
-    assert "beside picture 1, with a blank one's. Rank of" in text
+    assert "beside picture 1, with a blank picture's region. Rank of" in text
     picture = Image.open(io.BytesIO(still)).convert("RGB")
     assert picture.resize((8, 8)).getpixel((4, 4)) == pytest.approx((128, 128, 128), abs=4)
     inspector.regions = "another"
