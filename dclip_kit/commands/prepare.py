@@ -97,9 +97,10 @@ def curate(
     for name in datasets:
         count = record["counts"][name]
         print(f"{name}: {count['train']:,} for train, {count['val']:,} for val")
+    alone = "all" if leak_guard == "names" else f"{len(record['not_compared']):,}"
     print(
         f"Left out: {len(record['leaks']):,} evaluation pictures, {len(record['unusable']):,} "
-        f"unusable; compared by name alone: {len(record['not_compared']):,}. Written to "
+        f"unusable; compared by name alone: {alone}. Written to "
         f"{printable(out)}."
     )
 
@@ -155,7 +156,9 @@ def detect(
             for label, score, box in columns
             if not regions.is_whole_image
         ]
-        entries.append({"path": str(path), "width": width, "height": height, "regions": boxes})
+        entries.append(
+            {"path": path.as_posix(), "width": width, "height": height, "regions": boxes}
+        )
         if drawn:
             name = path.relative_to(pictures) if pictures.is_dir() else Path(path.name)
             picture = open_picture(path)

@@ -53,7 +53,7 @@ def require_own_folder(path: Path, *marks: str) -> None:
 
 
 def choose_device(name: str) -> str:
-    """As `models.clip.choose_device`, whose module is slow to import."""
+    """As that of `models`, which is slow to import."""
     from dclip_kit.models import clip
 
     return clip.choose_device(name)

@@ -134,7 +134,7 @@ def read_format(
     if format_name == "files":
         images_folder = path
     elif format_name == "datasets":
-        folder = unpack_dataset(str(path))
+        folder = unpack_dataset(path.as_posix())
         files = [folder / TABLE]
     elif format_name == "shards":
         unpacked = unpack_shards(path, files)
@@ -207,6 +207,7 @@ def _find_images(rows: Sequence[Row], file: Path, look_above: bool) -> Path:
     flickr = ("flickr30k_images", "flickr30k-images", "Flicker8k_Dataset")  # the latter's own name
     subfolders = dict.fromkeys((*usual, *flickr))
     names = [str(row.picture) for row in rows[:_TRIED] if not row.problem]
+    names = [name for name in names if not Path(name).is_absolute()]  # which say it themselves
     bases = (file.parent, file.parent.parent)[: 1 + look_above]
     folders = [base / subfolder for base in bases for subfolder in subfolders]
 
@@ -278,6 +279,8 @@ def find_formats(path: Path) -> dict[str, Path]:
             formats = ["csv"]
         return dict.fromkeys(formats[:1], path)
     files = {format: _list_files(path, format) for format in READERS}
+    # Hugging Face's older data sets have one of these, which is not Karpathy's.
+    files["karpathy"] = [file for file in files["karpathy"] if file.name != "dataset_infos.json"]
     files["conceptual"] = [file for file in files["conceptual"] if not is_table(file)]
     # The text of a picture called captions is no table.
     files["csv"] = [file for file in files["csv"] if file.suffix != ".txt" or is_table(file)]
@@ -299,7 +302,7 @@ def _list_files(folder: Path, format_name: str) -> list[Path]:
     files = [file for pattern in reader.files for file in sorted(folder.glob(pattern))]
     if files or not reader.in_splits:
         return files
-    split_files = sorted(folder.glob(f"*/{reader.files[-1]}"))
+    split_files = [file for name in reader.files for file in sorted(folder.glob(f"*/{name}"))]
     return [file for file in split_files if file.parent.name.lower() in SPLIT_OF]
 
 

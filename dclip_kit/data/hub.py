@@ -7,6 +7,7 @@ files out, and takes captions like "None" for missing ones.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,7 @@ from dclip_kit.runtime.packages import require_packages
 PREFIX = "hf:"  # of a name on the hub
 TABLE = "metadata.jsonl"  # written with the unpacked pictures
 _ARROW = ("dataset_info.json", "dataset_dict.json")  # written by `save_to_disk`
+_PLAIN = re.compile(r"\w[\w.-]{0,80}\.\w{3,4}", re.ASCII)  # a file name that any disk takes
 _PARQUET = ("*.parquet", "data/*.parquet")  # as in repositories on the hub
 
 
@@ -66,12 +68,12 @@ def unpack_dataset(reference: str) -> Path:
             f"Expected a Hugging Face data set at {reference}, but it cannot be read "
             f"({reason}); check its name, the network and HF_HUB_OFFLINE."
         ) from error
-    folder = cache_path("datasets", hashlib.sha256(f"2 {version}".encode()).hexdigest()[:16])
+    folder = cache_path("datasets", hashlib.sha256(f"3 {version}".encode()).hexdigest()[:16])
     if not folder.is_dir():
         with filling(folder) as unpacked, (unpacked / TABLE).open("w", encoding="utf-8") as table:
             for split, rows in splits.items():
                 for row in _write_pictures(
-                    datasets, rows, unpacked, split, reference, {*splits} <= {"", "train"}
+                    datasets, rows, unpacked, split, reference, len(splits) == 1
                 ):
                     table.write(json.dumps(row) + "\n")
     return folder
@@ -134,14 +136,25 @@ def _write_pictures(
     rows = rows.select_columns([picture_column, caption_columns[0], *own])
     rows = rows.cast_column(picture_column, datasets.Image(decode=False))
     (folder / (split or "all")).mkdir()
+    taken: set[str] = set()
+    known: dict[bytes | str | int, str] = {}  # a table may have a row for each caption
     for number, row in enumerate(tqdm(rows, f"unpacking {split}", delay=2)):
         picture = row[picture_column] or {}
-        suffix = Path(picture.get("path") or "").suffix.lower() or ".png"
-        file_name = f"{split or 'all'}/{number:09d}{suffix}"
-        if picture.get("bytes"):
-            (folder / file_name).write_bytes(picture["bytes"])
-        elif picture.get("path") and _is_own(datasets, Path(picture["path"]), reference):
-            shutil.copyfile(picture["path"], folder / file_name)
+        content, path = picture.get("bytes"), Path(picture.get("path") or "")
+        key = hashlib.sha256(content).digest() if content else str(path) or number
+        file_name = known.get(key, "")
+        if not file_name:
+            numbered = f"{number:09d}{path.suffix.lower() or '.png'}"
+            # Its own name tells the leak guard of a public data set's picture.
+            names = [path.name, numbered] if _PLAIN.fullmatch(path.name) else [numbered]
+            free = (f"{split or 'all'}/{name}" for name in (*names, f"row-{numbered}"))
+            file_name = next(name for name in free if name not in taken)
+            known[key] = file_name
+            taken.add(file_name)
+            if content:
+                (folder / file_name).write_bytes(content)
+            elif path.name and _is_own(datasets, path, reference):
+                shutil.copyfile(path, folder / file_name)
         entry = {"image": file_name, "captions": row[caption_columns[0]]}
         yield entry | ({name: row[name] for name in own} or {"split": split})
 

@@ -12,7 +12,7 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 from dclip_kit.data.columns import SPLIT_OF
-from dclip_kit.data.paths import is_picture, read_lines
+from dclip_kit.data.paths import SYSTEM_FOLDERS, is_picture, read_lines
 from dclip_kit.data.pictures import LabelledImages
 from dclip_kit.runtime.files import filling
 
@@ -21,11 +21,11 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 
 def _is_left(name: str) -> bool:
     """Whether a file or folder is a system's or a program's own."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
-def _is_labelled(name: str) -> bool:
-    return is_picture(name) and not _is_left(Path(name).name)
+def _is_labelled(folder: Path, name: str) -> bool:
+    return is_picture(name) and not any(map(_is_left, Path(name).relative_to(folder).parts))
 
 
 def read_labelled(reference: str | Path) -> LabelledImages:
@@ -72,7 +72,7 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
             names = [name for name in super().find_classes(directory)[0] if not _is_left(name)]
             return names, {name: number for number, name in enumerate(names)}
 
-    image_folder = Folders(folder, is_valid_file=_is_labelled)
+    image_folder = Folders(folder, is_valid_file=partial(_is_labelled, folder))
     folder_names, file = image_folder.classes, folder / "classes.txt"
     if len(folder_names) < 2 or {name.lower() for name in folder_names} <= SPLIT_OF.keys():
         raise ValueError(

@@ -260,9 +260,10 @@ def _find_near(
     bits, evaluation_bits = _unpack_bits(hashes.values()), _unpack_bits(evaluation)
     paths, evaluation_paths = list(hashes), list(evaluation.values())
     leaks = {}
-    for start in range(0, len(bits), 1024):  # 6,000 evaluation pictures make 25 MB a block
+    step = max(1, 6_000_000 // max(1, len(evaluation_bits)))  # blocks of 24 MB
+    for start in range(0, len(bits), step):
         # Of ±1 vectors, the dot product counts equal bits minus unequal ones.
-        distance = (64 - bits[start : start + 1024] @ evaluation_bits.T) / 2
+        distance = (64 - bits[start : start + step] @ evaluation_bits.T) / 2
         for row, column in enumerate(distance.argmin(axis=1)):
             if distance[row, column] <= MAX_DISTANCE:
                 by = f"{label} ({int(distance[row, column])} bits)"

@@ -32,6 +32,9 @@ PICTURE_SUFFIXES = frozenset(
 )
 
 
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # of thumbnails and the like
+
+
 def is_picture(name: str) -> bool:
     """Whether a file has the suffix of a picture."""
     return Path(name).suffix.lower() in PICTURE_SUFFIXES
@@ -40,7 +43,8 @@ def is_picture(name: str) -> bool:
 def walk_files(folder: Path) -> Iterator[str]:
     """Yields the paths of all files below a folder, relative to it, in order of their names.
 
-    Links to folders are followed, unless they lead back to a folder on the way to them.
+    Links to folders are followed, unless they lead back to a folder on the way to them. Systems'
+    own folders are passed by.
 
     Raises:
         OSError: a folder cannot be read.
@@ -56,7 +60,11 @@ def walk_files(folder: Path) -> Iterator[str]:
     for current, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         ancestors = ancestors_of.pop(current)
         real_paths = {name: os.path.realpath(os.path.join(current, name)) for name in folders}
-        folders[:] = sorted(name for name in folders if real_paths[name] not in ancestors)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in SYSTEM_FOLDERS and real_paths[name] not in ancestors
+        )
         ancestors_of |= {
             os.path.join(current, name): ancestors | {real_paths[name]} for name in folders
         }

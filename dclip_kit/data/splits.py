@@ -362,8 +362,9 @@ def read_uncaptioned(
         captions=((),) * len(usable.dataset),
         split="uncaptioned",
         splits=(),
-        # Their names are not a public data set's numbers, unless the format says so.
-        image_ids=tuple(image_id or OWN for image_id in usable.dataset.image_ids),
+        # Their names are not a public data set's numbers, unless the format says so, or nothing
+        # else can tell.
+        image_ids=tuple(image_id or OWN * by_content for image_id in usable.dataset.image_ids),
     )
     report = find_leaks(pictures, evaluation, by_content)
     left_out = LeftOut(usable.unusable, 0, 0, report.leaks, report.not_compared, usable.linked)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dclip_kit.data import CaptionedImages, LabelledImages
-from dclip_kit.data.leaks import EvaluationIndex, Leak, find_leaks, index_evaluation
+from dclip_kit.data.leaks import OWN, EvaluationIndex, Leak, find_leaks, index_evaluation
 from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.evaluation.profile_data import ProfileData
 from dclip_kit.models.clip import find_folder
@@ -183,7 +183,10 @@ def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]
         ValueError: fewer than two pictures are left.
         ImportError: pictures are identified by content, and imagehash is not installed.
     """
-    trained = {name: find_leaks(dataset, record.trained).leaks for name, record in seen.items()}
+    trained = {
+        name: find_leaks(_as_compared(dataset, record), record.trained).leaks
+        for name, record in seen.items()
+    }
     trained_paths = {leak.picture for leaks in trained.values() for leak in leaks}
     unseen = dataset.select(
         [i for i, path in enumerate(dataset.paths) if path not in trained_paths]
@@ -196,8 +199,18 @@ def leave_out_trained(dataset: CaptionedImages, seen: Mapping[str, SeenPictures]
             f"{_describe_leak(leaks[0])}; name other data, or give the seed and the split of its "
             "run."
         )
-    chosen = {name: len(find_leaks(unseen, record.chosen).leaks) for name, record in seen.items()}
+    chosen = {
+        name: len(find_leaks(_as_compared(unseen, record), record.chosen).leaks)
+        for name, record in seen.items()
+    }
     return Unseen(unseen, trained, chosen)
+
+
+def _as_compared(dataset: CaptionedImages, record: SeenPictures) -> CaptionedImages:
+    """The pictures as `read_splits` compares them: numbers in names tell only without contents."""
+    if record.trained.phash is None:
+        return dataset
+    return replace(dataset, image_ids=tuple(image_id or OWN for image_id in dataset.image_ids))
 
 
 def leave_out_seen(data: ProfileData, seen: SeenPictures, name: str) -> ProfileData:

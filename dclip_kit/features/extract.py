@@ -65,10 +65,17 @@ def extract_features(
             next call continues it. Left out, features are in memory only.
 
     Raises:
-        ValueError: a picture cannot be read, or a feature is not finite; or the folder has features
-            that were made from something else (the message says what).
+        ValueError: a picture cannot be read; none to train on has boxes in the detector's file; a
+            feature is not finite; or the folder has features that were made from something else
+            (the message says what).
     """
     if detector.boxes and (unlisted := detector.boxes.count_unlisted(dataset.paths)):
+        if unlisted == len(dataset) and dataset.split in ("train", "uncaptioned"):
+            raise ValueError(
+                f"Expected boxes of these pictures in {detector.boxes.file}, found none of "
+                f"{unlisted:,}, such as {dataset.paths[0]}; write their paths as they are here, or "
+                "the last parts of them."
+            )
         say(
             f"{unlisted:,} of {len(dataset):,} pictures are not in {detector.boxes.file}: the "
             "whole picture is their region."

@@ -4,7 +4,7 @@ import filecmp
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -112,8 +112,11 @@ def read_boxes(file: Path, confidence: float = 0.0, max_regions: int = 1000) -> 
     entries: dict[str, Any] = {}
     try:
         for entry in load_json(file)["pictures"]:
-            if entries.setdefault(str(entry["path"]), entry) is not entry:
-                raise ValueError(f"{entry['path']} twice")
+            path = str(entry["path"])
+            if "/" not in path:  # as Windows writes it
+                path = PureWindowsPath(path).as_posix()
+            if entries.setdefault(path, entry) is not entry:
+                raise ValueError(f"{path} twice")
         root = _common_folder([PurePath(path) for path in entries])
         for path, entry in entries.items():
             kept = [each for each in entry["regions"] if each["confidence"] > confidence]

@@ -306,3 +306,25 @@ def test_a_quoted_header_is_a_tables(folder) -> None:
     (folder / "captions.tsv").write_text('"image"\t"caption"\n"a.png"\t"a dog"\n')
     for source in (folder, folder / "captions.tsv"):
         assert read_captioned(source).dataset.captions == (("a dog",),)
+
+
+def test_a_table_may_name_its_pictures_from_the_root(folder) -> None:
+    _plain(folder / "a.png")
+    (folder / "captions.csv").write_text(f"image,caption\n{folder / 'a.png'},a dog\n")
+    found = read_captioned(folder)
+    assert found.dataset.captions == (("a dog",),) and not found.unusable
+
+
+def test_each_split_may_have_a_table_of_any_usual_name(folder) -> None:
+    for split in ("train", "test"):
+        (folder / split).mkdir()
+        _plain(folder / split / "a.png")
+        (folder / split / "captions.csv").write_text("image,caption\na.png,a dog\n")
+    assert read_captioned(folder, split="all").dataset.splits == ("test", "train")
+
+
+def test_notes_of_older_data_sets_of_hugging_face_are_not_karpathys(folder) -> None:
+    (folder / "dataset_infos.json").write_text("{}")
+    _plain(folder / "a.png")
+    (folder / "captions.csv").write_text("image,caption\na.png,a dog\n")
+    assert read_captioned(folder).dataset.captions == (("a dog",),)

@@ -186,3 +186,10 @@ def test_the_download_may_lie_beside_the_list(tsv) -> None:
     (tsv.parent / "second.tsv").write_text("")
     with pytest.raises(ValueError, match=r"Expected one file \*.tsv in .*, got T.*, second.tsv"):
         read_conceptual(tsv.parent)
+
+
+def test_systems_own_folders_are_passed_by(tmp_path) -> None:
+    for name in ("a.jpg", "@eaDir/a.jpg/thumb.jpg", "sub/__MACOSX/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert list(walk_files(tmp_path)) == ["a.jpg"]

@@ -186,3 +186,32 @@ def test_folders_and_tables_are_none_of_its(tmp_path) -> None:
     (tmp_path / "captions.csv").write_text("image,caption\n")
     assert not is_dataset(tmp_path) and not is_dataset(tmp_path / "captions.csv")
     assert not is_dataset(tmp_path / "nowhere")
+
+
+def test_pictures_keep_their_names_and_rows_of_one_picture_are_joined(tmp_path) -> None:
+    """Names of a public data set tell the leak guard; a table may have a row for each caption."""
+    noise = [np.full((8, 8, 3), 40 * number, np.uint8) for number in range(3)]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    names = ["a/COCO_val2014_000000391895.png", "a/x.png", "b/x.png"]
+    for folder in folders:
+        folder.mkdir()
+    for name, picture in zip(names, noise, strict=True):
+        Image.fromarray(picture).save(tmp_path / name)
+    rows = {
+        "image": [str(tmp_path / name) for name in (*names, names[0])],
+        "text": ["one", "two", "three", "again"],
+    }
+    made = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    made.to_parquet(tmp_path / "mine.parquet")
+    found = read_captioned(tmp_path / "mine.parquet", split="all").dataset
+    assert [path.name for path in found.paths] == [Path(names[0]).name, "x.png", "000000002.png"]
+    assert found.captions == (("one", "again"), ("two",), ("three",))
+    for path, expected in zip(found.paths, noise, strict=True):
+        assert (np.asarray(open_picture(path)) == expected).all()
+
+
+def test_a_single_split_may_be_divided_by_a_column_whatever_it_is_called(tmp_path) -> None:
+    said = ["train", "val", "test", "train", "test"]
+    made = datasets.DatasetDict({"test": make(5, split=said)})
+    made.save_to_disk(tmp_path / "arrow")
+    assert read_captioned(tmp_path / "arrow", split="all").dataset.splits == tuple(said)

@@ -51,6 +51,7 @@ def test_a_folder_a_class_reads_as_torchvision_reads_it(folder) -> None:
 def test_what_systems_leave_behind_is_no_class(folder) -> None:
     before = read_class_folders(folder)
     left = ["@eaDir/thumb.jpg", ".ipynb_checkpoints/x.png", "__MACOSX/dog/._c.jpg", "dog/._c.jpg"]
+    left.append("dog/@eaDir/c.jpg/SYNOPHOTO_THUMB_XL.jpg")
     write_pictures(folder, left)
     assert read_class_folders(folder) == before
 

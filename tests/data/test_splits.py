@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -470,6 +471,15 @@ def test_pictures_to_choose_and_to_measure_on_are_not_learnt_from(
     assert not found.keys() & {*names(pictures)}
     # What is trained on with captions may come again.
     assert {"2.jpg", "3.jpg"} <= {*names(pictures)}
+
+
+def test_where_names_alone_tell_a_number_does(plain, tmp_path) -> None:
+    scene(20).save(plain / "36979.jpg")
+    splits = read_splits(write_own(tmp_path / "own", range(2, 22), split=True), by_content=False)
+    test = replace(splits.test, image_ids=("flickr:36979", *splits.test.image_ids[1:]))
+    pictures, left_out = read_uncaptioned(plain, (test,), by_content=False)
+    assert [leak.by for leak in left_out.leaks] == ["flickr 36979"]
+    assert "36979.jpg" not in names(pictures)
 
 
 def test_a_numbered_name_is_no_picture_of_a_data_set(plain) -> None:

@@ -346,3 +346,18 @@ def test_scenes_of_the_pocket_beside_data_of_ones_own_are_known_too(
     further = pocket.load_captioned("uncaptioned", 5)
     left = leave_out_trained(further, {"run": seen}).dataset
     assert left.paths == further.paths[3:]
+
+
+def test_a_number_in_a_name_is_no_picture_of_a_public_data_set(own, tmp_path) -> None:
+    """Where contents are compared, a file of one's own called 25.jpg is not COCO's 25."""
+    trained = replace(own.select(range(4)), image_ids=tuple(f"coco:{n}" for n in range(20, 24)))
+    seen = describe_seen(trained, own.select(range(4, 6)), [], True)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for number in range(20, 24):
+        scene(50 + number).save(mine / f"{number}.jpg")
+    given = dataset(mine, [f"{number}.jpg" for number in range(20, 24)])
+    assert len(leave_out_trained(given, {"mine": seen}).dataset) == 4
+    by_name = describe_seen(trained, own.select(range(4, 6)), [], False)
+    with pytest.raises(ValueError, match="known by coco 20"):
+        leave_out_trained(given, {"mine": by_name})

@@ -1,5 +1,6 @@
 """Making features: each in its place, whatever the batches; and whatever kills the work."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -31,6 +32,7 @@ from dclip_kit.features.extract import (
 )
 from dclip_kit.features.store import WHOLE_PICTURE, FrozenFeatures
 from dclip_kit.models import encode
+from dclip_kit.models.boxes import read_boxes
 from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens, read_pixels
 from dclip_kit.models.regions import crop_regions
 
@@ -468,3 +470,18 @@ def test_a_text_tower_without_tokens_has_captions_alone(
     made = extract_features(clip, detector, captioned, RegionSettings())
     torch.testing.assert_close(made.text, encode_texts(clip, captioned.texts))
     assert made.token.shape == (0, clip.embed_dim) and not made.token_count.any()
+
+
+def test_boxes_of_other_pictures_are_refused_before_hours_of_training(
+    clip, detector, captioned, tmp_path
+) -> None:
+    entries = [{"path": "elsewhere.png", "width": 9, "height": 9, "regions": []}]
+    (tmp_path / "boxes.json").write_text(json.dumps({"detector": "x", "pictures": entries}))
+    stored = replace(detector, boxes=read_boxes(tmp_path / "boxes.json"))
+    for split, refused in (("train", True), ("uncaptioned", True), ("test", False)):
+        data = replace(captioned, split=split)
+        if refused:
+            with pytest.raises(ValueError, match=r"found none of 6, such as"):
+                extract_features(clip, stored, data, RegionSettings())
+        else:
+            assert extract_features(clip, stored, data, RegionSettings()).without_detections == 6

@@ -44,6 +44,11 @@ def test_what_detect_writes_is_read_again(tmp_path, picture) -> None:
     assert stored.find("a.png", (40, 20)).is_whole_image
 
 
+def test_paths_of_windows_are_understood(tmp_path, picture) -> None:
+    file = write(tmp_path / "boxes.json", **{"sub\\b": [region()]})
+    assert read_boxes(file).find(picture, (40, 20)).label == ("dog",)
+
+
 def test_thresholds_are_those_of_the_settings(tmp_path) -> None:
     each = [region(str(number), number / 10) for number in range(1, 10)]
     file = write(tmp_path / "boxes.json", a=each)
