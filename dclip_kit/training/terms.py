@@ -21,7 +21,6 @@ from dclip_kit.losses import (
 )
 from dclip_kit.models.clip import send
 from dclip_kit.models.encode import Pictures
-from dclip_kit.runtime.files import fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +124,7 @@ class Term(ABC):
 
     def describe(self) -> Any:
         """What it learns from, as JSON; a training only continues with the same."""
-        return fingerprint(self.beside.targets.features) if self.beside else None
+        return sketch(self.beside.targets.features) if self.beside else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +164,7 @@ class CosineTerm(Term):
 
     def describe(self) -> Any:
         """The teacher's vectors, and those of the added pictures."""
-        return [fingerprint(self.embeddings), super().describe()]
+        return [sketch(self.embeddings), super().describe()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +197,18 @@ class AnchoredTerm(Term):
 
     def describe(self) -> Any:
         """The teacher's vectors, the anchors', and those of the added pictures."""
-        return [fingerprint(self.embeddings, self.texts), super().describe()]
+        return [sketch(self.embeddings), sketch(self.texts), super().describe()]
+
+
+def sketch(features: Float[Tensor, "row embed"]) -> list[Any]:
+    """What features are on the whole, to notice that a checkpoint was made with others.
+
+    They are computed anew when a training goes on, perhaps on another processor or by more
+    processes, which round otherwise. So these are means of a few columns, to three decimals.
+    """
+    columns = features[:, :: -(-features.shape[1] // 16)].double().cpu()
+    means = [part.mean(0) for part in (columns, columns[::2], columns[: -(-len(columns) // 2)])]
+    return [list(features.shape), [round(x, 3) for x in torch.cat(means).tolist()]]
 
 
 @dataclass(frozen=True, eq=False)

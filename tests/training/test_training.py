@@ -1105,6 +1105,9 @@ def test_a_student_of_another_teacher_is_refused(clip, pixels, features, targets
     fine_tune(clip, pixels, features, STUDENT, targets, checkpoint=path)
     with pytest.raises(ValueError, match=r"differ in terms\.distillation;"):
         fine_tune(clip, pixels, features, STUDENT, targets.flip(0), checkpoint=path)
+    # What is computed anew on another processor differs in its last digits.
+    rounded = targets * (1 + 1e-6 * torch.randn(targets.shape))
+    fine_tune(clip, pixels, features, STUDENT, rounded, checkpoint=path)
 
 
 # Bad input
