@@ -209,6 +209,16 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
     ),
     (
         STUDIES,
+        rf"plus its regions' mean, finds {INTERVAL} less than the control",
+        lambda: [TABLE("crops_taught", CONTROL)[each] for each in (0, 2, 1)],
+    ),
+    (
+        STUDIES,
+        rf"not known to find more than CLIP: {INTERVAL}",
+        lambda: TABLE("crops_taught_unpaired", "clip", digits=1),
+    ),
+    (
+        STUDIES,
         rf"then finds {INTERVAL} more t→i",
         lambda: TABLE("region_taught_text", f"{CONTROL}_text"),
     ),
