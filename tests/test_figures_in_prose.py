@@ -239,6 +239,11 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
     ),
     (
         STUDIES,
+        rf"as the control does find {INTERVAL} t→i over full fine-tuning",
+        lambda: gain("pocket_lora", "lora_2", "full_1", digits=1),
+    ),
+    (
+        STUDIES,
         rf"the control with all \(t→i {INTERVAL}",
         lambda: gain("pocket_captions", "region_taught_25", f"{CONTROL}_100", digits=1),
     ),
