@@ -28,9 +28,11 @@ def gain(study: str, arm: str, rival: str, way: str = FORTH, digits: int = 0) ->
     return [f"{100 * each:.{digits}f}" for each in (found["relative"], *found["ci95"])]
 
 
-def at_chosen(arm: str, rival: str, way: str = FORTH, digits: int = 0) -> list[str]:
+def at_chosen(
+    arm: str, rival: str, way: str = FORTH, digits: int = 0, study: str = "photo_table"
+) -> list[str]:
     """A gain on photographs, at the weights that val chose."""
-    found = arms("photo_table")[arm]["chosen"][way]["vs"][rival]
+    found = arms(study)[arm]["chosen"][way]["vs"][rival]
     return [f"{100 * each:.{digits}f}" for each in (found["relative"], *found["ci95"])]
 
 
@@ -77,6 +79,7 @@ def luck() -> list[str]:
 
 TABLE = partial(gain, "pocket_table")
 CONTROL = "contrastive_rehearsal"
+AT_HIGH_RATE = "region_taught_2", "contrastive_rehearsal_2"
 NUMBER = r"[-+−]?(\d+(?:\.\d)?)"
 INTERVAL = rf"{NUMBER} % \[{NUMBER}, {NUMBER}\]"
 # Where, a sentence with a group for each figure, and what these are now.
@@ -151,10 +154,34 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
     ),
     (
         STUDIES,
-        rf"`whole_picture_taught` \({INTERVAL}\), and",
+        rf"and `whole_picture_taught` \({INTERVAL}\)",
         lambda: at_chosen("whole_picture_taught", CONTROL),
     ),
-    (STUDIES, rf"the paper's `dclip` \({INTERVAL}\)", lambda: at_chosen("dclip", CONTROL)),
+    (
+        STUDIES,
+        rf"`contrastive`, which rehearses nothing, finds {INTERVAL} more i→t",
+        lambda: at_chosen("contrastive", CONTROL, BACK),
+    ),
+    (
+        STUDIES,
+        rf"or less than `contrastive` \(t→i {INTERVAL}, i→t",
+        lambda: at_chosen("dclip", "contrastive", digits=1),
+    ),
+    (
+        STUDIES,
+        rf"than `contrastive` \(t→i .*?, i→t {INTERVAL}\)",
+        lambda: at_chosen("dclip", "contrastive", BACK, digits=1),
+    ),
+    (
+        STUDIES,
+        rf"control at that rate, either \(t→i {INTERVAL}, i→t",
+        lambda: at_chosen(*AT_HIGH_RATE, study="photo_choice"),
+    ),
+    (
+        STUDIES,
+        rf"at that rate, either \(t→i .*?, i→t {INTERVAL}; single",
+        lambda: at_chosen(*AT_HIGH_RATE, BACK, study="photo_choice"),
+    ),
     (
         README,
         rf"taught by their own crops, bring {INTERVAL}",
