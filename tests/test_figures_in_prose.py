@@ -152,9 +152,10 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
         rf"boxes \(t→i {INTERVAL} over the control\)",
         lambda: at_chosen("region_taught_crops", CONTROL),
     ),
+    (STUDIES, rf"and `self_taught` \({INTERVAL}\)", lambda: at_chosen("self_taught", CONTROL)),
     (
         STUDIES,
-        rf"and `whole_picture_taught` \({INTERVAL}\)",
+        rf"`whole_picture_taught` \({INTERVAL}\)",
         lambda: at_chosen("whole_picture_taught", CONTROL),
     ),
     (
