@@ -31,7 +31,8 @@ ARM_COLORS = {
     "dclip": PALETTE[3],
 }
 
-_OTHER_COLORS = ("#8800CC", "#009E73", "#CC79A7", "#220088", "#888800")  # for further arms
+# Of further arms.
+_OTHER_COLORS = ("#8800CC", "#009E73", "#CC79A7", "#220088", "#888800", "#C2185B", "#0097A7")
 
 _AXIS = {
     "automargin": True,
