@@ -68,10 +68,10 @@ def choose_threads(environment: MutableMapping[str, str], file: Path = CGROUP) -
 def keep_memory(environment: MutableMapping[str, str]) -> None:
     """Makes the C library (glibc) reuse freed memory, in this process and those it starts.
 
-    By default, each large tensor is mapped anew and unmapped when it is freed, so that the system
-    has to clear all of its pages again: where page faults are dear, as in a sandboxed container,
-    that was half of a training's time. What the user has set, of this or of another allocator,
-    stays.
+    By default, each tensor of more than 32 MB is mapped anew and unmapped when it is freed, so that
+    the system has to clear all of its pages again: where page faults are dear, as in a sandboxed
+    container, that took half of the time with photographs (of the pocket, whose tensors are
+    smaller, little). What the user has set, of this or of another allocator, stays.
 
     Args:
         environment: `os.environ`.
