@@ -141,7 +141,7 @@ def _write_pictures(
     for number, row in enumerate(tqdm(rows, f"unpacking {split}", delay=2)):
         picture = row[picture_column] or {}
         content, path = picture.get("bytes"), Path(picture.get("path") or "")
-        key = hashlib.sha256(content).digest() if content else str(path) or number
+        key = hashlib.sha256(content).digest() if content else (path.name and str(path)) or number
         file_name = known.get(key, "")
         if not file_name:
             numbered = f"{number:09d}{path.suffix.lower() or '.png'}"

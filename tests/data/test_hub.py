@@ -215,3 +215,12 @@ def test_a_single_split_may_be_divided_by_a_column_whatever_it_is_called(tmp_pat
     made = datasets.DatasetDict({"test": make(5, split=said)})
     made.save_to_disk(tmp_path / "arrow")
     assert read_captioned(tmp_path / "arrow", split="all").dataset.splits == tuple(said)
+
+
+def test_rows_without_a_picture_are_told_one_by_one(tmp_path) -> None:
+    made = make(5)
+    rows = {"image": [None, None, *made["image"][2:]], "text": ["a", "b", "c", "d", "e"]}
+    lacking = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    lacking.to_parquet(tmp_path / "mine.parquet")
+    found = read_captioned(tmp_path / "mine.parquet", split="all")
+    assert len(found.unusable) == 2 and len(found.dataset) == 3
