@@ -4,6 +4,7 @@ The library's users have neither open_clip nor this kit, so all of it is written
 transformers and transformers.js read.
 """
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ TEXTS = (
     "naïve café: 10 of 345 (ÜBER)",
     "a word and " * 90,
 )
+HANDED_OVER = "handed over from open_clip's folder by dclip_kit"  # on the card of each
 _RESAMPLING = {"bicubic": 3, "bilinear": 2}  # PIL's numbers, which preprocessor_config.json has
 
 
@@ -91,6 +93,14 @@ def _clean_first(bundle: ClipBundle) -> Any:
         padding_side="right",
         **theirs.special_tokens_map,
     )
+
+
+def name_tokenizer(folder: Path) -> None:
+    """Names a saved tokenizer's class as transformers 4 knows it, too; its name in 5 is new."""
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if settings["tokenizer_class"] == "TokenizersBackend":
+        write_record(settings | {"tokenizer_class": "PreTrainedTokenizerFast"}, file)
 
 
 # Pictures

@@ -25,9 +25,11 @@ from dclip_kit.metrics import RetrievalMetrics, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import read_batches, token_batches
 from dclip_kit.models.hand_over import (
+    HANDED_OVER,
     TEXTS,
     build_tokenizer,
     describe_preprocessing,
+    name_tokenizer,
     read_measured,
     read_preprocessing,
     write_preprocessing,
@@ -47,6 +49,7 @@ TOWERS = {
 # of 0.9999 with open_clip's; by bicubic interpolation, it would be 0.996.
 _LANCZOS = 1
 SUFFIXES = {"fp32": "", "int8": "_quantized"}  # of transformers.js' files; it calls the second q8
+_APART = ".onnx_data"  # the end of its name for a file of weights that are too large for a .onnx
 
 _CARD = """---
 library_name: transformers.js
@@ -55,8 +58,8 @@ tags: [clip, image-text-retrieval, onnx]
 ---
 # {name}
 
-A CLIP that finds pictures by texts and texts by pictures, handed over from open_clip's folder by
-dclip_kit as ONNX. transformers.js (4 or later) loads it, in Node and in browsers:
+A CLIP that finds pictures by texts and texts by pictures, {handed_over} as ONNX.
+transformers.js (4 or later) loads it, in Node and in browsers:
 
 ```js
 import * as transformers from "@huggingface/transformers";
@@ -143,7 +146,7 @@ def write_onnx(bundle: ClipBundle, folder: Path | str, int8: bool = False) -> fl
 
     Raises:
         ValueError: pictures or texts are prepared in a way that transformers.js has not, a tower
-            has more than 1.5 GB, or onnxruntime does not compute the same.
+            cannot be traced, or onnxruntime does not compute the same.
         ImportError: onnx, onnxscript, onnxruntime or transformers is not installed.
     """
     quantize = _require_packages()
@@ -170,11 +173,14 @@ def write_onnx(bundle: ClipBundle, folder: Path | str, int8: bool = False) -> fl
                 source = temporary / "onnx" / f"{name}.onnx"
                 quantize(source, source.with_stem(name + SUFFIXES["int8"]))
         words.save_pretrained(temporary)
+        name_tokenizer(temporary)
         write_preprocessing(pictures | {"resample": _LANCZOS}, temporary)
-        write_record(_describe(bundle, words), temporary / "config.json")
+        written = {file.name for file in (temporary / "onnx").iterdir()}
+        write_record(_describe(bundle, words, written), temporary / "config.json")
         write_atomically(temporary / "README.md", _describe_on_card(bundle, int8))
-    for name in () if int8 else towers:  # an earlier model's would be read
-        (folder / "onnx" / f"{name}{SUFFIXES['int8']}.onnx").unlink(missing_ok=True)
+    optional = {f"{name}{end}" for name in towers for end in (f"{SUFFIXES['int8']}.onnx", _APART)}
+    for name in optional - written:  # an earlier model's would be read
+        (folder / "onnx" / name).unlink(missing_ok=True)
     return cosine
 
 
@@ -206,26 +212,35 @@ def _quietly() -> Iterator[None]:
 def _trace(tower: nn.Module, name: str, sample: Tensor, folder: Path) -> None:
     given, found = TOWERS[name]
     axes = range(2 if name == "text_model" else 1)  # of a text, the length as well
-    torch.onnx.export(
-        tower,
-        (sample,),
-        folder / f"{name}.onnx",
-        input_names=[given],
-        output_names=[found],
-        dynamic_shapes=({axis: torch.export.Dim.DYNAMIC for axis in axes},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    if (folder / f"{name}.onnx.data").exists():
-        raise ValueError(
-            f"Expected towers that fit into a file of ONNX each, got a {name} of more than 1.5 GB, "
-            "which torch splits in a way that transformers.js does not read; hand over a smaller "
-            "model."
+    try:
+        torch.onnx.export(
+            tower,
+            (sample,),
+            folder / f"{name}.onnx",
+            input_names=[given],
+            output_names=[found],
+            dynamic_shapes=({axis: torch.export.Dim.DYNAMIC for axis in axes},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
         )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(
+            f"Expected a {name} that torch can trace, got one that it cannot ({reason}); use the "
+            "model in PyTorch."
+        ) from error
+    apart = folder / f"{name}.onnx.data"
+    if apart.exists():  # torch writes weights of more than 1.5 GB apart
+        import onnx
+
+        model = onnx.load(folder / f"{name}.onnx")
+        apart.unlink()
+        location = f"{name}{_APART}"
+        onnx.save(model, folder / f"{name}.onnx", save_as_external_data=True, location=location)
 
 
-def _describe(bundle: ClipBundle, words: Any) -> dict[str, Any]:
+def _describe(bundle: ClipBundle, words: Any, written: set[str]) -> dict[str, Any]:
     """What transformers.js reads of config.json, and what its users may want to know."""
     text = {
         "max_position_embeddings": words.model_max_length,
@@ -241,8 +256,12 @@ def _describe(bundle: ClipBundle, words: Any) -> dict[str, Any]:
         "logit_scale_init_value": bundle.model.logit_scale.item(),
         "text_config": {"model_type": "clip_text_model", **text},
         "vision_config": {"model_type": "clip_vision_model", "image_size": bundle.side},
-        # In browsers it would look for 8-bit files otherwise.
-        "transformers.js_config": {"dtype": "fp32"},
+        "transformers.js_config": {
+            "dtype": "fp32",  # in browsers it would look for 8-bit files otherwise
+            "use_external_data_format": {
+                f"{name}.onnx": f"{name}{_APART}" in written for name in TOWERS
+            },
+        },
     }
 
 
@@ -250,6 +269,7 @@ def _describe_on_card(bundle: ClipBundle, int8: bool) -> str:
     bias = getattr(bundle.model, "logit_bias", None)
     return _CARD.format(
         name=as_code(Path(bundle.name).name),
+        handed_over=HANDED_OVER,
         resampling=read_preprocessing(bundle)["interpolation"],
         scale=bundle.model.logit_scale.exp().item(),
         bias="" if bias is None else f", to which it adds {bias.item():.6g}",
@@ -336,10 +356,10 @@ def measure_onnx(
         texts = torch.empty(len(captioned.texts), bundle.embed_dim)
         for indices, ids in token_batches(bundle, captioned.texts, 64):
             texts[indices] = run_text(ids)
-        sizes = [(folder / "onnx" / f"{name}{suffix}.onnx").stat().st_size for name in TOWERS]
+        files = [x for name in TOWERS for x in (folder / "onnx").glob(f"{name}{suffix}.onnx*")]
         measured[precision] = OnnxMeasured(
             retrieval_metrics(torch.cat(images), texts, captioned.image_of_text),
-            sum(sizes) / 1e6,
+            sum(file.stat().st_size for file in files) / 1e6,
             1000 * seconds / len(captioned),
         )
     return measured

@@ -4,23 +4,26 @@ The weights are the same numbers by other names. Whether the other model compute
 taken on trust: it is asked, and refused otherwise.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.hand_over import (
+    HANDED_OVER,
     build_tokenizer,
     describe_preprocessing,
+    name_tokenizer,
     read_measured,
     read_preprocessing,
     write_preprocessing,
 )
-from dclip_kit.runtime.files import replacing_files, write_atomically
+from dclip_kit.runtime.files import replacing_files, write_atomically, write_record
 from dclip_kit.runtime.packages import require_packages
 from dclip_kit.runtime.printing import as_code
 
@@ -31,8 +34,8 @@ tags: [{tags}]
 ---
 # {name}
 
-A {kind} that finds pictures by texts and texts by pictures, handed over from open_clip's folder by
-dclip_kit. transformers loads it:
+A {kind} that finds pictures by texts and texts by pictures, {handed_over}.
+transformers loads it:
 
 ```python
 from transformers import {kind}Model, {kind}Processor
@@ -40,31 +43,34 @@ from transformers import {kind}Model, {kind}Processor
 model, processor = (kind.from_pretrained("FOLDER") for kind in ({kind}Model, {kind}Processor))
 ```
 
-{use}
-
-Vectors have to be normalised before they are compared. {pixels}
-
-## Measured
-
-{measured}
-"""
-_USE = {
-    "CLIP": """and sentence-transformers (5.4 or later) as well:
+sentence-transformers (5.4 or later) as well:
 
 ```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("FOLDER")
 vectors = model.encode(["a red bicycle"], normalize_embeddings=True)
-```""",
-    "Siglip": """Texts have to be padded to their full length, as they were when the model learned:
+```
+{padding}
+Vectors have to be normalised before they are compared. {pixels}
+
+## Measured
+
+{measured}
+"""
+_PADDING = {
+    "CLIP": "",
+    "Siglip": """
+With transformers, texts have to be padded to their full length, as they were when the model learned
+(sentence-transformers does it by itself):
 
 ```python
 given = processor(
     text=["a red bicycle"], padding="max_length", truncation=True, return_tensors="pt"
 )
 vectors = model.get_text_features(**given).pooler_output
-```""",
+```
+""",
 }
 _PIXELS = {
     "squash": 'With `backend="pil"` its processor prepares pictures to the same bytes as open_clip '
@@ -116,7 +122,7 @@ _TRANSPOSED = {
 def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
     """Writes a folder that transformers opens as CLIPModel or SiglipModel.
 
-    sentence-transformers opens a CLIPModel, too. The folder has config.json, model.safetensors, the
+    sentence-transformers opens it, too. The folder has config.json, model.safetensors, the
     tokenizer's files, a model card and, since transformers writes only the first and
     transformers.js reads only the second, both processor_config.json and preprocessor_config.json.
 
@@ -140,9 +146,10 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
     )
     card = _CARD.format(
         name=as_code(Path(bundle.name).name),
-        tags=f"{kind.lower()}, image-text-retrieval" + ", sentence-transformers" * (kind == "CLIP"),
+        handed_over=HANDED_OVER,
+        tags=f"{kind.lower()}, image-text-retrieval, sentence-transformers",
         kind=kind,
-        use=_USE[kind],
+        padding=_PADDING[kind],
         pixels=_PIXELS[read_preprocessing(bundle)["resize_mode"]],
         measured=read_measured(bundle),
     )
@@ -151,8 +158,28 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
         for file in temporary.glob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes files that only their owner may read
         processor.save_pretrained(temporary)
+        name_tokenizer(temporary)
         write_preprocessing(pictures, temporary)
+        if kind == "Siglip":
+            _write_padding(temporary)
         write_atomically(temporary / "README.md", card)
+
+
+def _write_padding(folder: Path) -> None:
+    """Has sentence-transformers pad texts to their full length, of which a SigLIP reads the end."""
+    features = {
+        kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"}
+        for kind in ("text", "image")
+    }
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (folder / "modules.json").write_text(json.dumps([module], indent=2))
+    settings = {
+        "transformer_task": "feature-extraction",
+        "modality_config": features,
+        "module_output_name": "sentence_embedding",
+        "processing_kwargs": {"text": {"padding": "max_length"}},
+    }
+    write_record(settings, folder / "sentence_bert_config.json")
 
 
 def build_transformers(bundle: ClipBundle) -> Any:
@@ -228,7 +255,6 @@ def _describe_siglip(bundle: ClipBundle) -> Any:
 
     text, trunk = CLIPTextCfg(**bundle.model_config["text_cfg"]), bundle.model.visual.trunk
     block = trunk.blocks[0]
-    acts = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}
     words: Any = bundle.tokenizer
     return SiglipConfig(
         vision_config={
@@ -238,19 +264,30 @@ def _describe_siglip(bundle: ClipBundle) -> Any:
             "num_attention_heads": block.attn.num_heads,
             "image_size": bundle.side,
             "patch_size": trunk.patch_embed.patch_size[0],
-            "hidden_act": acts[block.mlp.act.approximate],
+            "hidden_act": _name_activation(block.mlp.act),
             "layer_norm_eps": trunk.norm.eps,
         },
         text_config={
             **_describe_text(text),
             "projection_size": bundle.embed_dim,
-            "hidden_act": acts[bundle.model.text.transformer.resblocks[0].mlp.gelu.approximate],
+            "hidden_act": _name_activation(bundle.model.text.transformer.resblocks[0].mlp.gelu),
             "layer_norm_eps": bundle.model.text.ln_final.eps,
             "bos_token_id": None,
             "eos_token_id": words.tokenizer.eos_token_id,
             "pad_token_id": words.tokenizer.pad_token_id,
         },
     )
+
+
+def _name_activation(module: nn.Module) -> str:
+    """transformers' name of a function, which torch, open_clip and timm write in many ways."""
+    from transformers.activations import ACT2FN
+
+    values = torch.linspace(-4, 4, 33)
+    for name in ("gelu", "gelu_pytorch_tanh", "quick_gelu"):
+        if torch.allclose(module(values), ACT2FN[name](values), atol=1e-6):
+            return name
+    raise ValueError(f"its blocks compute {module}")
 
 
 def _describe_text(text: CLIPTextCfg) -> dict[str, Any]:

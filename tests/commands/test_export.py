@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from dclip_kit.models.hand_over import HANDED_OVER
+
 
 def test_a_model_is_handed_over(make_vit_folder, run, tmp_path) -> None:
     from transformers import CLIPModel
@@ -74,8 +76,25 @@ def test_the_other_librarys_files_are_not_mixed_with(
     for name in (file, "config.json", "preprocessor_config.json"):
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text("{}")
+    (tmp_path / "out" / "README.md").write_text(HANDED_OVER)
     code, _, err = run("export", make_vit_folder(), "--to", to, "--out", tmp_path / "out")
     assert code == 2 and "of an earlier export, beside another config.json" in err
+
+
+def test_a_downloaded_models_folder_is_not_written_to(make_vit_folder, run, tmp_path) -> None:
+    names = ("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
+    for name in names:
+        (tmp_path / name).write_text("somebody's")
+    code, _, err = run("export", make_vit_folder(), "--out", tmp_path)
+    assert code == 2 and "empty or that this command began" in err
+    assert all((tmp_path / name).read_text() == "somebody's" for name in names)
+
+
+def test_an_export_may_be_written_again(make_vit_folder, run, tmp_path) -> None:
+    folder = make_vit_folder()
+    for _ in range(2):
+        code, _, err = run("export", folder, "--out", tmp_path / "out")
+        assert code == 0, err
 
 
 def test_a_teachers_folder_is_not_written_to(make_vit_folder, run, tmp_path) -> None:
@@ -83,3 +102,20 @@ def test_a_teachers_folder_is_not_written_to(make_vit_folder, run, tmp_path) -> 
         (tmp_path / name).write_text("a teacher's")
     code, _, err = run("export", make_vit_folder(), "--out", tmp_path)
     assert code == 2 and "empty or that this command began" in err
+
+
+def test_pictures_to_measure_on_are_read_first(make_vit_folder, run, tmp_path) -> None:
+    asked = (
+        make_vit_folder(),
+        "--to",
+        "onnx",
+        "--out",
+        tmp_path / "out",
+        "--data",
+        tmp_path / "no",
+    )
+    code, _, err = run("export", *asked)
+    assert code == 2 and "Expected --data with --int8" in err
+    code, _, err = run("export", *asked, "--int8")
+    assert code == 2 and str(tmp_path / "no") in err
+    assert not (tmp_path / "out").exists()

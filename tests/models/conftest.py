@@ -12,7 +12,7 @@ import torch
 def make_siglip_folder(tmp_path, monkeypatch) -> Callable[..., Path]:
     """Writes a SigLIP as open_clip's local-dir, with a T5's tokenizer; keywords change its text.
 
-    Its image tower is timm's of ViT-B-16-SigLIP, made small.
+    Its image tower is timm's, by default that of ViT-B-16-SigLIP, made small.
     """
     import open_clip
     import timm
@@ -21,10 +21,10 @@ def make_siglip_folder(tmp_path, monkeypatch) -> Callable[..., Path]:
     build, small = timm.create_model, {"img_size": 48, "embed_dim": 32, "depth": 2, "num_heads": 2}
     monkeypatch.setattr(timm, "create_model", lambda name, **given: build(name, **given, **small))
 
-    def make(name: str = "siglip", **changes) -> Path:
+    def make(name: str = "siglip", trunk: str = "vit_base_patch16_siglip_224", **changes) -> Path:
         folder = tmp_path / name
         config = open_clip.get_model_config("ViT-B-16-SigLIP") | {"embed_dim": 32}
-        config["vision_cfg"] |= {"image_size": 48}
+        config["vision_cfg"] |= {"image_size": 48, "timm_model_name": trunk}
         config["text_cfg"] |= {"vocab_size": 200, "width": 32, "heads": 2, "layers": 2} | changes
         torch.manual_seed(1)
         model = open_clip.CustomTextCLIP(**{x: config[x] for x in config if x != "custom_text"})

@@ -64,7 +64,7 @@ def make_clip(make_vit_folder, make_siglip_folder):
     def make(kind: str) -> ClipBundle:
         if kind == "reads padding":  # as CoCa does
             return load_clip(make_vit_folder(custom_text=True, text_cfg={"embed_cls": True}))
-        folders = {"vit": make_vit_folder, "siglip": make_siglip_folder}
+        folders = {"vit": make_vit_folder, "large": make_vit_folder, "siglip": make_siglip_folder}
         return load_clip(folders[kind]() if kind in folders else kind)
 
     return make
@@ -74,13 +74,16 @@ _HANDED: dict[str, tuple[ClipBundle, Path]] = {}  # by kind
 
 
 @pytest.fixture
-def handed_over(make_clip, tmp_path_factory):
+def handed_over(make_clip, tmp_path_factory, monkeypatch):
     """A CLIP of a kind and the folder it was handed over to, for all tests that only read them."""
 
     def hand_over(kind: str) -> tuple[ClipBundle, Path]:
         if kind not in _HANDED:
             clip, folder = make_clip(kind), tmp_path_factory.mktemp("handed")
             before = clip.digest
+            if kind == "large":  # torch splits what has more than 1.5 GB, or is told to
+                export, apart = torch.onnx.export, {"external_data": True}
+                monkeypatch.setattr(torch.onnx, "export", lambda *x, **y: export(*x, **y | apart))
             assert write_onnx(clip, folder, int8=kind == "pocket") >= 0.9999
             assert clip.digest == before and not clip.model.training
             _HANDED[kind] = clip, folder
@@ -119,7 +122,7 @@ def find_cosine(found: object, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["pocket", "vit", "siglip", "reads padding"])
+@pytest.mark.parametrize("kind", ["pocket", "vit", "large", "siglip", "reads padding"])
 def test_whoever_has_onnxruntime_alone_computes_the_same(kind, handed_over, tmp_path) -> None:
     clip, folder = handed_over(kind)
     pixels = torch.stack([clip.preprocess(picture) for picture in SCENES])
@@ -169,11 +172,35 @@ def test_towers_of_all_kinds_compute_the_same(name, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_weights_that_are_too_large_for_a_file_of_onnx_stand_beside_it(handed_over) -> None:
+    _, folder = handed_over("large")
+    names = {file.name for file in (folder / "onnx").iterdir()}
+    towers = ("vision_model", "text_model")
+    assert names == {f"{name}.onnx{end}" for name in towers for end in ("", "_data")}
+    given = json.loads((folder / "config.json").read_text())["transformers.js_config"]
+    assert given["use_external_data_format"] == {f"{name}.onnx": True for name in towers}
+
+
+@pytest.mark.slow
+def test_a_tower_that_cannot_be_traced_is_refused_in_a_sentence(
+    make_clip, monkeypatch, tmp_path
+) -> None:
+    def branch(self: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+        return pixel_values if float(pixel_values.sum()) > 0 else -pixel_values
+
+    monkeypatch.setattr(hand_over_onnx._Vision, "forward", branch)
+    with pytest.raises(ValueError, match=r"^Expected a vision_model that torch can trace, got .+"):
+        write_onnx(make_clip("vit"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 def test_files_say_what_transformers_js_needs(traced_before, tmp_path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("stays")
     (tmp_path / "out" / "onnx").mkdir()
-    (tmp_path / "out" / "onnx" / "text_model_quantized.onnx").write_text("an earlier model's")
+    for name in ("text_model_quantized.onnx", "text_model.onnx_data"):
+        (tmp_path / "out" / "onnx" / name).write_text("an earlier model's")
     bundle = traced_before("siglip")
     write_onnx(bundle, tmp_path / "out")
     names = {str(x.relative_to(tmp_path / "out")) for x in (tmp_path / "out").rglob("*.*")}
@@ -289,7 +316,7 @@ def node_folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["pocket", "siglip"])
+@pytest.mark.parametrize("kind", ["pocket", "large", "siglip"])
 def test_transformers_js_computes_the_same(
     kind, handed_over, node_folder, tmp_path, record_property
 ) -> None:
