@@ -29,6 +29,12 @@ Precision = Literal["fp32", "fp16"]
 BROKEN = "_broken"  # readers of whole folders pass by names that begin so
 _ROWS = 1 << 16  # searched at a time
 _DIGEST = "model_digest"
+MODEL = "model"  # the key of its name, which is only told: the same weights have many
+SHARD = "shard"  # the key of what pictures a shard has
+
+
+class ShardError(ValueError):
+    """The files of one shard are damaged or of other pictures; those of others may be right."""
 
 
 def describe_maker(bundle: ClipBundle, precision: Precision) -> dict[str, str]:
@@ -87,21 +93,23 @@ class ShardFiles:
             facts: what its metadata must say.
 
         Raises:
-            ValueError: it says something else, or the file is damaged.
+            ShardError: it says other pictures, or the file is damaged.
+            ValueError: it says another model or precision.
         """
         if not self.table.exists():
             return None
-        metadata = open_table(self.table).metadata
+        try:
+            metadata = open_table(self.table).metadata
+        except ValueError as error:
+            raise ShardError(str(error)) from error
         told = _decode(metadata.metadata)
-        if odd := [
-            f"{key} {told.get(key)}, not {facts[key]}"
-            for key in facts
-            if told.get(key) != facts[key]
-        ]:
-            raise ValueError(
+        if odd := [key for key in facts if told.get(key) != facts[key]]:
+            kind = ShardError if odd == [SHARD] else ValueError
+            said = "; ".join(f"{key} {told.get(key)}, not {facts[key]}" for key in odd)
+            raise kind(
                 f"Expected {self.table} to hold the same pictures, by the same model, as are to be "
-                f"embedded now, got another's ({'; '.join(odd)}); name another --out, or delete "
-                "that file and those like it to embed their pictures again."
+                f"embedded now, got another's ({said}); name another --out, or delete that file "
+                "and those like it to embed their pictures again."
             )
         if self.vectors and not self.vectors.exists():
             return None
@@ -203,11 +211,12 @@ def _read_blocks(folder: Path, digest: str) -> Iterator[tuple[Any, Tensor]]:
     ]
     for file, array in files or [(file, None) for file in sorted(folder.rglob("*.parquet"))]:
         table = open_table(file)
-        maker = _decode(table.metadata.metadata).get(_DIGEST, digest)  # others do not say theirs
+        told = _decode(table.metadata.metadata)
+        maker = told.get(_DIGEST, digest)  # others do not say theirs
         if maker != digest:
             raise ValueError(
                 f"Expected embeddings by the model that searches (digest {digest}), got those of "
-                f"another ({maker}) in {file}; name that one with --model."
+                f"another ({told.get(MODEL)}, {maker}) in {file}; name that one with --model."
             )
         columns = ["image_path"] if array else ["path", "embedding"]
         if missing := [name for name in columns if name not in table.schema_arrow.names]:

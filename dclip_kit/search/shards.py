@@ -7,12 +7,13 @@ one machine or on many under Ray, may stop anywhere and be started again.
 import hashlib
 import logging
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,8 +27,11 @@ from dclip_kit.models.encode import encode_pixels, read_ahead
 from dclip_kit.runtime.files import open_file
 from dclip_kit.runtime.packages import require_packages
 from dclip_kit.search.embeddings import (
+    MODEL,
+    SHARD,
     Layout,
     Precision,
+    ShardError,
     ShardFiles,
     describe_maker,
     open_table,
@@ -35,6 +39,8 @@ from dclip_kit.search.embeddings import (
 
 PATHS = 10_000  # of a folder in a shard
 _ENDS = 1 << 16  # bytes
+Compute = Literal["fp32", "bf16"]
+_STALE = 3600  # seconds since anything was written to a temporary file
 _TRIES = 4  # for a shard under Ray: one that breaks every worker must end
 
 
@@ -66,10 +72,18 @@ class Shard:
 
         A tar or parquet file is known by its name, its length, its beginning and its end, a picture
         by its path and its length: so copies are the same, and not each of terabytes is read again.
+
+        Raises:
+            OSError: the file cannot be read, or not a single picture is there.
         """
         if self.file:
             ends = _digest_ends(self.root / self.file)
             return f"{self.file} {self.row_group} {ends}"
+        if not any((self.root / path).exists() for path in self.paths):
+            raise FileNotFoundError(
+                f"Expected pictures below {self.root}, found none of {len(self.paths):,}; see that "
+                "this machine reaches the folder."
+            )
         files = (f"{path}\0{_size(self.root / path)}\0" for path in self.paths)
         digest = hashlib.sha256("".join(files).encode(errors="surrogateescape")).hexdigest()
         return f"{len(self.paths)} paths {digest[:16]}"
@@ -262,12 +276,13 @@ def embed_shard(
     Raises:
         ImportError: pyarrow is not installed.
         OSError: a file cannot be read or written; another attempt may succeed.
-        ValueError: what is there is of other pictures, by another model or in another precision; or
-            a feature is not finite.
+        ShardError: what is there is damaged or of other pictures.
+        ValueError: what is there is by another model or in another precision; or a feature is not
+            finite.
     """
     require_packages("scale", "pyarrow")
     files = ShardFiles.below(Path(out), layout, shard.name, shard.number, shard.count)
-    facts = describe_maker(bundle, precision) | {"shard": shard.identity}
+    facts = describe_maker(bundle, precision) | {SHARD: shard.identity}
     if counts := files.read_counts(facts):
         return ShardCount(*counts, new=False)
 
@@ -298,7 +313,8 @@ def embed_shard(
             features = encode_pixels(bundle, torch.stack(list(pixels.values())))
             embeddings |= zip(pixels, features.to(dtype), strict=True)
     rows = [torch.empty(0, bundle.embed_dim, dtype=dtype), *(x[None] for x in embeddings.values())]
-    files.write(list(embeddings), torch.cat(rows), broken, facts)
+    told = facts | {MODEL: Path(bundle.name).name}
+    files.write(list(embeddings), torch.cat(rows), broken, told)
     return ShardCount(len(embeddings), len(broken), new=True)
 
 
@@ -312,6 +328,7 @@ class Embedder:
         out: Path,
         layout: Layout,
         precision: Precision,
+        compute: Compute,
         device: str,
         siblings: int = 1,
     ) -> None:
@@ -323,17 +340,23 @@ class Embedder:
             out: as in `embed_shard`.
             layout: likewise.
             precision: likewise.
+            compute: what pictures are encoded in.
             device: to compute on.
             siblings: how many such processes share the machine's cores.
         """
         if siblings > 1:
             os.environ["LOCAL_WORLD_SIZE"] = str(siblings)  # which `count_workers` reads
-        self.bundle = load_clip(model, pretrained, device)
-        self.options = out, layout, precision
+        clip = load_clip(model, pretrained, device)
+        self.bundle = replace(clip, precision="bf16" if compute == "bf16" else "no")
+        self.out, self.options = out, (layout, precision)
 
     def embed(self, shard: Shard) -> ShardCount:
-        """As `embed_shard`."""
-        return embed_shard(self.bundle, shard, *self.options)
+        """As `embed_shard`, into a folder that is there: made here, nobody else might see it."""
+        if not self.out.is_dir():
+            raise FileNotFoundError(
+                f"Expected the folder {self.out} on each machine, found none; mount it there."
+            )
+        return embed_shard(self.bundle, shard, self.out, *self.options)
 
 
 def embed_on_ray(
@@ -349,7 +372,7 @@ def embed_on_ray(
         shards: of `list_shards`; all nodes must see their files under the same paths.
         address: of a cluster, or "local" for one of this machine alone, which ends with this.
         workers: most actors; 0 for as many as the cluster has GPUs or cores.
-        *options: of `Embedder`, up to the precision.
+        *options: of `Embedder`, up to the device.
 
     Yields:
         Each shard, once, with what became of it, or with the error after the last try.
@@ -357,16 +380,23 @@ def embed_on_ray(
     Raises:
         ImportError: Ray is not installed.
         ValueError, OSError: the model cannot be loaded by an actor.
-        ConnectionError: there is no cluster at the address.
+        ConnectionError: there is no cluster at the address, or nothing in it to compute with.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import, which reads it
     require_packages("scale", "ray", "pyarrow")
     import ray
 
-    _connect(ray, address)
+    joined = ray.is_initialized()
+    if not joined:
+        _connect(ray, address)
     try:
         resources = ray.cluster_resources()
         gpus, cores = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
+        if not gpus and not cores:
+            raise ConnectionError(
+                f"Expected a Ray cluster with GPUs or cores at {address}, got one without any; "
+                "start its workers first."
+            )
         count = min(gpus or cores, len(shards), workers or len(shards))
         siblings = -(-count // sum(node["Alive"] for node in ray.nodes()))
         asked: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(gpus > 0), "max_restarts": -1}
@@ -406,7 +436,8 @@ def embed_on_ray(
                 shard = left.popleft()
                 running[actor.embed.remote(shard)] = actor, shard
     finally:
-        ray.shutdown()
+        if not joined:
+            ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -451,6 +482,7 @@ def embed_shards(
     pretrained: str | None = None,
     layout: Layout = "parquet",
     precision: Precision = "fp32",
+    compute: Compute = "fp32",
     device: str = "cpu",
     ray: str = "",
     workers: int = 0,
@@ -464,6 +496,7 @@ def embed_shards(
         pretrained: likewise.
         layout: as in `embed_shard`.
         precision: likewise.
+        compute: what pictures are encoded in; bf16 is faster where the hardware has it.
         device: to compute on, without Ray.
         ray: the address of a cluster, "local", or "" for a loop in this process.
         workers: as in `embed_on_ray`.
@@ -490,7 +523,11 @@ def embed_shards(
         model = str(folder.absolute())
     if pretrained and Path(pretrained).is_file():
         pretrained = str(Path(pretrained).absolute())
-    options = model, pretrained, out, layout, precision
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.rglob(".*.tmp"):  # of workers that were killed
+        if time.time() - stale.stat().st_mtime > _STALE:
+            stale.unlink(missing_ok=True)
+    options = model, pretrained, out, layout, precision, compute
     results = (
         embed_on_ray(shards, ray, workers, *options)
         if ray
@@ -502,7 +539,7 @@ def embed_shards(
             if isinstance(result, ShardCount):
                 counts[shard.name] = result
                 pictures.update(result.pictures)
-            elif isinstance(result, OSError):  # a damaged disk, or a worker that died each time
+            elif isinstance(result, OSError | ShardError):  # or a worker that died each time
                 failed[shard.name] = str(result)
             else:
                 raise result
@@ -515,5 +552,5 @@ def _embed_here(
     for shard in shards:
         try:
             yield shard, embedder.embed(shard)
-        except OSError as error:
+        except (OSError, ShardError) as error:
             yield shard, error

@@ -24,7 +24,7 @@ def write(clip, tmp_path):
 
     def write_shards(layout: str, precision: str = "fp32"):
         out = tmp_path / layout
-        facts = describe_maker(clip, precision) | {"shard": "a"}
+        facts = describe_maker(clip, precision) | {"shard": "a", "model": "mine"}
         vectors = VECTORS if precision == "fp32" else VECTORS.half()
         for number, rows in enumerate((slice(0, 8), slice(8, 13), slice(13, 13))):
             files = ShardFiles.below(out, layout, f"{number}", number, 3)
@@ -141,7 +141,7 @@ def test_embeddings_of_another_model_are_refused(layout, write, clip) -> None:
     out = write(layout)
     with torch.no_grad():
         clip.model.visual.proj += 0.1
-    with pytest.raises(ValueError, match=r"the model that searches \(digest .*; name that one"):
+    with pytest.raises(ValueError, match=r"another \(mine, .*; name that one"):
         search_embeddings(clip, out, VECTORS[:1], 1)
 
 

@@ -18,6 +18,7 @@ from pyarrow import parquet
 from dclip_kit.models.encode import encode_images
 from dclip_kit.search import embeddings, shards
 from dclip_kit.search.shards import (
+    Embedder,
     Shard,
     ShardCount,
     embed_on_ray,
@@ -150,8 +151,73 @@ def test_a_picture_that_was_replaced_is_noticed(contents, clip_folder, tmp_path)
     assert not again.new
     first = next(iter(contents))
     (folder / first).write_bytes(contents[first] + b"\0")
-    with pytest.raises(ValueError, match="shard"):
-        embed_shards(folder, tmp_path / "out", str(clip_folder))
+    done = embed_shards(folder, tmp_path / "out", str(clip_folder))
+    assert not done.counts and "shard" in done.failed["00000"]
+
+
+def test_a_shard_that_has_changed_or_is_damaged_does_not_stop_the_others(
+    contents, clip_folder, tmp_path
+) -> None:
+    folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
+    embed_shards(folder, out, str(clip_folder))
+    write_shard(folder / "00000.tar", {"another.png": contents["5.png"]})
+    (out / "00001.parquet").write_bytes(b"damaged")
+    (out / "00002.parquet").unlink()
+    done = embed_shards(folder, out, str(clip_folder))
+    assert done.counts == {"00002": ShardCount(2, 0, new=True)}
+    assert "the same pictures" in done.failed["00000"] and "damaged" in done.failed["00001"]
+
+
+def test_another_model_stops_at_once(contents, clip_folder, tmp_path) -> None:
+    """Else what it embeds would stand beside the first one's."""
+    folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
+    embed_shards(folder, out, str(clip_folder))
+    (out / "00002.parquet").unlink()
+    with pytest.raises(ValueError, match=r"model_digest .*, not "):
+        embed_shards(folder, out, "pocket")
+    assert not (out / "00002.parquet").exists()
+
+
+def test_a_folder_that_a_machine_does_not_reach_is_no_shard(contents, clip, tmp_path) -> None:
+    """Its pictures are not broken, and the work is done elsewhere."""
+    folder = write_files(tmp_path / "in", contents)
+    (shard,) = list_shards(folder)
+    folder.rename(tmp_path / "not mounted")
+    with pytest.raises(FileNotFoundError, match=r"found none of 6; see that this machine reaches"):
+        embed_shard(clip, shard, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_makes_no_folder_that_others_do_not_see(contents, clip_folder, tmp_path) -> None:
+    (shard, *_) = list_shards(write_tars(tmp_path / "in", contents))
+    options = ("parquet", "fp32", "fp32", "cpu")
+    worker = Embedder(str(clip_folder), None, tmp_path / "out", *options)
+    with pytest.raises(FileNotFoundError, match="on each machine"):
+        worker.embed(shard)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_killed_workers_left_half_written_is_cleared_away(
+    contents, clip_folder, tmp_path
+) -> None:
+    folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
+    out.mkdir()
+    left, new = out / ".00000.parquet.0a.tmp", out / ".00001.parquet.0b.tmp"
+    for file in (left, new):
+        file.write_text("half")
+    os.utime(left, (0, 0))
+    embed_shards(folder, out, str(clip_folder))
+    assert not left.exists() and new.exists()  # another process may be writing the second
+
+
+def test_pictures_can_be_encoded_in_bf16(contents, features, clip_folder, tmp_path) -> None:
+    folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
+    embed_shards(folder, out, str(clip_folder), compute="bf16")
+    metadata = parquet.read_schema(out / "00000.parquet").metadata
+    assert metadata[b"computed_in"] == b"bf16" and metadata[b"model"].startswith(b"clip")
+    embedded = read(out)[1]
+    torch.testing.assert_close(embedded, features, rtol=0, atol=0.05)
+    assert (embedded - features).abs().max() > 1e-5
 
 
 def test_a_single_tar_may_lie_beside_what_is_written(contents, clip_folder, tmp_path) -> None:
@@ -531,6 +597,29 @@ def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) 
     assert isinstance(results[3], ValueError) and str(results[3]) == "another model"
     tried = (tmp_path / "log").read_text().split()
     assert [tried.count(f"{i:05d}") for i in range(6)] == [1, 4, 4, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_was_joined_before_is_used_and_left(tmp_path, contents, clip_folder) -> None:
+    import ray
+
+    folder = write_tars(tmp_path / "in", contents)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        done = embed_shards(folder, tmp_path / "out", str(clip_folder), ray="local", workers=1)
+        assert sum(x.pictures for x in done.counts.values()) == 6
+        assert ray.is_initialized() and ray.get(ray.put(1)) == 1
+    finally:
+        ray.shutdown()
+
+
+def test_a_cluster_without_a_core_is_said(contents, clip_folder, tmp_path, monkeypatch) -> None:
+    ray = pytest.importorskip("ray")
+    folder = write_tars(tmp_path / "in", contents)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"memory": 1.0})
+    with pytest.raises(ConnectionError, match="start its workers first"):
+        embed_shards(folder, tmp_path / "out", str(clip_folder), ray="10.0.0.1:6379")
 
 
 @pytest.mark.slow
