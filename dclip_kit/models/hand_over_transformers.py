@@ -52,7 +52,7 @@ model = SentenceTransformer("FOLDER")
 vectors = model.encode(["a red bicycle"], normalize_embeddings=True)
 ```
 {padding}
-Vectors have to be normalised before they are compared. {pixels}
+Vectors have to be normalised before they are compared. {pixels}{bias}
 
 ## Measured
 
@@ -77,6 +77,7 @@ _PIXELS = {
     "does; the default differs by a step of brightness.",
     "shortest": "Its processor may crop a picture one pixel aside from where open_clip crops it.",
 }
+_BIAS = " CLIPModel's `logits_per_image` lack the bias of {:.6g} that the model was trained with."
 TOLERANCE = 1e-5  # between the vectors of the two models, which have length 1
 # By the name of a parameter or module of open_clip, or of timm in it: that in transformers.
 _NAMES = {
@@ -144,6 +145,7 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
         image_processor=transformers.CLIPImageProcessorPil(**pictures),
         tokenizer=build_tokenizer(bundle),
     )
+    bias = getattr(bundle.model, "logit_bias", None)
     card = _CARD.format(
         name=as_code(Path(bundle.name).name),
         handed_over=HANDED_OVER,
@@ -151,6 +153,7 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
         kind=kind,
         padding=_PADDING[kind],
         pixels=_PIXELS[read_preprocessing(bundle)["resize_mode"]],
+        bias="" if bias is None or kind == "Siglip" else _BIAS.format(bias.item()),
         measured=read_measured(bundle),
     )
     with replacing_files(Path(folder)) as temporary:
@@ -198,6 +201,8 @@ def build_transformers(bundle: ClipBundle) -> Any:
         else:
             model = CLIPModel(_describe_clip(bundle)).eval()
         theirs, renamed = model.state_dict(), _rename(bundle.model.state_dict())
+        if isinstance(model, CLIPModel):  # which adds no bias to its scores
+            renamed.pop("logit_bias", None)
         # A SigLIP's scale and positions have one axis more or fewer there.
         model.load_state_dict({x: value.reshape(theirs[x].shape) for x, value in renamed.items()})
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -74,6 +74,20 @@ def test_a_shorter_side_is_fitted_at_most_a_pixel_aside(make_vit_folder, tmp_pat
     assert "one pixel aside" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_bias_of_scores_is_left_out_and_said(make_vit_folder, pictures, tmp_path) -> None:
+    """A ViT that was trained by open_clip's sigmoid loss; its vectors are the same."""
+    from transformers import CLIPModel
+
+    clip = load_clip(make_vit_folder(init_logit_bias=-10.0))
+    write_transformers(clip, tmp_path / "out")
+    model = CLIPModel.from_pretrained(tmp_path / "out").eval()
+    pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
+    with torch.no_grad():
+        image = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1)
+    torch.testing.assert_close(image, encode_images(clip, pictures), atol=1e-5, rtol=0)
+    assert "lack the bias of -10" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_files_say_what_others_need(make_vit_folder, tmp_path) -> None:
     folder = make_vit_folder()
     (folder / "README.md").write_text("# vit\n\n## Measured\n\n| R@1 | 12.5 |\n")

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import socket
+import subprocess
 import sys
 import tarfile
 from dataclasses import replace
@@ -600,17 +602,33 @@ def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) 
 
 
 @pytest.mark.slow
-def test_a_cluster_that_was_joined_before_is_used_and_left(tmp_path, contents, clip_folder) -> None:
+def test_a_cluster_is_found_by_its_address_and_left_running(
+    tmp_path, contents, features, clip_folder
+) -> None:
+    """Also if this process has joined it before."""
     import ray
 
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--port={address.partition(':')[2]}", "--num-cpus=2", "--disable-usage-stats"]
     folder = write_tars(tmp_path / "in", contents)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        done = embed_shards(folder, tmp_path / "out", str(clip_folder), ray="local", workers=1)
-        assert sum(x.pictures for x in done.counts.values()) == 6
-        assert ray.is_initialized() and ray.get(ray.put(1)) == 1
-    finally:
-        ray.shutdown()
+    with subprocess.Popen(
+        [*command, "--include-dashboard=false"], stdout=subprocess.DEVNULL
+    ) as head:
+        try:
+            for joined in (False, True):
+                if joined:
+                    ray.init(address, log_to_driver=False)
+                out = tmp_path / f"out{joined}"
+                done = embed_shards(folder, out, str(clip_folder), ray=address, workers=1)
+                assert not done.failed and ray.is_initialized() is joined
+                torch.testing.assert_close(read(out)[1], features, rtol=0, atol=1e-6)
+                assert head.poll() is None
+        finally:
+            ray.shutdown()
+            head.terminate()
 
 
 def test_a_cluster_without_a_core_is_said(contents, clip_folder, tmp_path, monkeypatch) -> None:
