@@ -784,7 +784,7 @@ def test_a_teacher_is_trained_first_and_the_run_goes_on_there(own, tmp_path, mon
     """And is used by another run, whose arms have seen what it has."""
     out = tmp_path / "run"
     taught = experiment.run_teacher(own, out)
-    assert {path.name for path in out.glob("*/model.safetensors")} == {"model.safetensors"}
+    assert [path.parent.name for path in out.glob("*/model.safetensors")] == ["region_teacher"]
     assert not (out / "region_taught").exists()
     before = (out / "region_teacher/model.safetensors").read_bytes()
     assert load_seen(out / "region_teacher").complete
