@@ -82,7 +82,8 @@ WORDS = {*COMMANDS, *PROFILES, *RECIPES, *POLICIES, *MODULES, *dir(builtins)}
 
 
 def is_there(name: str) -> bool:
-    first, _, rest = name.removeprefix("kit.").removeprefix("dclip_kit.").partition(".")
+    name = name.removeprefix("kit.").removeprefix("dclip_kit.")
+    first, _, rest = name.partition(".")
     if rest and first in MODULES and rest.split(".")[0] in DEFINED[MODULES[first]]:
         return True
     # A class or an object, and what it has.

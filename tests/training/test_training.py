@@ -932,16 +932,16 @@ def test_a_run_stopped_within_an_epoch_continues_exactly(
             shutil.copy(stopped, timed)  # before the stop writes over it
             raise Stop
 
-    whole, history = run(*given, on_step=lambda step, loss: expected.append(loss))
+    whole, history = run(*given, on_step=lambda *step: expected.append(step))
     with pytest.raises(Stop):
         run(*given, stopped, on_step=stop)
-    for path, done in ((timed, stop_after), (stopped, stop_after + 1)):
+    steps = []
+    for path in (timed, stopped):
         torch.manual_seed(123)  # another process has drawn other numbers
-        losses = []
-        resumed, its_history = run(*given, path, on_step=lambda _, loss: losses.append(loss))
-        assert losses == expected[done:]
+        resumed, its_history = run(*given, path, on_step=lambda *step: steps.append(step))
         assert torch.equal(weights(resumed), weights(whole))
         assert figures(its_history) == figures(history)
+    assert steps == expected[stop_after:] + expected[stop_after + 1 :]
 
 
 def test_a_checkpoint_is_written_when_it_is_time(features, tmp_path, monkeypatch) -> None:
