@@ -28,6 +28,7 @@ from dclip_kit.evaluation.measuring import (
     load_rescoring_parts,
     measure_model,
 )
+from dclip_kit.evaluation.profile_data import read_measured
 from dclip_kit.evaluation.seen import describe_seen
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import load_clip
@@ -87,7 +88,9 @@ def test_a_test_of_its_own_names_what_is_measured(arm, profile, clip, tmp_path) 
     origin = describe_origin(replace(profile, test=str(test)), clip)
     seen = describe_seen(*[dataset(tmp_path, [])] * 2, [], by_content=False)
     save_arm(Arm(clip, 0.5), arm, origin, seen)
-    assert choose_measured_on([str(arm)], PROFILES["pocket"]).name == str(test)
+    on = choose_measured_on([str(arm)], PROFILES["pocket"])
+    assert on.name == describe_results({}, on)["test"] == str(test)
+    assert on.captioned.paths == read_measured(on.profile).paths and len(on.captioned) == 4
     assert choose_measured_on([str(arm)], PROFILES["pocket"], "train").name == profile.data
 
 
