@@ -158,6 +158,7 @@ def test_terms_are_those_that_a_recipe_weighs(recipe, clip, encoded, sets, monke
     names = ("distillation", "contrastive", "rehearsal", "sds")
     weights = {name: getattr(profile.student, f"{name}_weight") for name in names}
     assert {term.name: term.weight for term in terms} == {n: w for n, w in weights.items() if w}
+    assert weights["contrastive"]  # of all recipes; of the others, test_config.py says which
     # What is there already is not read again.
     asked.clear()
     kept = experiment.prepare_rehearsal(clip, encoded, profile.regions)
