@@ -147,7 +147,11 @@ def test_the_answers_are_json_with_all_that_was_left_out(answered, arm, clip_fol
     told = json.loads(json.dumps(describe_results(results, on, "nnn"), allow_nan=False))
     first, second = str(clip_folder), str(arm)
     names = [first, f"{first} by nnn", second, f"{second} by nnn"]
-    assert list(told["retrieval"]) == names == list(list_retrievals(results, "nnn"))
+    retrievals = list_retrievals(results, "nnn")
+    assert list(told["retrieval"]) == names == list(retrievals)
+    figures = {name: metrics.as_dict() for name, metrics in retrievals.items()}
+    assert told["retrieval"] == json.loads(json.dumps(figures))
+    assert retrievals[names[1]] is results[first].rescored.retrieval
     assert list(told["gains"]) == names[1:]  # each over the first
     assert told["pictures"] == len(on.captioned) and told["captions"] == 2 * len(on.captioned)
     (leak,) = told["left_out"]["trained_on"][second]

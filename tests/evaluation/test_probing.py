@@ -116,6 +116,7 @@ def test_answers_are_json_and_text(clip, taught) -> None:
     first, empty, head, *_ = text.splitlines()
     assert first.startswith(f"{folder}: ") and f"own {100 * looks.own:.1f}" in first
     assert empty == "" and head == "Compositions: 3 pairs of pocket scenes a kind"
+    assert "text (chance 25.0) | image (chance 25.0) | group (chance 16.7)" in text
     assert "\x1b" not in text and "model\\x1b[31m" in text
     alone = format_probes({"it": ProbeResult(results[odd].compositions)}, 3)
     assert alone.startswith("Compositions: ")
