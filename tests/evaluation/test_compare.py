@@ -356,18 +356,14 @@ def test_the_reports_table_has_an_arm_in_each_row(report) -> None:
     assert len({len(line) for line in lines}) == 1 and {len(row) for row in table} == {13}
     assert [row[0] for row in table[2:]] == ["clip", CONTROL, TAUGHT]
     for row, (name, arm) in zip(table[2:], report["arms"].items(), strict=True):
-        sides = arm["text_to_image"], arm["image_to_text"]
-        shares = [
-            share
-            for x in sides
-            for share in (*x["recall_at"].values(), x["mean_average_precision"])
-        ]
+        shares = []
+        for side in (arm["text_to_image"], arm["image_to_text"]):
+            shares += [*side["recall_at"].values(), side["mean_average_precision"]]
         assert row[:9] == [name, *(f"{100 * share:.1f}" for share in shares)]
     assert table[2][9:] == ["80.0", "50.0", "100.0 [100.0, 100.0]", "–"]
-    low, high = (
-        f"{100 * end:.1f}" for end in report["arms"][TAUGHT]["zero_shot"]["retention_ci95"]
-    )
-    assert table[4][9:] == ["60.0", "100.0", f"75.0 [{low}, {high}]", "0.40"]
+    low, high = report["arms"][TAUGHT]["zero_shot"]["retention_ci95"]
+    kept = f"75.0 [{100 * low:.1f}, {100 * high:.1f}]"
+    assert table[4][9:] == ["60.0", "100.0", kept, "0.40"]
 
 
 @pytest.mark.parametrize("renamed", [False, True])
@@ -387,6 +383,7 @@ def test_the_report_says_its_sentences_below_its_table(report) -> None:
     assert sentences.splitlines() == say_report(report)
     assert all(line.startswith("|") for line in table.splitlines())
     assert format_probe(report["teacher_probe"]) in say_report(report)
+    assert say_report(report)[-1].startswith("Profile pocket, trained in this run: 12 s, ")
     assert format_probe({"own": 0.6, "blank": 0.05}).endswith(": own 60.0, blank 5.0.")
     unprobed = report | {"teacher_probe": None}
     assert not any("Teacher" in each for each in say_report(unprobed))
