@@ -17,8 +17,9 @@ import dclip_kit
 from assets.make.study import has_record, read_study
 from assets.make.study_summary import summarise
 from dclip_kit.commands import _parse
-from dclip_kit.config import CONTROL
+from dclip_kit.config import CONTROL, Profile
 from dclip_kit.evaluation.study_table import format_study
+from dclip_kit.features.store import digest_record
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,6 +95,24 @@ def test_committed_studies_are_what_their_records_say() -> None:
         rows = [(arm, seed) for arm in study.arms for seed in study.seeds_of(arm)]
         known = {study.record_of(*row) for row in rows if has_record(study, *row)}
         assert set(path.with_suffix("").glob("*.json")) == known != set()
+
+
+def test_only_records_of_what_is_no_longer_trained_have_settings_that_are_gone() -> None:
+    known = Profile("", "", None).as_dict()
+    paths = sorted((ROOT / "assets" / "studies").glob("*/*.json"))
+    assert paths
+    for path in paths:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert record["settings_digest"] == digest_record(record["settings"]), path
+        profile = record["settings"]["profile"] or {}
+        gone = profile.keys() - known.keys()
+        for part, settings in profile.items():
+            if isinstance(settings, dict):
+                gone |= {f"{part}.{name}" for name in settings.keys() - known[part]}
+        if "_negatives-" in path.name:
+            assert "student.hard_negatives" in gone
+        else:
+            assert gone == set(), path
 
 
 def flatten(found: Any) -> dict[str, Any]:
