@@ -308,18 +308,14 @@ def test_evaluation_sets_hold_the_data_read_and_encoded(data, clip) -> None:
 
 @pytest.mark.parametrize("kept_bytes", [0, encode.KEPT_BYTES])
 def test_arms_are_measured_on_test_and_pictures_read_once(
-    data, clip, prepared, monkeypatch, kept_bytes
+    data, clip, tuned, prepared, monkeypatch, kept_bytes
 ) -> None:
     monkeypatch.setattr(encode, "KEPT_BYTES", kept_bytes)
     opened = []
     monkeypatch.setattr(
         encode, "open_picture", lambda path, side: opened.append(path) or open_picture(path)
     )
-    other = clone_clip(clip)
-    with torch.no_grad():
-        for parameter in other.model.visual.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    arms = {"clip": Arm(clip), "other": Arm(other, 1.0)}
+    arms = {"clip": Arm(clip), "other": Arm(tuned, 1.0)}
     results = evaluate_arms(arms, prepared)
     tests = (data.test, data.zero_shot, data.zero_shot_held_out)
     assert len(opened) == sum(map(len, tests)) * (1 if kept_bytes else 2)
@@ -358,12 +354,8 @@ def keep(arm, clip, folder, profile=PROFILE) -> Path:
 
 
 @pytest.fixture
-def arm(clip, sets) -> Arm:
+def arm(clip, tuned, sets) -> Arm:
     """Its image tower differs, in numbers that half precision has."""
-    tuned = clone_clip(clip)
-    with torch.no_grad():
-        for parameter in tuned.model.visual.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
     _, _, candidates = choose(clip, tuned, sets, SelectionRule((0.7,), 0.0))
     round_changed(clip, tuned)
     history = [{"epoch": 1, "loss": 0.1 + 0.2}]

@@ -94,19 +94,13 @@ def sets(data, clip) -> EvaluationSets:
 
 
 @pytest.fixture
-def finding(detector, monkeypatch):
-    """Whoever asks for a detector gets the one that finds boxes by a picture's width."""
-    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
-
-
-@pytest.fixture
-def encoded(data, clip, finding, tmp_path) -> EncodedPictures:
+def encoded(data, clip, fake_detector, tmp_path) -> EncodedPictures:
     """The training data."""
     return encode_pictures(clip, data.train, PROFILE.regions, tmp_path / "features")
 
 
 @pytest.fixture
-def uncaptioned(data, clip, finding, tmp_path) -> EncodedPictures:
+def uncaptioned(data, clip, fake_detector, tmp_path) -> EncodedPictures:
     """Val's pictures, as if they had no captions."""
     bare = replace(data.val, captions=((),) * len(data.val), split="uncaptioned")
     return encode_pictures(clip, bare, PROFILE.regions, tmp_path / "features")
@@ -526,7 +520,7 @@ def test_damaged_settings_are_named(tmp_path) -> None:
 
 
 @pytest.fixture
-def own(clip_folder, finding, tmp_path) -> Profile:
+def own(clip_folder, fake_detector, tmp_path) -> Profile:
     """A run on data of one's own, with a few pictures without captions."""
     data = write_own(tmp_path / "own", range(20), split=True)
     more = tmp_path / "more"
@@ -655,7 +649,7 @@ def finished(clip_folder, make_detector, tmp_path_factory):
 
 
 @pytest.fixture
-def copy(finished, finding, tmp_path):
+def copy(finished, fake_detector, tmp_path):
     """The same run, to be changed; of the data, which paths tell, there is one only."""
     profile, folder, _ = finished
     kept = shutil.copytree(folder, tmp_path / "kept")

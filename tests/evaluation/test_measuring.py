@@ -33,7 +33,7 @@ from dclip_kit.evaluation.seen import describe_seen
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.weights import clone_clip, round_changed
+from dclip_kit.models.weights import round_changed
 from tests.data.test_leaks import dataset
 from tests.data.test_splits import write_own
 from tests.evaluation.test_profile_data import write_classes
@@ -48,12 +48,8 @@ def profile(clip_folder, tmp_path) -> Profile:
 
 
 @pytest.fixture
-def arm(clip, profile, tmp_path) -> Path:
+def arm(clip, tuned, profile, tmp_path) -> Path:
     """An arm that has trained on test's first picture, and was chosen on its second."""
-    tuned = clone_clip(clip)
-    with torch.no_grad():
-        for parameter in tuned.model.visual.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
     round_changed(clip, tuned)
     test, classes = read_splits(profile.data).test, read_labelled(profile.zero_shot)
     seen = describe_seen(test.select([0]), test.select([1]), classes.paths[:5], by_content=False)

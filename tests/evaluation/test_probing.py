@@ -31,10 +31,9 @@ from tests.data.test_splits import write_own
 
 
 @pytest.fixture
-def profile(clip_folder, detector, tmp_path, monkeypatch) -> Profile:
+def profile(clip_folder, fake_detector, tmp_path, monkeypatch) -> Profile:
     """Of a run on data of one's own, with boxes by a picture's width."""
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
     given = {"clip": str(clip_folder), "data": str(write_own(tmp_path / "own", range(60)))}
     few = {"region_teacher": {"width": 24, "heads": 3}, "teacher": {"heads": 4}}
     profile = replace(PROFILES["pocket"], **given)
