@@ -133,6 +133,18 @@ def clip(_clip):
 
 
 @pytest.fixture
+def tuned(clip):
+    """A copy of the tiny CLIP whose image tower has changed."""
+    from dclip_kit.models.weights import clone_clip
+
+    changed = clone_clip(clip)
+    with torch.no_grad():
+        for parameter in changed.model.visual.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return changed
+
+
+@pytest.fixture
 def make_vit_folder(tmp_path) -> Callable[..., Path]:
     """A small vision transformer's folder with the pocket's words, and with changes of it."""
     import open_clip
@@ -234,6 +246,32 @@ def make_detector() -> Callable[[], object]:
 def detector(make_detector):
     """Finds no, one or two boxes in a picture, by its width."""
     return make_detector()
+
+
+@pytest.fixture
+def fake_detector(detector, monkeypatch):
+    """Stands in for YOLO, which takes seconds to import: whoever asks for a detector gets it."""
+    from dclip_kit.features import extract
+    from dclip_kit.models import detector as detectors
+
+    for module in (detectors, extract):
+        monkeypatch.setattr(module, "load_detector", lambda *_, **__: detector)
+    return detector
+
+
+@pytest.fixture
+def run_main(capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs a program's main; gives its exit code, and what it wrote to stdout and stderr."""
+
+    def run(main: Callable[[list[str]], int], *arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(each) for each in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

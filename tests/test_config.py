@@ -232,6 +232,8 @@ def test_a_profile_says_its_recipe() -> None:
     assert [field.name for field in fields(Profile)][-1] == "recipe"
     with pytest.raises(ValueError, match=f"{KNOWN}, got 'x'"):
         replace(get_profile("pocket"), recipe="x")
+    with pytest.raises(ValueError, match=f"{KNOWN}, got 'best'"):
+        apply_recipe(get_profile("pocket"), "best")
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -53,17 +53,6 @@ def features_of(scores):
     return torch.eye(width, width + 1), texts
 
 
-def slow_direction(scores, positives):
-    """Ranks and average precisions by sorting, for scores without ties."""
-    best, precisions = [], []
-    for row, right in zip(scores.tolist(), positives.tolist(), strict=True):
-        order = sorted(range(len(row)), key=lambda i: -row[i])
-        found = [place for place, i in enumerate(order, start=1) if right[i]]
-        best.append(found[0])
-        precisions.append(sum((n + 1) / place for n, place in enumerate(found)) / len(found))
-    return best, precisions
-
-
 # Matrices written by hand
 
 
@@ -216,22 +205,6 @@ def test_average_precision_and_reciprocal_rank_against_trec_eval(seed):
     assert result.mean_average_precision < result.mean_reciprocal_rank  # they are not one thing
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_against_sorting(seed):
-    images, texts, image_of_text = random_features(seed=seed)
-    result = retrieval_metrics(images, texts, image_of_text)
-    scores, positives = cosines(texts, images), image_of_text[:, None] == torch.arange(len(images))
-    asked = positives.any(dim=0)
-    for direction, s, p in (
-        (result.text_to_image, scores, positives),
-        (result.image_to_text, scores.T[asked], positives.T[asked]),
-    ):
-        best, precisions = slow_direction(s, p)
-        assert direction.ranks.tolist() == best
-        assert direction.average_precision.tolist() == pytest.approx(precisions)
-        assert direction.median_rank == np.median(best)
-
-
 # Numerics
 
 
@@ -342,13 +315,6 @@ def test_metrics_leave_their_input_alone_and_need_no_gradient():
 # Zero-shot
 
 
-def test_nearest_class_by_hand():
-    classes = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, -1.0]])
-    images = torch.tensor([[5.0, 1.0], [0.1, 0.2], [-1.0, -3.0], [1.0, 0.1], [1.0, 1.0]])
-    correct = class_ranks(images, classes, torch.tensor([0, 1, 2, 1, 0])) <= 1
-    assert correct.tolist() == [True, True, True, False, False]  # the last is half way: a tie
-
-
 def test_class_ranks_by_hand():
     images = torch.tensor([[3.0, 2, 1], [1, 3, 2], [1, 1, 0], [1, 1, 1]])
     found = class_ranks(images, torch.eye(3), torch.tensor([0, 0, 1, 1]))
@@ -362,15 +328,7 @@ def test_class_ranks_against_sorting():
     order = (images @ (classes / classes.norm(dim=1, keepdim=True)).T).argsort(1, descending=True)
     expected = (order == target[:, None]).int().argmax(1) + 1
     assert class_ranks(images, classes, target).tolist() == expected.tolist()
-
-
-def test_nearest_class_against_argmax():
-    images, classes, _ = random_features(images=200, texts=11)
-    target = torch.arange(200) % 11
-    expected = cosines(images, classes).argmax(dim=1) == target
-    assert 0 < expected.sum() < 200
-    assert (class_ranks(images, classes, target) <= 1).tolist() == expected.tolist()
-    assert (class_ranks(torch.ones(200, 16), torch.ones(11, 16), target) > 1).all()
+    assert (class_ranks(torch.ones(200, 16), torch.ones(40, 16), target) > 1).all()  # all tie
 
 
 # What can be reached

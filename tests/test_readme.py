@@ -17,8 +17,9 @@ import dclip_kit
 from assets.make.study import has_record, read_study
 from assets.make.study_summary import summarise
 from dclip_kit.commands import _parse
-from dclip_kit.config import CONTROL
+from dclip_kit.config import CONTROL, Profile
 from dclip_kit.evaluation.study_table import format_study
+from dclip_kit.features.store import digest_record
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,6 +79,7 @@ def test_what_the_readme_writes_in_a_shell_is_understood() -> None:
 def test_links_lead_somewhere() -> None:
     links = re.findall(r"\]\(([^):]+)\)", README)
     assert len(links) > 5 and all((ROOT / link).exists() for link in links)
+    assert re.search(r"!\[[^\]]+\]\([^):]+\)", README)  # a picture among them
 
 
 @pytest.mark.slow
@@ -93,6 +95,24 @@ def test_committed_studies_are_what_their_records_say() -> None:
         rows = [(arm, seed) for arm in study.arms for seed in study.seeds_of(arm)]
         known = {study.record_of(*row) for row in rows if has_record(study, *row)}
         assert set(path.with_suffix("").glob("*.json")) == known != set()
+
+
+def test_only_records_of_what_is_no_longer_trained_have_settings_that_are_gone() -> None:
+    known = Profile("", "", None).as_dict()
+    paths = sorted((ROOT / "assets" / "studies").glob("*/*.json"))
+    assert paths
+    for path in paths:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert record["settings_digest"] == digest_record(record["settings"]), path
+        profile = record["settings"]["profile"] or {}
+        gone = profile.keys() - known.keys()
+        for part, settings in profile.items():
+            if isinstance(settings, dict):
+                gone |= {f"{part}.{name}" for name in settings.keys() - known[part]}
+        if "_negatives-" in path.name:
+            assert "student.hard_negatives" in gone
+        else:
+            assert gone == set(), path
 
 
 def flatten(found: Any) -> dict[str, Any]:
@@ -111,13 +131,6 @@ def alike(one: Any, other: Any) -> bool:
     """Processors differ in a mean's last digits."""
     numbers = isinstance(one, float) and isinstance(other, float)
     return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12) if numbers else one == other
-
-
-def test_pictures_exist() -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (ROOT / "README.md").read_text("utf-8"))
-    assert pictures, "Expected the README to show a picture, found none."
-    missing = [path for path in pictures if not (ROOT / path).is_file()]
-    assert not missing
 
 
 def test_the_page_on_clusters_is_linked_and_its_examples_are_read(tmp_path: Path) -> None:

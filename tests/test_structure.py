@@ -35,8 +35,9 @@ FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 TOP = len(FLOORS) - 1
 EXTRAS = FLOOR_OF["plots"]  # from here on up, what an extra brings may be imported
 OPTIONAL = {
-    *("plotly", "ipywidgets", "anywidget", "ultralytics", "imagehash"),
-    *("starlette", "uvicorn", "peft", "pyarrow", "ray", "onnx", "onnxruntime", "onnxscript"),
+    *("plotly", "ipywidgets", "anywidget", "traitlets", "comm", "ultralytics", "imagehash"),
+    *("starlette", "uvicorn", "anyio", "websockets", "peft", "pyarrow", "ray", "datasets"),
+    *("diffusers", "transformers", "tokenizers", "onnx", "onnxruntime", "onnxscript"),
 }
 
 # Whatever writes or reads pickles. Only `detectors` may hand a .pt file on, and to ultralytics.
@@ -275,6 +276,7 @@ def build(kit: Path, module: str, source: str) -> Path:
         ("floors", "models.clip", "from dclip_kit.training import distillation", "circle"),
         ("optional", "training.plan", "import plotly.graph_objects as go", "plotly"),
         ("optional", "models.detector", "try:\n    import ultralytics\nexcept E: pass", "ultr"),
+        ("optional", "data.hub", "from datasets import load_dataset", "datasets"),
         ("pickle", "training.plan", "import pickle", "pickle"),
         ("pickle", "training.plan", "def f():\n    torch.save(1, 'x')", "torch.save"),
         ("pickle", "training.plan", "from torch import load", "torch.load"),

@@ -11,9 +11,12 @@ import io
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
 
-from assets.make.flickr8k_boxes import convert
-from dclip_kit.runtime.files import write_atomically
+from dclip_kit.data.paths import load_json
+from dclip_kit.models.boxes import read_boxes
+from dclip_kit.runtime.files import write_atomically, write_record
 
 SEED = 52
 COUNTS = {"clip": 3000, "val": 500, "train": 1500}  # the other training pictures have no captions
@@ -59,6 +62,27 @@ def write_captions(
     write_atomically(path, text.getvalue())
 
 
+def convert_boxes(boxes: Path, images: Path, out: Path) -> None:
+    """Writes boxes in the form of `dclip_kit detect`; refuses what cannot be read again.
+
+    Args:
+        boxes: some detector's, `{name: [{"xyxy", "confidence", "label"}]}`.
+        images: the folder of the pictures with these names.
+        out: the file to write.
+
+    Raises:
+        FileNotFoundError: a picture is missing.
+        ValueError: a box is of another form.
+    """
+    entries = []
+    for name, regions in tqdm(load_json(boxes).items(), desc="sizes", delay=2):
+        with Image.open(images / name) as picture:
+            width, height = picture.size
+        entries.append({"path": name, "width": width, "height": height, "regions": regions})
+    write_record({"detector": boxes.name, "pictures": entries}, out)
+    read_boxes(out)
+
+
 def main() -> None:
     """Writes the splits' files, with links to the pictures, into `runs/photographs`."""
     parser = argparse.ArgumentParser(
@@ -81,7 +105,7 @@ def main() -> None:
     write_captions(OUT / "captions.csv", splits, captions)
     hidden = {name: [""] for name in used["uncaptioned"]}
     write_captions(OUT / "uncaptioned.csv", {"train": used["uncaptioned"]}, hidden)
-    convert(flickr8k / "boxes.json", flickr8k / "Images", OUT / "boxes.json")
+    convert_boxes(flickr8k / "boxes.json", flickr8k / "Images", OUT / "boxes.json")
     print({use: len(names) for use, names in used.items()})
 
 

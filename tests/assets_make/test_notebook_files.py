@@ -4,7 +4,6 @@ nbval compares outputs; these guards see to it that there is something to compar
 """
 
 import ast
-import json
 import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -16,7 +15,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from assets.make.notebook_files import format_report, make_static, put_badge, refresh
+from assets.make.notebook_files import make_static, put_badge, refresh
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_CELL_LINES = 15
@@ -338,16 +337,6 @@ def test_refresh_stores_outputs_and_nothing_volatile(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_refresh_keeps_a_widgets_words_and_not_the_widget(tmp_path: Path) -> None:
-    bundle = {"text/plain": "run me", WIDGET: {"model_id": "a"}}
-    path = write(
-        tmp_path / "a.ipynb", f"from IPython.display import display\ndisplay({bundle}, raw=True)"
-    )
-    refresh(path)
-    (output,) = nbformat.read(path, as_version=4).cells[0].outputs
-    assert output.data == {"text/plain": "run me"}
-
-
 def test_a_notebook_run_elsewhere_is_made_static(tmp_path: Path) -> None:
     notebook = good_notebook()
     _set(0, outputs=[new_output("display_data", {"text/plain": "run me", WIDGET: {}})])(notebook)
@@ -428,54 +417,3 @@ def test_refresh_keeps_the_old_notebook_when_a_cell_fails(tmp_path: Path) -> Non
         refresh(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def report() -> dict:
-    def arm(recall: float, alpha: float | None, kept: tuple | None) -> dict:
-        side = {"recall_at": {"1": recall, "5": 0.4, "10": 0.6}, "mean_average_precision": 0.3}
-        zero_shot = {"top1": 0.61, "top1_held_out_style": 0.252}
-        zero_shot |= {"retention": kept and 0.95, "retention_ci95": kept}
-        sides = {"text_to_image": side, "image_to_text": side}
-        return {**sides, "zero_shot": zero_shot, "alpha": alpha}
-
-    def gain(absolute: float, relative: float, ci95: list[float]) -> dict:
-        return {
-            "text_to_image_recall_at_1": {"absolute": absolute, "relative": relative, "ci95": ci95}
-        }
-
-    return {
-        "profile": "pocket",
-        "trained_in_this_run": True,
-        "seconds": 312.4,
-        "peak_memory_mb": 1210.0,
-        "arms": {
-            "clip": arm(0.152, None, None),
-            "contrastive": arm(0.18, 0.5, (0.93, 0.97)),
-            "dclip": arm(0.2, 0.75, (0.94, 0.96)),
-        },
-        "gain": gain(0.048, 0.316, [0.03, 0.06]),
-        "gain_over_control": gain(0.02, 0.111, [-0.01, 0.05]),
-        "teacher_probe": {"own": 0.5, "shuffled": 0.01, "blank": 0.012},
-        "ceiling": 0.9,
-    }
-
-
-def test_format_report_lays_out_every_arm_and_both_gains() -> None:
-    text = format_report(json.loads(json.dumps(report())))
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({len(line) for line in lines}) == 1
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert len({len(row) for row in table}) == 1
-    assert table[2][:6] == ["clip", "15.2", "40.0", "60.0", "30.0", "15.2"]
-    assert table[2][-4:] == ["61.0", "25.2", "– [–, –]", "–"]
-    assert table[4][-2:] == ["95.0 [94.0, 96.0]", "0.75"]
-    assert "over clip, text→image R@1: +4.8 points (95 % interval +3.0 to +6.0), +31.6 %" in text
-    assert "dclip over contrastive" in text and "-1.0 to +5.0" in text
-    assert "own 50.0, shuffled 1.0, blank 1.2" in text
-    assert "trained in this run: 312 s, 1210 MB" in text
-
-
-@pytest.mark.parametrize("renamed", [False, True])
-def test_a_reciprocal_rank_under_the_published_name_is_called_so(renamed: bool) -> None:
-    text = format_report(report() | {"settings": {"reciprocal_rank_as_map": renamed}})
-    assert ("MAP here is" in text and "mean reciprocal rank (MRR)" in text) == renamed

@@ -9,7 +9,7 @@ import torch
 from assets.make.pocket_arms import ARMS, copy_arms
 from assets.make.study import read_study, teacher_place
 from dclip_kit.config import get_profile
-from dclip_kit.evaluation.arms import Arm, describe_origin, load_arm, save_arm
+from dclip_kit.evaluation.arms import Arm, describe_origin, load_arm, read_origin, save_arm
 from dclip_kit.evaluation.experiment import load_saved_teacher, save_teacher_run
 from dclip_kit.evaluation.seen import describe_seen
 from dclip_kit.models.clip import load_clip
@@ -88,7 +88,9 @@ def test_the_stored_arms_are_as_this_would_copy_them(name) -> None:
     folder = asset_path("pocket_arms", name)
     card = (folder / "README.md").read_text()
     assert f"`{name}` in `assets/studies/pocket_table.json`" in card
-    untouched = load_clip("pocket").model.state_dict()
+    pocket, origin = load_clip("pocket"), read_origin(folder)
+    assert (origin.profile.clip, origin.digest) == ("pocket", pocket.digest)
+    untouched = pocket.model.state_dict()
     for parameter, value in load_arm(folder).clip.model.state_dict().items():
         if not parameter.startswith("visual."):
             assert torch.equal(value, untouched[parameter]), parameter

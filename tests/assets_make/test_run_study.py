@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from assets.make.run_study import main
 from dclip_kit.evaluation.compare import say_luck
 from dclip_kit.evaluation.study_table import format_study
-from dclip_kit.features import extract
 from tests.data.test_splits import write_own
 from tests.evaluation.test_profile_data import write_classes
 
@@ -22,25 +22,9 @@ def own(tmp_path) -> Path:
 
 
 @pytest.fixture
-def fake_detector(detector, monkeypatch):
-    """Stands in for YOLO, which takes seconds to import."""
-    monkeypatch.setattr(extract, "load_detector", lambda *_, **__: detector)
-    return detector
-
-
-@pytest.fixture
-def run(capsys):
+def run(run_main):
     """Runs the program; gives its exit code, and what it wrote to stdout and stderr."""
-
-    def run_program(*arguments: object) -> tuple[int, str, str]:
-        try:
-            code = main([str(each) for each in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run_program
+    return partial(run_main, main)
 
 
 @pytest.fixture

@@ -113,6 +113,14 @@ def test_arms_are_compared_at_one_retention_between_their_mixtures(written) -> N
     assert list(found["text_to_image"]["vs"]) == ["clip"]
 
 
+def test_there_is_no_gain_over_a_rival_that_finds_nothing(written) -> None:
+    place = written.record_of(written.arms[0], 0)
+    record = json.loads(place.read_text())
+    write_record(record | {"frontier": [point(0.0, 1.0, "00")]}, place)
+    found = summarise(written)["arms"][CONTROL]["at_95_5"]
+    assert found["text_to_image"]["vs"] == {} and list(found["image_to_text"]["vs"]) == ["clip"]
+
+
 def test_what_val_chose_is_averaged_over_seeds(written) -> None:
     found = summarise(written)["arms"][CONTROL]
     chosen = found["chosen"]

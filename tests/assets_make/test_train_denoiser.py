@@ -131,7 +131,8 @@ def test_the_averaged_weights_are_kept(clip, whole) -> None:
     assert log["recipe"]["steps"] == 4 and log["seconds"] >= 0
     first = made.train(replace(TINY, steps=1, ema_decay=0.0), clip, folder.parent / "first")
     moved = (first.unet.conv_in.weight - denoiser.unet.conv_in.weight).abs().max()
-    assert 0 < moved < 0.01 and not denoiser.unet.conv_in.weight.requires_grad
+    assert 0 < moved < 1e-4  # of weights that nobody averages: 2e-3
+    assert not denoiser.unet.conv_in.weight.requires_grad
 
 
 def test_a_denoiser_is_measured_and_its_samples_are_drawn(clip, whole, tmp_path) -> None:

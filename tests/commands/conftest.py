@@ -1,12 +1,11 @@
 """What tests of commands share: a command as a person types it, and small data."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dclip_kit.commands import main
-from dclip_kit.features import extract
-from dclip_kit.models import detector as detectors
 from tests.data.test_splits import write_own
 from tests.evaluation.test_profile_data import write_classes
 
@@ -17,26 +16,9 @@ def own(tmp_path) -> Path:
 
 
 @pytest.fixture
-def run(capsys):
+def run(run_main):
     """Runs a command; gives its exit code, and what it wrote to stdout and stderr."""
-
-    def run_command(*arguments: object) -> tuple[int, str, str]:
-        try:
-            code = main([str(each) for each in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run_command
-
-
-@pytest.fixture
-def fake_detector(detector, monkeypatch):
-    """Stands in for YOLO, which takes seconds to import."""
-    for module in (detectors, extract):
-        monkeypatch.setattr(module, "load_detector", lambda *_, **__: detector)
-    return detector
+    return partial(run_main, main)
 
 
 SMALL = (

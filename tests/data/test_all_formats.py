@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dclip_kit import config
 from dclip_kit.data import formats, open_picture, readers
 from dclip_kit.data.collect import UsableImages
-from dclip_kit.data.formats import READERS, read_captioned, read_format
+from dclip_kit.data.formats import READERS, read_captioned, read_format, recognise_format
 from dclip_kit.data.readers import MANIFEST
 
 # Pictures, by the names that rows give them.
@@ -225,7 +226,7 @@ EXCEPT = {
 
 
 def test_every_format_is_in_the_table() -> None:
-    assert {kind for kind, _ in FORMATS.values()} == set(READERS)
+    assert {kind for kind, _ in FORMATS.values()} == set(READERS) == {*config.FORMATS, "manifest"}
 
 
 @pytest.fixture
@@ -239,6 +240,24 @@ def folder(tmp_path, monkeypatch) -> Path:
 def read(name: str, folder: Path, rows: Rows) -> UsableImages:
     kind, write = FORMATS[name]
     return read_format(write(folder, rows), None, kind, "all", "pictures")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_recognised_and_read(name, folder) -> None:
+    """By its folder, where it has one, and by its file."""
+    kind, write = FORMATS[name]
+    _plain(folder / "a.png")
+    source = write(folder, [("a.png", "A cat.")])
+    assert recognise_format(source) == kind
+    found = read_captioned(source).dataset
+    assert found.captions == (("A cat.",),) and found.split == "train"
+    assert read_captioned(source, format=kind).dataset == found
+    if kind == "files":
+        with pytest.raises(ValueError, match="found none that is recognised"):
+            recognise_format(source / "a.txt")
+    elif source.is_dir():
+        (file,) = (each for each in source.iterdir() if each.stem != "a")
+        assert recognise_format(file) == kind
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=ascii)

@@ -7,7 +7,6 @@ import shutil
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -198,7 +197,7 @@ def test_names_that_are_no_text_are_remembered(opened, tmp_path) -> None:
     before = scan_pictures([path])
     assert scan_pictures([path]) == before and opened == [path]
     (kept,) = (tmp_path / "cache" / "scans").iterdir()
-    assert np.all([name == path.name for name in json.loads(kept.read_text())["seen"]])
+    assert [*json.loads(kept.read_text())["seen"]] == [path.name]
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(opened, tmp_path, monkeypatch) -> None:

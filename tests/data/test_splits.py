@@ -63,13 +63,6 @@ def test_data_without_splits_is_divided(tmp_path) -> None:
     assert read_test(tmp_path).paths == splits.test.paths != read_test(tmp_path, seed=1).paths
 
 
-def test_pictures_keep_their_splits_when_others_are_added(tmp_path) -> None:
-    before = read_splits(write_own(tmp_path, range(100)))
-    after = read_splits(write_own(tmp_path, range(150)))
-    for split in ("train", "val", "test"):
-        assert set(names(getattr(before, split))) <= set(names(getattr(after, split)))
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_column_says_the_splits(seed, tmp_path) -> None:
     splits = read_splits(write_own(tmp_path, range(20), split=True), seed=seed)

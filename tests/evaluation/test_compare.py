@@ -350,6 +350,28 @@ def test_gains_are_differences_of_the_right_arms(report) -> None:
         assert gain["relative"] == pytest.approx(relative)
 
 
+def test_the_reports_table_has_an_arm_in_each_row(report) -> None:
+    lines = [line for line in format_report(report).splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(line) for line in lines}) == 1 and {len(row) for row in table} == {13}
+    assert [row[0] for row in table[2:]] == ["clip", CONTROL, TAUGHT]
+    for row, (name, arm) in zip(table[2:], report["arms"].items(), strict=True):
+        shares = []
+        for side in (arm["text_to_image"], arm["image_to_text"]):
+            shares += [*side["recall_at"].values(), side["mean_average_precision"]]
+        assert row[:9] == [name, *(f"{100 * share:.1f}" for share in shares)]
+    assert table[2][9:] == ["80.0", "50.0", "100.0 [100.0, 100.0]", "–"]
+    low, high = report["arms"][TAUGHT]["zero_shot"]["retention_ci95"]
+    kept = f"75.0 [{100 * low:.1f}, {100 * high:.1f}]"
+    assert table[4][9:] == ["60.0", "100.0", kept, "0.40"]
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_reciprocal_rank_under_the_published_name_is_called_so(renamed, report) -> None:
+    text = format_report(report | {"settings": {"reciprocal_rank_as_map": renamed}})
+    assert ("MAP here is" in text and "mean reciprocal rank (MRR)" in text) == renamed
+
+
 def test_the_report_prints_what_the_recipe_gains_over_clip_and_over_its_control(report) -> None:
     lines = format_report(report).splitlines()
     gains = [line.split(",")[0] for line in lines if " over " in line]
@@ -361,6 +383,7 @@ def test_the_report_says_its_sentences_below_its_table(report) -> None:
     assert sentences.splitlines() == say_report(report)
     assert all(line.startswith("|") for line in table.splitlines())
     assert format_probe(report["teacher_probe"]) in say_report(report)
+    assert say_report(report)[-1].startswith("Profile pocket, trained in this run: 12 s, ")
     assert format_probe({"own": 0.6, "blank": 0.05}).endswith(": own 60.0, blank 5.0.")
     unprobed = report | {"teacher_probe": None}
     assert not any("Teacher" in each for each in say_report(unprobed))

@@ -266,15 +266,6 @@ def many(tmp_path) -> CaptionedImages:
     return CaptionedImages(paths, captions, "test", "scenes")
 
 
-@pytest.fixture
-def tuned(clip):
-    other = clone_clip(clip)
-    with torch.no_grad():
-        for parameter in other.model.visual.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return other
-
-
 @pytest.mark.parametrize(("size", "lengths"), [(12, [12]), (5, [5, 5, 2]), (99, [12]), (6, [6, 6])])
 def test_galleries_are_of_one_size_but_for_the_last(size, lengths, clip, many) -> None:
     galleries = prepare_galleries(clip, many, size)

@@ -94,19 +94,13 @@ def sets(data, clip) -> EvaluationSets:
 
 
 @pytest.fixture
-def finding(detector, monkeypatch):
-    """Whoever asks for a detector gets the one that finds boxes by a picture's width."""
-    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
-
-
-@pytest.fixture
-def encoded(data, clip, finding, tmp_path) -> EncodedPictures:
+def encoded(data, clip, fake_detector, tmp_path) -> EncodedPictures:
     """The training data."""
     return encode_pictures(clip, data.train, PROFILE.regions, tmp_path / "features")
 
 
 @pytest.fixture
-def uncaptioned(data, clip, finding, tmp_path) -> EncodedPictures:
+def uncaptioned(data, clip, fake_detector, tmp_path) -> EncodedPictures:
     """Val's pictures, as if they had no captions."""
     bare = replace(data.val, captions=((),) * len(data.val), split="uncaptioned")
     return encode_pictures(clip, bare, PROFILE.regions, tmp_path / "features")
@@ -158,6 +152,7 @@ def test_terms_are_those_that_a_recipe_weighs(recipe, clip, encoded, sets, monke
     names = ("distillation", "contrastive", "rehearsal", "sds")
     weights = {name: getattr(profile.student, f"{name}_weight") for name in names}
     assert {term.name: term.weight for term in terms} == {n: w for n, w in weights.items() if w}
+    assert weights["contrastive"]  # of all recipes; of the others, test_config.py says which
     # What is there already is not read again.
     asked.clear()
     kept = experiment.prepare_rehearsal(clip, encoded, profile.regions)
@@ -525,7 +520,7 @@ def test_damaged_settings_are_named(tmp_path) -> None:
 
 
 @pytest.fixture
-def own(clip_folder, finding, tmp_path) -> Profile:
+def own(clip_folder, fake_detector, tmp_path) -> Profile:
     """A run on data of one's own, with a few pictures without captions."""
     data = write_own(tmp_path / "own", range(20), split=True)
     more = tmp_path / "more"
@@ -654,7 +649,7 @@ def finished(clip_folder, make_detector, tmp_path_factory):
 
 
 @pytest.fixture
-def copy(finished, finding, tmp_path):
+def copy(finished, fake_detector, tmp_path):
     """The same run, to be changed; of the data, which paths tell, there is one only."""
     profile, folder, _ = finished
     kept = shutil.copytree(folder, tmp_path / "kept")
@@ -784,7 +779,7 @@ def test_a_teacher_is_trained_first_and_the_run_goes_on_there(own, tmp_path, mon
     """And is used by another run, whose arms have seen what it has."""
     out = tmp_path / "run"
     taught = experiment.run_teacher(own, out)
-    assert {path.name for path in out.glob("*/model.safetensors")} == {"model.safetensors"}
+    assert [path.parent.name for path in out.glob("*/model.safetensors")] == ["region_teacher"]
     assert not (out / "region_taught").exists()
     before = (out / "region_teacher/model.safetensors").read_bytes()
     assert load_seen(out / "region_teacher").complete

@@ -28,7 +28,6 @@ from dclip_kit.evaluation.inspection import (
     score_teachers,
     shortcut_probe,
 )
-from dclip_kit.features import extract as extraction
 from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import composition_scores
 from dclip_kit.models.encode import encode_images, encode_texts, encode_tokens
@@ -556,9 +555,8 @@ def test_each_kind_of_teacher_has_the_probe_that_fits_it(weighted, clip, feature
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch, detector) -> None:
+def drawn(tmp_path, monkeypatch, fake_detector) -> None:
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
 
 
 @pytest.mark.parametrize("weighted", [True, False])

@@ -28,11 +28,12 @@ from dclip_kit.evaluation.measuring import (
     load_rescoring_parts,
     measure_model,
 )
+from dclip_kit.evaluation.profile_data import read_measured
 from dclip_kit.evaluation.seen import describe_seen
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_images, encode_texts
-from dclip_kit.models.weights import clone_clip, round_changed
+from dclip_kit.models.weights import round_changed
 from tests.data.test_leaks import dataset
 from tests.data.test_splits import write_own
 from tests.evaluation.test_profile_data import write_classes
@@ -47,12 +48,8 @@ def profile(clip_folder, tmp_path) -> Profile:
 
 
 @pytest.fixture
-def arm(clip, profile, tmp_path) -> Path:
+def arm(clip, tuned, profile, tmp_path) -> Path:
     """An arm that has trained on test's first picture, and was chosen on its second."""
-    tuned = clone_clip(clip)
-    with torch.no_grad():
-        for parameter in tuned.model.visual.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
     round_changed(clip, tuned)
     test, classes = read_splits(profile.data).test, read_labelled(profile.zero_shot)
     seen = describe_seen(test.select([0]), test.select([1]), classes.paths[:5], by_content=False)
@@ -87,7 +84,9 @@ def test_a_test_of_its_own_names_what_is_measured(arm, profile, clip, tmp_path) 
     origin = describe_origin(replace(profile, test=str(test)), clip)
     seen = describe_seen(*[dataset(tmp_path, [])] * 2, [], by_content=False)
     save_arm(Arm(clip, 0.5), arm, origin, seen)
-    assert choose_measured_on([str(arm)], PROFILES["pocket"]).name == str(test)
+    on = choose_measured_on([str(arm)], PROFILES["pocket"])
+    assert on.name == describe_results({}, on)["test"] == str(test)
+    assert on.captioned.paths == read_measured(on.profile).paths and len(on.captioned) == 4
     assert choose_measured_on([str(arm)], PROFILES["pocket"], "train").name == profile.data
 
 
@@ -144,7 +143,11 @@ def test_the_answers_are_json_with_all_that_was_left_out(answered, arm, clip_fol
     told = json.loads(json.dumps(describe_results(results, on, "nnn"), allow_nan=False))
     first, second = str(clip_folder), str(arm)
     names = [first, f"{first} by nnn", second, f"{second} by nnn"]
-    assert list(told["retrieval"]) == names == list(list_retrievals(results, "nnn"))
+    retrievals = list_retrievals(results, "nnn")
+    assert list(told["retrieval"]) == names == list(retrievals)
+    figures = {name: metrics.as_dict() for name, metrics in retrievals.items()}
+    assert told["retrieval"] == json.loads(json.dumps(figures))
+    assert retrievals[names[1]] is results[first].rescored.retrieval
     assert list(told["gains"]) == names[1:]  # each over the first
     assert told["pictures"] == len(on.captioned) and told["captions"] == 2 * len(on.captioned)
     (leak,) = told["left_out"]["trained_on"][second]

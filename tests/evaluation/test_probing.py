@@ -31,10 +31,9 @@ from tests.data.test_splits import write_own
 
 
 @pytest.fixture
-def profile(clip_folder, detector, tmp_path, monkeypatch) -> Profile:
+def profile(clip_folder, fake_detector, tmp_path, monkeypatch) -> Profile:
     """Of a run on data of one's own, with boxes by a picture's width."""
     monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
     given = {"clip": str(clip_folder), "data": str(write_own(tmp_path / "own", range(60)))}
     few = {"region_teacher": {"width": 24, "heads": 3}, "teacher": {"heads": 4}}
     profile = replace(PROFILES["pocket"], **given)
@@ -116,6 +115,7 @@ def test_answers_are_json_and_text(clip, taught) -> None:
     first, empty, head, *_ = text.splitlines()
     assert first.startswith(f"{folder}: ") and f"own {100 * looks.own:.1f}" in first
     assert empty == "" and head == "Compositions: 3 pairs of pocket scenes a kind"
+    assert "text (chance 25.0) | image (chance 25.0) | group (chance 16.7)" in text
     assert "\x1b" not in text and "model\\x1b[31m" in text
     alone = format_probes({"it": ProbeResult(results[odd].compositions)}, 3)
     assert alone.startswith("Compositions: ")

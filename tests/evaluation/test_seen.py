@@ -8,7 +8,7 @@ import pytest
 
 from dclip_kit.config import PROFILES
 from dclip_kit.data import read_labelled
-from dclip_kit.data.leaks import OWN, hash_name
+from dclip_kit.data.leaks import OWN
 from dclip_kit.data.pocket import world as pocket
 from dclip_kit.evaluation import seen as module
 from dclip_kit.evaluation.profile_data import ProfileData, load_data, load_uncaptioned
@@ -291,16 +291,6 @@ def test_uncaptioned_scenes_are_trained_on_too(count, scenes, tmp_path) -> None:
     for stream in ("further_val", "further_test"):
         scenes = pocket.load_captioned(stream, 3)
         assert leave_out_trained(scenes, {"arm": seen}).dataset == scenes
-
-
-def test_further_scenes_of_the_pocket_are_known_by_their_numbers(scenes, tmp_path) -> None:
-    described = describe_pocket(3)
-    described.save(tmp_path)
-    for seen in (load_seen(tmp_path), described):
-        numbers = {hash_name(f"pocket uncaptioned/{number}") for number in range(3)}
-        assert numbers <= seen.trained.names.keys()
-        assert hash_name("pocket uncaptioned/3") not in seen.trained.names
-    assert hash_name("pocket uncaptioned/0") not in describe_pocket().trained.names
 
 
 @pytest.fixture

@@ -21,13 +21,7 @@ MISTAKES = [
 
 
 def test_there_are_thirteen_exercises() -> None:
-    assert len(EVERY) == 13
-
-
-@pytest.mark.parametrize(("name", "exercise"), EVERY)
-def test_the_solution_is_right_and_two_mistakes_are_known(name: str, exercise: Exercise) -> None:
-    assert exercise.find_fault(exercise.solve) is None
-    assert len(exercise.mistakes) >= 2
+    assert len(EVERY) == 13 and all(len(each.mistakes) >= 2 for _, each in EVERY)
 
 
 @pytest.mark.parametrize(("exercise", "said", "mistake"), MISTAKES)
@@ -90,17 +84,6 @@ def test_an_answer_may_change_its_inputs(capsys) -> None:
 
     exercises.check_rescore(rescore_in_place)
     assert capsys.readouterr().out == "Right, on 20 random inputs.\n"
-
-
-def slow_overlap(first, second):
-    """Counts the cells of a fine grid that lie in both boxes, and in either."""
-    edges = np.array([first, second]).reshape(4, 2)
-    x, y = np.linspace(edges.min(0), edges.max(0), 2000).T
-    inside = [
-        np.outer((box[1] < y) & (y < box[3]), (box[0] < x) & (x < box[2]))
-        for box in (first, second)
-    ]
-    return (inside[0] & inside[1]).sum() / (inside[0] | inside[1]).sum()
 
 
 def slow_loss(images, texts, temperature):
@@ -220,12 +203,8 @@ def summed_gain(before, after, draws):
 
 
 ANSWERS = {
-    "overlap": [clipped_overlap, lambda *boxes: [clipped_overlap(*boxes)]],
-    "nearest_class": [
-        slow_nearest_class,
-        lambda *inputs: np.array([slow_nearest_class(*inputs)]),
-        lambda *inputs: float(slow_nearest_class(*inputs)),
-    ],
+    "overlap": [clipped_overlap],
+    "nearest_class": [slow_nearest_class],
     "weigh": [slow_weigh, lambda *factors: sum(f.log() for f in factors).softmax(0).numpy()],
     "pool": [
         slow_pool,
@@ -233,43 +212,19 @@ ANSWERS = {
         lambda regions, mask: regions.numpy()[mask.numpy()].mean(axis=0),
         lambda regions, mask: (regions * mask.unsqueeze(1)).sum(0) / mask.sum(),
     ],
-    "contrastive_loss": [
-        slow_loss,
-        lambda *inputs: float(slow_loss(*inputs)),
-        lambda *inputs: np.reshape(slow_loss(*inputs), 1),
-    ],
+    "contrastive_loss": [slow_loss],
     "mix": [
         torch.lerp,
         lambda before, after, alpha: (1 - alpha) * before.numpy() + alpha * after.numpy(),
-        lambda *inputs: torch.lerp(*inputs).tolist(),
-        lambda *inputs: list(torch.lerp(*inputs)),
     ],
     "recall": [slow_recall, metric_recall, rank_recall],
-    "average_precision": [
-        slow_average_precision,
-        lambda relevant: [slow_average_precision(relevant)],
-        lambda relevant: np.float32(slow_average_precision(relevant)),
-    ],
-    "search": [
-        sort_search,
-        lambda *inputs: np.array(sort_search(*inputs)),
-        lambda *inputs: list(torch.tensor(sort_search(*inputs))),
-    ],
-    "rescore": [
-        slow_rescore,
-        row_rescore,
-        lambda *inputs: torch.stack(row_rescore(*inputs)).numpy(),
-    ],
-    "gain": [slow_gain, summed_gain, lambda *inputs: np.array(slow_gain(*inputs))],
-    "group_score": [
-        slow_group_score,
-        lambda similarity: [slow_group_score(similarity)],
-        lambda similarity: torch.tensor([slow_group_score(similarity)]),
-    ],
+    "average_precision": [slow_average_precision],
+    "search": [sort_search],
+    "rescore": [slow_rescore, row_rescore],
+    "gain": [slow_gain, summed_gain],
+    "group_score": [slow_group_score],
     "agreement": [
         slow_agreement,
-        lambda ours, theirs: [slow_agreement(ours, theirs)],
-        lambda ours, theirs: np.float64(slow_agreement(ours, theirs)),
         lambda ours, theirs: torch.nn.functional.cosine_similarity(theirs, ours, dim=1).amin(),
     ],
 }
@@ -289,6 +244,17 @@ def test_an_answer_may_be_written_in_another_way(name: str, answer, capsys) -> N
 
 
 @pytest.mark.parametrize(
+    "convert",
+    [np.asarray, lambda answer: np.asarray(answer).tolist(), partial(np.asarray, dtype=np.float32)],
+    ids=["numpy", "plain Python", "short numbers"],
+)
+@pytest.mark.parametrize(("name", "exercise"), EVERY)
+def test_an_answer_may_be_of_another_type(name, exercise: Exercise, convert, capsys) -> None:
+    exercise(lambda *inputs: convert(exercise.solve(*inputs)))
+    assert capsys.readouterr().out == "Right, on 20 random inputs.\n"
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         pytest.param(partial(rank_recall, tied_share=0), id="best-place"),
@@ -299,11 +265,3 @@ def test_an_answer_may_be_written_in_another_way(name: str, answer, capsys) -> N
 )
 def test_recall_of_another_rule_for_ties_is_told_so(answer) -> None:
     assert exercises.check_recall.find_fault(answer).startswith("Ties ")
-
-
-def test_overlap_is_what_counting_cells_gives() -> None:
-    rng = torch.Generator().manual_seed(3)
-    for _ in range(10):
-        boxes = exercises.check_overlap.draw(rng)
-        found = float(exercises.check_overlap.solve(*boxes))
-        assert found == pytest.approx(slow_overlap(*boxes), abs=0.01)

@@ -421,10 +421,9 @@ def test_features_are_extracted_once_for_what_they_are_made_from(
 
 
 def test_without_a_folder_features_are_in_memory_only(
-    clip, data, detector, tmp_path, monkeypatch
+    clip, data, fake_detector, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
     few = data.val.select(range(3))
     kept = load_or_extract_features(clip, few, POCKET, tmp_path / "kept")
     for _ in range(2):
@@ -449,10 +448,7 @@ def test_the_detector_is_that_of_the_settings_and_where_clip_is(
     assert asked == [(("mine.pt",), expected)]
 
 
-def test_encoded_pictures_are_read_if_they_are_few(
-    clip, data, detector, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
+def test_encoded_pictures_are_read_if_they_are_few(clip, data, fake_detector, tmp_path) -> None:
     few = data.val.select(range(3))
     found = encode_pictures(clip, few, POCKET, tmp_path)
     assert found.dataset is few and torch.equal(found.pictures, read_pixels(clip, few.paths))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dclip_kit.config import RegionTeacherSettings, TeacherSettings, get_profile
+from dclip_kit.config import RegionTeacherSettings, TeacherSettings
 from dclip_kit.models.teacher import (
     CrossModalAttention,
     MetaTeacher,
@@ -21,7 +21,6 @@ from dclip_kit.models.teacher import (
     require_teacher,
     save_teacher,
 )
-from dclip_kit.runtime.files import asset_path
 
 IMAGE, REGION, TOKEN, EMBED = 3, 4, 5, 8
 REGIONS, TOKENS = (4, 2, 1), (1, 5, 3)  # real ones of each pair
@@ -315,13 +314,6 @@ def test_a_teacher_in_half_precision_is_computed_with_in_single(saved) -> None:
     again, _ = load_teacher(folder)
     for name, value in again.state_dict().items():
         assert value.dtype == torch.float32 and torch.equal(value, teacher.state_dict()[name])
-
-
-def test_the_stored_teachers_are_of_the_pockets_settings() -> None:
-    profile = get_profile("pocket")
-    for settings in (profile.teacher, profile.region_teacher):
-        folder = asset_path("pocket_arms", kind_of(settings))
-        require_teacher(load_teacher(folder)[1], settings, str(folder))
 
 
 def test_a_runs_folder_names_its_teachers(saved, tmp_path) -> None:

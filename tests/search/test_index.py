@@ -338,12 +338,6 @@ def test_damage_is_said(index) -> None:
             SearchIndex(index.folder)
 
 
-def test_the_list_names_the_shards_that_count(index) -> None:
-    (file,) = index.folder.glob("*.safetensors")
-    assert json.loads((index.folder / "index.json").read_text()) == [file.name]
-    assert isinstance(index.search(QUERIES)[0], Hits)
-
-
 def test_files_of_others_in_the_folder_are_passed_over(index) -> None:
     """Such as those that faiss writes."""
     before = contents(index)

@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from dclip_kit.config import PROFILES, RegionTeacherSettings, apply_recipe, control_of
-from dclip_kit.features import extract as extraction
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.models import encode
@@ -28,9 +27,8 @@ OWN = RegionTeacherSettings(width=24, heads=3)
 
 
 @pytest.fixture
-def encoded(data, clip, detector, monkeypatch) -> EncodedPictures:
+def encoded(data, clip, fake_detector) -> EncodedPictures:
     """The training data, with boxes by a picture's width."""
-    monkeypatch.setattr(extraction, "load_detector", lambda *_, **__: detector)
     return encode_pictures(clip, data.train, REGIONS)
 
 

@@ -120,23 +120,6 @@ def test_the_norms_of_a_resnet_are_its_batch_norms(make_clip_folder) -> None:
     assert not clip.model.visual.conv1.weight.requires_grad
 
 
-def test_it_goes_on_exactly_where_it_stopped(clip, pixels, features, denoiser, tmp_path) -> None:
-    given = {"texts": texts_of(features), "denoiser": denoiser, "seed": 3}
-    whole = fine_tune(clip, pixels, features, SDS, **given)
-
-    def stop(step: int, loss: float) -> None:
-        if step == 4:
-            raise KeyboardInterrupt
-
-    state = tmp_path / "state.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        fine_tune(clip, pixels, features, SDS, **given, checkpoint=state, on_step=stop)
-    torch.manual_seed(99)
-    resumed = fine_tune(clip, pixels, features, SDS, **given, checkpoint=state)
-    assert torch.equal(weights(resumed.student.model), weights(whole.student.model))
-    assert [row["sds"] for row in resumed.history] == [row["sds"] for row in whole.history]
-
-
 def test_it_goes_on_with_no_other_denoiser(clip, pixels, features, denoiser, tmp_path) -> None:
     given = {"texts": texts_of(features), "checkpoint": tmp_path / "state.safetensors"}
     fine_tune(clip, pixels, features, SDS, **given, denoiser=denoiser)

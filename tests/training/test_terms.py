@@ -1,7 +1,6 @@
 """Each term on a batch written by hand: what it compares, and that no other looks at it."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from torch.nn import functional as F
 
 from dclip_kit.config import RECIPES, StudentSettings, change_settings
 from dclip_kit.losses import anchored_kl_loss, contrastive_loss, cosine_distillation_loss
-from dclip_kit.models.denoiser import Denoiser
 from dclip_kit.training import PictureTargets, choose_terms
 from dclip_kit.training.terms import (
     AnchoredTerm,
@@ -93,48 +91,9 @@ def test_what_comes_beside_a_batch_depends_on_its_number_and_seed_alone() -> Non
     again = [Beside(targets, 20, seed).draw(number) for seed in (0, 1) for number in (0, 1)]
     assert all(map(torch.equal, drawn, again))
     assert len({tuple(each.tolist()) for each in drawn}) == 4
+    more = [Beside(targets, 20, 0).draw(number) for number in range(20)]
+    assert torch.cat(more).unique().tolist() == [*range(50)]  # all, in time
     assert torch.equal(torch.get_rng_state(), state)
-
-
-NAMES = {
-    "region_taught": ["contrastive", "distillation", "rehearsal"],
-    "crops_taught": ["contrastive", "distillation", "rehearsal"],
-    "whole_picture_taught": ["contrastive", "distillation", "rehearsal"],
-    "self_taught": ["contrastive", "distillation", "rehearsal"],
-    "contrastive_rehearsal": ["contrastive", "rehearsal"],
-    "contrastive": ["contrastive"],
-    "sds": ["contrastive", "sds"],
-    "dclip": ["contrastive", "distillation"],
-    "official_code": ["contrastive", "distillation"],
-}
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_is_its_terms_with_their_weights(recipe, features, pixels) -> None:
-    settings = change_settings(StudentSettings(), RECIPES[recipe]["student"])
-    texts = [f"picture {index}" for index in range(len(features.text))]
-    beside = PictureTargets(pixels, features.image)
-    denoiser = object.__new__(Denoiser)  # which nothing asks yet but where it is
-    vars(denoiser)["unet"] = SimpleNamespace(device="cpu")
-    terms = choose_terms(
-        settings,
-        join(pixels, features, texts),
-        features.text,
-        uncaptioned=beside,
-        rehearsal=beside,
-        denoiser=denoiser,
-        seed=3,
-    )
-    assert [term.name for term in terms] == NAMES[recipe]
-    weights = {f"{term.name}_weight": term.weight for term in terms}
-    assert weights == {name: getattr(settings, name) for name in weights}
-    wants = {term.name: term.beside.count for term in terms if term.beside}
-    expected = {"distillation": settings.uncaptioned_batch, "rehearsal": settings.rehearsal_batch}
-    assert wants == {n: expected[n] for n in wants}
-    assert ("distillation" in wants) == bool(settings.uncaptioned_batch)
-    for term in terms:
-        if isinstance(term, CosineTerm):
-            assert term.of_texts == (recipe == "official_code")
 
 
 def test_no_weight_at_all_is_refused(features, pixels) -> None:
