@@ -75,7 +75,6 @@ def distill(
         keep_going: train on though an epoch has ruined a model.
         device: auto, cpu, cuda:0, …
     """
-    require_recipe(settings)
     if rates:
         from dclip_kit.evaluation.pilot import read_rates
 
@@ -143,7 +142,6 @@ def pilot(
         minutes: for the three trainings, about; where steps are slow, there are fewer.
         device: auto, cpu, cuda:0, …
     """
-    require_recipe(settings)
     require_own_folder(out, "settings.json")
     if min(pictures, steps) < 1:
         raise ValueError(f"Expected at least one picture and step, got {pictures} and {steps}.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dclip_kit.config import CONTROL, Profile, control_of, trains_teacher
+from dclip_kit.config import CONTROL, Profile, control_of, require_recipe, trains_teacher
 from dclip_kit.data import CaptionedImages
 from dclip_kit.evaluation.arms import (
     Arm,
@@ -201,6 +201,7 @@ def begin(
     Raises:
         FileNotFoundError, ValueError: as `run`.
     """
+    require_recipe(profile)
     require_settings(profile, out)
     require_data(profile)
     if teacher and not trains_teacher(profile):

@@ -577,6 +577,12 @@ def test_a_run_begins_with_its_settings_its_data_and_what_it_will_have_seen(own,
     assert plain.seen.trained.phash is None
 
 
+def test_a_run_of_another_recipe_than_its_name_is_not_begun(own, tmp_path) -> None:
+    with pytest.raises(ValueError, match="in the recipe dclip"):
+        begin(replace(own, recipe="dclip"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_not_begun_anew_with_other_settings(own, tmp_path) -> None:
     """Not even with those that no checkpoint knows."""
     begin(own, tmp_path / "run")
