@@ -82,28 +82,15 @@ def distill(
     _require_room(settings, out, features or out, teacher)
     from dclip_kit.evaluation import experiment
     from dclip_kit.evaluation.compare import format_report
-    from dclip_kit.evaluation.from_pictures import run_from_pictures, say_from_pictures
-    from dclip_kit.evaluation.profile_data import has_captions
     from dclip_kit.runtime.processes import is_main_process
 
-    device = choose_device(device)
-    if settings.captions == "none" and not has_captions(settings):
-        for option, given in (
-            ("--teacher", teacher),
-            ("--test", settings.test),
-            ("--uncaptioned", settings.uncaptioned not in ("", "auto") and settings.uncaptioned),
-        ):
-            if given:
-                raise ValueError(
-                    f"Expected no {option} where no picture has a caption, got {given}; leave it "
-                    "out, and put all pictures to train on into --data."
-                )
-        report = run_from_pictures(settings, out, features=features, device=device)
-        if is_main_process():
-            print(*say_from_pictures(report), f"Written to {printable(out)}.", sep="\n")
-        return
     report = experiment.run(
-        settings, out, teacher=teacher, features=features, device=device, keep_going=keep_going
+        settings,
+        out,
+        teacher=teacher,
+        features=features,
+        device=device,
+        keep_going=keep_going,
     )
     if is_main_process():
         arm = printable(out / settings.recipe)

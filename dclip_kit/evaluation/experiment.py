@@ -6,7 +6,7 @@
 import html
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,17 @@ from dclip_kit.evaluation.arms import (
 from dclip_kit.evaluation.compare import (
     format_report,
     make_report,
+    say_from_pictures,
     say_report,
     warn_of_captions,
     warn_of_few,
 )
+from dclip_kit.evaluation.evaluate import evaluate_zero_shot, prepare_zero_shot
 from dclip_kit.evaluation.inspection import probe_teacher
 from dclip_kit.evaluation.profile_data import (
     ProfileData,
     is_pocket,
+    lacks_captions,
     load_data,
     load_uncaptioned,
     locate_uncaptioned,
@@ -54,6 +57,7 @@ from dclip_kit.evaluation.seen import (
 )
 from dclip_kit.features.extract import encode_pictures, load_or_extract_features
 from dclip_kit.features.store import EncodedPictures, FrozenFeatures, differing_entries
+from dclip_kit.metrics import retention
 from dclip_kit.models.adapters import choose_layers
 from dclip_kit.models.clip import ClipBundle, choose_device, load_clip, tag_for
 from dclip_kit.models.denoiser import Denoiser, load_denoiser
@@ -68,7 +72,7 @@ from dclip_kit.models.teacher import (
     require_teacher,
     save_teacher,
 )
-from dclip_kit.models.weights import choose_parameters
+from dclip_kit.models.weights import choose_parameters, interpolate, round_changed
 from dclip_kit.runtime.files import read_record, write_record
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
@@ -78,11 +82,13 @@ from dclip_kit.training import (
     Term,
     choose_region_teacher,
     choose_terms,
+    distill,
     train_region_teacher,
     train_teacher,
 )
 from dclip_kit.training.lessons import prepare_lessons, prepare_rehearsal
 
+UNCHOSEN_ALPHA = 0.5  # of the trained weights, where no captioned val can choose it
 SETTINGS, REPORT = "settings.json", "report.json"  # of a run's folder, beside its models' folders
 
 
@@ -97,6 +103,7 @@ def run(
 ) -> dict[str, Any]:
     """Fine-tunes a CLIP by a profile's recipe and by its control, and measures both.
 
+    From a folder of pictures without captions (`Profile.captions` none), as `learn_from_pictures`.
     Call it again with the same arguments to continue where it stopped.
 
     Args:
@@ -108,7 +115,7 @@ def run(
         keep_going: whether to train on though an epoch has ruined a model.
 
     Returns:
-        The report, from `make_report`.
+        The report, from `make_report` or `learn_from_pictures`.
 
     Raises:
         ValueError: the folder has a run with other settings; data cannot be read or is too little;
@@ -122,6 +129,8 @@ def run(
 
     captioned = encode_pictures(clip, data.train, regions, features)
     teacher_run = obtain_teacher(begun, captioned.features, teacher, features)
+    if teacher_run and not data.val:
+        return learn_from_pictures(begun, captioned, teacher_run)
     uncaptioned = None
     if begun.uncaptioned:
         uncaptioned = encode_pictures(clip, begun.uncaptioned, regions, features)
@@ -209,6 +218,10 @@ def begin(
             f"Expected no teacher for the recipe {profile.recipe}, which trains none, got "
             f"{teacher}; leave it out, or take the recipe region_taught."
         )
+    if teacher and lacks_captions(profile):
+        raise ValueError(
+            f"Expected no --teacher where no picture has a caption, got {teacher}; leave it out."
+        )
     device = choose_device(device)
     clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
     require_trainable(profile, clip)
@@ -235,6 +248,9 @@ def begin(
 
 def say_counts(data: ProfileData, uncaptioned: CaptionedImages | None) -> None:
     """Prints the number of pictures of each kind."""
+    if not data.val:
+        say(f"{len(data.train):,} pictures without captions to train on.")
+        return
     more = f" and {len(uncaptioned):,} without captions" if uncaptioned else ""
     say(
         f"{len(data.train):,} pictures with captions{more} to train on, {len(data.val):,} to "
@@ -351,7 +367,7 @@ def obtain_teacher(
         return load_saved_teacher(trained)
     state = out / "checkpoints" / "teacher.safetensors"
     val = None
-    if chooses_teacher(profile):
+    if chooses_teacher(profile) and begun.data.val:
         val = load_or_extract_features(begun.clip, begun.data.val, profile.regions, store)
     run = train_teacher_of(profile, features, state, begun.clip.device, val)
     if is_main_process():
@@ -526,6 +542,51 @@ def train_arms(
             on_arm(name)
     say("Trained the arms now.")
     return arms
+
+
+def learn_from_pictures(
+    begun: Begun, captioned: EncodedPictures, teacher: TeacherRun
+) -> dict[str, Any]:
+    """The students' part of a run from pictures alone, of which none has a caption.
+
+    There is no control, and half of the new weights are kept, since nothing can choose. What the
+    arm forgets is measured; what it finds, only captioned pictures can tell.
+
+    Args:
+        begun: the run.
+        captioned: its pictures, each with some text.
+        teacher: the mean of picture and regions.
+
+    Returns:
+        What was measured, as written to report.json.
+    """
+    profile, clip, out, data = begun.profile, begun.clip, begun.out, begun.data
+    zero_shot = prepare_zero_shot(clip, data.zero_shot, read=False, templates=data.templates)
+    terms = prepare_terms(profile, clip, captioned, teacher.teacher)
+    state = out / "checkpoints" / f"{profile.recipe}.safetensors"
+    trained = distill(clip, captioned, terms, profile.student, seed=profile.seed, checkpoint=state)
+    student = interpolate(clip, trained.student, UNCHOSEN_ALPHA)
+    round_changed(clip, student)
+
+    before, after = (evaluate_zero_shot(each, zero_shot) for each in (clip, student))
+    report = {
+        "captions": "none",
+        "recipe": profile.recipe,
+        "pictures": len(captioned.dataset),
+        "anchors": len(read_anchors(profile.anchor_texts)),
+        "alpha": UNCHOSEN_ALPHA,
+        "teacher": say_chosen(teacher),
+        "zero_shot": {"clip": before.top1, profile.recipe: after.top1},
+        "retention": asdict(retention(before.correct, after.correct)) if before.top1 else None,
+        "least_retention": profile.selection.least_retention,
+        "notes": [],
+    }
+    if is_main_process():
+        arm = Arm(student, UNCHOSEN_ALPHA, history=trained.history)
+        save_arm(arm, out / profile.recipe, describe_origin(profile, clip), begun.seen)
+        write_card(out / profile.recipe, "\n".join(f"- {x}" for x in say_from_pictures(report)))
+        write_record(report, out / REPORT)
+    return report
 
 
 def list_notes(data: ProfileData, clip: ClipBundle) -> list[str]:

@@ -23,6 +23,7 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.experiment import Begun, begin, prepare_terms
+from dclip_kit.evaluation.profile_data import lacks_captions
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.metrics import Gain, RetrievalMetrics
@@ -115,6 +116,11 @@ def run_pilot(
     Raises:
         FileNotFoundError, ValueError: as `experiment.run`.
     """
+    if lacks_captions(profile):
+        raise ValueError(
+            f"Expected captioned pictures to try, got {profile.data}, which has none; run distill "
+            "without a pilot."
+        )
     begun = begin(profile, out, device=device)
     data, uncaptioned, control = begun.data, begun.uncaptioned, control_of(profile)
     settings = control.student

@@ -80,8 +80,20 @@ def require_data(profile: Profile) -> None:
         )
     for source in filter(is_pocket, (profile.data, profile.zero_shot)):
         pocket_count(source)
+    alone = lacks_captions(profile)
+    if alone and not profile.anchor_texts:
+        raise ValueError(
+            f"Expected texts that the pictures in {profile.data} can be compared with, got none; "
+            "give --anchor-texts, such as a .txt with one a line."
+        )
+    for option, given in (("test", profile.test), ("uncaptioned", locate_uncaptioned(profile))):
+        if alone and given:
+            raise ValueError(
+                f"Expected no --{option} where no picture has a caption, got {given}; leave it "
+                "out, and put all pictures to train on into --data."
+            )
     if not is_pocket(profile.data):
-        if profile.captions == "own" or has_captions(profile):
+        if not alone:
             for path in filter(None, (profile.data, profile.test)):
                 recognise_format(path, profile.images or None)
         if profile.leak_guard == "content":
@@ -104,13 +116,16 @@ def require_data(profile: Profile) -> None:
 def load_data(profile: Profile) -> ProfileData:
     """Reads a profile's data; the pocket's is drawn on first use.
 
-    For other data, what cannot be used is printed.
+    For other data, what cannot be used is printed. Of a folder of pictures without captions, all
+    are to train on, each with some text; val and test are empty, and no labelled picture chooses.
 
     Raises:
         ValueError: as `require_data`, or data cannot be read or is too little.
         ImportError: a library of the extra "data" is needed and not installed.
     """
     require_data(profile)
+    if lacks_captions(profile):
+        return load_pictures_alone(profile)
     if is_pocket(profile.zero_shot):
         count = pocket_count(profile.zero_shot)
         labelled: tuple[LabelledImages, LabelledImages, LabelledImages | None] = (
@@ -128,6 +143,34 @@ def load_data(profile: Profile) -> ProfileData:
     return ProfileData(
         splits.train, splits.val, splits.test, splits.left_out, *labelled, ceiling, templates
     )
+
+
+def load_pictures_alone(profile: Profile) -> ProfileData:
+    """The data of a profile whose pictures have no captions, as `load_data` says."""
+    pictures, left_out = read_uncaptioned(profile.data, (), profile.leak_guard == "content")
+    if str(left_out):
+        say(str(left_out))
+    if is_pocket(profile.zero_shot):
+        labelled = pocket.load_labelled("zero_shot", pocket_count(profile.zero_shot))
+    else:
+        (labelled,) = read_zero_shot(profile.zero_shot)
+    return ProfileData(
+        deal_texts(pictures, read_anchors(profile.anchor_texts)),
+        val=pictures.select([]),
+        test=pictures.select([]),
+        left_out=left_out,
+        zero_shot_val=labelled.select([]),
+        zero_shot=labelled,
+        zero_shot_held_out=None,
+        ceiling=None,
+        templates=choose_templates(profile.zero_shot, profile.templates),
+    )
+
+
+def deal_texts(pictures: CaptionedImages, texts: list[str]) -> CaptionedImages:
+    """Gives each picture some text: batches are planned by them, and nothing learns from pairs."""
+    captions = tuple((texts[index % len(texts)],) for index in range(len(pictures)))
+    return replace(pictures, captions=captions)
 
 
 def leave_out_unreadable(*sets: LabelledImages) -> tuple[LabelledImages, ...]:
@@ -222,11 +265,14 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     left out, identified by name and content as `Profile.leak_guard` says, and this is printed.
 
     Returns:
-        The pictures; None if the profile has none or its recipe cannot use them, which is printed.
+        The pictures; None if the profile has none or its recipe cannot use them, which is printed
+            unless all its pictures are without captions.
 
     Raises:
         ValueError: as `read_uncaptioned`.
     """
+    if not data.val:
+        return None
     source = locate_uncaptioned(profile)
     scenes = pocket_count(source) if is_pocket(source) else None
     learns = profile.student.distillation_weight and profile.student.uncaptioned_batch
@@ -349,6 +395,11 @@ def has_captions(profile: Profile) -> bool:
     """Whether a profile's data are more than a folder of pictures."""
     data = Path(profile.data)
     return not data.is_dir() or bool(find_formats(data)) or has_parquet(data)
+
+
+def lacks_captions(profile: Profile) -> bool:
+    """Whether a profile learns from nothing but pictures: of its data, none has a caption."""
+    return profile.captions == "none" and not (is_pocket(profile.data) or has_captions(profile))
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
