@@ -33,6 +33,7 @@ from dclip_kit.data.splits import (
     say_left_out,
 )
 from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, TEMPLATES, Templates
+from dclip_kit.models.clip import POCKET
 from dclip_kit.runtime.printing import say
 
 # The fields of a profile that decide what is measured: the model and the pictures.
@@ -293,6 +294,23 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     return pictures
 
 
+def resolve_paths(profile: Profile) -> Profile:
+    """A profile with whole paths to its CLIP and its data, which are then found from any folder."""
+
+    def resolve(source: str) -> str:
+        kind = source.partition(":")[0]
+        start = f"{kind}:" if kind in LABELLED_READERS else ""
+        path = Path(source.removeprefix(start))
+        is_name = source in ("", "auto", *POCKET) or is_pocket(source)
+        return source if is_name or not path.exists() else f"{start}{path.resolve()}"
+
+    names = ("clip", "pretrained", "data", "images", "test", "zero_shot", "uncaptioned")
+    sources = {name: getattr(profile, name) or "" for name in (*names, "anchor_texts")}
+    sources["clip"] = profile.clip.removeprefix("local-dir:")
+    whole = {name: resolve(source) for name, source in sources.items()}
+    return replace(profile, **whole | {"pretrained": whole["pretrained"] or None})
+
+
 def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> Profile:
     """Chooses what to measure models on: a profile's data, zero_shot, templates and seed.
 
@@ -315,11 +333,13 @@ def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> 
     if "data" in overrides:
         overrides = {"images": "", "test": ""} | overrides
     measured = replace([*runs, profile][0], **overrides)
-    if not measured.data or (is_pocket(measured.data) and measured.images):
-        raise ValueError(
-            "Expected captioned pictures to measure on, got "
-            f"{f'{measured.images} alone' if measured.images else 'none'}; give --data."
-        )
+    got = "" if measured.data else "none"
+    if is_pocket(measured.data) and measured.images:
+        got = f"{measured.images} alone"
+    elif measured.data and "data" not in overrides and not has_captions(measured):
+        got = f"those of the model's training in {measured.data}, which have no captions"
+    if got:
+        raise ValueError(f"Expected captioned pictures to measure on, got {got}; give --data.")
     return measured
 
 
@@ -394,12 +414,14 @@ def read_anchors(source: str) -> list[str]:
 def has_captions(profile: Profile) -> bool:
     """Whether a profile's data are more than a folder of pictures."""
     data = Path(profile.data)
-    return not data.is_dir() or bool(find_formats(data)) or has_parquet(data)
+    if is_pocket(profile.data) or not data.is_dir():
+        return True
+    return bool(find_formats(data)) or has_parquet(data)
 
 
 def lacks_captions(profile: Profile) -> bool:
     """Whether a profile learns from nothing but pictures: of its data, none has a caption."""
-    return profile.captions == "none" and not (is_pocket(profile.data) or has_captions(profile))
+    return profile.captions == "none" and not has_captions(profile)
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:
