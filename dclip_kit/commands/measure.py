@@ -125,6 +125,7 @@ def probe(
     if items < 1:
         raise ValueError(f"Expected --items from 1, got {items}; ask for more.")
     from dclip_kit.evaluation import probing
+    from dclip_kit.evaluation.evaluate import evaluate_compositions, score_compositions
     from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
 
@@ -134,15 +135,17 @@ def probe(
         for reference in teacher
         for name, teacher_folder in probing.find_teachers(reference).items()
     }
-    results = {}
+    compositions, looks = {}, {}
     for name in model:
         clip = load_clip(name, tag_for(name, pretrained), torch_device)
-        results[name] = probing.probe_model(clip, items)
+        compositions[name] = evaluate_compositions(score_compositions(clip, items))
     for name, folder in folders.items():
-        results[name] = probing.probe_saved_teacher(folder, items, torch_device)
+        compositions[name], look = probing.probe_saved_teacher(folder, items, torch_device)
+        if look:
+            looks[name] = look
     if json:
-        write_record(probing.describe_probes(results, items), json)
-    print(probing.format_probes(results, items))
+        write_record(probing.describe_probes(compositions, looks, items), json)
+    print(probing.format_probes(compositions, looks, items))
 
 
 def search(
