@@ -129,18 +129,18 @@ def pilot(
         minutes: for the three trainings, about; where steps are slow, there are fewer.
         device: auto, cpu, cuda:0, …
     """
-    require_own_folder(out, "settings.json")
+    require_own_folder(out, "settings.json", "pilot.json")
     if min(pictures, steps) < 1:
         raise ValueError(f"Expected at least one picture and step, got {pictures} and {steps}.")
     if not 0 <= minutes < float("inf"):
         raise ValueError(f"Expected a number of minutes of 0 or more, got {minutes}; name another.")
-    from dclip_kit.evaluation.pilot import run_pilot, say_pilot
+    from dclip_kit.evaluation.pilot import PILOT, run_pilot, say_pilot
     from dclip_kit.runtime.files import write_record
 
     device, few = choose_device(device), {"pictures": pictures, "steps": steps}
     report = run_pilot(settings, out, **few, minutes=minutes, device=device)
-    write_record(report, out / "pilot.json")
-    print(*say_pilot(report), f"Written to {printable(out / 'pilot.json')}.", sep="\n")
+    write_record(report, out / PILOT)
+    print(*say_pilot(report), f"Written to {printable(out / PILOT)}.", sep="\n")
 
 
 def _require_room(settings: Profile, out: Path, features: Path, teacher: Path | None) -> None:
