@@ -138,9 +138,9 @@ class TeacherSettings:
 class RegionTeacherSettings:
     """The caption-free teacher over a picture and its regions, and its training (ours)."""
 
-    # never: it is the picture's feature plus a share of its regions' mean, chosen on val. always:
-    # trained, from random weights. auto: trained from that mean, and kept if it finds more on val.
-    train: Literal["always", "never", "auto"] = "always"
+    # always: trained, from random weights. never: it is the picture's feature plus a share of its
+    # regions' mean, chosen on val.
+    train: Literal["always", "never"] = "always"
 
     width: int = 384
     heads: int = 6

@@ -392,7 +392,7 @@ def train_teacher_of(
     """
     settings, seed = teacher_settings(profile), profile.seed
     if chooses_teacher(profile):
-        run = choose_region_teacher(features, settings, val, seed, checkpoint, device)
+        run = choose_region_teacher(features, settings, val, device)
         say(say_chosen(run))
         return run
     if profile.teacher_model == "region":
@@ -404,8 +404,8 @@ def train_teacher_of(
 
 
 def chooses_teacher(profile: Profile) -> bool:
-    """Whether val decides how a profile's teacher comes about: `RegionTeacherSettings.train`."""
-    return profile.teacher_model == "region" and profile.region_teacher.train != "always"
+    """Whether a profile's teacher is chosen on val, not trained: `RegionTeacherSettings.train`."""
+    return profile.teacher_model == "region" and profile.region_teacher.train == "never"
 
 
 def say_chosen(run: TeacherRun) -> str:
@@ -413,9 +413,8 @@ def say_chosen(run: TeacherRun) -> str:
     chosen = run.chosen
     recalls = ", ".join(f"{name}: {100 * x:.1f} %" for name, x in chosen["val_recall_at_1"].items())
     mean = f"the picture plus its regions' mean, weighted {chosen['weight']:g}"
-    kept = mean if chosen["kept"] == "mean" else f"a teacher trained from {mean}"
     reason = f"chosen on val (R@1 text→image: {recalls})" if recalls else "there is no val to ask"
-    return f"The teacher is {kept}; {reason}."
+    return f"The teacher is {mean}; {reason}."
 
 
 def save_teacher_run(
