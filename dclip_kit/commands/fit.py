@@ -6,10 +6,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from dclip_kit.commands.terminal import (
-    choose_device,
-    require_own_folder,
-)
+from dclip_kit.commands.terminal import require_own_folder
 from dclip_kit.config import PROFILES, Profile, apply_recipe, require_recipe, trains_teacher
 from dclip_kit.runtime.printing import printable, say
 
@@ -40,7 +37,7 @@ def train_teacher(
     _require_room(settings, out, features or out, None)
     from dclip_kit.evaluation.experiment import run_teacher
 
-    run_teacher(settings, out, features=features, device=choose_device(device))
+    run_teacher(settings, out, features=features, device=device)
 
 
 def distill(
@@ -137,8 +134,9 @@ def pilot(
     from dclip_kit.evaluation.pilot import PILOT, run_pilot, say_pilot
     from dclip_kit.runtime.files import write_record
 
-    device, few = choose_device(device), {"pictures": pictures, "steps": steps}
-    report = run_pilot(settings, out, **few, minutes=minutes, device=device)
+    report = run_pilot(
+        settings, out, pictures=pictures, steps=steps, minutes=minutes, device=device
+    )
     write_record(report, out / PILOT)
     print(*say_pilot(report), f"Written to {printable(out / PILOT)}.", sep="\n")
 
