@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from dclip_kit.config import CONTROL, Profile, control_of, require_recipe, trains_teacher
 from dclip_kit.data import CaptionedImages
@@ -544,7 +546,7 @@ def train_arms(
 
 
 def learn_from_pictures(
-    begun: Begun, captioned: EncodedPictures, teacher: TeacherRun
+    begun: Begun, encoded: EncodedPictures, teacher: TeacherRun
 ) -> dict[str, Any]:
     """The students' part of a run from pictures alone, of which none has a caption.
 
@@ -553,7 +555,7 @@ def learn_from_pictures(
 
     Args:
         begun: the run.
-        captioned: its pictures, each with some text.
+        encoded: its pictures.
         teacher: the mean of picture and regions.
 
     Returns:
@@ -561,9 +563,11 @@ def learn_from_pictures(
     """
     profile, clip, out, data = begun.profile, begun.clip, begun.out, begun.data
     zero_shot = prepare_zero_shot(clip, data.zero_shot, read=False, templates=data.templates)
-    terms = prepare_terms(profile, clip, captioned, teacher.teacher)
+    texts = read_anchors(profile.anchor_texts)
+    encoded = lend_text(encoded, texts[0], encode_texts(clip, texts[:1]))
+    terms = prepare_terms(profile, clip, encoded, teacher.teacher)
     state = out / "checkpoints" / f"{profile.recipe}.safetensors"
-    trained = distill(clip, captioned, terms, profile.student, seed=profile.seed, checkpoint=state)
+    trained = distill(clip, encoded, terms, profile.student, seed=profile.seed, checkpoint=state)
     student = interpolate(clip, trained.student, UNCHOSEN_ALPHA)
     round_changed(clip, student)
 
@@ -571,8 +575,8 @@ def learn_from_pictures(
     report = {
         "captions": "none",
         "recipe": profile.recipe,
-        "pictures": len(captioned.dataset),
-        "anchors": len(read_anchors(profile.anchor_texts)),
+        "pictures": len(encoded.dataset),
+        "anchors": len(texts),
         "alpha": UNCHOSEN_ALPHA,
         "teacher": say_chosen(teacher),
         "zero_shot": {"clip": before.top1, profile.recipe: after.top1},
@@ -586,6 +590,21 @@ def learn_from_pictures(
         write_card(out / profile.recipe, "\n".join(f"- {x}" for x in say_from_pictures(report)))
         write_record(report, out / REPORT)
     return report
+
+
+def lend_text(
+    encoded: EncodedPictures, text: str, text_features: Float[Tensor, "1 embed"]
+) -> EncodedPictures:
+    """Gives all pictures one text: batches are planned by texts, and nothing learns from pairs."""
+    count = len(encoded.features)
+    features = replace(
+        encoded.features,
+        text=text_features.expand(count, -1),  # without a copy for each
+        token_count=torch.zeros(count, dtype=torch.int64),
+        image_of_text=torch.arange(count),
+    )
+    dataset = replace(encoded.dataset, captions=((text,),) * count)
+    return replace(encoded, dataset=dataset, features=features)
 
 
 def list_notes(data: ProfileData, clip: ClipBundle) -> list[str]:

@@ -118,7 +118,7 @@ def load_data(profile: Profile) -> ProfileData:
     """Reads a profile's data; the pocket's is drawn on first use.
 
     For other data, what cannot be used is printed. Of a folder of pictures without captions, all
-    are to train on, each with some text; val and test are empty, and no labelled picture chooses.
+    are to train on; val and test are empty, and no labelled picture chooses.
 
     Raises:
         ValueError: as `require_data`, or data cannot be read or is too little.
@@ -156,7 +156,7 @@ def load_pictures_alone(profile: Profile) -> ProfileData:
     else:
         (labelled,) = read_zero_shot(profile.zero_shot)
     return ProfileData(
-        deal_texts(pictures, read_anchors(profile.anchor_texts)),
+        pictures,
         val=pictures.select([]),
         test=pictures.select([]),
         left_out=left_out,
@@ -166,12 +166,6 @@ def load_pictures_alone(profile: Profile) -> ProfileData:
         ceiling=None,
         templates=choose_templates(profile.zero_shot, profile.templates),
     )
-
-
-def deal_texts(pictures: CaptionedImages, texts: list[str]) -> CaptionedImages:
-    """Gives each picture some text: batches are planned by them, and nothing learns from pairs."""
-    captions = tuple((texts[index % len(texts)],) for index in range(len(pictures)))
-    return replace(pictures, captions=captions)
 
 
 def leave_out_unreadable(*sets: LabelledImages) -> tuple[LabelledImages, ...]:

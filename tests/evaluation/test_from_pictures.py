@@ -15,11 +15,16 @@ from dclip_kit.evaluation import experiment
 from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.evaluation.compare import say_from_pictures
 from dclip_kit.evaluation.evaluate import evaluate_zero_shot, prepare_zero_shot
-from dclip_kit.evaluation.experiment import prepare_terms, run, run_teacher, train_teacher_of
+from dclip_kit.evaluation.experiment import (
+    lend_text,
+    prepare_terms,
+    run,
+    run_teacher,
+    train_teacher_of,
+)
 from dclip_kit.evaluation.pilot import run_pilot
 from dclip_kit.evaluation.profile_data import (
     choose_templates,
-    deal_texts,
     has_captions,
     load_data,
     read_anchors,
@@ -27,6 +32,7 @@ from dclip_kit.evaluation.profile_data import (
 )
 from dclip_kit.evaluation.seen import load_seen
 from dclip_kit.features.extract import encode_pictures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import retention
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_texts
@@ -70,7 +76,8 @@ def test_it_learns_from_regions_and_keeps_half(profile, tmp_path) -> None:
 
     clip = load_clip(profile.clip)
     pictures, _ = read_uncaptioned(profile.data, ())
-    encoded = encode_pictures(clip, deal_texts(pictures, list(TEXTS)), profile.regions)
+    encoded = encode_pictures(clip, pictures, profile.regions)
+    encoded = lend_text(encoded, TEXTS[0], encode_texts(clip, TEXTS[:1]))
     teacher = train_teacher_of(profile, encoded.features)
     assert teacher.chosen == {"weight": 1.0, "val_recall_at_1": {}}
     terms = prepare_terms(profile, clip, encoded, teacher.teacher)
@@ -78,6 +85,8 @@ def test_it_learns_from_regions_and_keeps_half(profile, tmp_path) -> None:
     assert torch.equal(terms[0].texts, encode_texts(clip, TEXTS))
     trained = distill(clip, encoded, terms, profile.student, seed=profile.seed)
     student = interpolate(clip, trained.student, 0.5).model.state_dict()
+    (store,) = out.glob("features-*")
+    assert len(FrozenFeatures.load(store).text) == 0  # however many pictures there are
     for name, value in arm.clip.model.state_dict().items():
         torch.testing.assert_close(value, student[name], atol=1e-3, rtol=1e-3)
     assert any(not torch.equal(student[x], clip.model.state_dict()[x]) for x in student)
