@@ -264,16 +264,11 @@ def require_settings(settings: Profile, folder: Path) -> None:
     """Checks that a run's folder has no settings yet, or the same.
 
     Raises:
-        ValueError: its settings differ, or the run is of an earlier version.
+        ValueError: its settings differ.
     """
     path = folder / SETTINGS
     if not path.exists():
         return
-    if (folder / "pictures.json").is_file():
-        raise ValueError(
-            f"Expected a run of this version in {folder}, got one of an earlier version, without a "
-            "folder for each model; name another --out."
-        )
     differing = read_record(path, lambda kept: differing_entries(kept, settings.as_dict()))
     if differing:
         raise ValueError(

@@ -536,15 +536,6 @@ def test_a_run_measured_on_other_data_names_it(run, options, drawn, tmp_path) ->
     assert (found["data"], found["test"]) == (str(drawn), str(test))
 
 
-def test_a_run_of_an_earlier_version_is_not_gone_on_with(run, options, tmp_path) -> None:
-    for name in ("settings", "pictures"):
-        (tmp_path / f"{name}.json").write_text("{}")
-    for command in ("train-teacher", "distill"):
-        code, _, err = run(command, "--out", tmp_path, *options)
-        assert code == 2 and f"a run of this version in {tmp_path}" in err
-    assert (tmp_path / "settings.json").read_text() == "{}"
-
-
 @pytest.mark.parametrize(
     ("option", "says"),
     [

@@ -510,13 +510,6 @@ def test_settings_may_not_change(tmp_path) -> None:
         require_settings(other, tmp_path)
 
 
-def test_a_run_of_an_earlier_version_is_not_continued(tmp_path) -> None:
-    write_record(PROFILE.as_dict(), tmp_path / SETTINGS)
-    write_record({}, tmp_path / "pictures.json")
-    with pytest.raises(ValueError, match=rf"a run of this version in {tmp_path}, .*another --out"):
-        require_settings(PROFILE, tmp_path)
-
-
 def test_damaged_settings_are_named(tmp_path) -> None:
     for content in ("{", "[]"):
         (tmp_path / SETTINGS).write_text(content)
