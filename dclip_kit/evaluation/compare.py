@@ -182,17 +182,15 @@ def recall_gains(
     after: DirectionMetrics,
     facets: Mapping[str, Sequence[str]],
     orders: Mapping[str, Sequence[str]],
-    k: int = 1,
 ) -> dict[str, tuple[Gain, ...]]:
-    """The gain in Recall@k of each group of queries under each facet.
+    """The gain in Recall@1 of each group of queries under each facet.
 
     Args:
         before, after: one direction of two models.
         facets: by name, each query's group.
         orders: by facet, the order of its groups.
-        k: the number of places that count.
     """
-    hits = before.hits(k).double(), after.hits(k).double()
+    hits = before.hits().double(), after.hits().double()
     return {
         facet: gain_by_group(*hits, before.image_of_query, groups, orders.get(facet, ()))
         for facet, groups in facets.items()
@@ -226,9 +224,9 @@ class Swing:
         )
 
 
-def won_and_lost(before: DirectionMetrics, after: DirectionMetrics, k: int = 1) -> Swing:
-    """Which queries have a right answer in the top k under only one of two models."""
-    old, new = before.hits(k), after.hits(k)
+def won_and_lost(before: DirectionMetrics, after: DirectionMetrics) -> Swing:
+    """Which queries find a right answer first under only one of two models."""
+    old, new = before.hits(), after.hits()
     return Swing(
         tuple((new & ~old).nonzero().flatten().tolist()),
         tuple((old & ~new).nonzero().flatten().tolist()),
