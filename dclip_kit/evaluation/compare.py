@@ -446,7 +446,7 @@ def say_report(report: Mapping[str, Any]) -> list[str]:
     return [*lines, f"Profile {report['profile']}, {origin}: {cost}."]
 
 
-def say_from_pictures(report: dict[str, Any]) -> list[str]:
+def say_from_pictures(report: Mapping[str, Any]) -> list[str]:
     """The report of a run from pictures alone, as sentences."""
     before, after = report["zero_shot"].values()
     kept = report["retention"]

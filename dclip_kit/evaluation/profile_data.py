@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from dclip_kit.config import Profile
+from dclip_kit.config import Profile, change_settings
 from dclip_kit.data import (
     CaptionedImages,
     LabelledImages,
@@ -295,14 +295,14 @@ def resolve_paths(profile: Profile) -> Profile:
         kind = source.partition(":")[0]
         start = f"{kind}:" if kind in LABELLED_READERS else ""
         path = Path(source.removeprefix(start))
-        is_name = source in ("", "auto", *POCKET) or is_pocket(source)
+        is_name = source in ("auto", *POCKET) or is_pocket(source)
         return source if is_name or not path.exists() else f"{start}{path.resolve()}"
 
-    names = ("clip", "pretrained", "data", "images", "test", "zero_shot", "uncaptioned")
-    sources = {name: getattr(profile, name) or "" for name in (*names, "anchor_texts")}
+    names = ("pretrained", "data", "images", "test", "zero_shot", "uncaptioned", "anchor_texts")
+    sources = {name: getattr(profile, name) for name in names}
     sources["clip"] = profile.clip.removeprefix("local-dir:")
-    whole = {name: resolve(source) for name, source in sources.items()}
-    return replace(profile, **whole | {"pretrained": whole["pretrained"] or None})
+    whole = {name: source and resolve(source) for name, source in sources.items()}
+    return change_settings(profile, whole)
 
 
 def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> Profile:
