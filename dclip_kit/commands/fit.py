@@ -82,12 +82,7 @@ def distill(
     from dclip_kit.runtime.processes import is_main_process
 
     report = experiment.run(
-        settings,
-        out,
-        teacher=teacher,
-        features=features,
-        device=device,
-        keep_going=keep_going,
+        settings, out, teacher=teacher, features=features, device=device, keep_going=keep_going
     )
     if is_main_process():
         arm = printable(out / settings.recipe)

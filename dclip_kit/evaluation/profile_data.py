@@ -260,8 +260,8 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     left out, identified by name and content as `Profile.leak_guard` says, and this is printed.
 
     Returns:
-        The pictures; None if the profile has none or its recipe cannot use them, which is printed
-            unless all its pictures are without captions.
+        The pictures; None if the profile has none or its recipe cannot use them, which is printed,
+            or if all that it has are in `data` already.
 
     Raises:
         ValueError: as `read_uncaptioned`.
