@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import inf
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 POLICIES = ("projection", "attention", "norms", "last_blocks(n)", "all")  # see `weights.freeze`
@@ -137,9 +138,9 @@ class TeacherSettings:
 class RegionTeacherSettings:
     """The caption-free teacher over a picture and its regions, and its training (ours)."""
 
-    # never: it is the picture's feature plus a share of its regions' mean, chosen on val. always:
-    # trained, from random weights. auto: trained from that mean, and kept if it finds more on val.
-    train: Literal["always", "never", "auto"] = "always"
+    # always: trained, from random weights. never: it is the picture's feature plus a share of its
+    # regions' mean, chosen on val.
+    train: Literal["always", "never"] = "always"
 
     width: int = 384
     heads: int = 6
@@ -464,6 +465,8 @@ def apply_recipe(profile: Profile, name: str) -> Profile:
 def change_settings(settings: Any, changes: Mapping[str, Any]) -> Any:
     """Returns settings with changes by name; those of nested settings are a dict.
 
+    Paths may be of any kind; settings keep them as text.
+
     Raises:
         ValueError: there is no such setting, or a value is out of its range.
     """
@@ -476,6 +479,8 @@ def change_settings(settings: Any, changes: Mapping[str, Any]) -> Any:
             )
         if isinstance(value, Mapping):
             value = change_settings(getattr(settings, name), value)
+        if isinstance(value, Path):
+            value = str(value)
         new_values[name] = tuple(value) if isinstance(value, list) else value  # TOML has lists
     return replace(settings, **new_values)
 
@@ -484,9 +489,10 @@ def require_recipe(profile: Profile) -> None:
     """Checks that a profile does what its recipe says, before it trains.
 
     Raises:
-        ValueError: the weight of distillation, rehearsal or the denoiser contradicts the recipe; or
-            the teacher would have a text tower of its own, with other captions than the student's;
-            or captions are not to be used, and something would learn from them.
+        ValueError: who teaches, or the weight of distillation, rehearsal or the denoiser,
+            contradicts the recipe; or the teacher would have a text tower of its own, with other
+            captions than the student's; or captions are not to be used, and something would learn
+            from them.
     """
 
     def allows(recipe: str, name: str) -> bool:
@@ -505,6 +511,20 @@ def require_recipe(profile: Profile) -> None:
             f"Expected a frozen text encoder in the recipe {profile.recipe}, got "
             "student.train_text; leave it out, or take --recipe region_taught."
         )
+    asked = RECIPES[profile.recipe]
+    for name, expected, got in (
+        ("teacher_model", asked.get("teacher_model"), profile.teacher_model),
+        (
+            "region_teacher.train",
+            asked.get("region_teacher", {}).get("train"),
+            profile.region_teacher.train,
+        ),
+    ):
+        if expected not in (None, got):
+            raise ValueError(
+                f"Expected {name} {expected} in the recipe {profile.recipe}, got {got}; leave it "
+                "out, or take the recipe that has it."
+            )
     for name in weights:
         if not allows(profile.recipe, name):
             value = getattr(profile.student, name)
@@ -593,11 +613,12 @@ def get_profile(name: str, **changes: Any) -> Profile:
 
     Args:
         name: out of PROFILES.
-        changes: as in `change_settings`.
+        changes: as in `change_settings`; a `recipe` is applied before the others.
 
     Raises:
         ValueError: the name or a setting is unknown, or a value is out of its range.
     """
     if name not in PROFILES:
         raise ValueError(f"Expected a profile out of {', '.join(PROFILES)}, got {name!r}.")
-    return change_settings(PROFILES[name], changes)
+    profile = PROFILES[name]
+    return change_settings(apply_recipe(profile, changes.get("recipe", profile.recipe)), changes)

@@ -1,8 +1,9 @@
 """Retrieval and zero-shot metrics as pure functions of tensors, with confidence intervals.
 
 A positive's rank is 1 + the number of candidates that score higher, and ties count as the mean rank
-of the tied group, so that a collapsed model, which gives every pair the same score, gets at most
-chance. Recalls and precisions are fractions in [0, 1]. Inputs may be NumPy arrays.
+of the tied group, or as the last if all candidates tie, so that a collapsed model, which gives
+every pair the same score, gets at most chance. Recalls and precisions are fractions in [0, 1].
+Inputs may be NumPy arrays.
 Axes with a leading underscore are checked by hand, so that the error can say what to do.
 """
 
@@ -73,7 +74,8 @@ def ranks(
 ) -> Float[Tensor, "query"]:
     """Rank of each query's best positive: 1 is the top, a tied group shares its mean rank.
 
-    A tie among positives alone costs nothing: a positive comes first in any case.
+    If all candidates tie, it is the last: a mean rank within k would beat chance at Recall@k. A tie
+    among positives alone costs nothing: a positive comes first in any case.
 
     Args:
         scores: Higher is better; any sign, any scale.
@@ -90,8 +92,8 @@ def rank_queries(
     scores: Float[Array, "query candidate"],
     positives: Bool[Array, "_query _candidate"],
     tolerance: float = TIE_TOLERANCE,
-) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
-    """As `ranks`, with each query's average precision, and whether all its candidates tie."""
+) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"]]:
+    """As `ranks`, with each query's average precision."""
     scores, positives = torch.as_tensor(scores), torch.as_tensor(positives)
     lacking = int((positives.any(dim=-1) == 0).sum())
     fits = scores.ndim == 2 and scores.shape == positives.shape and positives.dtype == torch.bool
@@ -117,7 +119,7 @@ def rank_queries(
 
 def _rank_queries(
     counts: Float[Tensor, "4 pair"], query: Int[Tensor, "pair"], queries: int, candidates: int
-) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"], Bool[Tensor, "query"]]:
+) -> tuple[Float[Tensor, "query"], Float[Tensor, "query"]]:
     """Ranks queries, given the number of candidates that compete with each positive.
 
     The precision at a positive is its rank among the positives over its rank among all candidates,
@@ -132,18 +134,18 @@ def _rank_queries(
         candidates: Their number.
 
     Returns:
-        The rank of each query's best positive, its average precision, and whether all candidates
-        tie although not all are positives.
+        The rank of each query's best positive, and its average precision.
     """
     higher, tied, right_higher, right_tied = counts
     rank = 1 + higher + (tied - 1) / 2
     precision = (1 + right_higher + (right_tied - 1) / 2) / rank
     first_place = torch.where(tied == right_tied, 1 + higher, rank)
-    undecided = ((tied == candidates) & (tied > right_tied)).double()
+    collapsed = (tied == candidates) & (tied > right_tied)
+    first_place = torch.where(collapsed, float(candidates), first_place)
     zero = torch.zeros(queries, dtype=torch.double)
     best = zero.scatter_reduce(0, query, first_place, "amin", include_self=False)
     mean_precision = zero.index_add(0, query, precision) / query.bincount(minlength=queries)
-    return best, mean_precision, zero.index_add(0, query, undecided) > 0
+    return best, mean_precision
 
 
 def recall_at_k(ranks: Float[Array, "query"], k: int) -> float:
@@ -151,17 +153,6 @@ def recall_at_k(ranks: Float[Array, "query"], k: int) -> float:
     if k < 1:
         raise ValueError(f"Expected a k from 1, got {k}; count places from 1.")
     return float((take_finite("ranks", ranks, "query") <= k).double().mean())
-
-
-def recall_ceiling(matches: Int[Array, "text"]) -> float:
-    """Text→image Recall@1 of a perfect model when a caption may fit several images.
-
-    Only one of them counts as its positive, and nothing tells which: the mean of 1 / matches.
-
-    Args:
-        matches: For each caption, how many candidate images it fits, including its own.
-    """
-    return float((1 / torch.as_tensor(matches).double()).mean())
 
 
 def k_occurrence(
@@ -246,10 +237,9 @@ class DirectionMetrics:
 
     Attributes:
         recall_at: k -> share of queries with any positive in the top k.
-        ranks: Rank of each query's best positive, from 1; halves occur in ties. All tensors are on
-            the CPU.
+        ranks: Rank of each query's best positive, as `ranks` says; halves occur in ties. All
+            tensors are on the CPU.
         average_precision: Over all positives of each query.
-        undecided: True if all candidates tie: such a query only counts as a hit if k covers all.
         image_of_query: The image of each query, which is resampled as a group.
     """
 
@@ -260,19 +250,17 @@ class DirectionMetrics:
     candidates: int
     ranks: Float[Tensor, "query"]
     average_precision: Float[Tensor, "query"]
-    undecided: Bool[Tensor, "query"]
     image_of_query: Int[Tensor, "query"]
 
     def hits(self, k: int = 1) -> Bool[Tensor, "query"]:
         """True where any positive is in the top k: `recall_at[k]` is its mean."""
-        return _decided(self.ranks, self.undecided, self.candidates) <= k
+        return self.ranks <= k
 
     def as_dict(self) -> dict[str, object]:
         """The numbers without the tensors, ready for JSON."""
         numbers = {name: x for name, x in vars(self).items() if not isinstance(x, Tensor)}
         recall_at = {str(k): recall for k, recall in self.recall_at.items()}
-        counts = {"queries": len(self.ranks), "undecided_queries": int(self.undecided.sum())}
-        return numbers | {"recall_at": recall_at} | counts
+        return numbers | {"recall_at": recall_at, "queries": len(self.ranks)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,22 +329,19 @@ def retrieval_metrics(
 def summarise_ranks(
     ranks: Float[Tensor, "query"],
     average_precision: Float[Tensor, "query"],
-    undecided: Bool[Tensor, "query"],
     candidates: int,
     image_of_query: Int[Tensor, "query"],
     recall_at: Sequence[int] = (1, 5, 10),
 ) -> DirectionMetrics:
     """One direction's metrics, from the results of `rank_queries`."""
-    decided = _decided(ranks, undecided, candidates)
     return DirectionMetrics(
-        recall_at={k: recall_at_k(decided, k) for k in recall_at},
+        recall_at={k: recall_at_k(ranks, k) for k in recall_at},
         mean_average_precision=float(average_precision.mean()),
         mean_reciprocal_rank=float((1 / ranks).mean()),
         median_rank=float(ranks.quantile(0.5)),
         candidates=candidates,
         ranks=ranks,
         average_precision=average_precision,
-        undecided=undecided,
         image_of_query=image_of_query,
     )
 
@@ -375,12 +360,8 @@ def class_ranks(
     _, (higher, tied), _ = _count_rivals(
         image_features, class_features, target, "image", "class", TILE_SIZE, both=False
     )
-    return _decided(1 + higher + (tied - 1) / 2, tied == len(class_features), len(class_features))
-
-
-def _decided(ranks: Tensor, undecided: Tensor, candidates: int) -> Tensor:
-    """Ranks, but last if all candidates tie, since a mean rank within k would beat chance."""
-    return torch.where(undecided, float(candidates), ranks)
+    classes = len(class_features)
+    return torch.where(tied == classes, float(classes), 1 + higher + (tied - 1) / 2)
 
 
 def _count_rivals(
@@ -660,20 +641,17 @@ def change_of_means(
 def retention(
     before: Bool[Array, "image"],
     after: Bool[Array, "_image"],
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
 ) -> Interval:
     """Share of zero-shot accuracy that is kept: accuracy after / before.
 
     Args:
         before: Whether the original model names each image right: `class_ranks` within 1.
         after: The same for the fine-tuned model, on the same images.
-        resamples, confidence, seed: As in `paired_bootstrap`, like the errors.
+
+    Raises:
+        ValueError: As `paired_bootstrap`.
     """
-    return paired_bootstrap(
-        before, after, torch.arange(len(before)), "ratio", resamples, confidence, seed
-    )
+    return paired_bootstrap(before, after, torch.arange(len(before)), "ratio")
 
 
 def gain_by_group(
@@ -682,8 +660,6 @@ def gain_by_group(
     image_of_query: Int[Array, "_query"],
     groups: Sequence[str],
     order: Sequence[str] = (),
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> tuple[Gain, ...]:
     """The gain of each group of queries, each with its own bootstrap over images.
 
@@ -694,10 +670,9 @@ def gain_by_group(
         groups: Each query's group.
         order: Groups to list first, in this order; the others follow as they appear. Groups without
             a query are left out.
-        resamples, seed: As in `paired_bootstrap`, like the errors.
 
     Raises:
-        ValueError: Lengths differ, or `groups` is one string.
+        ValueError: Lengths differ, or `groups` is one string; or as `paired_bootstrap`.
     """
     require_strings("groups", groups)
     if not len(before) == len(after) == len(image_of_query) == len(groups):
@@ -711,6 +686,6 @@ def gain_by_group(
     for name in dict.fromkeys([*(group for group in order if group in groups), *groups]):
         chosen = torch.tensor([group == name for group in groups])
         old, new, owners = before[chosen].double(), after[chosen].double(), images[chosen]
-        change = paired_bootstrap(old, new, owners, resamples=resamples, seed=seed)
+        change = paired_bootstrap(old, new, owners)
         gains.append(Gain(name, len(owners), float(old.mean()), float(new.mean()), change))
     return tuple(gains)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict, fields, replace
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -203,6 +204,15 @@ def test_a_change_of_what_is_unknown_or_out_of_range_is_refused(changes, says) -
         change_settings(get_profile("base"), changes)
 
 
+def test_a_profile_is_got_with_its_recipe_and_with_paths() -> None:
+    """A recipe's name alone would train another recipe under it."""
+    for recipe in RECIPES:
+        changes = {"student": {"epochs": 3}}
+        applied = change_settings(apply_recipe(PROFILES["base"], recipe), changes)
+        assert get_profile("base", recipe=recipe, **changes) == applied
+    assert get_profile("base", data=Path("photos")).data == "photos"
+
+
 # Recipes
 
 KNOWN = (
@@ -258,6 +268,18 @@ def test_a_recipe_and_its_weights_do_not_contradict_each_other(recipe, weight, n
     )
     with pytest.raises(ValueError, match=says):
         require_recipe(changed)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        ("crops_taught", r"region_teacher\.train never in the recipe crops_taught, got always"),
+        ("self_taught", "teacher_model control in the recipe self_taught, got region"),
+    ],
+)
+def test_a_recipe_has_its_own_teacher(recipe, says) -> None:
+    with pytest.raises(ValueError, match=f"^Expected {says}; leave it out"):
+        require_recipe(replace(get_profile("base"), recipe=recipe))
 
 
 def test_a_teacher_with_a_text_encoder_of_its_own_is_refused() -> None:

@@ -9,10 +9,10 @@ from tyro.conf import Positional
 from assets.make.study import read_study, run_study
 from assets.make.study_summary import format_repeated, summarise
 from dclip_kit.commands import run_program
-from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.commands.terminal import require_writable
 from dclip_kit.evaluation.compare import say_luck
 from dclip_kit.evaluation.study_table import format_study
-from dclip_kit.models.clip import load_clip, tag_for
+from dclip_kit.models.clip import choose_device, load_clip, tag_for
 from dclip_kit.runtime.files import write_record
 
 PROGRAM = "python -m assets.make.run_study"

@@ -20,7 +20,7 @@ import tyro
 from dclip_kit.commands.export import export
 from dclip_kit.commands.fit import distill, pilot, train_teacher
 from dclip_kit.commands.measure import app, evaluate, probe, search
-from dclip_kit.commands.prepare import curate, detect, embed, embed_shards, inspect
+from dclip_kit.commands.prepare import curate, detect, embed_shards, inspect
 from dclip_kit.config import PROFILES, RECIPES, Profile, apply_recipe
 from dclip_kit.runtime.printing import printable
 
@@ -43,7 +43,6 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "inspect": inspect,
     "curate": curate,
     "detect": detect,
-    "embed": embed,
     "embed-shards": embed_shards,
     "pilot": pilot,
     "train-teacher": train_teacher,
@@ -55,8 +54,8 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "export": export,
 }
 UNPROFILED = ("app", "export")  # their model decides all that a profile would
-TRAINING = ("pilot", "train-teacher", "distill", "embed")  # what a recipe changes
-SHARED = ("embed", "train-teacher", "distill", "evaluate")  # several processes do them together
+TRAINING = ("pilot", "train-teacher", "distill")  # what a recipe changes
+SHARED = ("train-teacher", "distill", "evaluate")  # several processes do them together
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,7 +171,6 @@ def _with_defaults(profile: Profile) -> dict[str, Callable[..., Callable[[], int
             name: getattr(profile.regions, name)
             for name in ("detector", "confidence", "max_regions")
         },
-        "embed": {**clip, "regions": profile.regions},
         "embed-shards": clip,
         "pilot": {"settings": profile},
         "train-teacher": {"settings": profile},

@@ -6,10 +6,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from dclip_kit.commands.terminal import (
-    choose_device,
-    require_own_folder,
-)
+from dclip_kit.commands.terminal import require_own_folder
 from dclip_kit.config import PROFILES, Profile, apply_recipe, require_recipe, trains_teacher
 from dclip_kit.runtime.printing import printable, say
 
@@ -40,7 +37,7 @@ def train_teacher(
     _require_room(settings, out, features or out, None)
     from dclip_kit.evaluation.experiment import run_teacher
 
-    run_teacher(settings, out, features=features, device=choose_device(device))
+    run_teacher(settings, out, features=features, device=device)
 
 
 def distill(
@@ -75,7 +72,6 @@ def distill(
         keep_going: train on though an epoch has ruined a model.
         device: auto, cpu, cuda:0, …
     """
-    require_recipe(settings)
     if rates:
         from dclip_kit.evaluation.pilot import read_rates
 
@@ -83,26 +79,8 @@ def distill(
     _require_room(settings, out, features or out, teacher)
     from dclip_kit.evaluation import experiment
     from dclip_kit.evaluation.compare import format_report
-    from dclip_kit.evaluation.from_pictures import run_from_pictures, say_from_pictures
-    from dclip_kit.evaluation.profile_data import has_captions
     from dclip_kit.runtime.processes import is_main_process
 
-    device = choose_device(device)
-    if settings.captions == "none" and not has_captions(settings):
-        for option, given in (
-            ("--teacher", teacher),
-            ("--test", settings.test),
-            ("--uncaptioned", settings.uncaptioned not in ("", "auto") and settings.uncaptioned),
-        ):
-            if given:
-                raise ValueError(
-                    f"Expected no {option} where no picture has a caption, got {given}; leave it "
-                    "out, and put all pictures to train on into --data."
-                )
-        report = run_from_pictures(settings, out, features=features, device=device)
-        if is_main_process():
-            print(*say_from_pictures(report), f"Written to {printable(out)}.", sep="\n")
-        return
     report = experiment.run(
         settings, out, teacher=teacher, features=features, device=device, keep_going=keep_going
     )
@@ -143,19 +121,19 @@ def pilot(
         minutes: for the three trainings, about; where steps are slow, there are fewer.
         device: auto, cpu, cuda:0, …
     """
-    require_recipe(settings)
-    require_own_folder(out, "settings.json")
+    require_own_folder(out, "settings.json", "pilot.json")
     if min(pictures, steps) < 1:
         raise ValueError(f"Expected at least one picture and step, got {pictures} and {steps}.")
     if not 0 <= minutes < float("inf"):
         raise ValueError(f"Expected a number of minutes of 0 or more, got {minutes}; name another.")
-    from dclip_kit.evaluation.pilot import run_pilot, say_pilot
+    from dclip_kit.evaluation.pilot import PILOT, run_pilot, say_pilot
     from dclip_kit.runtime.files import write_record
 
-    device, few = choose_device(device), {"pictures": pictures, "steps": steps}
-    report = run_pilot(settings, out, **few, minutes=minutes, device=device)
-    write_record(report, out / "pilot.json")
-    print(*say_pilot(report), f"Written to {printable(out / 'pilot.json')}.", sep="\n")
+    report = run_pilot(
+        settings, out, pictures=pictures, steps=steps, minutes=minutes, device=device
+    )
+    write_record(report, out / PILOT)
+    print(*say_pilot(report), f"Written to {printable(out / PILOT)}.", sep="\n")
 
 
 def _require_room(settings: Profile, out: Path, features: Path, teacher: Path | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.commands.terminal import require_writable
 from dclip_kit.config import PROFILES, Profile
 from dclip_kit.runtime.packages import require_packages
 from dclip_kit.runtime.printing import printable
@@ -69,7 +69,7 @@ def evaluate(
     if json:
         require_writable(json)
     from dclip_kit.evaluation import measuring
-    from dclip_kit.models.clip import load_clip, tag_for
+    from dclip_kit.models.clip import choose_device, load_clip, tag_for
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
@@ -125,7 +125,8 @@ def probe(
     if items < 1:
         raise ValueError(f"Expected --items from 1, got {items}; ask for more.")
     from dclip_kit.evaluation import probing
-    from dclip_kit.models.clip import load_clip, tag_for
+    from dclip_kit.evaluation.evaluate import evaluate_compositions, score_compositions
+    from dclip_kit.models.clip import choose_device, load_clip, tag_for
     from dclip_kit.runtime.files import write_record
 
     torch_device = choose_device(device)
@@ -134,15 +135,17 @@ def probe(
         for reference in teacher
         for name, teacher_folder in probing.find_teachers(reference).items()
     }
-    results = {}
+    compositions, looks = {}, {}
     for name in model:
         clip = load_clip(name, tag_for(name, pretrained), torch_device)
-        results[name] = probing.probe_model(clip, items)
+        compositions[name] = evaluate_compositions(score_compositions(clip, items))
     for name, folder in folders.items():
-        results[name] = probing.probe_saved_teacher(folder, items, torch_device)
+        compositions[name], look = probing.probe_saved_teacher(folder, items, torch_device)
+        if look:
+            looks[name] = look
     if json:
-        write_record(probing.describe_probes(results, items), json)
-    print(probing.format_probes(results, items))
+        write_record(probing.describe_probes(compositions, looks, items), json)
+    print(probing.format_probes(compositions, looks, items))
 
 
 def search(
@@ -178,7 +181,7 @@ def search(
             rescored one, and the cosine is given, too.
         device: auto, cpu, cuda:0, …
     """
-    from dclip_kit.models.clip import load_clip, tag_for
+    from dclip_kit.models.clip import choose_device, load_clip, tag_for
     from dclip_kit.models.encode import encode_texts
     from dclip_kit.search.embeddings import search_embeddings
     from dclip_kit.search.folder_index import find_pictures
@@ -306,6 +309,7 @@ def app(
     if not 1 <= port <= 65535:
         raise ValueError(f"Expected a --port from 1 to 65535, got {port}; name another.")
     require_packages("app", "anywidget", "uvicorn", "websockets")
+    from dclip_kit.models.clip import choose_device
     from dclip_kit.search.folder_index import find_pictures
     from dclip_kit.widgets.app import build_pocket, open_folder
     from dclip_kit.widgets.host import SharedPage, Tab, Tell, serve

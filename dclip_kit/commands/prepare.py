@@ -1,4 +1,4 @@
-"""Commands on pictures: looking at them, drawing training data, finding regions, encoding."""
+"""Commands on pictures: looking at them, drawing training data, finding regions, embedding."""
 
 import sys
 import warnings
@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from dclip_kit.commands.terminal import choose_device, require_own_folder, require_writable
-from dclip_kit.config import FORMATS, RegionSettings
-from dclip_kit.runtime.printing import printable, say
+from dclip_kit.commands.terminal import require_writable
+from dclip_kit.config import FORMATS
+from dclip_kit.runtime.printing import printable
 
 _FORMATS = ", ".join(f"{format} ({needed})" for format, needed in FORMATS.items())
 Format = Annotated[str | None, arg(help=f"{_FORMATS}; else recognised.")]
@@ -135,6 +135,7 @@ def detect(
     if drawn:
         require_writable(drawn, "folder")
     from dclip_kit.data import open_picture
+    from dclip_kit.models.clip import choose_device
     from dclip_kit.models.detector import load_detector
     from dclip_kit.models.regions import draw_boxes
     from dclip_kit.runtime.files import replacing, write_record
@@ -186,70 +187,6 @@ def detect(
     )
 
 
-def embed(
-    data: Positional[Path],
-    *,
-    out: Path,
-    model: str,
-    pretrained: str | None,
-    regions: RegionSettings,
-    images: Path | None = None,
-    format: Format = None,
-    split: str = "train",
-    device: str = "auto",
-) -> None:
-    """Encodes captioned pictures once: whole, region by region, captions and their tokens.
-
-    Writes into a folder: features.safetensors (tensors image, region, text, token, image_of_text
-    and more), source.json, which says what they were made from, and contents.json, with the
-    pictures and captions in the tensors' order and those left out. Run it again to continue where
-    it stopped; under accelerate launch, several processes share the work.
-
-    Args:
-        data: captioned pictures, as in inspect.
-        out: the folder to write.
-        model: "pocket" or "pocket_vit", an architecture of open_clip, or a folder that open_clip
-            loads, such as an arm of distill (runs/x/dclip).
-        pretrained: for an architecture: a tag of open_clip, such as openai, or a file.
-        regions: how regions are found and cropped.
-        images: the folder that the pictures' names are relative to; searched for if left out.
-        split: train, val, test, all, … where the data has splits of its own.
-        device: auto, cpu, cuda:0, …
-    """
-    require_own_folder(out, "source.json")
-    from dclip_kit.data import read_captioned
-    from dclip_kit.data.collect import list_reasons
-    from dclip_kit.features.extract import choose_detector, extract_features
-    from dclip_kit.models.clip import load_clip, tag_for
-    from dclip_kit.runtime.files import write_record
-    from dclip_kit.runtime.processes import is_main_process
-
-    reading = read_captioned(data, images, format, split)
-    if split != "all" and not reading.splits_from:
-        source = reading.dataset.source
-        say(f"{source} has no splits of its own: everything is encoded, not only {split}.")
-    clip = load_clip(model, tag_for(model, pretrained), choose_device(device))
-    detector = choose_detector(regions, clip)
-    features = extract_features(clip, detector, reading.dataset, regions, folder=out)
-    if not is_main_process():
-        return
-    write_record(
-        {
-            "model": clip.name,
-            "pictures": [str(path) for path in reading.dataset.paths],
-            "captions": reading.dataset.texts,
-            "unusable": list_reasons(reading.unusable),
-            "empty_captions": reading.empty_captions,
-        },
-        out / "contents.json",
-    )
-    print(
-        f"Encoded {len(features):,} pictures, {len(features.region):,} regions and "
-        f"{len(features.text):,} captions into {printable(out)}; unusable: "
-        f"{len(reading.unusable):,}; without detections: {features.without_detections:,}."
-    )
-
-
 def embed_shards(
     source: Positional[Path],
     *,
@@ -293,7 +230,7 @@ def embed_shards(
             f"Expected no --device with --ray, which takes each machine's GPUs or cores, got "
             f"{device}; leave it out."
         )
-    from dclip_kit.models.clip import tag_for
+    from dclip_kit.models.clip import choose_device, tag_for
     from dclip_kit.search.shards import embed_shards as embed_all
 
     tag = tag_for(model, pretrained)

@@ -1,4 +1,4 @@
-"""What commands check first: whether their output can be written, and the device to compute on."""
+"""What commands check first: whether their output can be written."""
 
 import os
 from pathlib import Path
@@ -50,10 +50,3 @@ def require_own_folder(path: Path, *marks: str) -> None:
             f"Expected a folder at {printable(path)} that is empty or that this command began, got "
             f"one with {printable(', '.join(foreign[:3]))}; name another."
         )
-
-
-def choose_device(name: str) -> str:
-    """As that of `models`, which is slow to import."""
-    from dclip_kit.models import clip
-
-    return clip.choose_device(name)

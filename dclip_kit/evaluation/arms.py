@@ -29,7 +29,7 @@ from dclip_kit.evaluation.evaluate import (
     prepare_retrieval,
     prepare_zero_shot,
 )
-from dclip_kit.evaluation.profile_data import MEASURED_BY, ProfileData
+from dclip_kit.evaluation.profile_data import MEASURED_BY, ProfileData, resolve_paths
 from dclip_kit.evaluation.seen import TRAINING, SeenPictures
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.metrics import RetrievalMetrics
@@ -402,7 +402,8 @@ class Origin:
 
 
 def describe_origin(profile: Profile, clip: ClipBundle) -> dict[str, Any]:
-    """What the training.json of every model of a run begins with."""
+    """What the training.json of every model of a run begins with; its paths hold in any folder."""
+    profile = resolve_paths(profile)
     base = {"clip": profile.clip, "pretrained": profile.pretrained, "digest": clip.digest}
     return {"base": base, "recipe": profile.recipe, "settings": profile.as_dict()}
 
@@ -509,7 +510,8 @@ def find_saved(profile: Profile, folder: str = "") -> Path:
     if not (arms_folder / profile.recipe / TRAINING).is_file():
         raise FileNotFoundError(
             f"Expected a teacher and arms of the profile {profile.name} in {arms_folder}, found "
-            f"none; run: python -m dclip_kit distill --profile {profile.name} --out {arms_folder}"
+            "none; run: python -m dclip_kit distill --profile "
+            f"{profile.name} --out {arms_folder.resolve()}"
         )
     return arms_folder
 

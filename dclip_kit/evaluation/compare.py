@@ -182,17 +182,15 @@ def recall_gains(
     after: DirectionMetrics,
     facets: Mapping[str, Sequence[str]],
     orders: Mapping[str, Sequence[str]],
-    k: int = 1,
 ) -> dict[str, tuple[Gain, ...]]:
-    """The gain in Recall@k of each group of queries under each facet.
+    """The gain in Recall@1 of each group of queries under each facet.
 
     Args:
         before, after: one direction of two models.
         facets: by name, each query's group.
         orders: by facet, the order of its groups.
-        k: the number of places that count.
     """
-    hits = before.hits(k).double(), after.hits(k).double()
+    hits = before.hits().double(), after.hits().double()
     return {
         facet: gain_by_group(*hits, before.image_of_query, groups, orders.get(facet, ()))
         for facet, groups in facets.items()
@@ -226,9 +224,9 @@ class Swing:
         )
 
 
-def won_and_lost(before: DirectionMetrics, after: DirectionMetrics, k: int = 1) -> Swing:
-    """Which queries have a right answer in the top k under only one of two models."""
-    old, new = before.hits(k), after.hits(k)
+def won_and_lost(before: DirectionMetrics, after: DirectionMetrics) -> Swing:
+    """Which queries find a right answer first under only one of two models."""
+    old, new = before.hits(), after.hits()
     return Swing(
         tuple((new & ~old).nonzero().flatten().tolist()),
         tuple((old & ~new).nonzero().flatten().tolist()),
@@ -400,8 +398,11 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Formats a report: a Markdown table, then sentences; shares in percent.
 
     Args:
-        report: from `make_report`, or read from JSON; older ones have fewer settings.
+        report: from `make_report`, or read from JSON; older ones have fewer settings. That of a run
+            from pictures alone has no table.
     """
+    if report.get("captions") == "none":
+        return "\n".join(say_from_pictures(report))
     rows = [
         [
             *("arm", "t→i R@1", "R@5", "R@10", "MAP", "i→t R@1", "R@5", "R@10", "MAP"),
@@ -443,6 +444,30 @@ def say_report(report: Mapping[str, Any]) -> list[str]:
     origin = "trained in this run" if report["trained_in_this_run"] else "loaded, not trained"
     cost = f"{report['seconds']:.0f} s, {report['peak_memory_mb']:.0f} MB at most"
     return [*lines, f"Profile {report['profile']}, {origin}: {cost}."]
+
+
+def say_from_pictures(report: Mapping[str, Any]) -> list[str]:
+    """The report of a run from pictures alone, as sentences."""
+    before, after = report["zero_shot"].values()
+    kept = report["retention"]
+    share = ""
+    if kept:
+        share = f", {kept['estimate']:.0%} of it [{kept['low']:.0%}, {kept['high']:.0%}]"
+    advice = []
+    if kept and kept["high"] < report["least_retention"]:
+        advice.append(
+            "It has forgotten much; take a lower --student.learning-rate, or fewer epochs."
+        )
+    return [
+        f"Learned from {report['pictures']:,} pictures without captions, compared with "
+        f"{report['anchors']:,} texts.",
+        report["teacher"],
+        f"Half of the new weights are kept (α = {report['alpha']:g}), since no captioned pictures "
+        "could choose.",
+        f"Zero-shot accuracy: {100 * before:.1f} % before, {100 * after:.1f} % now{share}.",
+        *advice,
+        "What it finds was not measured: evaluate --data measures it with captioned pictures.",
+    ]
 
 
 def format_probe(probe: Mapping[str, float]) -> str:

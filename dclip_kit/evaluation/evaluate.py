@@ -356,8 +356,8 @@ def rescored_metrics(
                 queries.split(200), image_of_query.split(200), strict=True
             )
         ]
-        rank, precision, undecided = map(torch.cat, zip(*parts, strict=True))
-        return summarise_ranks(rank, precision, undecided, len(candidates), image_of_query)
+        rank, precision = map(torch.cat, zip(*parts, strict=True))
+        return summarise_ranks(rank, precision, len(candidates), image_of_query)
 
     image_indices, captioned_images = torch.arange(len(image_features)), image_of_text.unique()
     return RetrievalMetrics(

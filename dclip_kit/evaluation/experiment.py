@@ -6,13 +6,15 @@
 import html
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from dclip_kit.config import CONTROL, Profile, control_of, trains_teacher
+from dclip_kit.config import CONTROL, Profile, control_of, require_recipe, trains_teacher
 from dclip_kit.data import CaptionedImages
 from dclip_kit.evaluation.arms import (
     Arm,
@@ -29,14 +31,17 @@ from dclip_kit.evaluation.arms import (
 from dclip_kit.evaluation.compare import (
     format_report,
     make_report,
+    say_from_pictures,
     say_report,
     warn_of_captions,
     warn_of_few,
 )
+from dclip_kit.evaluation.evaluate import evaluate_zero_shot, prepare_zero_shot
 from dclip_kit.evaluation.inspection import probe_teacher
 from dclip_kit.evaluation.profile_data import (
     ProfileData,
     is_pocket,
+    lacks_captions,
     load_data,
     load_uncaptioned,
     locate_uncaptioned,
@@ -54,6 +59,7 @@ from dclip_kit.evaluation.seen import (
 )
 from dclip_kit.features.extract import encode_pictures, load_or_extract_features
 from dclip_kit.features.store import EncodedPictures, FrozenFeatures, differing_entries
+from dclip_kit.metrics import retention
 from dclip_kit.models.adapters import choose_layers
 from dclip_kit.models.clip import ClipBundle, choose_device, load_clip, tag_for
 from dclip_kit.models.denoiser import Denoiser, load_denoiser
@@ -68,7 +74,7 @@ from dclip_kit.models.teacher import (
     require_teacher,
     save_teacher,
 )
-from dclip_kit.models.weights import choose_parameters
+from dclip_kit.models.weights import choose_parameters, interpolate, round_changed
 from dclip_kit.runtime.files import read_record, write_record
 from dclip_kit.runtime.printing import say
 from dclip_kit.runtime.processes import is_main_process
@@ -78,11 +84,13 @@ from dclip_kit.training import (
     Term,
     choose_region_teacher,
     choose_terms,
+    distill,
     train_region_teacher,
     train_teacher,
 )
 from dclip_kit.training.lessons import prepare_lessons, prepare_rehearsal
 
+UNCHOSEN_ALPHA = 0.5  # of the trained weights, where no captioned val can choose it
 SETTINGS, REPORT = "settings.json", "report.json"  # of a run's folder, beside its models' folders
 
 
@@ -97,6 +105,7 @@ def run(
 ) -> dict[str, Any]:
     """Fine-tunes a CLIP by a profile's recipe and by its control, and measures both.
 
+    From a folder of pictures without captions (`Profile.captions` none), as `learn_from_pictures`.
     Call it again with the same arguments to continue where it stopped.
 
     Args:
@@ -108,7 +117,7 @@ def run(
         keep_going: whether to train on though an epoch has ruined a model.
 
     Returns:
-        The report, from `make_report`.
+        The report, from `make_report` or `learn_from_pictures`.
 
     Raises:
         ValueError: the folder has a run with other settings; data cannot be read or is too little;
@@ -122,6 +131,8 @@ def run(
 
     captioned = encode_pictures(clip, data.train, regions, features)
     teacher_run = obtain_teacher(begun, captioned.features, teacher, features)
+    if teacher_run and not data.val:
+        return learn_from_pictures(begun, captioned, teacher_run)
     uncaptioned = None
     if begun.uncaptioned:
         uncaptioned = encode_pictures(clip, begun.uncaptioned, regions, features)
@@ -201,12 +212,17 @@ def begin(
     Raises:
         FileNotFoundError, ValueError: as `run`.
     """
+    require_recipe(profile)
     require_settings(profile, out)
     require_data(profile)
     if teacher and not trains_teacher(profile):
         raise ValueError(
             f"Expected no teacher for the recipe {profile.recipe}, which trains none, got "
             f"{teacher}; leave it out, or take the recipe region_taught."
+        )
+    if teacher and lacks_captions(profile):
+        raise ValueError(
+            f"Expected no --teacher where no picture has a caption, got {teacher}; leave it out."
         )
     device = choose_device(device)
     clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
@@ -234,6 +250,9 @@ def begin(
 
 def say_counts(data: ProfileData, uncaptioned: CaptionedImages | None) -> None:
     """Prints the number of pictures of each kind."""
+    if not data.val:
+        say(f"{len(data.train):,} pictures without captions to train on.")
+        return
     more = f" and {len(uncaptioned):,} without captions" if uncaptioned else ""
     say(
         f"{len(data.train):,} pictures with captions{more} to train on, {len(data.val):,} to "
@@ -245,16 +264,11 @@ def require_settings(settings: Profile, folder: Path) -> None:
     """Checks that a run's folder has no settings yet, or the same.
 
     Raises:
-        ValueError: its settings differ, or the run is of an earlier version.
+        ValueError: its settings differ.
     """
     path = folder / SETTINGS
     if not path.exists():
         return
-    if (folder / "pictures.json").is_file():
-        raise ValueError(
-            f"Expected a run of this version in {folder}, got one of an earlier version, without a "
-            "folder for each model; name another --out."
-        )
     differing = read_record(path, lambda kept: differing_entries(kept, settings.as_dict()))
     if differing:
         raise ValueError(
@@ -350,7 +364,7 @@ def obtain_teacher(
         return load_saved_teacher(trained)
     state = out / "checkpoints" / "teacher.safetensors"
     val = None
-    if chooses_teacher(profile):
+    if chooses_teacher(profile) and begun.data.val:
         val = load_or_extract_features(begun.clip, begun.data.val, profile.regions, store)
     run = train_teacher_of(profile, features, state, begun.clip.device, val)
     if is_main_process():
@@ -375,7 +389,7 @@ def train_teacher_of(
     """
     settings, seed = teacher_settings(profile), profile.seed
     if chooses_teacher(profile):
-        run = choose_region_teacher(features, settings, val, seed, checkpoint, device)
+        run = choose_region_teacher(features, settings, val, device)
         say(say_chosen(run))
         return run
     if profile.teacher_model == "region":
@@ -387,8 +401,8 @@ def train_teacher_of(
 
 
 def chooses_teacher(profile: Profile) -> bool:
-    """Whether val decides how a profile's teacher comes about: `RegionTeacherSettings.train`."""
-    return profile.teacher_model == "region" and profile.region_teacher.train != "always"
+    """Whether a profile's teacher is chosen on val, not trained: `RegionTeacherSettings.train`."""
+    return profile.teacher_model == "region" and profile.region_teacher.train == "never"
 
 
 def say_chosen(run: TeacherRun) -> str:
@@ -396,9 +410,8 @@ def say_chosen(run: TeacherRun) -> str:
     chosen = run.chosen
     recalls = ", ".join(f"{name}: {100 * x:.1f} %" for name, x in chosen["val_recall_at_1"].items())
     mean = f"the picture plus its regions' mean, weighted {chosen['weight']:g}"
-    kept = mean if chosen["kept"] == "mean" else f"a teacher trained from {mean}"
     reason = f"chosen on val (R@1 text→image: {recalls})" if recalls else "there is no val to ask"
-    return f"The teacher is {kept}; {reason}."
+    return f"The teacher is {mean}; {reason}."
 
 
 def save_teacher_run(
@@ -525,6 +538,68 @@ def train_arms(
             on_arm(name)
     say("Trained the arms now.")
     return arms
+
+
+def learn_from_pictures(
+    begun: Begun, encoded: EncodedPictures, teacher: TeacherRun
+) -> dict[str, Any]:
+    """The students' part of a run from pictures alone, of which none has a caption.
+
+    There is no control, and half of the new weights are kept, since nothing can choose. What the
+    arm forgets is measured; what it finds, only captioned pictures can tell.
+
+    Args:
+        begun: the run.
+        encoded: its pictures.
+        teacher: the mean of picture and regions.
+
+    Returns:
+        What was measured, as written to report.json.
+    """
+    profile, clip, out, data = begun.profile, begun.clip, begun.out, begun.data
+    zero_shot = prepare_zero_shot(clip, data.zero_shot, read=False, templates=data.templates)
+    texts = read_anchors(profile.anchor_texts)
+    encoded = lend_text(encoded, texts[0], encode_texts(clip, texts[:1]))
+    terms = prepare_terms(profile, clip, encoded, teacher.teacher)
+    state = out / "checkpoints" / f"{profile.recipe}.safetensors"
+    trained = distill(clip, encoded, terms, profile.student, seed=profile.seed, checkpoint=state)
+    student = interpolate(clip, trained.student, UNCHOSEN_ALPHA)
+    round_changed(clip, student)
+
+    before, after = (evaluate_zero_shot(each, zero_shot) for each in (clip, student))
+    report = {
+        "captions": "none",
+        "recipe": profile.recipe,
+        "pictures": len(encoded.dataset),
+        "anchors": len(texts),
+        "alpha": UNCHOSEN_ALPHA,
+        "teacher": say_chosen(teacher),
+        "zero_shot": {"clip": before.top1, profile.recipe: after.top1},
+        "retention": asdict(retention(before.correct, after.correct)) if before.top1 else None,
+        "least_retention": profile.selection.least_retention,
+        "notes": [],
+    }
+    if is_main_process():
+        arm = Arm(student, UNCHOSEN_ALPHA, history=trained.history)
+        save_arm(arm, out / profile.recipe, describe_origin(profile, clip), begun.seen)
+        write_card(out / profile.recipe, "\n".join(f"- {x}" for x in say_from_pictures(report)))
+        write_record(report, out / REPORT)
+    return report
+
+
+def lend_text(
+    encoded: EncodedPictures, text: str, text_features: Float[Tensor, "1 embed"]
+) -> EncodedPictures:
+    """Gives all pictures one text: batches are planned by texts, and nothing learns from pairs."""
+    count = len(encoded.features)
+    features = replace(
+        encoded.features,
+        text=text_features.expand(count, -1),  # without a copy for each
+        token_count=torch.zeros(count, dtype=torch.int64),
+        image_of_text=torch.arange(count),
+    )
+    dataset = replace(encoded.dataset, captions=((text,),) * count)
+    return replace(encoded, dataset=dataset, features=features)
 
 
 def list_notes(data: ProfileData, clip: ClipBundle) -> list[str]:

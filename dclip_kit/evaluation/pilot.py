@@ -22,7 +22,8 @@ from dclip_kit.evaluation.evaluate import (
     prepare_retrieval,
     prepare_zero_shot,
 )
-from dclip_kit.evaluation.experiment import Begun, begin, prepare_terms
+from dclip_kit.evaluation.experiment import SETTINGS, Begun, begin, prepare_terms
+from dclip_kit.evaluation.profile_data import lacks_captions
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.metrics import Gain, RetrievalMetrics
@@ -35,6 +36,7 @@ from dclip_kit.runtime.printing import say
 from dclip_kit.training import distill
 from dclip_kit.training.order import plan_epoch
 
+PILOT = "pilot.json"  # of a pilot's folder, beside its settings
 LADDER = (1 / 3, 1.0, 3.0)  # times the control's learning rate
 MEASURED = 200  # pictures of val, and labelled ones
 FEW = 500  # captioned pictures, below which fine-tuning mostly learns them by heart
@@ -101,7 +103,7 @@ def run_pilot(
 
     Args:
         profile: all settings.
-        out: a folder of the pilot's own, for its settings.
+        out: a folder of the pilot's own, for its settings; an earlier pilot's are replaced.
         pictures: to train on, with captions.
         steps: of each training, about.
         minutes: for the three trainings, about; where steps are slow, there are fewer, but an
@@ -115,6 +117,13 @@ def run_pilot(
     Raises:
         FileNotFoundError, ValueError: as `experiment.run`.
     """
+    if lacks_captions(profile):
+        raise ValueError(
+            f"Expected captioned pictures to try, got {profile.data}, which has none; run distill "
+            "without a pilot."
+        )
+    if out.is_dir() and {path.name for path in out.iterdir()} <= {SETTINGS, PILOT}:
+        (out / SETTINGS).unlink(missing_ok=True)  # there is nothing to continue
     begun = begin(profile, out, device=device)
     data, uncaptioned, control = begun.data, begun.uncaptioned, control_of(profile)
     settings = control.student

@@ -1,36 +1,24 @@
 """Tests models on order and relations, and whether teachers use their regions."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dclip_kit.evaluation.arms import read_origin
 from dclip_kit.evaluation.compare import format_compositions, format_probe
-from dclip_kit.evaluation.evaluate import evaluate_compositions, score_compositions
+from dclip_kit.evaluation.evaluate import evaluate_compositions
 from dclip_kit.evaluation.experiment import load_saved_teacher
 from dclip_kit.evaluation.inspection import ShortcutProbe, probe_teacher, score_teachers
-from dclip_kit.evaluation.profile_data import read_measured
+from dclip_kit.evaluation.profile_data import has_captions, read_measured
 from dclip_kit.evaluation.seen import TRAINING, leave_out_trained, load_seen
 from dclip_kit.features.extract import load_or_extract_features
 from dclip_kit.metrics import COMPOSITION_CHANCE, Interval
-from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.teacher import CONFIG_FILE, KINDS
 from dclip_kit.runtime.files import asset_path
-from dclip_kit.runtime.printing import printable
+from dclip_kit.runtime.printing import printable, say
 
-
-@dataclass(frozen=True, eq=False)
-class ProbeResult:
-    """The result of one model or teacher.
-
-    Attributes:
-        compositions: by kind and score, from `evaluate_compositions`.
-        looks: of a teacher, its Recall@1 with its regions exchanged.
-    """
-
-    compositions: dict[str, dict[str, Interval]]
-    looks: ShortcutProbe | None = None
+Compositions = dict[str, dict[str, Interval]]  # by kind and score, from `evaluate_compositions`
 
 
 def find_teachers(reference: str) -> dict[str, Path]:
@@ -53,18 +41,19 @@ def find_teachers(reference: str) -> dict[str, Path]:
     return teachers
 
 
-def probe_model(clip: ClipBundle, items: int) -> ProbeResult:
-    """Measures a CLIP on compositions, `items` of each kind."""
-    return ProbeResult(evaluate_compositions(score_compositions(clip, items)))
-
-
-def probe_saved_teacher(folder: Path, items: int, device: str = "cpu") -> ProbeResult:
+def probe_saved_teacher(
+    folder: Path, items: int, device: str = "cpu"
+) -> tuple[Compositions, ShortcutProbe | None]:
     """Measures a teacher on compositions, and on its run's test pictures with regions exchanged.
 
     Args:
         folder: of the teacher.
         items: compositions of each kind.
         device: where to put the CLIP whose features it reads.
+
+    Returns:
+        Its scores of compositions, and its Recall@1 with its regions exchanged; None for the latter
+        if its run had no captions, which is printed.
 
     Raises:
         FileNotFoundError, ValueError: the teacher, its CLIP or its data is missing or damaged.
@@ -76,42 +65,51 @@ def probe_saved_teacher(folder: Path, items: int, device: str = "cpu") -> ProbeR
             "restore it."
         )
     clip, regions = origin.load_base(device), origin.profile.regions
+    compositions = evaluate_compositions(score_teachers({"": run}, clip, regions, items)[""])
+    if not has_captions(origin.profile):
+        say(f"Whether {folder} uses its regions is not known: its run's pictures have no captions.")
+        return compositions, None
     seen = load_seen(folder)
     seen_by_teacher = {str(folder): seen} if seen else {}
     unseen = leave_out_trained(read_measured(origin.profile), seen_by_teacher)
     features = load_or_extract_features(clip, unseen.dataset, regions, None)
-    cosines = score_teachers({"": run}, clip, regions, items)[""]
-    return ProbeResult(
-        evaluate_compositions(cosines),
-        probe_teacher(run, clip, features, regions),
-    )
+    return compositions, probe_teacher(run, clip, features, regions)
 
 
-def describe_probes(results: Mapping[str, ProbeResult], items: int) -> dict[str, Any]:
-    """All figures, for JSON."""
+def describe_probes(
+    compositions: Mapping[str, Compositions], looks: Mapping[str, ShortcutProbe], items: int
+) -> dict[str, Any]:
+    """All figures, for JSON.
+
+    Args:
+        compositions: by model or teacher.
+        looks: by teacher, its Recall@1 with its regions exchanged.
+        items: compositions of each kind.
+    """
     return {
         "items": items,
         "chance": COMPOSITION_CHANCE,
         "compositions": {
             name: {
                 kind: {score: asdict(interval) for score, interval in scores.items()}
-                for kind, scores in result.compositions.items()
+                for kind, scores in by_kind.items()
             }
-            for name, result in results.items()
+            for name, by_kind in compositions.items()
         },
-        "looks": {name: asdict(result.looks) for name, result in results.items() if result.looks},
+        "looks": {name: asdict(probe) for name, probe in looks.items()},
     }
 
 
-def format_probes(results: Mapping[str, ProbeResult], items: int) -> str:
-    """All figures with their intervals, as text."""
-    by_name = {printable(name): result for name, result in results.items()}
-    lines = [f"{name}: {format_probe(asdict(x.looks))}" for name, x in by_name.items() if x.looks]
+def format_probes(
+    compositions: Mapping[str, Compositions], looks: Mapping[str, ShortcutProbe], items: int
+) -> str:
+    """All figures with their intervals, as text; arguments as in `describe_probes`."""
+    lines = [f"{printable(name)}: {format_probe(asdict(x))}" for name, x in looks.items()]
     return "\n".join(
         [
             *lines,
             *[""] * bool(lines),
             f"Compositions: {items:,} pairs of pocket scenes a kind",
-            format_compositions({name: result.compositions for name, result in by_name.items()}),
+            format_compositions({printable(name): x for name, x in compositions.items()}),
         ]
     )

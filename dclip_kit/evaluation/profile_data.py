@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from dclip_kit.config import Profile
+from dclip_kit.config import Profile, change_settings
 from dclip_kit.data import (
     CaptionedImages,
     LabelledImages,
@@ -33,6 +33,7 @@ from dclip_kit.data.splits import (
     say_left_out,
 )
 from dclip_kit.evaluation.evaluate import TEMPLATE_SETS, TEMPLATES, Templates
+from dclip_kit.models.clip import POCKET
 from dclip_kit.runtime.printing import say
 
 # The fields of a profile that decide what is measured: the model and the pictures.
@@ -80,8 +81,20 @@ def require_data(profile: Profile) -> None:
         )
     for source in filter(is_pocket, (profile.data, profile.zero_shot)):
         pocket_count(source)
+    alone = lacks_captions(profile)
+    if alone and not profile.anchor_texts:
+        raise ValueError(
+            f"Expected texts that the pictures in {profile.data} can be compared with, got none; "
+            "give --anchor-texts, such as a .txt with one a line."
+        )
+    for option, given in (("test", profile.test), ("uncaptioned", locate_uncaptioned(profile))):
+        if alone and given:
+            raise ValueError(
+                f"Expected no --{option} where no picture has a caption, got {given}; leave it "
+                "out, and put all pictures to train on into --data."
+            )
     if not is_pocket(profile.data):
-        if profile.captions == "own" or has_captions(profile):
+        if not alone:
             for path in filter(None, (profile.data, profile.test)):
                 recognise_format(path, profile.images or None)
         if profile.leak_guard == "content":
@@ -104,13 +117,16 @@ def require_data(profile: Profile) -> None:
 def load_data(profile: Profile) -> ProfileData:
     """Reads a profile's data; the pocket's is drawn on first use.
 
-    For other data, what cannot be used is printed.
+    For other data, what cannot be used is printed. Of a folder of pictures without captions, all
+    are to train on; val and test are empty, and no labelled picture chooses.
 
     Raises:
         ValueError: as `require_data`, or data cannot be read or is too little.
         ImportError: a library of the extra "data" is needed and not installed.
     """
     require_data(profile)
+    if lacks_captions(profile):
+        return load_pictures_alone(profile)
     if is_pocket(profile.zero_shot):
         count = pocket_count(profile.zero_shot)
         labelled: tuple[LabelledImages, LabelledImages, LabelledImages | None] = (
@@ -127,6 +143,28 @@ def load_data(profile: Profile) -> ProfileData:
     ceiling = pocket.RECALL_CEILING if is_pocket(profile.data) else None
     return ProfileData(
         splits.train, splits.val, splits.test, splits.left_out, *labelled, ceiling, templates
+    )
+
+
+def load_pictures_alone(profile: Profile) -> ProfileData:
+    """The data of a profile whose pictures have no captions, as `load_data` says."""
+    pictures, left_out = read_uncaptioned(profile.data, (), profile.leak_guard == "content")
+    if str(left_out):
+        say(str(left_out))
+    if is_pocket(profile.zero_shot):
+        labelled = pocket.load_labelled("zero_shot", pocket_count(profile.zero_shot))
+    else:
+        (labelled,) = read_zero_shot(profile.zero_shot)
+    return ProfileData(
+        pictures,
+        val=pictures.select([]),
+        test=pictures.select([]),
+        left_out=left_out,
+        zero_shot_val=labelled.select([]),
+        zero_shot=labelled,
+        zero_shot_held_out=None,
+        ceiling=None,
+        templates=choose_templates(profile.zero_shot, profile.templates),
     )
 
 
@@ -222,11 +260,14 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     left out, identified by name and content as `Profile.leak_guard` says, and this is printed.
 
     Returns:
-        The pictures; None if the profile has none or its recipe cannot use them, which is printed.
+        The pictures; None if the profile has none or its recipe cannot use them, which is printed,
+            or if all that it has are in `data` already.
 
     Raises:
         ValueError: as `read_uncaptioned`.
     """
+    if not data.val:
+        return None
     source = locate_uncaptioned(profile)
     scenes = pocket_count(source) if is_pocket(source) else None
     learns = profile.student.distillation_weight and profile.student.uncaptioned_batch
@@ -245,6 +286,23 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
     if str(left_out):
         say(f"Of {source}: {left_out}")
     return pictures
+
+
+def resolve_paths(profile: Profile) -> Profile:
+    """A profile with whole paths to its CLIP and its data, which are then found from any folder."""
+
+    def resolve(source: str) -> str:
+        kind = source.partition(":")[0]
+        start = f"{kind}:" if kind in LABELLED_READERS else ""
+        path = Path(source.removeprefix(start))
+        is_name = source in ("auto", *POCKET) or is_pocket(source)
+        return source if is_name or not path.exists() else f"{start}{path.resolve()}"
+
+    names = ("pretrained", "data", "images", "test", "zero_shot", "uncaptioned", "anchor_texts")
+    sources = {name: getattr(profile, name) for name in names}
+    sources["clip"] = profile.clip.removeprefix("local-dir:")
+    whole = {name: source and resolve(source) for name, source in sources.items()}
+    return change_settings(profile, whole)
 
 
 def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> Profile:
@@ -269,11 +327,13 @@ def choose_measured(runs: Sequence[Profile], profile: Profile, **asked: Any) -> 
     if "data" in overrides:
         overrides = {"images": "", "test": ""} | overrides
     measured = replace([*runs, profile][0], **overrides)
-    if not measured.data or (is_pocket(measured.data) and measured.images):
-        raise ValueError(
-            "Expected captioned pictures to measure on, got "
-            f"{f'{measured.images} alone' if measured.images else 'none'}; give --data."
-        )
+    got = "" if measured.data else "none"
+    if is_pocket(measured.data) and measured.images:
+        got = f"{measured.images} alone"
+    elif measured.data and "data" not in overrides and not has_captions(measured):
+        got = f"those of the model's training in {measured.data}, which have no captions"
+    if got:
+        raise ValueError(f"Expected captioned pictures to measure on, got {got}; give --data.")
     return measured
 
 
@@ -348,7 +408,14 @@ def read_anchors(source: str) -> list[str]:
 def has_captions(profile: Profile) -> bool:
     """Whether a profile's data are more than a folder of pictures."""
     data = Path(profile.data)
-    return not data.is_dir() or bool(find_formats(data)) or has_parquet(data)
+    if is_pocket(profile.data) or not data.is_dir():
+        return True
+    return bool(find_formats(data)) or has_parquet(data)
+
+
+def lacks_captions(profile: Profile) -> bool:
+    """Whether a profile learns from nothing but pictures: of its data, none has a caption."""
+    return profile.captions == "none" and not has_captions(profile)
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:

@@ -240,9 +240,9 @@ def leave_out_labelled(dataset: LabelledImages, digests: frozenset[str]) -> Labe
         digests: of the files of those pictures.
 
     Raises:
-        ValueError: nothing is left.
+        ValueError: there were some, and nothing is left.
     """
-    if not digests:
+    if not digests or not dataset:
         return dataset
     indices = [i for i, digest in enumerate(_digest_files(dataset.paths)) if digest not in digests]
     if not indices:

@@ -247,11 +247,6 @@ def _require_clip_in(folder: Path) -> None:
 
 def _require_architecture(name: str) -> None:
     """Raises ValueError if open_clip has no architecture of this name."""
-    if Path(f"{name.removesuffix('.safetensors')}.safetensors").is_file():
-        raise ValueError(
-            f"Expected the folder of a model, got {name}, the weights of a tower alone, as earlier "
-            "versions wrote them; train it again with distill and another --out."
-        )
     if name not in open_clip.list_models():
         raise ValueError(
             f"Expected {', '.join(map(repr, POCKET))}, a folder or an architecture of open_clip, "

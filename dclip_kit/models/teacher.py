@@ -207,8 +207,6 @@ class RegionTeacher(nn.Module):
     def start_from_mean(self, weight: float) -> None:
         """Sets the weights so that it only adds the regions' mean to the picture's feature.
 
-        Trained from there, it begins as this mean, and not as noise.
-
         Args:
             weight: of the mean; the picture's is 1.
         """

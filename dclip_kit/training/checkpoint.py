@@ -14,8 +14,6 @@ from dclip_kit.features.store import differing_entries
 from dclip_kit.runtime.files import load_tensors, load_weights, save_tensors
 from dclip_kit.runtime.processes import exists_for_all, gather_rows, is_main_process
 
-DECAYED = "matrices"  # what weight decay shrinks; checkpoints store it, as it forms the groups
-
 
 @dataclass
 class Place:
@@ -70,7 +68,7 @@ def restore_place(
     Raises:
         ValueError: the checkpoint is damaged, of another run, or differs between processes.
     """
-    settings = {"decayed": DECAYED, **identity}
+    settings = dict(identity)
     if path is None or not exists_for_all(path):
         return Place(settings)
     state = load_training_state(path, module, optimizer)

@@ -1,7 +1,7 @@
 """Training the teacher alone, and applying it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -198,20 +198,16 @@ def train_region_teacher(
     on_epoch: Callable[[RegionTeacher, History], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     device: torch.device | str = "cpu",
-    mean_weight: float | None = None,
 ) -> TeacherRun:
     """Trains the caption-free teacher by symmetric InfoNCE, with all captions of a picture.
 
-    Each step leaves out a share of the regions at random. With a mean_weight it starts from the
-    mean of picture and regions (`RegionTeacher.start_from_mean`). Processes, arguments and errors
-    are otherwise as in `train_teacher`.
+    Each step leaves out a share of the regions at random. Processes, arguments and errors are
+    otherwise as in `train_teacher`.
     """
     require_directions(text_features=features.text, image_features=features.image)
     require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
-    if mean_weight is not None:
-        teacher.start_from_mean(mean_weight)
     most = int(features.region_count.max())
 
     def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
@@ -247,7 +243,6 @@ def train_region_teacher(
                 features.image_of_text,
             ),
             **asdict(settings),
-            "mean_weight": mean_weight,
         },
     )
     history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
@@ -258,55 +253,37 @@ def choose_region_teacher(
     features: FrozenFeatures,
     settings: RegionTeacherSettings,
     val: FrozenFeatures | None,
-    seed: int = 0,
-    checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> TeacherRun:
-    """Takes the mean of picture and regions as the teacher, or trains one from it that is better.
+    """Takes the mean of picture and regions as the teacher; nothing is trained.
 
     Args:
-        features: of the training pictures; of an untrained teacher, only their width is used.
-        settings: with `train` "never" or "auto".
-        val: features of other captioned pictures, by which weight and teacher are chosen; without
-            them, the regions' mean weighs as much as the picture, and nothing is trained.
-        seed, checkpoint, device: as in `train_region_teacher`.
+        features: of the training pictures; only their width is used.
+        settings: of the teacher.
+        val: features of other captioned pictures, by which the mean's weight is chosen; without
+            them, it weighs as much as the picture.
+        device: where to put the teacher.
 
     Returns:
-        The teacher. `chosen` has "kept" ("mean" or "trained"), the mean's "weight", and
-        "val_recall_at_1", text→image, by candidate.
-
-    Raises:
-        ValueError: as `train_region_teacher`.
+        The teacher. `chosen` has the mean's "weight", and "val_recall_at_1", text→image, by
+        candidate.
     """
     untrained: Any = build_teacher(features.image.shape[1], settings).to(device).eval()
     found = dict[float, float]()
     if val:
         for weight in MEAN_WEIGHTS:
             untrained.start_from_mean(weight)
-            found[weight] = _find_on(val, untrained, settings)
+            embedding = embed_pictures(untrained, val, settings)
+            metrics = retrieval_metrics(embedding, val.text, val.image_of_text)
+            found[weight] = metrics.text_to_image.recall_at[1]
     weight = max(found, key=found.__getitem__, default=1.0)
     untrained.start_from_mean(weight)
     # So that its attention says what it does: each item counts the same.
     for layer in untrained.layers:
         nn.init.zeros_(layer.attention.in_proj_weight)
-    run = TeacherRun(untrained, settings, [])
     recalls = {f"mean, {each:g}": recall for each, recall in found.items()}
-    if settings.train == "auto" and val:
-        trained = train_region_teacher(
-            features, settings, seed, checkpoint, device=device, mean_weight=weight
-        )
-        recalls["trained"] = _find_on(val, trained.teacher, settings)
-        if recalls["trained"] > found[weight]:
-            run = trained
-    kept = "mean" if run.teacher is untrained else "trained"
-    return replace(run, chosen={"kept": kept, "weight": weight, "val_recall_at_1": recalls})
-
-
-def _find_on(val: FrozenFeatures, teacher: RegionTeacher, settings: RegionTeacherSettings) -> float:
-    """The text→image Recall@1 of a teacher's embeddings."""
-    embedding = embed_pictures(teacher, val, settings)
-    metrics = retrieval_metrics(embedding, val.text, val.image_of_text)
-    return metrics.text_to_image.recall_at[1]
+    chosen = {"weight": weight, "val_recall_at_1": recalls}
+    return TeacherRun(untrained, settings, [], chosen)
 
 
 def apply_region_teacher(

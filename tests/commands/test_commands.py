@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from dclip_kit.commands import COMMANDS, UNPROFILED, main
-from dclip_kit.commands.terminal import choose_device, require_writable
+from dclip_kit.commands.terminal import require_writable
 from dclip_kit.config import FORMATS, PROFILES
 from dclip_kit.data.splits import read_splits, read_test
 from dclip_kit.evaluation.evaluate import (
@@ -26,8 +26,8 @@ from dclip_kit.evaluation.inspection import probe_teacher, score_teachers
 from dclip_kit.evaluation.profile_data import load_data
 from dclip_kit.evaluation.seen import describe_seen
 from dclip_kit.features.extract import extract_features
-from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.models import detector as detectors
+from dclip_kit.models.clip import choose_device
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.teacher import build_teacher, kind_of
 from dclip_kit.runtime.printing import printable
@@ -149,7 +149,7 @@ def test_curate_draws_a_mixture_that_distill_takes(run, tmp_path) -> None:
     assert code == 2 and "Expected pictures to draw from" in err
 
 
-# detect, embed
+# detect
 
 
 def test_detect_writes_boxes_and_draws_them(run, fake_detector, pictures, tmp_path) -> None:
@@ -182,23 +182,6 @@ def test_detect_writes_boxes_and_draws_them(run, fake_detector, pictures, tmp_pa
         drawn = Image.open(tmp_path / "drawn" / "deep" / f"{name}.png")
         assert drawn.size == picture.size == (entry["width"], entry["height"])
         assert (drawn.tobytes() != picture.tobytes()) == bool(entry["regions"])
-
-
-def test_embed_writes_features_and_whose_they_are(
-    own, run, fake_detector, clip_folder, tmp_path
-) -> None:
-    out = tmp_path / "features"
-    code, said, _ = run("embed", own, "--out", out, "--model", clip_folder, "--split", "all")
-    assert code == 0 and "Encoded 20 pictures" in said and "unusable: 1;" in said
-    features = FrozenFeatures.load(out)
-    record = json.loads((out / "contents.json").read_text())
-    assert len(record["pictures"]) == len(features) == 20
-    assert len(record["captions"]) == len(features.text) == 40
-    assert record["unusable"][0]["path"].endswith("gone.png") and record["empty_captions"] == 1
-    assert "no splits" not in said
-    plain = write_own(tmp_path / "plain", range(3))
-    _, said, _ = run("embed", plain, "--out", tmp_path / "b", "--model", clip_folder)
-    assert "plain has no splits of its own: everything is encoded, not only train." in said
 
 
 # evaluate
@@ -510,8 +493,6 @@ def test_a_missing_extra_names_the_line_that_brings_it(missing, run, served, mon
         (["detect", "empty", "--out", "o.json"], "at empty or in folders below it, found none"),
         (["detect", "own", "--out", "own/0.png/o.json"], "Expected a file that can be written"),
         (["detect", "own", "--out", "o.json", "--drawn", "own/0.png"], "Expected a folder that"),
-        (["embed", "nowhere", "--out", "o"], "found nothing"),
-        (["embed", "own", "--out", "own/0.png"], "Expected a folder that can be written"),
         (["search", "empty", "x"], "Expected pictures ("),
         (["search", "own", " "], "Expected a query with some text and a --top-k from 1, got ' '"),
         (["search", "own", "x", "--top-k", "0"], "a --top-k from 1"),
@@ -618,22 +599,12 @@ def test_a_setting_is_refused_in_a_sentence_before_anything_is_done(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_embed_would_cut_out_is_checked_too(run, own, tmp_path) -> None:
-    code, _, err = run("embed", own, "--out", tmp_path / "o", "--regions.margin", "-1")
-    assert code == 2 and err == (
-        "python -m dclip_kit: Expected regions.margin to be a finite number from 0, got -1.0; "
-        "choose another value.\n"
-    )
-
-
 def test_a_value_of_another_type_shows_the_option(run) -> None:
     code, _, err = run("distill", "--out", "o", "--student.epochs", "abc")
     assert code == 2 and "Error parsing --student.epochs: invalid literal" in err
 
 
-def test_a_full_disk_is_said_in_a_sentence(
-    run, own, fake_detector, clip_folder, tmp_path, monkeypatch
-) -> None:
+def test_a_full_disk_is_said_in_a_sentence(run, options, tmp_path, monkeypatch) -> None:
     """safetensors raises an error of its own for it."""
 
     def fill(_, path) -> None:
@@ -641,7 +612,7 @@ def test_a_full_disk_is_said_in_a_sentence(
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("dclip_kit.runtime.files.save_file", fill)
-    code, _, err = run("embed", own, "--out", tmp_path / "o", "--model", clip_folder)
+    code, _, err = run("train-teacher", "--out", tmp_path / "o", *options)
     assert code == 2 and err.count("\n") == 1 and "No space left on device" in err
     assert ".safetensors, but it cannot be written" in err
     assert not list((tmp_path / "o").rglob("*.safetensors*"))
@@ -681,9 +652,8 @@ def test_help_is_given_and_flows(command, run) -> None:
     assert ("--recipe STR" in out) is (command in ("pilot", "train-teacher", "distill"))
 
 
-@pytest.mark.parametrize("command", ["inspect", "embed"])
-def test_help_says_what_each_format_needs(command, run) -> None:
-    said = " ".join(run(command, "--help")[1].replace("│", "").split())
+def test_help_says_what_each_format_needs(run) -> None:
+    said = " ".join(run("inspect", "--help")[1].replace("│", "").split())
     assert all(f"{format} ({needs})" in said for format, needs in FORMATS.items())
 
 

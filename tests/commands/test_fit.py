@@ -161,6 +161,12 @@ def test_a_pilot_says_where_nothing_changed(run, options, tmp_path, monkeypatch)
     code, said, err = run("pilot", "--out", tmp_path / "pilot", *options, *part)
     assert code == 0, err
     assert "Nothing changed at any rate" in said
+    # Its advice can be followed in the same folder, unless a run has begun there.
+    part = (*part[:-1], "1e-14")
+    assert run("pilot", "--out", tmp_path / "pilot", *options, *part)[0] == 0
+    (tmp_path / "pilot/checkpoints").mkdir()
+    code, _, err = run("pilot", "--out", tmp_path / "pilot", *options, *part[:-1], "1e-13")
+    assert code == 2 and "they differ in student.learning_rate" in err
 
 
 @pytest.mark.parametrize(

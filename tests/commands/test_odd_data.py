@@ -55,7 +55,6 @@ def test_a_pipe_in_place_of_annotations_is_told(run, tmp_path, beside) -> None:
     [
         ("distill", "--data", "own"),
         ("train-teacher", "--data", "own"),
-        ("embed", "own"),
     ],
     ids=lambda command: command[0],
 )
@@ -73,15 +72,13 @@ def test_features_are_not_strewn_among_other_files(run, own, tmp_path) -> None:
     assert code == 2 and f"at {own} that is empty" in err and not (tmp_path / "run").exists()
 
 
-def test_an_empty_folder_and_one_that_was_begun_are_taken(
-    run, own, fake_detector, clip_folder, tmp_path
-) -> None:
+def test_an_empty_folder_and_one_that_was_begun_are_taken(run, options, tmp_path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / ".DS_Store").touch()
-    (out / ".source.json.1a2b3c4d.tmp").touch()  # of a run that was killed at once
+    (out / ".settings.json.1a2b3c4d.tmp").touch()  # of a run that was killed at once
     for _ in range(2):
-        code, _, err = run("embed", own, "--out", out, "--model", clip_folder, "--split", "all")
+        code, _, err = run("train-teacher", "--out", out, *options)
         assert code == 0, err
 
 
@@ -126,15 +123,11 @@ def test_a_folder_that_cannot_be_read_is_told(run, own, monkeypatch) -> None:
     assert code == 2 and "locked cannot be read (Permission denied)" in err and "name a" in err
 
 
-def test_a_caption_of_nothing_stops_no_encoding(
-    run, own, fake_detector, clip_folder, tmp_path
-) -> None:
+def test_a_caption_of_nothing_stops_no_encoding(run, own, options, tmp_path) -> None:
     with (own / "captions.csv").open("a") as file:
         file.write("\n1.png,&nbsp;,train\n2.png,<end_of_text> a dog,train")
-    code, said, err = run("embed", own, "--out", tmp_path / "out", "--model", clip_folder)
-    assert code == 0, err
-    left_out = json.loads((tmp_path / "out/contents.json").read_text())["unusable"]
-    assert sum("tokenizer reads nothing" in each["reason"] for each in left_out) == 2
+    code, said, err = run("train-teacher", "--out", tmp_path / "out", *options)
+    assert code == 0 and "3 unusable" in said, err
     code, said, _ = run("inspect", own)
     assert "captions.csv:44" in said and "captions.csv:45" in said
 

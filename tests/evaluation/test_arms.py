@@ -536,7 +536,10 @@ def test_the_pockets_arms_come_with_the_kit_and_others_lie_where_they_were_train
     monkeypatch.chdir(tmp_path / "notebooks")
     assert find_saved(pocket) == asset_path("pocket_arms")
     other = replace(pocket, name="base")
-    says = r"of the profile base in .*arms, found none; run: .* distill --profile base --out "
+    whole = tmp_path / "runs/base/arms"  # which holds in any folder
+    says = (
+        rf"of the profile base in .*arms, found none; run: .* distill --profile base --out {whole}"
+    )
     with pytest.raises(FileNotFoundError, match=says):
         find_saved(other)
     for place in (tmp_path / "runs/base/arms", Path("mine")):
@@ -642,6 +645,16 @@ def test_a_card_names_no_path_beyond_its_last_part(arm, clip, tmp_path) -> None:
     text = (folder / "README.md").read_text()
     assert "from `clip (pretrained)`" in text and "trained on `data`" in text
     assert "secret" not in text and "/home" not in text and str(tmp_path) not in text
+
+
+def test_a_card_names_the_folder_that_one_stood_in(arm, clip, tmp_path, monkeypatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    folder = keep(arm, clip, tmp_path / "dclip", replace(PROFILE, data="."))
+    text = (folder / "README.md").read_text()
+    assert "trained on `photos`" in text and str(tmp_path) not in text
+    monkeypatch.chdir(tmp_path)
+    assert read_origin(folder).profile.data == str(tmp_path / "photos")
 
 
 HOSTILE = "x`</code><script>alert(1)</script>[x](javascript:x)\n# big\x1b[31m"

@@ -165,8 +165,8 @@ def test_gains_by_facet_are_of_recall_at_k(before, after) -> None:
     way = before.text_to_image, after.text_to_image
     large, small = recall_gains(*way, facets, {"size": ("large", "small")})["size"]
     assert (large.before, large.after, small.before, small.after) == (0.5, 0.5, 0.5, 1)
-    (first, _) = recall_gains(*way, facets, {}, k=2)["size"]
-    assert (first.name, first.before, first.after) == ("small", 1, 1)
+    (first, _) = recall_gains(*way, facets, {})["size"]
+    assert first.name == "small"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,6 @@ def test_won_minus_lost_is_the_gain(before, after) -> None:
     swing = won_and_lost(before.text_to_image, after.text_to_image)
     assert (swing.won, swing.lost, swing.both, swing.neither) == ((1, 3), (2,), 1, 0)
     assert "2 won, 1 lost: +1 in all" in str(swing)
-    assert won_and_lost(before.text_to_image, after.text_to_image, k=2).lost == ()
 
 
 def test_drawn_queries_are_of_different_pictures_and_by_lot() -> None:

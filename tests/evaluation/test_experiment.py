@@ -505,13 +505,6 @@ def test_settings_may_not_change(tmp_path) -> None:
         require_settings(other, tmp_path)
 
 
-def test_a_run_of_an_earlier_version_is_not_continued(tmp_path) -> None:
-    write_record(PROFILE.as_dict(), tmp_path / SETTINGS)
-    write_record({}, tmp_path / "pictures.json")
-    with pytest.raises(ValueError, match=rf"a run of this version in {tmp_path}, .*another --out"):
-        require_settings(PROFILE, tmp_path)
-
-
 def test_damaged_settings_are_named(tmp_path) -> None:
     for content in ("{", "[]"):
         (tmp_path / SETTINGS).write_text(content)
@@ -570,6 +563,12 @@ def test_a_run_begins_with_its_settings_its_data_and_what_it_will_have_seen(own,
     assert run.seen.trained.phash is not None
     plain = begin(replace(own, leak_guard="names"), tmp_path / "plain")
     assert plain.seen.trained.phash is None
+
+
+def test_a_run_of_another_recipe_than_its_name_is_not_begun(own, tmp_path) -> None:
+    with pytest.raises(ValueError, match="in the recipe dclip"):
+        begin(replace(own, recipe="dclip"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_begun_anew_with_other_settings(own, tmp_path) -> None:

@@ -8,16 +8,15 @@ import pytest
 import torch
 
 from dclip_kit.config import PROFILES, Profile, change_settings
+from dclip_kit.data.pocket.compositions import KINDS
 from dclip_kit.data.splits import read_test
 from dclip_kit.evaluation.evaluate import evaluate_compositions, score_compositions
 from dclip_kit.evaluation.experiment import save_teacher_run
 from dclip_kit.evaluation.inspection import probe_teacher, score_teachers
 from dclip_kit.evaluation.probing import (
-    ProbeResult,
     describe_probes,
     find_teachers,
     format_probes,
-    probe_model,
     probe_saved_teacher,
 )
 from dclip_kit.evaluation.seen import describe_seen
@@ -67,12 +66,6 @@ def test_teachers_are_found_by_their_folder_their_runs_or_the_kits_name(taught, 
             find_teachers(str(place))
 
 
-def test_a_model_is_asked_for_compositions(clip, profile) -> None:
-    found = probe_model(clip, 3)
-    assert found.compositions == evaluate_compositions(score_compositions(clip, 3))
-    assert found.looks is None
-
-
 def test_a_teacher_is_asked_with_its_clip_on_pictures_that_it_has_not_trained_on(
     taught, profile, clip
 ) -> None:
@@ -80,11 +73,11 @@ def test_a_teacher_is_asked_with_its_clip_on_pictures_that_it_has_not_trained_on
     unseen = test.select(range(1, len(test)))
     features = extraction.load_or_extract_features(clip, unseen, profile.regions, None)
     for folder, run in taught.items():
-        found = probe_saved_teacher(folder, 3)
+        compositions, looks = probe_saved_teacher(folder, 3)
         (cosines,) = score_teachers({"one": run}, clip, profile.regions, 3).values()
         expected = evaluate_compositions(cosines)
-        assert found.compositions == expected
-        assert found.looks == probe_teacher(run, clip, features, profile.regions)
+        assert compositions == expected
+        assert looks == probe_teacher(run, clip, features, profile.regions)
 
 
 def test_a_teacher_without_its_record_or_whose_clip_has_changed_is_not_asked(
@@ -102,20 +95,31 @@ def test_a_teacher_without_its_record_or_whose_clip_has_changed_is_not_asked(
         probe_saved_teacher(other, 3)
 
 
+def test_a_teacher_of_a_run_without_captions_is_asked_for_compositions_alone(
+    taught, profile, clip, tmp_path, capsys
+) -> None:
+    folder, _ = taught
+    (tmp_path / "own" / "captions.csv").unlink()
+    compositions, looks = probe_saved_teacher(folder, 3)
+    assert compositions.keys() == {*KINDS} and looks is None
+    assert f"Whether {folder} uses its regions is not known" in capsys.readouterr().out
+
+
 def test_answers_are_json_and_text(clip, taught) -> None:
     folder, _ = taught
     odd = "model\x1b[31m"
-    results = {odd: probe_model(clip, 3), str(folder): probe_saved_teacher(folder, 3)}
-    told = json.loads(json.dumps(describe_probes(results, 3), allow_nan=False))
+    compositions = {odd: evaluate_compositions(score_compositions(clip, 3))}
+    compositions[str(folder)], looks = probe_saved_teacher(folder, 3)
+    results = compositions, {str(folder): looks}
+    told = json.loads(json.dumps(describe_probes(*results, 3), allow_nan=False))
     assert (told["items"], told["chance"]) == (3, COMPOSITION_CHANCE)
-    assert told["compositions"].keys() == results.keys()
-    looks = results[str(folder)].looks
+    assert told["compositions"].keys() == compositions.keys()
     assert told["looks"] == {str(folder): vars(looks)}  # a model has no regions to look at
-    text = format_probes(results, 3)
+    text = format_probes(*results, 3)
     first, empty, head, *_ = text.splitlines()
     assert first.startswith(f"{folder}: ") and f"own {100 * looks.own:.1f}" in first
     assert empty == "" and head == "Compositions: 3 pairs of pocket scenes a kind"
     assert "text (chance 25.0) | image (chance 25.0) | group (chance 16.7)" in text
     assert "\x1b" not in text and "model\\x1b[31m" in text
-    alone = format_probes({"it": ProbeResult(results[odd].compositions)}, 3)
+    alone = format_probes({"it": compositions[odd]}, {}, 3)
     assert alone.startswith("Compositions: ")

@@ -25,6 +25,7 @@ from dclip_kit.evaluation.profile_data import (
     read_measured,
     read_zero_shot,
     require_data,
+    resolve_paths,
 )
 from tests.data.test_leaks import scene
 from tests.data.test_splits import write_own
@@ -193,8 +194,29 @@ def test_models_are_measured_on_what_their_runs_were_unless_asked_otherwise(own)
         choose_measured([run, replace(run, zero_shot="pocket")], own)
     with pytest.raises(ValueError, match="got none; give --data"):
         choose_measured([], PROFILES["paper"])
+    (Path(own.data) / "captions.csv").unlink()
+    with pytest.raises(ValueError, match=r"have no captions; give --data"):
+        choose_measured([replace(own, test="")], own)
     with pytest.raises(ValueError, match="got below alone; give --data"):
         choose_measured([], PROFILES["pocket"], images="below")  # whose pictures lie elsewhere
+
+
+def test_whole_paths_hold_in_any_folder(own, tmp_path, monkeypatch) -> None:
+    names = ("a", "pocket", "auto", "pocket_vit", "classes")
+    for name in names:
+        (tmp_path / "here" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    places = {"data": ".", "images": "a", "test": "../here/a", "zero_shot": "cifar10:classes"}
+    others = {"uncaptioned": "a", "anchor_texts": "a", "clip": "local-dir:a", "pretrained": None}
+    found = resolve_paths(replace(own, **places, **others))
+    here = tmp_path / "here"
+    assert (found.data, found.images, found.test) == (str(here), f"{here}/a", f"{here}/a")
+    assert found.zero_shot == f"cifar10:{here}/classes" and found.pretrained is None
+    assert found.uncaptioned == found.anchor_texts == found.clip == f"{here}/a"
+    # Names are no paths, even where there are folders of these names.
+    named = replace(PROFILES["base"], uncaptioned="auto", test="gone", clip="pocket_vit")
+    assert resolve_paths(named) == named
+    assert resolve_paths(replace(named, data="hf:a/b")).data == "hf:a/b"
 
 
 # Pictures without captions

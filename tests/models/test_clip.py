@@ -302,18 +302,6 @@ def test_a_run_of_several_models_names_them(clip, tmp_path) -> None:
     assert torch.equal(load_clip(places[0]).model.visual.proj, clip.model.visual.proj)
 
 
-def test_an_arm_of_an_earlier_version_is_refused_in_a_sentence(clip, tmp_path, monkeypatch) -> None:
-    """Which was the weights of a tower beside a record, both of the arm's name."""
-    tower = {name: each.clone() for name, each in clip.model.visual.state_dict().items()}
-    save_file(tower, tmp_path / "dclip.safetensors")
-    (tmp_path / "dclip.json").write_text('{"alpha": 0.5, "candidates": []}')
-    monkeypatch.chdir(tmp_path)
-    for name in (tmp_path / "dclip", "dclip", "dclip.safetensors"):
-        with pytest.raises(ValueError, match=f"got {name}, the weights of a tower alone") as error:
-            load_clip(name)
-        assert "train it again" in str(error.value) and "\n" not in str(error.value)
-
-
 def test_a_digest_is_of_the_weights_as_they_are(clip, clip_folder) -> None:
     first = clip.digest
     assert load_clip(clip_folder).digest == clone_clip(clip).digest == first

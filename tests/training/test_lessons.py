@@ -18,7 +18,6 @@ from dclip_kit.training import (
     choose_region_teacher,
     embed_pictures,
     embed_with_teacher,
-    train_region_teacher,
 )
 from dclip_kit.training.lessons import prepare_lessons, prepare_rehearsal
 
@@ -96,14 +95,14 @@ def test_an_untrained_teacher_is_the_picture_plus_its_regions_mean(encoded) -> N
     run = choose_region_teacher(features, settings, features)
     best = max(share for share, _ in found.values())
     assert best > min(share for share, _ in found.values())
-    assert run.history == [] and run.chosen["kept"] == "mean"
+    assert run.history == []
     assert found[run.chosen["weight"]][0] == best
     recalls = run.chosen["val_recall_at_1"]
     assert recalls == pytest.approx({f"mean, {w:g}": share for w, (share, _) in found.items()})
     embedding = embed_pictures(run.teacher, features, settings)
     torch.testing.assert_close(embedding, found[run.chosen["weight"]][1])
     blind = choose_region_teacher(features, settings, None)
-    assert blind.chosen == {"kept": "mean", "weight": 1.0, "val_recall_at_1": {}}
+    assert blind.chosen == {"weight": 1.0, "val_recall_at_1": {}}
     torch.testing.assert_close(embed_pictures(blind.teacher, features, settings), found[1.0][1])
 
 
@@ -115,25 +114,6 @@ def test_an_untrained_teachers_attention_is_equal_for_all_items(encoded) -> None
         expected = torch.zeros_like(row)
         expected[: count + 1] = 1 / (count + 1)
         torch.testing.assert_close(row, expected)
-
-
-@pytest.mark.parametrize(("epochs", "rate", "kept"), [(12, 3e-3, "trained"), (1, 3.0, "mean")])
-def test_a_teacher_trained_from_the_mean_is_kept_where_it_finds_more(
-    epochs, rate, kept, encoded
-) -> None:
-    """It begins as the mean, so that a training at the rate 0 changes nothing."""
-    features = encoded.features
-    settings = replace(OWN, train="auto", epochs=epochs, learning_rate=rate, batch_size=3)
-    run = choose_region_teacher(features, settings, features, seed=1)
-    recalls = dict(run.chosen["val_recall_at_1"])
-    trained = recalls.pop("trained")
-    assert (trained > max(recalls.values())) == (kept == "trained") == bool(run.history)
-    assert run.chosen["kept"] == kept
-    still = train_region_teacher(features, replace(settings, learning_rate=0.0), mean_weight=0.6)
-    mean = RegionTeacher(32, 24, 3)
-    mean.start_from_mean(0.6)
-    expected = embed_pictures(mean, features, settings)
-    torch.testing.assert_close(embed_pictures(still.teacher, features, settings), expected)
 
 
 def test_crops_are_rehearsed_as_the_frozen_clip_saw_them(clip, encoded, monkeypatch) -> None:

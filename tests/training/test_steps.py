@@ -19,10 +19,8 @@ from dclip_kit.models.teacher import MetaTeacher
 from dclip_kit.models.weights import freeze
 from dclip_kit.runtime.files import load_tensors, save_tensors
 from dclip_kit.training import PictureTargets, train_teacher
-from dclip_kit.training import checkpoint as checkpoint_module
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import loop as loop_module
-from dclip_kit.training import teacher_training as teacher_module
 from dclip_kit.training.rates import group_parameters
 from tests.training.fine_tuning import fine_tune
 from tests.training.test_training import (
@@ -36,8 +34,6 @@ from tests.training.test_training import (
     weights,
 )
 from tests.training.test_training import targets as targets  # a fixture
-
-MODULES = {"teacher": teacher_module, "student": student_module}
 
 # Weight decay
 
@@ -89,39 +85,6 @@ def write_progress(progress: dict, path: Path) -> None:
     """Changes what a checkpoint says of its run."""
     told = torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8)
     save_tensors(load_tensors(path) | {"progress": told}, path)
-
-
-@pytest.mark.parametrize("kind", ["teacher", "student"])
-def test_a_checkpoint_from_when_everything_decayed_is_refused(
-    kind, clip, pixels, features, targets, tmp_path, monkeypatch
-) -> None:
-    """Its optimizer's numbers stand in another order."""
-    path, run, module = tmp_path / "state.safetensors", RUNS[kind], MODULES[kind]
-    given = (clip, pixels, features, targets, path)
-    with monkeypatch.context() as before:
-        before.setattr(checkpoint_module, "DECAYED", "everything")
-        if kind == "teacher":
-            before.setattr(
-                module,
-                "split_decayed",
-                lambda named, rate, _: [{"params": [p for _, p in named], "lr": rate}],
-            )
-        else:
-            before.setattr(
-                module,
-                "group_parameters",
-                lambda tower, _: [{"params": list(tower.parameters()), "peak": 1e-3}],
-            )
-        run(*given)
-    written = path.read_bytes()
-    with pytest.raises(ValueError, match=r"settings in .*differ in decayed; give another file"):
-        run(*given)
-    assert path.read_bytes() == written
-    progress = json.loads(bytes(load_tensors(path)["progress"].tolist()))
-    del progress["settings"]["decayed"]  # as it was written then
-    write_progress(progress, path)
-    with pytest.raises(ValueError, match=r"settings in .*differ in decayed; give another file"):
-        run(*given)
 
 
 def test_a_checkpoint_with_a_setting_that_is_no_more_is_refused(
