@@ -70,6 +70,7 @@ class ZeroShotPlayground(BeforeAfter):
         """
         super().__init__(clip, fine_tuned, labelled.paths, image_features, names)
         self._task = task = prepare_zero_shot(clip, labelled, read=False, templates=templates)
+        self._encoded, self._class_features = [*task.class_names], task.class_features
         self._correct = {
             share: (features @ task.class_features.T).argmax(1) == task.labels
             for share, features in self._features.items()
@@ -100,7 +101,7 @@ class ZeroShotPlayground(BeforeAfter):
         if self.picture == -1 and self._uploaded is None:
             self.picture = 0
             return  # the change triggers another call
-        texts = encode_classes(self._clip, self.classes, self._task.templates)
+        texts = self._encode_classes()
         answers = {}
         for row, share in (("before", 0.0), ("after", self.share)):
             scores = float(self._clip.model.logit_scale.detach().exp()) * (
@@ -119,6 +120,13 @@ class ZeroShotPlayground(BeforeAfter):
                 self._shown = encode_jpeg(fit_picture(self._open(), _SIDE))
             self.answers, self.message = answers, message
             self.changes = self._compare()
+
+    def _encode_classes(self) -> Float[Tensor, "class embed"]:
+        """The classes' features, which are encoded again only if the classes have changed."""
+        if self._encoded != self.classes:
+            features = encode_classes(self._clip, self.classes, self._task.templates)
+            self._encoded, self._class_features = [*self.classes], features
+        return self._class_features
 
     def _compare(self) -> list[dict[str, Any]]:
         before, after = self._correct[0.0], self._correct[self.share]

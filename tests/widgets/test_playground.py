@@ -15,6 +15,7 @@ from dclip_kit.evaluation.evaluate import encode_classes
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import clone_clip, interpolate
 from dclip_kit.widgets import ZeroShotPlayground
+from dclip_kit.widgets import playground as playground_module
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 TEMPLATES = ("a {}",)
@@ -101,6 +102,24 @@ def test_both_models_name_a_picture_out_of_typed_classes(make, clip, features, l
                 )
     label = labelled.class_names[labelled.labels[4]]
     assert playground.message.endswith(f"It is labelled {label}.")
+
+
+def test_classes_are_encoded_only_when_they_change(make, monkeypatch) -> None:
+    encoded = []
+
+    def encode(clip, names, templates):
+        encoded.append([*names])
+        return encode_classes(clip, names, templates)
+
+    monkeypatch.setattr(playground_module, "encode_classes", encode)
+    playground = make()
+    playground.picture, playground.share = 3, 0.5
+    assert encoded == []  # the labelled classes are known
+    with playground.hold_trait_notifications():  # as a page sets several traits at once
+        playground.picture, playground.classes = 2, ["a cat", "boat"]
+    playground.picture = 1
+    assert encoded == [["a cat", "boat"]]
+    assert {name for name, _ in playground.answers["after"]} == {"a cat", "boat"}
 
 
 def test_what_was_forgotten_and_learned_is_counted_by_class(make, clip, features, labelled) -> None:
