@@ -76,15 +76,20 @@ class ZeroShotPlayground(BeforeAfter):
             for share, features in self._features.items()
         }
         accuracy = {share: float(each.float().mean()) for share, each in self._correct.items()}
+        # Of nothing there is no share: recall itself is the gain then, and nothing is forgotten.
         curve = [
             {
                 "share": share,
-                "gain": recalls[share] / max(recalls[0.0], 1e-9) - 1,
-                "retention": accuracy[share] / max(accuracy[0.0], 1e-9),
+                "gain": recalls[share] / recalls[0.0] - 1 if recalls[0.0] else recalls[share],
+                "retention": accuracy[share] / accuracy[0.0] if accuracy[0.0] else 1.0,
             }
             for share in self._features
         ]
-        self._told = self._told | {"curve": curve, "pictures": len(labelled.paths)}
+        self._told = self._told | {
+            "curve": curve,
+            "gain_unit": "%" if recalls[0.0] else "points",
+            "pictures": len(labelled.paths),
+        }
         self.classes = list(classes or task.class_names)
         self.observe(self._ask, ["classes", "picture", "share"])
         self._ask({"name": "picture"})
