@@ -368,6 +368,7 @@ class QueryGallery(BeforeAfter):
             large = fit_picture(open_picture(self._paths[image], _LARGE), _LARGE)
         except (OSError, ValueError):
             self.message = f"{self._name(image)} cannot be opened any more."
+            self.send({"kind": "gone"})  # or the page would take the next view's answer for its own
             return
         self.send({"kind": "opened", "file": self._name(image)}, [encode_jpeg(large)])
 
