@@ -134,11 +134,16 @@ function select(number) {
 }
 
 async function receive(number, message, buffers) {
+  const { place, page } = tabs[number];
+  if (message.failed) {
+    models.delete(number); // so that another click on the tab tries again
+    place.replaceChildren(make("p", { class: "failed", role: "alert" }, message.failed));
+    return;
+  }
   const entry = models.get(number);
   entry.model.receive(message, buffers);
   if (entry.shown) return;
   entry.shown = true;
-  const { place, page } = tabs[number];
   const style = make("link", { rel: "stylesheet", href: `${page}.css` });
   const styled = new Promise((done) => style.addEventListener("load", done));
   document.head.append(style);

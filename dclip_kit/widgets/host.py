@@ -191,13 +191,19 @@ class Visitor:
         def post(data: Mapping[str, Any], buffers: Sequence[Any]) -> None:
             self._post(pack({"tab": number, **data}, buffers))
 
-        if number not in self.widgets:
+        if number in self.widgets:
+            return
+        try:
             widget = self._tabs[number].make()
-            unused, widget.comm = widget.comm, _SocketComm(post, widget.comm.comm_id)
-            unused.close()
-            self.widgets[number] = widget
-            sent = set(widget.keys) - {"_esm", "_css", "layout"}  # files, and another widget
-            widget.send_state(sent)
+        except Exception as error:  # of any kind: other tabs go on
+            post({"failed": f"Failed: {error}"}, ())
+            say(printable(f"{self._tabs[number].title}: {error}"))
+            return
+        unused, widget.comm = widget.comm, _SocketComm(post, widget.comm.comm_id)
+        unused.close()
+        self.widgets[number] = widget
+        sent = set(widget.keys) - {"_esm", "_css", "layout"}  # files, and another widget
+        widget.send_state(sent)
 
     @staticmethod
     def _set(widget: PictureWidget, state: Mapping[str, Any]) -> None:

@@ -129,6 +129,25 @@ def test_a_widget_is_made_when_its_tab_is_opened(visitor, sent) -> None:
     assert visitor.widgets[0] is widget and len(sent) == 1
 
 
+def test_a_widget_that_cannot_be_made_says_why_and_can_be_tried_again(sent) -> None:
+    reasons = ["Expected a picture, got none."]
+
+    def make() -> Counter:
+        if reasons:
+            raise ValueError(reasons.pop())
+        return Counter()
+
+    tabs = [Tab("Odd", [], "gallery", make), TAB]
+    visitor = Visitor(tabs, lambda frame: sent.append(unpack(frame)))
+    for tab in (0, 1, 0):
+        visitor.receive(pack({"tab": tab, "kind": "open"}))
+    failed, other, again = (header for header, _ in sent)
+    assert (failed["tab"], failed["failed"]) == (0, "Failed: Expected a picture, got none.")
+    assert (other["tab"], other["method"]) == (1, "update")
+    assert (again["tab"], again["method"]) == (0, "update")
+    visitor.close()
+
+
 def test_traits_go_both_ways_with_their_bytes(visitor, sent) -> None:
     ask(visitor, "open")
     sent.clear()
