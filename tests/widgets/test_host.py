@@ -47,12 +47,7 @@ TAB = Tab("Count", ["letters"], "gallery", Counter)
 def build_page(tabs=(TAB,)) -> SharedPage:
     """A page whose tabs are ready."""
     page = SharedPage("Title", lambda tell: iter(tabs))
-    done = threading.Event()
-    page.follow(
-        lambda state: len(state["tabs"]) == len(tabs) and not state["message"] and done.set()
-    )
-    page.start()
-    assert done.wait(10)
+    page._run()
     return page
 
 
@@ -314,46 +309,38 @@ def test_there_are_only_so_many_visitors(client, monkeypatch) -> None:
 
 
 def test_tabs_appear_as_they_are_built() -> None:
-    go_on, states = threading.Event(), []
+    go_on = [threading.Event(), threading.Event()]
 
     def build(tell):
         tell("first", 0.5)
         yield TAB
-        go_on.wait(10)
+        go_on[0].wait(10)
         tell("second", None)
         yield Tab("Again", [], "gallery", Counter)
+        go_on[1].wait(10)
 
-    page, done = SharedPage("Title", build), threading.Event()
+    page = SharedPage("Title", build)
+    with (
+        TestClient(make_application(page)) as client,
+        client.websocket_connect("/socket") as one,
+        client.websocket_connect("/socket") as two,
+    ):
 
-    def follow(state) -> None:
-        states.append((len(state["tabs"]), state["message"], state["share"]))
-        if states[-1] == (2, "", None):
-            done.set()
+        def follow(socket, count: int, message: str, share: float | None) -> None:
+            """Hears of states, some of which may be passed over, until this one comes."""
+            wanted = (count, message, share)
+            while True:
+                state = hear(socket, "page")[0]["page"]
+                if (len(state["tabs"]), state["message"], state["share"]) == wanted:
+                    return
 
-    stop = page.follow(follow)
-    page.start()
-    go_on.set()
-    assert done.wait(10)
-    assert states == [
-        *((0, "", None), (0, "first", 0.5), (1, "first", 0.5)),
-        *((1, "second", None), (2, "second", None), (2, "", None)),
-    ]
-    stop()
-
-
-def test_whoever_leaves_takes_no_news_from_others() -> None:
-    page, heard = SharedPage("Title", lambda tell: ()), []
-
-    def leave(state) -> None:
-        if state["message"]:  # as from the thread that sees a page close, while it is told
-            thread = threading.Thread(target=stop)
-            thread.start()
-            thread.join(0.2)
-
-    stop = page.follow(leave)
-    page.follow(lambda state: heard.append(state["message"]))
-    page._change(message="x")
-    assert heard == ["", "x"]
+        page.start()
+        follow(one, 1, "first", 0.5)
+        go_on[0].set()
+        follow(one, 2, "second", None)
+        two.close()  # which takes no news from others
+        go_on[1].set()
+        follow(one, 2, "", None)
 
 
 def test_a_build_that_fails_says_why(capsys) -> None:
@@ -361,12 +348,11 @@ def test_a_build_that_fails_says_why(capsys) -> None:
         yield TAB
         raise ValueError("Expected <b>more</b>, got less.")
 
-    page, failed = SharedPage("Title", build), threading.Event()
-    states = []
-    page.follow(lambda state: (states.append(state), state["failed"] and failed.set()))
-    page.start()
-    assert failed.wait(10) and states[-1]["message"] == "Failed: Expected <b>more</b>, got less."
-    assert len(states[-1]["tabs"]) == 1  # what was ready can be used
+    page = SharedPage("Title", build)
+    page._run()
+    assert page.state["failed"]
+    assert page.state["message"] == "Failed: Expected <b>more</b>, got less."
+    assert len(page.state["tabs"]) == 1  # what was ready can be used
 
 
 def test_a_page_writes_no_html() -> None:
