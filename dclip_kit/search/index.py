@@ -59,9 +59,16 @@ def search_images(
     """
     query = torch.as_tensor(query)
     images = unit_vectors(image_features, query.numel())
-    searched = torch.tensor([i for i in range(len(images)) if i not in leave_out], dtype=torch.long)
-    scores, positions = find_nearest(unit_vectors(query.reshape(1, -1)), [images[searched]], top_k)
-    return Hits(tuple(searched[positions[0]].tolist()), tuple(scores[0].tolist()))
+    wanted = top_k + len(leave_out) if top_k > 0 else top_k  # the latter is refused
+    scores, indices = find_nearest(unit_vectors(query.reshape(1, -1)), [images], wanted)
+    pairs = zip(indices[0].tolist(), scores[0].tolist(), strict=True)
+    hits = [pair for pair in pairs if pair[0] not in leave_out][:top_k]
+    if not hits:
+        raise ValueError(
+            f"Expected something to find, got 0 pictures beside the {len(leave_out)} left out; "
+            "leave out fewer."
+        )
+    return Hits(*zip(*hits, strict=True))
 
 
 def related_share(

@@ -46,6 +46,19 @@ def test_what_is_left_out_is_not_found() -> None:
     assert search_images(QUERY, IMAGES, 4, [2, 1]).images == (0, 3)
     assert isinstance(search_images(QUERY, IMAGES, 99), Hits)
     assert search_images(QUERY, IMAGES, 99).images == (2, 0, 1, 3)
+    assert search_images(QUERY, IMAGES, 1, [2, 2, 7]).images == (0,)
+
+
+def test_a_search_does_not_copy_the_pictures_vectors(monkeypatch) -> None:
+    given, images = [], torch.eye(4)
+
+    def find(queries, candidates, top_k):
+        given.append(candidates)
+        return find_nearest(queries, candidates, top_k)
+
+    monkeypatch.setattr(search_index, "find_nearest", find)
+    search_images(images[0], images, 2, [0])
+    assert given[0][0].data_ptr() == images.data_ptr()
 
 
 THINGS = [frozenset(names) for names in (("dog", "cup"), ("cup",), ("dog",), ("kite",))]
