@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dclip_kit.config import get_profile
@@ -115,7 +114,7 @@ def open_folder(
     rows = [{path: row for row, path in enumerate(index.paths)} for index in indexes]
     paths = tuple(path for path in indexes[0].paths if path in rows[1])
     features = {
-        share: torch.cat([*index.vectors.shards.values()])[[row_of[path] for path in paths]]
+        share: index.vectors[[row_of[path] for path in paths]]
         for share, index, row_of in zip((0.0, 1.0), indexes, rows, strict=True)
     }
     source = CaptionedImages(paths, ((),) * len(paths), "all", str(folder))
