@@ -82,12 +82,7 @@ def describe_cost(arm: Arm) -> str:
 
 
 def open_folder(
-    tell: Tell,
-    folder: Path,
-    model: str,
-    device: str = "cpu",
-    before: str = "",
-    cache_dir: Path | None = None,
+    tell: Tell, folder: Path, model: str, device: str = "cpu", before: str = ""
 ) -> Iterator[Tab]:
     """A gallery of a folder's pictures, searched by an arm and by the CLIP that it comes from.
 
@@ -96,7 +91,6 @@ def open_folder(
         folder: of pictures, which need no captions.
         model, before: as in `load_pair`.
         device: where to embed.
-        cache_dir: where to keep vectors; as in `index_pictures`.
 
     Raises:
         FileNotFoundError, ValueError: as `load_pair` and `index_pictures`.
@@ -109,7 +103,7 @@ def open_folder(
         def on_batch(done: int, total: int, name: str = name) -> None:
             tell(f"{name}: {done:,} of {total:,} new pictures", done / total)
 
-        indexes.append(index_pictures(embedder, folder, cache_dir, on_batch))
+        indexes.append(index_pictures(embedder, folder, on_batch=on_batch))
     # Only pictures that both models have embedded: files may have come or gone meanwhile.
     rows = [{path: row for row, path in enumerate(index.paths)} for index in indexes]
     paths = tuple(path for path in indexes[0].paths if path in rows[1])

@@ -34,10 +34,6 @@ class Model {
     this.#listeners.set(event, [...(this.#listeners.get(event) ?? []), listener]);
   }
 
-  off(event, listener) {
-    this.#listeners.set(event, (this.#listeners.get(event) ?? []).filter((each) => each !== listener));
-  }
-
   // A message of the widget: traits that have changed, some of them bytes, or one of its own.
   receive({ method, state = {}, buffer_paths = [], content }, buffers) {
     if (method === "custom") return this.#emit("msg:custom", content, buffers);

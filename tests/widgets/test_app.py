@@ -18,7 +18,9 @@ from dclip_kit.widgets import app
 
 
 @pytest.fixture
-def folder(pictures, tmp_path):
+def folder(pictures, tmp_path, monkeypatch):
+    """Pictures of somebody whose cache is empty."""
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
     place = tmp_path / "photos"
     (place / "deep").mkdir(parents=True)
     for number, picture in enumerate(pictures):
@@ -48,15 +50,10 @@ def run(clip, base, captioned, tmp_path):
     return place
 
 
-def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(folder, run, clip, tmp_path) -> None:
+def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(folder, run, clip) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
     told = []
-    (tab,) = app.open_folder(
-        lambda *state: told.append(state),
-        folder,
-        str(run / "region_taught"),
-        cache_dir=tmp_path / "cache",
-    )
+    (tab,) = app.open_folder(lambda *state: told.append(state), folder, str(run / "region_taught"))
     assert (tab.title, tab.page) == ("Search", "gallery")
     assert list(tab.lines) == [
         f"6 pictures of {folder}.",
@@ -78,9 +75,8 @@ def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(folder, run, clip, 
         torch.testing.assert_close(gallery._features[share], expected)
 
 
-def test_visitors_share_the_vectors_but_not_the_query(folder, run, tmp_path) -> None:
-    given = (folder, str(run / "region_taught"))
-    (tab,) = app.open_folder(lambda *_: None, *given, cache_dir=tmp_path / "cache")
+def test_visitors_share_the_vectors_but_not_the_query(folder, run) -> None:
+    (tab,) = app.open_folder(lambda *_: None, folder, str(run / "region_taught"))
     one, two = tab.make(), tab.make()
     one.query = "a red ball"
     assert two.query == "" and not two.results["before"]
