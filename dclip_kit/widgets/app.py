@@ -9,7 +9,7 @@ from torch import Tensor
 from dclip_kit.config import get_profile
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import facets, world
-from dclip_kit.evaluation.arms import Arm, load_arm, read_origin
+from dclip_kit.evaluation.arms import Arm, Candidate, load_arm, read_origin
 from dclip_kit.evaluation.seen import TRAINING
 from dclip_kit.features.extract import load_or_extract_features
 from dclip_kit.features.store import digest_record
@@ -66,7 +66,7 @@ def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBu
 
 def describe_cost(arm: Arm) -> str:
     """What fine-tuning gained and cost, as its run measured it; empty where nothing is known."""
-    measured = {candidate.alpha: candidate for candidate in arm.candidates}
+    measured: dict[float | None, Candidate] = {each.alpha: each for each in arm.candidates}
     before, after = measured.get(0.0), measured.get(arm.alpha)
     if before is None or after is None:  # a run without validation data, or another tool's
         return ""
