@@ -141,7 +141,7 @@ class BeforeAfter(PictureWidget):
             share: unit_vectors(image_features[share]) for share in sorted(image_features)
         }
         self._uploaded: Image.Image | None = None  # given by a user
-        self._uploaded_vectors: dict[float, Float[Tensor, embed]] = {}  # its own, by share
+        self._uploaded_vectors: dict[float, Tensor] = {}  # its own, by share
         super().__init__(
             share=max(self._features),
             _told={"names": [*names], "shares": [*self._features], "most_bytes": MOST_BYTES},
