@@ -93,7 +93,7 @@ from .runtime.files import asset_path, read_record, write_record
 from .runtime.machine import peak_memory_mb
 from .runtime.printing import Steps
 from .search.folder_index import index_pictures
-from .search.index import SearchIndex, related_share, search_images
+from .search.index import related_share, search_images
 from .search.rescoring import rescore
 from .search.shards import embed_shards
 from .training import (
@@ -122,7 +122,6 @@ __all__ = [
     "References",
     "RegionTeacher",
     "Regions",
-    "SearchIndex",
     "ShortcutProbe",
     "Steps",
     "anchored_kl_loss",

@@ -81,8 +81,8 @@ def plot_history(
     return figure.update_xaxes(title_text="epoch", dtick=max(1, epochs // 4))
 
 
-def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = "val") -> go.Figure:
-    """Retrieval against zero-shot retention, for each interpolation of each arm.
+def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float) -> go.Figure:
+    """Retrieval on val against zero-shot retention, for each interpolation of each arm.
 
     A path begins at the untouched CLIP and continues as more of the fine-tuned weights are mixed
     in. The chosen point, the highest one right of the dashed line, is ringed; the legend has its α.
@@ -90,7 +90,6 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
     Args:
         arms: by name; those without candidates (the untouched CLIP) are left out.
         least_retention: the rule's, as a share of CLIP's zero-shot accuracy.
-        split: that the candidates were measured on, for the axes' titles.
 
     Raises:
         ValueError: no arm has candidates.
@@ -100,7 +99,7 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
         raise ValueError(
             "Expected an arm with candidates, got none; give arms from train_arm or load_arm."
         )
-    colors, split = arm_colors(arms), escape_text(split)
+    colors = arm_colors(arms)
     figure = new_figure(380, legend=True)
     for name, arm in paths.items():
         path = sorted(arm.candidates, key=lambda candidate: candidate.alpha)
@@ -131,10 +130,10 @@ def plot_tradeoff(arms: Mapping[str, Arm], least_retention: float, split: str = 
             showlegend=False,
         )
     figure.add_vline(least_retention, line=DASHED, layer="below")
-    figure.update_yaxes(tickformat=".1~%", title_text=f"text→image Recall@1 on {split}")
+    figure.update_yaxes(tickformat=".1~%", title_text="text→image Recall@1 on val")
     return figure.update_xaxes(
         tickformat=".1~%",
-        title_text=f"zero-shot retention on {split} (dashed: keep at least {least_retention:.1%})",
+        title_text=f"zero-shot retention on val (dashed: keep at least {least_retention:.1%})",
     )
 
 
@@ -268,23 +267,19 @@ def plot_versus(study: Mapping[str, Any], rival: str) -> go.Figure:
 
 
 def plot_growth(
-    study: Mapping[str, Any],
-    amounts: Mapping[str, Mapping[str, int]],
-    title: str,
-    way: str = "text_to_image",
+    study: Mapping[str, Any], amounts: Mapping[str, Mapping[str, int]], title: str
 ) -> go.Figure:
-    """What arms gain over the untouched CLIP, with 95 % intervals, against the amount they had.
+    """What arms gain over the untouched CLIP, text→image with 95 % intervals, by what they had.
 
     Args:
         study: the content of a study's JSON.
         amounts: of what the arms differ in: for each line, the amount of each of its arms.
         title: of the axis of amounts.
-        way: "text_to_image" or "image_to_text".
     """
     colors = arm_colors(amounts)
     figure = new_figure(320, legend=True)
     for line, arm_amounts in amounts.items():
-        gains = [_read_gain(study["arms"][name], way, "clip") for name in arm_amounts]
+        gains = [_read_gain(study["arms"][name], "text_to_image", "clip") for name in arm_amounts]
         figure.add_scatter(
             x=list(arm_amounts.values()),
             y=[gain.estimate for gain in gains],

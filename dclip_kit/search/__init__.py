@@ -1,1 +1,1 @@
-"""Searching pictures: an index on disk, rescoring, and a folder of one's own."""
+"""Searching pictures: exact search, rescoring, and a folder of one's own."""

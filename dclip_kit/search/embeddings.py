@@ -189,7 +189,7 @@ def search_embeddings(
     start = 0
     for paths, embeddings in _read_blocks(folder, bundle.digest):
         vectors = unit_vectors(embeddings, bundle.embed_dim)
-        scores, rows = find_nearest(query, [vectors], top_k)
+        scores, rows = find_nearest(query, vectors, top_k)
         names = paths.take(rows[0].numpy()).to_pylist()
         hits += zip(scores[0].tolist(), (start + rows[0]).tolist(), names, strict=True)
         hits = sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:top_k]

@@ -1,13 +1,14 @@
 """Searching a folder of pictures without captions: each picture is embedded once and kept.
 
-The user's cache folder holds a search index for each folder and model. Embedded pictures are
-identified by path and bytes, so that only new and changed ones are embedded the next time.
+The user's cache folder holds vectors for each folder and model. Embedded pictures are named by
+bytes and path, so that only new and changed ones are embedded the next time.
 """
 
 import hashlib
 import json
-import shutil
+import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +22,14 @@ from dclip_kit.data.paths import PICTURE_SUFFIXES, is_picture, walk_files
 from dclip_kit.data.pictures import count_links, scan_pictures
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images, read_picture
-from dclip_kit.runtime.files import alone_at, cache_path, fingerprint
-from dclip_kit.search.index import Hits, SearchIndex, stable_topk
+from dclip_kit.runtime.files import (
+    alone_at,
+    cache_path,
+    fingerprint,
+    load_tensors,
+    save_tensors,
+)
+from dclip_kit.search.index import Hits, find_nearest, stable_topk, unit_vectors
 from dclip_kit.search.rescoring import NNN, Rescoring
 
 _BATCH = 256  # pictures to embed and save at a time, in memory as bytes of CLIP's input size
@@ -34,14 +41,14 @@ class PictureIndex:
 
     Attributes:
         paths: of the readable pictures.
-        vectors: their features in the same order, so that hits are indices of paths.
+        vectors: their features of length 1 in the same order, so that hits are indices of paths.
         unreadable: for the other pictures, the reason by path.
         embedded: how many were embedded now, and not earlier.
         linked: how many of the readable ones lie outside the folder, reached by links.
     """
 
     paths: tuple[Path, ...]
-    vectors: SearchIndex
+    vectors: Float[Tensor, "image embed"]
     unreadable: dict[Path, str]
     embedded: int
     linked: int
@@ -60,15 +67,17 @@ class PictureIndex:
             top_k: how many.
             references: reference queries of length 1 for rescoring; None leaves scores unchanged.
             rescoring: the method.
+
+        Raises:
+            ValueError: top_k is below 1, or the query is of another width, not finite or all zeros.
         """
+        query = unit_vectors(query, self.vectors.shape[1])
         if references is None:
-            return self.vectors.search(query, top_k)[0]
-        vectors = torch.cat(list(self.vectors.shards.values()))
-        bias = rescoring.measure_bias(references, vectors)
-        scores, images = stable_topk(rescoring.apply(query @ vectors.T, bias), top_k)
-        found = images[0].tolist()
-        ids = tuple(self.vectors.ids[image] for image in found)
-        return Hits(tuple(found), tuple(scores[0].tolist()), ids)
+            scores, images = find_nearest(query, self.vectors, top_k)
+        else:
+            bias = rescoring.measure_bias(references, self.vectors)
+            scores, images = stable_topk(rescoring.apply(query @ self.vectors.T, bias), top_k)
+        return Hits(tuple(images[0].tolist()), tuple(scores[0].tolist()))
 
 
 def find_pictures(place: Path) -> list[Path]:
@@ -127,12 +136,8 @@ def _update(
     scans = dict(zip(paths, scan_pictures(paths, "looking for changes", decode=False), strict=True))
     unreadable = {path: scan.problem for path, scan in scans.items() if scan.problem}
     names = {path: f"{scan.digest} {path.relative_to(folder)}" for path, scan in scans.items()}
-    try:
-        index = SearchIndex(index_folder)
-    except (FileNotFoundError, ValueError):  # damaged: the pictures can be embedded again
-        shutil.rmtree(index_folder)
-        index = SearchIndex(index_folder)
-    known_names = set(index.ids)
+    known, parts = _load(index_folder)
+    known_names = set(known)
     new = [path for path in paths if names[path] not in known_names and path not in unreadable]
     embedded = 0
     for start in tqdm(
@@ -148,7 +153,9 @@ def _update(
                 unreadable[path] = str(error)
         if pictures:
             features = encode_images(bundle, torch.stack(list(pictures.values())), progress=False)
-            index.append([names[path] for path in pictures], features)
+            parts.append(unit_vectors(features))
+            known += [names[path] for path in pictures]
+            _save(known[-len(pictures) :], parts[-1], index_folder)
             embedded += len(pictures)
     readable = [path for path in paths if path not in unreadable]
     if not readable:
@@ -156,12 +163,42 @@ def _update(
             f"Expected pictures that can be read in {folder}, got none; repair them, such as the "
             f"first ({next(iter(unreadable.values()))})."
         )
-    ids = [names[path] for path in readable]
-    if index.ids != ids or len(index.shards) > 1:  # many small shards take longer to search
-        index.rewrite(ids)
+    wanted = [names[path] for path in readable]
+    if known != wanted or len(parts) > 1:
+        row_of = {name: row for row, name in enumerate(known)}
+        parts = [torch.cat(parts)[[row_of[name] for name in wanted]]]
+        written = _save(wanted, parts[0], index_folder)
+        for file in index_folder.glob("*.safetensors*"):  # what a crash has left behind, too
+            if file != written:
+                with suppress(OSError):  # Windows keeps what is mapped: it is known twice then
+                    file.unlink()
     return PictureIndex(
-        tuple(readable), index, unreadable, embedded, linked=count_links(readable, folder)
+        tuple(readable), parts[0], unreadable, embedded, linked=count_links(readable, folder)
     )
+
+
+def _save(names: Sequence[str], vectors: Float[Tensor, "image embed"], index_folder: Path) -> Path:
+    """Writes named vectors into a file of their own, complete or not at all."""
+    file = index_folder / f"{secrets.token_hex(8)}.safetensors"
+    name_bytes = torch.frombuffer(bytearray(json.dumps(names).encode()), dtype=torch.uint8)
+    save_tensors({"vectors": vectors, "ids": name_bytes}, file)
+    return file
+
+
+def _load(index_folder: Path) -> tuple[list[str], list[Float[Tensor, "_image embed"]]]:
+    """All names and vectors that were saved; damaged files are deleted, to be made again."""
+    names: list[str] = []
+    parts: list[Tensor] = []
+    for file in sorted(index_folder.glob("*.safetensors")):
+        try:
+            tensors = load_tensors(file)
+            part_names = json.loads(tensors["ids"].numpy().tobytes())
+        except (ValueError, KeyError):
+            file.unlink(missing_ok=True)
+            continue
+        names += part_names
+        parts.append(tensors["vectors"])
+    return names, parts
 
 
 def _key(bundle: ClipBundle, folder: Path) -> str:

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from dclip_kit.metrics import TIE_TOLERANCE, Array, take_finite
 
 METHODS = ("nnn", "inverted_softmax", "dual_softmax", "bsap", "bsap_h")
-BIASES = ("nnn", "inverted_softmax", "bsap")  # these rank by score − bias, as `add_bias` does
 _SCORES = 2**24  # in a block
 _TEMPERATURES = (0.01, 0.02, 0.05, 0.1)
 _GRID: dict[str, dict[str, tuple[Any, ...]]] = {  # settings to choose from on a val set

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from dclip_kit.config import get_profile
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket import facets, world
-from dclip_kit.evaluation.arms import read_origin
+from dclip_kit.evaluation.arms import Arm, Candidate, load_arm, read_origin
 from dclip_kit.evaluation.seen import TRAINING
 from dclip_kit.features.extract import load_or_extract_features
 from dclip_kit.features.store import digest_record
@@ -21,7 +19,7 @@ from dclip_kit.models.detector import load_detector
 from dclip_kit.models.encode import Pictures, encode_images, encode_texts, read_pixels
 from dclip_kit.models.teacher import load_teacher
 from dclip_kit.models.weights import interpolate, same_text_tower
-from dclip_kit.runtime.files import asset_path, cache_path, load_tensors, read_record, save_tensors
+from dclip_kit.runtime.files import asset_path, cache_path, load_tensors, save_tensors
 from dclip_kit.search.folder_index import index_pictures
 from dclip_kit.widgets.gallery import QueryGallery
 from dclip_kit.widgets.host import Tab, Tell
@@ -31,7 +29,7 @@ from dclip_kit.widgets.playground import ZeroShotPlayground
 _REFERENCES = 300  # training scenes whose captions rescore
 
 
-def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBundle, ClipBundle]:
+def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBundle, Arm]:
     """The untouched CLIP, and an arm that was fine-tuned from it.
 
     Args:
@@ -45,7 +43,7 @@ def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBu
         ValueError: the folder is not an arm and `before` is empty, or its text tower was trained
             too, so that one query vector cannot serve both.
     """
-    folder = _find_model(model)
+    folder = asset_path("pocket_arms", "region_taught") if model == "pocket" else Path(model)
     origin = read_origin(folder)
     if origin is None and not before:
         raise ValueError(
@@ -54,8 +52,11 @@ def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBu
         )
     advice = ", or give its new place with --before"
     clip = origin.load_base(device, before, advice) if origin else load_clip(before, device=device)
-    arm = load_clip(folder, device=device)
-    if clip.model_config != arm.model_config or not same_text_tower(clip, arm):
+    if (folder / TRAINING).is_file():
+        arm = load_arm(folder, device)
+    else:
+        arm = Arm(load_clip(folder, device=device))
+    if clip.model_config != arm.clip.model_config or not same_text_tower(clip, arm.clip):
         raise ValueError(
             f"Expected an arm with the text tower of {clip.name}, got {model}, whose text tower is "
             "another or was trained too; take an arm of another recipe, or use search."
@@ -63,34 +64,25 @@ def load_pair(model: str, device: str = "cpu", before: str = "") -> tuple[ClipBu
     return clip, arm
 
 
-def describe_cost(model: Path) -> str:
+def describe_cost(arm: Arm) -> str:
     """What fine-tuning gained and cost, as its run measured it; empty where nothing is known."""
-    if not (model / TRAINING).is_file():
+    measured: dict[float | None, Candidate] = {each.alpha: each for each in arm.candidates}
+    before, after = measured.get(0.0), measured.get(arm.alpha)
+    if before is None or after is None:  # a run without validation data, or another tool's
         return ""
-
-    def build(record: dict[str, Any]) -> str:
-        measured = {candidate["alpha"]: candidate for candidate in record["candidates"]}
-        before, after = measured[0.0], measured[record["alpha"]]
-        gain = after["recall_at_1"] / max(before["recall_at_1"], 1e-9) - 1
-        found = f"{abs(gain):.0%} {'more' if gain >= 0 else 'fewer'}"
-        return (
-            f"On its validation data the fine-tuned model ranks {found} right pictures first and "
-            f"keeps {after['retention']:.0%} of the untouched CLIP's zero-shot accuracy."
-        )
-
-    try:
-        return read_record(model / TRAINING, build)
-    except ValueError:  # a run without validation data
-        return ""
+    if before.recall_at_1:
+        gain = after.recall_at_1 / before.recall_at_1 - 1
+        ranks = f"{abs(gain):.0%} {'more' if gain >= 0 else 'fewer'} right pictures first"
+    else:  # of nothing there is no share
+        ranks = f"{after.recall_at_1:.0%} of the right pictures first, where CLIP ranks none,"
+    return (
+        f"On its validation data the fine-tuned model ranks {ranks} and keeps "
+        f"{after.retention:.0%} of the untouched CLIP's zero-shot accuracy."
+    )
 
 
 def open_folder(
-    tell: Tell,
-    folder: Path,
-    model: str,
-    device: str = "cpu",
-    before: str = "",
-    cache_dir: Path | None = None,
+    tell: Tell, folder: Path, model: str, device: str = "cpu", before: str = ""
 ) -> Iterator[Tab]:
     """A gallery of a folder's pictures, searched by an arm and by the CLIP that it comes from.
 
@@ -99,34 +91,32 @@ def open_folder(
         folder: of pictures, which need no captions.
         model, before: as in `load_pair`.
         device: where to embed.
-        cache_dir: where to keep vectors; as in `index_pictures`.
 
     Raises:
         FileNotFoundError, ValueError: as `load_pair` and `index_pictures`.
     """
     tell("Loading the models …", None)
-    pair = load_pair(model, device, before)
+    clip, arm = load_pair(model, device, before)
     names, indexes = ("the untouched CLIP", Path(model).name), []
-    for name, clip in zip(names, pair, strict=True):
+    for name, embedder in zip(names, (clip, arm.clip), strict=True):
 
         def on_batch(done: int, total: int, name: str = name) -> None:
             tell(f"{name}: {done:,} of {total:,} new pictures", done / total)
 
-        indexes.append(index_pictures(clip, folder, cache_dir, on_batch))
+        indexes.append(index_pictures(embedder, folder, on_batch=on_batch))
     # Only pictures that both models have embedded: files may have come or gone meanwhile.
     rows = [{path: row for row, path in enumerate(index.paths)} for index in indexes]
     paths = tuple(path for path in indexes[0].paths if path in rows[1])
     features = {
-        share: torch.cat([*index.vectors.shards.values()])[[row_of[path] for path in paths]]
+        share: index.vectors[[row_of[path] for path in paths]]
         for share, index, row_of in zip((0.0, 1.0), indexes, rows, strict=True)
     }
     source = CaptionedImages(paths, ((),) * len(paths), "all", str(folder))
     lines = [f"{len(paths):,} pictures of {folder}."]
     if unreadable := len(indexes[0].unreadable):
         lines.append(f"Left out, since they cannot be read: {unreadable:,}.")
-    lines.append(describe_cost(_find_model(model)))
-    clip, taught = pair
-    make = partial(QueryGallery, clip, source, features, fine_tuned=taught, names=names)
+    lines.append(describe_cost(arm))
+    make = partial(QueryGallery, clip, source, features, fine_tuned=arm.clip, names=names)
     yield Tab("Search", [*filter(None, lines)], "gallery", make)
 
 
@@ -134,7 +124,8 @@ def build_pocket(tell: Tell, device: str = "cpu") -> Iterator[Tab]:
     """Gallery, playground and inspector over the pocket's test pictures, one after another."""
     tell("Loading the models …", None)
     settings, saved = get_profile("pocket"), asset_path("pocket_arms")
-    (clip, taught), names = load_pair("pocket", device), ("the untouched CLIP", "fine-tuned")
+    (clip, arm), names = load_pair("pocket", device), ("the untouched CLIP", "fine-tuned")
+    taught = arm.clip
     mixtures = {share: interpolate(clip, taught, share) for share in (0.0, 0.5, 1.0)}
     data, scenes = world.load_captioned("test"), world.load_scenes("test")
     features = _encode_by(mixtures, "pictures", data.paths, tell, 0)
@@ -150,7 +141,7 @@ def build_pocket(tell: Tell, device: str = "cpu") -> Iterator[Tab]:
     )
     lines = [
         f"{len(data):,} drawn scenes that no model here was trained on.",
-        describe_cost(_find_model("pocket")),
+        describe_cost(arm),
     ]
     gallery = partial(
         QueryGallery,
@@ -193,10 +184,6 @@ def build_pocket(tell: Tell, device: str = "cpu") -> Iterator[Tab]:
     )
     lines = ["What the detector finds, and which regions each teacher relies on."]
     yield Tab("Regions", lines, "inspector", inspector)
-
-
-def _find_model(model: str) -> Path:
-    return asset_path("pocket_arms", "region_taught") if model == "pocket" else Path(model)
 
 
 def _encode_by(

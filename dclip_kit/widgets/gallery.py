@@ -121,7 +121,6 @@ class QueryGallery(BeforeAfter):
         self._last_inputs: tuple[Any, ...] = ()
         self._matches = [*range(len(dataset.texts))] if text_features is not None else []
         self._is_first = lru_cache(None)(self._find_first)
-        self._stamps = [_stamp(path) for path in dataset.paths]  # when it was first shown
         groups = [
             [facet, [[f"{facet}: {group}", group] for group in dict.fromkeys(caption_groups)]]
             for facet, caption_groups in self._facets.items()
@@ -270,18 +269,9 @@ class QueryGallery(BeforeAfter):
         hits = [hit for row in results.values() for hit in row]
         thumbnails = {}
         for image in dict.fromkeys(hit["image"] for hit in hits):
-            path, problem = self._paths[image], ""
-            stamp = _stamp(path)
-            if stamp is None:
-                problem = "its file is gone"
-            elif stamp != self._stamps[image]:
-                problem = "changed since it was embedded"
-            with suppress(ValueError):  # ranked, but not shown
-                if stamp:
-                    thumbnails[image] = make_thumbnail(path, stamp)
-            for hit in hits:
-                if problem and hit["image"] == image:
-                    hit["note"] = ", ".join(filter(None, [hit["note"], problem]))
+            path = self._paths[image]
+            with suppress(OSError, ValueError):  # ranked, but not shown
+                thumbnails[image] = make_thumbnail(path, path.stat().st_mtime_ns)
         if self._is_pictured():
             with suppress(ValueError):  # its file has gone, and its vector is known
                 thumbnails[-1] = shrink(self._open())
@@ -368,6 +358,7 @@ class QueryGallery(BeforeAfter):
             large = fit_picture(open_picture(self._paths[image], _LARGE), _LARGE)
         except (OSError, ValueError):
             self.message = f"{self._name(image)} cannot be opened any more."
+            self.send({"kind": "gone"})  # or the page would take the next view's answer for its own
             return
         self.send({"kind": "opened", "file": self._name(image)}, [encode_jpeg(large)])
 
@@ -421,18 +412,9 @@ def _answers(dataset: CaptionedImages) -> dict[str, list[int]]:
     return images
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file's content changes; None if there is no file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
 @lru_cache(4096)
-def make_thumbnail(path: Path, stamp: tuple[int, int]) -> bytes:
-    """A small JPEG of a picture file, as it was at this stamp."""
+def make_thumbnail(path: Path, modified: int) -> bytes:
+    """A small JPEG of a picture file, as it was at this time."""
     return shrink(open_picture(path, _SIDE))
 
 

@@ -34,10 +34,6 @@ class Model {
     this.#listeners.set(event, [...(this.#listeners.get(event) ?? []), listener]);
   }
 
-  off(event, listener) {
-    this.#listeners.set(event, (this.#listeners.get(event) ?? []).filter((each) => each !== listener));
-  }
-
   // A message of the widget: traits that have changed, some of them bytes, or one of its own.
   receive({ method, state = {}, buffer_paths = [], content }, buffers) {
     if (method === "custom") return this.#emit("msg:custom", content, buffers);
@@ -134,11 +130,16 @@ function select(number) {
 }
 
 async function receive(number, message, buffers) {
+  const { place, page } = tabs[number];
+  if (message.failed) {
+    models.delete(number); // so that another click on the tab tries again
+    place.replaceChildren(make("p", { class: "failed", role: "alert" }, message.failed));
+    return;
+  }
   const entry = models.get(number);
   entry.model.receive(message, buffers);
   if (entry.shown) return;
   entry.shown = true;
-  const { place, page } = tabs[number];
   const style = make("link", { rel: "stylesheet", href: `${page}.css` });
   const styled = new Promise((done) => style.addEventListener("load", done));
   document.head.append(style);

@@ -39,6 +39,7 @@ from dclip_kit.widgets.page import MOST_BYTES, PictureWidget, read_page
 
 MOST_VISITORS = 64
 _HEADER_BYTES = 1 << 20  # most of a message, beside a picture
+_PAUSE = 0.1  # seconds between two looks at how far the page is
 
 Tell = Callable[[str, float | None], None]  # takes the progress in words, and its share if known
 
@@ -65,6 +66,7 @@ class SharedPage:
 
     Attributes:
         tabs: that are ready.
+        state: what pages show of it; another object after each change.
     """
 
     def __init__(self, title: str, build: Callable[[Tell], Iterator[Tab]]) -> None:
@@ -75,9 +77,8 @@ class SharedPage:
             build: yields tabs, and tells how far it is.
         """
         self.tabs: list[Tab] = []
-        self._build, self._followers = build, list[Callable[[dict[str, Any]], None]]()
-        self._lock = threading.Lock()
-        self._state: dict[str, Any] = {
+        self._build = build
+        self.state: dict[str, Any] = {
             "title": title,
             "tabs": [],
             "message": "",
@@ -88,18 +89,6 @@ class SharedPage:
     def start(self) -> None:
         """Starts to build; the process does not wait for it in the end."""
         threading.Thread(target=self._run, daemon=True).start()
-
-    def follow(self, follower: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        """Calls a function with the page's state, now and at each change; returns what ends it."""
-        with self._lock:
-            self._followers.append(follower)
-            follower(self._state)
-
-        def stop() -> None:
-            with self._lock:  # a list that loses one while it is gone through skips the next
-                self._followers.remove(follower)
-
-        return stop
 
     def _run(self) -> None:
         def tell(message: str, share: float | None = None) -> None:
@@ -115,10 +104,7 @@ class SharedPage:
             say(printable(f"Failed: {error}"))
 
     def _change(self, **state: Any) -> None:
-        with self._lock:
-            self._state = self._state | state
-            for follower in self._followers:
-                follower(self._state)
+        self.state = self.state | state
 
 
 class _SocketComm(BaseComm):
@@ -191,13 +177,19 @@ class Visitor:
         def post(data: Mapping[str, Any], buffers: Sequence[Any]) -> None:
             self._post(pack({"tab": number, **data}, buffers))
 
-        if number not in self.widgets:
+        if number in self.widgets:
+            return
+        try:
             widget = self._tabs[number].make()
-            unused, widget.comm = widget.comm, _SocketComm(post, widget.comm.comm_id)
-            unused.close()
-            self.widgets[number] = widget
-            sent = set(widget.keys) - {"_esm", "_css", "layout"}  # files, and another widget
-            widget.send_state(sent)
+        except Exception as error:  # of any kind: other tabs go on
+            post({"failed": f"Failed: {error}"}, ())
+            say(printable(f"{self._tabs[number].title}: {error}"))
+            return
+        unused, widget.comm = widget.comm, _SocketComm(post, widget.comm.comm_id)
+        unused.close()
+        self.widgets[number] = widget
+        sent = set(widget.keys) - {"_esm", "_css", "layout"}  # files, and another widget
+        widget.send_state(sent)
 
     @staticmethod
     def _set(widget: PictureWidget, state: Mapping[str, Any]) -> None:
@@ -262,20 +254,27 @@ def make_application(page: SharedPage) -> Starlette:
                 await socket.send_bytes(await outbox.get())
                 outbox.task_done()
 
+        async def follow_page() -> None:
+            state = None
+            while True:
+                if page.state is not state:
+                    state = page.state
+                    post(pack({"page": state}))
+                await anyio.sleep(_PAUSE)
+
         visitor = Visitor(page.tabs, post)
         visitors.add(visitor)
-        stop_following = page.follow(lambda state: post(pack({"page": state})))
         try:
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(send_all)
+                    tasks.start_soon(follow_page)
                     while (message := await socket.receive())["type"] == "websocket.receive":
                         frame = message.get("bytes") or b""  # text is no message of the page
                         await anyio.to_thread.run_sync(visitor.receive, frame, limiter=turn)
                         await outbox.join()  # who does not read is not answered further
                     tasks.cancel_scope.cancel()
             finally:  # before the socket is closed, which may take long
-                stop_following()
                 visitors.discard(visitor)
                 visitor.close()
         except* ValueError:  # a message that the page would not have sent

@@ -27,6 +27,7 @@ function render({ model, el }) {
       type: "radio",
       name: group,
       value: kind,
+      disabled: kind === "another" && constants.pictures === 1,
       onchange: () => set(model, { regions: kind }),
     });
     followTraits(model, ["regions"], () => (radio.checked = model.get("regions") === kind));

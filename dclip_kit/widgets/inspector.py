@@ -24,7 +24,7 @@ from dclip_kit.models.regions import Regions, draw_boxes, label_colors
 from dclip_kit.models.teacher import MetaTeacher, RegionTeacher
 from dclip_kit.plots.style import encode_jpeg
 from dclip_kit.training import apply_region_teacher, choose_lenders
-from dclip_kit.widgets.page import PictureWidget, read_page
+from dclip_kit.widgets.page import PictureWidget, read_page, require_known
 
 _SIDE = 320  # pixels of the picture's longer side
 _INPUT_TRAITS = ("picture", "caption", "regions", "area", "confidence", "similarity")
@@ -103,6 +103,11 @@ class RegionInspector(PictureWidget):
         super().__init__(picture=picture, caption=caption, _told={"pictures": len(dataset)})
         self.observe(self._update, list(_INPUT_TRAITS))
         self._update(None)
+
+    @traitlets.validate("regions")
+    def _check_regions(self, proposal: Any) -> Any:
+        alone = len(self._dataset) == 1  # no other picture lends it regions
+        return require_known(proposal, ["own", "blank"] if alone else ["own", "another", "blank"])
 
     def _update(self, _: Any) -> None:
         """Computes the results, and sends them to the page at once."""

@@ -17,91 +17,6 @@ class Stopped(Exception):
     """Ends work between two steps; finished steps are kept."""
 
 
-class Background:
-    """Work in a thread of its own, with its progress and buttons to stop and resume.
-
-    Attributes:
-        box: the widget to show.
-        message: the progress in words.
-        finished: whether all work is done.
-    """
-
-    def __init__(self, work: Callable[["Background"], None]) -> None:
-        """Nothing runs before `start`.
-
-        Args:
-            work: calls `tell` between its steps, and goes on from there if it is called again.
-        """
-        self._work, self.finished = work, False
-        self._thread: threading.Thread | None = None
-        self._asked_to_stop = threading.Event()
-        self._error: Exception | None = None
-        self._stop = ipywidgets.Button(description="Stop", icon="stop")
-        self._resume = ipywidgets.Button(description="Resume", icon="play", disabled=True)
-        self.message = ipywidgets.Label()
-        self._stop.on_click(lambda _: self.stop())
-        self._resume.on_click(lambda _: self.start())
-        self.box = ipywidgets.HBox([self._stop, self._resume, self.message])
-
-    def start(self) -> None:
-        """Starts or resumes the work; does nothing while it is running."""
-        if self._thread is None or not self._thread.is_alive():
-            self._asked_to_stop.clear()
-            self._error = None
-            self._stop.disabled, self._resume.disabled = False, True
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Asks the work to stop after the current step."""
-        self._asked_to_stop.set()
-
-    def tell(self, said: str) -> None:
-        """Reports the progress between two steps.
-
-        Args:
-            said: the progress in words.
-
-        Raises:
-            Stopped: `stop` has been called.
-        """
-        self.message.value = said
-        if self._asked_to_stop.is_set():
-            raise Stopped
-
-    async def wait(self) -> bool:
-        """Waits until the work has ended; interrupting the wait stops the work too.
-
-        The page's buttons work while a cell awaits, but not while it blocks.
-
-        Returns:
-            Whether it is finished: it was started, and not stopped.
-
-        Raises:
-            Exception: whatever the work raised.
-        """
-        try:
-            while self._thread and self._thread.is_alive():
-                await asyncio.sleep(0.05)  # seconds
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            self.stop()
-            raise
-        if self._error:
-            raise self._error
-        return self.finished
-
-    def _run(self) -> None:
-        try:
-            self._work(self)
-            self.finished, message = True, "Finished."
-        except Stopped:
-            message = f"Stopped. {self.message.value}"
-        except Exception as error:
-            self._error, message = error, f"Failed: {error}"
-        self.message.value = message
-        self._stop.disabled, self._resume.disabled = True, self.finished
-
-
 class LiveRun:
     """Trainings in a thread of their own, with live curves and buttons to stop and resume.
 
@@ -131,22 +46,45 @@ class LiveRun:
         self.results: dict[str, Any] = {}
         self._trainings = dict(trainings)
         self._begin: History = [{"epoch": 0, **untouched}] if untouched else []
-        self._background = Background(self._train)
+        self._thread: threading.Thread | None = None
+        self._asked_to_stop = threading.Event()
+        self._error: Exception | None = None
+        self._stop = ipywidgets.Button(description="Stop", icon="stop")
+        self._resume = ipywidgets.Button(description="Resume", icon="play", disabled=True)
+        self._message = ipywidgets.Label()
+        self._stop.on_click(lambda _: self.stop())
+        self._resume.on_click(lambda _: self.start())
         self._figure: Any = None  # its display on the page
 
     def start(self) -> None:
-        """Runs the trainings that are not finished; the first call also displays the buttons."""
+        """Runs the trainings that are not finished; the first call also displays the buttons.
+
+        Does nothing while they are running.
+        """
         if self._figure is None:
+            buttons = ipywidgets.HBox([self._stop, self._resume, self._message])
             text = "Buttons that stop the training and go on with it: run the notebook to use them."
-            display(self._background.box._repr_mimebundle_() | {"text/plain": text}, raw=True)
+            display(buttons._repr_mimebundle_() | {"text/plain": text}, raw=True)
             # A bundle, since a plotly figure would create a new display each time. The notebook
             # stores the final figure, which needs no kernel.
             figure = new_figure(230, ["no epoch is done yet"])
             self._figure = display(figure._repr_mimebundle_(), raw=True, display_id=True)
-        self._background.start()
+        if self._thread is None or not self._thread.is_alive():
+            self._asked_to_stop.clear()
+            self._error = None
+            self._stop.disabled, self._resume.disabled = False, True
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Asks the training to stop after the current step."""
+        self._asked_to_stop.set()
 
     async def wait(self) -> dict[str, Any]:
         """Waits until all trainings are finished, while the buttons stay alive: `await run.wait()`.
+
+        The page's buttons work while a cell awaits, but not while it blocks. Interrupting the wait
+        stops the training too.
 
         Returns:
             What each of them returned, by name.
@@ -155,7 +93,15 @@ class LiveRun:
             RuntimeError: the trainings were stopped, or have not been started.
             Exception: whatever a training raised.
         """
-        if not await self._background.wait():
+        try:
+            while self._thread and self._thread.is_alive():
+                await asyncio.sleep(0.05)  # seconds
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            self.stop()
+            raise
+        if self._error:
+            raise self._error
+        if not self._is_finished():
             raise RuntimeError(
                 f"Expected all of {', '.join(self._trainings)} to be finished, got "
                 f"{', '.join(self.results) or 'none'}; press Resume, then run this cell again."
@@ -163,7 +109,21 @@ class LiveRun:
         self._draw()  # from this cell, so that it stores the current figure
         return self.results
 
-    def _train(self, background: Background) -> None:
+    def _is_finished(self) -> bool:
+        return self.results.keys() == self._trainings.keys()
+
+    def _run(self) -> None:
+        try:
+            self._train()
+            message = "Finished."
+        except Stopped:
+            message = f"Stopped. {self._message.value}"
+        except Exception as error:
+            self._error, message = error, f"Failed: {error}"
+        self._message.value = message
+        self._stop.disabled, self._resume.disabled = True, self._is_finished()
+
+    def _train(self) -> None:
         for name, train in self._trainings.items():
             if name in self.results:
                 continue
@@ -173,7 +133,9 @@ class LiveRun:
                 self._draw()
 
             def count(step: int, loss: float, name: str = name) -> None:
-                background.tell(f"{name}: {step + 1:,} steps, loss {loss:.3f}")
+                self._message.value = f"{name}: {step + 1:,} steps, loss {loss:.3f}"
+                if self._asked_to_stop.is_set():
+                    raise Stopped
 
             self.results[name] = train(on_epoch=follow, on_step=count)
 

@@ -1,7 +1,6 @@
 """Shared parts of widgets: page files, numbered pictures, and two models side by side."""
 
 import base64
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dclip_kit.data import open_picture
+from dclip_kit.data.pictures import decode_picture
 from dclip_kit.models.clip import ClipBundle
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import interpolate, same_text_tower
@@ -47,10 +47,7 @@ def open_given(picture: bytes | Path | str) -> Image.Image:
             f"Expected a picture of at most {MOST_BYTES >> 20} MB, got {len(content) >> 20}; take "
             "a smaller one."
         )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "picture")
-        path.write_bytes(content)
-        return open_picture(path)
+    return decode_picture(content)
 
 
 def require_known(proposal: Any, known: Collection[Any]) -> Any:
@@ -144,6 +141,7 @@ class BeforeAfter(PictureWidget):
             share: unit_vectors(image_features[share]) for share in sorted(image_features)
         }
         self._uploaded: Image.Image | None = None  # given by a user
+        self._uploaded_vectors: dict[float, Tensor] = {}  # its own, by share
         super().__init__(
             share=max(self._features),
             _told={"names": [*names], "shares": [*self._features], "most_bytes": MOST_BYTES},
@@ -165,7 +163,7 @@ class BeforeAfter(PictureWidget):
         """
         if self._fine_tuned is None:
             raise ValueError("Expected a fine-tuned CLIP to encode the picture, got none; give it.")
-        self._uploaded = open_given(picture)
+        self._uploaded, self._uploaded_vectors = open_given(picture), {}
         self.picture = -1
         self._ask({"name": "picture"})
 
@@ -191,6 +189,10 @@ class BeforeAfter(PictureWidget):
         """The query picture's vector from the mixture of a share."""
         if self.picture >= 0:
             return self._features[share][self.picture]
-        assert self._fine_tuned
-        model = interpolate(self._clip, self._fine_tuned, share)
-        return encode_images(model, [self._open()], progress=False)[0]
+        if share not in self._uploaded_vectors:
+            assert self._fine_tuned
+            model = {0.0: self._clip, 1.0: self._fine_tuned}.get(share)  # without a copy
+            model = model or interpolate(self._clip, self._fine_tuned, share)
+            vectors = encode_images(model, [self._open()], progress=False)
+            self._uploaded_vectors[share] = vectors[0]
+        return self._uploaded_vectors[share]

@@ -89,7 +89,7 @@ function render({ model, el }) {
       return label;
     };
     const now = constants.curve.find((point) => point.share === share);
-    const said = `gain ${percent(now.gain)}, kept ${percent(now.retention)}`;
+    const said = `gain ${Math.round(100 * now.gain)} ${constants.gain_unit}, kept ${percent(now.retention)}`;
     figure.setAttribute("aria-label", said);
     figure.replaceChildren(
       makeSvg("line", { x1: 40, y1: y(0), x2: 225, y2: y(0), class: "axis" }),

@@ -70,20 +70,26 @@ class ZeroShotPlayground(BeforeAfter):
         """
         super().__init__(clip, fine_tuned, labelled.paths, image_features, names)
         self._task = task = prepare_zero_shot(clip, labelled, read=False, templates=templates)
+        self._encoded, self._class_features = [*task.class_names], task.class_features
         self._correct = {
             share: (features @ task.class_features.T).argmax(1) == task.labels
             for share, features in self._features.items()
         }
         accuracy = {share: float(each.float().mean()) for share, each in self._correct.items()}
+        # Of nothing there is no share: recall itself is the gain then, and nothing is forgotten.
         curve = [
             {
                 "share": share,
-                "gain": recalls[share] / max(recalls[0.0], 1e-9) - 1,
-                "retention": accuracy[share] / max(accuracy[0.0], 1e-9),
+                "gain": recalls[share] / recalls[0.0] - 1 if recalls[0.0] else recalls[share],
+                "retention": accuracy[share] / accuracy[0.0] if accuracy[0.0] else 1.0,
             }
             for share in self._features
         ]
-        self._told = self._told | {"curve": curve, "pictures": len(labelled.paths)}
+        self._told = self._told | {
+            "curve": curve,
+            "gain_unit": "%" if recalls[0.0] else "points",
+            "pictures": len(labelled.paths),
+        }
         self.classes = list(classes or task.class_names)
         self.observe(self._ask, ["classes", "picture", "share"])
         self._ask({"name": "picture"})
@@ -100,7 +106,7 @@ class ZeroShotPlayground(BeforeAfter):
         if self.picture == -1 and self._uploaded is None:
             self.picture = 0
             return  # the change triggers another call
-        texts = encode_classes(self._clip, self.classes, self._task.templates)
+        texts = self._encode_classes()
         answers = {}
         for row, share in (("before", 0.0), ("after", self.share)):
             scores = float(self._clip.model.logit_scale.detach().exp()) * (
@@ -119,6 +125,13 @@ class ZeroShotPlayground(BeforeAfter):
                 self._shown = encode_jpeg(fit_picture(self._open(), _SIDE))
             self.answers, self.message = answers, message
             self.changes = self._compare()
+
+    def _encode_classes(self) -> Float[Tensor, "class embed"]:
+        """The classes' features, which are encoded again only if the classes have changed."""
+        if self._encoded != self.classes:
+            features = encode_classes(self._clip, self.classes, self._task.templates)
+            self._encoded, self._class_features = [*self.classes], features
+        return self._class_features
 
     def _compare(self) -> list[dict[str, Any]]:
         before, after = self._correct[0.0], self._correct[self.share]

@@ -21,7 +21,8 @@ from torch.nn.functional import normalize
 
 from dclip_kit.runtime.files import write_atomically
 from dclip_kit.runtime.machine import peak_memory_mb
-from dclip_kit.search.index import SearchIndex, find_nearest
+from dclip_kit.search.folder_index import _load, _save
+from dclip_kit.search.index import find_nearest
 from dclip_kit.search.rescoring import NNN, add_bias
 
 CANDIDATES, WIDTH, TOP_K = 100_000, 512, 20
@@ -55,15 +56,15 @@ def bare_ratio(queries: int, repeats: int) -> dict[str, float]:
         for tile in vectors.split(columns):
             asked @ tile.T
 
-    find_nearest(asked, [vectors], TOP_K)
+    find_nearest(asked, vectors, TOP_K)
     before = clear_peak()
-    find_nearest(asked, [vectors], TOP_K)
+    find_nearest(asked, vectors, TOP_K)
     memory = peak_memory_mb() - before
     times: dict[str, list[float]] = {"product": [], "search": []}
     for _ in range(repeats):
         sizes = (4096, CANDIDATES)
         times["product"] += [median_of(lambda size=size: product(size), 1) for size in sizes]
-        times["search"].append(median_of(lambda: find_nearest(asked, [vectors], TOP_K), 1))
+        times["search"].append(median_of(lambda: find_nearest(asked, vectors, TOP_K), 1))
     quickest = {name: min(each) for name, each in times.items()}
     return {**quickest, "ratio": quickest["search"] / quickest["product"], "memory_mb": memory}
 
@@ -81,8 +82,8 @@ def rescored_ratio(queries: int, repeats: int) -> dict[str, float]:
     _, wider = add_bias(asked, vectors, NNN.measure_bias(references, vectors))
     more = torch.tensor([1.0, 0.0]).expand(queries, 2)
     contenders: dict[str, Callable[[], Any]] = {
-        "search": lambda: find_nearest(asked, [vectors], TOP_K),
-        "rescored": lambda: find_nearest(torch.cat([asked, more], dim=1), [wider], TOP_K),
+        "search": lambda: find_nearest(asked, vectors, TOP_K),
+        "rescored": lambda: find_nearest(torch.cat([asked, more], dim=1), wider, TOP_K),
     }
     times: dict[str, list[float]] = {name: [median_of(run, 1)] for name, run in contenders.items()}
     for _ in range(repeats):
@@ -99,22 +100,22 @@ def clear_peak() -> float:
 
 
 def search_million(folder: Path) -> dict[str, Any]:
-    """Writes an index of a million vectors, a shard at a time, opens it, and asks single queries.
+    """Writes a million vectors as a folder's index does, opens them, and asks single queries.
 
-    In turns with the bare product of the shards, as above.
+    In turns with the bare product, as above.
     """
     generator = torch.Generator().manual_seed(0)
-    index, seconds, before = SearchIndex(folder), 0.0, clear_peak()
+    seconds, before = 0.0, clear_peak()
     for rows in torch.arange(MILLION).split(SHARD_ROWS):
         vectors = normalize(torch.randn(len(rows), POCKET_WIDTH, generator=generator), dim=1)
         began = time.perf_counter()
-        index.append([str(row) for row in rows.tolist()], vectors)
+        _save([str(row) for row in rows.tolist()], vectors, folder)
         seconds += time.perf_counter() - began
-    memory = peak_memory_mb() - before
+    memory, vectors = peak_memory_mb() - before, torch.cat(_load(folder)[1])
     asked = normalize(torch.randn(1, POCKET_WIDTH, generator=generator), dim=1)
     contenders: dict[str, Callable[[], Any]] = {
-        "product": lambda: [asked @ shard.T for shard in index.shards.values()],
-        "search": lambda: index.search(asked, TOP_K),
+        "product": lambda: asked @ vectors.T,
+        "search": lambda: find_nearest(asked, vectors, TOP_K),
     }
     times: dict[str, list[float]] = {name: [median_of(run, 1)] for name, run in contenders.items()}
     for _ in range(50):
@@ -127,7 +128,7 @@ def search_million(folder: Path) -> dict[str, Any]:
         "written_in_seconds": seconds,
         "disk_mb": sum(file.stat().st_size for file in folder.iterdir()) / 1e6,
         "memory_mb": memory,
-        "opened_in_seconds": median_of(lambda: SearchIndex(folder), 3),
+        "opened_in_seconds": median_of(lambda: _load(folder), 3),
     }
 
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -16,10 +17,12 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import uvicorn
 from playwright.sync_api import expect
 
 from dclip_kit.data.pocket import world
 from dclip_kit.runtime.files import asset_path
+from dclip_kit.widgets.host import SharedPage, Tab, make_application
 from dclip_kit.widgets.page import MOST_BYTES
 from tests.browser.lab import ROOT, find_port, wait_until
 
@@ -355,3 +358,28 @@ def test_who_loses_the_connection_is_told(served, browser, shots) -> None:
     served.process.terminate()
     expect(tab.get_by_text("The connection has ended.")).to_be_visible()
     context.close()
+
+
+def test_a_tab_that_fails_says_why_and_is_tried_again_when_clicked(browser) -> None:
+    reasons = ["<b>no</b> memory", "no picture"]
+
+    def fail():
+        raise RuntimeError(reasons.pop(0))
+
+    shared = SharedPage("Title", lambda tell: iter([Tab("Odd", [], "inspector", fail)] * 2))
+    shared._run()
+    port = find_port()
+    config = uvicorn.Config(make_application(shared), port=port, log_level="critical")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_until(lambda: server.started)
+    tab = browser.new_page()
+    tab.goto(f"http://127.0.0.1:{port}")
+    alert = tab.get_by_role("alert")
+    expect(alert).to_have_text("Failed: <b>no</b> memory")
+    tab.get_by_role("tab").first.click()
+    expect(alert).to_have_text("Failed: no picture")
+    tab.close()
+    server.should_exit = True
+    thread.join(10)

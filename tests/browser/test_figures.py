@@ -47,7 +47,7 @@ def figures(clip, captioned, pictures):
     models, names = {HOSTILE: torch.eye(6)}, [frozenset([HOSTILE])] * 6
     return {
         "plot_history": plots.plot_history({HOSTILE: rows}, ["loss"]),
-        "plot_tradeoff": plots.plot_tradeoff({HOSTILE: Arm(clip, 1.0, path)}, 0.9, HOSTILE),
+        "plot_tradeoff": plots.plot_tradeoff({HOSTILE: Arm(clip, 1.0, path)}, 0.9),
         "plot_regions": plots.plot_regions(pictures[:1], [regions], [HOSTILE]),
         "plot_average_precision": plots.plot_average_precision(
             {"map50": 0.7, "map50_by_category": {HOSTILE: 0.7}}

@@ -58,7 +58,7 @@ class TestTradeoff:
 
     def test_paths_rule_and_choice_are_those_given(self, clip) -> None:
         arms = {"clip": Arm(clip), "dclip": Arm(clip, 0.5, self.PATH[::-1])}
-        figure = plots.plot_tradeoff(arms, 0.88, split="test")
+        figure = plots.plot_tradeoff(arms, 0.88)
         path, start = figure.data
         assert list(path.x) == [1.0, 0.9, 0.8] and list(path.y) == [0.2, 0.25, 0.2 + 0.1]
         assert path.line.color == ARM_COLORS["dclip"] and path.name == "dclip, α = 0.5"
@@ -70,8 +70,8 @@ class TestTradeoff:
         assert (start.text, start.x, start.y) == ("clip", (1.0,), (0.2,))
         assert start.marker.color == ARM_COLORS["clip"] and not start.showlegend
         title = figure.layout.xaxis.title.text
-        assert "on test" in title and "at least 88.0%" in title
-        assert figure.layout.yaxis.title.text.endswith("on test")
+        assert "on val" in title and "at least 88.0%" in title
+        assert figure.layout.yaxis.title.text.endswith("on val")
 
     def test_arms_that_stayed_at_clip_are_drawn(self, clip) -> None:
         same = (Candidate(0.0, 0.2, 1.0),)

@@ -15,7 +15,7 @@ from PIL import Image
 from dclip_kit.models.encode import encode_images
 from dclip_kit.search import folder_index as index
 from dclip_kit.search.folder_index import PictureIndex, find_pictures, index_pictures
-from dclip_kit.search.index import SearchIndex, search_images
+from dclip_kit.search.index import search_images
 
 
 @pytest.fixture
@@ -71,8 +71,7 @@ def test_pictures_are_found_through_links_and_no_link_is_a_trap(folder, tmp_path
 def features(found: PictureIndex) -> torch.Tensor:
     """The vectors of an index, in the order of its paths."""
     assert len(found.vectors) == len(found.paths)
-    (vectors,) = found.vectors.shards.values()  # one shard, however many batches there were
-    return vectors
+    return found.vectors
 
 
 def test_the_features_are_the_pictures_own(folder, clip, cache) -> None:
@@ -88,10 +87,7 @@ def test_a_search_finds_places_among_the_paths(folder, clip, cache) -> None:
         found, pictures = index_pictures(clip, folder, cache), find_pictures(folder)
         encoded = encode_images(clip, pictures)
         for query in encoded:
-            every, (hits,) = (
-                search_images(query, encoded, 99),
-                found.vectors.search(query[None], 99),
-            )
+            every, hits = search_images(query, encoded, 99), found.search(query[None], 99)
             assert hits.images == every.images
             assert hits.scores == pytest.approx(every.scores, abs=1e-6)
 
@@ -127,7 +123,7 @@ def test_only_what_is_new_or_changed_is_embedded_again(
     assert names == ["0.png", "1.png", "3.png", "new.png", "4.png", "5.png"]
     torch.testing.assert_close(features(second), encode_images(clip, second.paths))
     assert torch.equal(features(second)[0], features(first)[0])
-    assert len(list(cache.glob("*/index.json"))) == 1
+    assert len(list(cache.glob("*/*"))) == 1  # one file, however many batches there were
     assert index_pictures(clip, folder, cache).embedded == 0
 
 
@@ -175,9 +171,9 @@ def test_another_model_has_features_of_its_own(folder, clip, cache, encoded) -> 
     with torch.no_grad():
         clip.model.visual.proj += 0.1
     assert index_pictures(clip, folder, cache).embedded == 6
-    assert len(list(cache.glob("*/index.json"))) == 2
+    assert len(list(cache.glob("*"))) == 2
     assert index_pictures(replace(clip, precision="bf16"), folder, cache).embedded == 6
-    assert len(list(cache.glob("*/index.json"))) == 3
+    assert len(list(cache.glob("*"))) == 3
 
 
 def test_what_cannot_be_read_is_named_and_found_once_mended(folder, clip, cache) -> None:
@@ -200,11 +196,66 @@ def test_nothing_readable_says_so(clip, tmp_path, cache) -> None:
 
 def test_a_damaged_cache_is_made_again(folder, clip, cache, encoded) -> None:
     index_pictures(clip, folder, cache)
-    for damaged in ("*.safetensors", "index.json"):
-        (file,) = cache.glob(f"*/{damaged}")
-        file.write_bytes(file.read_bytes()[:-5])
+    for damage in (lambda whole: whole[:-5], lambda whole: b"", lambda whole: whole[:100]):
+        (file,) = cache.glob("*/*")
+        file.write_bytes(damage(file.read_bytes()))
         assert index_pictures(clip, folder, cache).embedded == 6
         assert index_pictures(clip, folder, cache).embedded == 0
+
+
+def test_of_a_damaged_part_only_its_own_pictures_are_embedded_again(
+    folder, clip, cache, monkeypatch
+) -> None:
+    monkeypatch.setattr(index, "_BATCH", 2)
+
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        index_pictures(clip, folder, cache, on_batch=stop)
+    first, _ = cache.glob("*/*.safetensors")
+    first.write_bytes(first.read_bytes()[:-5])
+    (first.parent / f".{first.name}.0a.tmp").write_bytes(b"ha")  # of a crash while it was written
+    found = index_pictures(clip, folder, cache)
+    assert found.embedded == 4
+    torch.testing.assert_close(features(found), encode_images(clip, found.paths))
+    assert len(list(cache.glob("*/*"))) == 1
+
+
+def test_a_crash_while_one_file_is_made_of_all_loses_nothing(
+    folder, clip, cache, monkeypatch
+) -> None:
+    """Nor do vectors that are in two files, as where a file could not be deleted."""
+    first = index_pictures(clip, folder, cache)
+    (old,) = cache.glob("*/*")
+    kept = old.read_bytes()
+    (folder / "0.png").unlink()
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(index, "save_tensors", crash)
+        index_pictures(clip, folder, cache)
+    assert old.read_bytes() == kept
+    assert index_pictures(clip, folder, cache).embedded == 0 and not old.exists()
+    old.write_bytes(kept)
+    found = index_pictures(clip, folder, cache)
+    assert found.embedded == 0 and torch.equal(features(found), features(first)[1:])
+
+
+def test_a_query_that_cannot_be_is_refused(folder, clip, cache) -> None:
+    found = index_pictures(clip, folder, cache)
+    query = features(found)[:1]
+    for bad, top_k, says in (
+        (query[:, 1:], 3, "vectors of .* numbers"),
+        (0 * query, 3, "not all zeros"),
+        (query / 0, 3, "finite"),
+        (query, 0, "top_k from 1"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            found.search(bad, top_k)
 
 
 def test_the_cache_is_the_users(folder, clip, tmp_path, monkeypatch) -> None:
@@ -232,13 +283,10 @@ def test_work_that_is_stopped_between_batches_keeps_what_is_embedded(
     assert len(again.paths) == 6 and again.embedded == 2
 
 
-def test_of_equal_scores_the_earlier_comes_first_rescored_or_not(tmp_path) -> None:
+def test_of_equal_scores_the_earlier_comes_first_rescored_or_not() -> None:
     features = torch.eye(3).repeat(40, 1)
-    names = [f"{number}.png" for number in range(len(features))]
-    vectors = SearchIndex(tmp_path)
-    vectors.append(names, features)
-    found = PictureIndex(tuple(map(Path, names)), vectors, {}, 0, 0)
+    paths = tuple(Path(f"{number}.png") for number in range(len(features)))
+    found = PictureIndex(paths, features, {}, 0, 0)
     for references in (None, torch.eye(3)):
         hits = found.search(torch.eye(3)[:1], 5, references)
         assert hits.images == (0, 3, 6, 9, 12)
-        assert hits.ids == tuple(names[image] for image in hits.images)

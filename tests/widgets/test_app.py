@@ -18,7 +18,9 @@ from dclip_kit.widgets import app
 
 
 @pytest.fixture
-def folder(pictures, tmp_path):
+def folder(pictures, tmp_path, monkeypatch):
+    """Pictures of somebody whose cache is empty."""
+    monkeypatch.setenv("DCLIP_CACHE", str(tmp_path / "cache"))
     place = tmp_path / "photos"
     (place / "deep").mkdir(parents=True)
     for number, picture in enumerate(pictures):
@@ -48,15 +50,10 @@ def run(clip, base, captioned, tmp_path):
     return place
 
 
-def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(folder, run, clip, tmp_path) -> None:
+def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(folder, run, clip) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
     told = []
-    (tab,) = app.open_folder(
-        lambda *state: told.append(state),
-        folder,
-        str(run / "region_taught"),
-        cache_dir=tmp_path / "cache",
-    )
+    (tab,) = app.open_folder(lambda *state: told.append(state), folder, str(run / "region_taught"))
     assert (tab.title, tab.page) == ("Search", "gallery")
     assert list(tab.lines) == [
         f"6 pictures of {folder}.",
@@ -78,9 +75,8 @@ def test_a_folder_is_searched_by_the_arm_and_by_its_own_clip(folder, run, clip, 
         torch.testing.assert_close(gallery._features[share], expected)
 
 
-def test_visitors_share_the_vectors_but_not_the_query(folder, run, tmp_path) -> None:
-    given = (folder, str(run / "region_taught"))
-    (tab,) = app.open_folder(lambda *_: None, *given, cache_dir=tmp_path / "cache")
+def test_visitors_share_the_vectors_but_not_the_query(folder, run) -> None:
+    (tab,) = app.open_folder(lambda *_: None, folder, str(run / "region_taught"))
     one, two = tab.make(), tab.make()
     one.query = "a red ball"
     assert two.query == "" and not two.results["before"]
@@ -97,8 +93,11 @@ def test_a_folder_without_pictures_is_said(run, tmp_path) -> None:
 def test_gain_and_cost_are_those_of_the_run(run) -> None:
     """By hand: the chosen one against the share 0."""
     folder = run / "region_taught"
-    assert app.describe_cost(folder) == ""  # this one had no validation data
-    assert app.describe_cost(run) == ""
+
+    def describe() -> str:
+        return app.describe_cost(app.load_pair(str(folder))[1])
+
+    assert describe() == ""  # this one had no validation data
     record = json.loads((folder / "training.json").read_text())
     candidates = [(0.0, 0.2, 1.0), (0.5, 0.3, 0.95), (1.0, 0.4, 0.5)]
     record["candidates"] = [
@@ -107,11 +106,14 @@ def test_gain_and_cost_are_those_of_the_run(run) -> None:
     for alpha, gain, kept in ((0.5, "50% more", "95%"), (1.0, "100% more", "50%")):
         record["alpha"] = alpha
         (folder / "training.json").write_text(json.dumps(record))
-        said = app.describe_cost(folder)
+        said = describe()
         assert f"ranks {gain} right pictures first" in said and f"keeps {kept} of" in said
     record["candidates"][2]["recall_at_1"] = 0.1
     (folder / "training.json").write_text(json.dumps(record))
-    assert "ranks 50% fewer" in app.describe_cost(folder)
+    assert "ranks 50% fewer" in describe()
+    record["candidates"][0]["recall_at_1"] = 0.0
+    (folder / "training.json").write_text(json.dumps(record))
+    assert "ranks 10% of the right pictures first, where CLIP ranks none, and keeps" in describe()
 
 
 def test_what_was_made_once_is_remembered(tmp_path, monkeypatch) -> None:
@@ -137,10 +139,10 @@ def same(one, other) -> bool:
 
 def test_an_arm_brings_the_clip_that_it_comes_from(run, clip) -> None:
     before, after = app.load_pair(str(run / "region_taught"))
-    assert same(before, clip) and same(after, load_arm(run / "region_taught").clip)
+    assert same(before, clip) and same(after.clip, load_arm(run / "region_taught").clip)
     before, after = app.load_pair("pocket")
-    assert same(before, load_clip("pocket")) and not same(before, after)
-    assert same(after, load_arm(asset_path("pocket_arms", "region_taught")).clip)
+    assert same(before, load_clip("pocket")) and not same(before, after.clip)
+    assert same(after.clip, load_arm(asset_path("pocket_arms", "region_taught")).clip)
 
 
 def test_a_clip_that_has_moved_is_told_with_before(run, base, clip, tmp_path) -> None:
@@ -149,7 +151,7 @@ def test_a_clip_that_has_moved_is_told_with_before(run, base, clip, tmp_path) ->
     with pytest.raises(ValueError, match=f"a folder or an architecture .*{base}'"):
         app.load_pair(arm)
     before, after = app.load_pair(arm, before=str(moved))
-    assert same(before, clip) and same(after, load_clip(arm))
+    assert same(before, clip) and same(after.clip, load_clip(arm))
     with pytest.raises(ValueError, match=r"got pocket of .*--before"):
         app.load_pair(arm, before="pocket")
 
@@ -173,7 +175,8 @@ def test_a_model_without_a_record_needs_before(run, base, clip) -> None:
         with pytest.raises(ValueError, match=r"Expected an arm that distill wrote.*with --before"):
             app.load_pair(str(model))
     before, after = app.load_pair(str(plain), before=str(base))
-    assert same(before, clip) and same(after, load_clip(plain))
+    assert same(before, clip) and same(after.clip, load_clip(plain))
+    assert app.describe_cost(after) == ""
 
 
 def test_what_one_vector_of_a_query_cannot_serve_is_refused(run, make_clip_folder) -> None:

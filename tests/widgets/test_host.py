@@ -47,12 +47,7 @@ TAB = Tab("Count", ["letters"], "gallery", Counter)
 def build_page(tabs=(TAB,)) -> SharedPage:
     """A page whose tabs are ready."""
     page = SharedPage("Title", lambda tell: iter(tabs))
-    done = threading.Event()
-    page.follow(
-        lambda state: len(state["tabs"]) == len(tabs) and not state["message"] and done.set()
-    )
-    page.start()
-    assert done.wait(10)
+    page._run()
     return page
 
 
@@ -127,6 +122,25 @@ def test_a_widget_is_made_when_its_tab_is_opened(visitor, sent) -> None:
     widget = visitor.widgets[0]
     ask(visitor, "open")
     assert visitor.widgets[0] is widget and len(sent) == 1
+
+
+def test_a_widget_that_cannot_be_made_says_why_and_can_be_tried_again(sent) -> None:
+    reasons = ["Expected a picture, got none."]
+
+    def make() -> Counter:
+        if reasons:
+            raise ValueError(reasons.pop())
+        return Counter()
+
+    tabs = [Tab("Odd", [], "gallery", make), TAB]
+    visitor = Visitor(tabs, lambda frame: sent.append(unpack(frame)))
+    for tab in (0, 1, 0):
+        visitor.receive(pack({"tab": tab, "kind": "open"}))
+    failed, other, again = (header for header, _ in sent)
+    assert (failed["tab"], failed["failed"]) == (0, "Failed: Expected a picture, got none.")
+    assert (other["tab"], other["method"]) == (1, "update")
+    assert (again["tab"], again["method"]) == (0, "update")
+    visitor.close()
 
 
 def test_traits_go_both_ways_with_their_bytes(visitor, sent) -> None:
@@ -295,46 +309,38 @@ def test_there_are_only_so_many_visitors(client, monkeypatch) -> None:
 
 
 def test_tabs_appear_as_they_are_built() -> None:
-    go_on, states = threading.Event(), []
+    go_on = [threading.Event(), threading.Event()]
 
     def build(tell):
         tell("first", 0.5)
         yield TAB
-        go_on.wait(10)
+        go_on[0].wait(10)
         tell("second", None)
         yield Tab("Again", [], "gallery", Counter)
+        go_on[1].wait(10)
 
-    page, done = SharedPage("Title", build), threading.Event()
+    page = SharedPage("Title", build)
+    with (
+        TestClient(make_application(page)) as client,
+        client.websocket_connect("/socket") as one,
+        client.websocket_connect("/socket") as two,
+    ):
 
-    def follow(state) -> None:
-        states.append((len(state["tabs"]), state["message"], state["share"]))
-        if states[-1] == (2, "", None):
-            done.set()
+        def follow(socket, count: int, message: str, share: float | None) -> None:
+            """Hears of states, some of which may be passed over, until this one comes."""
+            wanted = (count, message, share)
+            while True:
+                state = hear(socket, "page")[0]["page"]
+                if (len(state["tabs"]), state["message"], state["share"]) == wanted:
+                    return
 
-    stop = page.follow(follow)
-    page.start()
-    go_on.set()
-    assert done.wait(10)
-    assert states == [
-        *((0, "", None), (0, "first", 0.5), (1, "first", 0.5)),
-        *((1, "second", None), (2, "second", None), (2, "", None)),
-    ]
-    stop()
-
-
-def test_whoever_leaves_takes_no_news_from_others() -> None:
-    page, heard = SharedPage("Title", lambda tell: ()), []
-
-    def leave(state) -> None:
-        if state["message"]:  # as from the thread that sees a page close, while it is told
-            thread = threading.Thread(target=stop)
-            thread.start()
-            thread.join(0.2)
-
-    stop = page.follow(leave)
-    page.follow(lambda state: heard.append(state["message"]))
-    page._change(message="x")
-    assert heard == ["", "x"]
+        page.start()
+        follow(one, 1, "first", 0.5)
+        go_on[0].set()
+        follow(one, 2, "second", None)
+        two.close()  # which takes no news from others
+        go_on[1].set()
+        follow(one, 2, "", None)
 
 
 def test_a_build_that_fails_says_why(capsys) -> None:
@@ -342,9 +348,8 @@ def test_a_build_that_fails_says_why(capsys) -> None:
         yield TAB
         raise ValueError("Expected <b>more</b>, got less.")
 
-    page, failed = SharedPage("Title", build), threading.Event()
-    states = []
-    page.follow(lambda state: (states.append(state), state["failed"] and failed.set()))
-    page.start()
-    assert failed.wait(10) and states[-1]["message"] == "Failed: Expected <b>more</b>, got less."
-    assert len(states[-1]["tabs"]) == 1  # what was ready can be used
+    page = SharedPage("Title", build)
+    page._run()
+    assert page.state["failed"]
+    assert page.state["message"] == "Failed: Expected <b>more</b>, got less."
+    assert len(page.state["tabs"]) == 1  # what was ready can be used

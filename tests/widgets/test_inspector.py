@@ -180,6 +180,15 @@ def test_the_picture_is_the_one_whose_regions_are_shown(make, data) -> None:
     assert inspector._shown == own
 
 
+def test_a_picture_alone_has_no_other_to_lend_it_regions(clip, detector, data, teachers) -> None:
+    one = data.select([0])
+    features = extract_features(clip, detector, one, SETTINGS)
+    inspector = RegionInspector(clip, one, features, detector.names, *teachers)
+    inspector.regions = "blank"
+    with pytest.raises(traitlets.TraitError, match="regions out of own, blank, got 'another'"):
+        inspector.regions = "another"
+
+
 def test_a_caption_that_the_next_picture_lacks_becomes_its_first(make, data) -> None:
     most = max(range(len(data)), key=lambda i: len(data.captions[i]))
     least = min(range(len(data)), key=lambda i: len(data.captions[i]))

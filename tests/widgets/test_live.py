@@ -7,78 +7,8 @@ import plotly.io
 import pytest
 
 from dclip_kit.widgets import LiveRun, live
-from dclip_kit.widgets.live import Background
 
 PLOTLY = "application/vnd.plotly.v1+json"
-
-
-def counting(steps: list[int], until: int):
-    def work(background: Background) -> None:
-        while len(steps) < until:
-            background.tell(f"{len(steps)} of {until}")
-            steps.append(len(steps))
-
-    return work
-
-
-def test_it_says_how_far_it_is() -> None:
-    goes_on, seen = threading.Event(), threading.Event()
-
-    def work(background: Background) -> None:
-        background.tell("half")
-        seen.set()
-        goes_on.wait(10)
-        background.tell("more")
-
-    background = Background(work)
-    assert not asyncio.run(background.wait())  # nothing has begun
-    background.start()
-    background.start()  # is no second one
-    assert seen.wait(10)
-    assert background.message.value == "half"
-    assert not background._stop.disabled and background._resume.disabled
-    goes_on.set()
-    assert asyncio.run(background.wait()) and background.finished
-    assert background.message.value == "Finished."
-    assert background._stop.disabled and background._resume.disabled
-
-
-def test_it_stops_between_two_steps_and_goes_on() -> None:
-    steps: list[int] = []
-    background = Background(counting(steps, 3))
-
-    def stopping(within: Background) -> None:
-        steps.append(0)
-        within._stop.click()
-        counting(steps, 3)(within)
-
-    background._work = stopping
-    background.start()
-    assert not asyncio.run(background.wait())
-    assert steps == [0] and background.message.value == "Stopped. 1 of 3"
-    assert background._stop.disabled and not background._resume.disabled
-    background._work = counting(steps, 3)
-    background._resume.click()
-    assert asyncio.run(background.wait())
-    assert steps == [0, 1, 2]
-
-
-def test_being_asked_too_late_is_finished() -> None:
-    background = Background(lambda within: within.stop())
-    background.start()
-    assert asyncio.run(background.wait())
-
-
-def test_an_error_is_said_and_raised_where_somebody_waits() -> None:
-    def fail(background: Background) -> None:
-        raise ValueError("Expected a picture, got <b>none</b>.")
-
-    background = Background(fail)
-    background.start()
-    with pytest.raises(ValueError, match="Expected a picture"):
-        asyncio.run(background.wait())
-    assert background.message.value == "Failed: Expected a picture, got <b>none</b>."
-    assert not background._resume.disabled
 
 
 @pytest.fixture
@@ -156,9 +86,17 @@ def test_it_does_not_hold_up_other_cells(shown) -> None:
     live_run.start()
     live_run.start()  # is no second one
     seen.append("next cell")
+    assert not live_run._stop.disabled and live_run._resume.disabled
     goes_on.set()
     asyncio.run(live_run.wait())
-    assert seen == ["next cell", "trained"]
+    assert seen == ["next cell", "trained"] and live_run._message.value == "Finished."
+    assert live_run._stop.disabled and live_run._resume.disabled
+
+
+def test_being_asked_to_stop_after_the_last_step_is_finished(shown) -> None:
+    live_run = LiveRun({"first": lambda on_epoch, on_step: live_run.stop()})
+    live_run.start()
+    assert asyncio.run(live_run.wait()) == {"first": None}
 
 
 def test_a_stopped_training_goes_on_where_it_was(shown) -> None:
@@ -169,7 +107,7 @@ def test_a_stopped_training_goes_on_where_it_was(shown) -> None:
         def step(number, loss):
             if number == 2 and not stopped:
                 stopped.append(number)
-                live_run._background.stop()
+                live_run._stop.click()
             on_step(number, loss)
 
         return train("first", 2, steps)(on_epoch, step)
@@ -179,26 +117,26 @@ def test_a_stopped_training_goes_on_where_it_was(shown) -> None:
     with pytest.raises(RuntimeError, match="press Resume, then run this cell again"):
         asyncio.run(live_run.wait())
     assert steps == {"first": [0, 1, 2], "second": []}
-    assert live_run._background._stop.disabled and not live_run._background._resume.disabled
-    assert live_run._background.message.value == "Stopped. first: 3 steps, loss 1.000"
-    live_run._background._resume.click()
+    assert live_run._stop.disabled and not live_run._resume.disabled
+    assert live_run._message.value == "Stopped. first: 3 steps, loss 1.000"
+    live_run._resume.click()
     assert asyncio.run(live_run.wait()).keys() == {"first", "second"}
     assert steps == {"first": [0, 1, 2, 3], "second": [0, 1]}
-    assert live_run._background._stop.disabled and live_run._background._resume.disabled
+    assert live_run._stop.disabled and live_run._resume.disabled
 
 
 def test_an_error_is_raised_where_somebody_waits(shown) -> None:
     def fail(on_epoch, on_step):
-        raise ValueError("no picture")
+        raise ValueError("<b>no</b> picture")
 
     live_run = LiveRun({"failing": fail})
     with pytest.raises(RuntimeError, match="got none"):
         asyncio.run(live_run.wait())
     live_run.start()
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="<b>no</b> picture"):
         asyncio.run(live_run.wait())
-    assert live_run._background.message.value == "Failed: no picture"
-    assert not live_run._background._resume.disabled
+    assert live_run._message.value == "Failed: <b>no</b> picture"
+    assert not live_run._resume.disabled
 
 
 def test_what_was_shown_does_not_change_with_the_running_history(shown) -> None:

@@ -15,6 +15,8 @@ from dclip_kit.evaluation.evaluate import encode_classes
 from dclip_kit.models.encode import encode_images
 from dclip_kit.models.weights import clone_clip, interpolate
 from dclip_kit.widgets import ZeroShotPlayground
+from dclip_kit.widgets import page as page_module
+from dclip_kit.widgets import playground as playground_module
 
 HOSTILE = '<img src=x onerror="alert(1)">'
 TEMPLATES = ("a {}",)
@@ -103,6 +105,24 @@ def test_both_models_name_a_picture_out_of_typed_classes(make, clip, features, l
     assert playground.message.endswith(f"It is labelled {label}.")
 
 
+def test_classes_are_encoded_only_when_they_change(make, monkeypatch) -> None:
+    encoded = []
+
+    def encode(clip, names, templates):
+        encoded.append([*names])
+        return encode_classes(clip, names, templates)
+
+    monkeypatch.setattr(playground_module, "encode_classes", encode)
+    playground = make()
+    playground.picture, playground.share = 3, 0.5
+    assert encoded == []  # the labelled classes are known
+    with playground.hold_trait_notifications():  # as a page sets several traits at once
+        playground.picture, playground.classes = 2, ["a cat", "boat"]
+    playground.picture = 1
+    assert encoded == [["a cat", "boat"]]
+    assert {name for name, _ in playground.answers["after"]} == {"a cat", "boat"}
+
+
 def test_what_was_forgotten_and_learned_is_counted_by_class(make, clip, features, labelled) -> None:
     playground = make()
     texts = encode_classes(clip, NAMES, TEMPLATES)
@@ -138,6 +158,20 @@ def test_what_was_forgotten_and_learned_is_counted_by_class(make, clip, features
     assert moved > 0
 
 
+def test_of_nothing_found_or_named_no_share_is_said(clip, fine_tuned, labelled, features) -> None:
+    recalls = {0.0: 0.0, 0.5: 0.1, 1.0: 0.3}
+    texts = encode_classes(clip, NAMES, TEMPLATES)
+    named = (features[0.0] @ texts.T).argmax(1).tolist()
+    wrong = replace(labelled, labels=tuple((label + 1) % 3 for label in named))
+    playground = ZeroShotPlayground(
+        clip, fine_tuned, wrong, features, recalls=recalls, templates=TEMPLATES
+    )
+    told = playground._told
+    assert [point["gain"] for point in told["curve"]] == [0.0, 0.1, 0.3]
+    assert [point["retention"] for point in told["curve"]] == [1.0] * 3
+    assert told["gain_unit"] == "points"
+
+
 def test_a_picture_from_outside_is_named_too(make, clip, fine_tuned, tmp_path) -> None:
     playground = make()
     file = tmp_path / "own.png"
@@ -153,6 +187,30 @@ def test_a_picture_from_outside_is_named_too(make, clip, fine_tuned, tmp_path) -
     assert "It is labelled " in playground.message
     playground._handle_custom_msg({"kind": "picture"}, [memoryview(b"no picture")])
     assert "no picture that can be read" in playground.message
+
+
+def test_a_given_picture_is_encoded_once_by_each_mixture(make, tmp_path, monkeypatch) -> None:
+    mixed, encoded = [], []
+
+    def mix(before, after, share):
+        mixed.append(share)
+        return interpolate(before, after, share)
+
+    def encode(*given, **options):
+        encoded.append(given)
+        return encode_images(*given, **options)
+
+    monkeypatch.setattr(page_module, "interpolate", mix)
+    monkeypatch.setattr(page_module, "encode_images", encode)
+    playground, answers = make(), []
+    for number, color in enumerate(("teal", "red"), start=1):
+        Image.new("RGB", (90, 60), color).save(tmp_path / "own.png")
+        playground.ask_with(tmp_path / "own.png")
+        for share in (0.5, 1.0, 0.0, 0.5, 1.0):
+            playground.share = share
+        assert mixed == [0.5] * number and len(encoded) == 3 * number
+        answers.append(playground.answers)
+    assert answers[0] != answers[1]
 
 
 def test_without_a_picture_from_outside_the_first_is_named(make) -> None:
