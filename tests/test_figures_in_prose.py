@@ -70,6 +70,12 @@ def recall(study: str, arm: str) -> list[str]:
     return [f"{100 * arms(study)[arm]['at_95_5'][FORTH]['recall_at_1']:.1f}"]
 
 
+def unmixed(arm: str) -> list[str]:
+    """The share of zero-shot accuracy that a vision transformer keeps at α = 1, in percent."""
+    (whole,) = (x for x in arms("pocket_lora")[arm]["frontier"] if x["alpha"] == 1)
+    return [f"{100 * whole['retention']:.0f}"]
+
+
 def luck() -> list[str]:
     """As the kit says it of a report, which `assets.make.seed_luck` has measured."""
     said = r"of (\d+) pairs of such trainings (\d+)"
@@ -267,8 +273,16 @@ CLAIMS: list[tuple[str, str, Callable[[], list[str]]]] = [
     ),
     (
         STUDIES,
-        rf"as the control does find {INTERVAL} t→i over full fine-tuning",
-        lambda: gain("pocket_lora", "lora_2", "full_1", digits=1),
+        rf"`lora_2` finds {INTERVAL} t→i over `full_1`, and {INTERVAL} i→t",
+        lambda: [
+            *gain("pocket_lora", "lora_2", "full_1", digits=1),
+            *gain("pocket_lora", "lora_2", "full_1", BACK, digits=1),
+        ],
+    ),
+    (
+        STUDIES,
+        rf"mixed in, it keeps {NUMBER} % of zero-shot accuracy, and `full_1` {NUMBER} %",
+        lambda: [*unmixed("lora_2"), *unmixed("full_1")],
     ),
     (
         STUDIES,

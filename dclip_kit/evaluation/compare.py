@@ -385,7 +385,7 @@ def say_luck(train_text: bool) -> str:
     Args:
         train_text: whether the text encoder trains, too.
     """
-    percent, distinguished, pairs = ("3 to 4", 9, 36) if train_text else ("1", 12, 154)
+    percent, distinguished, pairs = ("3 to 4", 9, 36) if train_text else ("1", 14, 166)
     advice = "; train it with several seeds before you believe a small gain" if train_text else ""
     return (
         "Intervals know the pictures and not the luck of a training: with another seed, Recall@1 "
