@@ -219,12 +219,13 @@ def locate_weights(name_or_path: str | Path) -> Path | None:
 
     None for crops alone.
 
-    Looks at the path itself, then, for a bare name, in torch's cache (`torch.hub.get_dir()`), and
-    finally downloads what ultralytics publishes under that name.
+    Looks at the path itself, then, for the bare name of a .pt, in torch's cache
+    (`torch.hub.get_dir()`), and finally downloads what ultralytics publishes under that name.
 
     Raises:
         FileNotFoundError: as `load_detector`; at once if YOLO_OFFLINE is set, otherwise when
             ultralytics gives up.
+        ImportError: a download would need ultralytics, which is not installed.
     """
     if name_or_path == "crops":
         return None
@@ -234,9 +235,10 @@ def locate_weights(name_or_path: str | Path) -> Path | None:
     path = Path(name).expanduser()
     if path.exists():
         return path
-    cached = Path(torch.hub.get_dir(), "checkpoints", path.name)
-    reason = "it is not on disk"
-    if path.name == str(path):
+    reason, advice = "it is not on disk", "give a path that exists"
+    if path.name == str(path) and path.suffix == ".pt":
+        cached = Path(torch.hub.get_dir(), "checkpoints", path.name)
+        advice += f", or put the file at {cached}"
         if cached.is_file():
             return cached
         with contained_ultralytics():
