@@ -677,6 +677,16 @@ def test_only_the_bare_name_of_a_pt_is_looked_for_elsewhere(name, monkeypatch) -
         locate_weights(name)
 
 
+def test_the_current_gpu_stays_the_current_one(monkeypatch) -> None:
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with contained_ultralytics():
+        torch.cuda.set_device(1)
+    assert chosen == [1, 2]
+
+
 def test_usage_statistics_stay_off_when_somebody_else_imported_it(monkeypatch) -> None:
     with contained_ultralytics():
         from ultralytics.utils.events import events
