@@ -4,8 +4,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from dclip_kit.config import Profile
-from dclip_kit.data import CaptionedImages
 from dclip_kit.data.splits import read_uncaptioned
 from dclip_kit.evaluation.arms import Arm, describe_origin, save_arm, write_card
 from dclip_kit.evaluation.evaluate import evaluate_zero_shot, prepare_zero_shot
@@ -28,8 +31,10 @@ from dclip_kit.evaluation.profile_data import (
 )
 from dclip_kit.evaluation.seen import describe_seen, leave_out_labelled, load_seen
 from dclip_kit.features.extract import encode_pictures
+from dclip_kit.features.store import EncodedPictures
 from dclip_kit.metrics import retention
 from dclip_kit.models.clip import choose_device, load_clip, tag_for
+from dclip_kit.models.encode import encode_texts
 from dclip_kit.models.teacher import kind_of
 from dclip_kit.models.weights import interpolate, round_changed
 from dclip_kit.runtime.files import write_record
@@ -89,7 +94,8 @@ def run_from_pictures(
         write_record(profile.as_dict(), out / SETTINGS)
     say(f"{len(pictures):,} pictures without captions to train on, {len(texts):,} texts.")
 
-    shown = encode_pictures(clip, deal_texts(pictures, texts), profile.regions, features or out)
+    encoded = encode_pictures(clip, pictures, profile.regions, features or out)
+    shown = lend_text(encoded, texts[0], encode_texts(clip, texts[:1]))
     teacher = train_teacher_of(profile, shown.features, device=clip.device)
     if is_main_process():
         save_teacher_run(teacher, out / kind_of(teacher.settings), profile, clip, seen)
@@ -119,10 +125,19 @@ def run_from_pictures(
     return report
 
 
-def deal_texts(pictures: CaptionedImages, texts: list[str]) -> CaptionedImages:
-    """Gives each picture some text: batches are planned by them, and nothing learns from pairs."""
-    captions = tuple((texts[index % len(texts)],) for index in range(len(pictures)))
-    return replace(pictures, captions=captions)
+def lend_text(
+    encoded: EncodedPictures, text: str, text_features: Float[Tensor, "1 embed"]
+) -> EncodedPictures:
+    """Gives all pictures one text: batches are planned by texts, and nothing learns from pairs."""
+    count = len(encoded.features)
+    features = replace(
+        encoded.features,
+        text=text_features.expand(count, -1),  # without a copy for each
+        token_count=torch.zeros(count, dtype=torch.int64),
+        image_of_text=torch.arange(count),
+    )
+    dataset = replace(encoded.dataset, captions=((text,),) * count)
+    return replace(encoded, dataset=dataset, features=features)
 
 
 def say_from_pictures(report: dict[str, Any]) -> list[str]:

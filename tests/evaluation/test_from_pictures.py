@@ -14,7 +14,7 @@ from dclip_kit.evaluation import from_pictures
 from dclip_kit.evaluation.arms import load_arm
 from dclip_kit.evaluation.evaluate import evaluate_zero_shot, prepare_zero_shot
 from dclip_kit.evaluation.experiment import prepare_terms, train_teacher_of
-from dclip_kit.evaluation.from_pictures import deal_texts, run_from_pictures, say_from_pictures
+from dclip_kit.evaluation.from_pictures import lend_text, run_from_pictures, say_from_pictures
 from dclip_kit.evaluation.profile_data import (
     choose_templates,
     has_captions,
@@ -23,6 +23,7 @@ from dclip_kit.evaluation.profile_data import (
 )
 from dclip_kit.evaluation.seen import load_seen
 from dclip_kit.features.extract import encode_pictures
+from dclip_kit.features.store import FrozenFeatures
 from dclip_kit.metrics import retention
 from dclip_kit.models.clip import load_clip
 from dclip_kit.models.encode import encode_texts
@@ -66,7 +67,8 @@ def test_it_learns_from_regions_and_keeps_half(profile, tmp_path) -> None:
 
     clip = load_clip(profile.clip)
     pictures, _ = read_uncaptioned(profile.data, ())
-    encoded = encode_pictures(clip, deal_texts(pictures, list(TEXTS)), profile.regions)
+    encoded = encode_pictures(clip, pictures, profile.regions)
+    encoded = lend_text(encoded, TEXTS[0], encode_texts(clip, TEXTS[:1]))
     teacher = train_teacher_of(profile, encoded.features)
     assert teacher.chosen == {"kept": "mean", "weight": 1.0, "val_recall_at_1": {}}
     terms = prepare_terms(profile, clip, encoded, teacher.teacher)
@@ -74,6 +76,8 @@ def test_it_learns_from_regions_and_keeps_half(profile, tmp_path) -> None:
     assert torch.equal(terms[0].texts, encode_texts(clip, TEXTS))
     run = distill(clip, encoded, terms, profile.student, seed=profile.seed)
     student = interpolate(clip, run.student, 0.5).model.state_dict()
+    (store,) = out.glob("features-*")
+    assert len(FrozenFeatures.load(store).text) == 0  # however many pictures there are
     for name, value in arm.clip.model.state_dict().items():
         torch.testing.assert_close(value, student[name], atol=1e-3, rtol=1e-3)
     assert any(not torch.equal(student[x], clip.model.state_dict()[x]) for x in student)
