@@ -100,7 +100,11 @@ def embed_with_teacher(
         features: of the training pictures.
         regions: the settings that it was trained with.
         batch_size: pairs at a time; it matters to a teacher that attends to padding.
+
+    Raises:
+        ValueError: there are no captions, or no features of their tokens.
     """
+    _require_captions(features, with_tokens=True)
     teacher.eval()
     batches = torch.arange(len(features.text)).split(batch_size)
     embeddings = torch.cat(
@@ -143,8 +147,10 @@ def train_teacher(
         device: where it trains; with several processes, accelerate chooses.
 
     Raises:
-        ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
+        ValueError: there are no captions, or no features of their tokens; a feature is not finite;
+            or the checkpoint is damaged or of another run.
     """
+    _require_captions(features, with_tokens=True)
     # All the teacher's inputs are checked once here, so that no step has to.
     require_directions(text_features=features.text)
     require_directions(zeros=True, region_features=features.region)
@@ -206,6 +212,7 @@ def train_region_teacher(
     mean of picture and regions (`RegionTeacher.start_from_mean`). Processes, arguments and errors
     are otherwise as in `train_teacher`.
     """
+    _require_captions(features)
     require_directions(text_features=features.text, image_features=features.image)
     require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
@@ -252,6 +259,22 @@ def train_region_teacher(
     )
     history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
     return TeacherRun(teacher, settings, history)
+
+
+def _require_captions(features: FrozenFeatures, with_tokens: bool = False) -> None:
+    """Raises ValueError if there are no captions, or if any lacks the features of its tokens."""
+    count = len(features.text)
+    if not count:
+        raise ValueError(
+            f"Expected pictures with captions for a teacher to learn or read, got {len(features)} "
+            "without; give captioned ones, or take the recipe crops_taught."
+        )
+    if with_tokens and not features.token_count.all():
+        raise ValueError(
+            "Expected features of each caption's tokens for a teacher that reads captions, got "
+            f"none for {int((features.token_count == 0).sum())} of {count}, as of SigLIP's texts; "
+            "take a CLIP with open_clip's own text transformer, or a teacher that reads none."
+        )
 
 
 def choose_region_teacher(

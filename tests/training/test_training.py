@@ -353,15 +353,7 @@ def test_the_region_teachers_training_is_a_plain_loop(seen, features) -> None:
 
 
 def test_pictures_are_embedded_without_their_captions(features) -> None:
-    teacher = RegionTeacher(32, 24, 3)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    bare = replace(
-        features,
-        text=features.text[:0],
-        token=features.token[:0],
-        token_count=nothing,
-        image_of_text=nothing,
-    )
+    teacher, bare = RegionTeacher(32, 24, 3), without_captions(features)
     embedding = embed_pictures(teacher, bare, REGION_TEACHER)
     assert embedding.shape == (11, 32) and not embedding.requires_grad
     few = embed_pictures(teacher, features, REGION_TEACHER, batch_size=3)
@@ -1118,6 +1110,35 @@ def test_train_teacher_refuses_features_that_are_not_finite(name, features) -> N
     getattr(features, name)[1::2] = torch.nan
     with pytest.raises(ValueError, match="finite"):
         train_teacher(features, TEACHER, REGIONS)
+
+
+def without_captions(features):
+    """The same pictures, as if nobody had captioned them."""
+    empty = {name: getattr(features, name)[:0] for name in ("text", "token", "token_count")}
+    return replace(features, image_of_text=features.image_of_text[:0], **empty)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_teacher_that_reads_captions_needs_their_tokens(weighted, features) -> None:
+    bare = replace(features, token=features.token[:0], token_count=0 * features.token_count)
+    regions = RegionSettings(weighted=weighted)
+    for apply in (
+        lambda: train_teacher(bare, TEACHER, regions),
+        lambda: embed_with_teacher(MetaTeacher(32, 4), bare, regions),
+    ):
+        with pytest.raises(ValueError, match=r"each caption's tokens .* none for 10 of 10"):
+            apply()
+
+
+def test_no_teacher_is_trained_without_captions(features) -> None:
+    bare = without_captions(features)
+    for apply in (
+        lambda: train_teacher(bare, TEACHER, REGIONS),
+        lambda: train_region_teacher(bare, REGION_TEACHER),
+        lambda: embed_with_teacher(MetaTeacher(32, 4), bare, REGIONS),
+    ):
+        with pytest.raises(ValueError, match=r"pictures with captions .* got 11 without"):
+            apply()
 
 
 @pytest.mark.parametrize(
