@@ -21,7 +21,7 @@ from dclip_kit.models.weights import clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share, training_device
 from dclip_kit.training.denoising import DenoiserTerm
-from dclip_kit.training.loop import History, Schedule, Training, train
+from dclip_kit.training.loop import History, Training, train
 from dclip_kit.training.order import plan_epoch
 from dclip_kit.training.rates import group_parameters
 from dclip_kit.training.terms import (
@@ -244,12 +244,7 @@ def distill(
         "distilling" if any(term.name == "distillation" for term in terms) else "fine-tuning",
         module,
         group_parameters(module, settings),
-        Schedule(
-            settings.epochs,
-            settings.gradient_accumulation,
-            settings.clip_norm,
-            settings.warmup_share,
-        ),
+        settings.epochs,
         partial(plan_epoch, features, settings, seed),
         partial(_encode, student, captions, terms, precision),
         terms,
@@ -264,6 +259,9 @@ def distill(
             "mixed_precision": precision,
         },
         partial(_read, student, captioned, terms, device),
+        settings.gradient_accumulation,
+        settings.clip_norm,
+        settings.warmup_share,
     )
     looks = _choose_looks(len(training.plan(0))) if on_look else ()
 

@@ -31,24 +31,6 @@ class RuinedError(ValueError):
     """A training has ruined the model; for whoever looks at it to raise."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The length of a training, and how its rates change.
-
-    Attributes:
-        epochs: in all.
-        gradient_accumulation: batches per step; the last step of an epoch may have fewer.
-        clip_norm: largest norm of all gradients together; None does not clip.
-        warmup_share: share of all steps in which rates rise, before they fall; None keeps them
-            constant.
-    """
-
-    epochs: int
-    gradient_accumulation: int = 1
-    clip_norm: float | None = None
-    warmup_share: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Training:
     """What each of the two trainings gives to the loop.
@@ -57,24 +39,31 @@ class Training:
         name: of the progress bar.
         module: what trains, on the device.
         groups: of its parameters, from `split_decayed`.
-        schedule: its length and rates.
+        epochs: in all.
         plan: returns an epoch's steps.
         encode: turns the module (perhaps wrapped for several processes), a batch's inputs and the
             batch's number into what the terms take.
         terms: the loss is their weighted sum.
         identity: settings that a checkpoint must have been made with; JSON values.
         read: turns batches, and the number of the first, into the inputs of `encode`.
+        gradient_accumulation: batches per step; the last step of an epoch may have fewer.
+        clip_norm: largest norm of all gradients together; None does not clip.
+        warmup_share: share of all steps in which rates rise, before they fall; None keeps them
+            constant.
     """
 
     name: str
     module: nn.Module
     groups: list[dict[str, Any]]
-    schedule: Schedule
+    epochs: int
     plan: Callable[[int], Plan]
     encode: Callable[[nn.Module, Any, int], Batch]
     terms: Sequence[Term]
     identity: Mapping[str, Any]
     read: Callable[[Sequence[Tensor], int], Iterable[Any]] = lambda batches, number: batches
+    gradient_accumulation: int = 1
+    clip_norm: float | None = None
+    warmup_share: float | None = None
 
 
 def train(
@@ -107,7 +96,8 @@ def train(
     # The wrapped module itself is called: calling the unwrapped one's methods would skip the
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(training.module, optimizer)
-    schedule, epoch_steps = training.schedule, len(training.plan(0))
+    epoch_steps = len(training.plan(0))
+    all_steps = training.epochs * epoch_steps
 
     def tell() -> None:
         training.module.eval()
@@ -123,24 +113,22 @@ def train(
     if not place.told:
         tell()
     with tqdm(
-        total=schedule.epochs * epoch_steps,
+        total=all_steps,
         desc=training.name,
         unit="step",
         initial=epoch_steps * len(place.history) + place.step,
         delay=2,
         disable=not is_main_process(),
     ) as bar:
-        for epoch in range(len(place.history), schedule.epochs):
+        for epoch in range(len(place.history), training.epochs):
             _set_to_train(wrapped)
             place.since = written = time.monotonic()
             for number, inputs in _read_epoch(training, epoch, place.step):
-                _set_rates(
-                    prepared, number / (schedule.epochs * epoch_steps), schedule.warmup_share
-                )
+                _set_rates(prepared, number / all_steps, training.warmup_share)
                 figures = _accumulate(accelerator, wrapped, training, inputs, number)
                 place.add(figures)
-                if schedule.clip_norm is not None:
-                    accelerator.clip_grad_norm_(training.module.parameters(), schedule.clip_norm)
+                if training.clip_norm is not None:
+                    accelerator.clip_grad_norm_(training.module.parameters(), training.clip_norm)
                 prepared.step()
                 prepared.zero_grad()
                 bar.update()
@@ -170,8 +158,7 @@ def _read_epoch(training: Training, epoch: int, done: int) -> Iterator[tuple[int
     steps = training.plan(epoch)
     number = epoch * len(steps) + done
     batches = [batch for step in steps[done:] for batch in step]
-    accumulated = training.schedule.gradient_accumulation
-    inputs = iter(training.read(batches, number * accumulated))
+    inputs = iter(training.read(batches, number * training.gradient_accumulation))
     for step in steps[done:]:
         yield number, [next(inputs) for _ in step]
         number += 1
@@ -185,8 +172,8 @@ def _accumulate(
     for index, batch_inputs in enumerate(inputs):
         last = index == len(inputs) - 1  # processes exchange gradients after it
         with nullcontext() if last else accelerator.no_sync(wrapped):
-            accumulated = training.schedule.gradient_accumulation
-            batch = training.encode(wrapped, batch_inputs, number * accumulated + index)
+            batch_number = number * training.gradient_accumulation + index
+            batch = training.encode(wrapped, batch_inputs, batch_number)
             losses = torch.stack([term(batch) for term in training.terms])
             weights = [term.weight for term in training.terms]
             total = (losses * losses.new_tensor(weights)).sum()

@@ -22,11 +22,12 @@ from dclip_kit.models.teacher import (
     RegionTeacher,
     TeacherOutput,
     build_teacher,
+    kind_of,
 )
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share, training_device
-from dclip_kit.training.loop import History, Schedule, Training, train
+from dclip_kit.training.loop import History, Training, train
 from dclip_kit.training.order import plan_epoch
 from dclip_kit.training.rates import split_decayed
 from dclip_kit.training.terms import Batch, CaptionTerm
@@ -105,160 +106,114 @@ def embed_with_teacher(
         ValueError: there are no captions, or no features of their tokens.
     """
     _require_captions(features, with_tokens=True)
-    teacher.eval()
-    batches = torch.arange(len(features.text)).split(batch_size)
-    embeddings = torch.cat(
-        [
-            apply_teacher(teacher, features, texts, regions).embedding.cpu()
-            for texts in tqdm(
-                batches, desc="teacher embeddings", delay=2, disable=not is_main_process()
-            )
-        ]
+    return _embed_all(
+        teacher,
+        len(features.text),
+        batch_size,
+        lambda texts: apply_teacher(teacher, features, texts, regions).embedding,
     )
+
+
+def _embed_all(
+    teacher: nn.Module, count: int, batch_size: int, embed: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """All embeddings, given what embeds the pairs or pictures of some indices."""
+    teacher.eval()
+    batches = torch.arange(count).split(batch_size)
+    bar = tqdm(batches, desc="teacher embeddings", delay=2, disable=not is_main_process())
+    embeddings = torch.cat([embed(indices).cpu() for indices in bar])
     return_memory()
     return embeddings
 
 
 def train_teacher(
     features: FrozenFeatures,
-    settings: TeacherSettings,
+    settings: TeacherSettings | RegionTeacherSettings,
     regions: RegionSettings,
     seed: int = 0,
     checkpoint: Path | None = None,
-    on_epoch: Callable[[MetaTeacher, History], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     device: torch.device | str = "cpu",
+    mean_weight: float | None = None,
 ) -> TeacherRun:
     """Trains the teacher alone, by symmetric InfoNCE against the caption embedding.
+
+    A `RegionTeacher` learns from all captions of a picture, and each step leaves out a share of its
+    regions at random.
 
     Under `accelerate launch` each process takes its share of every batch, and all end with the same
     weights as one process would. Call it in all of them, with the same arguments.
 
     Args:
         features: of the training pictures, from the frozen CLIP.
-        settings: sizes and hyperparameters.
-        regions: whether regions are weighted.
+        settings: sizes and hyperparameters; their class says which teacher is trained.
+        regions: whether regions are weighted, for a teacher that reads captions.
         seed: of weights and order.
         checkpoint: file to continue from, and to write after each epoch and every ten minutes.
-        on_epoch: called after each epoch, in every process, with the teacher and the history, to
-            whose last row it may add figures.
         on_step: called after each step, in every process, with its number and its loss. Whatever
             it raises stops the training; the checkpoint has all steps up to this one.
         device: where it trains; with several processes, accelerate chooses.
+        mean_weight: if given, a region teacher starts from the mean of picture and regions
+            (`RegionTeacher.start_from_mean`).
 
     Raises:
-        ValueError: there are no captions, or no features of their tokens; a feature is not finite;
-            or the checkpoint is damaged or of another run.
+        ValueError: there are no captions, or none of the features of their tokens that the teacher
+            reads; a feature is not finite; or the checkpoint is damaged or of another run.
     """
-    _require_captions(features, with_tokens=True)
+    _require_captions(features, with_tokens=isinstance(settings, TeacherSettings))
     # All the teacher's inputs are checked once here, so that no step has to.
-    require_directions(text_features=features.text)
-    require_directions(zeros=True, region_features=features.region)
+    require_directions(text_features=features.text, image_features=features.image)
     area_and_confidence = torch.stack([features.area, features.confidence], dim=1)
     require_directions(
-        zeros=True, token_features=features.token, areas_and_confidences=area_and_confidence
+        zeros=True,
+        region_features=features.region,
+        token_features=features.token,
+        areas_and_confidences=area_and_confidence,
     )
-    torch.manual_seed(seed)
-    teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
-
-    def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
-        texts = rows[:, 0]
-        share = texts[own_share(len(texts))]
-        embedding = apply_teacher(model, features, share, regions, check_values=False).embedding
-        target = send(features.text[share], embedding.device)
-        return Batch(number, rows, *gather_batch(embedding, target, len(texts), len(texts)))
-
-    training = Training(
-        "teacher",
-        teacher,
-        split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
-        Schedule(settings.epochs),
-        partial(plan_epoch, features, settings, seed),
-        encode,
-        [CaptionTerm(1.0, settings.temperature)],
-        {
-            "kind": "teacher",
-            "seed": seed,
-            "weighted": regions.weighted,
-            "data": fingerprint(
-                features.region,
-                features.region_count,
-                features.area,
-                features.confidence,
-                features.text,
-                features.token,
-                features.image_of_text,
-            ),
-            **asdict(settings),
-        },
-    )
-    history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
-    return TeacherRun(teacher, settings, history)
-
-
-def train_region_teacher(
-    features: FrozenFeatures,
-    settings: RegionTeacherSettings,
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[RegionTeacher, History], None] | None = None,
-    on_step: Callable[[int, float], None] | None = None,
-    device: torch.device | str = "cpu",
-    mean_weight: float | None = None,
-) -> TeacherRun:
-    """Trains the caption-free teacher by symmetric InfoNCE, with all captions of a picture.
-
-    Each step leaves out a share of the regions at random. With a mean_weight it starts from the
-    mean of picture and regions (`RegionTeacher.start_from_mean`). Processes, arguments and errors
-    are otherwise as in `train_teacher`.
-    """
-    _require_captions(features)
-    require_directions(text_features=features.text, image_features=features.image)
-    require_directions(zeros=True, region_features=features.region)
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
     if mean_weight is not None:
         teacher.start_from_mean(mean_weight)
     most = int(features.region_count.max())
 
-    def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
-        captions = rows[rows >= 0]
-        share, texts = own_share(len(rows)), captions[own_share(len(captions))]
+    def embed(model: nn.Module, rows: Tensor, texts: Tensor, number: int) -> Tensor:
+        """Embeds this process's share of a batch: its pairs, or its pictures."""
+        if isinstance(settings, TeacherSettings):
+            return apply_teacher(model, features, texts, regions, check_values=False).embedding
         # From seed and step alone, so that processes and resumed runs leave out the same regions.
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
         keep = torch.rand(len(rows), most, generator=generator) >= settings.region_dropout
+        share = own_share(len(rows))
         images = features.image_of_text[rows[share, 0]]
-        embedding, _ = apply_region_teacher(model, features, images, settings, keep[share])
+        return apply_region_teacher(model, features, images, settings, keep[share])[0]
+
+    def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
+        captions = rows[rows >= 0]
+        texts = captions[own_share(len(captions))]
+        embedding = embed(model, rows, texts, number)
         target = send(features.text[texts], embedding.device)
         return Batch(number, rows, *gather_batch(embedding, target, len(rows), len(captions)))
 
+    kind = kind_of(settings)
     training = Training(
-        "region teacher",
+        kind.replace("_", " "),
         teacher,
         split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
-        Schedule(settings.epochs, warmup_share=settings.warmup_share),
+        settings.epochs,
         partial(plan_epoch, features, settings, seed),
         encode,
         [CaptionTerm(1.0, settings.temperature)],
         {
-            "kind": "region teacher",
+            "kind": kind,
             "seed": seed,
-            "data": fingerprint(
-                features.image,
-                features.region,
-                features.region_count,
-                features.size,
-                features.xyxy,
-                features.confidence,
-                features.text,
-                features.image_of_text,
-            ),
+            "weighted": regions.weighted,
+            "data": fingerprint(*vars(features).values()),
             **asdict(settings),
             "mean_weight": mean_weight,
         },
+        warmup_share=getattr(settings, "warmup_share", None),
     )
-    history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
-    return TeacherRun(teacher, settings, history)
+    return TeacherRun(teacher, settings, train(training, checkpoint, on_step=on_step))
 
 
 def _require_captions(features: FrozenFeatures, with_tokens: bool = False) -> None:
@@ -292,14 +247,14 @@ def choose_region_teacher(
         settings: with `train` "never" or "auto".
         val: features of other captioned pictures, by which weight and teacher are chosen; without
             them, the regions' mean weighs as much as the picture, and nothing is trained.
-        seed, checkpoint, device: as in `train_region_teacher`.
+        seed, checkpoint, device: as in `train_teacher`.
 
     Returns:
         The teacher. `chosen` has "kept" ("mean" or "trained"), the mean's "weight", and
         "val_recall_at_1", text→image, by candidate.
 
     Raises:
-        ValueError: as `train_region_teacher`.
+        ValueError: as `train_teacher`.
     """
     untrained: Any = build_teacher(features.image.shape[1], settings).to(device).eval()
     found = dict[float, float]()
@@ -315,8 +270,14 @@ def choose_region_teacher(
     run = TeacherRun(untrained, settings, [])
     recalls = {f"mean, {each:g}": recall for each, recall in found.items()}
     if settings.train == "auto" and val:
-        trained = train_region_teacher(
-            features, settings, seed, checkpoint, device=device, mean_weight=weight
+        trained = train_teacher(
+            features,
+            settings,
+            RegionSettings(),
+            seed,
+            checkpoint,
+            device=device,
+            mean_weight=weight,
         )
         recalls["trained"] = _find_on(val, trained.teacher, settings)
         if recalls["trained"] > found[weight]:
@@ -382,13 +343,9 @@ def embed_pictures(
         settings: what the teacher sees; as in training, except for a probe.
         batch_size: pictures at a time.
     """
-    teacher.eval()
-    batches = torch.arange(len(features)).split(batch_size)
-    return torch.cat(
-        [
-            apply_region_teacher(teacher, features, images, settings)[0].cpu()
-            for images in tqdm(
-                batches, desc="teacher embeddings", delay=2, disable=not is_main_process()
-            )
-        ]
+    return _embed_all(
+        teacher,
+        len(features),
+        batch_size,
+        lambda images: apply_region_teacher(teacher, features, images, settings)[0],
     )

@@ -19,7 +19,7 @@ from dclip_kit.training import (
     choose_region_teacher,
     embed_pictures,
     embed_with_teacher,
-    train_region_teacher,
+    train_teacher,
 )
 from dclip_kit.training.lessons import prepare_lessons, prepare_rehearsal
 
@@ -131,7 +131,7 @@ def test_a_teacher_trained_from_the_mean_is_kept_where_it_finds_more(
     trained = recalls.pop("trained")
     assert (trained > max(recalls.values())) == (kept == "trained") == bool(run.history)
     assert run.chosen["kept"] == kept
-    still = train_region_teacher(features, replace(settings, learning_rate=0.0), mean_weight=0.6)
+    still = train_teacher(features, replace(settings, learning_rate=0.0), REGIONS, mean_weight=0.6)
     mean = RegionTeacher(32, 24, 3)
     mean.start_from_mean(0.6)
     expected = embed_pictures(mean, features, settings)
