@@ -99,19 +99,6 @@ def train(
     epoch_steps = len(training.plan(0))
     all_steps = training.epochs * epoch_steps
 
-    def tell() -> None:
-        training.module.eval()
-        place.told = False  # if it raises, it is told again: it may have found the model ruined
-        try:
-            if on_epoch:
-                on_epoch(place.history)
-            place.told = True
-        finally:
-            place.since = time.monotonic()  # what was done meanwhile is not of the next epoch
-            keep_place(checkpoint, training.module, optimizer, place)
-
-    if not place.told:
-        tell()
     with tqdm(
         total=all_steps,
         desc=training.name,
@@ -122,7 +109,7 @@ def train(
     ) as bar:
         for epoch in range(len(place.history), training.epochs):
             _set_to_train(wrapped)
-            place.since = written = time.monotonic()
+            written = time.monotonic()
             for number, inputs in _read_epoch(training, epoch, place.step):
                 _set_rates(prepared, number / all_steps, training.warmup_share)
                 figures = _accumulate(accelerator, wrapped, training, inputs, number)
@@ -147,7 +134,11 @@ def train(
                     written = time.monotonic()
             row = place.close_epoch(["loss", *(term.name for term in training.terms)])
             bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
-            tell()
+            training.module.eval()
+            # If it raises, the epoch is not kept: a rerun repeats its end and calls again.
+            if on_epoch:
+                on_epoch(place.history)
+            keep_place(checkpoint, training.module, optimizer, place)
     accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     training.module.eval()
     return place.history

@@ -787,6 +787,7 @@ def test_a_teacher_is_trained_first_and_the_run_goes_on_there(own, tmp_path, mon
     assert {path.name for path in out.glob("*/model.safetensors")} == {"model.safetensors"}
     assert not (out / "region_taught").exists()
     before = (out / "region_teacher/model.safetensors").read_bytes()
+    written = (out / "checkpoints/teacher.safetensors").stat().st_mtime_ns
     assert load_seen(out / "region_teacher").complete
     trained, train = [], experiment.train_teacher
 
@@ -796,7 +797,8 @@ def test_a_teacher_is_trained_first_and_the_run_goes_on_there(own, tmp_path, mon
 
     monkeypatch.setattr(experiment, "train_teacher", watched)
     experiment.run(own, out)
-    assert [run.history for run in trained] == [taught.history]  # seconds and all
+    assert [run.history for run in trained] == [taught.history]
+    assert (out / "checkpoints/teacher.safetensors").stat().st_mtime_ns == written
     assert (out / "region_teacher/model.safetensors").read_bytes() == before
     other = tmp_path / "other"
     experiment.run(own, other, teacher=out / "region_teacher", features=out)
