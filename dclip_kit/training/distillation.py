@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,13 +18,12 @@ from dclip_kit.models.adapters import attach_adapters, merge_adapters
 from dclip_kit.models.clip import ClipBundle, autocast, choose_precision, send
 from dclip_kit.models.denoiser import Denoiser
 from dclip_kit.models.encode import read_batches, shortened
-from dclip_kit.models.weights import clone_clip, freeze
+from dclip_kit.models.weights import AFTER_BLOCKS, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share, training_device
 from dclip_kit.training.denoising import DenoiserTerm
-from dclip_kit.training.loop import History, Training, train
+from dclip_kit.training.loop import History, Training, split_decayed, train
 from dclip_kit.training.order import plan_epoch
-from dclip_kit.training.rates import group_parameters
 from dclip_kit.training.terms import (
     AnchoredTerm,
     Batch,
@@ -279,6 +279,22 @@ def distill(
     history = train(training, checkpoint, after_epoch, after_step)
     student.model.requires_grad_(False).eval().to(bundle.device)
     return StudentRun(merge_adapters(student), history)
+
+
+def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
+    """Groups the trained parameters by peak learning rate: blocks (with all texts), and the rest.
+
+    `split_decayed` splits each of them in two.
+    """
+    parts: dict[bool, list[tuple[str, nn.Parameter]]] = {False: [], True: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            local_name = name.removeprefix("tower.").removeprefix("visual.")
+            is_after = local_name.startswith("heads.") or bool(AFTER_BLOCKS.match(local_name))
+            parts[is_after].append((name, parameter))
+    rate, decay = settings.learning_rate, settings.weight_decay
+    blocks = split_decayed(parts[False], rate * settings.block_rate, decay)
+    return blocks + split_decayed(parts[True], rate, decay)
 
 
 def _choose_looks(steps: int) -> Collection[int]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import isfinite
+from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.training.checkpoint import keep_place, restore_place
-from dclip_kit.training.rates import schedule_rate
 from dclip_kit.training.terms import Batch, Term
 
 History = list[dict[str, int | float]]  # a row of figures for each epoch
@@ -64,6 +63,27 @@ class Training:
     gradient_accumulation: int = 1
     clip_norm: float | None = None
     warmup_share: float | None = None
+
+
+def split_decayed(
+    named: Iterable[tuple[str, nn.Parameter]], rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimizer's groups: matrices, which decay, and biases, norms and scales, which do not.
+
+    As in open_clip's own training: shrinking the scale of a norm is not a useful prior.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in named:
+        groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
+    return [
+        {
+            "params": params,
+            "lr": rate,
+            "peak": rate,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for decays, params in groups.items()
+    ]
 
 
 def train(
@@ -191,3 +211,15 @@ def _set_rates(optimizer: torch.optim.Optimizer, done: float, warmup: float | No
     if warmup is not None:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * schedule_rate(done, warmup)
+
+
+def schedule_rate(done: float, warmup: float) -> float:
+    """Share of the peak learning rate: linear warm-up, then a cosine to zero.
+
+    Args:
+        done: share of the steps done, 0 to 1.
+        warmup: share of the steps in which the rate rises.
+    """
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + cos(pi * (done - warmup) / (1 - warmup)))

@@ -27,9 +27,8 @@ from dclip_kit.models.teacher import (
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share, training_device
-from dclip_kit.training.loop import History, Training, train
+from dclip_kit.training.loop import History, Training, split_decayed, train
 from dclip_kit.training.order import plan_epoch
-from dclip_kit.training.rates import split_decayed
 from dclip_kit.training.terms import Batch, CaptionTerm
 
 MEAN_WEIGHTS = (0.3, 0.6, 1.0)  # of the regions' mean beside the picture, to choose from
