@@ -102,7 +102,7 @@ def choose_terms(
             DenoiserTerm(
                 settings.sds_weight,
                 denoiser,
-                _require_texts(captioned),
+                captioned.dataset.texts,
                 seed + 250_007,
                 (settings.sds_from, settings.sds_until),
                 choose_precision(settings.mixed_precision, denoiser.unet.device),
@@ -152,17 +152,6 @@ def _require_targets(embeddings: Tensor | None, captioned: EncodedPictures) -> T
         )
     require_directions(teacher_features=embeddings)
     return embeddings
-
-
-def _require_texts(captioned: EncodedPictures) -> Sequence[str]:
-    """The captions of the training pictures, one for each feature."""
-    texts, features = captioned.dataset.texts, captioned.features.text
-    if len(texts) != len(features):
-        raise ValueError(
-            f"Expected the {len(features)} captions of the features, which train_text and "
-            f"sds_weight read, got {len(texts)}; give the data set that the features come from."
-        )
-    return texts
 
 
 class _Student(nn.Module):
@@ -220,16 +209,11 @@ def distill(
             training stops there each time that it is called.
 
     Raises:
-        ValueError: lengths or widths differ, a feature or the loss is not finite, or the checkpoint
+        ValueError: widths differ, a feature or the loss is not finite, or the checkpoint
             is damaged or of another run; or as `attach_adapters`.
         ImportError: as `attach_adapters`.
     """
     features = captioned.features
-    if len(captioned.pictures) != len(features):
-        raise ValueError(
-            f"Expected the {len(features)} pictures of the features, got "
-            f"{len(captioned.pictures)}; give both from one data set."
-        )
     if features.text.shape[1] != bundle.embed_dim:
         raise ValueError(
             f"Expected features of {bundle.embed_dim} numbers, as {bundle.name} makes them, got "
@@ -318,7 +302,7 @@ def _make_student(
         attach_adapters(student, settings.train, settings.lora)
     tower, captions = student.model.visual, captioned.features.text
     if settings.train_text:  # captions as the text tower takes them
-        tower, captions = student.model, _unfreeze_text(student, _require_texts(captioned))
+        tower, captions = student.model, _unfreeze_text(student, captioned.dataset.texts)
     all_heads = {term.name: term.build_head(bundle.embed_dim) for term in terms}
     heads = {name: head for name, head in all_heads.items() if head}
     return student, _Student(tower, heads).to(device), captions
