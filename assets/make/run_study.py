@@ -12,7 +12,7 @@ from dclip_kit.commands import run_program
 from dclip_kit.commands.terminal import choose_device, require_writable
 from dclip_kit.evaluation.compare import say_luck
 from dclip_kit.evaluation.study_table import format_study
-from dclip_kit.models.clip import load_clip
+from dclip_kit.models.clip import load_clip, tag_for
 from dclip_kit.runtime.files import write_record
 
 PROGRAM = "python -m assets.make.run_study"
@@ -42,7 +42,7 @@ def study(
         require_writable(folder, "folder")
     plan = read_study(file)
     name, tag = plan.profile.clip, plan.profile.pretrained
-    clip = load_clip(name, tag, choose_device(device))
+    clip = load_clip(name, tag_for(name, tag), choose_device(device))
     run_study(plan, clip, work, arms, repeat)
     if repeat:
         print(format_repeated(plan, work, *repeat))

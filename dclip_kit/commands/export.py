@@ -35,7 +35,7 @@ def export(
     require_writable(out, "folder")
     if int8 and to != "onnx":
         raise ValueError(f"Expected --int8 with --to onnx, got --to {to}; leave --int8 out.")
-    from dclip_kit.models.clip import find_folder, load_clip
+    from dclip_kit.models.clip import find_folder, load_clip, tag_for
 
     folder = find_folder(model)
     if folder and out.resolve() == folder.resolve():
@@ -50,7 +50,7 @@ def export(
             f"Expected an --out for {to} alone, got {printable(out)}, which has {other.name} of an "
             "earlier export, beside another config.json; name another."
         )
-    clip = load_clip(model, pretrained or None)
+    clip = load_clip(model, tag_for(model, pretrained or None))
     if to == "onnx":
         from dclip_kit.models.hand_over_onnx import write_onnx
 

@@ -69,7 +69,7 @@ def evaluate(
     if json:
         require_writable(json)
     from dclip_kit.evaluation import measuring
-    from dclip_kit.models.clip import load_clip
+    from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
@@ -83,7 +83,7 @@ def evaluate(
     parts = measuring.load_rescoring_parts(measured_on) if rescore else None
     results = {}
     for name in model:
-        clip = load_clip(name, pretrained, choose_device(device))
+        clip = load_clip(name, tag_for(name, pretrained), choose_device(device))
         results[name] = measuring.measure_model(clip, measured_on, rescore, parts)
     if is_main_process():
         if json:
@@ -125,7 +125,7 @@ def probe(
     if items < 1:
         raise ValueError(f"Expected --items from 1, got {items}; ask for more.")
     from dclip_kit.evaluation import probing
-    from dclip_kit.models.clip import load_clip
+    from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
 
     torch_device = choose_device(device)
@@ -136,7 +136,7 @@ def probe(
     }
     results = {}
     for name in model:
-        clip = load_clip(name, pretrained, torch_device)
+        clip = load_clip(name, tag_for(name, pretrained), torch_device)
         results[name] = probing.probe_model(clip, items)
     for name, folder in folders.items():
         results[name] = probing.probe_saved_teacher(folder, items, torch_device)
@@ -178,7 +178,7 @@ def search(
             rescored one, and the cosine is given, too.
         device: auto, cpu, cuda:0, …
     """
-    from dclip_kit.models.clip import load_clip
+    from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.models.encode import encode_texts
     from dclip_kit.search.embeddings import search_embeddings
     from dclip_kit.search.folder_index import find_pictures
@@ -200,7 +200,7 @@ def search(
             f"Expected no --references without --rescore, got {references}; give both or neither."
         )
     reference_profile = _choose_references(model, references) if rescore else None
-    clip = load_clip(model, pretrained, choose_device(device))
+    clip = load_clip(model, tag_for(model, pretrained), choose_device(device))
     if index:
         found = search_embeddings(clip, index, encode_texts(clip, [query]), top_k)
         hits: list[dict[str, Any]] = [

@@ -220,7 +220,7 @@ def embed(
     from dclip_kit.data import read_captioned
     from dclip_kit.data.collect import list_reasons
     from dclip_kit.features.extract import choose_detector, extract_features
-    from dclip_kit.models.clip import load_clip
+    from dclip_kit.models.clip import load_clip, tag_for
     from dclip_kit.runtime.files import write_record
     from dclip_kit.runtime.processes import is_main_process
 
@@ -228,7 +228,7 @@ def embed(
     if split != "all" and not reading.splits_from:
         source = reading.dataset.source
         say(f"{source} has no splits of its own: everything is encoded, not only {split}.")
-    clip = load_clip(model, pretrained, choose_device(device))
+    clip = load_clip(model, tag_for(model, pretrained), choose_device(device))
     detector = choose_detector(regions, clip)
     features = extract_features(clip, detector, reading.dataset, regions, folder=out)
     if not is_main_process():
@@ -291,11 +291,13 @@ def embed_shards(
             f"Expected no --device with --ray, which takes each machine's GPUs or cores, got "
             f"{device}; leave it out."
         )
+    from dclip_kit.models.clip import tag_for
     from dclip_kit.search.shards import embed_shards as embed_all
 
+    tag = tag_for(model, pretrained)
     on = "" if ray else choose_device(device)
     with redirect_stdout(sys.stderr):  # where Ray tells of workers that died
-        done = embed_all(source, out, model, pretrained, layout, precision, on, ray, workers)
+        done = embed_all(source, out, model, tag, layout, precision, on, ray, workers)
     now = [count for count in done.counts.values() if count.new]
     print(
         f"Embedded {sum(x.pictures for x in now):,} pictures now, in {len(now):,} shards; "

@@ -40,6 +40,7 @@ from dclip_kit.models.clip import (
     find_folder,
     load_clip,
     save_clip,
+    tag_for,
 )
 from dclip_kit.models.encode import read_few
 from dclip_kit.models.weights import interpolate, round_changed
@@ -386,7 +387,7 @@ class Origin:
         """
         name = instead or self.profile.clip
         try:
-            clip = load_clip(name, self.profile.pretrained, device)
+            clip = load_clip(name, tag_for(name, self.profile.pretrained), device)
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(
                 f"Expected the CLIP that the model was made from at {name}, but it does not load "

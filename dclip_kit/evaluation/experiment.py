@@ -55,7 +55,7 @@ from dclip_kit.evaluation.seen import (
 from dclip_kit.features.extract import encode_pictures, load_or_extract_features
 from dclip_kit.features.store import EncodedPictures, FrozenFeatures, differing_entries
 from dclip_kit.models.adapters import choose_layers
-from dclip_kit.models.clip import ClipBundle, choose_device, load_clip
+from dclip_kit.models.clip import ClipBundle, choose_device, load_clip, tag_for
 from dclip_kit.models.denoiser import Denoiser, load_denoiser
 from dclip_kit.models.detector import locate_weights
 from dclip_kit.models.encode import encode_texts, require_tokens
@@ -208,7 +208,7 @@ def begin(
             f"{teacher}; leave it out, or take the recipe region_taught."
         )
     device = choose_device(device)
-    clip = load_clip(profile.clip, profile.pretrained, device)
+    clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
     require_trainable(profile, clip)
     if teacher:
         require_same_view(profile, clip, teacher)

@@ -33,7 +33,7 @@ from dclip_kit.evaluation.seen import describe_seen, leave_out_labelled, load_se
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.metrics import retention
-from dclip_kit.models.clip import choose_device, load_clip
+from dclip_kit.models.clip import choose_device, load_clip, tag_for
 from dclip_kit.models.encode import encode_texts
 from dclip_kit.models.teacher import kind_of
 from dclip_kit.models.weights import interpolate, round_changed
@@ -74,7 +74,7 @@ def run_from_pictures(
     require_settings(profile, out)
     require_data(profile)
     device = choose_device(device)
-    clip = load_clip(profile.clip, profile.pretrained, device)
+    clip = load_clip(profile.clip, tag_for(profile.clip, profile.pretrained), device)
     require_trainable(profile, clip)
     pictures, left_out = read_uncaptioned(profile.data, (), profile.leak_guard == "content")
     if str(left_out):

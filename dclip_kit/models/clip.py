@@ -145,10 +145,8 @@ def load_clip(
             open_clip_config.json and weights, as it is or as "local-dir:folder"; a
             repository, "hf-hub:organisation/name"; or an architecture of open_clip
             ("ViT-B-32-quickgelu"), those added by `open_clip.add_model_config` included.
-        pretrained: for an architecture: a tag of open_clip ("openai"), a file of weights, or
-            "untrained" for random ones. Folders and repositories have weights of their own, beside
-            which it counts for nothing: so one tag can be given for several models, and a profile
-            can keep it when its CLIP changes.
+        pretrained: for an architecture only: a tag of open_clip ("openai"), a file of weights, or
+            "untrained" for random ones.
         device: where to put it.
 
     Raises:
@@ -161,8 +159,11 @@ def load_clip(
     require_device(device)
     name = str(name_or_path)
     folder = find_folder(name)
-    if folder or name.startswith("hf-hub:"):
-        pretrained = None
+    if pretrained is not None and (folder or name.startswith("hf-hub:")):
+        raise ValueError(
+            f"Expected no `pretrained` for {name}, which has weights of its own, got "
+            f"{pretrained!r}; leave it out."
+        )
     if folder:
         _require_clip_in(folder)
     elif not name.startswith("hf-hub:"):
@@ -215,6 +216,14 @@ def find_folder(name: str) -> Path | None:
     if name.startswith("local-dir:") or Path(name).is_dir():
         return Path(name.removeprefix("local-dir:"))
     return None
+
+
+def tag_for(name: str, pretrained: str | None) -> str | None:
+    """The tag if the name is an architecture; other CLIPs have weights of their own.
+
+    So one tag can be given for several models, and a profile can keep it when its CLIP changes.
+    """
+    return pretrained if name in open_clip.list_models() else None
 
 
 def _require_clip_in(folder: Path) -> None:

@@ -54,7 +54,7 @@ from dclip_kit.evaluation.evaluate import (
 from dclip_kit.evaluation.seen import SeenPictures, load_seen
 from dclip_kit.metrics import retrieval_metrics
 from dclip_kit.models import encode
-from dclip_kit.models.clip import load_clip
+from dclip_kit.models.clip import load_clip, tag_for
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.weights import clone_clip, interpolate, round_changed, same_text_tower
 from dclip_kit.runtime.files import asset_path, load_tensors, save_tensors, write_record
@@ -437,6 +437,9 @@ def test_an_arm_is_a_clip_of_its_own_with_all_that_it_needs(arm, clip, tmp_path)
     loaded = load_clip(moved)
     assert loaded.name == str(moved) and loaded.digest == arm.clip.digest
     assert loaded.tokenizer(["a red ball"]).tolist() == clip.tokenizer(["a red ball"]).tolist()
+    # A profile's tag is for its architecture, and stands beside models that need none.
+    assert tag_for(str(moved), "openai") is None
+    assert tag_for("ViT-B-32-quickgelu", "openai") == "openai"
 
 
 def test_a_runs_whole_folder_names_its_arms_and_no_teacher(arm, clip, tmp_path) -> None:

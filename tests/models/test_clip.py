@@ -28,6 +28,7 @@ from dclip_kit.models.clip import (
     load_clip,
     require_weights,
     save_clip,
+    tag_for,
 )
 from dclip_kit.models.encode import encode_images, encode_texts
 from dclip_kit.models.weights import clone_clip
@@ -331,6 +332,12 @@ def test_a_digest_is_computed_once(clip, monkeypatch) -> None:
     assert clip.digest == first
 
 
+def test_a_tag_is_for_architectures_alone(clip_folder) -> None:
+    assert tag_for("ViT-B-32-quickgelu", "openai") == "openai"
+    for name in ("pocket", str(clip_folder), f"local-dir:{clip_folder}", "hf-hub:org/name"):
+        assert tag_for(name, "openai") is None
+
+
 def test_a_folder_is_found_by_its_name(clip_folder) -> None:
     assert find_folder("pocket") == asset_path("pocket_clip")
     assert find_folder("pocket_vit") == asset_path("pocket_vit")
@@ -591,9 +598,11 @@ def test_an_unknown_name_says_what_is_known(name) -> None:
         load_clip(name)
 
 
-@pytest.mark.parametrize("place", ["{}", "local-dir:{}"])
-def test_a_tag_counts_for_nothing_beside_weights_of_their_own(place, clip, clip_folder) -> None:
-    assert load_clip(place.format(clip_folder), "openai").digest == clip.digest
+@pytest.mark.parametrize("place", ["{}", "local-dir:{}", "hf-hub:org/name"])
+@pytest.mark.parametrize("pretrained", ["openai", "untrained"])
+def test_weights_for_what_has_its_own_are_refused(place, pretrained, clip_folder) -> None:
+    with pytest.raises(ValueError, match=f"no `pretrained` for .*'{pretrained}'; leave it out"):
+        load_clip(place.format(clip_folder), pretrained)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
