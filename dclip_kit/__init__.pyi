@@ -101,7 +101,6 @@ from .training import (
     choose_terms,
     distill,
     embed_pictures,
-    train_region_teacher,
     train_teacher,
 )
 
@@ -222,7 +221,6 @@ __all__ = [
     "things_in",
     "train_arm",
     "train_arms",
-    "train_region_teacher",
     "train_teacher",
     "train_teacher_of",
     "try_rescoring",

@@ -85,7 +85,6 @@ from dclip_kit.training import (
     choose_region_teacher,
     choose_terms,
     distill,
-    train_region_teacher,
     train_teacher,
 )
 from dclip_kit.training.lessons import prepare_lessons, prepare_rehearsal
@@ -392,10 +391,7 @@ def train_teacher_of(
         run = choose_region_teacher(features, settings, val, device)
         say(say_chosen(run))
         return run
-    if profile.teacher_model == "region":
-        run = train_region_teacher(features, settings, seed, checkpoint, device=device)
-    else:
-        run = train_teacher(features, settings, profile.regions, seed, checkpoint, device=device)
+    run = train_teacher(features, settings, profile.regions, seed, checkpoint, device=device)
     say(f"Trained the teacher now: {len(run.history)} epochs.")
     return run
 

@@ -16,6 +16,7 @@ from dclip_kit.data import (
     read_captioned,
     read_labelled,
 )
+from dclip_kit.data.collect import says_something
 from dclip_kit.data.formats import find_formats, recognise_format
 from dclip_kit.data.hub import has_parquet, is_dataset
 from dclip_kit.data.labelled import LABELLED_READERS
@@ -387,14 +388,20 @@ def read_anchors(source: str) -> list[str]:
     """The texts of `Profile.anchor_texts`.
 
     Raises:
-        ValueError: it has no text, or as `read_captioned`.
+        ValueError: it has no text, or a line without words; or as `read_captioned`.
     """
     path = Path(source)
     if path.suffix == ".txt" and path.is_file() and not find_formats(path):
-        texts = [line.strip() for _, line in read_lines(path)]
+        lines = [(where, line.strip()) for where, line in read_lines(path)]
+        texts = [text for _, text in lines]
         if not all(is_text(text) and "\0" not in text for text in texts):
             raise ValueError(
                 f"Expected texts in UTF-8 in {path}, got another encoding; save it as UTF-8."
+            )
+        if silent := [where for where, text in lines if not says_something(text)]:
+            raise ValueError(
+                f"Expected words in each line of {path}, got none in {', '.join(silent[:5])}; "
+                "delete such lines."
             )
     else:
         texts = read_captioned(path, split="all", checks="names").dataset.texts

@@ -146,11 +146,24 @@ class EncodedPictures:
         dataset: the pictures' files, and their captions if they have any.
         features: of both, from the untouched CLIP.
         pictures: the paths again, or bytes from `read_pixels`.
+
+    Raises:
+        ValueError: their numbers of pictures or captions differ.
     """
 
     dataset: CaptionedImages
     features: FrozenFeatures
     pictures: Pictures
+
+    def __post_init__(self) -> None:
+        count, texts = len(self.features), len(self.features.text)
+        counts = len(self.dataset), len(self.pictures), len(self.dataset.texts)
+        if counts != (count, count, texts):
+            raise ValueError(
+                f"Expected the {count} pictures and {texts} captions of the features, got "
+                f"{counts[0]} paths, {counts[1]} pictures and {counts[2]} captions; give all of "
+                "one data set."
+            )
 
 
 def open_store(folder: Path, source: dict[str, Any]) -> FrozenFeatures | None:

@@ -117,7 +117,8 @@ def read_boxes(file: Path, confidence: float = 0.0, max_regions: int = 1000) -> 
                 path = PureWindowsPath(path).as_posix()
             if entries.setdefault(path, entry) is not entry:
                 raise ValueError(f"{path} twice")
-        root = _common_folder([PurePath(path) for path in entries])
+        parents = [PurePath(path).parent for path in entries]
+        root = PurePath(os.path.commonpath(parents) if parents else "")
         for path, entry in entries.items():
             kept = [each for each in entry["regions"] if each["confidence"] > confidence]
             kept = sorted(kept, key=lambda each: -each["confidence"])
@@ -166,16 +167,3 @@ def _may_be(stored: Path, path: Path) -> bool:
     """Whether boxes of one file can be another's: unless both exist and differ."""
     both = stored.is_file() and path.is_file()
     return not both or os.path.samefile(stored, path) or filecmp.cmp(stored, path, shallow=False)
-
-
-def _common_folder(paths: Sequence[PurePath]) -> PurePath:
-    """The deepest folder that has all of them."""
-    parents = [path.parent.parts for path in paths]
-    common = parents[0] if parents else ()
-    for parts in parents:
-        length = next(
-            (i for i, pair in enumerate(zip(common, parts, strict=False)) if pair[0] != pair[1]),
-            min(len(common), len(parts)),
-        )
-        common = common[:length]
-    return PurePath(*common)

@@ -104,10 +104,10 @@ class ClipBundle:
         """Turns pixels into the model's input, on the model's device.
 
         Args:
-            pixels: `to_pixels`' bytes, or floats from 0 to 1.
+            pixels: of `to_pixels`.
 
         Raises:
-            ValueError: their type is another, or floats lie outside 0 to 1, as normalised ones do.
+            ValueError: they are not bytes.
         """
         last, unit = self.preprocess.transforms[-1], self.to_unit(pixels)
         mean, std = (
@@ -121,18 +121,14 @@ class ClipBundle:
     def to_unit(
         self, pixels: Shaped[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image 3 height width"]:
-        """A copy of the pixels as floats from 0 to 1; arguments and errors as in `normalize`."""
-        pixels = send(pixels, self.device).contiguous(memory_format=torch.channels_last)  # faster
-        if pixels.dtype == torch.uint8:
-            return pixels.float().div_(255)
-        low, high = pixels.min().item(), pixels.max().item()
-        if not pixels.is_floating_point() or not 0 <= low <= high <= 1:
+        """The pixels as floats from 0 to 1; arguments and errors as in `normalize`."""
+        if pixels.dtype != torch.uint8:
             raise ValueError(
-                "Expected pixels as bytes or as floats from 0 to 1, got "
-                f"{str(pixels.dtype).removeprefix('torch.')} from {low:g} to {high:g}; give "
-                "pictures, or their pixels as they are before CLIP normalises them."
+                f"Expected pixels as bytes, got {str(pixels.dtype).removeprefix('torch.')}; give "
+                "pictures, or what to_pixels makes of them, which CLIP has yet to normalise."
             )
-        return pixels.to(torch.float32, copy=True)
+        pixels = send(pixels, self.device).contiguous(memory_format=torch.channels_last)  # faster
+        return pixels.float().div_(255)
 
 
 def load_clip(

@@ -219,12 +219,13 @@ def locate_weights(name_or_path: str | Path) -> Path | None:
 
     None for crops alone.
 
-    Looks at the path itself, then, for a bare name, in torch's cache (`torch.hub.get_dir()`), and
-    finally downloads what ultralytics publishes under that name.
+    Looks at the path itself, then, for the bare name of a .pt, in torch's cache
+    (`torch.hub.get_dir()`), and finally downloads what ultralytics publishes under that name.
 
     Raises:
         FileNotFoundError: as `load_detector`; at once if YOLO_OFFLINE is set, otherwise when
             ultralytics gives up.
+        ImportError: a download would need ultralytics, which is not installed.
     """
     if name_or_path == "crops":
         return None
@@ -234,9 +235,10 @@ def locate_weights(name_or_path: str | Path) -> Path | None:
     path = Path(name).expanduser()
     if path.exists():
         return path
-    cached = Path(torch.hub.get_dir(), "checkpoints", path.name)
-    reason = "it is not on disk"
-    if path.name == str(path):
+    reason, advice = "it is not on disk", "give a path that exists"
+    if path.name == str(path) and path.suffix == ".pt":
+        cached = Path(torch.hub.get_dir(), "checkpoints", path.name)
+        advice += f", or put the file at {cached}"
         if cached.is_file():
             return cached
         with contained_ultralytics():
@@ -251,8 +253,7 @@ def locate_weights(name_or_path: str | Path) -> Path | None:
                 reason += f", and its download failed: {' '.join(str(error).split())}"
     raise FileNotFoundError(
         "Expected 'pocket', 'crops', a folder, a .pt or .json file, or a name that ultralytics "
-        f"publishes, got "
-        f"{str(path)!r} ({reason}); give a path that exists, or put the file at {cached}."
+        f"publishes, got {str(path)!r} ({reason}); {advice}."
     )
 
 
@@ -321,8 +322,9 @@ def _settings_folder() -> tempfile.TemporaryDirectory:
 def contained_ultralytics() -> Iterator[None]:
     """Imports ultralytics if needed, and undoes what it does to the process meanwhile.
 
-    It changes threads, environment, random state, functions of Pillow and torch, and settings in
-    the home folder, and sends usage statistics; all of this is undone or switched off.
+    It changes threads, the current GPU, environment, random state, functions of Pillow and torch,
+    and settings in the home folder, and sends usage statistics; all of this is undone or switched
+    off.
 
     Raises:
         ImportError: ultralytics is not installed.
@@ -338,6 +340,9 @@ def contained_ultralytics() -> Iterator[None]:
         "ULTRALYTICS_SKIP_REQUIREMENTS_CHECKS": "true",  # a checkpoint must not install packages
     }
     threads = torch.get_num_threads()
+    # Ultralytics makes the GPU that it is given the current one. Asking which one is would start
+    # CUDA; before that, it is the first.
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
     try:
         with (
             mock.patch.dict(os.environ, environment),
@@ -357,6 +362,8 @@ def contained_ultralytics() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+        if torch.cuda.is_initialized():
+            torch.cuda.set_device(gpu)
 
 
 def _read_picture(image: Image.Image | Path | str) -> np.ndarray:

@@ -26,7 +26,7 @@ from dclip_kit.models.clip import ClipBundle, autocast
 from dclip_kit.runtime.machine import count_workers
 from dclip_kit.runtime.processes import gather_rows, is_main_process, own_share
 
-# Files, pictures, or their pixels: bytes, or floats from 0 to 1.
+# Files, pictures, or their pixels in bytes.
 Pictures = Sequence[Path] | Sequence[Image.Image] | Shaped[Tensor, "image 3 height width"]
 
 Item = TypeVar("Item")
@@ -160,14 +160,13 @@ def encode_images(
     All processes must call it with the same pictures, and each gets all features.
 
     Raises:
-        ValueError: there is no picture, one cannot be read (the message names it), batch_size is
-            below 1, or a feature is not finite.
+        ValueError: there is no picture, one cannot be read (the message names it), or a feature is
+            not finite.
     """
     if isinstance(pictures, str | Path | Image.Image) or len(pictures) == 0:
         raise ValueError(
             "Expected a sequence of at least one picture, got none or one by itself; give a list."
         )
-    _require_size(batch_size)
     batches = own_share(len(pictures)).split(batch_size)
     bar = tqdm(
         read_batches(bundle, pictures, batches),
@@ -205,20 +204,17 @@ def encode_pixels(
     return _require_finite(F.normalize(encoded.float(), dim=-1).cpu(), "image")
 
 
-@torch.no_grad()
 def encode_texts(
     bundle: ClipBundle, texts: Sequence[str], batch_size: int = 512
 ) -> Float[Tensor, "text embed"]:
     """Encodes texts; several processes, all of which must call it, share the work.
 
     Raises:
-        ValueError: a text is empty, there is none, batch_size is below 1, or a feature is not
-            finite.
+        ValueError: a text is empty, there is none, or a feature is not finite.
     """
     require_texts(texts)
     share = [texts[index] for index in own_share(len(texts)).tolist()]
-    encoded = _encode_texts(bundle, share, batch_size)
-    return _require_finite(gather_rows(encoded)[: len(texts)], "text")
+    return gather_rows(encode_own_texts(bundle, share, batch_size))[: len(texts)]
 
 
 @torch.no_grad()
@@ -227,15 +223,11 @@ def encode_own_texts(
 ) -> Float[Tensor, "text embed"]:
     """As `encode_texts`, in this process alone."""
     require_texts(texts)
-    return _require_finite(_encode_texts(bundle, texts, batch_size), "text")
-
-
-def _encode_texts(bundle: ClipBundle, texts: Sequence[str], batch_size: int) -> Tensor:
     encoded = torch.empty(len(texts), bundle.embed_dim)
     for indices, ids in token_batches(bundle, texts, batch_size):
         with shortened(bundle.model, ids) as short_ids:
             encoded[indices] = bundle.model.encode_text(short_ids, normalize=True).float().cpu()
-    return encoded
+    return _require_finite(encoded, "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,8 +274,8 @@ def encode_tokens(bundle: ClipBundle, texts: Sequence[str], batch_size: int = 51
     In this process alone.
 
     Raises:
-        ValueError: a text has no token, there is none, batch_size is below 1, or the text tower has
-            no token features of this kind.
+        ValueError: a text has no token, there is none, or the text tower has no token features of
+            this kind.
     """
     require_texts(texts)
     projection = require_tokens(bundle)
@@ -321,11 +313,6 @@ def _require_finite(features: Tensor, kind: str) -> Tensor:
             f"{len(bad)}; the model's weights are damaged or its precision overflows."
         )
     return features
-
-
-def _require_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"Expected a batch_size from 1, got {batch_size}; leave it out.")
 
 
 # Texts as tokens
@@ -371,7 +358,6 @@ def token_batches(
     bundle: ClipBundle, texts: Sequence[str], size: int
 ) -> Iterator[tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen _"]]]:
     """Batches of texts of similar length: their indices, and token ids on the model's device."""
-    _require_size(size)
     order = torch.tensor([len(text) for text in texts]).argsort(stable=True)
     for indices in order.split(size):
         yield indices, bundle.tokenizer([texts[index] for index in indices]).to(bundle.device)

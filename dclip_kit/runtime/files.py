@@ -165,13 +165,17 @@ def read_record(path: Path, build: Callable[[Any], Built]) -> Built:
 
     Raises:
         FileNotFoundError: there is no file.
-        ValueError: it is damaged.
+        ValueError: it is damaged, or may not be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"Expected a record at {path}, found no file; name another path.")
     try:
         return build(json.loads(path.read_text(encoding="utf-8")))
-    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise ValueError(
+            f"Expected to read {path}, but it failed ({error}); permit it or name another path."
+        ) from error
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"Expected {path} as it was written, but it is damaged ({type(error).__name__}: "
             f"{error}); restore it."

@@ -11,7 +11,6 @@ from dclip_kit.training.teacher_training import (
     choose_region_teacher,
     embed_pictures,
     embed_with_teacher,
-    train_region_teacher,
     train_teacher,
 )
 from dclip_kit.training.terms import PictureTargets, Term
@@ -33,6 +32,5 @@ __all__ = [
     "embed_pictures",
     "embed_with_teacher",
     "plan_epoch",
-    "train_region_teacher",
     "train_teacher",
 ]

@@ -1,7 +1,6 @@
 """A training's checkpoint: weights, optimizer, random state and place, of one moment, in a file."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +24,6 @@ class Place:
         step: steps done in the current epoch.
         sums: their figures, summed over batches.
         batches: the number of these batches.
-        seconds: time spent on the current epoch before `since`.
-        since: when it was begun or continued, by the monotonic clock.
-        told: whether whoever asked to be called after each epoch was, after the last.
     """
 
     settings: dict[str, Any]
@@ -35,9 +31,6 @@ class Place:
     step: int = 0
     sums: list[float] = field(default_factory=list)
     batches: int = 0
-    seconds: float = 0.0
-    since: float = 0.0
-    told: bool = True
 
     def add(self, figures: Sequence[Sequence[float]]) -> None:
         """Counts a step, given the figures of each of its batches."""
@@ -50,10 +43,8 @@ class Place:
     def close_epoch(self, names: Sequence[str]) -> dict[str, float]:
         """Adds a row with the mean of each named figure to the history; returns these means."""
         row = {name: total / self.batches for name, total in zip(names, self.sums, strict=True)}
-        seconds = self.seconds + time.monotonic() - self.since
-        self.history.append({"epoch": len(self.history) + 1, **row, "seconds": seconds})
-        self.step, self.sums, self.batches, self.seconds = 0, [], 0, 0.0
-        self.since = time.monotonic()
+        self.history.append({"epoch": len(self.history) + 1, **row})
+        self.step, self.sums, self.batches = 0, [], 0
         return row
 
 
@@ -79,8 +70,7 @@ def restore_place(
             f"Expected a run with these settings in {path}, but they differ in "
             f"{', '.join(differing)}; give another file or delete it."
         )
-    kept = {name: value for name, value in state.items() if name != "settings"}
-    place = Place(settings, since=time.monotonic(), **kept)
+    place = Place(**state | {"settings": settings})
     places = gather_rows(torch.tensor([[len(place.history), place.step]]))
     if (places != places[0]).any():
         raise ValueError(
@@ -95,10 +85,7 @@ def keep_place(
 ) -> None:
     """Writes the checkpoint in the main process, if there is a path."""
     if path is not None and is_main_process():
-        seconds = place.seconds + time.monotonic() - place.since
-        progress = {name: value for name, value in vars(place).items() if name != "since"}
-        progress["seconds"] = seconds
-        save_training_state(path, module, optimizer, progress)
+        save_training_state(path, module, optimizer, vars(place))
 
 
 def save_training_state(

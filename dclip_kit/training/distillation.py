@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,13 +18,12 @@ from dclip_kit.models.adapters import attach_adapters, merge_adapters
 from dclip_kit.models.clip import ClipBundle, autocast, choose_precision, send
 from dclip_kit.models.denoiser import Denoiser
 from dclip_kit.models.encode import read_batches, shortened
-from dclip_kit.models.weights import clone_clip, freeze
+from dclip_kit.models.weights import AFTER_BLOCKS, clone_clip, freeze
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.processes import gather_batch, own_share, training_device
 from dclip_kit.training.denoising import DenoiserTerm
-from dclip_kit.training.loop import History, Schedule, Training, train
+from dclip_kit.training.loop import History, Training, split_decayed, train
 from dclip_kit.training.order import plan_epoch
-from dclip_kit.training.rates import group_parameters
 from dclip_kit.training.terms import (
     AnchoredTerm,
     Batch,
@@ -102,7 +102,7 @@ def choose_terms(
             DenoiserTerm(
                 settings.sds_weight,
                 denoiser,
-                _require_texts(captioned),
+                captioned.dataset.texts,
                 seed + 250_007,
                 (settings.sds_from, settings.sds_until),
                 choose_precision(settings.mixed_precision, denoiser.unet.device),
@@ -152,17 +152,6 @@ def _require_targets(embeddings: Tensor | None, captioned: EncodedPictures) -> T
         )
     require_directions(teacher_features=embeddings)
     return embeddings
-
-
-def _require_texts(captioned: EncodedPictures) -> Sequence[str]:
-    """The captions of the training pictures, one for each feature."""
-    texts, features = captioned.dataset.texts, captioned.features.text
-    if len(texts) != len(features):
-        raise ValueError(
-            f"Expected the {len(features)} captions of the features, which train_text and "
-            f"sds_weight read, got {len(texts)}; give the data set that the features come from."
-        )
-    return texts
 
 
 class _Student(nn.Module):
@@ -220,16 +209,11 @@ def distill(
             training stops there each time that it is called.
 
     Raises:
-        ValueError: lengths or widths differ, a feature or the loss is not finite, or the checkpoint
+        ValueError: widths differ, a feature or the loss is not finite, or the checkpoint
             is damaged or of another run; or as `attach_adapters`.
         ImportError: as `attach_adapters`.
     """
     features = captioned.features
-    if len(captioned.pictures) != len(features):
-        raise ValueError(
-            f"Expected the {len(features)} pictures of the features, got "
-            f"{len(captioned.pictures)}; give both from one data set."
-        )
     if features.text.shape[1] != bundle.embed_dim:
         raise ValueError(
             f"Expected features of {bundle.embed_dim} numbers, as {bundle.name} makes them, got "
@@ -244,12 +228,7 @@ def distill(
         "distilling" if any(term.name == "distillation" for term in terms) else "fine-tuning",
         module,
         group_parameters(module, settings),
-        Schedule(
-            settings.epochs,
-            settings.gradient_accumulation,
-            settings.clip_norm,
-            settings.warmup_share,
-        ),
+        settings.epochs,
         partial(plan_epoch, features, settings, seed),
         partial(_encode, student, captions, terms, precision),
         terms,
@@ -264,6 +243,9 @@ def distill(
             "mixed_precision": precision,
         },
         partial(_read, student, captioned, terms, device),
+        settings.gradient_accumulation,
+        settings.clip_norm,
+        settings.warmup_share,
     )
     looks = _choose_looks(len(training.plan(0))) if on_look else ()
 
@@ -281,6 +263,22 @@ def distill(
     history = train(training, checkpoint, after_epoch, after_step)
     student.model.requires_grad_(False).eval().to(bundle.device)
     return StudentRun(merge_adapters(student), history)
+
+
+def group_parameters(module: nn.Module, settings: StudentSettings) -> list[dict[str, Any]]:
+    """Groups the trained parameters by peak learning rate: blocks (with all texts), and the rest.
+
+    `split_decayed` splits each of them in two.
+    """
+    parts: dict[bool, list[tuple[str, nn.Parameter]]] = {False: [], True: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            local_name = name.removeprefix("tower.").removeprefix("visual.")
+            is_after = local_name.startswith("heads.") or bool(AFTER_BLOCKS.match(local_name))
+            parts[is_after].append((name, parameter))
+    rate, decay = settings.learning_rate, settings.weight_decay
+    blocks = split_decayed(parts[False], rate * settings.block_rate, decay)
+    return blocks + split_decayed(parts[True], rate, decay)
 
 
 def _choose_looks(steps: int) -> Collection[int]:
@@ -304,7 +302,7 @@ def _make_student(
         attach_adapters(student, settings.train, settings.lora)
     tower, captions = student.model.visual, captioned.features.text
     if settings.train_text:  # captions as the text tower takes them
-        tower, captions = student.model, _unfreeze_text(student, _require_texts(captioned))
+        tower, captions = student.model, _unfreeze_text(student, captioned.dataset.texts)
     all_heads = {term.name: term.build_head(bundle.embed_dim) for term in terms}
     heads = {name: head for name, head in all_heads.items() if head}
     return student, _Student(tower, heads).to(device), captions

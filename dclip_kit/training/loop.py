@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import isfinite
+from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 
 from dclip_kit.runtime.processes import is_main_process
 from dclip_kit.training.checkpoint import keep_place, restore_place
-from dclip_kit.training.rates import schedule_rate
 from dclip_kit.training.terms import Batch, Term
 
 History = list[dict[str, int | float]]  # a row of figures for each epoch
@@ -31,24 +30,6 @@ class RuinedError(ValueError):
     """A training has ruined the model; for whoever looks at it to raise."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The length of a training, and how its rates change.
-
-    Attributes:
-        epochs: in all.
-        gradient_accumulation: batches per step; the last step of an epoch may have fewer.
-        clip_norm: largest norm of all gradients together; None does not clip.
-        warmup_share: share of all steps in which rates rise, before they fall; None keeps them
-            constant.
-    """
-
-    epochs: int
-    gradient_accumulation: int = 1
-    clip_norm: float | None = None
-    warmup_share: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Training:
     """What each of the two trainings gives to the loop.
@@ -57,24 +38,52 @@ class Training:
         name: of the progress bar.
         module: what trains, on the device.
         groups: of its parameters, from `split_decayed`.
-        schedule: its length and rates.
+        epochs: in all.
         plan: returns an epoch's steps.
         encode: turns the module (perhaps wrapped for several processes), a batch's inputs and the
             batch's number into what the terms take.
         terms: the loss is their weighted sum.
         identity: settings that a checkpoint must have been made with; JSON values.
         read: turns batches, and the number of the first, into the inputs of `encode`.
+        gradient_accumulation: batches per step; the last step of an epoch may have fewer.
+        clip_norm: largest norm of all gradients together; None does not clip.
+        warmup_share: share of all steps in which rates rise, before they fall; None keeps them
+            constant.
     """
 
     name: str
     module: nn.Module
     groups: list[dict[str, Any]]
-    schedule: Schedule
+    epochs: int
     plan: Callable[[int], Plan]
     encode: Callable[[nn.Module, Any, int], Batch]
     terms: Sequence[Term]
     identity: Mapping[str, Any]
     read: Callable[[Sequence[Tensor], int], Iterable[Any]] = lambda batches, number: batches
+    gradient_accumulation: int = 1
+    clip_norm: float | None = None
+    warmup_share: float | None = None
+
+
+def split_decayed(
+    named: Iterable[tuple[str, nn.Parameter]], rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimizer's groups: matrices, which decay, and biases, norms and scales, which do not.
+
+    As in open_clip's own training: shrinking the scale of a norm is not a useful prior.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in named:
+        groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
+    return [
+        {
+            "params": params,
+            "lr": rate,
+            "peak": rate,
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for decays, params in groups.items()
+    ]
 
 
 def train(
@@ -107,40 +116,26 @@ def train(
     # The wrapped module itself is called: calling the unwrapped one's methods would skip the
     # gradient synchronisation of several processes.
     wrapped, prepared = accelerator.prepare(training.module, optimizer)
-    schedule, epoch_steps = training.schedule, len(training.plan(0))
+    epoch_steps = len(training.plan(0))
+    all_steps = training.epochs * epoch_steps
 
-    def tell() -> None:
-        training.module.eval()
-        place.told = False  # if it raises, it is told again: it may have found the model ruined
-        try:
-            if on_epoch:
-                on_epoch(place.history)
-            place.told = True
-        finally:
-            place.since = time.monotonic()  # what was done meanwhile is not of the next epoch
-            keep_place(checkpoint, training.module, optimizer, place)
-
-    if not place.told:
-        tell()
     with tqdm(
-        total=schedule.epochs * epoch_steps,
+        total=all_steps,
         desc=training.name,
         unit="step",
         initial=epoch_steps * len(place.history) + place.step,
         delay=2,
         disable=not is_main_process(),
     ) as bar:
-        for epoch in range(len(place.history), schedule.epochs):
+        for epoch in range(len(place.history), training.epochs):
             _set_to_train(wrapped)
-            place.since = written = time.monotonic()
+            written = time.monotonic()
             for number, inputs in _read_epoch(training, epoch, place.step):
-                _set_rates(
-                    prepared, number / (schedule.epochs * epoch_steps), schedule.warmup_share
-                )
+                _set_rates(prepared, number / all_steps, training.warmup_share)
                 figures = _accumulate(accelerator, wrapped, training, inputs, number)
                 place.add(figures)
-                if schedule.clip_norm is not None:
-                    accelerator.clip_grad_norm_(training.module.parameters(), schedule.clip_norm)
+                if training.clip_norm is not None:
+                    accelerator.clip_grad_norm_(training.module.parameters(), training.clip_norm)
                 prepared.step()
                 prepared.zero_grad()
                 bar.update()
@@ -159,7 +154,11 @@ def train(
                     written = time.monotonic()
             row = place.close_epoch(["loss", *(term.name for term in training.terms)])
             bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
-            tell()
+            training.module.eval()
+            # If it raises, the epoch is not kept: a rerun repeats its end and calls again.
+            if on_epoch:
+                on_epoch(place.history)
+            keep_place(checkpoint, training.module, optimizer, place)
     accelerator.wait_for_everyone()  # until the main process has written the checkpoint
     training.module.eval()
     return place.history
@@ -170,8 +169,7 @@ def _read_epoch(training: Training, epoch: int, done: int) -> Iterator[tuple[int
     steps = training.plan(epoch)
     number = epoch * len(steps) + done
     batches = [batch for step in steps[done:] for batch in step]
-    accumulated = training.schedule.gradient_accumulation
-    inputs = iter(training.read(batches, number * accumulated))
+    inputs = iter(training.read(batches, number * training.gradient_accumulation))
     for step in steps[done:]:
         yield number, [next(inputs) for _ in step]
         number += 1
@@ -185,8 +183,8 @@ def _accumulate(
     for index, batch_inputs in enumerate(inputs):
         last = index == len(inputs) - 1  # processes exchange gradients after it
         with nullcontext() if last else accelerator.no_sync(wrapped):
-            accumulated = training.schedule.gradient_accumulation
-            batch = training.encode(wrapped, batch_inputs, number * accumulated + index)
+            batch_number = number * training.gradient_accumulation + index
+            batch = training.encode(wrapped, batch_inputs, batch_number)
             losses = torch.stack([term(batch) for term in training.terms])
             weights = [term.weight for term in training.terms]
             total = (losses * losses.new_tensor(weights)).sum()
@@ -213,3 +211,15 @@ def _set_rates(optimizer: torch.optim.Optimizer, done: float, warmup: float | No
     if warmup is not None:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * schedule_rate(done, warmup)
+
+
+def schedule_rate(done: float, warmup: float) -> float:
+    """Share of the peak learning rate: linear warm-up, then a cosine to zero.
+
+    Args:
+        done: share of the steps done, 0 to 1.
+        warmup: share of the steps in which the rate rises.
+    """
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + cos(pi * (done - warmup) / (1 - warmup)))

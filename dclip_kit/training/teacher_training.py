@@ -22,13 +22,13 @@ from dclip_kit.models.teacher import (
     RegionTeacher,
     TeacherOutput,
     build_teacher,
+    kind_of,
 )
 from dclip_kit.runtime.files import fingerprint
 from dclip_kit.runtime.machine import return_memory
 from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share, training_device
-from dclip_kit.training.loop import History, Schedule, Training, train
+from dclip_kit.training.loop import History, Training, split_decayed, train
 from dclip_kit.training.order import plan_epoch
-from dclip_kit.training.rates import split_decayed
 from dclip_kit.training.terms import Batch, CaptionTerm
 
 MEAN_WEIGHTS = (0.3, 0.6, 1.0)  # of the regions' mean beside the picture, to choose from
@@ -100,153 +100,131 @@ def embed_with_teacher(
         features: of the training pictures.
         regions: the settings that it was trained with.
         batch_size: pairs at a time; it matters to a teacher that attends to padding.
+
+    Raises:
+        ValueError: there are no captions, or no features of their tokens.
     """
-    teacher.eval()
-    batches = torch.arange(len(features.text)).split(batch_size)
-    embeddings = torch.cat(
-        [
-            apply_teacher(teacher, features, texts, regions).embedding.cpu()
-            for texts in tqdm(
-                batches, desc="teacher embeddings", delay=2, disable=not is_main_process()
-            )
-        ]
+    _require_captions(features, with_tokens=True)
+    return _embed_all(
+        teacher,
+        len(features.text),
+        batch_size,
+        lambda texts: apply_teacher(teacher, features, texts, regions).embedding,
     )
+
+
+def _embed_all(
+    teacher: nn.Module, count: int, batch_size: int, embed: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """All embeddings, given what embeds the pairs or pictures of some indices."""
+    teacher.eval()
+    batches = torch.arange(count).split(batch_size)
+    bar = tqdm(batches, desc="teacher embeddings", delay=2, disable=not is_main_process())
+    embeddings = torch.cat([embed(indices).cpu() for indices in bar])
     return_memory()
     return embeddings
 
 
 def train_teacher(
     features: FrozenFeatures,
-    settings: TeacherSettings,
+    settings: TeacherSettings | RegionTeacherSettings,
     regions: RegionSettings,
     seed: int = 0,
     checkpoint: Path | None = None,
-    on_epoch: Callable[[MetaTeacher, History], None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> TeacherRun:
     """Trains the teacher alone, by symmetric InfoNCE against the caption embedding.
+
+    A `RegionTeacher` learns from all captions of a picture, and each step leaves out a share of its
+    regions at random.
 
     Under `accelerate launch` each process takes its share of every batch, and all end with the same
     weights as one process would. Call it in all of them, with the same arguments.
 
     Args:
         features: of the training pictures, from the frozen CLIP.
-        settings: sizes and hyperparameters.
-        regions: whether regions are weighted.
+        settings: sizes and hyperparameters; their class says which teacher is trained.
+        regions: whether regions are weighted, for a teacher that reads captions.
         seed: of weights and order.
         checkpoint: file to continue from, and to write after each epoch and every ten minutes.
-        on_epoch: called after each epoch, in every process, with the teacher and the history, to
-            whose last row it may add figures.
         on_step: called after each step, in every process, with its number and its loss. Whatever
             it raises stops the training; the checkpoint has all steps up to this one.
         device: where it trains; with several processes, accelerate chooses.
 
     Raises:
-        ValueError: a feature is not finite, or the checkpoint is damaged or of another run.
+        ValueError: there are no captions, or none of the features of their tokens that the teacher
+            reads; a feature is not finite; or the checkpoint is damaged or of another run.
     """
+    reads_tokens = isinstance(settings, TeacherSettings)
+    _require_captions(features, reads_tokens)
     # All the teacher's inputs are checked once here, so that no step has to.
-    require_directions(text_features=features.text)
-    require_directions(zeros=True, region_features=features.region)
+    require_directions(text_features=features.text, image_features=features.image)
     area_and_confidence = torch.stack([features.area, features.confidence], dim=1)
     require_directions(
-        zeros=True, token_features=features.token, areas_and_confidences=area_and_confidence
+        zeros=True, region_features=features.region, areas_and_confidences=area_and_confidence
     )
-    torch.manual_seed(seed)
-    teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
-
-    def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
-        texts = rows[:, 0]
-        share = texts[own_share(len(texts))]
-        embedding = apply_teacher(model, features, share, regions, check_values=False).embedding
-        target = send(features.text[share], embedding.device)
-        return Batch(number, rows, *gather_batch(embedding, target, len(texts), len(texts)))
-
-    training = Training(
-        "teacher",
-        teacher,
-        split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
-        Schedule(settings.epochs),
-        partial(plan_epoch, features, settings, seed),
-        encode,
-        [CaptionTerm(1.0, settings.temperature)],
-        {
-            "kind": "teacher",
-            "seed": seed,
-            "weighted": regions.weighted,
-            "data": fingerprint(
-                features.region,
-                features.region_count,
-                features.area,
-                features.confidence,
-                features.text,
-                features.token,
-                features.image_of_text,
-            ),
-            **asdict(settings),
-        },
-    )
-    history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
-    return TeacherRun(teacher, settings, history)
-
-
-def train_region_teacher(
-    features: FrozenFeatures,
-    settings: RegionTeacherSettings,
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[RegionTeacher, History], None] | None = None,
-    on_step: Callable[[int, float], None] | None = None,
-    device: torch.device | str = "cpu",
-) -> TeacherRun:
-    """Trains the caption-free teacher by symmetric InfoNCE, with all captions of a picture.
-
-    Each step leaves out a share of the regions at random. Processes, arguments and errors are
-    otherwise as in `train_teacher`.
-    """
-    require_directions(text_features=features.text, image_features=features.image)
-    require_directions(zeros=True, region_features=features.region)
+    if reads_tokens:
+        require_directions(zeros=True, token_features=features.token)
+    # Tokens are by far the most, and lie on disk: whoever does not need them does not read them.
+    inputs = [x for name, x in vars(features).items() if reads_tokens or name != "token"]
     torch.manual_seed(seed)
     teacher: Any = build_teacher(features.text.shape[1], settings).to(training_device(device))
     most = int(features.region_count.max())
 
-    def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
-        captions = rows[rows >= 0]
-        share, texts = own_share(len(rows)), captions[own_share(len(captions))]
+    def embed(model: nn.Module, rows: Tensor, texts: Tensor, number: int) -> Tensor:
+        """Embeds this process's share of a batch: its pairs, or its pictures."""
+        if isinstance(settings, TeacherSettings):
+            return apply_teacher(model, features, texts, regions, check_values=False).embedding
         # From seed and step alone, so that processes and resumed runs leave out the same regions.
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
         keep = torch.rand(len(rows), most, generator=generator) >= settings.region_dropout
+        share = own_share(len(rows))
         images = features.image_of_text[rows[share, 0]]
-        embedding, _ = apply_region_teacher(model, features, images, settings, keep[share])
+        return apply_region_teacher(model, features, images, settings, keep[share])[0]
+
+    def encode(model: nn.Module, rows: Tensor, number: int) -> Batch:
+        captions = rows[rows >= 0]
+        texts = captions[own_share(len(captions))]
+        embedding = embed(model, rows, texts, number)
         target = send(features.text[texts], embedding.device)
         return Batch(number, rows, *gather_batch(embedding, target, len(rows), len(captions)))
 
+    kind = kind_of(settings)
     training = Training(
-        "region teacher",
+        kind.replace("_", " "),
         teacher,
         split_decayed(teacher.named_parameters(), settings.learning_rate, settings.weight_decay),
-        Schedule(settings.epochs, warmup_share=settings.warmup_share),
+        settings.epochs,
         partial(plan_epoch, features, settings, seed),
         encode,
         [CaptionTerm(1.0, settings.temperature)],
         {
-            "kind": "region teacher",
+            "kind": kind,
             "seed": seed,
-            "data": fingerprint(
-                features.image,
-                features.region,
-                features.region_count,
-                features.size,
-                features.xyxy,
-                features.confidence,
-                features.text,
-                features.image_of_text,
-            ),
+            "weighted": regions.weighted,
+            "data": fingerprint(*inputs),
             **asdict(settings),
         },
+        warmup_share=getattr(settings, "warmup_share", None),
     )
-    history = train(training, checkpoint, on_epoch and partial(on_epoch, teacher), on_step)
-    return TeacherRun(teacher, settings, history)
+    return TeacherRun(teacher, settings, train(training, checkpoint, on_step=on_step))
+
+
+def _require_captions(features: FrozenFeatures, with_tokens: bool = False) -> None:
+    """Raises ValueError if there are no captions, or if any lacks the features of its tokens."""
+    count = len(features.text)
+    if not count:
+        raise ValueError(
+            f"Expected pictures with captions for a teacher to learn or read, got {len(features)} "
+            "without; give captioned ones, or take the recipe crops_taught."
+        )
+    if with_tokens and not features.token_count.all():
+        raise ValueError(
+            "Expected features of each caption's tokens for a teacher that reads captions, got "
+            f"none for {int((features.token_count == 0).sum())} of {count}, as of SigLIP's texts; "
+            "take a CLIP with open_clip's own text transformer, or a teacher that reads none."
+        )
 
 
 def choose_region_teacher(
@@ -336,13 +314,9 @@ def embed_pictures(
         settings: what the teacher sees; as in training, except for a probe.
         batch_size: pictures at a time.
     """
-    teacher.eval()
-    batches = torch.arange(len(features)).split(batch_size)
-    return torch.cat(
-        [
-            apply_region_teacher(teacher, features, images, settings)[0].cpu()
-            for images in tqdm(
-                batches, desc="teacher embeddings", delay=2, disable=not is_main_process()
-            )
-        ]
+    return _embed_all(
+        teacher,
+        len(features),
+        batch_size,
+        lambda images: apply_region_teacher(teacher, features, images, settings)[0],
     )

@@ -781,16 +781,18 @@ def test_a_teacher_is_trained_first_and_the_run_goes_on_there(own, tmp_path, mon
     assert [path.parent.name for path in out.glob("*/model.safetensors")] == ["region_teacher"]
     assert not (out / "region_taught").exists()
     before = (out / "region_teacher/model.safetensors").read_bytes()
+    written = (out / "checkpoints/teacher.safetensors").stat().st_mtime_ns
     assert load_seen(out / "region_teacher").complete
-    trained, train = [], experiment.train_region_teacher
+    trained, train = [], experiment.train_teacher
 
     def watched(*given, **more):
         trained.append(train(*given, **more))
         return trained[-1]
 
-    monkeypatch.setattr(experiment, "train_region_teacher", watched)
+    monkeypatch.setattr(experiment, "train_teacher", watched)
     experiment.run(own, out)
-    assert [run.history for run in trained] == [taught.history]  # seconds and all
+    assert [run.history for run in trained] == [taught.history]
+    assert (out / "checkpoints/teacher.safetensors").stat().st_mtime_ns == written
     assert (out / "region_teacher/model.safetensors").read_bytes() == before
     other = tmp_path / "other"
     experiment.run(own, other, teacher=out / "region_teacher", features=out)

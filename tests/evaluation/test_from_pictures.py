@@ -188,6 +188,13 @@ def test_texts_come_from_a_file_or_from_captioned_pictures(profile, tmp_path) ->
         texts.write_bytes("a café\n".encode(encoding))
         with pytest.raises(ValueError, match=r"texts in UTF-8 in .*other\.txt"):
             read_anchors(str(texts))
+    texts.write_text(
+        "a boat\n\n&nbsp;\n<end_of_text> a car\n"
+    )  # the tokenizer reads no word in these
+    with pytest.raises(
+        ValueError, match=r"other\.txt, got none in other\.txt:3, other\.txt:4; del"
+    ):
+        read_anchors(str(texts))
     own = write_own(tmp_path / "own", range(4))
     assert len(read_anchors(str(own))) >= 4
     assert not has_captions(profile) and has_captions(replace(profile, data=str(own)))

@@ -670,6 +670,23 @@ def test_without_ultralytics_the_pip_line_is_named(monkeypatch) -> None:
         locate_weights("yolov8n.pt")
 
 
+@pytest.mark.parametrize("name", ["no_such_boxes.json", "no_such_boxes.json+crops", "no/such.pt"])
+def test_only_the_bare_name_of_a_pt_is_looked_for_elsewhere(name, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ultralytics.utils", None)
+    with pytest.raises(FileNotFoundError, match=r"it is not on disk\); give a path that exists\.$"):
+        locate_weights(name)
+
+
+def test_the_current_gpu_stays_the_current_one(monkeypatch) -> None:
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    with contained_ultralytics():
+        torch.cuda.set_device(1)
+    assert chosen == [1, 2]
+
+
 def test_usage_statistics_stay_off_when_somebody_else_imported_it(monkeypatch) -> None:
     with contained_ultralytics():
         from ultralytics.utils.events import events

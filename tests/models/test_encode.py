@@ -78,32 +78,18 @@ def test_an_opened_picture_is_seen_as_its_file_is(kind, clip, tmp_path) -> None:
         assert opened.size == (60, 40)  # the user's own is left as it was
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-def test_floats_from_0_to_1_are_pixels(dtype, clip, pictures) -> None:
-    pixels = read_pixels(clip, pictures)
-    expected = encode_images(clip, pixels)
-    given = (pixels.double() / 255).to(dtype)
-    before, precise = given.clone(), dtype != torch.float16
-    found = encode_images(clip, given)
-    torch.testing.assert_close(found, expected, atol=1e-6 if precise else 1e-3, rtol=0)
-    assert torch.equal(given, before)  # normalised in memory of its own
-    assert torch.equal(encode_images(clip, pixels.float() / 255), expected)
-
-
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda x: (x.float() - 120) / 60, "float32 from -2 to"),  # normalised already
-        (lambda x: x.float(), "float32 from 0 to 255"),
-        (lambda x: x.float() / 255 * torch.nan, "float32 from nan"),
-        (lambda x: x.long(), "int64 from 0 to 255"),
-        (lambda x: x > 120, "bool from 0 to 1"),
+        (lambda x: (x.float() - 120) / 60, "float32"),  # normalised already
+        (lambda x: x.float() / 255, "float32"),
+        (lambda x: x.long(), "int64"),
+        (lambda x: x > 120, "bool"),
     ],
 )
 def test_tensors_that_are_no_pixels_are_refused(make, says, clip, pictures) -> None:
     pixels = read_pixels(clip, pictures)
-    pixels[0, 0, 0, :2] = torch.tensor([0, 255])
-    with pytest.raises(ValueError, match=f"Expected pixels as bytes or as floats.*{says}"):
+    with pytest.raises(ValueError, match=f"Expected pixels as bytes, got {says}; give"):
         encode_images(clip, make(pixels))
 
 
@@ -126,17 +112,6 @@ def test_a_picture_by_itself_is_no_sequence(one, clip, monkeypatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as people's programs run
     with pytest.raises(ValueError, match="or one by itself; give a list"):
         encode_images(clip, one)
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_no_picture_or_text_is_refused(size, clip, pictures) -> None:
-    for call in (
-        lambda: encode_images(clip, pictures, batch_size=size),
-        lambda: encode_texts(clip, TEXTS, size),
-        lambda: encode_tokens(clip, TEXTS, size),
-    ):
-        with pytest.raises(ValueError, match=f"Expected a batch_size from 1, got {size}; "):
-            call()
 
 
 # Texts

@@ -31,7 +31,6 @@ from dclip_kit.runtime.processes import gather_batch, is_main_process, own_share
 from dclip_kit.training import (
     PictureTargets,
     loop,
-    train_region_teacher,
     train_teacher,
 )
 from tests.models.test_denoiser import make_denoiser
@@ -62,8 +61,8 @@ STUDENTS = {
 }
 TEACHERS = {
     "described": TeacherSettings(heads=4, batch_size=3, epochs=5),
+    "region teacher": RegionTeacherSettings(width=24, heads=3, batch_size=3, epochs=5),
 }
-REGION_TEACHER = RegionTeacherSettings(width=24, heads=3, batch_size=3, epochs=5)
 TEXTS = ("a red ball", "two dogs", "sea", "a box", "boats", "it", "an apple", "a far town", "sand")
 
 
@@ -100,8 +99,6 @@ def train(folder: Path, name: str, losses: list[float], **more) -> Tensor:
         losses.append(loss)
 
     given = {"seed": 6, "on_step": on_step, **more}
-    if name == "region teacher":
-        return flat(train_region_teacher(features, REGION_TEACHER, **given).teacher)
     if name in TEACHERS:
         return flat(train_teacher(features, TEACHERS[name], RegionSettings(), **given).teacher)
     clip = load_clip(folder / ("resnet" if name == "resnet" else "clip"))
@@ -136,9 +133,7 @@ def gradient(rows: Tensor) -> Tensor:
     return next(model.parameters()).grad
 
 
-def work(
-    folder: Path, paths: list[Path], names=(*STUDENTS, *TEACHERS, "region teacher")
-) -> dict[str, Tensor]:
+def work(folder: Path, paths: list[Path], names=(*STUDENTS, *TEACHERS)) -> dict[str, Tensor]:
     """All that several processes share out, by name."""
     clip = load_clip(folder / "clip")
     captions = tuple((text,) for text in TEXTS[: len(paths)])

@@ -59,6 +59,17 @@ def test_a_damaged_record_is_named(content, tmp_path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_record_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch) -> None:
+    write_record({}, tmp_path / "record.json")
+
+    def refuse(path, **_) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ValueError, match=r"read .*record\.json, but .*Permission denied.*; permit"):
+        read_record(tmp_path / "record.json", dict)
+
+
 # Tensors
 
 

@@ -16,13 +16,14 @@ from dclip_kit.training import PictureTargets, StudentRun, choose_terms, distill
 
 
 def join(
-    pictures: Pictures, features: FrozenFeatures, texts: Sequence[str] = ()
+    pictures: Pictures, features: FrozenFeatures, texts: Sequence[str] | None = None
 ) -> EncodedPictures:
     """Pictures with their features, and with captions in the features' order."""
     count = len(features)
     paths = tuple(Path(f"{image}.png") for image in range(count))
     dataset = CaptionedImages(paths, ((),) * count, "train", "tests")
-    vars(dataset)["texts"] = list(texts)  # of which tests have some that are not picture by picture
+    # Tests have some that are not picture by picture, and some have none to read.
+    vars(dataset)["texts"] = ["a text"] * len(features.text) if texts is None else list(texts)
     return EncodedPictures(dataset, features, pictures)
 
 
@@ -41,7 +42,7 @@ def fine_tune(
     **more: Any,
 ) -> StudentRun:
     """A student by the terms that settings weigh; what they give no weight is not heeded."""
-    captioned = join(pictures, features, texts or ())
+    captioned = join(pictures, features, texts)
     terms = choose_terms(
         settings,
         captioned,

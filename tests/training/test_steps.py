@@ -21,7 +21,6 @@ from dclip_kit.runtime.files import load_tensors, save_tensors
 from dclip_kit.training import PictureTargets, train_teacher
 from dclip_kit.training import distillation as student_module
 from dclip_kit.training import loop as loop_module
-from dclip_kit.training.rates import group_parameters
 from tests.training.fine_tuning import fine_tune
 from tests.training.test_training import (
     CONTROL,
@@ -51,7 +50,7 @@ def test_matrices_decay_and_biases_and_norms_do_not(text, clip) -> None:
     if text:
         student_module._unfreeze_text(clip, ["one"])
     module = clip.model if text else clip.model.visual
-    groups = group_parameters(module, replace(STUDENT, block_rate=0.5))
+    groups = student_module.group_parameters(module, replace(STUDENT, block_rate=0.5))
     assert [group["peak"] for group in groups] == [5e-4, 5e-4, 1e-3, 1e-3]
     free = names_of(groups, module, False)
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
