@@ -555,7 +555,8 @@ def inspect_data(
     """
     format = recognise_format(path, images, format)
     evaluation = [
-        data if isinstance(data, CaptionedImages) else read_evaluation(data) for data in against
+        _let_content_tell(data if isinstance(data, CaptionedImages) else read_evaluation(data))
+        for data in against
     ]
     try:
         usable = read_format(path, images, format, "all", "pictures")
@@ -596,6 +597,18 @@ def inspect_data(
         "duplicates": [group for group in groups.values() if len(group) > 1],
         "leaks": [leak.as_dict() for leak in leak_report.leaks],
     }
+
+
+def _let_content_tell(evaluation: CaptionedImages) -> CaptionedImages:
+    """Takes bare numbers of pictures that are there for their own, as `read_splits` does.
+
+    Where a picture is missing, its number is all that may tell.
+    """
+    image_ids = tuple(
+        image_id or OWN * path.is_file()
+        for path, image_id in zip(evaluation.paths, evaluation.image_ids, strict=True)
+    )
+    return replace(evaluation, image_ids=image_ids)
 
 
 def count_truncated(captions: Sequence[str], tokenizer: Any = None) -> int:

@@ -92,6 +92,19 @@ def test_everything_is_counted_and_named(folder, tmp_path) -> None:
     json.dumps(report)
 
 
+def test_pictures_that_share_a_bare_number_are_told_by_their_content(tmp_path) -> None:
+    for name, seeds in (("own", (1, 2)), ("test", (3, 2))):
+        (tmp_path / name).mkdir()
+        rows = [f"{number}.png,x" for number in (1, 2, 3)]
+        (tmp_path / name / "captions.csv").write_text("\n".join(["image,caption", *rows]))
+        for number, seed in enumerate(seeds, start=1):
+            noise(seed).save(tmp_path / name / f"{number}.png")
+    noise(4).save(tmp_path / "own/3.png")  # the test's third is missing: its name has to tell
+    with pytest.warns(UserWarning, match="compared by name"):
+        leaks = inspect_data(tmp_path / "own", against=[tmp_path / "test"])["leaks"]
+    assert [leak["by"] for leak in leaks] == ["content (0 bits)", "coco 3"]
+
+
 def test_a_file_that_cannot_be_used_at_all_is_reported(folder) -> None:
     (folder / "captions.csv").write_text("file,text\n")
     report = inspect_data(folder)
