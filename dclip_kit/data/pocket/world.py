@@ -173,9 +173,13 @@ def load_captioned(split: str, count: int | None = None, first: int = 0) -> Capt
     """
     _require(split, SCENE_SPLITS if count is None else (*SCENE_SPLITS, *STREAMS))
     numbers = range(first, SCENE_SPLITS[split] if count is None else first + count)
-    folder, size = cache_folder() / split, SCENE_SPLITS.get(split, numbers.stop)
+    folder = cache_folder() / split
+    size = SCENE_SPLITS.get(split, 1_000_000)  # six digits in a file's name
     if not 0 <= first < numbers.stop <= size:
-        raise ValueError(f"Expected at most {size} scenes of {split}, got {count}; ask for fewer.")
+        raise ValueError(
+            f"Expected scenes of {split} from 0 to {size - 1}, got {first} to {numbers.stop - 1}; "
+            "ask for others."
+        )
     if count is not None:
         captions = [texts for _, texts in _draw(split, numbers, folder)]
     else:

@@ -236,9 +236,11 @@ def test_a_part_of_a_split_is_drawn_alone_and_equals_the_whole(small) -> None:
     ]
     assert data.load_captioned("test").select(range(3)) == few
     assert data.load_captioned("test").select(range(7, 9)) == later
-    for count in (0, 10, -1):
-        with pytest.raises(ValueError, match=f"most 9 scenes of test, got {count}; ask for fewer"):
-            data.load_captioned("test", count)
+    for count, first, asked in [(0, 0, "0 to -1"), (10, 0, "0 to 9"), (3, 7, "7 to 9")]:
+        with pytest.raises(ValueError, match=f"scenes of test from 0 to 8, got {asked}; ask for"):
+            data.load_captioned("test", count, first)
+    with pytest.raises(ValueError, match="from 0 to 8, got 9 to 8"):
+        data.load_captioned("test", first=9)
 
 
 def test_a_few_pictures_of_each_noun_are_those_of_the_whole(small, monkeypatch) -> None:
