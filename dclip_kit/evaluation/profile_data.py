@@ -82,8 +82,9 @@ def require_data(profile: Profile) -> None:
         pocket_count(source)
     if not is_pocket(profile.data):
         if profile.captions == "own" or has_captions(profile):
-            for path in filter(None, (profile.data, profile.test)):
-                recognise_format(path, profile.images or None)
+            recognise_format(profile.data, profile.images or None)
+            if profile.test:
+                recognise_format(profile.test)
         if profile.leak_guard == "content":
             require_imagehash()
     kind, _, folder = profile.zero_shot.partition(":")
@@ -295,7 +296,10 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
     if split == "test":
         return read_test(data, images, test or None, profile.seed)
     if split == "all" or recognise_format(data) in ("karpathy", "coco", "manifest"):
-        return say_left_out(read_captioned(data, images, split=split))
+        found = read_captioned(data, images, split=split)
+        captions = found.dataset.captions
+        with_captions = [i for i, group in enumerate(captions) if group]  # only they are measured
+        return say_left_out(found, found.dataset.select(with_captions))
     if split not in SPLITS:
         raise ValueError(
             f"Expected a split of train, val, test or all of {data}, whose format has none of its "
