@@ -22,7 +22,6 @@ from typing import Any
 
 from dclip_kit.data.collect import UsableImages, drop_unusable, list_reasons
 from dclip_kit.data.formats import find_formats, read_captioned, read_format, recognise_format
-from dclip_kit.data.hub import has_parquet, is_dataset
 from dclip_kit.data.leaks import (
     OWN,
     EvaluationIndex,
@@ -334,7 +333,7 @@ def read_uncaptioned(
     """Reads pictures to learn from without captions.
 
     Args:
-        path: a folder of pictures, all of which are taken whatever its tables list; or as in
+        path: a folder of pictures, all of which are taken whatever its annotations list; or as in
             `read_captioned`. Captions are dropped.
         evaluation: the pictures to choose and to measure on, which are left out.
         by_content: whether they are looked for by content too, which reads all pictures.
@@ -347,11 +346,9 @@ def read_uncaptioned(
         ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     folder = Path(path)
-    beside = find_formats(folder).keys() if folder.is_dir() else set()
-    in_tables = is_dataset(path) or (not beside and has_parquet(folder))
-    if in_tables or not folder.is_dir() or beside - {"files", "csv", "jsonl"}:
+    if not folder.is_dir() or find_formats(folder).keys() & {"shards", "datasets"}:
         usable = read_format(path, None, None, "all", "pictures")
-    else:  # texts and tables beside the pictures are not read: they may not list all of them
+    else:  # annotations beside the pictures are not read: they may not list all of them
         paths = tuple(folder / name for name in walk_files(folder) if is_picture(name))
         usable = drop_unusable(
             CaptionedImages(paths, ((),) * len(paths), "uncaptioned", folder.resolve().name)

@@ -17,7 +17,7 @@ from dclip_kit.data import (
     read_labelled,
 )
 from dclip_kit.data.formats import find_formats, recognise_format
-from dclip_kit.data.hub import has_parquet, is_dataset
+from dclip_kit.data.hub import is_dataset
 from dclip_kit.data.labelled import LABELLED_READERS
 from dclip_kit.data.paths import is_text, read_lines
 from dclip_kit.data.pictures import SPLITS, require_imagehash, scan_pictures
@@ -352,7 +352,7 @@ def read_anchors(source: str) -> list[str]:
 def has_captions(profile: Profile) -> bool:
     """Whether a profile's data are more than a folder of pictures."""
     data = Path(profile.data)
-    return not data.is_dir() or bool(find_formats(data)) or has_parquet(data)
+    return not data.is_dir() or bool(find_formats(data))
 
 
 def read_zero_shot(reference: str) -> tuple[LabelledImages, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dclip_kit.data import inspect_data, read_captioned, summarize
+from dclip_kit.data import inspect_data, read_captioned, recognise_format, summarize
 from dclip_kit.data.splits import read_splits
 
 SUFFIXES = ("csv", "tsv", "jsonl")
@@ -150,11 +150,11 @@ def test_a_tsv_with_other_columns_is_still_one_of_addresses(tmp_path) -> None:
     (tmp_path / "0.json").write_text(json.dumps({"url": "http://a.example/0.png"}))
     (tmp_path / "list.tsv").write_text("caption\turl\na cat\thttp://a.example/0.png\n")
     found = read_captioned(tmp_path, split="all")
-    assert found.dataset.texts == ["a cat"] and found.dataset.source == "conceptual_captions"
+    assert found.dataset.texts == ["a cat"] and recognise_format(tmp_path) == "conceptual"
 
 
-def test_a_table_taken_for_addresses_says_so(tmp_path) -> None:
+def test_a_table_is_not_taken_for_addresses(tmp_path) -> None:
     folder = write_table(tmp_path, "tsv", note=("x", "y"))
-    with pytest.raises(ValueError, match=r"captions\.tsv, got a table of pictures and captions"):
+    with pytest.raises(ValueError, match=r"none was left"):
         read_captioned(folder, format="conceptual")
     assert read_captioned(folder / "captions.tsv").dataset.texts == ["picture 0", "picture 1"]
