@@ -60,7 +60,6 @@ class Row:
         split: the picture's split in the file's words; None or "" if it has none.
         image_id: as in `CaptionedImages`.
         problem: why the entry is unusable; the other fields are unset then.
-        not_splits: columns of its table with a usual name of a split column, but other values.
     """
 
     where: str
@@ -69,7 +68,6 @@ class Row:
     split: Any = None
     image_id: str = ""
     problem: str = ""
-    not_splits: tuple[str, ...] = ()
 
 
 def read_table(file: Path, images: Path) -> Iterator[Row]:
@@ -85,7 +83,7 @@ def read_table(file: Path, images: Path) -> Iterator[Row]:
     read = _read_json_lines if file.suffix.lower() == ".jsonl" else _read_cells
     rows = list(read(file))
     cells = [row for _, row in rows if isinstance(row, dict)]
-    split, not_splits = find_split_column(cells, file, (*PICTURE_COLUMNS, *CAPTION_COLUMNS))
+    split = find_split_column(cells, file, (*PICTURE_COLUMNS, *CAPTION_COLUMNS))
     for where, row in rows:
         if isinstance(row, str):
             yield Row(where, problem=row)
@@ -97,7 +95,7 @@ def read_table(file: Path, images: Path) -> Iterator[Row]:
         picture = picture.strip() if isinstance(picture, str) else picture
         # A column without a name, as pandas writes one of row numbers, is not the split's.
         value = row.get(split) if split else None
-        yield Row(where, picture, captions, value, not_splits=not_splits)
+        yield Row(where, picture, captions, value)
 
 
 def _read_cells(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
