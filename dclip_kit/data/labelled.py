@@ -36,7 +36,7 @@ def read_labelled(reference: str | Path) -> LabelledImages:
 
 
 def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
-    """Reads a folder with one folder of pictures per class, as torchvision's `ImageFolder` does.
+    """Reads a folder with one folder of pictures per class, as torchvision's ImageFolder does.
 
     Args:
         folder: its folders, sorted by name, are the classes. Lines of "folder name" in its
