@@ -33,7 +33,6 @@ class UsableImages:
         empty_captions: how many captions had no text.
         splits_from: where `dataset.splits` come from.
         linked: how many pictures of `dataset` lie outside the folder of pictures, reached by links.
-        not_splits: columns with a usual name of a split column whose values are not splits.
     """
 
     dataset: CaptionedImages
@@ -41,7 +40,6 @@ class UsableImages:
     empty_captions: int = 0
     splits_from: SplitsFrom = ""
     linked: int = 0
-    not_splits: tuple[str, ...] = ()
 
 
 # A row, and the folder that its picture must be in; None where its path may lead anywhere.
@@ -102,7 +100,6 @@ def collect(
         empty_captions=sum(texts[path].count("") for path in usable.dataset.paths),
         splits_from=splits_from if with_splits else "folders" if any(splits) else "",
         linked=count_links(usable.dataset.paths, images) if images else 0,
-        not_splits=tuple(dict.fromkeys(name for row, _ in rows for name in row.not_splits)),
     )
 
 

@@ -1,10 +1,13 @@
 """Finds the column of a table with each picture's split, and knows the names of splits."""
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from dclip_kit.runtime.printing import printable
 
 # What data sets call the splits; case does not matter.
 SPLIT_OF = {
@@ -30,21 +33,21 @@ def _plain(column: str) -> str:
 
 
 def find_split_column(
-    rows: Sequence[Mapping[str, Any]], file: Path, others: Collection[str] = ()
-) -> tuple[str, tuple[str, ...]]:
+    rows: Sequence[Mapping[str, Any]], file: Path, known: Collection[str] = ()
+) -> str:
     """Finds the column of a table with each picture's split.
 
-    It has a usual name, and names of splits as its values. Another column that may hold splits is
-    an error: to ignore it could put pictures into train that the file calls test.
+    It has a usual name, and names of splits as its values; a warning tells of columns with a usual
+    name and other values. Another column that may hold splits is an error: to ignore it could put
+    pictures into train that the file calls test.
 
     Args:
         rows: of the table.
         file: to name in an error.
-        others: columns known to hold something else.
+        known: columns known to hold something else.
 
     Returns:
-        The column's name, "" if there is none; and the columns that have a usual name, but other
-        values.
+        The column's name; "" if there is none.
 
     Raises:
         ValueError: a column without a usual name holds two or more names of splits and nothing
@@ -52,7 +55,7 @@ def find_split_column(
     """
     words_of: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        for column in row.keys() - {*others}:
+        for column in row.keys() - {*known}:
             word = read_word(row[column])
             if word and (word in SPLIT_OF or len(words_of[column]) < _MANY):
                 words_of[column].add(word)
@@ -87,7 +90,13 @@ def find_split_column(
                 f"got {column!r} with {', '.join(sorted(words))}; replace it by such a column, "
                 "or leave it out if it says something else."
             )
-    return chosen, tuple(c for c in candidates if c != chosen and c not in splits)
+    if others := [c for c in candidates if c != chosen and c not in splits]:
+        warnings.warn(
+            f"Not taken for splits in {printable(file)}, as its values are no names of splits: "
+            f"{printable(', '.join(others))}.",
+            stacklevel=2,
+        )
+    return chosen
 
 
 def read_word(value: Any) -> str:

@@ -35,7 +35,6 @@ class Format:
     Attributes:
         files: patterns of its files in a folder.
         read: yields the rows of a file, given the folder of the pictures.
-        source: what to call the data; left out, the name of the folder or file.
         in_splits: whether each folder named like a split may have a file of its own.
         says_splits: whether the format itself has splits, other than by a column.
         own_pictures: whether the data locates its pictures, so that no folder can be given.
@@ -43,7 +42,6 @@ class Format:
 
     files: tuple[str, ...]
     read: Callable[[Path, Path], Iterator[Row]]
-    source: str = ""
     in_splits: bool = False
     says_splits: bool = False
     own_pictures: bool = False
@@ -57,28 +55,28 @@ READERS = {
     "jsonl": Format(("*.jsonl",), read_table, in_splits=True),
     "files": Format((), read_texts, own_pictures=True),
     "karpathy": Format(("dataset_*.json",), read_karpathy, says_splits=True),
-    "coco": Format(_COCO, read_coco, "coco", says_splits=True),
+    "coco": Format(_COCO, read_coco, says_splits=True),
     "flickr": Format(_FLICKR, read_flickr, says_splits=True),
-    "conceptual": Format(("*.tsv",), read_conceptual, "conceptual_captions"),
+    "conceptual": Format(("*.tsv",), read_conceptual),
     "shards": Format(("*.tar",), read_shards, in_splits=True, own_pictures=True),
     "datasets": Format((), read_table, own_pictures=True),
     "manifest": Format((), read_manifest, says_splits=True, own_pictures=True),
 }
 _FOLD = "test_1k_"  # five folds of 1,000 of COCO's test; many papers report their mean
 _TRIED = 20  # pictures to look for in each folder where they may be
-# A file's suffix, what its beginning contains, and its format; the first that fits counts.
+# A file's suffix, what its beginning contains (as a pattern, if that matters), and its format; the
+# first that fits counts.
 _MARKS = (
-    (".csv", b"image_name|", "flickr"),
+    (".csv", rb"^image_name\||\| ?0\|", "flickr"),
     (".csv", b"", "csv"),
     (".jsonl", b"", "jsonl"),
-    (".json", MANIFEST.encode(), "manifest"),
-    (".json", b'"sentences"', "karpathy"),
-    (".json", b'"annotations"', "coco"),
-    (".json", b'"file_name"', "coco"),
+    (".json", re.escape(MANIFEST.encode()), "manifest"),
+    (".json", rb'"features":', ""),  # what Hugging Face's older data sets say of their columns
+    (".json", rb'"sentences":', "karpathy"),
+    (".json", rb'"(annotations|file_name)":', "coco"),
     (".token", b"", "flickr"),
-    (".txt", b"#0\t", "flickr"),
-    (".txt", b"image,caption", "csv"),
-    (".tsv", b"", "conceptual"),
+    (".txt", rb"#0\t", "flickr"),
+    (".tsv", rb"^(\w+://\S+\t[^\t\n]*|[^\t\n]*\t\w+://\S+)\s*$", "conceptual"),
     (".tar", b"", "shards"),
 )
 
@@ -134,8 +132,7 @@ def read_format(
     if format_name == "files":
         images_folder = path
     elif format_name == "datasets":
-        folder = unpack_dataset(path.as_posix())
-        files = [folder / TABLE]
+        files = [unpack_dataset(path.as_posix()) / TABLE]
     elif format_name == "shards":
         unpacked = unpack_shards(path, files)
         files, images_folder = [unpacked], unpacked if path.is_dir() else unpacked / path.stem
@@ -154,14 +151,9 @@ def read_format(
         for row in file_rows:
             where = os.path.join(subfolder, row.where)
             rows.append((replace(row, where=where), root if format_name != "manifest" else None))
-    if format_name == "karpathy":
-        source = files[0].stem.removeprefix("dataset_")
-    elif format_name == "datasets":
-        source = path.name
-    elif format_name == "flickr":
-        source = "flickr8k" if files[0].name.startswith("Flickr8k") else "flickr30k"
-    else:
-        source = reader.source or (path if reader.own_pictures else folder).resolve().stem
+    # A file's name says more than its folder's, unless it is a table's: captions.csv.
+    by_file = reader.own_pictures or reader.says_splits
+    source = (path if by_file else folder).resolve().stem
     return collect(
         rows,
         "test" if split.startswith(_FOLD) else split,
@@ -233,13 +225,10 @@ def recognise_format(
             is given for a format that locates its own pictures.
     """
     path = Path(path)
-    if format is None and is_dataset(path):
-        format = "datasets"
-    if not path.exists() and format != "datasets":
+    may_be_dataset = format in (None, "datasets") and is_dataset(path)
+    if not path.exists() and not may_be_dataset:
         raise ValueError(f"Expected a file or folder at {path}, found nothing; check the path.")
     found = {format: path} if format else find_formats(path)
-    if not found and has_parquet(path):
-        found = {"datasets": path}
     if len(found) > 1:
         files = ", ".join(f"{format} ({file.name})" for format, file in found.items())
         raise ValueError(
@@ -268,42 +257,53 @@ def recognise_format(
 
 def find_formats(path: Path) -> dict[str, Path]:
     """The formats of the files in a folder, each with its first file; or the format of a file."""
+    if is_dataset(path):
+        return {"datasets": path}
     if not path.is_dir():
-        with open_file(path) as file:
-            head = file.read(1 << 16)  # files run to 100 MB and more, and begin with an entry
-        suffix = path.suffix.lower()
-        formats = [kind for ending, mark, kind in _MARKS if suffix == ending and mark in head]
-        if suffix not in {ending for ending, *_ in _MARKS}:  # of a reader that somebody added
-            formats = [kind for kind, reader in READERS.items() if _is_named(path, reader)]
-        if formats == ["conceptual"] and is_table(path):
-            formats = ["csv"]
-        return dict.fromkeys(formats[:1], path)
+        format = _recognise_file(path)
+        return {format: path} if format else {}
     files = {format: _list_files(path, format) for format in READERS}
-    # Hugging Face's older data sets have one of these, which is not Karpathy's.
-    files["karpathy"] = [file for file in files["karpathy"] if file.name != "dataset_infos.json"]
-    files["conceptual"] = [file for file in files["conceptual"] if not is_table(file)]
-    # The text of a picture called captions is no table.
-    files["csv"] = [file for file in files["csv"] if file.suffix != ".txt" or is_table(file)]
     found = {format: paths[0] for format, paths in files.items() if paths}
     if found:  # texts may lie beside the pictures of any annotation file, which takes precedence
         return found
     names = set(walk_files(path))
     pictures = (Path(name) for name in names if is_picture(name))
-    return {"files": path} if any(str(p.with_suffix(".txt")) in names for p in pictures) else {}
+    if any(str(picture.with_suffix(".txt")) in names for picture in pictures):
+        return {"files": path}
+    return {"datasets": path} if has_parquet(path) else {}
 
 
-def _is_named(path: Path, reader: Format) -> bool:
-    return any(path.match(pattern) for pattern in reader.files)
+def _recognise_file(path: Path) -> str:
+    """A file's format by its contents, or by its name if somebody added the reader; "" if none."""
+    built_in = {format for *_, format in _MARKS}
+    for format, reader in READERS.items():
+        if format not in built_in and any(path.match(pattern) for pattern in reader.files):
+            return format
+    suffix = path.suffix.lower()
+    if suffix in (".tsv", ".txt") and is_table(path):
+        return "csv"
+    marks = [(mark, format) for ending, mark, format in _MARKS if suffix == ending]
+    if not any(mark for mark, _ in marks):  # of thousands of shards, none need be opened
+        return marks[0][1] if marks else ""
+    with open_file(path) as file:
+        head = file.read(1 << 16)  # files run to 100 MB and more, and begin with an entry
+    return next((format for mark, format in marks if re.search(mark, head, re.MULTILINE)), "")
 
 
-def _list_files(folder: Path, format_name: str) -> list[Path]:
-    """A format's files in a folder; if none, those in its folders of splits, where allowed."""
+def _list_files(folder: Path, format_name: str, by_name: bool = False) -> list[Path]:
+    """A format's files in a folder; if none, those in its folders of splits, where allowed.
+
+    A name alone may mislead (a results.csv may be a log), so contents decide, unless `by_name`.
+    """
     reader = READERS[format_name]
-    files = [file for pattern in reader.files for file in sorted(folder.glob(pattern))]
-    if files or not reader.in_splits:
-        return files
-    split_files = [file for name in reader.files for file in sorted(folder.glob(f"*/{name}"))]
-    return [file for file in split_files if file.parent.name.lower() in SPLIT_OF]
+
+    def find(prefix: str) -> list[Path]:
+        files = [file for name in reader.files for file in sorted(folder.glob(prefix + name))]
+        if prefix:
+            files = [file for file in files if file.parent.name.lower() in SPLIT_OF]
+        return [file for file in files if by_name or _recognise_file(file) == format_name]
+
+    return find("") or (find("*/") if reader.in_splits else [])
 
 
 def _choose_files(path: Path, format_name: str, split: str) -> list[Path]:
@@ -314,7 +314,8 @@ def _choose_files(path: Path, format_name: str, split: str) -> list[Path]:
     """
     if not path.is_dir() or format_name in ("files", "manifest", "datasets"):
         return [path]
-    files = _list_files(path, format_name)
+    # Where none looks like the format, somebody said which it is: its reader tells what is wrong.
+    files = _list_files(path, format_name) or _list_files(path, format_name, by_name=True)
     groups: dict[str, list[Path]] = {}
     for file in files:
         match = re.match(r"captions_(train|val|test)", file.name) if format_name == "coco" else None

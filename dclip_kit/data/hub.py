@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from dclip_kit.data.columns import names_split
+from dclip_kit.data.columns import SPLIT_OF, names_split
 from dclip_kit.data.pictures import scan_pictures
 from dclip_kit.data.readers import CAPTION_COLUMNS, PICTURE_COLUMNS
 from dclip_kit.runtime.files import cache_path, filling
@@ -68,7 +68,7 @@ def unpack_dataset(reference: str) -> Path:
             f"Expected a Hugging Face data set at {reference}, but it cannot be read "
             f"({reason}); check its name, the network and HF_HUB_OFFLINE."
         ) from error
-    folder = cache_path("datasets", hashlib.sha256(f"3 {version}".encode()).hexdigest()[:16])
+    folder = cache_path("datasets", hashlib.sha256(f"4 {version}".encode()).hexdigest()[:16])
     if not folder.is_dir():
         with filling(folder) as unpacked, (unpacked / TABLE).open("w", encoding="utf-8") as table:
             for split, rows in splits.items():
@@ -113,18 +113,12 @@ def _write_pictures(
     features = rows.features.items()
     picture_columns = [name for name, kind in features if isinstance(kind, datasets.Image)]
     caption_columns = [name for name in CAPTION_COLUMNS if name in rows.features]
-    if not picture_columns and (
-        named := [name for name in PICTURE_COLUMNS if name in rows.features]
-    ):
-        raise ValueError(
-            f"Expected a column of pictures with the feature Image of datasets in {reference}, got "
-            f"{named[0]} as {rows.features[named[0]]}; store it by cast_column({named[0]!r}, "
-            "datasets.Image())."
-        )
     if not picture_columns or not caption_columns:
         raise ValueError(
-            f"Expected columns of pictures and captions ({', '.join(CAPTION_COLUMNS)}) in "
-            f"{reference}, got {', '.join(map(ascii, rows.features))[:200]}; rename them."
+            "Expected columns of pictures (with the feature Image of datasets) and captions "
+            f"({', '.join(CAPTION_COLUMNS)}) in {reference}, got "
+            f"{', '.join(map(ascii, rows.features))[:200]}; rename them, or store pictures by "
+            "cast_column(NAME, datasets.Image())."
         )
     usual = (name for name in PICTURE_COLUMNS if name in picture_columns)
     picture_column = next(usual, picture_columns[0])
@@ -133,6 +127,9 @@ def _write_pictures(
         for name, kind in features
         if unnamed and names_split(name) and "string" in str(getattr(kind, "dtype", ""))
     ]
+    # A single split may have any name (full, train[:10%]), which is then no split.
+    named_split = not unnamed or split.lower() in SPLIT_OF
+    split_entry = {"split": split} if named_split else {}
     rows = rows.select_columns([picture_column, caption_columns[0], *own])
     rows = rows.cast_column(picture_column, datasets.Image(decode=False))
     (folder / (split or "all")).mkdir()
@@ -156,7 +153,7 @@ def _write_pictures(
             elif path.name and _is_own(datasets, path, reference):
                 shutil.copyfile(path, folder / file_name)
         entry = {"image": file_name, "captions": row[caption_columns[0]]}
-        yield entry | ({name: row[name] for name in own} or {"split": split})
+        yield entry | ({name: row[name] for name in own} or split_entry)
 
 
 def _is_own(datasets: Any, path: Path, reference: str) -> bool:

@@ -3,6 +3,7 @@
 torchvision and open_clip are imported inside functions, as other readers work without them.
 """
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -12,20 +13,11 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 from dclip_kit.data.columns import SPLIT_OF
-from dclip_kit.data.paths import SYSTEM_FOLDERS, is_picture, read_lines
+from dclip_kit.data.paths import is_hidden, is_picture, read_lines, walk_files
 from dclip_kit.data.pictures import LabelledImages
 from dclip_kit.runtime.files import filling
 
 _WORDNET_ID = re.compile(r"n\d{8}")
-
-
-def _is_left(name: str) -> bool:
-    """Whether a file or folder is a system's or a program's own."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS
-
-
-def _is_labelled(folder: Path, name: str) -> bool:
-    return is_picture(name) and not any(map(_is_left, Path(name).relative_to(folder).parts))
 
 
 def read_labelled(reference: str | Path) -> LabelledImages:
@@ -44,7 +36,7 @@ def read_labelled(reference: str | Path) -> LabelledImages:
 
 
 def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
-    """Reads a folder with one folder of pictures per class, as torchvision's `ImageFolder` does.
+    """Reads a folder with one folder of pictures per class, as torchvision's ImageFolder does.
 
     Args:
         folder: its folders, sorted by name, are the classes. Lines of "folder name" in its
@@ -58,26 +50,19 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
         ValueError: there is only one class, the folders are splits or not exactly ImageNet's, or a
             class has no name or only a number.
     """
-    from torchvision.datasets import ImageFolder
-
     if not folder.is_dir():
         raise FileNotFoundError(
             f"Expected a folder of labelled pictures at {folder}, found none; check the path."
         )
 
-    class Folders(ImageFolder):
-        """Without the folders that systems and programs leave behind, which are no classes."""
-
-        def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-            names = [name for name in super().find_classes(directory)[0] if not _is_left(name)]
-            return names, {name: number for number, name in enumerate(names)}
-
-    image_folder = Folders(folder, is_valid_file=partial(_is_labelled, folder))
-    folder_names, file = image_folder.classes, folder / "classes.txt"
+    file = folder / "classes.txt"
+    folder_names = sorted(
+        entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name)
+    )
     if len(folder_names) < 2 or {name.lower() for name in folder_names} <= SPLIT_OF.keys():
         raise ValueError(
             f"Expected folders in {folder} that are named after their classes, at least two, got "
-            f"{', '.join(folder_names)}; name the folder that holds the classes' folders."
+            f"{', '.join(folder_names) or 'none'}; name the folder that holds the classes' folders."
         )
     id_count = sum(bool(_WORDNET_ID.fullmatch(name)) for name in folder_names)
     names = {name: name.replace("_", " ") for name in folder_names}
@@ -110,9 +95,18 @@ def read_class_folders(folder: Path, imagenet: bool = False) -> LabelledImages:
             f"Expected a name for each of {len(folder_names)} classes in {file}, got none for "
             f"{', '.join(unnamed[:3])}; add {len(unnamed)}."
         )
+    pictures = {  # in torchvision's order: folder by folder, a folder's own pictures first
+        name: sorted(filter(is_picture, walk_files(folder / name)), key=os.path.split)
+        for name in folder_names
+    }
+    if empty := [name for name in folder_names if not pictures[name]]:
+        raise FileNotFoundError(
+            f"Expected pictures of each class in {folder}, found none of {', '.join(empty[:3])}; "
+            f"add some, or remove {len(empty)} folders."
+        )
     return LabelledImages(
-        tuple(Path(path) for path, _ in image_folder.samples),
-        tuple(image_folder.targets),
+        tuple(folder / name / picture for name in folder_names for picture in pictures[name]),
+        tuple(label for label, name in enumerate(folder_names) for _ in pictures[name]),
         tuple(names[name] for name in folder_names),
         (True,) * len(folder_names),
         "ImageNet-1k val" if imagenet else folder.resolve().name,

@@ -23,9 +23,9 @@ from dclip_kit.runtime.printing import printable
 # share ten backgrounds and look more alike than photographs do, one pair is that close; on average
 # they differ in 31 bits (standard deviation 4.4).
 MAX_DISTANCE = 4
-# COCO's file names of 2014 and of 2017. Only COCO has twelve digits: img2dataset counts with nine,
-# and Flickr's numbers have no leading zeros.
-_COCO = re.compile(r"(?:COCO_)?(?:train|val|test)20[0-9]{2}_([0-9]{12})|([0-9]{12})")
+# COCO's file names of 2014 and of 2017: twelve digits, of which six are zeros. img2dataset counts
+# with nine, Flickr's numbers have no leading zeros, and bar codes have more than six other digits.
+_COCO = re.compile(r"(?:COCO_)?(?:train|val|test)20[0-9]{2}_([0-9]{12})|(0{6}[0-9]{6})")
 _FLICKR8K = re.compile(r"([0-9]+)_[0-9a-f]{10}(?:_[a-z])?")  # part of Flickr30k; adds a secret
 _NUMBER = re.compile(r"[1-9][0-9]{0,11}")
 # An id that says only this: a bare number in the file's name is not a COCO or Flickr number.

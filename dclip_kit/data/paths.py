@@ -32,7 +32,12 @@ PICTURE_SUFFIXES = frozenset(
 )
 
 
-SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # of thumbnails and the like
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # of thumbnails and the like
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a system's or a program's own."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def is_picture(name: str) -> bool:
@@ -43,8 +48,8 @@ def is_picture(name: str) -> bool:
 def walk_files(folder: Path) -> Iterator[str]:
     """Yields the paths of all files below a folder, relative to it, in order of their names.
 
-    Links to folders are followed, unless they lead back to a folder on the way to them. Systems'
-    own folders are passed by.
+    Links to folders are followed, unless they lead back to a folder on the way to them. Hidden
+    files and folders (".thumbnails", macOS' "._1.jpg") and systems' own are passed by.
 
     Raises:
         OSError: a folder cannot be read.
@@ -61,14 +66,12 @@ def walk_files(folder: Path) -> Iterator[str]:
         ancestors = ancestors_of.pop(current)
         real_paths = {name: os.path.realpath(os.path.join(current, name)) for name in folders}
         folders[:] = sorted(
-            name
-            for name in folders
-            if name not in SYSTEM_FOLDERS and real_paths[name] not in ancestors
+            name for name in folders if not is_hidden(name) and real_paths[name] not in ancestors
         )
         ancestors_of |= {
             os.path.join(current, name): ancestors | {real_paths[name]} for name in folders
         }
-        for name in sorted(files):
+        for name in sorted(name for name in files if not is_hidden(name)):
             yield os.path.relpath(os.path.join(current, name), folder)
 
 

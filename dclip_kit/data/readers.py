@@ -44,6 +44,7 @@ _COCO_NAME = re.compile(r"captions_(train|val|test)(.*)\.json")
 _SHARD_OF_SPLIT = re.compile(
     r"^(train|training|val|valid|validation|dev|test|testing)[-_]\d.*", re.IGNORECASE
 )
+_ADDRESS = re.compile(r"\w+://\S+")
 _TOKEN = re.compile(r"([^\t]+)#\d+\t(.*)")
 _BARS = re.compile(r"([^|]+)\|[^|]*\|(.*)")  # a comment may have bars
 
@@ -59,7 +60,6 @@ class Row:
         split: the picture's split in the file's words; None or "" if it has none.
         image_id: as in `CaptionedImages`.
         problem: why the entry is unusable; the other fields are unset then.
-        not_splits: columns of its table with a usual name of a split column, but other values.
     """
 
     where: str
@@ -68,7 +68,6 @@ class Row:
     split: Any = None
     image_id: str = ""
     problem: str = ""
-    not_splits: tuple[str, ...] = ()
 
 
 def read_table(file: Path, images: Path) -> Iterator[Row]:
@@ -84,7 +83,7 @@ def read_table(file: Path, images: Path) -> Iterator[Row]:
     read = _read_json_lines if file.suffix.lower() == ".jsonl" else _read_cells
     rows = list(read(file))
     cells = [row for _, row in rows if isinstance(row, dict)]
-    split, not_splits = find_split_column(cells, file, (*PICTURE_COLUMNS, *CAPTION_COLUMNS))
+    split = find_split_column(cells, file, (*PICTURE_COLUMNS, *CAPTION_COLUMNS))
     for where, row in rows:
         if isinstance(row, str):
             yield Row(where, problem=row)
@@ -96,7 +95,7 @@ def read_table(file: Path, images: Path) -> Iterator[Row]:
         picture = picture.strip() if isinstance(picture, str) else picture
         # A column without a name, as pandas writes one of row numbers, is not the split's.
         value = row.get(split) if split else None
-        yield Row(where, picture, captions, value, not_splits=not_splits)
+        yield Row(where, picture, captions, value)
 
 
 def _read_cells(file: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -214,21 +213,15 @@ def _read_notes(folder: Path, names: list[str]) -> Iterator[tuple[str, dict[str,
 def read_conceptual(file: Path, images: Path) -> Iterator[Row]:
     """Reads Conceptual Captions' TSV (caption, tab, address) with what img2dataset downloaded.
 
+    CC12M's has the address first.
+
     Many of its addresses are dead by now: rows without a picture are reported, and so are pictures
     that are not in the list.
 
     Args:
         file: with or without a header.
         images: the folder that img2dataset wrote, with a .json beside each picture.
-
-    Raises:
-        ValueError: it is a table of pictures and captions.
     """
-    if is_table(file):
-        raise ValueError(
-            f"Expected captions and addresses in {file}, got a table of pictures and captions; "
-            "name the file itself, without --format (format= in Python) or with csv."
-        )
     pictures: dict[str, list[str]] = defaultdict(list)
     for name, note in _read_notes(images, list(walk_files(images))):
         if isinstance(note, str):
@@ -238,8 +231,10 @@ def read_conceptual(file: Path, images: Path) -> Iterator[Row]:
     listed = set()
     for where, line in read_lines(file):
         caption, _, url = (field.strip() for field in line.partition("\t"))
+        if _ADDRESS.fullmatch(caption):
+            caption, url = url, caption
         listed.add(url)
-        if url not in pictures and (caption, url) != ("caption", "url"):  # not a header
+        if url not in pictures and {caption, url} != {"caption", "url"}:  # not a header
             yield Row(where, problem=f"its picture was not downloaded ({ascii(url)[1:-1]})")
         for name in pictures.get(url, ()):
             yield Row(where, name, caption, None, url)

@@ -22,7 +22,6 @@ from typing import Any
 
 from dclip_kit.data.collect import UsableImages, drop_unusable, list_reasons
 from dclip_kit.data.formats import find_formats, read_captioned, read_format, recognise_format
-from dclip_kit.data.hub import has_parquet, is_dataset
 from dclip_kit.data.leaks import (
     OWN,
     EvaluationIndex,
@@ -72,7 +71,6 @@ class LeftOut:
         not_compared: for pictures compared with other splits by name alone, the reason.
         linked: how many of the pictures used lie outside the data's folder, reached by links.
         copies: how many of them are the same file as another picture of their split.
-        not_splits: columns with a usual name of a split column whose values are not splits.
     """
 
     unusable: dict[str, str]
@@ -82,7 +80,6 @@ class LeftOut:
     not_compared: dict[Path, str]
     linked: int = 0
     copies: int = 0
-    not_splits: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON beside a result."""
@@ -115,7 +112,6 @@ class LeftOut:
             f"Copies of pictures in the same split, each of which counts: {self.copies:,}."
             if self.copies
             else "",
-            f"{say_not_splits(self.not_splits)}." if self.not_splits else "",
         )
         return printable(" ".join(filter(None, sentences)))
 
@@ -183,7 +179,6 @@ def read_splits(
         not_compared=not_compared,
         linked=sum(data.linked for data in sources),
         copies=sum(map(_count_copies, leak_free.values())) if by_content else 0,
-        not_splits=tuple(dict.fromkeys(name for data in sources for name in data.not_splits)),
     )
     if min(map(len, leak_free.values())) < FEWEST:
         counts = ", ".join(f"{name} {len(part)}" for name, part in leak_free.items())
@@ -253,24 +248,10 @@ def say_left_out(found: UsableImages, used: CaptionedImages | None = None) -> Ca
     without = sum(not group for group in found.dataset.captions) if used is not None else 0
     used = found.dataset if used is None else used
     copies = _count_copies(used)
-    left_out = LeftOut(
-        found.unusable,
-        found.empty_captions,
-        without,
-        (),
-        {},
-        found.linked,
-        copies,
-        found.not_splits,
-    )
+    left_out = LeftOut(found.unusable, found.empty_captions, without, (), {}, found.linked, copies)
     if str(left_out):
         say(f"Of {found.dataset.source}: {left_out}")
     return used
-
-
-def say_not_splits(columns: Sequence[str]) -> str:
-    """Says which columns have a usual name of a split column but hold no splits."""
-    return f"Not taken for splits, as its values are no names of splits: {', '.join(columns)}"
 
 
 def _count_copies(pictures: CaptionedImages) -> int:
@@ -314,7 +295,7 @@ def assign_splits(
     splits = [split or "train" for split in found.dataset.splits]
     if "test" not in needed:
         splits = ["" if split == "test" else split for split in splits]
-    elif found.splits_from == "file" and "test" not in splits:  # COCO's val is what people report
+    elif _measures_val(found):
         splits = ["test" if split == "val" else split for split in splits]
     missing = [split for split in needed if split not in splits]
     drawable = [i for i, split in enumerate(splits) if split == "train" and missing]
@@ -328,13 +309,18 @@ def assign_splits(
     return splits
 
 
+def _measures_val(found: UsableImages) -> bool:
+    """Whether val takes the place of a missing test: COCO's val is what people report."""
+    return found.splits_from == "file" and "test" not in found.dataset.splits
+
+
 def read_uncaptioned(
     path: Path | str, evaluation: Sequence[CaptionedImages], by_content: bool = True
 ) -> tuple[CaptionedImages, LeftOut]:
     """Reads pictures to learn from without captions.
 
     Args:
-        path: a folder of pictures, all of which are taken whatever its tables list; or as in
+        path: a folder of pictures, all of which are taken whatever its annotations list; or as in
             `read_captioned`. Captions are dropped.
         evaluation: the pictures to choose and to measure on, which are left out.
         by_content: whether they are looked for by content too, which reads all pictures.
@@ -347,11 +333,9 @@ def read_uncaptioned(
         ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     folder = Path(path)
-    beside = find_formats(folder).keys() if folder.is_dir() else set()
-    in_tables = is_dataset(path) or (not beside and has_parquet(folder))
-    if in_tables or not folder.is_dir() or beside - {"files", "csv", "jsonl"}:
+    if not folder.is_dir() or find_formats(folder).keys() & {"shards", "datasets"}:
         usable = read_format(path, None, None, "all", "pictures")
-    else:  # texts and tables beside the pictures are not read: they may not list all of them
+    else:  # annotations beside the pictures are not read: they may not list all of them
         paths = tuple(folder / name for name in walk_files(folder) if is_picture(name))
         usable = drop_unusable(
             CaptionedImages(paths, ((),) * len(paths), "uncaptioned", folder.resolve().name)
@@ -400,10 +384,11 @@ def _select(usable: UsableImages, splits: Sequence[str], name: str) -> Captioned
 def _measured_part(usable: UsableImages) -> CaptionedImages:
     """The part of other data to measure on: its test split, COCO's val, or else all."""
     splits = usable.dataset.splits
-    test_split = "val" if usable.splits_from == "file" and "val" in splits else ""
-    test_split = "test" if "test" in splits else test_split
+    test_split = "val" if _measures_val(usable) else "test"
     return _select(
-        usable, ["test" if test_split in ("", split) else "" for split in splits], "test"
+        usable,
+        ["test" if split == test_split or test_split not in splits else "" for split in splits],
+        "test",
     )
 
 
@@ -542,12 +527,11 @@ def inspect_data(
         `captions` with the counts `usable`, `empty` and, of the usable ones, `truncated`: longer
         than CLIP's 77 tokens, or with its end token inside; `splits`, how many usable pictures with
         captions training would put into train, val and test, and by what ("from": column, folders,
-        file, or digest where the data has none); `not_splits`, columns with a usual name of a split
-        column whose values are not splits; `linked`, how many pictures lie outside the data's
+        file, or digest where the data has none); `linked`, how many pictures lie outside the data's
         folder, reached by links; `duplicates`, groups of paths with equal pixels; `leaks`, of
         picture, evaluation and by.
-        Warnings tell of pictures that could be compared by name only, and of splits that have to be
-        drawn from the data's own train.
+        Warnings tell of pictures that could be compared by name only, of splits that have to be
+        drawn from the data's own train, and of columns that only seem to hold splits.
 
     Raises:
         ValueError: the format is unknown or not recognised, or an evaluation set cannot be read.
@@ -555,7 +539,8 @@ def inspect_data(
     """
     format = recognise_format(path, images, format)
     evaluation = [
-        data if isinstance(data, CaptionedImages) else read_evaluation(data) for data in against
+        _let_content_tell(data if isinstance(data, CaptionedImages) else read_evaluation(data))
+        for data in against
     ]
     try:
         usable = read_format(path, images, format, "all", "pictures")
@@ -591,11 +576,22 @@ def inspect_data(
             "truncated": count_truncated(dataset.texts),
         },
         "splits": {"from": usable.splits_from or "digest", **counts},
-        "not_splits": list(usable.not_splits),
         "linked": usable.linked,
         "duplicates": [group for group in groups.values() if len(group) > 1],
         "leaks": [leak.as_dict() for leak in leak_report.leaks],
     }
+
+
+def _let_content_tell(evaluation: CaptionedImages) -> CaptionedImages:
+    """Takes bare numbers of pictures that are there for their own, as `read_splits` does.
+
+    Where a picture is missing, its number is all that may tell.
+    """
+    image_ids = tuple(
+        image_id or OWN * path.is_file()
+        for path, image_id in zip(evaluation.paths, evaluation.image_ids, strict=True)
+    )
+    return replace(evaluation, image_ids=image_ids)
 
 
 def count_truncated(captions: Sequence[str], tokenizer: Any = None) -> int:
@@ -637,8 +633,6 @@ def summarize(report: dict[str, Any], compared: bool) -> Iterator[str]:
     )
     counts = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS)
     yield f"Splits, from {_ORIGINS[splits['from']]}: {counts}"
-    if report["not_splits"]:
-        yield say_not_splits(report["not_splits"])
     if report["linked"]:
         yield f"Links out of the folder were followed to {report['linked']:,} pictures"
     yield f"Groups of equal pictures: {len(report['duplicates']):,}"

@@ -18,7 +18,7 @@ from dclip_kit.data import (
 )
 from dclip_kit.data.collect import says_something
 from dclip_kit.data.formats import find_formats, recognise_format
-from dclip_kit.data.hub import has_parquet, is_dataset
+from dclip_kit.data.hub import is_dataset
 from dclip_kit.data.labelled import LABELLED_READERS
 from dclip_kit.data.paths import is_text, read_lines
 from dclip_kit.data.pictures import SPLITS, require_imagehash, scan_pictures
@@ -96,8 +96,9 @@ def require_data(profile: Profile) -> None:
             )
     if not is_pocket(profile.data):
         if not alone:
-            for path in filter(None, (profile.data, profile.test)):
-                recognise_format(path, profile.images or None)
+            recognise_format(profile.data, profile.images or None)
+            if profile.test:
+                recognise_format(profile.test)
         if profile.leak_guard == "content":
             require_imagehash()
     kind, _, folder = profile.zero_shot.partition(":")
@@ -356,7 +357,10 @@ def read_measured(profile: Profile, split: str = "test") -> CaptionedImages:
     if split == "test":
         return read_test(data, images, test or None, profile.seed)
     if split == "all" or recognise_format(data) in ("karpathy", "coco", "manifest"):
-        return say_left_out(read_captioned(data, images, split=split))
+        found = read_captioned(data, images, split=split)
+        captions = found.dataset.captions
+        with_captions = [i for i, group in enumerate(captions) if group]  # only they are measured
+        return say_left_out(found, found.dataset.select(with_captions))
     if split not in SPLITS:
         raise ValueError(
             f"Expected a split of train, val, test or all of {data}, whose format has none of its "
@@ -415,9 +419,7 @@ def read_anchors(source: str) -> list[str]:
 def has_captions(profile: Profile) -> bool:
     """Whether a profile's data are more than a folder of pictures."""
     data = Path(profile.data)
-    if is_pocket(profile.data) or not data.is_dir():
-        return True
-    return bool(find_formats(data)) or has_parquet(data)
+    return is_pocket(profile.data) or not data.is_dir() or bool(find_formats(data))
 
 
 def lacks_captions(profile: Profile) -> bool:

@@ -60,7 +60,7 @@ def test_inspect_reports_to_a_person_and_in_json(own, run, tmp_path) -> None:
     assert f"Groups of equal pictures: 1\n  {own}/1.png = {own}/twin.png" in out
     assert "Leaks: 2 pictures that are evaluation pictures too" in out
     found = json.loads(report.read_text())
-    keys = {"format", "pictures", "captions", "splits", "not_splits", "linked", "duplicates"}
+    keys = {"format", "pictures", "captions", "splits", "linked", "duplicates"}
     assert found.keys() == keys | {"leaks"}
     assert found["splits"] == {"from": "column", "train": 17, "val": 2, "test": 2}
     assert "Splits, from a column: train 17, val 2, test 2" in out

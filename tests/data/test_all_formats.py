@@ -343,7 +343,8 @@ def test_each_split_may_have_a_table_of_any_usual_name(folder) -> None:
 
 
 def test_notes_of_older_data_sets_of_hugging_face_are_not_karpathys(folder) -> None:
-    (folder / "dataset_infos.json").write_text("{}")
+    columns = {"sentences": [{"raw": {"dtype": "string"}}]}
+    (folder / "dataset_infos.json").write_text(json.dumps({"default": {"features": columns}}))
     _plain(folder / "a.png")
     (folder / "captions.csv").write_text("image,caption\na.png,a dog\n")
     assert read_captioned(folder).dataset.captions == (("a dog",),)

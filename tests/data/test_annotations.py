@@ -247,7 +247,7 @@ def test_of_one_format_a_folder_has_one_file_or_which_is_told(tmp_path) -> None:
         ("flickr", r"one file results_20130124\.token or .* in .*, got results_20130124"),
     ]:
         for name in ("results_20130124.token", "results.csv"):
-            (tmp_path / name).write_text("")
+            (tmp_path / name).write_text("a.jpg| 0| a cat\n")
         with pytest.raises(ValueError, match=says):
             read_format(tmp_path, None, format, "all", "names")
 

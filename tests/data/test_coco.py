@@ -52,7 +52,7 @@ def test_captions_come_to_their_pictures(tmp_path, subset, prefix) -> None:
         ("Caption 0 of 10.",),
     )
     assert found.dataset.image_ids == ("coco:391895", "coco:12", "coco:10")
-    assert (found.dataset.split, found.dataset.source) == (subset[:-4], "coco")
+    assert (found.dataset.split, found.dataset.source) == (subset[:-4], tmp_path.name)
     assert (found.dataset.splits, found.splits_from) == ((subset[:-4],) * 3, "file")
     assert (found.unusable, found.empty_captions) == ({}, 0)
 
@@ -69,9 +69,9 @@ def test_pictures_are_found_beside_the_file_or_where_told(tmp_path) -> None:
 
 def test_the_file_has_the_say_on_its_split(tmp_path) -> None:
     file = write_coco(tmp_path, "val2014", "COCO_val2014_", [1])
-    with pytest.raises(ValueError, match=r"of coco \(val\), .* got 'train'; give .*--split"):
+    with pytest.raises(ValueError, match=r"of captions_val2014 \(val\), .*'train'; give .*--split"):
         read_coco(file)
-    with pytest.raises(ValueError, match=r"of coco \(val\), .* got 'train'"):
+    with pytest.raises(ValueError, match=r"of .* \(val\), .* got 'train'"):
         read_coco(tmp_path)
     write_coco(tmp_path, "val2017", "", [1])
     with pytest.raises(

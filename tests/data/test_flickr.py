@@ -43,7 +43,7 @@ def test_the_row_without_a_comment_is_counted_and_named(folder) -> None:
         ("A group .",),
     )
     assert found.dataset.image_ids == ("flickr:1000092795", "flickr:2199200615", "flickr:36979")
-    assert (found.dataset.split, found.dataset.source) == ("all of it", "flickr30k")
+    assert (found.dataset.split, found.dataset.source) == ("all of it", folder.name)
     assert found.unusable == {
         "results.csv:5": "expected a picture, its caption's number and a caption"
     }
@@ -83,7 +83,7 @@ def test_pictures_are_found_where_they_usually_lie(folder, place) -> None:
 def test_a_csv_of_another_form_has_nothing_to_use(folder, content, says) -> None:
     (folder / "results.csv").write_text(content)
     with pytest.raises(ValueError, match=says):
-        read_captioned(folder)
+        read_captioned(folder, format="flickr")
 
 
 def test_a_folder_without_captions_is_refused(tmp_path) -> None:
@@ -122,7 +122,7 @@ def test_flickr8k_has_splits_and_captions(small, place, file) -> None:
     assert [path.stem for path in found.dataset.paths] == ["dog", "cat", "boat"]
     assert found.dataset.splits == ("train", "val", "test") and found.splits_from == "file"
     assert found.dataset.captions[1] == ("A cat number 0 .", "A cat number 1 .")
-    assert found.dataset.source == "flickr8k" and found.dataset.image_ids[0] == "flickr:dog"
+    assert found.dataset.image_ids[0] == "flickr:dog"
     # A picture in no list is not used, and both its lines are named.
     assert [*found.unusable] == ["Flickr8k.token.txt:7", "Flickr8k.token.txt:8"]
 

@@ -167,7 +167,7 @@ def test_captions_come_to_pictures_by_address(tsv, header) -> None:
     assert [path.name for path in found.dataset.paths] == ["000000000.jpg", "000000001.jpg"]
     assert found.dataset.captions == (("a very typical cat", "the same cat"), ("a dog",))
     assert found.dataset.image_ids == ("http://a/cat.jpg", "http://a/dog.jpg?x=1")
-    assert (found.dataset.source, found.empty_captions) == ("conceptual_captions", 1)
+    assert (found.dataset.source, found.empty_captions) == (tsv.parent.name, 1)
     first = 4 + bool(header)
     assert found.unusable[f"{tsv.name}:{first}"] == (
         "its picture was not downloaded (http://a/gone.jpg)"
@@ -181,15 +181,23 @@ def test_captions_come_to_pictures_by_address(tsv, header) -> None:
     assert "failed_to_download" in reasons["000000003.jpg"]
 
 
+def test_the_address_may_come_first(tsv) -> None:
+    expected = read_conceptual(tsv, tsv.parent / "cc3m").dataset
+    rows = [line.split("\t")[::-1] for line in tsv.read_text().splitlines()]
+    tsv.write_text("\n".join("\t".join(row) for row in rows))
+    assert read_conceptual(tsv, tsv.parent / "cc3m").dataset == expected
+
+
 def test_the_download_may_lie_beside_the_list(tsv) -> None:
     assert len(read_conceptual(tsv.parent).dataset) == 2
-    (tsv.parent / "second.tsv").write_text("")
+    (tsv.parent / "second.tsv").write_text("a cat\thttp://a/cat.jpg\n")
     with pytest.raises(ValueError, match=r"Expected one file \*.tsv in .*, got T.*, second.tsv"):
         read_conceptual(tsv.parent)
 
 
 def test_systems_own_folders_are_passed_by(tmp_path) -> None:
-    for name in ("a.jpg", "@eaDir/a.jpg/thumb.jpg", "sub/__MACOSX/b.jpg"):
+    hidden = (".thumbnails/0.jpg", "sub/._0.jpg")
+    for name in ("a.jpg", "@eaDir/a.jpg/thumb.jpg", "sub/__MACOSX/b.jpg", *hidden):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert list(walk_files(tmp_path)) == ["a.jpg"]

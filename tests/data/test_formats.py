@@ -43,6 +43,33 @@ def test_an_annotation_file_has_the_say_over_texts_beside_pictures(tmp_path) -> 
     assert recognise_format(write_folder(tmp_path, "csv", "files")) == "csv"
 
 
+STRAYS = {
+    "results.csv": "epoch,loss\n1,0.5\n",
+    "licenses.tsv": "a.jpg\tA. Author\thttp://a/licence\n",
+    "dataset_description.json": '{"Name": "mine"}',
+    "captions_notes.json": "{}",
+    "captions.txt": "notes on captions",
+}
+
+
+@pytest.mark.parametrize("format", ["files", "karpathy"])
+def test_a_file_that_is_only_called_like_annotations_is_passed_by(tmp_path, format) -> None:
+    folder = write_folder(tmp_path, format)
+    for name, content in STRAYS.items():
+        (folder / name).write_text(content)
+    assert {*find_formats(folder)} == {format}
+    assert read_captioned(folder).dataset.texts == ["A cat."]
+
+
+def test_a_table_with_commas_may_be_called_txt(tmp_path) -> None:
+    write_folder(tmp_path, "csv")
+    table = tmp_path / "captions.csv"
+    table = table.rename(tmp_path / "captions.txt")
+    table.write_text("file_name,text\na.jpg,A cat.\n")
+    for path in (tmp_path, table):
+        assert recognise_format(path) == "csv"
+
+
 def test_the_formats_of_a_folder_are_all_named_with_their_files(tmp_path) -> None:
     assert find_formats(tmp_path) == {}
     write_folder(tmp_path / "one", "files")

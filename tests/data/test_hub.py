@@ -150,7 +150,7 @@ def test_pictures_without_captions_may_be_one(layout, splits, tmp_path) -> None:
 def test_a_data_set_without_pictures_or_captions_is_refused(lacks, tmp_path) -> None:
     rows = make(3, label=[1, 2, 3]).remove_columns(lacks)
     rows.to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"Expected columns of pictures and captions .*label"):
+    with pytest.raises(ValueError, match=r"Expected columns of pictures .* and captions .*label"):
         read_captioned(tmp_path / "a.parquet")
     assert not list((tmp_path / "cache").glob("datasets/*"))
 
@@ -203,6 +203,17 @@ def test_a_single_split_may_be_divided_by_a_column_whatever_it_is_called(tmp_pat
     made = datasets.DatasetDict({"test": make(5, split=said)})
     made.save_to_disk(tmp_path / "arrow")
     assert read_captioned(tmp_path / "arrow", split="all").dataset.splits == tuple(said)
+
+
+def test_a_single_split_by_another_name_is_no_split(tmp_path) -> None:
+    datasets.DatasetDict({"full": make(5)}).save_to_disk(tmp_path / "arrow")
+    found = read_captioned(tmp_path / "arrow", split="all")
+    assert found.splits_from == "" and len(found.dataset) == 5 and not found.unusable
+
+
+def test_a_part_of_a_split_is_no_split(layout) -> None:
+    found = read_captioned(f"hf:{layout}:train[:3]", split="all")
+    assert found.splits_from == "" and len(found.dataset) == 3
 
 
 def test_rows_without_a_picture_are_told_one_by_one(tmp_path) -> None:

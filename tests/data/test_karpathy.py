@@ -60,7 +60,7 @@ def coco(tmp_path) -> Path:
 def test_each_split_has_its_pictures(coco, split, ids) -> None:
     found = read_karpathy(coco, split=split)
     assert list(found.dataset.image_ids) == ids
-    assert (found.dataset.split, found.dataset.source) == (split, "coco")
+    assert (found.dataset.split, found.dataset.source) == (split, coco.name)
     assert found.unusable == {}
     own = {
         "coco:391895": "test",
@@ -96,12 +96,12 @@ def test_flickr30k_has_neither_folders_nor_coco_ids(tmp_path) -> None:
     file.write_text(json.dumps({"images": entries, "dataset": "flickr30k"}))
     found = read_karpathy(file, split="test").dataset
     assert found.paths == (tmp_path / "flickr30k_images/1007129816.jpg",)
-    assert (found.image_ids, found.source) == (("flickr:1007129816",), "flickr30k")
+    assert (found.image_ids, found.source) == (("flickr:1007129816",), "dataset_flickr30k")
 
 
 @pytest.mark.parametrize("split", ["mine", "train+mine", ""])
 def test_an_unknown_split_lists_the_known_ones(coco, split) -> None:
-    with pytest.raises(ValueError, match=r"coco \(train, val, test\).* got .*; give .*--split"):
+    with pytest.raises(ValueError, match=r"of .* \(train, val, test\).* got .*; give .*--split"):
         read_karpathy(coco, split=split)
 
 

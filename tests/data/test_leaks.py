@@ -273,6 +273,7 @@ def test_all_ways_to_name_a_picture_meet(same) -> None:
         (("a.jpg", "http://[broken"), ("a.jpg", "")),
         (("12.jpg", OWN), ("000000000012.jpg", "coco:12")),
         (("12.jpg", OWN), ("12.jpg", OWN)),
+        (("036000291452.jpg", ""), ("036000291452.jpg", OWN)),  # of a product, not of COCO's
     ],
 )
 def test_names_that_only_look_alike_do_not_meet(one, other) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from dclip_kit.data import curate, read_captioned
 from dclip_kit.data.collect import UsableImages
+from dclip_kit.data.formats import find_formats
 from dclip_kit.data.leaks import OWN
 from dclip_kit.data.pictures import CaptionedImages, LabelledImages
 from dclip_kit.data.splits import (
@@ -21,6 +22,7 @@ from dclip_kit.data.splits import (
     read_uncaptioned,
 )
 from tests.data.test_coco import write_coco
+from tests.data.test_formats import STRAYS
 from tests.data.test_karpathy import coco_entry
 from tests.data.test_leaks import scene
 
@@ -435,6 +437,11 @@ def test_pictures_that_a_table_does_not_know_are_read_too(tmp_path) -> None:
     scene(9).save(own / "new.jfif", format="JPEG")
     pictures, left_out = read_uncaptioned(own, ())
     assert len(pictures) == 5 and own / "new.jfif" in pictures.paths and not str(left_out)
+    for name, content in STRAYS.items():
+        (own / name).write_text(content)
+    assert read_uncaptioned(own, ())[0] == pictures
+    (own / "captions.csv").unlink()
+    assert not find_formats(own) and read_uncaptioned(own, ())[0] == pictures
 
 
 def test_captions_of_any_format_are_not_kept(tmp_path) -> None:

@@ -111,6 +111,19 @@ def test_other_data_to_measure_on_is_read_too(own, tmp_path) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == (16, 2, 4)
 
 
+def test_the_folder_of_pictures_is_that_of_the_data_alone(own, tmp_path) -> None:
+    test = tmp_path / "test"
+    test.mkdir()
+    for seed in (30, 31):
+        scene(seed).save(test / f"{seed}.png")
+        (test / f"{seed}.txt").write_text("a text beside its picture")
+    table = Path(own.data) / "captions.csv"
+    table.rename(tmp_path / "captions.csv")
+    apart = replace(own, data=str(tmp_path / "captions.csv"), images=own.data, test=str(test))
+    require_data(apart)
+    assert len(load_data(apart).test) == 2
+
+
 def test_the_leak_guard_may_go_by_names_alone(own, tmp_path) -> None:
     test = write_own(tmp_path / "test", range(14, 16))
     profile = replace(own, test=str(test))
@@ -158,6 +171,10 @@ def test_pictures_to_measure_on_are_those_of_the_profile(own) -> None:
     elsewhere = replace(own, test=drawn.data)
     assert read_measured(elsewhere).paths == load_data(elsewhere).test.paths
     assert len(read_measured(own, "all")) == 20
+    scene(99).save(Path(own.data) / "silent.png")
+    with (Path(own.data) / "captions.csv").open("a") as table:
+        table.write("\nsilent.png,,test")
+    assert len(read_measured(own, "all")) == 20  # without a caption, as in every split
     (labelled,) = read_zero_shot(own.zero_shot)
     assert len(labelled) == 18
 

@@ -5,23 +5,19 @@ scene alone, and the second of the second. Each caption is compared with each sc
 that sounds likelier without a picture gains nothing.
 """
 
-import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from dclip_kit.data import CaptionedImages
 from dclip_kit.data.pocket.backgrounds import PLACES
 from dclip_kit.data.pocket.captions import COUNT_WORDS, OPENINGS
-from dclip_kit.data.pocket.scenes import SIDE, SIZES, Scene, SceneObject, render_scene
+from dclip_kit.data.pocket.scenes import SIDE, SIZES, Scene, SceneObject
 from dclip_kit.data.pocket.sprites import KNOWN_STYLES, choose_sprite, load_nouns, load_sprites
-from dclip_kit.data.pocket.world import SEED, cache_folder
-from dclip_kit.runtime.files import write_atomically
+from dclip_kit.data.pocket.world import SEED, cache_folder, draw_scenes
 
 # What the two captions of an item differ in, after ARO and SugarCrepe.
 KINDS = ("order", "relation", "size", "number", "attribute")
@@ -139,19 +135,9 @@ def load_compositions(kind: str, count: int = 1000) -> CaptionedImages:
     items = [make_composition(kind, index) for index in range(count)]
     fingerprint = sha256(Path(__file__).read_bytes()).hexdigest()[:8]  # as `cache_folder`'s
     folder = cache_folder() / f"compositions-{fingerprint}" / kind
-    folder.mkdir(parents=True, exist_ok=True)
     scenes = [scene for item in items for scene in item.scenes]
     paths = [folder / f"{number // 2:05d}-{number % 2}.jpg" for number in range(len(scenes))]
-
-    def draw(number: int) -> None:
-        if not paths[number].exists():
-            encoded = io.BytesIO()
-            render_scene(scenes[number]).save(encoded, format="JPEG", quality=92)
-            write_atomically(paths[number], encoded.getvalue())
-
-    with ThreadPoolExecutor(2) as pool:
-        made = pool.map(draw, range(len(scenes)))
-        list(tqdm(made, total=len(scenes), desc=f"drawing compositions ({kind})", delay=2))
+    draw_scenes(paths, scenes.__getitem__, f"drawing compositions ({kind})")
     captions: Sequence[str] = [caption for item in items for caption in item.captions]
     source = f"pocket compositions ({kind})"
     return CaptionedImages(tuple(paths), tuple((each,) for each in captions), "test", source)

@@ -1,16 +1,13 @@
 """The pocket data: scenes and single objects, drawn into a cache folder on first use.
 
-Every picture has its own random generator, so neither the order nor the number of workers changes
-a byte, and of a cache that was interrupted only the missing pictures are drawn.
+Every picture has its own random generator, so their order changes no byte, and of a cache that was
+interrupted only the missing pictures are drawn. Scenes and captions are made anew each time.
 """
 
 import hashlib
 import io
-import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -19,15 +16,9 @@ from tqdm.auto import tqdm
 
 from dclip_kit.data import CaptionedImages, LabelledImages
 from dclip_kit.data.pocket.captions import write_captions
-from dclip_kit.data.pocket.scenes import (
-    Scene,
-    SceneObject,
-    render_scene,
-    sample_scene,
-    sample_single,
-)
+from dclip_kit.data.pocket.scenes import Scene, render_scene, sample_scene, sample_single
 from dclip_kit.data.pocket.sprites import HELD_OUT_STYLE, KNOWN_STYLES, load_nouns
-from dclip_kit.runtime.files import asset_path, write_atomically
+from dclip_kit.runtime.files import asset_path, cache_path, write_atomically
 
 SCENE_SPLITS = {"train": 4000, "val": 500, "test": 1000}
 SINGLE_SPLITS = {  # pictures a noun, and the styles they are drawn in
@@ -40,8 +31,11 @@ STREAMS = ("uncaptioned", "further_val", "further_test")
 # Text→image Recall@1 that a perfect model reaches on "test", where a caption fits several scenes.
 RECALL_CEILING = 0.7638
 SEED = 2026
-_SPLITS = (*SCENE_SPLITS, *SINGLE_SPLITS)
-_ORDER = (*_SPLITS, *STREAMS)  # a picture's seed contains its split's number here
+_ORDER = (
+    *SCENE_SPLITS,
+    *SINGLE_SPLITS,
+    *STREAMS,
+)  # a seed contains its split's number
 
 
 @cache
@@ -58,10 +52,7 @@ def _fingerprint() -> str:
 
 def cache_folder() -> Path:
     """Where the pictures are stored: below `DCLIP_CACHE`, else in the user's cache folder."""
-    root = os.environ.get("DCLIP_CACHE") or (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dclip_kit"
-    )
-    return Path(root) / f"pocket-{_fingerprint()}"
+    return cache_path(f"pocket-{_fingerprint()}")
 
 
 def _require(split: str, known: Iterable[str]) -> None:
@@ -85,77 +76,39 @@ def make_scene(split: str, index: int) -> tuple[Scene, tuple[str, ...]]:
     return sample_single(rng, index // per_noun, styles), ()
 
 
-def split_size(split: str) -> int:
-    """How many pictures a split has.
-
-    Raises:
-        ValueError: the split is unknown.
-    """
-    _require(split, _SPLITS)
-    return SCENE_SPLITS.get(split) or SINGLE_SPLITS[split][0] * len(load_nouns())
-
-
-def _paths(folder: Path, numbers: Iterable[int]) -> tuple[Path, ...]:
+def _paths(split: str, numbers: Iterable[int]) -> tuple[Path, ...]:
+    folder = cache_folder() / split
     return tuple(folder / f"{number:06d}.jpg" for number in numbers)
 
 
-def _draw(
-    split: str, numbers: Sequence[int], folder: Path, workers: int = 2
-) -> list[tuple[Scene, tuple[str, ...]]]:
-    """Draws those pictures that are missing in a folder; returns what `make_scene` does."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def draw(number: int, path: Path) -> tuple[Scene, tuple[str, ...]]:
-        scene, captions = make_scene(split, number)
-        if not path.exists():
-            encoded = io.BytesIO()
-            render_scene(scene).save(encoded, format="JPEG", quality=92)
-            write_atomically(path, encoded.getvalue())
-        return scene, captions
-
-    with ThreadPoolExecutor(workers) as pool:
-        made = pool.map(draw, numbers, _paths(folder, numbers))
-        return list(tqdm(made, total=len(numbers), desc=f"drawing {split}", delay=2))
-
-
-def prepare(split: str, workers: int = 2, folder: Path | None = None) -> Path:
-    """Draws what is missing of a split and returns its folder.
+def draw_scenes(paths: Sequence[Path], make: Callable[[int], Scene], title: str) -> None:
+    """Draws those pictures of one folder that are missing.
 
     Args:
-        split: one of `SCENE_SPLITS` or `SINGLE_SPLITS`.
-        workers: threads that draw.
-        folder: instead of `cache_folder()`.
-
-    Raises:
-        ValueError: the split is unknown.
+        paths: of the JPEGs.
+        make: gives the scene for the path with an index.
+        title: of the progress bar.
     """
-    folder = (folder or cache_folder()) / split
-    numbers, annotations = range(split_size(split)), folder / "annotations.json"
-    if annotations.exists() and all(path.exists() for path in _paths(folder, numbers)):
-        return folder
-    made = _draw(split, numbers, folder, workers)
-    entries = [{"scene": asdict(scene), "captions": captions} for scene, captions in made]
-    write_atomically(annotations, json.dumps(entries).encode())
-    return folder
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
 
+    def draw(index: int) -> None:
+        encoded = io.BytesIO()
+        render_scene(make(index)).save(encoded, format="JPEG", quality=92)
+        write_atomically(paths[index], encoded.getvalue())
 
-def _read(split: str) -> list[dict]:
-    return json.loads((prepare(split) / "annotations.json").read_text(encoding="utf-8"))
+    with ThreadPoolExecutor(2) as pool:
+        list(tqdm(pool.map(draw, missing), title, len(missing), delay=2))
 
 
 def load_scenes(split: str) -> list[Scene]:
-    """The scenes of a split: places, objects, boxes."""
-    return [
-        Scene(
-            entry["scene"]["place"],
-            entry["scene"]["background_seed"],
-            tuple(
-                SceneObject(**{**obj, "xyxy": tuple(obj["xyxy"])})
-                for obj in entry["scene"]["objects"]
-            ),
-        )
-        for entry in _read(split)
-    ]
+    """The scenes of one of `SCENE_SPLITS`: places, objects, boxes.
+
+    Raises:
+        ValueError: it is no split of scenes.
+    """
+    _require(split, SCENE_SPLITS)
+    return [make_scene(split, number)[0] for number in range(SCENE_SPLITS[split])]
 
 
 def load_captioned(split: str, count: int | None = None, first: int = 0) -> CaptionedImages:
@@ -173,16 +126,16 @@ def load_captioned(split: str, count: int | None = None, first: int = 0) -> Capt
     """
     _require(split, SCENE_SPLITS if count is None else (*SCENE_SPLITS, *STREAMS))
     numbers = range(first, SCENE_SPLITS[split] if count is None else first + count)
-    folder, size = cache_folder() / split, SCENE_SPLITS.get(split, numbers.stop)
+    size = SCENE_SPLITS.get(split, 1_000_000)  # six digits in a file's name
     if not 0 <= first < numbers.stop <= size:
-        raise ValueError(f"Expected at most {size} scenes of {split}, got {count}; ask for fewer.")
-    if count is not None:
-        captions = [texts for _, texts in _draw(split, numbers, folder)]
-    else:
-        captions = [tuple(entry["captions"]) for entry in _read(split)[first:]]
-    ids = tuple(name_scene(split, number) for number in numbers)
-    paths = _paths(folder, numbers)
-    return CaptionedImages(paths, tuple(captions), split, f"pocket {split}", ids)
+        raise ValueError(
+            f"Expected scenes of {split} from 0 to {size - 1}, got {first} to {numbers.stop - 1}; "
+            "ask for others."
+        )
+    scenes, captions = zip(*(make_scene(split, number) for number in numbers), strict=True)
+    paths, ids = _paths(split, numbers), tuple(name_scene(split, number) for number in numbers)
+    draw_scenes(paths, scenes.__getitem__, f"drawing {split}")
+    return CaptionedImages(paths, captions, split, f"pocket {split}", ids)
 
 
 def name_scene(split: str, index: int) -> str:
@@ -201,18 +154,16 @@ def load_labelled(split: str, per_noun: int | None = None) -> LabelledImages:
         ValueError: it is no split of single objects, or does not have as many.
     """
     _require(split, SINGLE_SPLITS)
-    nouns, most, folder = load_nouns(), SINGLE_SPLITS[split][0], cache_folder() / split
+    nouns, most = load_nouns(), SINGLE_SPLITS[split][0]
     count = most if per_noun is None else per_noun
     if not 1 <= count <= most:
         raise ValueError(f"Expected 1 to {most} pictures a noun, got {count}; ask for fewer.")
     labels = [noun for noun in range(len(nouns)) for _ in range(count)]
     numbers = [most * noun + index % count for index, noun in enumerate(labels)]
-    if per_noun is None:
-        prepare(split)
-    else:
-        _draw(split, numbers, folder)
+    paths = _paths(split, numbers)
+    draw_scenes(paths, lambda index: make_scene(split, numbers[index])[0], f"drawing {split}")
     return LabelledImages(
-        _paths(folder, numbers),
+        paths,
         tuple(labels),
         tuple(noun.singular for noun in nouns),
         tuple(noun.domain for noun in nouns),
@@ -222,8 +173,10 @@ def load_labelled(split: str, per_noun: int | None = None) -> LabelledImages:
 
 def main() -> None:
     """Draws every split now instead of on first use: `python -m dclip_kit.data.pocket.world`."""
-    for split in _SPLITS:
-        print(prepare(split))
+    for split in SCENE_SPLITS:
+        print(load_captioned(split).paths[0].parent)
+    for split in SINGLE_SPLITS:
+        print(load_labelled(split).paths[0].parent)
 
 
 if __name__ == "__main__":

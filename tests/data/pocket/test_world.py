@@ -1,4 +1,4 @@
-"""The splits' promises, and a cache that no interruption, order or number of workers changes."""
+"""The splits' promises, and a cache that no interruption or order changes."""
 
 import json
 import os
@@ -18,14 +18,15 @@ from dclip_kit.runtime.files import asset_path
 
 SCENES, SINGLES = dict(data.SCENE_SPLITS), dict(data.SINGLE_SPLITS)
 NOUNS = load_nouns()
+SIZES = SCENES | {split: per_noun * len(NOUNS) for split, (per_noun, _) in SINGLES.items()}
 
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, list[Scene]]:
     """Every scene of every split."""
     return {
-        split: [data.make_scene(split, i)[0] for i in range(data.split_size(split))]
-        for split in (*SCENES, *SINGLES)
+        split: [data.make_scene(split, number)[0] for number in range(size)]
+        for split, size in SIZES.items()
     }
 
 
@@ -49,11 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_splits_are_as_large_as_promised() -> None:
     assert SCENES == {"train": 4000, "val": 500, "test": 1000}
-    assert all(data.split_size(split) == size for split, size in SCENES.items())
-    assert {data.split_size("zero_shot"), data.split_size("zero_shot_held_out")} == {
-        30 * len(NOUNS)
-    }
-    assert 30 * len(NOUNS) >= 4000
+    assert SIZES["zero_shot"] == SIZES["zero_shot_held_out"] == 30 * len(NOUNS) >= 4000
 
 
 def test_no_scene_is_in_two_splits_or_twice_in_one(made) -> None:
@@ -120,51 +117,42 @@ def test_the_data_are_those_that_published_figures_were_measured_on() -> None:
 # Drawing them
 
 
-def test_neither_workers_nor_order_change_a_byte(small, tmp_path) -> None:
-    one = data.prepare("val", 1, tmp_path / "one")
-    three = tmp_path / "three" / "val"
-    three.mkdir(parents=True)
-    data._draw("val", (4, 2), three)  # two are there already, drawn in another order
-    assert data.prepare("val", 3, tmp_path / "three") == three
-    assert contents(one) == contents(three)
-    assert sorted(contents(one)) == [f"{i:06d}.jpg" for i in range(6)] + ["annotations.json"]
+def draw(split: str, cache: Path) -> Path:
+    """Draws a split into a cache; gives the folder of the pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCLIP_CACHE", str(cache))
+        return data.load_captioned(split).paths[0].parent
 
 
-def test_pictures_are_the_scenes_drawn(small, tmp_path) -> None:
-    folder = data.prepare("val", 2, tmp_path)
-    for index in range(6):
+def test_the_order_of_drawing_changes_no_byte(small, tmp_path) -> None:
+    data.load_captioned("val", 2, first=3)  # two are there already, drawn before the others
+    parts, whole = draw("val", small), draw("val", tmp_path / "whole")
+    assert contents(parts) == contents(whole)
+    assert sorted(contents(whole)) == [f"{i:06d}.jpg" for i in range(6)]
+
+
+def test_pictures_are_the_scenes_drawn(small) -> None:
+    for index, path in enumerate(data.load_captioned("val").paths):
         drawn = np.asarray(render_scene(data.make_scene("val", index)[0])).astype(float)
-        with Image.open(folder / f"{index:06d}.jpg") as stored:
+        with Image.open(path) as stored:
             assert np.abs(np.asarray(stored) - drawn).mean() < 6  # JPEG
 
 
-@pytest.mark.parametrize(
-    ("lost", "leftover"),
-    [
-        (["000000.jpg", "000003.jpg", "000005.jpg", "annotations.json"], None),
-        (["000001.jpg"], None),
-        (["annotations.json"], None),
-        (["000002.jpg", "annotations.json"], "000002.tmp"),
-        (["annotations.json"], "annotations.tmp"),
-    ],
-)
-def test_a_cache_cut_off_half_way_is_noticed_and_finished(small, tmp_path, lost, leftover) -> None:
-    folder = data.prepare("val", 2, tmp_path)
+def test_a_cache_cut_off_half_way_is_noticed_and_finished(small) -> None:
+    folder = draw("val", small)
     whole = contents(folder)
-    for name in lost:
+    for name in ("000000.jpg", "000002.jpg", "000005.jpg"):
         (folder / name).unlink()
-    if leftover:
-        (folder / leftover).write_bytes(b"half of")
+    (folder / "000002.tmp").write_bytes(b"half of")
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.jpg")}
-    assert data.prepare("val", 2, tmp_path) == folder
-    found = contents(folder)
-    found.pop(leftover, None)
+    found = contents(draw("val", small))
+    found.pop("000002.tmp")
     assert found == whole
     assert kept == {path: path.stat().st_mtime_ns for path in kept}  # what was whole stays
 
 
-def test_an_interruption_leaves_whole_pictures_and_no_annotations(small, tmp_path, monkeypatch):
-    whole = contents(data.prepare("test", 1, tmp_path / "whole"))
+def test_an_interruption_leaves_whole_pictures(small, tmp_path, monkeypatch) -> None:
+    whole = contents(draw("test", tmp_path / "whole"))
     drawn = []
 
     def run_out(scene: Scene) -> Image.Image:
@@ -176,23 +164,23 @@ def test_an_interruption_leaves_whole_pictures_and_no_annotations(small, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(data, "render_scene", run_out)
         with pytest.raises(OSError, match="no space"):
-            data.prepare("test", 2, tmp_path / "cut")
-    cut = contents(tmp_path / "cut" / "test")
+            data.load_captioned("test")
+    cut = contents(data.cache_folder() / "test")
     assert 4 <= len(cut) < 9 and all(whole[name] == content for name, content in cut.items())
-    assert contents(data.prepare("test", 2, tmp_path / "cut")) == whole
+    assert contents(draw("test", small)) == whole
 
 
-def test_a_whole_cache_is_not_drawn_again(small, tmp_path, monkeypatch) -> None:
-    folder = data.prepare("train", 2, tmp_path)
+def test_a_whole_cache_is_not_drawn_again(small, monkeypatch) -> None:
+    folder = draw("train", small)
     monkeypatch.setattr(data, "render_scene", None)
-    assert data.prepare("train", 2, tmp_path) == folder
+    assert draw("train", small) == folder
 
 
 def test_two_who_draw_the_same_split_at_once_do_not_disturb_each_other(small, tmp_path) -> None:
-    whole = contents(data.prepare("test", 1, tmp_path / "alone"))
+    whole = contents(draw("test", tmp_path / "alone"))
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: data.prepare("test", 2, tmp_path / "together"), range(4)))
-    assert contents(tmp_path / "together" / "test") == whole
+        list(pool.map(lambda _: data.load_captioned("test"), range(4)))
+    assert contents(data.cache_folder() / "test") == whole
 
 
 # Reading them
@@ -236,9 +224,11 @@ def test_a_part_of_a_split_is_drawn_alone_and_equals_the_whole(small) -> None:
     ]
     assert data.load_captioned("test").select(range(3)) == few
     assert data.load_captioned("test").select(range(7, 9)) == later
-    for count in (0, 10, -1):
-        with pytest.raises(ValueError, match=f"most 9 scenes of test, got {count}; ask for fewer"):
-            data.load_captioned("test", count)
+    for count, first, asked in [(0, 0, "0 to -1"), (10, 0, "0 to 9"), (3, 7, "7 to 9")]:
+        with pytest.raises(ValueError, match=f"scenes of test from 0 to 8, got {asked}; ask for"):
+            data.load_captioned("test", count, first)
+    with pytest.raises(ValueError, match="from 0 to 8, got 9 to 8"):
+        data.load_captioned("test", first=9)
 
 
 def test_a_few_pictures_of_each_noun_are_those_of_the_whole(small, monkeypatch) -> None:
@@ -272,13 +262,7 @@ def test_labelled_pictures_come_as_they_were_made(small) -> None:
 @pytest.mark.parametrize(
     ("call", "split", "known"),
     [
-        (
-            data.split_size,
-            "tests",
-            "train, val, test, zero_shot_val, zero_shot, zero_shot_held_out",
-        ),
-        (data.prepare, "tests", "train, val, test, zero_shot_val, zero_shot, zero_shot_held_out"),
-        (data.load_scenes, "tests", "train, val, test, zero_shot_val"),
+        (data.load_scenes, "tests", "train, val, test, got"),
         (lambda split: data.make_scene(split, 0), "tests", "train, val, test, zero_shot_val"),
         (data.load_captioned, "zero_shot", "train, val, test, got 'zero_shot'"),
         (data.load_labelled, "train", "zero_shot_val, zero_shot, zero_shot_held_out, got 'train'"),
@@ -327,4 +311,4 @@ def test_the_command_draws_every_split(small, capsys) -> None:
     data.main()
     shown = capsys.readouterr().out.splitlines()
     assert [Path(line).name for line in shown] == [*data.SCENE_SPLITS, *data.SINGLE_SPLITS]
-    assert all((Path(line) / "annotations.json").is_file() for line in shown)
+    assert all(any(Path(line).glob("*.jpg")) for line in shown)
