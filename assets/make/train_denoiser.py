@@ -254,7 +254,7 @@ def prefers_own_caption(denoiser: Denoiser, scenes: Scenes) -> float:
 def name_pictures(clip: ClipBundle, pictures: Tensor, scenes: Sequence[Scene]) -> float:
     """Share of pictures whose nearest noun, by CLIP, is that of a thing that they should show."""
     classes = encode_classes(clip, [noun.noun for noun in load_nouns()])
-    large = resize(pictures, [clip.side] * 2).clamp(0, 1)
+    large = resize(pictures, [clip.side] * 2).clamp(0, 1).mul(255).round().byte()
     nearest = (encode_images(clip, large) @ classes.T).argmax(1).tolist()
     scene_nouns = [{thing.noun for thing in scene.objects} for scene in scenes]
     correct = [name in nouns for name, nouns in zip(nearest, scene_nouns, strict=True)]

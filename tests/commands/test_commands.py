@@ -220,7 +220,7 @@ def test_evaluate_rescores_by_the_training_data(run, clip_folder, tmp_path) -> N
     assert list(record["gains"]) == [name]
     best = record["rescoring_on_val"][str(clip_folder)]["text_to_image"][0]
     hubs = record["skewness_of_k_occurrence"][str(clip_folder)]["text_to_image"]
-    assert f"text → image: k={best['k']}" in said
+    assert f"text → image: k {best['k']}, " in said
     assert (
         f" ({100 * best['recall_at_1']:.1f} %); skewness of k-occurrence "
         f"{hubs['before']:.2f} → {hubs['after']:.2f}\n"

@@ -85,7 +85,8 @@ def test_a_test_of_its_own_names_what_is_measured(arm, profile, clip, tmp_path) 
     seen = describe_seen(*[dataset(tmp_path, [])] * 2, [], by_content=False)
     save_arm(Arm(clip, 0.5), arm, origin, seen)
     on = choose_measured_on([str(arm)], PROFILES["pocket"])
-    assert on.name == describe_results({}, on)["test"] == str(test)
+    results = {str(arm): measure_model(clip, on)}
+    assert on.name == describe_results(results, on)["test"] == str(test)
     assert on.captioned.paths == read_measured(on.profile).paths and len(on.captioned) == 4
     assert choose_measured_on([str(arm)], PROFILES["pocket"], "train").name == profile.data
 

@@ -448,7 +448,9 @@ def test_the_detector_is_that_of_the_settings_and_where_clip_is(
     assert asked == [(("mine.pt",), expected)]
 
 
-def test_encoded_pictures_are_read_if_they_are_few(clip, data, fake_detector, tmp_path) -> None:
+def test_encoded_pictures_are_read_if_they_are_few(
+    clip, data, fake_detector, tmp_path, monkeypatch
+) -> None:
     few = data.val.select(range(3))
     found = encode_pictures(clip, few, POCKET, tmp_path)
     assert found.dataset is few and torch.equal(found.pictures, read_pixels(clip, few.paths))
