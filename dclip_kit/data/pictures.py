@@ -2,8 +2,8 @@
 
 All pictures are opened here: whole, as RGB, and as a person sees them. A scan, in threads, tells
 whether a picture is whole, and what distinguishes it from others. Scans are kept in the cache
-folder, in one file for each folder of pictures, and hold while a picture's file is unchanged.
-Pictures with a problem are scanned again.
+folder, in one file for each folder of pictures, and hold while a picture's file is unchanged; in
+doubt, its bytes decide. Pictures with a problem are scanned again.
 """
 
 import hashlib
@@ -374,16 +374,17 @@ def scan_pictures(
     records = {cache_file: _recall(cache_file) for cache_file in set(cache_files.values())}
     with_hashes = importlib.util.find_spec("imagehash") is not None
     scans: dict[Path, Scan] = {}
+    doubtful: dict[Path, Scan] = {}
     states = {path: file_state(path) for path in paths}
     for path, state in states.items():
         known_state, scan = records[cache_files[path]].get(path.name, ("", Scan()))
         complete = scan.pixels and (scan.phash is not None or not with_hashes)
-        if state and state == known_state and (complete or not decode):
-            scans[path] = scan
+        if state and known_state and (complete or not decode):
+            (scans if state == known_state else doubtful)[path] = scan
     new = [path for path in states if path not in scans]
 
     def scan_file(path: Path) -> Scan:
-        return _scan_file(path, decode, with_hashes)
+        return _scan_file(path, decode, with_hashes, doubtful.get(path))
 
     try:
         with ThreadPoolExecutor(count_workers(most=_MOST_AT_ONCE)) as pool:
@@ -434,8 +435,11 @@ def _remember(record: Mapping[str, tuple[str, Scan]], cache_file: Path) -> None:
     write_atomically(cache_file, json.dumps({"format": _SCANS, "seen": entries}))
 
 
-def _scan_file(path: Path, decode: bool, with_hashes: bool) -> Scan:
+def _scan_file(path: Path, decode: bool, with_hashes: bool, known: Scan | None) -> Scan:
+    """Scans a picture; `known`, an earlier scan, is returned if the file has the same bytes."""
     try:
+        if known and file_digest(path) == known.digest:
+            return known
         if not decode:
             return Scan(file_digest(path))
         picture = open_picture(path)

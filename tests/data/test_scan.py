@@ -89,6 +89,15 @@ def test_a_picture_replaced_in_place_is_looked_at_again(paths, opened, tmp_path)
     assert sorted(opened) == sorted(paths[1:4])
 
 
+def test_a_file_that_only_looks_new_is_read_and_not_decoded(paths, opened) -> None:
+    before = scan_pictures(paths)
+    opened.clear()
+    for path in paths:
+        path.chmod(0o600)
+        os.utime(path, ns=(7, 7))
+    assert scan_pictures(paths) == before and not opened
+
+
 def test_what_is_no_file_is_told_and_not_read(opened, tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
