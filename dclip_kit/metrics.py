@@ -123,7 +123,8 @@ def _rank_queries(
     """Ranks queries, given the number of candidates that compete with each positive.
 
     The precision at a positive is its rank among the positives over its rank among all candidates,
-    both mean ranks when tied (our reading). With a single positive it is 1 / rank.
+    both mean ranks when tied (our reading). With a single positive it is 1 / its mean
+    rank, also where all candidates tie and `ranks` puts it last.
 
     Args:
         counts: For each positive, how many candidates score higher, how many tie with it (itself

@@ -85,9 +85,10 @@ def _read_val(model: str, data: str) -> Any:
     from dclip_kit.evaluation.arms import read_origin
     from dclip_kit.evaluation.profile_data import load_splits
 
-    if data:
-        return load_splits(replace(PROFILES["base"], data=data)).val
     origin = read_origin(model)
+    if data:
+        profile = origin.profile if origin else PROFILES["base"]
+        return load_splits(replace(profile, data=data, images="", test="")).val
     try:
         return load_splits(origin.profile if origin else PROFILES["pocket"]).val
     except (ValueError, OSError, ImportError) as error:  # moved, or without captions

@@ -72,6 +72,7 @@ def distill(
         keep_going: train on though an epoch has ruined a model.
         device: auto, cpu, cuda:0, …
     """
+    require_recipe(settings)
     if rates:
         from dclip_kit.evaluation.pilot import read_rates
 

@@ -71,9 +71,8 @@ _MARKS = (
     (".csv", b"", "csv"),
     (".jsonl", b"", "jsonl"),
     (".json", re.escape(MANIFEST.encode()), "manifest"),
-    (".json", rb'"features":', ""),  # what Hugging Face's older data sets say of their columns
-    (".json", rb'"sentences":', "karpathy"),
-    (".json", rb'"(annotations|file_name)":', "coco"),
+    (".json", rb'"sentences"\s*:', "karpathy"),
+    (".json", rb'"(annotations|file_name)"\s*:', "coco"),
     (".token", b"", "flickr"),
     (".txt", rb"#0\t", "flickr"),
     (".tsv", rb"^(\w+://\S+\t[^\t\n]*|[^\t\n]*\t\w+://\S+)\s*$", "conceptual"),
@@ -280,7 +279,9 @@ def _recognise_file(path: Path) -> str:
         if format not in built_in and any(path.match(pattern) for pattern in reader.files):
             return format
     suffix = path.suffix.lower()
-    if suffix in (".tsv", ".txt") and is_table(path):
+    if path.name in ("dataset_info.json", "dataset_infos.json"):  # Hugging Face's, of its columns
+        return ""
+    if suffix in (".csv", ".tsv", ".txt") and is_table(path):
         return "csv"
     marks = [(mark, format) for ending, mark, format in _MARKS if suffix == ending]
     if not any(mark for mark, _ in marks):  # of thousands of shards, none need be opened

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from dclip_kit.data.columns import find_split_column
 from dclip_kit.data.paths import (
     PICTURE_SUFFIXES,
+    is_hidden,
     is_picture,
     is_text,
     load_json,
@@ -252,7 +253,10 @@ def is_table(path: Path) -> bool:
     """
     first = next((line for _, line in read_lines(path)), "")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    cells = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+    try:
+        cells = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:  # a field of more than 131,072 characters
+        return False
     columns = {column.strip().lower() for column in cells}
     return bool(columns & {*PICTURE_COLUMNS} and columns & {*CAPTION_COLUMNS})
 
@@ -319,6 +323,9 @@ def _unpack(shard: Path, shard_name: str, folder: Path, refused: dict[str, str])
             continue
         try:
             path = path_inside(folder, name)
+            if any(map(is_hidden, Path(name).parts)):
+                refused[place] = "its name is that of a hidden file"
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         except ValueError:

@@ -333,10 +333,12 @@ def read_uncaptioned(
         ImportError: imagehash is not installed, and `by_content` asks for it.
     """
     folder = Path(path)
-    if not folder.is_dir() or find_formats(folder).keys() & {"shards", "datasets"}:
+    formats, paths = find_formats(folder) if folder.is_dir() else {}, tuple[Path, ...]()
+    if folder.is_dir() and not formats.keys() & {"shards", "datasets"}:
+        paths = tuple(folder / name for name in walk_files(folder) if is_picture(name))
+    if not paths and (formats or not folder.is_dir()):  # in tars, or elsewhere, as annotations say
         usable = read_format(path, None, None, "all", "pictures")
     else:  # annotations beside the pictures are not read: they may not list all of them
-        paths = tuple(folder / name for name in walk_files(folder) if is_picture(name))
         usable = drop_unusable(
             CaptionedImages(paths, ((),) * len(paths), "uncaptioned", folder.resolve().name)
         )
@@ -385,11 +387,9 @@ def _measured_part(usable: UsableImages) -> CaptionedImages:
     """The part of other data to measure on: its test split, COCO's val, or else all."""
     splits = usable.dataset.splits
     test_split = "val" if _measures_val(usable) else "test"
-    return _select(
-        usable,
-        ["test" if split == test_split or test_split not in splits else "" for split in splits],
-        "test",
-    )
+    has_none = test_split not in splits
+    parts = ["test" if has_none or split == test_split else "" for split in splits]
+    return _select(usable, parts, "test")
 
 
 def curate(
@@ -583,13 +583,14 @@ def inspect_data(
 
 
 def _let_content_tell(evaluation: CaptionedImages) -> CaptionedImages:
-    """Takes bare numbers of pictures that are there for their own, as `read_splits` does.
+    """Takes bare numbers of pictures that can be read for their own, as `read_splits` does.
 
     Where a picture is missing, its number is all that may tell.
     """
+    scans = scan_pictures(evaluation.paths, "comparing pictures")
     image_ids = tuple(
-        image_id or OWN * path.is_file()
-        for path, image_id in zip(evaluation.paths, evaluation.image_ids, strict=True)
+        image_id or OWN * (not scan.problem)
+        for scan, image_id in zip(scans, evaluation.image_ids, strict=True)
     )
     return replace(evaluation, image_ids=image_ids)
 

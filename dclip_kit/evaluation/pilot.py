@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 
-from dclip_kit.config import Profile, SelectionRule, StudentSettings, control_of, trains_teacher
+from dclip_kit.config import (
+    Profile,
+    SelectionRule,
+    StudentSettings,
+    control_of,
+    require_recipe,
+    trains_teacher,
+)
 from dclip_kit.evaluation.arms import Candidate, choose_candidate, knows_none
 from dclip_kit.evaluation.compare import compare, say_gain
 from dclip_kit.evaluation.evaluate import (
@@ -23,7 +30,7 @@ from dclip_kit.evaluation.evaluate import (
     prepare_zero_shot,
 )
 from dclip_kit.evaluation.experiment import SETTINGS, Begun, begin, prepare_terms
-from dclip_kit.evaluation.profile_data import lacks_captions
+from dclip_kit.evaluation.profile_data import lacks_captions, require_data
 from dclip_kit.features.extract import encode_pictures
 from dclip_kit.features.store import EncodedPictures
 from dclip_kit.metrics import Gain, RetrievalMetrics
@@ -117,13 +124,16 @@ def run_pilot(
     Raises:
         FileNotFoundError, ValueError: as `experiment.run`.
     """
+    require_recipe(profile)
+    require_data(profile)
     if lacks_captions(profile):
         raise ValueError(
             f"Expected captioned pictures to try, got {profile.data}, which has none; run distill "
             "without a pilot."
         )
-    if out.is_dir() and {path.name for path in out.iterdir()} <= {SETTINGS, PILOT}:
-        (out / SETTINGS).unlink(missing_ok=True)  # there is nothing to continue
+    if (out / PILOT).is_file() and {path.name for path in out.iterdir()} <= {SETTINGS, PILOT}:
+        for name in (PILOT, SETTINGS):  # there is nothing to continue
+            (out / name).unlink(missing_ok=True)
     begun = begin(profile, out, device=device)
     data, uncaptioned, control = begun.data, begun.uncaptioned, control_of(profile)
     settings = control.student

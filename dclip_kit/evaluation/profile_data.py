@@ -293,17 +293,22 @@ def load_uncaptioned(profile: Profile, data: ProfileData) -> CaptionedImages | N
 def resolve_paths(profile: Profile) -> Profile:
     """A profile with whole paths to its CLIP and its data, which are then found from any folder."""
 
-    def resolve(source: str) -> str:
+    def resolve(name: str, source: str) -> str:
         kind = source.partition(":")[0]
         start = f"{kind}:" if kind in LABELLED_READERS else ""
         path = Path(source.removeprefix(start))
-        is_name = source in ("auto", *POCKET) or is_pocket(source)
-        return source if is_name or not path.exists() else f"{start}{path.resolve()}"
+        # A CLIP's name and tag may be those of other things that happen to lie here.
+        is_there = {"clip": path.is_dir, "pretrained": path.is_file}.get(name, path.exists)
+        if source in ("auto", *POCKET) or is_pocket(source) or not is_there():
+            return source
+        # A link to a file may lead to one with another name, or without what lies beside it.
+        whole = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+        return f"{start}{whole}"
 
     names = ("pretrained", "data", "images", "test", "zero_shot", "uncaptioned", "anchor_texts")
     sources = {name: getattr(profile, name) for name in names}
     sources["clip"] = profile.clip.removeprefix("local-dir:")
-    whole = {name: source and resolve(source) for name, source in sources.items()}
+    whole = {name: source and resolve(name, source) for name, source in sources.items()}
     return change_settings(profile, whole)
 
 

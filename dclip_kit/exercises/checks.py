@@ -445,7 +445,7 @@ def _tied_places(similarity: Tensor, own: Tensor, axis: int = 1) -> Tensor:
 
 
 def _ranks(similarity: Tensor, owner: Tensor) -> Tensor:
-    """As `metrics.ranks`: tied pictures share the mean of their ranks."""
+    """As `metrics.ranks`, unless all tie: tied pictures share the mean of their ranks."""
     return _tied_places(similarity, _own_scores(similarity, owner)).mean(0)
 
 

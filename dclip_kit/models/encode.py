@@ -214,20 +214,28 @@ def encode_texts(
     """
     require_texts(texts)
     share = [texts[index] for index in own_share(len(texts)).tolist()]
-    return gather_rows(encode_own_texts(bundle, share, batch_size))[: len(texts)]
+    # Checked where all have all: an error in one process alone would leave the others waiting.
+    encoded = gather_rows(_encode_texts(bundle, share, batch_size))[: len(texts)]
+    return _require_finite(encoded, "text")
 
 
-@torch.no_grad()
 def encode_own_texts(
     bundle: ClipBundle, texts: Sequence[str], batch_size: int
 ) -> Float[Tensor, "text embed"]:
     """As `encode_texts`, in this process alone."""
     require_texts(texts)
+    return _require_finite(_encode_texts(bundle, texts, batch_size), "text")
+
+
+@torch.no_grad()
+def _encode_texts(
+    bundle: ClipBundle, texts: Sequence[str], batch_size: int
+) -> Float[Tensor, "text embed"]:
     encoded = torch.empty(len(texts), bundle.embed_dim)
     for indices, ids in token_batches(bundle, texts, batch_size):
         with shortened(bundle.model, ids) as short_ids:
             encoded[indices] = bundle.model.encode_text(short_ids, normalize=True).float().cpu()
-    return _require_finite(encoded, "text")
+    return encoded
 
 
 @dataclass(frozen=True, eq=False)

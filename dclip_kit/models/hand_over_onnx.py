@@ -225,7 +225,8 @@ def _trace(tower: nn.Module, name: str, sample: Tensor, folder: Path) -> None:
             verbose=False,
         )
     except torch.onnx.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ValueError(
             f"Expected a {name} that torch can trace, got one that it cannot ({reason}); use the "
             "model in PyTorch."

@@ -43,7 +43,7 @@ from transformers import {kind}Model, {kind}Processor
 model, processor = (kind.from_pretrained("FOLDER") for kind in ({kind}Model, {kind}Processor))
 ```
 
-sentence-transformers (5.4 or later) as well:
+sentence-transformers (5.4 or later, with transformers 5) as well:
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -78,6 +78,7 @@ _PIXELS = {
     "shortest": "Its processor may crop a picture one pixel aside from where open_clip crops it.",
 }
 _BIAS = " CLIPModel's `logits_per_image` lack the bias of {:.6g} that the model was trained with."
+_OF_SIGLIP = "modules.json", "sentence_bert_config.json"  # sentence-transformers' files
 TOLERANCE = 1e-5  # between the vectors of the two models, which have length 1
 # By the name of a parameter or module of open_clip, or of timm in it: that in transformers.
 _NAMES = {
@@ -166,6 +167,8 @@ def write_transformers(bundle: ClipBundle, folder: Path | str) -> None:
         if kind == "Siglip":
             _write_padding(temporary)
         write_atomically(temporary / "README.md", card)
+    for name in () if kind == "Siglip" else _OF_SIGLIP:  # an earlier model's would be read
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 def _write_padding(folder: Path) -> None:
@@ -175,14 +178,14 @@ def _write_padding(folder: Path) -> None:
         for kind in ("text", "image")
     }
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
-    (folder / "modules.json").write_text(json.dumps([module], indent=2))
+    (folder / _OF_SIGLIP[0]).write_text(json.dumps([module], indent=2))
     settings = {
         "transformer_task": "feature-extraction",
         "modality_config": features,
         "module_output_name": "sentence_embedding",
         "processing_kwargs": {"text": {"padding": "max_length"}},
     }
-    write_record(settings, folder / "sentence_bert_config.json")
+    write_record(settings, folder / _OF_SIGLIP[1])
 
 
 def build_transformers(bundle: ClipBundle) -> Any:

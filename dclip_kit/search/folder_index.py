@@ -71,6 +71,8 @@ class PictureIndex:
         Raises:
             ValueError: top_k is below 1, or the query is of another width, not finite or all zeros.
         """
+        if top_k < 1:
+            raise ValueError(f"Expected top_k from 1, got {top_k}; ask for more.")
         query = unit_vectors(query, self.vectors.shape[1])
         if references is None:
             scores, images = find_nearest(query, self.vectors, top_k)
@@ -193,11 +195,14 @@ def _load(index_folder: Path) -> tuple[list[str], list[Float[Tensor, "_image emb
         try:
             tensors = load_tensors(file)
             part_names = json.loads(tensors["ids"].numpy().tobytes())
+            part = tensors["vectors"]
+        except FileNotFoundError:  # somebody with another cache folder has no part in the lock
+            continue
         except (ValueError, KeyError):
             file.unlink(missing_ok=True)
             continue
         names += part_names
-        parts.append(tensors["vectors"])
+        parts.append(part)
     return names, parts
 
 

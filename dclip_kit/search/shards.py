@@ -9,7 +9,8 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -79,13 +80,14 @@ class Shard:
         if self.file:
             ends = _digest_ends(self.root / self.file)
             return f"{self.file} {self.row_group} {ends}"
-        if not any((self.root / path).exists() for path in self.paths):
+        files = [self.root / path for path in self.paths]
+        if all(_size(file) < 0 and not file.is_symlink() for file in files):
             raise FileNotFoundError(
                 f"Expected pictures below {self.root}, found none of {len(self.paths):,}; see that "
                 "this machine reaches the folder."
             )
-        files = (f"{path}\0{_size(self.root / path)}\0" for path in self.paths)
-        digest = hashlib.sha256("".join(files).encode(errors="surrogateescape")).hexdigest()
+        sizes = (f"{path}\0{_size(self.root / path)}\0" for path in self.paths)
+        digest = hashlib.sha256("".join(sizes).encode(errors="surrogateescape")).hexdigest()
         return f"{len(self.paths)} paths {digest[:16]}"
 
     def read(self) -> Iterator[tuple[str, bytes | str]]:
@@ -346,22 +348,22 @@ class Embedder:
         """
         if siblings > 1:
             os.environ["LOCAL_WORLD_SIZE"] = str(siblings)  # which `count_workers` reads
+        if not out.is_dir():  # made here, nobody else might see it
+            raise FileNotFoundError(
+                f"Expected the folder {out} on each machine, found none; mount it there."
+            )
         clip = load_clip(model, pretrained, device)
         self.bundle = replace(clip, precision="bf16" if compute == "bf16" else "no")
-        self.out, self.options = out, (layout, precision)
+        self.options = out, layout, precision
 
     def embed(self, shard: Shard) -> ShardCount:
-        """As `embed_shard`, into a folder that is there: made here, nobody else might see it."""
-        if not self.out.is_dir():
-            raise FileNotFoundError(
-                f"Expected the folder {self.out} on each machine, found none; mount it there."
-            )
-        return embed_shard(self.bundle, shard, self.out, *self.options)
+        """As `embed_shard`."""
+        return embed_shard(self.bundle, shard, *self.options)
 
 
 def embed_on_ray(
     shards: Sequence[Shard], address: str, workers: int, *options: Any
-) -> Iterator[tuple[Shard, ShardCount | Exception]]:
+) -> Generator[tuple[Shard, ShardCount | Exception]]:
     """Embeds shards under Ray, an actor a GPU, or a core where the cluster has no GPU.
 
     An actor that dies is started again, and a shard that fails is tried again, by any actor. The
@@ -380,15 +382,19 @@ def embed_on_ray(
     Raises:
         ImportError: Ray is not installed.
         ValueError, OSError: the model cannot be loaded by an actor.
-        ConnectionError: there is no cluster at the address, or nothing in it to compute with.
+        ConnectionError: there is no cluster at the address, or nothing in it to compute with; or
+            this process has joined one already.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import, which reads it
     require_packages("scale", "ray", "pyarrow")
     import ray
 
-    joined = ray.is_initialized()
-    if not joined:
-        _connect(ray, address)
+    if ray.is_initialized():  # to a cluster which is not ours to end
+        raise ConnectionError(
+            "Expected a process that is in no Ray cluster, got one that has joined one; call "
+            "ray.shutdown() first."
+        )
+    _connect(ray, address)
     try:
         resources = ray.cluster_resources()
         gpus, cores = (int(resources.get(kind, 0)) for kind in ("GPU", "CPU"))
@@ -410,7 +416,7 @@ def embed_on_ray(
 
         for _ in range(count):
             wait_for(kind.remote(*options, device, siblings))
-        left, tries = deque(shards), Counter[str]()
+        left, tries, failures = deque(shards), Counter[str](), Counter[Any]()
         while left or any(shard for _, shard in running.values()):
             (done,), _ = ray.wait(list(running))
             actor, shard = running.pop(done)
@@ -424,6 +430,7 @@ def embed_on_ray(
                 result, died = OSError(str(error).strip().splitlines()[-1]), True
             if died and not shard:
                 raise result  # it has not even loaded the model
+            failures[actor] = failures[actor] + 1 if isinstance(result, OSError) else 0
             # Ray's own retries of a task would be used up before the actor has started again.
             if shard and isinstance(result, OSError) and tries[shard.name] < _TRIES - 1:
                 tries[shard.name] += 1
@@ -432,12 +439,13 @@ def embed_on_ray(
                 yield shard, result
             if died:
                 wait_for(actor)
-            elif left:
+            # An actor that fails at all it is given, such as on a machine without the folder, gets
+            # no more while there are others: it would use up all tries.
+            elif left and (failures[actor] < _TRIES or not running):
                 shard = left.popleft()
                 running[actor.embed.remote(shard)] = actor, shard
     finally:
-        if not joined:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -524,9 +532,10 @@ def embed_shards(
     if pretrained and Path(pretrained).is_file():
         pretrained = str(Path(pretrained).absolute())
     out.mkdir(parents=True, exist_ok=True)
-    for stale in out.rglob(".*.tmp"):  # of workers that were killed
-        if time.time() - stale.stat().st_mtime > _STALE:
-            stale.unlink(missing_ok=True)
+    for stale in [*out.rglob(".*.parquet.*.tmp"), *out.rglob(".*.npy.*.tmp")]:
+        with suppress(OSError):  # it may be renamed meanwhile
+            if time.time() - stale.stat().st_mtime > _STALE:  # of a worker that was killed
+                stale.unlink()
     options = model, pretrained, out, layout, precision, compute
     results = (
         embed_on_ray(shards, ray, workers, *options)
@@ -534,12 +543,14 @@ def embed_shards(
         else _embed_here(shards, Embedder(*options, device))
     )
     counts, failed = dict[str, ShardCount](), dict[str, str]()
-    with tqdm(desc="pictures", unit="") as pictures:
+    # Where shards are numbered, another number of files moves pictures from one to the next.
+    are_named = layout == "parquet" and bool(shards[0].file)
+    with closing(results), tqdm(desc="pictures", unit="") as pictures:
         for shard, result in tqdm(results, "shards", len(shards)):
             if isinstance(result, ShardCount):
                 counts[shard.name] = result
                 pictures.update(result.pictures)
-            elif isinstance(result, OSError | ShardError):  # or a worker that died each time
+            elif isinstance(result, OSError) or (are_named and isinstance(result, ShardError)):
                 failed[shard.name] = str(result)
             else:
                 raise result
@@ -548,7 +559,7 @@ def embed_shards(
 
 def _embed_here(
     shards: Sequence[Shard], embedder: Embedder
-) -> Iterator[tuple[Shard, ShardCount | Exception]]:
+) -> Generator[tuple[Shard, ShardCount | Exception]]:
     for shard in shards:
         try:
             yield shard, embedder.embed(shard)

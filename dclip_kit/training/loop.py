@@ -152,10 +152,11 @@ def train(
                 if time.monotonic() - written >= 60 * MINUTES:
                     keep_place(checkpoint, training.module, optimizer, place)
                     written = time.monotonic()
+            keep_place(checkpoint, training.module, optimizer, place)
             row = place.close_epoch(["loss", *(term.name for term in training.terms)])
             bar.set_postfix({name: f"{value:.3g}" for name, value in row.items()}, refresh=False)
             training.module.eval()
-            # If it raises, the epoch is not kept: a rerun repeats its end and calls again.
+            # If it raises, the epoch stays open: a rerun has all its steps, and calls again.
             if on_epoch:
                 on_epoch(place.history)
             keep_place(checkpoint, training.module, optimizer, place)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from dclip_kit.data import CaptionedImages, open_picture
+from dclip_kit.data.pictures import file_state
 from dclip_kit.data.splits import count_truncated
 from dclip_kit.metrics import ranks, retrieval_metrics
 from dclip_kit.models.clip import ClipBundle
@@ -271,7 +272,7 @@ class QueryGallery(BeforeAfter):
         for image in dict.fromkeys(hit["image"] for hit in hits):
             path = self._paths[image]
             with suppress(OSError, ValueError):  # ranked, but not shown
-                thumbnails[image] = make_thumbnail(path, path.stat().st_mtime_ns)
+                thumbnails[image] = make_thumbnail(path, file_state(path))
         if self._is_pictured():
             with suppress(ValueError):  # its file has gone, and its vector is known
                 thumbnails[-1] = shrink(self._open())
@@ -413,8 +414,8 @@ def _answers(dataset: CaptionedImages) -> dict[str, list[int]]:
 
 
 @lru_cache(4096)
-def make_thumbnail(path: Path, modified: int) -> bytes:
-    """A small JPEG of a picture file, as it was at this time."""
+def make_thumbnail(path: Path, state: str) -> bytes:
+    """A small JPEG of a picture file in this state (`file_state`)."""
     return shrink(open_picture(path, _SIDE))
 
 

@@ -137,3 +137,26 @@ def test_the_split_reaches_the_reader(tmp_path) -> None:
     file = write_folder(tmp_path, "karpathy") / "dataset_mine.json"
     file.write_text(file.read_text().replace("train", "val"))
     assert read_captioned(tmp_path, split="val").dataset.texts == ["A cat."]
+
+
+def test_json_of_any_spacing_and_with_other_keys_is_recognised(tmp_path) -> None:
+    for format in ("coco", "karpathy"):
+        folder = write_folder(tmp_path / format, format)
+        (file,) = folder.rglob("*.json")
+        text = file.read_text().replace('":', '" :')
+        file.write_text(text.replace("{", '{"features" : 3, ', 1))
+        assert recognise_format(folder) == recognise_format(file, folder) == format
+
+
+def test_the_columns_of_a_table_say_what_it_is_and_not_a_caption(tmp_path) -> None:
+    folder = write_folder(tmp_path, "csv")
+    table = folder / "captions.csv"
+    table.write_text("image,caption\na.png,a score of 3|0| on a sign\n")
+    assert recognise_format(folder) == recognise_format(table) == "csv"
+
+
+def test_a_text_of_one_endless_line_is_no_table(tmp_path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text("a" * 200_000)
+    with pytest.raises(ValueError, match="none that is recognised"):
+        recognise_format(file)

@@ -84,7 +84,7 @@ def handed_over(make_clip, tmp_path_factory, monkeypatch):
             if kind == "large":  # torch splits what has more than 1.5 GB, or is told to
                 export, apart = torch.onnx.export, {"external_data": True}
                 monkeypatch.setattr(torch.onnx, "export", lambda *x, **y: export(*x, **y | apart))
-            assert write_onnx(clip, folder, int8=kind == "pocket") >= 0.9999
+            assert write_onnx(clip, folder, int8=kind in ("pocket", "large")) >= 0.9999
             assert clip.digest == before and not clip.model.training
             _HANDED[kind] = clip, folder
         return _HANDED[kind]
@@ -172,13 +172,20 @@ def test_towers_of_all_kinds_compute_the_same(name, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_weights_that_are_too_large_for_a_file_of_onnx_stand_beside_it(handed_over) -> None:
-    _, folder = handed_over("large")
+def test_weights_that_are_too_large_for_a_file_of_onnx_stand_beside_it(
+    handed_over, captioned
+) -> None:
+    clip, folder = handed_over("large")
     names = {file.name for file in (folder / "onnx").iterdir()}
     towers = ("vision_model", "text_model")
-    assert names == {f"{name}.onnx{end}" for name in towers for end in ("", "_data")}
+    ends = (".onnx", ".onnx_data", "_quantized.onnx")
+    assert names == {f"{name}{end}" for name in towers for end in ends}
     given = json.loads((folder / "config.json").read_text())["transformers.js_config"]
     assert given["use_external_data_format"] == {f"{name}.onnx": True for name in towers}
+    sizes = [x.stat().st_size for x in (folder / "onnx").iterdir() if "quantized" not in x.name]
+    measured = measure_onnx(clip, folder, captioned)
+    assert measured["fp32"].megabytes == pytest.approx(sum(sizes) / 1e6)
+    assert measured["int8"].megabytes < measured["fp32"].megabytes
 
 
 @pytest.mark.slow

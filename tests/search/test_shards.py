@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,8 +154,8 @@ def test_a_picture_that_was_replaced_is_noticed(contents, clip_folder, tmp_path)
     assert not again.new
     first = next(iter(contents))
     (folder / first).write_bytes(contents[first] + b"\0")
-    done = embed_shards(folder, tmp_path / "out", str(clip_folder))
-    assert not done.counts and "shard" in done.failed["00000"]
+    with pytest.raises(ValueError, match="shard"):  # pictures may have moved between numbers
+        embed_shards(folder, tmp_path / "out", str(clip_folder))
 
 
 def test_a_shard_that_has_changed_or_is_damaged_does_not_stop_the_others(
@@ -190,12 +191,9 @@ def test_a_folder_that_a_machine_does_not_reach_is_no_shard(contents, clip, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_a_worker_makes_no_folder_that_others_do_not_see(contents, clip_folder, tmp_path) -> None:
-    (shard, *_) = list_shards(write_tars(tmp_path / "in", contents))
-    options = ("parquet", "fp32", "fp32", "cpu")
-    worker = Embedder(str(clip_folder), None, tmp_path / "out", *options)
+def test_a_worker_makes_no_folder_that_others_do_not_see(clip_folder, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="on each machine"):
-        worker.embed(shard)
+        Embedder(str(clip_folder), None, tmp_path / "out", "parquet", "fp32", "fp32", "cpu")
     assert not (tmp_path / "out").exists()
 
 
@@ -205,11 +203,14 @@ def test_what_killed_workers_left_half_written_is_cleared_away(
     folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
     out.mkdir()
     left, new = out / ".00000.parquet.0a.tmp", out / ".00001.parquet.0b.tmp"
-    for file in (left, new):
+    foreign = out / ".notes.tmp"
+    for file in (left, new, foreign):
         file.write_text("half")
-    os.utime(left, (0, 0))
+    for file in (left, foreign):
+        os.utime(file, (0, 0))
     embed_shards(folder, out, str(clip_folder))
-    assert not left.exists() and new.exists()  # another process may be writing the second
+    assert not left.exists() and foreign.exists()
+    assert new.exists()  # another process may be writing it
 
 
 def test_pictures_can_be_encoded_in_bf16(contents, features, clip_folder, tmp_path) -> None:
@@ -520,7 +521,9 @@ def test_workers_elsewhere_load_the_same_model(
 ) -> None:
     """Paths are given to Ray's workers whole, since these run in other folders."""
     folder, given = write_tars(tmp_path / "in", contents), []
-    monkeypatch.setattr(shards, "embed_on_ray", lambda *asked: given.append(asked[3:5]) or iter(()))
+    monkeypatch.setattr(
+        shards, "embed_on_ray", lambda *asked: given.append(asked[3:5]) or (x for x in ())
+    )
     monkeypatch.chdir(clip_folder.parent)
     weights = Path(clip_folder.name, "open_clip_model.safetensors")
     for model, pretrained in (
@@ -566,6 +569,13 @@ def test_a_missing_extra_names_the_line_that_brings_it(
 # Ray itself; more in tests/commands/test_embed_shards.py
 
 
+class Light(Shard):
+    """Comes to a worker without what its class is made of, PyTorch and open_clip."""
+
+    def __reduce__(self):
+        return SimpleNamespace, (), {"name": self.name, "number": self.number}
+
+
 @pytest.mark.slow
 def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) -> None:
     class Fragile:
@@ -583,12 +593,6 @@ def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) 
                 raise ValueError("another model")
             return shard.number
 
-    class Light(Shard):
-        """Comes to a worker without what its class is made of, PyTorch and open_clip."""
-
-        def __reduce__(self):
-            return SimpleNamespace, (), {"name": self.name, "number": self.number}
-
     monkeypatch.setattr(shards, "Embedder", Fragile)
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     found = [Light(**vars(x)) for x in list_shards(write_tars(tmp_path / "in", contents, 1))]
@@ -605,7 +609,7 @@ def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) 
 def test_a_cluster_is_found_by_its_address_and_left_running(
     tmp_path, contents, features, clip_folder
 ) -> None:
-    """Also if this process has joined it before."""
+    """One that this process has joined is left alone."""
     import ray
 
     with socket.socket() as free:
@@ -614,27 +618,54 @@ def test_a_cluster_is_found_by_its_address_and_left_running(
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += [f"--port={address.partition(':')[2]}", "--num-cpus=2", "--disable-usage-stats"]
     folder = write_tars(tmp_path / "in", contents)
-    with subprocess.Popen(
-        [*command, "--include-dashboard=false"], stdout=subprocess.DEVNULL
-    ) as head:
+    command.append("--include-dashboard=false")
+    out = tmp_path / "out"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as head:
         try:
-            for joined in (False, True):
-                if joined:
-                    ray.init(address, log_to_driver=False)
-                out = tmp_path / f"out{joined}"
-                done = embed_shards(folder, out, str(clip_folder), ray=address, workers=1)
-                assert not done.failed and ray.is_initialized() is joined
-                torch.testing.assert_close(read(out)[1], features, rtol=0, atol=1e-6)
-                assert head.poll() is None
+            done = embed_shards(folder, out, str(clip_folder), ray=address, workers=1)
+            assert not done.failed and not ray.is_initialized() and head.poll() is None
+            torch.testing.assert_close(read(out)[1], features, rtol=0, atol=1e-6)
+            ray.init(address, log_to_driver=False)
+            with pytest.raises(ConnectionError, match=r"has joined one; call ray\.shutdown"):
+                embed_shards(folder, out, str(clip_folder), ray=address)
+            assert ray.is_initialized()
         finally:
             ray.shutdown()
             head.terminate()
 
 
+@pytest.mark.slow
+def test_a_worker_that_reaches_no_shard_does_not_use_up_their_tries(
+    tmp_path, contents, monkeypatch
+) -> None:
+    class Apart:
+        def __init__(self, folder, *_):
+            self.folder = folder
+            try:
+                os.mkdir(f"{folder}/first")
+                self.reaches = False
+            except FileExistsError:
+                self.reaches = True
+
+        def embed(self, shard):
+            if not self.reaches:
+                os.mkdir(f"{self.folder}/{shard.number}")
+                raise OSError("not mounted")
+            while len(os.listdir(self.folder)) < 5:  # until the other one has had its chances
+                time.sleep(0.01)
+            return shard.number
+
+    monkeypatch.setattr(shards, "Embedder", Apart)
+    found = [Light(**vars(x)) for x in list_shards(write_tars(tmp_path / "in", contents, 1))]
+    (tmp_path / "log").mkdir()
+    results = {x.number: y for x, y in embed_on_ray(found, "local", 2, str(tmp_path / "log"))}
+    assert results == {number: number for number in range(6)}
+
+
 def test_a_cluster_without_a_core_is_said(contents, clip_folder, tmp_path, monkeypatch) -> None:
     ray = pytest.importorskip("ray")
     folder = write_tars(tmp_path / "in", contents)
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(shards, "_connect", lambda *_: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"memory": 1.0})
     with pytest.raises(ConnectionError, match="start its workers first"):
         embed_shards(folder, tmp_path / "out", str(clip_folder), ray="10.0.0.1:6379")
