@@ -60,6 +60,7 @@ def shards(tmp_path) -> Path:
             "linked.txt": "/etc/passwd",
             "cut.jpg": jpeg("red")[:200],
             "cut.txt": b"cut short",
+            "deep/._000000001.jpg": b"macOS' notes on a file",
         },
     )
     return tmp_path / "web"
@@ -77,6 +78,7 @@ def test_shards_are_unpacked_once_and_read_as_files(shards, tmp_path, cache, mon
         "00001.tar:../../../climbed.txt",
         f"00001.tar:{tmp_path}/absolute.jpg",
         "00001.tar:linked.txt",
+        "00001.tar:deep/._000000001.jpg",
     ]
     assert found.unusable["00001.tar:../../../climbed.jpg"] == "its name leads out of the shard"
     assert "got a link" in found.unusable["00001.tar:linked.txt"]

@@ -234,6 +234,14 @@ def test_whole_paths_hold_in_any_folder(own, tmp_path, monkeypatch) -> None:
     named = replace(PROFILES["base"], uncaptioned="auto", test="gone", clip="pocket_vit")
     assert resolve_paths(named) == named
     assert resolve_paths(replace(named, data="hf:a/b")).data == "hf:a/b"
+    (here / "openai").mkdir()
+    (here / "ViT-B-32-quickgelu").write_text("no folder")
+    assert resolve_paths(PROFILES["base"]) == PROFILES["base"]
+    # A link keeps its name: what it leads to may have no suffix, and nothing beside it.
+    (here / "a" / "captions.csv").symlink_to(here / "classes" / "0a1b")
+    (here / "classes" / "0a1b").write_text("image,caption\n")
+    linked = resolve_paths(replace(own, data="a/captions.csv"))
+    assert linked.data == f"{here}/a/captions.csv"
 
 
 # Pictures without captions

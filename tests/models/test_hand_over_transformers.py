@@ -193,6 +193,16 @@ def test_the_pockets_resnet_is_refused() -> None:
         build_transformers(load_clip("pocket"))
 
 
+def test_a_siglips_settings_do_not_stay_for_another_model(
+    make_siglip_folder, make_vit_folder, tmp_path
+) -> None:
+    extra = {"modules.json", "sentence_bert_config.json"}
+    write_transformers(load_clip(make_siglip_folder()), tmp_path / "out")
+    assert extra < {path.name for path in (tmp_path / "out").iterdir()}
+    write_transformers(load_clip(make_vit_folder()), tmp_path / "out")
+    assert not extra & {path.name for path in (tmp_path / "out").iterdir()}
+
+
 def test_a_tokenizer_is_called_by_a_name_that_older_versions_know(
     make_siglip_folder, tmp_path
 ) -> None:
