@@ -247,10 +247,11 @@ vectors = [torch.nn.functional.normalize(each, dim=-1) for each in vectors]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", [PLAIN, SENTENCES], ids=["transformers", "sentence_transformers"])
-@pytest.mark.parametrize("kind", ["vit", "siglip"])
+@pytest.mark.parametrize(  # a ViT's CLIPModel is compared so in notebook 09
+    ("kind", "code"), [("siglip", PLAIN), ("vit", SENTENCES), ("siglip", SENTENCES)]
+)
 def test_whoever_has_neither_open_clip_nor_the_kit_computes_the_same(
-    code, kind, make_vit_folder, make_siglip_folder, pictures, tmp_path
+    kind, code, make_vit_folder, make_siglip_folder, pictures, tmp_path
 ) -> None:
     """Of texts of several lengths, too, and of each alone."""
     clip = load_clip({"vit": make_vit_folder, "siglip": make_siglip_folder}[kind]())

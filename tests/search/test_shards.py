@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -566,7 +567,25 @@ def test_a_missing_extra_names_the_line_that_brings_it(
         embed_shards(folder, tmp_path / "out", ray="local")
 
 
-# Ray itself; more in tests/commands/test_embed_shards.py
+# Ray itself; a local one is in tests/commands/test_embed_shards.py
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The address of a cluster on this machine, which tests join and leave."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--port={address.partition(':')[2]}", "--num-cpus=2", "--disable-usage-stats"]
+    command.append("--include-dashboard=false")
+    with pytest.MonkeyPatch.context() as patch:  # each test has another home, and no token in it
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as head:
+            yield address
+            assert head.poll() is None  # nobody has ended it
+            head.terminate()
 
 
 class Light(Shard):
@@ -577,7 +596,7 @@ class Light(Shard):
 
 
 @pytest.mark.slow
-def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) -> None:
+def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, cluster, monkeypatch) -> None:
     class Fragile:
         def __init__(self, log, *_):
             self.log = log
@@ -596,7 +615,7 @@ def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) 
     monkeypatch.setattr(shards, "Embedder", Fragile)
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     found = [Light(**vars(x)) for x in list_shards(write_tars(tmp_path / "in", contents, 1))]
-    results = {x.number: y for x, y in embed_on_ray(found, "local", 2, str(tmp_path / "log"))}
+    results = {x.number: y for x, y in embed_on_ray(found, cluster, 2, str(tmp_path / "log"))}
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert {results[i] for i in (0, 4, 5)} == {0, 4, 5}
     assert isinstance(results[1], OSError) and isinstance(results[2], OSError)
@@ -607,36 +626,27 @@ def test_a_shard_that_breaks_every_worker_ends(tmp_path, contents, monkeypatch) 
 
 @pytest.mark.slow
 def test_a_cluster_is_found_by_its_address_and_left_running(
-    tmp_path, contents, features, clip_folder
+    tmp_path, contents, features, clip_folder, cluster
 ) -> None:
     """One that this process has joined is left alone."""
     import ray
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += [f"--port={address.partition(':')[2]}", "--num-cpus=2", "--disable-usage-stats"]
-    folder = write_tars(tmp_path / "in", contents)
-    command.append("--include-dashboard=false")
-    out = tmp_path / "out"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as head:
-        try:
-            done = embed_shards(folder, out, str(clip_folder), ray=address, workers=1)
-            assert not done.failed and not ray.is_initialized() and head.poll() is None
-            torch.testing.assert_close(read(out)[1], features, rtol=0, atol=1e-6)
-            ray.init(address, log_to_driver=False)
-            with pytest.raises(ConnectionError, match=r"has joined one; call ray\.shutdown"):
-                embed_shards(folder, out, str(clip_folder), ray=address)
-            assert ray.is_initialized()
-        finally:
-            ray.shutdown()
-            head.terminate()
+    folder, out = write_tars(tmp_path / "in", contents), tmp_path / "out"
+    done = embed_shards(folder, out, str(clip_folder), ray=cluster, workers=1)
+    assert not done.failed and not ray.is_initialized()
+    torch.testing.assert_close(read(out)[1], features, rtol=0, atol=1e-6)
+    ray.init(cluster, log_to_driver=False)
+    try:
+        with pytest.raises(ConnectionError, match=r"has joined one; call ray\.shutdown"):
+            embed_shards(folder, out, str(clip_folder), ray=cluster)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.slow
 def test_a_worker_that_reaches_no_shard_does_not_use_up_their_tries(
-    tmp_path, contents, monkeypatch
+    tmp_path, contents, cluster, monkeypatch
 ) -> None:
     class Apart:
         def __init__(self, folder, *_):
@@ -658,7 +668,7 @@ def test_a_worker_that_reaches_no_shard_does_not_use_up_their_tries(
     monkeypatch.setattr(shards, "Embedder", Apart)
     found = [Light(**vars(x)) for x in list_shards(write_tars(tmp_path / "in", contents, 1))]
     (tmp_path / "log").mkdir()
-    results = {x.number: y for x, y in embed_on_ray(found, "local", 2, str(tmp_path / "log"))}
+    results = {x.number: y for x, y in embed_on_ray(found, cluster, 2, str(tmp_path / "log"))}
     assert results == {number: number for number in range(6)}
 
 
@@ -672,7 +682,7 @@ def test_a_cluster_without_a_core_is_said(contents, clip_folder, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_model_that_no_worker_can_load_is_said(tmp_path, contents) -> None:
+def test_a_model_that_no_worker_can_load_is_said(tmp_path, contents, cluster) -> None:
     folder = write_tars(tmp_path / "in", contents)
     with pytest.raises((ValueError, OSError), match="no-such-clip"):
-        embed_shards(folder, tmp_path / "out", "no-such-clip", ray="local", workers=1)
+        embed_shards(folder, tmp_path / "out", "no-such-clip", ray=cluster, workers=1)
